@@ -1,0 +1,63 @@
+# ftvmm: one Makefile. `make help` lists the targets.
+SHELL := /bin/bash
+CC ?= gcc
+V ?= normal
+B := build/$(V)
+
+WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wvla -Wno-unused-parameter -Werror
+CFLAGS_normal := -O2 -g -D_FORTIFY_SOURCE=2
+CFLAGS_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+CFLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+CFLAGS := -std=gnu17 $(WARN) $(CFLAGS_$(V)) -fstack-protector-strong -fPIE -pthread -I. -MMD -MP $(EXTRA)
+LDFLAGS := $(filter -fsanitize=%,$(CFLAGS_$(V))) -pie -Wl,-z,relro,-z,now -pthread
+INCS := $(shell pkg-config --cflags libnl-3.0 libnl-route-3.0 2>/dev/null || echo -I/usr/include/libnl3)
+LIBS := -luring -lfdt -lnl-route-3 -lnl-3 -ljansson -llz4 -lxxhash
+
+SRCS := $(sort $(wildcard vmm/*.c devices/*.c ft/*.c postcopy/*.c net/*.c))
+OBJS := $(SRCS:%.c=$(B)/%.o)
+LIBOBJS := $(filter-out $(B)/vmm/main.o,$(OBJS))
+
+GUESTS := $(patsubst guests/%.c,%,$(wildcard guests/*.c))
+GLIB_SRC := $(wildcard guests/lib/*.c guests/lib/*.S)
+GLIB := $(patsubst guests/lib/%,build/guests/lib/%.o,$(GLIB_SRC))
+# Kernel-mode code must do without SSE and BMI: see guests/README.md.
+GCFLAGS := -std=gnu17 -O2 -g $(WARN) -ffreestanding -fno-pic -fno-pie -mno-red-zone -mgeneral-regs-only \
+	-march=x86-64 -fcf-protection=none -fno-stack-protector -fno-asynchronous-unwind-tables -I. -MMD -MP
+
+UNIT := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
+# Every .c directly in these folders with a main() is one host tool; lib*.c there is shared by them.
+TOOLDIRS := tests/lin tests/wire tests/bench
+TOOLLIB := $(wildcard $(TOOLDIRS:%=%/lib*.c))
+TOOLS := $(patsubst %.c,$(B)/%,$(filter-out $(TOOLLIB),$(wildcard $(TOOLDIRS:%=%/*.c))))
+
+.PHONY: all help guests tools clean
+all: $(B)/ftvmm guests tools
+guests: $(GUESTS:%=build/guests/%.elf)
+tools: $(TOOLS)
+help:
+	@echo "targets: all demo test bench lint asan tsan fuzz install deps clean"
+
+$(B)/ftvmm: $(OBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+$(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+.SECONDEXPANSION:
+$(TOOLS): $(B)/%: $(B)/%.o $$(patsubst %.c,$(B)/%.o,$$(filter $$(dir %)lib%.c,$$(TOOLLIB)))
+	$(CC) $(LDFLAGS) -o $@ $^ -lm
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(INCS) -c -o $@ $<
+
+build/guests/lib/%.o: guests/lib/%
+	@mkdir -p $(@D)
+	$(CC) $(GCFLAGS) -c -o $@ $<
+build/guests/%.o: guests/%.c
+	@mkdir -p $(@D)
+	$(CC) $(GCFLAGS) -c -o $@ $<
+build/guests/%.elf: build/guests/%.o $(GLIB) guests/lib/guest.ld
+	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 -T guests/lib/guest.ld -o $@ $(filter %.o,$^)
+.PRECIOUS: $(B)/%.o build/guests/%.o build/guests/lib/%.o
+
+clean:
+	rm -rf build
+-include $(shell find build -name '*.d' 2>/dev/null)
