@@ -1,0 +1,61 @@
+/*
+ * What every device has in common. A device is KVM-free: it sees guest memory, the event loop, the
+ * bus and the output buffer; interrupts are an eventfd (bound to an irqfd by vmm/vm.c), doorbells
+ * are eventfds (bound to ioeventfds). So it can be tested without /dev/kvm.
+ *
+ * Threads: register accesses come from vCPU threads and take `lock`; everything else runs on the
+ * loop thread and takes `lock` too. save/load/resume are called with all vCPUs stopped.
+ */
+#ifndef DEVICES_DEVICE_H
+#define DEVICES_DEVICE_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+#include "vmm/bus.h"
+#include "vmm/err.h"
+#include "vmm/loop.h"
+#include "vmm/mem.h"
+#include "vmm/state.h"
+
+struct obuf;
+
+struct dev_env {
+	struct mem *mem;
+	struct loop *loop;
+	struct bus *bus;
+	struct obuf *obuf;
+};
+
+#define DEVICE_MAX_DOORBELLS 16
+
+struct device;
+
+struct device_ops {
+	const struct state_desc *state; /* a device without a table does not exist */
+	/* Copy live state into pod (d->pod). vCPUs stopped, loop thread. Cannot fail. */
+	void (*save)(struct device *d);
+	/* Take a checked scratch pod over as the live state. vCPUs stopped. Cannot fail. */
+	void (*load)(struct device *d, const void *pod);
+	/*
+	 * The VM is about to run (first start, restore, takeover): look at every queue again,
+	 * re-raise interrupts that are pending, replay requests that were in flight.
+	 */
+	void (*resume)(struct device *d);
+	void (*free)(struct device *d);
+};
+
+struct device {
+	const struct device_ops *ops;
+	const char *id;
+	pthread_mutex_t lock;
+	void *pod;     /* state copy filled by save(); sizeof = ops->state->size */
+	int irq_fd;    /* eventfd that raises the interrupt, -1 for none */
+	uint32_t gsi;  /* where irq_fd is to be bound */
+	uint64_t doorbell_gpa; /* a 4-byte MMIO write of value n signals doorbell[n] */
+	int doorbell[DEVICE_MAX_DOORBELLS];
+	unsigned ndoorbells;
+	uint64_t faults; /* times the guest broke a rule and the device went to needs-reset */
+};
+
+#endif

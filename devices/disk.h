@@ -1,0 +1,70 @@
+/*
+ * A disk: a raw image through io_uring. Requests come from virtio-blk, with a buffer of their own
+ * (never guest memory, so the guest cannot change bytes on their way to disk and peer). A hook sees
+ * every change: fault tolerance logs it. Owner: the loop thread.
+ */
+#ifndef DEVICES_DISK_H
+#define DEVICES_DISK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/err.h"
+#include "vmm/loop.h"
+
+enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_ZERO, DISK_DISCARD };
+
+struct disk_req {
+	enum disk_op kind;
+	uint64_t off;  /* bytes, multiple of 512 */
+	uint32_t len;  /* bytes, multiple of 512; 0 for flush */
+	uint8_t *buf;  /* READ and WRITE; 4096-aligned; owned by the caller until done() */
+	void (*done)(struct disk_req *r, int res); /* res: 0 or negative errno */
+	void *arg;
+	/* private to disk.c */
+	struct loop_op io;
+	struct disk *disk;
+	struct disk_req *next;
+	uint32_t pos;
+};
+
+/* Sees changes (WRITE, ZERO, DISCARD, FLUSH). Loop thread. */
+struct disk_hook {
+	/* Before the change goes to the image. The bytes are final and may be copied now. */
+	void (*submit)(void *arg, struct disk *d, const struct disk_req *r);
+	/* After it is in the image (or failed). */
+	void (*done)(void *arg, struct disk *d, const struct disk_req *r, int res);
+	void *arg;
+};
+
+struct disk {
+	char id[32];
+	int fd;
+	uint64_t bytes;
+	bool readonly;
+	bool direct;
+	struct loop *loop;
+	struct disk_hook hook; /* all NULL when nobody looks */
+	unsigned inflight;     /* requests at the kernel */
+	bool held;	       /* new requests queue up instead of going out */
+	struct disk_req *queue, **queue_tail;
+};
+
+enum { DISK_OPEN_RO = 1, DISK_OPEN_DIRECT = 2, DISK_OPEN_CREATE = 4 };
+
+/*
+ * Open and lock an image (OFD lock; shared when read-only) of a size that is a multiple of 512.
+ * DISK_OPEN_CREATE makes a missing file (0600, 0 bytes allowed; see disk_resize()). The message of
+ * a busy image says so and what to do.
+ */
+int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, int flags, struct err *e);
+void disk_close(struct disk *d); /* -1 fd afterwards; must have nothing in flight */
+/* Set the size (secondary, before the first sync); fails when the existing size differs and is not 0. */
+int disk_resize(struct disk *d, uint64_t bytes, struct err *e);
+/* Start a request; done() is called later from the loop, never from inside. Checks range and mode. */
+void disk_submit(struct disk *d, struct disk_req *r);
+/* Hold new requests (takeover: log not applied yet; FT: log full), or let them go on in order. */
+void disk_hold(struct disk *d, bool hold);
+const char *disk_op_name(enum disk_op op);
+
+#endif

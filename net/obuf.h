@@ -1,0 +1,61 @@
+/*
+ * The output buffer: the only way from the guest to the outside (network frames, console bytes).
+ * While holding, what the guest puts out belongs to the open epoch and stays here until that epoch
+ * is released, or is dropped. Nothing else may write to a tap or to the console on behalf of the
+ * guest: this file is where the output rule is kept.
+ *
+ * Owner: the loop thread.
+ */
+#ifndef NET_OBUF_H
+#define NET_OBUF_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define OBUF_MAX_SINKS 16
+
+/* Deliver one frame (or run of console bytes) to the outside. May drop (a full tap), never blocks. */
+typedef void obuf_sink_fn(void *arg, const void *data, uint32_t len);
+/* There is room again after obuf_put() said -EAGAIN. */
+typedef void obuf_room_fn(void *arg);
+
+struct obuf_entry;
+
+struct obuf {
+	struct {
+		obuf_sink_fn *deliver;
+		obuf_room_fn *room;
+		void *arg;
+		bool starved;
+	} sinks[OBUF_MAX_SINKS];
+	unsigned nsinks;
+	bool holding;
+	bool closed;	/* fenced: everything put is thrown away */
+	uint64_t epoch; /* the open epoch that new output belongs to */
+	uint64_t bytes, limit;
+	struct obuf_entry *head, **tail;
+	uint64_t held;	   /* entries waiting now */
+	uint64_t released; /* entries delivered since start */
+	uint64_t dropped;  /* entries thrown away since start */
+};
+
+/* limit_bytes: held payload above it gives -EAGAIN (back-pressure on the guest, not loss). */
+void obuf_init(struct obuf *ob, uint64_t limit_bytes);
+void obuf_done(struct obuf *ob);
+/* room may be NULL (a sink that cannot wait, like the serial port, drops). Returns the sink or -ENOSPC. */
+int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg);
+/* 0 delivered or held (copied), -EAGAIN over the limit, -ENOMEM, -ENODEV unknown sink. */
+int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov);
+/* From now on output is held and belongs to `epoch`. */
+void obuf_hold(struct obuf *ob, uint64_t epoch);
+/* Close the open epoch; later output belongs to `epoch` (must be greater). vCPUs are stopped. */
+void obuf_seal(struct obuf *ob, uint64_t epoch);
+/* The peer holds `epoch` whole: deliver everything of it and of those before, in order. */
+void obuf_release(struct obuf *ob, uint64_t epoch);
+/* Protection ended and this side owns the VM: deliver everything in order and stop holding. */
+void obuf_pass(struct obuf *ob);
+/* This side does not own the VM any more: throw everything away, now and from now on. */
+void obuf_drop(struct obuf *ob);
+
+#endif

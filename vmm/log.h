@@ -1,0 +1,31 @@
+/* Levelled log to stderr, one line a message: "ftvmm[NAME] level: text". Any thread. */
+#ifndef VMM_LOG_H
+#define VMM_LOG_H
+
+#include <stdbool.h>
+
+enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+
+/* Threshold (default LOG_INFO) and the name shown; called once at start, before threads. */
+void log_init(enum log_level level, const char *name);
+bool log_enabled(enum log_level level);
+void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#define log_error(...) log_write(LOG_ERROR, __VA_ARGS__)
+#define log_warn(...)  log_write(LOG_WARN, __VA_ARGS__)
+#define log_info(...)  log_write(LOG_INFO, __VA_ARGS__)
+#define log_debug(...)                                                                             \
+	do {                                                                                       \
+		if (log_enabled(LOG_DEBUG))                                                        \
+			log_write(LOG_DEBUG, __VA_ARGS__);                                         \
+	} while (0)
+
+/* Our own bug, never outside data: abort with the place. */
+void log_bug(const char *file, int line, const char *what) __attribute__((noreturn));
+#define VMM_BUG_ON(cond)                                                                           \
+	do {                                                                                       \
+		if (__builtin_expect(!!(cond), 0))                                                 \
+			log_bug(__FILE__, __LINE__, #cond);                                        \
+	} while (0)
+
+#endif

@@ -1,0 +1,66 @@
+/*
+ * The event loop: one io_uring, one thread (the "loop" thread), callbacks. Everything here is
+ * called from the loop thread only, except loop_wake().
+ *
+ * An op is owned by its caller and must stay alive until its callback ran for the last time (for
+ * polls: until loop_poll_del() returned).
+ */
+#ifndef VMM_LOOP_H
+#define VMM_LOOP_H
+
+#include <liburing.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "vmm/err.h"
+
+struct loop;
+struct loop_op;
+/* res: the operation's result (negative errno on failure); for polls the ready event mask. */
+typedef void loop_fn(struct loop_op *op, int res);
+
+struct loop_op {
+	loop_fn *fn;
+	void *arg;
+	/* private to loop.c */
+	struct loop *loop;
+	struct __kernel_timespec ts;
+	struct iovec iov;
+	int fd;
+	uint32_t events;
+	uint8_t kind;
+	bool armed;
+	bool dying;
+};
+
+struct loop {
+	struct io_uring ring;
+	bool stop;
+	uint64_t last_ns;    /* CLOCK_MONOTONIC when this round of callbacks began */
+	uint64_t stalled_ns; /* how long the loop was away before this round beyond its wait */
+};
+
+int loop_init(struct loop *l, struct err *e);
+void loop_done(struct loop *l);
+/* Run until loop_stop(). Returns 0 or a negative errno from io_uring. */
+int loop_run(struct loop *l);
+void loop_stop(struct loop *l);
+/* Run callbacks for at most timeout_ns; for tests and nested waits. */
+int loop_run_once(struct loop *l, uint64_t timeout_ns);
+
+/* Call fn whenever fd is ready for `events` (POLLIN, POLLOUT); level-triggered until removed. */
+int loop_poll_add(struct loop *l, struct loop_op *op, int fd, uint32_t events);
+void loop_poll_del(struct loop *l, struct loop_op *op);
+/* One-shot timer; re-arm by calling again. Del is safe when not armed. */
+int loop_timer_set(struct loop *l, struct loop_op *op, uint64_t delay_ns);
+void loop_timer_del(struct loop *l, struct loop_op *op);
+/* File I/O; buf must stay valid until fn. fdatasync for flush. */
+int loop_read(struct loop *l, struct loop_op *op, int fd, void *buf, uint32_t len, uint64_t off);
+int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint32_t len, uint64_t off);
+int loop_fdatasync(struct loop *l, struct loop_op *op, int fd);
+int loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t off, uint64_t len);
+
+uint64_t loop_now_ns(void); /* CLOCK_MONOTONIC, any thread */
+
+#endif

@@ -1,0 +1,145 @@
+#define _GNU_SOURCE
+#include "vmm/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static int check_size(uint64_t bytes, struct err *e)
+{
+	uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+
+	if (bytes < MEM_MIN_BYTES || bytes % (2u << 20))
+		return err_set(e, -EINVAL, "memory of %llu bytes: must be a multiple of 2M, at least 2M (-m)",
+			       (unsigned long long)bytes);
+	if (bytes > host)
+		return err_set(e, -EINVAL, "memory of %lluM: the host has %lluM; give less with -m",
+			       (unsigned long long)(bytes >> 20), (unsigned long long)(host >> 20));
+	return 0;
+}
+
+int mem_init(struct mem *m, uint64_t bytes, struct err *e)
+{
+	int r = check_size(bytes, e);
+
+	memset(m, 0, sizeof(*m));
+	m->fd = -1;
+	if (r)
+		return r;
+	m->bytes = bytes;
+	m->low_bytes = bytes < MEM_LOW_MAX ? bytes : MEM_LOW_MAX;
+	m->npages = bytes >> MEM_PAGE_SHIFT;
+	m->fd = memfd_create("ftvmm-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (m->fd < 0 || ftruncate(m->fd, bytes) < 0)
+		goto fail;
+	/* Nobody may shrink the file below a mapping: that would be a SIGBUS in a vCPU. */
+	if (fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		goto fail;
+	m->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+	if (m->base == MAP_FAILED) {
+		m->base = NULL;
+		goto fail;
+	}
+	/* Advice only: a host without shmem THP or core-dump control still works. */
+	madvise(m->base, bytes, MADV_HUGEPAGE);
+	madvise(m->base, bytes, MADV_DONTDUMP);
+	m->host_dirty = calloc((m->npages + 63) / 64, sizeof(uint64_t));
+	if (!m->host_dirty)
+		goto fail;
+	return 0;
+fail:
+	r = err_sys(e, "guest memory of %lluM", (unsigned long long)(bytes >> 20));
+	mem_done(m);
+	return r;
+}
+
+void mem_done(struct mem *m)
+{
+	if (m->base)
+		munmap(m->base, m->bytes);
+	if (m->fd >= 0)
+		close(m->fd);
+	free(m->host_dirty);
+	memset(m, 0, sizeof(*m));
+	m->fd = -1;
+}
+
+/* Offset of a range in the memfd; false when it is not wholly inside one region. */
+static bool range_offset(const struct mem *m, gpa_t gpa, uint64_t len, uint64_t *ret_off)
+{
+	uint64_t high = m->bytes - m->low_bytes;
+
+	if (gpa < m->low_bytes) {
+		if (len > m->low_bytes - gpa)
+			return false;
+		*ret_off = gpa;
+		return true;
+	}
+	if (gpa < MEM_HIGH_BASE || gpa - MEM_HIGH_BASE >= high ||
+	    len > high - (gpa - MEM_HIGH_BASE))
+		return false;
+	*ret_off = m->low_bytes + (gpa - MEM_HIGH_BASE);
+	return true;
+}
+
+static void mark_range(struct mem *m, uint64_t off, uint64_t len)
+{
+	uint64_t first = off >> MEM_PAGE_SHIFT, last = (off + len - 1) >> MEM_PAGE_SHIFT;
+
+	for (uint64_t p = first; len && p <= last; p++)
+		__atomic_fetch_or(&m->host_dirty[p / 64], 1ull << (p % 64), __ATOMIC_RELAXED);
+}
+
+const void *mem_ptr(const struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+
+	return range_offset(m, gpa, len, &off) ? m->base + off : NULL;
+}
+
+void *mem_ptr_write(struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+
+	if (!range_offset(m, gpa, len, &off))
+		return NULL;
+	mark_range(m, off, len);
+	return m->base + off;
+}
+
+int mem_read(const struct mem *m, gpa_t gpa, void *buf, uint64_t len)
+{
+	const void *p = mem_ptr(m, gpa, len);
+
+	if (!p)
+		return -EFAULT;
+	memcpy(buf, p, len);
+	return 0;
+}
+
+int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len)
+{
+	void *p = mem_ptr_write(m, gpa, len);
+
+	if (!p)
+		return -EFAULT;
+	memcpy(p, buf, len);
+	return 0;
+}
+
+bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+
+	return range_offset(m, gpa, len, &off);
+}
+
+uint64_t mem_take_host_dirty(struct mem *m, uint64_t word)
+{
+	if (!__atomic_load_n(&m->host_dirty[word], __ATOMIC_RELAXED))
+		return 0;
+	return __atomic_exchange_n(&m->host_dirty[word], 0, __ATOMIC_RELAXED);
+}

@@ -1,0 +1,55 @@
+/*
+ * Guest memory: one sealed memfd, mapped once. The only door from guest-physical addresses to host
+ * memory. RAM lies at 0..3 GiB and from 4 GiB on (the 3-4 GiB hole holds devices and the APICs).
+ *
+ * A RAM page number counts 4 KiB pages in memfd order, without the hole; dirty sets, streams and
+ * snapshots use page numbers only. KVM's dirty log does not see writes by the host, so every
+ * host-side write goes through mem_write() or is followed by mem_mark_dirty().
+ */
+#ifndef VMM_MEM_H
+#define VMM_MEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vmm/err.h"
+
+typedef uint64_t gpa_t;
+
+#define MEM_PAGE_SHIFT 12
+#define MEM_PAGE_SIZE  4096u
+#define MEM_LOW_MAX    (3ull << 30) /* RAM below the hole ends here at the latest */
+#define MEM_HIGH_BASE  (4ull << 30)
+#define MEM_MIN_BYTES  (2ull << 20)
+
+struct mem {
+	int fd;
+	uint8_t *base;	      /* memfd mapping: low RAM, then high RAM */
+	uint64_t bytes;	      /* multiple of 2 MiB */
+	uint64_t low_bytes;   /* RAM below the hole */
+	uint64_t npages;
+	uint64_t *host_dirty; /* atomic bit per page: written by the host since last collected */
+};
+
+/* Map `bytes` of RAM (multiple of 2 MiB, at most the host's memory). Any thread, once. */
+int mem_init(struct mem *m, uint64_t bytes, struct err *e);
+void mem_done(struct mem *m);
+
+/* Host address of [gpa, gpa+len) for reading, or NULL when not wholly inside one RAM region. */
+const void *mem_ptr(const struct mem *m, gpa_t gpa, uint64_t len);
+/* Same for writing: the range is marked dirty. The pointer must not be kept across a seal. */
+void *mem_ptr_write(struct mem *m, gpa_t gpa, uint64_t len);
+/* Copy out of / into guest RAM. -EFAULT (nothing copied) when the range is not wholly RAM. */
+int mem_read(const struct mem *m, gpa_t gpa, void *buf, uint64_t len);
+int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len);
+bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len);
+
+static inline uint8_t *mem_page(const struct mem *m, uint64_t page)
+{
+	return m->base + (page << MEM_PAGE_SHIFT);
+}
+/* Take and clear one 64-page word of the host-dirty set (owner of dirty collection only). */
+uint64_t mem_take_host_dirty(struct mem *m, uint64_t word);
+
+#endif
