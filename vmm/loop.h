@@ -24,21 +24,21 @@ struct loop_op {
 	loop_fn *fn;
 	void *arg;
 	/* private to loop.c */
-	struct loop *loop;
-	struct __kernel_timespec ts;
-	struct iovec iov;
+	uint32_t slot; /* 1 + index while something is under way, else 0 */
 	int fd;
-	uint32_t events;
-	uint8_t kind;
-	bool armed;
-	bool dying;
+	uint32_t events; /* not 0: a poll, armed again after each callback */
 };
+
+#define LOOP_MAX_OPS 4096 /* polls, timers and I/O under way at once */
+
+struct loop_slot;
 
 struct loop {
 	struct io_uring ring;
+	struct loop_slot *slots;
+	uint32_t free_slot; /* head of the free list, 1 + index */
 	bool stop;
-	uint64_t last_ns;    /* CLOCK_MONOTONIC when this round of callbacks began */
-	uint64_t stalled_ns; /* how long the loop was away before this round beyond its wait */
+	uint64_t now_ns; /* CLOCK_MONOTONIC when this round of callbacks began */
 };
 
 int loop_init(struct loop *l, struct err *e);
@@ -46,7 +46,7 @@ void loop_done(struct loop *l);
 /* Run until loop_stop(). Returns 0 or a negative errno from io_uring. */
 int loop_run(struct loop *l);
 void loop_stop(struct loop *l);
-/* Run callbacks for at most timeout_ns; for tests and nested waits. */
+/* Wait at most timeout_ns for one round of callbacks. For tests and orderly shutdown. */
 int loop_run_once(struct loop *l, uint64_t timeout_ns);
 
 /* Call fn whenever fd is ready for `events` (POLLIN, POLLOUT); level-triggered until removed. */
