@@ -41,8 +41,9 @@ $(B)/ftvmm: $(OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
-.SECONDEXPANSION:
-$(TOOLS): $(B)/%: $(B)/%.o $$(patsubst %.c,$(B)/%.o,$$(filter $$(dir %)lib%.c,$$(TOOLLIB)))
+$(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
+	$(eval $(t): $(patsubst %.c,$(B)/%.o,$(filter $(d)/lib%,$(TOOLLIB))))))
+$(TOOLS): %: %.o
 	$(CC) $(LDFLAGS) -o $@ $^ -lm
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
