@@ -1,0 +1,30 @@
+/* virtio-net (virtio 1.2 section 5.1): one receive and one transmit queue, over a struct netdev. */
+#ifndef DEVICES_VIRTIO_NET_H
+#define DEVICES_VIRTIO_NET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/device.h"
+#include "net/netdev.h"
+#include "vmm/machine.h"
+
+struct virtio_net_stats {
+	uint64_t tx_frames, tx_bad; /* taken from the guest; of these dropped as malformed */
+	uint64_t rx_frames, rx_bad; /* given to the guest; dropped as not fitting its buffers */
+	uint64_t rx_starved;	    /* times input stopped for want of guest buffers */
+};
+
+/* The netdev stays the caller's and outlives the device. Loop thread, before vCPUs run. */
+int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netdev *nd,
+		   struct device **ret, struct err *e);
+/*
+ * Tell the switches where the guest lives now: gratuitous ARP (when its address is known) and
+ * RARP, straight to the netdev. Only the owner of the VM may call this. Loop thread.
+ */
+void virtio_net_announce(struct device *d);
+/* Show the guest the cable as plugged or not. Loop thread. */
+void virtio_net_set_link(struct device *d, bool up);
+void virtio_net_get_stats(struct device *d, struct virtio_net_stats *ret);
+
+#endif
