@@ -52,15 +52,18 @@ _Noreturn void guest_die(int code, const char *fmt, ...) __attribute__((format(p
 unsigned cpu_index(void);
 /* CPUs this guest may use: cmdline `cpus=N`, 1 by default, at most CPU_MAX. */
 unsigned cpu_count(void);
-/* Starts CPU `cpu` (1..cpu_count()-1) in fn(arg) at CPL3. 0, -EINVAL, or -EIO if it stays silent. */
+/* Starts CPU `cpu` (1..cpu_count()-1) in fn(arg) at CPL3: 0, -EINVAL, or -EIO if it is silent. */
 int smp_start(unsigned cpu, void (*fn)(void *arg), void *arg);
 /* Number of interrupts this CPU has taken. */
 uint64_t guest_events(void);
 /* Halts this CPU unless guest_events() != seen already. May return early, never late. */
 void guest_wait(uint64_t seen);
-/* The same, but returns at the latest around `deadline_ns` of clock_ns(). */
+/*
+ * The same, but returns at the latest around `deadline_ns` of clock_ns(); if a periodic timer runs
+ * on this CPU, at its first tick after that.
+ */
 void guest_wait_until(uint64_t seen, uint64_t deadline_ns);
-/* Halts until clock_ns() >= deadline_ns. */
+/* Halts until clock_ns() >= deadline_ns, whatever else arrives. */
 void guest_sleep_until(uint64_t deadline_ns);
 
 static inline void cpu_relax(void)
@@ -117,7 +120,7 @@ const char *cmdline_text(void);
 /* Copies the value of `key`; false (and an empty string) if it is absent. Cuts at cap - 1. */
 bool cmdline_str(const char *key, char *buf, size_t cap);
 bool cmdline_is(const char *key, const char *value);
-/* Decimal or 0x hexadecimal, with suffix K, M or G (powers of 1024); `fallback` if absent or bad. */
+/* Decimal or 0x hexadecimal, suffix K, M or G (powers of 1024); `fallback` if absent or bad. */
 uint64_t cmdline_u64(const char *key, uint64_t fallback);
 /* Parses the same notation; false unless the number ends at a NUL, blank or one of `ends`. */
 bool text_u64(const char *s, const char *ends, uint64_t *ret_value, const char **ret_end);
@@ -198,12 +201,12 @@ struct netdev *net_dev_open(unsigned n);
 void net_dev_mac(const struct netdev *d, uint8_t mac[6]);
 /*
  * Copies one frame into the transmit ring: 0, -EAGAIN when the ring is full (an event follows once
- * there is room), -EINVAL for a bad length. The device learns of it at the next net_dev_kick(),
- * net_dev_recv() or when the ring gets full, so that a burst costs one notification.
+ * there is room), -EINVAL for a bad length. The device learns of it at the next net_dev_kick() or
+ * guest_wait*(), or when the ring gets full, so that a burst costs one notification.
  */
 int net_dev_send(struct netdev *d, const void *frame, uint32_t len);
 void net_dev_kick(struct netdev *d);
-/* Copies the oldest received frame: its length, 0 if there is none. Larger ones than cap are lost. */
+/* Copies the oldest received frame: its length, 0 if there is none. One above cap is dropped. */
 int net_dev_recv(struct netdev *d, void *buf, uint32_t cap);
 
 /* ---- entropy ---- */
