@@ -59,11 +59,17 @@ struct config {
 	bool verbose;	/* log level debug */
 };
 
-/* Defaults, then argv (after the word "run"), in which a bare word is a JSON file; last one wins. */
+/* The defaults alone. */
+void config_init(struct config *c);
+/*
+ * Defaults, then argv (after the word "run"), in which a bare word is a JSON file; last one wins.
+ * 0, or 1 when --help or --help-md was asked for and printed, or a negative errno with e set.
+ */
 int config_parse_run(struct config *c, int argc, char **argv, struct err *e);
 /* Is the whole consistent: role against flags, ids unique, files named. Called by config_parse_run. */
 int config_check(struct config *c, struct err *e);
 void config_print_help(void);
+void config_print_markdown(void); /* the option table for the documentation */
 /* "512M", "25ms", "1s": units on the command line; a bare number is bytes, or ms for times. */
 int config_parse_size(const char *text, uint64_t *ret, struct err *e);
 int config_parse_time(const char *text, uint64_t *ret_ns, struct err *e);
