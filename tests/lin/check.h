@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "guests/kv_proto.h"
 #include "tests/lin/history.h"
 
 enum check_verdict { /* also the exit codes of kvcheck */
@@ -57,7 +58,7 @@ void check_fail(struct check_report *r, enum check_verdict v, const struct histo
 /* A register operation that has a known place among the versions, seen as an observation. */
 static inline bool check_is_write(const struct history_rec *r)
 {
-	return r->op == 2 || (r->op == 3 && r->status == 0);
+	return r->op == KV_PUT || (r->op == KV_CAS && r->status == KV_OK);
 }
 
 #endif

@@ -1,0 +1,83 @@
+/* One run of load: what all client threads share. */
+#ifndef TESTS_LIN_LOAD_H
+#define TESTS_LIN_LOAD_H
+
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tests/lin/history.h"
+#include "tests/lin/stats.h"
+
+#define LOAD_NEVER UINT64_MAX
+
+struct load_config {
+	struct sockaddr_in server; /* the kv port */
+	uint16_t echo_port;
+	unsigned udp, tcp, echo; /* clients of each kind */
+	unsigned client_base;	 /* number of the first client */
+	unsigned keys, lists;
+	uint64_t ops; /* of all clients; 0: until stopped */
+	uint64_t seed;
+	uint64_t timeout; /* ns until a UDP operation becomes unknown */
+	uint64_t drain;	  /* ns that operations in flight get at the end */
+	uint64_t connect; /* ns to establish a TCP connection */
+	double rate;	  /* operations per second and client; 0: as fast as replies come */
+	double echo_rate; /* bytes per second and echo client; 0: as fast as they come back */
+	unsigned window;  /* bytes an echo client has in flight */
+};
+
+struct load {
+	struct load_config cfg;
+	struct history_writer *history;
+	struct stats kv, bytes;
+	int stopfd;		  /* readable once stopping */
+	int donefd;		  /* eventfd: one count per client that ended */
+	_Atomic uint64_t stop_ns; /* when stopping began; 0 before */
+	_Atomic uint64_t taken;	  /* operations begun */
+	_Atomic uint64_t failed, timeouts, late, unknown, dups, strays;
+	_Atomic uint64_t tcp_total, tcp_lost, bad_replies;
+	_Atomic uint64_t echo_total, echo_ok, echo_bytes;
+	_Atomic bool broken; /* a client could not even start */
+};
+
+struct load_client { /* what each thread gets */
+	struct load *load;
+	unsigned number;
+	bool tcp;
+	uint64_t rng;
+	uint64_t next; /* pacing: when the next operation is due */
+};
+
+/* Thread bodies; arg is a struct load_client. */
+void *kvload_run(void *arg);
+void *echoload_run(void *arg);
+
+uint64_t load_now(void);
+uint64_t load_random(uint64_t *state);
+/* Byte at offset of the pseudo-random stream named by seed. */
+uint8_t load_byte(uint64_t seed, uint64_t offset);
+void load_stop(struct load *l); /* any thread, any number of times */
+static inline bool load_stopping(struct load *l)
+{
+	return atomic_load(&l->stop_ns) != 0;
+}
+/* Take one operation out of the budget; false when stopping or used up. */
+bool load_take(struct load *l);
+/*
+ * Wait for events on fd (-1: none) until a time. When the run stops, a wait that is_op goes on for
+ * at most the drain time; any other ends at once. Returns the poll events, 0 when time is up.
+ */
+int load_wait(struct load *l, int fd, short events, uint64_t until, bool is_op);
+/* The time of the client's next operation of that rate (per second). */
+uint64_t load_pace(struct load_client *c, double rate);
+/*
+ * A connected non-blocking TCP socket; tries again while nobody listens, up to cfg.connect.
+ * -ECANCELED when the run stops first.
+ */
+int load_connect(struct load *l, uint16_t port);
+void load_lost(struct load_client *c, uint16_t port, uint64_t received);
+void load_done(struct load_client *c);
+
+#endif
