@@ -38,7 +38,7 @@ struct field {
 	uint16_t since; /* first version of the table that has it */
 	uint32_t offset;
 	uint32_t size; /* bytes of the field; of one element for FIELD_ARRAY */
-	uint64_t min, max; /* inclusive limits for integers */
+	uint64_t min, max; /* inclusive limits for integers; max 0: none but the width */
 	const struct field *sub;
 	uint16_t nsub;
 	uint32_t count_offset, max_count; /* FIELD_ARRAY */
@@ -48,7 +48,7 @@ struct field {
 #define STATE_FIELD_(s, f, ty, i, ...)                                                             \
 	{                                                                                          \
 		.id = (i), .type = (ty), .since = 1, .offset = offsetof(s, f),                     \
-		.size = sizeof(((s *)0)->f), .max = UINT64_MAX, .name = #f, __VA_ARGS__            \
+		.size = sizeof(((s *)0)->f), .name = #f, __VA_ARGS__                                \
 	}
 /* F_U8(struct serial_state, lcr, 3, "line control", .max = 0x7f) */
 #define F_U8(s, f, i, d, ...)	 STATE_FIELD_(s, f, FIELD_U8, i, .doc = d, ##__VA_ARGS__)
@@ -89,7 +89,10 @@ struct state_item {
 /* Most bytes one item can encode to. */
 size_t state_bound(const struct state_desc *desc);
 size_t state_bound_all(const struct state_item *items, unsigned n);
-/* Encode all items into buf; returns bytes, or -ENOSPC when cap is too small. */
+/*
+ * Encode all items into buf; returns bytes, -ENOSPC when cap is too small, -ERANGE when a pod holds
+ * a count above its table's limit (a bug of whoever filled it). No allocation, no system call.
+ */
 int64_t state_encode_all(const struct state_item *items, unsigned n, void *buf, size_t cap);
 /*
  * Decode into the items' PODs, which must be scratch copies: on error they hold garbage and must
@@ -100,7 +103,7 @@ int state_decode_all(const struct state_item *items, unsigned n, const void *buf
 		     struct err *e);
 /* Hash of all stable fields of one item; equal state gives an equal hash on every host. */
 uint64_t state_hash(const struct state_item *item);
-/* Name of the first stable field that differs ("virtio-blk[0].queues[1].last_avail"), or false. */
+/* Name of the first stable field that differs ("virtio-blk.queues[1].last_avail"), or false. */
 bool state_diff(const struct state_desc *desc, const void *a, const void *b, char *ret_name,
 		size_t cap);
 /* Write "table[instance].field = value" lines, for people. fn may be called many times. */
