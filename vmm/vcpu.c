@@ -1,0 +1,362 @@
+#define _GNU_SOURCE
+#include "vmm/vcpu.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "vmm/log.h"
+#include "vmm/vm.h"
+
+#define SYNC_ALL (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
+
+/* What this vCPU may know of itself on top of what the host offers (APIC id, hypervisor bit). */
+static int set_cpuid(struct vcpu *v, struct err *e)
+{
+	const struct kvm_cpuid2 *host = v->vm->kvm.cpuid;
+	size_t bytes = sizeof(*host) + host->nent * sizeof(host->entries[0]);
+	struct kvm_cpuid2 *c = malloc(bytes);
+	int r;
+
+	if (!c)
+		return err_set(e, -ENOMEM, "vCPU %u: out of memory", v->index);
+	memcpy(c, host, bytes);
+	for (unsigned i = 0; i < c->nent; i++) {
+		struct kvm_cpuid_entry2 *en = &c->entries[i];
+
+		if (en->function == 1) {
+			en->ebx = (en->ebx & 0x0000ffff) | v->vm->machine.vcpus << 16 | v->index << 24;
+			en->ecx |= 1u << 31; /* a hypervisor is present: guests then look for kvmclock */
+			if (v->vm->machine.vcpus > 1)
+				en->edx |= 1u << 28;
+		}
+		if (en->function == 0xb || en->function == 0x1f)
+			en->edx = v->index;
+	}
+	r = kvm_ioctl(v->fd, KVM_SET_CPUID2, c);
+	free(c);
+	return r < 0 ? err_set(e, r, "vCPU %u: KVM_SET_CPUID2: %s", v->index, strerror(-r)) : 0;
+}
+
+/* MSRs that the host lists but this vCPU cannot read are not part of its state. */
+static void probe_msrs(struct vcpu *v)
+{
+	struct kvm *k = &v->vm->kvm;
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entries[KVM_MAX_MSRS];
+	} m;
+
+	memset(&m, 0, sizeof(m));
+	for (;;) {
+		int r;
+
+		m.head.nmsrs = k->nmsrs;
+		for (uint32_t i = 0; i < k->nmsrs; i++)
+			m.entries[i].index = k->msrs[i];
+		r = kvm_ioctl(v->fd, KVM_GET_MSRS, &m);
+		if (r < 0 || (uint32_t)r >= k->nmsrs)
+			return;
+		memmove(&k->msrs[r], &k->msrs[r + 1], (k->nmsrs - r - 1) * sizeof(k->msrs[0]));
+		k->nmsrs--;
+	}
+}
+
+int vcpu_init(struct vcpu *v, struct vm *vm, unsigned index, struct err *e)
+{
+	int r;
+
+	memset(v, 0, sizeof(*v));
+	v->vm = vm;
+	v->index = index;
+	v->fd = kvm_ioctl(vm->kvm.vm_fd, KVM_CREATE_VCPU, (void *)(uintptr_t)index);
+	if (v->fd < 0)
+		return err_set(e, v->fd, "vCPU %u: KVM_CREATE_VCPU: %s", index, strerror(-v->fd));
+	v->run = mmap(NULL, vm->kvm.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+	if (v->run == MAP_FAILED) {
+		v->run = NULL;
+		return err_sys(e, "vCPU %u: mmap", index);
+	}
+	r = set_cpuid(v, e);
+	if (r)
+		return r;
+	/* Touching the LAPIC makes KVM enter this vCPU in its APIC map; before, INIT may get lost. */
+	r = kvm_ioctl(v->fd, KVM_GET_LAPIC, &v->state.lapic);
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_SET_LAPIC, &v->state.lapic);
+	if (r < 0)
+		return err_set(e, r, "vCPU %u: LAPIC: %s", index, strerror(-r));
+	if (index == 0)
+		probe_msrs(v);
+	v->run->kvm_valid_regs = SYNC_ALL;
+	v->fresh = v->unfinished = true;
+	return 0;
+}
+
+void vcpu_done(struct vcpu *v)
+{
+	if (v->run)
+		munmap(v->run, v->vm->kvm.run_size);
+	if (v->fd > 0)
+		close(v->fd);
+	memset(v, 0, sizeof(*v));
+	v->fd = -1;
+}
+
+int vcpu_set_boot(struct vcpu *v, uint64_t entry, uint64_t start_info, struct err *e)
+{
+	struct kvm_regs regs = { .rip = entry, .rbx = start_info, .rflags = 2 };
+	struct kvm_segment flat = { .limit = 0xffffffff, .present = 1, .s = 1, .g = 1, .db = 1 };
+	struct kvm_sregs s;
+	int r = kvm_ioctl(v->fd, KVM_GET_SREGS, &s);
+
+	if (!r) {
+		/* Xen PVH entry ABI: flat 32-bit segments, CR0 = PE (and ET), EFLAGS clear. */
+		s.cs = flat;
+		s.cs.type = 0xb;
+		s.cs.selector = 0x8;
+		s.ds = s.es = s.fs = s.gs = s.ss = flat;
+		s.ds.type = s.es.type = s.fs.type = s.gs.type = s.ss.type = 3;
+		s.ds.selector = s.es.selector = s.ss.selector = 0x10;
+		s.fs.selector = s.gs.selector = 0x10;
+		s.tr = (struct kvm_segment){ .limit = 0x67, .type = 0xb, .present = 1 };
+		s.cr0 = 0x11;
+		r = kvm_ioctl(v->fd, KVM_SET_SREGS, &s);
+	}
+	if (!r)
+		r = kvm_ioctl(v->fd, KVM_SET_REGS, &regs);
+	return r ? err_set(e, r, "vCPU %u: start values: %s", v->index, strerror(-r)) : 0;
+}
+
+/* --- state ---------------------------------------------------------------------------------- */
+
+struct msr_block {
+	struct kvm_msrs head;
+	struct kvm_msr_entry entries[KVM_MAX_MSRS];
+};
+
+static int save_msrs(struct vcpu *v)
+{
+	const struct kvm *k = &v->vm->kvm;
+	struct msr_block m;
+	int r;
+
+	memset(&m.head, 0, sizeof(m.head));
+	m.head.nmsrs = k->nmsrs;
+	memset(m.entries, 0, k->nmsrs * sizeof(m.entries[0]));
+	for (uint32_t i = 0; i < k->nmsrs; i++)
+		m.entries[i].index = k->msrs[i];
+	r = kvm_ioctl(v->fd, KVM_GET_MSRS, &m);
+	if (r < 0)
+		return r;
+	if ((uint32_t)r != k->nmsrs)
+		return -EIO;
+	v->state.nmsrs = k->nmsrs;
+	memcpy(v->state.msrs, m.entries, k->nmsrs * sizeof(m.entries[0]));
+	return 0;
+}
+
+static int load_msrs(struct vcpu *v)
+{
+	struct msr_block m;
+	int r;
+
+	memset(&m.head, 0, sizeof(m.head));
+	m.head.nmsrs = v->state.nmsrs;
+	memcpy(m.entries, v->state.msrs, v->state.nmsrs * sizeof(m.entries[0]));
+	r = kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
+	if (r < 0)
+		return r;
+	return (uint32_t)r == v->state.nmsrs ? 0 : -EINVAL;
+}
+
+static int save_xcr0(struct vcpu *v)
+{
+	struct kvm_xcrs x;
+	int r = kvm_ioctl(v->fd, KVM_GET_XCRS, &x);
+
+	v->state.xcr0 = !r && x.nr_xcrs ? x.xcrs[0].value : 1;
+	return r;
+}
+
+static int load_xcr0(struct vcpu *v)
+{
+	struct kvm_xcrs x = { .nr_xcrs = 1, .xcrs[0].value = v->state.xcr0 };
+
+	return kvm_ioctl(v->fd, KVM_SET_XCRS, &x);
+}
+
+/*
+ * The state of a vCPU is complete only when the instruction that exited is finished: a KVM_RUN with
+ * immediate_exit does that and nothing else (KVM api.rst, KVM_EXIT_MMIO). Registers, segments and
+ * events come with the exit (KVM_CAP_SYNC_REGS), the rest by one ioctl each.
+ */
+int vcpu_save(struct vcpu *v, const char **ret_what)
+{
+	struct vcpu_state *s = &v->state;
+	int r;
+
+#define STEP(name, call)                                                                           \
+	do {                                                                                       \
+		*ret_what = name;                                                                  \
+		r = (call);                                                                        \
+		if (r < 0)                                                                         \
+			return r;                                                                  \
+	} while (0)
+	if (v->unfinished) {
+		v->run->immediate_exit = 1;
+		if (ioctl(v->fd, KVM_RUN, 0) < 0 && errno != EINTR) {
+			*ret_what = "KVM_RUN";
+			return -errno;
+		}
+		v->unfinished = false;
+	}
+	s->regs = v->run->s.regs.regs;
+	s->sregs = v->run->s.regs.sregs;
+	s->events = v->run->s.regs.events;
+	STEP("xsave", kvm_ioctl(v->fd, KVM_GET_XSAVE, &s->xsave));
+	STEP("lapic", kvm_ioctl(v->fd, KVM_GET_LAPIC, &s->lapic));
+	STEP("msrs", save_msrs(v));
+	STEP("mp_state", kvm_ioctl(v->fd, KVM_GET_MP_STATE, &s->mp));
+	STEP("debugregs", kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &s->debugregs));
+	STEP("xcrs", save_xcr0(v));
+	return 0;
+}
+
+int vcpu_load(struct vcpu *v, const char **ret_what)
+{
+	struct vcpu_state *s = &v->state;
+	int r;
+
+	STEP("sregs", kvm_ioctl(v->fd, KVM_SET_SREGS, &s->sregs));
+	STEP("regs", kvm_ioctl(v->fd, KVM_SET_REGS, &s->regs));
+	STEP("xcrs", load_xcr0(v));
+	STEP("xsave", kvm_ioctl(v->fd, KVM_SET_XSAVE, &s->xsave));
+	STEP("msrs", load_msrs(v));
+	STEP("lapic", kvm_ioctl(v->fd, KVM_SET_LAPIC, &s->lapic));
+	STEP("debugregs", kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &s->debugregs));
+	STEP("events", kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &s->events));
+	STEP("mp_state", kvm_ioctl(v->fd, KVM_SET_MP_STATE, &s->mp));
+	v->run->kvm_dirty_regs = 0;
+	v->unfinished = true;
+	/* Tell a Linux guest that it was stopped, so that its watchdogs do not bark; others refuse. */
+	kvm_ioctl(v->fd, KVM_KVMCLOCK_CTRL, NULL);
+	return 0;
+#undef STEP
+}
+
+/* --- thread --------------------------------------------------------------------------------- */
+
+static void exit_io(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	uint8_t *p = (uint8_t *)run + run->io.data_offset;
+
+	for (uint32_t i = 0; i < run->io.count; i++, p += run->io.size) {
+		uint64_t val = 0;
+
+		if (run->io.direction == KVM_EXIT_IO_OUT) {
+			memcpy(&val, p, run->io.size);
+			bus_write(&v->vm->bus, BUS_PIO, run->io.port, run->io.size, val);
+		} else {
+			val = bus_read(&v->vm->bus, BUS_PIO, run->io.port, run->io.size);
+			memcpy(p, &val, run->io.size);
+		}
+	}
+}
+
+static void exit_mmio(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	uint64_t val = 0;
+
+	if (run->mmio.is_write) {
+		memcpy(&val, run->mmio.data, run->mmio.len);
+		bus_write(&v->vm->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.len, val);
+	} else {
+		val = bus_read(&v->vm->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.len);
+		memcpy(run->mmio.data, &val, run->mmio.len);
+	}
+}
+
+/* False: this vCPU cannot go on; the VM has been told why. */
+static bool handle_exit(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	char why[160];
+
+	v->unfinished = false;
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		exit_io(v);
+		v->unfinished = true;
+		return true;
+	case KVM_EXIT_MMIO:
+		exit_mmio(v);
+		v->unfinished = true;
+		return true;
+	case KVM_EXIT_INTR:
+	case KVM_EXIT_HLT:
+	case KVM_EXIT_IRQ_WINDOW_OPEN:
+		return true;
+	case KVM_EXIT_SHUTDOWN:
+		vm_guest_stopped(v->vm, VM_END_CRASH, "triple fault");
+		return false;
+	case KVM_EXIT_SYSTEM_EVENT:
+		vm_guest_stopped(v->vm, run->system_event.type == KVM_SYSTEM_EVENT_RESET ? VM_END_RESET : VM_END_OFF,
+				 "system event");
+		return false;
+	case KVM_EXIT_INTERNAL_ERROR:
+		snprintf(why, sizeof(why), "KVM internal error %u at rip %#llx", run->internal.suberror,
+			 (unsigned long long)run->s.regs.regs.rip);
+		vm_guest_stopped(v->vm, VM_END_CRASH, why);
+		return false;
+	default:
+		snprintf(why, sizeof(why), "unexpected KVM exit %u at rip %#llx", run->exit_reason,
+			 (unsigned long long)run->s.regs.regs.rip);
+		vm_guest_stopped(v->vm, VM_END_CRASH, why);
+		return false;
+	}
+}
+
+static void no_op_signal(int sig)
+{
+}
+
+void vcpu_setup_signal(void)
+{
+	/* The signal only interrupts KVM_RUN; immediate_exit covers the time before it. */
+	struct sigaction sa = { .sa_handler = no_op_signal };
+
+	sigaction(VCPU_SIGNAL, &sa, NULL);
+}
+
+void *vcpu_thread(void *arg)
+{
+	struct vcpu *v = arg;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", v->index);
+	pthread_setname_np(pthread_self(), name);
+	for (;;) {
+		if (vm_should_park(v->vm) && !vm_park(v))
+			return NULL;
+		v->fresh = false;
+		if (ioctl(v->fd, KVM_RUN, 0) < 0) {
+			v->unfinished = false;
+			if (errno == EINTR || errno == EAGAIN)
+				continue;
+			vm_guest_stopped(v->vm, VM_END_CRASH, strerror(errno));
+			if (!vm_park_dead(v))
+				return NULL;
+			continue;
+		}
+		if (!handle_exit(v) && !vm_park_dead(v))
+			return NULL;
+	}
+}

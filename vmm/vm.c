@@ -1,0 +1,361 @@
+/* Building and taking down a VM, and its state as a whole. Run control is in vm_run.c. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "devices/debugexit.h"
+#include "devices/i8042.h"
+#include "devices/rtc.h"
+#include "devices/serial.h"
+#include "devices/virtio_blk.h"
+#include "devices/virtio_console.h"
+#include "devices/virtio_net.h"
+#include "devices/virtio_rng.h"
+#include "vmm/boot.h"
+#include "vmm/log.h"
+#include "vmm/vm_internal.h"
+
+/* --- the end of the guest ------------------------------------------------------------------- */
+
+static void exit_port(void *arg, int code)
+{
+	struct vm *vm = arg;
+	char why[32];
+
+	vm->exit_code = code;
+	snprintf(why, sizeof(why), "exit port, code %d", code);
+	vm_guest_stopped(vm, VM_END_EXIT, why);
+}
+
+static void reset_port(void *arg)
+{
+	vm_guest_stopped(arg, VM_END_RESET, "keyboard controller reset");
+}
+
+static void end_event(struct loop_op *op, int res)
+{
+	struct vm *vm = op->arg;
+	uint64_t n;
+
+	if (read(vm->end_fd, &n, sizeof(n)) < 0)
+		return;
+	if (vm->end != VM_END_NONE && vm->on_end)
+		vm->on_end(vm->on_end_arg);
+}
+
+/* --- devices -------------------------------------------------------------------------------- */
+
+static int add_device(struct vm *vm, struct device *d, struct err *e)
+{
+	int r = 0;
+
+	vm->devs[vm->ndevs++] = d;
+	if (d->irq_fd >= 0)
+		r = kvm_irqfd(&vm->kvm, d->gsi, d->irq_fd);
+	for (unsigned i = 0; i < d->ndoorbells && !r; i++)
+		r = kvm_ioeventfd(&vm->kvm, d->doorbell_gpa, i, d->doorbell[i]);
+	return r ? err_set(e, r, "%s: binding interrupt or doorbell: %s", d->id, strerror(-r)) : 0;
+}
+
+static int add_legacy(struct vm *vm, struct err *e)
+{
+	struct device *d;
+	int r = serial_new(&vm->env, console_deliver, &vm->console, &d, e);
+
+	if (!r)
+		r = add_device(vm, d, e);
+	if (!r)
+		r = rtc_new(&vm->env, &d, e);
+	if (!r)
+		r = add_device(vm, d, e);
+	if (!r)
+		r = i8042_new(&vm->env, reset_port, vm, &d, e);
+	if (!r)
+		r = add_device(vm, d, e);
+	if (!r)
+		r = debugexit_new(&vm->env, exit_port, vm, &d, e);
+	return r ? r : add_device(vm, d, e);
+}
+
+static const struct config_disk *find_disk(const struct config *cfg, const char *id)
+{
+	for (unsigned i = 0; i < cfg->ndisks; i++)
+		if (!strcmp(cfg->disks[i].id, id))
+			return &cfg->disks[i];
+	return NULL;
+}
+
+static int open_disk(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+{
+	const struct mdev *md = &vm->machine.devs[i];
+	const struct config_disk *cd = find_disk(cfg, md->id);
+	struct disk *d = &vm->disks[i];
+	bool second = cfg->role == ROLE_SECONDARY && md->ft == DISK_FT_MIRROR;
+	int flags, r;
+
+	if (!cd)
+		return err_set(e, -ENOENT, "disk '%s': no image given here; add -d id=%s,path=FILE", md->id, md->id);
+	flags = (md->readonly ? DISK_OPEN_RO : 0) | (cd->direct ? DISK_OPEN_DIRECT : 0) |
+		(second ? DISK_OPEN_CREATE : 0);
+	r = disk_open(d, vm->loop, md->id, cd->path, flags, e);
+	if (r)
+		return r;
+	if (second)
+		return disk_resize(d, md->bytes, e);
+	if (d->bytes != md->bytes)
+		return err_set(e, -EINVAL, "disk '%s': '%s' has %llu bytes, the machine has %llu; the images must be the same size",
+			       md->id, cd->path, (unsigned long long)d->bytes, (unsigned long long)md->bytes);
+	return 0;
+}
+
+static int open_net(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+{
+	const struct mdev *md = &vm->machine.devs[i];
+
+	for (unsigned n = 0; n < cfg->nnets; n++) {
+		const struct config_net *cn = &cfg->nets[n];
+
+		if (!strcmp(cn->id, md->id))
+			return netdev_open_tap(&vm->nets[i], md->id, cn->tap, cn->bridge[0] ? cn->bridge : NULL, e);
+	}
+	return err_set(e, -ENOENT, "network '%s': no tap given here; add -n id=%s,tap=NAME", md->id, md->id);
+}
+
+static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+{
+	const struct mdev *md = &vm->machine.devs[i];
+	struct device *d = NULL;
+	int r = -EINVAL;
+
+	switch (md->kind) {
+	case MDEV_CONSOLE:
+		r = virtio_console_new(&vm->env, md, console_deliver, &vm->console, &d, e);
+		break;
+	case MDEV_RNG:
+		r = virtio_rng_new(&vm->env, md, &d, e);
+		break;
+	case MDEV_BLK:
+		r = open_disk(vm, i, cfg, e);
+		if (!r)
+			r = virtio_blk_new(&vm->env, md, &vm->disks[i], &d, e);
+		break;
+	case MDEV_NET:
+		r = open_net(vm, i, cfg, e);
+		if (!r)
+			r = virtio_net_new(&vm->env, md, &vm->nets[i], &d, e);
+		break;
+	}
+	if (r)
+		return r;
+	vm->mdevs[i] = d;
+	return add_device(vm, d, e);
+}
+
+/* --- building -------------------------------------------------------------------------------- */
+
+static int add_memory(struct vm *vm, struct err *e)
+{
+	struct mem *m = &vm->mem;
+	int r = mem_init(m, vm->machine.mem_bytes, e);
+
+	if (!r)
+		r = kvm_add_slot(&vm->kvm, 0, m->low_bytes, m->base, e);
+	if (!r && m->bytes > m->low_bytes)
+		r = kvm_add_slot(&vm->kvm, MEM_HIGH_BASE, m->bytes - m->low_bytes, m->base + m->low_bytes, e);
+	return r;
+}
+
+static int add_item(struct vm *vm, const struct state_desc *desc, unsigned instance, void *pod)
+{
+	void *copy = calloc(1, desc->size);
+
+	if (!copy)
+		return -ENOMEM;
+	vm->items[vm->nitems] = (struct state_item){ desc, instance, pod };
+	vm->scratch[vm->nitems++] = (struct state_item){ desc, instance, copy };
+	return 0;
+}
+
+static int list_items(struct vm *vm, struct err *e)
+{
+	int r = add_item(vm, &vm_chips_desc, 0, &vm->chips);
+
+	for (unsigned i = 0; i < vm->machine.vcpus && !r; i++)
+		r = add_item(vm, &vcpu_state_desc, i, &vm->vcpus[i].state);
+	for (unsigned i = 0; i < vm->ndevs && !r; i++)
+		r = add_item(vm, vm->devs[i]->ops->state, i, vm->devs[i]->pod);
+	return r ? err_set(e, r, "state tables: out of memory") : 0;
+}
+
+static int start_threads(struct vm *vm, struct err *e)
+{
+	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
+		int r = pthread_create(&vm->vcpus[i].thread, NULL, vcpu_thread, &vm->vcpus[i]);
+
+		if (r)
+			return err_set(e, -r, "vCPU %u: thread: %s", i, strerror(r));
+		vm->vcpus[i].has_thread = true;
+	}
+	return 0;
+}
+
+static void init_sync(struct vm *vm)
+{
+	pthread_condattr_t ca;
+
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_condattr_init(&ca);
+	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	pthread_cond_init(&vm->parked_cond, &ca);
+	pthread_cond_init(&vm->go_cond, &ca);
+	pthread_condattr_destroy(&ca);
+	vm->want_park = true;
+}
+
+static int create(struct vm *vm, const struct config *cfg, struct err *e)
+{
+	int r = kvm_open(&vm->kvm, e);
+
+	if (!r)
+		r = add_memory(vm, e);
+	for (unsigned i = 0; i < vm->machine.vcpus && !r; i++)
+		r = vcpu_init(&vm->vcpus[i], vm, i, e);
+	if (!r)
+		r = console_open(&vm->console, cfg->console, e);
+	if (r)
+		return r;
+	vm->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	vm->end_op = (struct loop_op){ .fn = end_event, .arg = vm };
+	if (vm->end_fd < 0 || loop_poll_add(vm->loop, &vm->end_op, vm->end_fd, POLLIN) < 0)
+		return err_sys(e, "eventfd");
+	r = add_legacy(vm, e);
+	for (unsigned i = 0; i < vm->machine.ndevs && !r; i++)
+		r = add_mdev(vm, i, cfg, e);
+	if (!r)
+		r = list_items(vm, e);
+	return r ? r : start_threads(vm, e);
+}
+
+int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct config *cfg, struct err *e)
+{
+	int r;
+
+	memset(vm, 0, sizeof(*vm));
+	vm->machine = *m;
+	vm->loop = l;
+	vm->mem.fd = vm->end_fd = vm->console.out_fd = -1;
+	vm->kvm.sys_fd = vm->kvm.vm_fd = -1;
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		vm->disks[i].fd = vm->nets[i].fd = -1;
+	vm->env = (struct dev_env){ &vm->mem, l, &vm->bus, &vm->obuf };
+	init_sync(vm);
+	obuf_init(&vm->obuf, cfg->output_bytes);
+	vcpu_setup_signal();
+	r = create(vm, cfg, e);
+	if (r)
+		vm_destroy(vm);
+	return r;
+}
+
+/* Requests at the kernel write into buffers that are about to be freed: wait for them. */
+static void drain_disks(struct vm *vm)
+{
+	uint64_t until = loop_now_ns() + 5000000000ull;
+
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		while (vm->disks[i].fd >= 0 && vm->disks[i].inflight && loop_now_ns() < until)
+			loop_run_once(vm->loop, 100000000ull);
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (!vm->loop)
+		return;
+	vm_quit_vcpus(vm);
+	obuf_drop(&vm->obuf);
+	drain_disks(vm);
+	for (unsigned i = 0; i < vm->ndevs; i++)
+		vm->devs[i]->ops->free(vm->devs[i]);
+	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
+		if (vm->disks[i].fd >= 0)
+			disk_close(&vm->disks[i]);
+		if (vm->nets[i].fd >= 0)
+			netdev_close(&vm->nets[i]);
+	}
+	for (unsigned i = 0; i < vm->nitems; i++)
+		free(vm->scratch[i].pod);
+	for (unsigned i = 0; i < vm->machine.vcpus; i++)
+		if (vm->vcpus[i].vm)
+			vcpu_done(&vm->vcpus[i]);
+	loop_poll_del(vm->loop, &vm->end_op);
+	if (vm->end_fd >= 0)
+		close(vm->end_fd);
+	console_close(&vm->console);
+	obuf_done(&vm->obuf);
+	kvm_close(&vm->kvm);
+	mem_done(&vm->mem);
+	pthread_cond_destroy(&vm->parked_cond);
+	pthread_cond_destroy(&vm->go_cond);
+	pthread_mutex_destroy(&vm->lock);
+	vm->loop = NULL;
+}
+
+int vm_boot(struct vm *vm, const struct config *cfg, struct err *e)
+{
+	uint64_t entry, start_info;
+	int r = boot_load_elf(&vm->mem, cfg->kernel, &entry, e);
+
+	if (!r)
+		r = boot_write_pvh(&vm->mem, &vm->machine, cfg->initrd, &start_info, e);
+	return r ? r : vcpu_set_boot(&vm->vcpus[0], entry, start_info, e);
+}
+
+/* --- state ----------------------------------------------------------------------------------- */
+
+size_t vm_state_bound(const struct vm *vm)
+{
+	return state_bound_all(vm->items, vm->nitems);
+}
+
+int64_t vm_save(struct vm *vm, void *buf, size_t cap)
+{
+	int r;
+
+	VMM_BUG_ON(vm->running);
+	r = vm_chips_save(vm);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < vm->ndevs; i++)
+		vm->devs[i]->ops->save(vm->devs[i]);
+	return state_encode_all(vm->items, vm->nitems, buf, cap);
+}
+
+int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e)
+{
+	return state_decode_all(vm->scratch, vm->nitems, buf, len, e);
+}
+
+void vm_commit(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->nitems; i++)
+		memcpy(vm->items[i].pod, vm->scratch[i].pod, vm->items[i].desc->size);
+}
+
+int vm_load(struct vm *vm, struct err *e)
+{
+	int r = vm_load_vcpus(vm, e);
+
+	if (!r)
+		r = vm_chips_load(vm, e);
+	if (r)
+		return r;
+	for (unsigned i = 0; i < vm->ndevs; i++)
+		vm->devs[i]->ops->load(vm->devs[i], vm->devs[i]->pod);
+	return 0;
+}

@@ -1,0 +1,128 @@
+/*
+ * One virtual machine: KVM objects, memory, devices, vCPU threads, and the few verbs that all run
+ * modes use: create, boot, pause, resume, save, load, end.
+ *
+ * Owner: the loop thread. vCPU threads touch only what is marked so. Order inside vm_pause() and
+ * vm_save(), the same for pause, snapshot and every epoch:
+ *   1. vCPUs leave KVM_RUN, finish their last exit and save their registers, all in parallel;
+ *   2. devices are quiet, because they work on this thread only;
+ *   3. interrupt chips and clock are read, then every device.
+ */
+#ifndef VMM_VM_H
+#define VMM_VM_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/device.h"
+#include "devices/disk.h"
+#include "net/netdev.h"
+#include "net/obuf.h"
+#include "vmm/bus.h"
+#include "vmm/config.h"
+#include "vmm/console.h"
+#include "vmm/kvm.h"
+#include "vmm/loop.h"
+#include "vmm/machine.h"
+#include "vmm/mem.h"
+#include "vmm/vcpu.h"
+
+#define VM_MAX_DEVICES (4 + MACHINE_MAX_DEVS)
+#define VM_MAX_ITEMS   (1 + MACHINE_MAX_VCPUS + VM_MAX_DEVICES)
+
+enum vm_end {
+	VM_END_NONE,
+	VM_END_EXIT,  /* the guest wrote exit_code to the exit port */
+	VM_END_RESET, /* the guest asked for a reset */
+	VM_END_OFF,
+	VM_END_CRASH, /* triple fault or an exit that KVM could not handle */
+};
+
+/* Interrupt chips and clock of the VM (KVM_GET_IRQCHIP, KVM_GET_PIT2, KVM_GET_CLOCK). */
+struct vm_chips {
+	struct kvm_irqchip pic[2];
+	struct kvm_irqchip ioapic;
+	struct kvm_pit_state2 pit;
+	uint64_t clock_ns; /* kvmclock */
+};
+
+extern const struct state_desc vm_chips_desc;
+
+struct vm {
+	struct machine machine;
+	struct kvm kvm;
+	struct mem mem;
+	struct bus bus;
+	struct loop *loop;
+	struct obuf obuf;
+	struct console console;
+	struct dev_env env;
+	struct vcpu vcpus[MACHINE_MAX_VCPUS];
+	struct device *devs[VM_MAX_DEVICES]; /* legacy first, then machine.devs in order */
+	unsigned ndevs;
+	struct device *mdevs[MACHINE_MAX_DEVS]; /* the device of machine.devs[i] */
+	struct disk disks[MACHINE_MAX_DEVS];	/* by index of machine.devs; fd -1 when not a disk */
+	struct netdev nets[MACHINE_MAX_DEVS];	/* likewise */
+	struct vm_chips chips;
+	struct state_item items[VM_MAX_ITEMS];	 /* pods are the live copies */
+	struct state_item scratch[VM_MAX_ITEMS]; /* pods of their own, for decoding */
+	unsigned nitems;
+
+	/* Run control: under lock; want_park is also read without it. */
+	pthread_mutex_t lock;
+	pthread_cond_t parked_cond, go_cond;
+	bool want_park, quit;
+	unsigned nparked, nloaded;
+	uint32_t load_request;
+	int vcpu_error;	       /* first failure of a save or load since asked */
+	const char *vcpu_what;
+	bool running;
+
+	/* The end of the guest: set once, under lock; the loop hears of it through end_fd. */
+	enum vm_end end;
+	int exit_code;
+	char end_why[160];
+	int end_fd;
+	struct loop_op end_op;
+	void (*on_end)(void *arg);
+	void *on_end_arg;
+};
+
+/*
+ * Build the whole machine with its back ends from cfg (matched by id), vCPU threads parked.
+ * The error says which device and what to do. On failure nothing is left behind.
+ */
+int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct config *cfg, struct err *e);
+void vm_destroy(struct vm *vm); /* safe on a zeroed or half-built vm */
+/* Load kernel and boot data into RAM and set vCPU 0 to its entry. */
+int vm_boot(struct vm *vm, const struct config *cfg, struct err *e);
+
+/* Stop all vCPUs and save their state (no-op when paused). -ETIMEDOUT after 5 s names the vCPU. */
+int vm_pause(struct vm *vm, struct err *e);
+void vm_resume(struct vm *vm);
+/* First start, restore or takeover: devices look at their queues again, then vCPUs run. */
+void vm_start(struct vm *vm);
+
+/* Paused: bring every item's pod up to date and encode them all. Bytes, or a negative errno. */
+int64_t vm_save(struct vm *vm, void *buf, size_t cap);
+size_t vm_state_bound(const struct vm *vm);
+/* Decode and check into the scratch pods; the VM is unchanged. */
+int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e);
+/* Scratch becomes what vm_load() will load. Plain copies: cannot fail. VM paused or never run. */
+void vm_commit(struct vm *vm);
+/* Put the committed state into KVM and devices. */
+int vm_load(struct vm *vm, struct err *e);
+
+/* From vCPU threads and devices: the guest is over. The first reason counts. */
+void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why);
+
+/* vCPU threads only. vm_park() returns false when the thread is to end. */
+static inline bool vm_should_park(const struct vm *vm)
+{
+	return __atomic_load_n(&vm->want_park, __ATOMIC_ACQUIRE);
+}
+bool vm_park(struct vcpu *v);
+bool vm_park_dead(struct vcpu *v);
+
+#endif

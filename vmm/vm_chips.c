@@ -1,0 +1,68 @@
+/* Interrupt chips, PIT and clock of a VM: reading, loading, field table. */
+#include <errno.h>
+#include <string.h>
+
+#include "vmm/vm.h"
+#include "vmm/vm_internal.h"
+
+static const struct field chips_fields[] = {
+	F_BYTES(struct vm_chips, pic, 1, "two i8259"),
+	F_BYTES(struct vm_chips, ioapic, 2, "I/O APIC"),
+	F_BYTES(struct vm_chips, pit, 3, "i8254", .flags = FIELD_UNSTABLE),
+	F_U64(struct vm_chips, clock_ns, 4, "kvmclock, ns", .flags = FIELD_UNSTABLE),
+};
+
+static int check(const void *pod, struct err *e)
+{
+	const struct vm_chips *c = pod;
+
+	if (c->pic[0].chip_id != KVM_IRQCHIP_PIC_MASTER || c->pic[1].chip_id != KVM_IRQCHIP_PIC_SLAVE ||
+	    c->ioapic.chip_id != KVM_IRQCHIP_IOAPIC)
+		return err_set(e, -EBADMSG, "chips: wrong chip ids");
+	return 0;
+}
+
+const struct state_desc vm_chips_desc = {
+	.name = "chips", .id = 2, .version = 1, .size = sizeof(struct vm_chips),
+	.fields = chips_fields, .nfields = sizeof(chips_fields) / sizeof(chips_fields[0]), .check = check,
+};
+
+int vm_chips_save(struct vm *vm)
+{
+	struct vm_chips *c = &vm->chips;
+	struct kvm_clock_data clock;
+	int r;
+
+	memset(&clock, 0, sizeof(clock));
+	c->pic[0].chip_id = KVM_IRQCHIP_PIC_MASTER;
+	c->pic[1].chip_id = KVM_IRQCHIP_PIC_SLAVE;
+	c->ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
+	r = kvm_ioctl(vm->kvm.vm_fd, KVM_GET_IRQCHIP, &c->pic[0]);
+	if (!r)
+		r = kvm_ioctl(vm->kvm.vm_fd, KVM_GET_IRQCHIP, &c->pic[1]);
+	if (!r)
+		r = kvm_ioctl(vm->kvm.vm_fd, KVM_GET_IRQCHIP, &c->ioapic);
+	if (!r)
+		r = kvm_ioctl(vm->kvm.vm_fd, KVM_GET_PIT2, &c->pit);
+	if (!r)
+		r = kvm_ioctl(vm->kvm.vm_fd, KVM_GET_CLOCK, &clock);
+	c->clock_ns = clock.clock;
+	return r;
+}
+
+int vm_chips_load(struct vm *vm, struct err *e)
+{
+	struct vm_chips *c = &vm->chips;
+	struct kvm_clock_data clock = { .clock = c->clock_ns };
+	int r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_IRQCHIP, &c->pic[0]);
+
+	if (!r)
+		r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_IRQCHIP, &c->pic[1]);
+	if (!r)
+		r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_IRQCHIP, &c->ioapic);
+	if (!r)
+		r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_PIT2, &c->pit);
+	if (!r)
+		r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_CLOCK, &clock);
+	return r ? err_set(e, r, "interrupt chips: this host refuses the state: %s", strerror(-r)) : 0;
+}

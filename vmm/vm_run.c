@@ -1,0 +1,193 @@
+/* Run control: how vCPU threads are stopped, saved, loaded and let go. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/log.h"
+#include "vmm/vm_internal.h"
+
+#define PARK_DEADLINE_S 5
+
+/* Wait until *count is n, at most PARK_DEADLINE_S. Under vm->lock. */
+static int wait_count(struct vm *vm, const unsigned *count, unsigned n)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += PARK_DEADLINE_S;
+	while (*count < n)
+		if (pthread_cond_timedwait(&vm->parked_cond, &vm->lock, &until) == ETIMEDOUT)
+			return -ETIMEDOUT;
+	return 0;
+}
+
+/* Caller holds the lock: nobody can clear immediate_exit between here and the signal. */
+static void kick_all(struct vm *vm)
+{
+	__atomic_store_n(&vm->want_park, true, __ATOMIC_RELEASE);
+	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
+		struct vcpu *v = &vm->vcpus[i];
+
+		if (!v->has_thread)
+			continue;
+		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
+		pthread_kill(v->thread, VCPU_SIGNAL);
+	}
+}
+
+int vm_pause(struct vm *vm, struct err *e)
+{
+	int r;
+
+	if (!vm->running)
+		return 0;
+	pthread_mutex_lock(&vm->lock);
+	vm->vcpu_error = 0;
+	kick_all(vm);
+	r = wait_count(vm, &vm->nparked, vm->machine.vcpus);
+	if (r)
+		err_set(e, r, "vCPUs: only %u of %u stopped within %d s", vm->nparked, vm->machine.vcpus, PARK_DEADLINE_S);
+	else if (vm->vcpu_error)
+		r = err_set(e, vm->vcpu_error, "vCPU state: reading %s: %s", vm->vcpu_what, strerror(-vm->vcpu_error));
+	pthread_mutex_unlock(&vm->lock);
+	if (!r)
+		vm->running = false;
+	return r;
+}
+
+void vm_resume(struct vm *vm)
+{
+	VMM_BUG_ON(vm->running);
+	vm->running = true;
+	pthread_mutex_lock(&vm->lock);
+	__atomic_store_n(&vm->want_park, false, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&vm->go_cond);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void vm_start(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->ndevs; i++)
+		if (vm->devs[i]->ops->resume)
+			vm->devs[i]->ops->resume(vm->devs[i]);
+	vm_resume(vm);
+}
+
+/* Every vCPU thread loads its own v->state; parked threads only. */
+int vm_load_vcpus(struct vm *vm, struct err *e)
+{
+	int r;
+
+	pthread_mutex_lock(&vm->lock);
+	vm->vcpu_error = 0;
+	vm->nloaded = 0;
+	vm->load_request++;
+	pthread_cond_broadcast(&vm->go_cond);
+	r = wait_count(vm, &vm->nloaded, vm->machine.vcpus);
+	if (r)
+		err_set(e, r, "vCPUs: only %u of %u loaded their state", vm->nloaded, vm->machine.vcpus);
+	else if (vm->vcpu_error)
+		r = err_set(e, vm->vcpu_error, "vCPU state: this host refuses %s: %s", vm->vcpu_what,
+			    strerror(-vm->vcpu_error));
+	pthread_mutex_unlock(&vm->lock);
+	return r;
+}
+
+void vm_quit_vcpus(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->quit = true;
+	kick_all(vm);
+	pthread_cond_broadcast(&vm->go_cond);
+	pthread_mutex_unlock(&vm->lock);
+	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
+		if (!vm->vcpus[i].has_thread)
+			continue;
+		pthread_join(vm->vcpus[i].thread, NULL);
+		vm->vcpus[i].has_thread = false;
+	}
+}
+
+static void note_error(struct vm *vm, int r, const char *what)
+{
+	if (r < 0 && !vm->vcpu_error) {
+		vm->vcpu_error = r;
+		vm->vcpu_what = what;
+	}
+}
+
+/* Parked until told to go, answering load requests. Under vm->lock. */
+static void wait_for_go(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+
+	while (vm->want_park && !vm->quit) {
+		const char *what = "";
+		int r;
+
+		if (v->loaded == vm->load_request) {
+			pthread_cond_wait(&vm->go_cond, &vm->lock);
+			continue;
+		}
+		v->loaded = vm->load_request;
+		pthread_mutex_unlock(&vm->lock);
+		r = vcpu_load(v, &what);
+		pthread_mutex_lock(&vm->lock);
+		note_error(vm, r, what);
+		vm->nloaded++;
+		pthread_cond_signal(&vm->parked_cond);
+	}
+}
+
+bool vm_park(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+	const char *what = "";
+	int r = v->fresh ? 0 : vcpu_save(v, &what);
+	bool go;
+
+	pthread_mutex_lock(&vm->lock);
+	note_error(vm, r, what);
+	vm->nparked++;
+	pthread_cond_signal(&vm->parked_cond);
+	wait_for_go(v);
+	vm->nparked--;
+	/* Under the lock, so that a pause that comes now sets it again after us. */
+	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELAXED);
+	go = !vm->quit;
+	pthread_mutex_unlock(&vm->lock);
+	return go;
+}
+
+/* A vCPU that cannot run any more counts as parked until the VM is destroyed. */
+bool vm_park_dead(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+
+	pthread_mutex_lock(&vm->lock);
+	vm->nparked++;
+	pthread_cond_signal(&vm->parked_cond);
+	while (!vm->quit)
+		pthread_cond_wait(&vm->go_cond, &vm->lock);
+	vm->nparked--;
+	pthread_mutex_unlock(&vm->lock);
+	return false;
+}
+
+void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why)
+{
+	uint64_t one = 1;
+
+	pthread_mutex_lock(&vm->lock);
+	if (vm->end == VM_END_NONE) {
+		vm->end = end;
+		snprintf(vm->end_why, sizeof(vm->end_why), "%s", why);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	if (write(vm->end_fd, &one, sizeof(one)) < 0)
+		log_error("end of guest: %s", strerror(errno));
+}
