@@ -11,7 +11,9 @@
 #include "vmm/err.h"
 #include "vmm/machine.h"
 
-#define CONFIG_MAX_PEERS 4
+#define CONFIG_MAX_PEERS    4
+#define CONFIG_EPOCH_MIN_NS 1000000ull	   /* the same bounds at start and while running */
+#define CONFIG_EPOCH_MAX_NS 10000000000ull
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
 enum ft_mode { FT_MODE_NONE, FT_MODE_MC };

@@ -1,0 +1,121 @@
+#include "vmm/ctl_sock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/ctl.h"
+
+#define LOCK_WAIT_MS 2000
+#define STEP_MS	     10
+
+int ctl_sock_dir(char *ret, size_t cap, struct err *e)
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+	int n;
+
+	if (!runtime || !*runtime) {
+		if (geteuid())
+			return err_set(e, -ENOENT,
+				       "control socket: XDG_RUNTIME_DIR is not set; set it "
+				       "to a folder of yours");
+		runtime = "/run";
+	}
+	n = snprintf(ret, cap, "%s/ftvmm", runtime);
+	if (n < 0 || (size_t)n >= cap)
+		return err_set(e, -ENAMETOOLONG, "control socket: XDG_RUNTIME_DIR is too long");
+	return 0;
+}
+
+int ctl_path(const char *name, char *ret, size_t cap, struct err *e)
+{
+	char dir[192];
+	int n, r = ctl_sock_dir(dir, sizeof(dir), e);
+
+	if (r)
+		return r;
+	if (!*name || *name == '.' || strchr(name, '/'))
+		return err_set(e, -EINVAL, "'%.40s' is not a name of a VM", name);
+	n = snprintf(ret, cap, "%s/%s.sock", dir, name);
+	if (n < 0 || (size_t)n >= cap)
+		return err_set(e, -ENAMETOOLONG, "control socket: '%s/%.40s.sock' is too long", dir,
+			       name);
+	return 0;
+}
+
+int ctl_sock_addr(const char *name, struct sockaddr_un *sa, struct err *e)
+{
+	memset(sa, 0, sizeof(*sa));
+	sa->sun_family = AF_UNIX;
+	return ctl_path(name, sa->sun_path, sizeof(sa->sun_path), e);
+}
+
+int ctl_sock_lock(struct err *e)
+{
+	char dir[192];
+	struct stat st;
+	int fd, r = ctl_sock_dir(dir, sizeof(dir), e);
+
+	if (r)
+		return r;
+	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+		return err_sys(e, "control socket: cannot make '%s'", dir);
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(e, "control socket: '%s'", dir);
+	if (fstat(fd, &st) == 0 && st.st_uid != geteuid() && geteuid() != 0)
+		r = err_set(e, -EPERM, "control socket: '%s' belongs to another user", dir);
+	for (int waited = 0; !r && flock(fd, LOCK_EX | LOCK_NB) < 0; waited += STEP_MS) {
+		if (waited >= LOCK_WAIT_MS)
+			r = err_set(e, -EBUSY,
+				    "control socket: '%s' stays locked by another process", dir);
+		poll(NULL, 0, STEP_MS);
+	}
+	if (r) {
+		close(fd);
+		return r;
+	}
+	return fd;
+}
+
+int ctl_sock_connect(const struct sockaddr_un *sa, int timeout_ms)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), r = 0;
+
+	if (fd < 0)
+		return -errno;
+	/* EAGAIN: its queue of connections is full. There is no way to poll for room. */
+	while (connect(fd, (const struct sockaddr *)sa, sizeof(*sa)) < 0) {
+		r = -errno;
+		if (r != -EAGAIN || timeout_ms <= 0)
+			break;
+		poll(NULL, 0, STEP_MS);
+		timeout_ms -= STEP_MS;
+		r = 0;
+	}
+	if (!r)
+		return fd;
+	close(fd);
+	return r == -EAGAIN ? -ETIMEDOUT : r;
+}
+
+void ctl_sock_reap(const struct sockaddr_un *sa)
+{
+	int lock = ctl_sock_lock(NULL), fd;
+
+	if (lock < 0)
+		return;
+	fd = ctl_sock_connect(sa, 0);
+	if (fd >= 0)
+		close(fd);
+	else if (fd == -ECONNREFUSED)
+		unlink(sa->sun_path);
+	close(lock);
+}

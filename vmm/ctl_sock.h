@@ -1,0 +1,26 @@
+/* Where control sockets live, and who may make or remove one. Shared by server and client. */
+#ifndef VMM_CTL_SOCK_H
+#define VMM_CTL_SOCK_H
+
+#include <sys/un.h>
+
+#include "vmm/err.h"
+
+#define CTL_LINE_MAX  65536u /* a request or reply line with its newline */
+#define CTL_DEPTH_MAX 8u
+
+/* The folder of the sockets, without a slash at the end. */
+int ctl_sock_dir(char *ret, size_t cap, struct err *e);
+/*
+ * Lock the folder (made when missing): whoever tests, unlinks or binds a socket in it holds this.
+ * Returns the fd to close, or a negative errno; waits 2 s at most.
+ */
+int ctl_sock_lock(struct err *e);
+/* Fill sa; fails when the path is longer than a socket address takes. */
+int ctl_sock_addr(const char *name, struct sockaddr_un *sa, struct err *e);
+/* Connect, non-blocking socket. The fd, -ENOENT or -ECONNREFUSED (nobody there), other errno. */
+int ctl_sock_connect(const struct sockaddr_un *sa, int timeout_ms);
+/* Remove the socket if nobody listens on it. */
+void ctl_sock_reap(const struct sockaddr_un *sa);
+
+#endif
