@@ -54,6 +54,11 @@ static uint32_t tcp_isn(const struct tcp_stack *s, const struct tcp_seg *peer)
 	return s->isn_base + (uint32_t)tcp_mix(h ^ s->secret[1]);
 }
 
+static bool tcp_is_unread(const struct tcp_conn *c)
+{
+	return c->event && c->rcv_len;
+}
+
 /* A free slot, or one that only waits: TIME_WAIT, or half open for long. */
 static struct tcp_conn *tcp_find_slot(struct tcp_stack *s)
 {
@@ -64,7 +69,8 @@ static struct tcp_conn *tcp_find_slot(struct tcp_stack *s)
 
 		if (c->state == TCP_FREE)
 			return c;
-		if (c->state == TCP_TIME_WAIT || (c->state == TCP_SYN_RCVD && c->retries > 1))
+		if ((c->state == TCP_TIME_WAIT && !tcp_is_unread(c)) ||
+		    (c->state == TCP_SYN_RCVD && c->retries > 1))
 			old = c;
 	}
 	if (old)
@@ -187,10 +193,18 @@ void tcp_enter_time_wait(struct tcp_conn *c)
 	c->timer_at = c->stack->nif->now + TCP_WAIT_TIME;
 }
 
+void tcp_finish(struct tcp_conn *c)
+{
+	if (tcp_is_unread(c))
+		tcp_enter_time_wait(c);
+	else
+		tcp_free(c);
+}
+
 static void tcp_timer(struct tcp_conn *c)
 {
 	if (c->state == TCP_TIME_WAIT || c->state == TCP_FIN_WAIT_2)
-		tcp_free(c);
+		tcp_finish(c);
 	else
 		tcp_out_timeout(c);
 }
@@ -206,4 +220,12 @@ void tcp_poll(struct tcp_stack *s)
 			tcp_timer(c);
 		tcp_out_flush(c);
 	}
+}
+
+bool tcp_is_busy(const struct tcp_stack *s)
+{
+	for (int i = 0; i < TCP_CONNS; i++)
+		if (s->conn[i].state != TCP_FREE && s->conn[i].timer_at)
+			return true;
+	return false;
 }

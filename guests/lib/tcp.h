@@ -159,6 +159,9 @@ void tcp_close(struct tcp_conn *c);
 /* Sends RST and frees c. */
 void tcp_abort(struct tcp_conn *c);
 
+/* Whether a timer runs, so that net_poll() must be called from time to time without input. */
+bool tcp_is_busy(const struct tcp_stack *s);
+
 /* Called by ip.c and net.c. */
 void tcp_input(struct tcp_stack *s, const struct ip_packet *pkt);
 void tcp_poll(struct tcp_stack *s);

@@ -254,7 +254,7 @@ static void tcp_in_new_ack(struct tcp_conn *c, uint32_t ack)
 	} else if (c->state == TCP_CLOSING) {
 		tcp_enter_time_wait(c);
 	} else if (c->state == TCP_LAST_ACK) {
-		tcp_free(c);
+		tcp_finish(c);
 	}
 }
 

@@ -77,5 +77,7 @@ struct tcp_conn *tcp_alloc(struct tcp_stack *s, const struct tcp_seg *peer);
 /* Frees c and tells the application. */
 void tcp_free(struct tcp_conn *c);
 void tcp_enter_time_wait(struct tcp_conn *c);
+/* Frees c after an orderly end, once the application has read everything. */
+void tcp_finish(struct tcp_conn *c);
 
 #endif

@@ -1,0 +1,89 @@
+#include "guests/lib/netloop.h"
+#include "guests/lib/guest.h"
+
+#define NETLOOP_BATCH	64 /* frames handled before answers leave */
+#define NETLOOP_LINGER	(200 * NET_NS_PER_MS)
+#define NETLOOP_DEFAULT "10.0.0.2/24"
+
+static int netloop_send(void *ctx, const void *frame, size_t len)
+{
+	return net_dev_send(ctx, frame, (uint32_t)len);
+}
+
+static void netloop_configure(uint32_t *ip, unsigned *prefix, uint32_t *gw)
+{
+	char text[32];
+
+	*prefix = 24;
+	*gw = 0;
+	if (!cmdline_str("ip", text, sizeof(text)))
+		memcpy(text, NETLOOP_DEFAULT, sizeof(NETLOOP_DEFAULT));
+	if (net_parse_addr(text, ip, prefix))
+		guest_die(1, "ip=%s: not an address like " NETLOOP_DEFAULT "\n", text);
+	if (cmdline_str("gw", text, sizeof(text)) && net_parse_addr(text, gw, NULL))
+		guest_die(1, "gw=%s: not an address like 10.0.0.1\n", text);
+}
+
+static void *netloop_alloc(size_t size)
+{
+	return mem_alloc((size + PAGE_SIZE - 1) / PAGE_SIZE);
+}
+
+struct netloop *netloop_open(void)
+{
+	struct netloop *l = netloop_alloc(sizeof(*l));
+	uint32_t ip = 0, gw;
+	unsigned prefix;
+	uint8_t mac[6];
+
+	netloop_configure(&ip, &prefix, &gw);
+	l->dev = net_dev_open(0);
+	if (!l->dev)
+		guest_die(1, "no network card\n");
+	net_dev_mac(l->dev, mac);
+	net_init(&l->nif, mac, ip, prefix, gw, netloop_send, l->dev);
+	net_set_time(&l->nif, clock_ns());
+	l->tcp = netloop_alloc(sizeof(*l->tcp));
+	tcp_init(l->tcp, &l->nif, clock_ns() * 0x9e3779b97f4a7c15ull ^ ip);
+	l->tick_until = 0;
+	arp_announce(&l->nif);
+	return l;
+}
+
+/* The timer runs while something is due and a little longer: switching it costs an exit. */
+static void netloop_tick(struct netloop *l, uint64_t now, bool needed)
+{
+	if (needed) {
+		if (!l->tick_until)
+			timer_periodic(NETLOOP_HZ);
+		l->tick_until = now + NETLOOP_LINGER;
+	} else if (l->tick_until && now >= l->tick_until) {
+		timer_periodic(0);
+		l->tick_until = 0;
+	}
+}
+
+void netloop_run(struct netloop *l, bool (*app)(void *ctx, uint64_t now), void *ctx)
+{
+	for (;;) {
+		uint64_t seen = guest_events(), now = clock_ns();
+		bool needed = false;
+		int n, len = 0;
+
+		net_set_time(&l->nif, now);
+		for (n = 0; n < NETLOOP_BATCH; n++) {
+			len = net_dev_recv(l->dev, l->rx, sizeof(l->rx));
+			if (len <= 0)
+				break;
+			net_input(&l->nif, l->rx, (size_t)len);
+		}
+		if (app)
+			needed = app(ctx, now);
+		net_poll(&l->nif, now);
+		netloop_tick(l, now, needed || tcp_is_busy(l->tcp));
+		if (n == NETLOOP_BATCH)
+			net_dev_kick(l->dev);
+		else
+			guest_wait(seen);
+	}
+}
