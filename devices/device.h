@@ -10,6 +10,7 @@
 #define DEVICES_DEVICE_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "vmm/bus.h"
@@ -42,6 +43,12 @@ struct device_ops {
 	 * re-raise interrupts that are pending, replay requests that were in flight.
 	 */
 	void (*resume)(struct device *d);
+	/*
+	 * While quiet, the device leaves guest memory and its own state alone: what arrives waits
+	 * inside. For pauses that let the loop run (migration, snapshot); an epoch needs none, its
+	 * seal is one callback. Loop thread. NULL when there is nothing to hold back.
+	 */
+	void (*quiet)(struct device *d, bool on);
 	void (*free)(struct device *d);
 };
 
@@ -57,5 +64,21 @@ struct device {
 	unsigned ndoorbells;
 	uint64_t faults; /* times the guest broke a rule and the device went to needs-reset */
 };
+
+/*
+ * For devices/ only. device_init() allocates pod and, when irq is set, irq_fd; the rest of d is
+ * zeroed. device_done() gives back what it made, doorbells too, but not d itself.
+ */
+int device_init(struct device *d, const struct device_ops *ops, const char *id, bool irq,
+		struct err *e);
+void device_done(struct device *d);
+/* Add a doorbell eventfd; returns its number or a negative errno. */
+int device_add_doorbell(struct device *d);
+/* Signal an eventfd / take its count; both never block. -1 is nothing. Any thread. */
+void device_signal(int eventfd);
+void device_drain(int eventfd);
+/* Register a region of this device on the bus. */
+int device_add_region(const struct dev_env *env, const char *id, const struct bus_region *r,
+		      struct err *e);
 
 #endif

@@ -14,6 +14,9 @@
 
 enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_ZERO, DISK_DISCARD };
 
+/* Ways to write zeros, best first. */
+enum disk_how { DISK_HOW_ZERO_RANGE, DISK_HOW_PUNCH, DISK_HOW_WRITE };
+
 struct disk_req {
 	enum disk_op kind;
 	uint64_t off;  /* bytes, multiple of 512 */
@@ -26,6 +29,7 @@ struct disk_req {
 	struct disk *disk;
 	struct disk_req *next;
 	uint32_t pos;
+	uint8_t how; /* enum disk_how */
 };
 
 /* Sees changes (WRITE, ZERO, DISCARD, FLUSH). Loop thread. */

@@ -1,0 +1,289 @@
+#define _GNU_SOURCE
+#include "devices/disk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/log.h"
+
+#define SECTOR 512u
+/* Operations of one disk at the kernel; the loop's slots are shared by all disks. */
+#define MAX_INFLIGHT 128u
+#define ZERO_CHUNK   32768u
+/* One read or write call moves less than 2 GiB. */
+#define MAX_CHUNK (1u << 30)
+
+static const uint8_t zeros[ZERO_CHUNK] __attribute__((aligned(4096)));
+
+const char *disk_op_name(enum disk_op op)
+{
+	static const char *const name[] = {
+		[DISK_READ] = "read", [DISK_WRITE] = "write", [DISK_FLUSH] = "flush",
+		[DISK_ZERO] = "zero", [DISK_DISCARD] = "discard",
+	};
+
+	return (unsigned)op < sizeof(name) / sizeof(name[0]) ? name[op] : "?";
+}
+
+static int lock_image(struct disk *d, const char *path, struct err *e)
+{
+	/* Of the open file, not of the process: it goes away with the last fd, on kill too. */
+	struct flock fl = { .l_type = d->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+
+	if (fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
+		return 0;
+	if (errno != EAGAIN && errno != EACCES)
+		return err_sys(e, "disk %s: lock of %s", d->id, path);
+	return err_set(e, -EBUSY,
+		       "disk %s: %s is in use by another process (see `lslocks`); stop that one, "
+		       "or give this VM an image of its own",
+		       d->id, path);
+}
+
+static int measure(struct disk *d, const char *path, struct err *e)
+{
+	struct stat st;
+	off_t end;
+
+	if (fstat(d->fd, &st) < 0)
+		return err_sys(e, "disk %s: %s", d->id, path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return err_set(e, -EINVAL, "disk %s: %s is neither a file nor a block device",
+			       d->id, path);
+	end = lseek(d->fd, 0, SEEK_END);
+	if (end < 0)
+		return err_sys(e, "disk %s: size of %s", d->id, path);
+	if (end % SECTOR)
+		return err_set(e, -EINVAL,
+			       "disk %s: %s has %lld bytes, which is no multiple of 512; is it a raw "
+			       "image? (truncate -s makes it longer)",
+			       d->id, path, (long long)end);
+	d->bytes = (uint64_t)end;
+	return 0;
+}
+
+int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, int flags,
+	      struct err *e)
+{
+	int oflags = O_CLOEXEC | (flags & DISK_OPEN_RO ? O_RDONLY : O_RDWR);
+	int r;
+
+	memset(d, 0, sizeof(*d));
+	snprintf(d->id, sizeof(d->id), "%s", id);
+	d->loop = l;
+	d->queue_tail = &d->queue;
+	d->readonly = flags & DISK_OPEN_RO;
+	d->direct = flags & DISK_OPEN_DIRECT;
+	if (d->direct)
+		oflags |= O_DIRECT;
+	if ((flags & DISK_OPEN_CREATE) && !d->readonly)
+		oflags |= O_CREAT;
+	d->fd = open(path, oflags, 0600);
+	if (d->fd < 0)
+		return err_sys(e, "disk %s: cannot open %s", id, path);
+	r = lock_image(d, path, e);
+	if (!r)
+		r = measure(d, path, e);
+	if (!r && !d->bytes && !(flags & DISK_OPEN_CREATE))
+		r = err_set(e, -EINVAL, "disk %s: %s is empty", id, path);
+	if (r)
+		disk_close(d);
+	return r;
+}
+
+void disk_close(struct disk *d)
+{
+	VMM_BUG_ON(d->inflight);
+	if (d->fd >= 0)
+		close(d->fd);
+	d->fd = -1;
+}
+
+int disk_resize(struct disk *d, uint64_t bytes, struct err *e)
+{
+	if (d->bytes == bytes)
+		return 0;
+	if (d->bytes)
+		return err_set(e, -EINVAL,
+			       "disk %s: the image has %llu bytes, %llu are needed; give an image of "
+			       "that size, or a new file",
+			       d->id, (unsigned long long)d->bytes, (unsigned long long)bytes);
+	if (!bytes || bytes % SECTOR || bytes > INT64_MAX)
+		return err_set(e, -EINVAL, "disk %s: a size of %llu bytes is not possible", d->id,
+			       (unsigned long long)bytes);
+	if (ftruncate(d->fd, (off_t)bytes) < 0)
+		return err_sys(e, "disk %s: cannot make it %llu bytes long", d->id,
+			       (unsigned long long)bytes);
+	d->bytes = bytes;
+	return 0;
+}
+
+static int check(const struct disk *d, const struct disk_req *r)
+{
+	if (r->kind == DISK_FLUSH)
+		return 0;
+	if (r->kind > DISK_DISCARD || !r->len || r->len % SECTOR || r->off % SECTOR)
+		return -EINVAL;
+	if (r->off > d->bytes || r->len > d->bytes - r->off)
+		return -ERANGE;
+	if (r->kind != DISK_READ && d->readonly)
+		return -EROFS;
+	return 0;
+}
+
+static void run_queue(struct disk *d);
+
+/* Give r back to its owner, who may reuse it at once, then start the next ones. */
+static void give_back(struct disk_req *r, int res)
+{
+	struct disk *d = r->disk;
+
+	d->inflight--;
+	r->done(r, res);
+	run_queue(d);
+}
+
+static void finish(struct disk_req *r, int res)
+{
+	if (r->kind != DISK_READ && r->disk->hook.done)
+		r->disk->hook.done(r->disk->hook.arg, r->disk, r, res);
+	give_back(r, res);
+}
+
+static void on_step(struct loop_op *op, int res);
+
+/* Hand the rest of r to the kernel. */
+static void step(struct disk_req *r)
+{
+	struct disk *d = r->disk;
+	uint64_t off = r->off + r->pos;
+	uint32_t left = r->len - r->pos, chunk = left < MAX_CHUNK ? left : MAX_CHUNK;
+	int ret = 0;
+
+	switch (r->kind) {
+	case DISK_READ:
+		ret = loop_read(d->loop, &r->io, d->fd, r->buf + r->pos, chunk, off);
+		break;
+	case DISK_WRITE:
+		ret = loop_write(d->loop, &r->io, d->fd, r->buf + r->pos, chunk, off);
+		break;
+	case DISK_FLUSH:
+		ret = loop_fdatasync(d->loop, &r->io, d->fd);
+		break;
+	case DISK_ZERO:
+		if (r->how == DISK_HOW_WRITE)
+			ret = loop_write(d->loop, &r->io, d->fd, zeros,
+					 left < ZERO_CHUNK ? left : ZERO_CHUNK, off);
+		else
+			ret = loop_fallocate(d->loop, &r->io, d->fd,
+					     FALLOC_FL_KEEP_SIZE |
+						     (r->how == DISK_HOW_PUNCH ? FALLOC_FL_PUNCH_HOLE :
+										 FALLOC_FL_ZERO_RANGE),
+					     off, left);
+		break;
+	case DISK_DISCARD:
+		ret = loop_fallocate(d->loop, &r->io, d->fd,
+				     FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, off, left);
+		break;
+	}
+	/* MAX_INFLIGHT keeps us below the loop's slots. */
+	VMM_BUG_ON(ret < 0);
+}
+
+static bool moves_bytes(const struct disk_req *r)
+{
+	return r->kind == DISK_READ || r->kind == DISK_WRITE ||
+	       (r->kind == DISK_ZERO && r->how == DISK_HOW_WRITE);
+}
+
+static void on_step(struct loop_op *op, int res)
+{
+	struct disk_req *r = op->arg;
+
+	if (res == -EINTR || res == -EAGAIN) {
+		step(r);
+		return;
+	}
+	if (res == -EOPNOTSUPP || res == -ENOSYS || res == -ENODEV) {
+		if (r->kind == DISK_DISCARD) { /* a hint only */
+			finish(r, 0);
+			return;
+		}
+		if (r->kind == DISK_ZERO && r->how != DISK_HOW_WRITE) {
+			r->how++;
+			step(r);
+			return;
+		}
+	}
+	if (res < 0 || !moves_bytes(r)) {
+		finish(r, res < 0 ? res : 0);
+		return;
+	}
+	if (!res) { /* the file shrank behind our back, or the medium is full */
+		finish(r, -EIO);
+		return;
+	}
+	r->pos += (uint32_t)res;
+	if (r->pos < r->len)
+		step(r);
+	else
+		finish(r, 0);
+}
+
+static void on_refused(struct loop_op *op, int res)
+{
+	struct disk_req *r = op->arg;
+
+	(void)res;
+	give_back(r, check(r->disk, r)); /* the hook never saw it */
+}
+
+static void start(struct disk *d, struct disk_req *r)
+{
+	int refused = check(d, r);
+
+	d->inflight++;
+	r->pos = 0;
+	r->how = DISK_HOW_ZERO_RANGE;
+	r->io = (struct loop_op){ .fn = refused ? on_refused : on_step, .arg = r };
+	if (refused) {
+		VMM_BUG_ON(loop_timer_set(d->loop, &r->io, 0) < 0);
+		return;
+	}
+	if (r->kind != DISK_READ && d->hook.submit)
+		d->hook.submit(d->hook.arg, d, r);
+	step(r);
+}
+
+static void run_queue(struct disk *d)
+{
+	while (d->queue && !d->held && d->inflight < MAX_INFLIGHT) {
+		struct disk_req *r = d->queue;
+
+		d->queue = r->next;
+		if (!d->queue)
+			d->queue_tail = &d->queue;
+		r->next = NULL;
+		start(d, r);
+	}
+}
+
+void disk_submit(struct disk *d, struct disk_req *r)
+{
+	r->disk = d;
+	r->next = NULL;
+	*d->queue_tail = r;
+	d->queue_tail = &r->next;
+	run_queue(d);
+}
+
+void disk_hold(struct disk *d, bool hold)
+{
+	d->held = hold;
+	run_queue(d);
+}

@@ -1,0 +1,117 @@
+/*
+ * What all virtio devices share, whatever the transport: status machine, feature negotiation,
+ * queue set-up, interrupts, needs-reset (virtio 1.2 sections 2.1, 2.2, 3.1).
+ *
+ * struct virtio_dev lies at offset 0 of each device type. Unless said otherwise functions are
+ * called under dev.lock.
+ */
+#ifndef DEVICES_VIRTIO_H
+#define DEVICES_VIRTIO_H
+
+#include "devices/device.h"
+#include "devices/virtq.h"
+#include "vmm/machine.h"
+
+#define VIRTIO_MAX_QUEUES 2
+
+/* InterruptStatus bits, virtio 1.2 section 4.2.2 */
+enum { VIRTIO_INT_USED = 1, VIRTIO_INT_CONFIG = 2 };
+
+/* The part of a device's POD that every type begins with. */
+struct virtio_state {
+	uint32_t status;
+	uint32_t irq_status; /* stays until the driver acknowledges */
+	uint64_t drv_features;
+	uint32_t dev_features_sel, drv_features_sel, queue_sel;
+	uint32_t config_gen;
+	uint32_t nqueues;
+	struct virtq_state queues[VIRTIO_MAX_QUEUES];
+};
+
+extern const struct field virtio_fields[8];
+/* Relations inside a decoded state; for state_desc.check of each type. */
+int virtio_state_check(const struct virtio_state *s, unsigned nqueues, struct err *e);
+
+struct virtio_dev;
+
+struct virtio_ops {
+	uint32_t device_id;
+	unsigned nqueues;
+	uint64_t features; /* of the type; the transport-independent ones are added */
+	/* Which sets hang together; NULL: any subset of the offered ones. */
+	bool (*features_ok)(struct virtio_dev *vd, uint64_t features);
+	/* Copy the config space out, at most VIRTIO_CONFIG_MAX bytes; writes to it are ignored. */
+	void (*config)(struct virtio_dev *vd, void *buf);
+	/* Loop thread, once when the driver set DRIVER_OK, and at resume. May be NULL. */
+	void (*activate)(struct virtio_dev *vd);
+	/* Loop thread: work on queue qi; return true to be called again (budget used up). */
+	bool (*notify)(struct virtio_dev *vd, unsigned qi);
+	/* The queue stops (reset, disabled, state loaded): forget its requests. Any thread. */
+	void (*queue_stop)(struct virtio_dev *vd, unsigned qi);
+	/* At resume, before the queues are looked at: replay what was in flight. May be NULL. */
+	void (*replay)(struct virtio_dev *vd);
+	/* The device stops being quiet. May be NULL. */
+	void (*wake)(struct virtio_dev *vd);
+};
+
+#define VIRTIO_CONFIG_MAX 256
+
+struct virtio_dev {
+	struct device dev;
+	struct dev_env env;
+	const struct virtio_ops *ops;
+	char id[32];
+	uint64_t features;	   /* offered */
+	struct virtio_state *st;   /* begins the live POD */
+	struct virtq vq[VIRTIO_MAX_QUEUES];
+	struct loop_op kick[VIRTIO_MAX_QUEUES];
+	bool activate_pending;
+	bool quiet;
+	uint32_t kicked; /* queues kicked while quiet */
+};
+
+/*
+ * Set up vd; live is the POD, whose first member is struct virtio_state, of dops->state->size
+ * bytes. Makes doorbells and their polls and registers the registers on the bus.
+ */
+int virtio_init(struct virtio_dev *vd, const struct device_ops *dops, const struct virtio_ops *ops,
+		const struct dev_env *env, const struct mdev *md, void *live, struct err *e);
+/* Without lock; vCPUs stopped. */
+void virtio_done(struct virtio_dev *vd);
+
+/* device_ops for all types: the live POD is copied as it is. They take the lock. */
+void virtio_save(struct device *d);
+void virtio_load(struct device *d, const void *pod);
+void virtio_resume(struct device *d);
+void virtio_quiet(struct device *d, bool on);
+
+/* May queues be worked on? */
+bool virtio_running(const struct virtio_dev *vd);
+static inline bool virtio_has(const struct virtio_dev *vd, unsigned feature)
+{
+	return vd->st->drv_features >> feature & 1;
+}
+/* The guest broke a rule: count, log, and stop the device until the driver resets it. */
+void virtio_fault(struct virtio_dev *vd, const char *why);
+/* Interrupt for used buffers when the driver wants one / for a changed configuration. */
+void virtio_signal_used(struct virtio_dev *vd, unsigned qi);
+void virtio_signal_config(struct virtio_dev *vd);
+/* Have notify() called for a queue soon. Any thread, with or without the lock. */
+void virtio_kick(struct virtio_dev *vd, unsigned qi);
+
+/*
+ * Call one() until the queue is empty or the budget is used up; then interrupt if wanted. one()
+ * takes one chain: 1 done, 0 the ring is empty, -EAGAIN stop here, something will kick later,
+ * -EBADMSG the guest broke a rule. Returns true when there is more to do, as notify() does.
+ */
+typedef int virtio_one_fn(struct virtio_dev *vd, unsigned qi);
+bool virtio_drain(struct virtio_dev *vd, unsigned qi, unsigned budget, virtio_one_fn *one);
+
+/* What the driver does through the transport. */
+void virtio_set_status(struct virtio_dev *vd, uint32_t val);
+void virtio_set_features(struct virtio_dev *vd, uint32_t sel, uint32_t val);
+void virtio_set_queue_ready(struct virtio_dev *vd, struct virtq *vq, bool ready);
+/* May size and addresses be set? Not once the queue is ready or the driver is. */
+bool virtio_queue_open(const struct virtio_dev *vd, const struct virtq *vq);
+
+#endif

@@ -1,0 +1,516 @@
+#include "devices/virtio_blk.h"
+
+#include <errno.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_ids.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "devices/virtio.h"
+
+/*
+ * Offered so that SEG_MAX * SEG_BYTES stays below REQ_MAX: a driver that keeps to its side never
+ * meets the hard limit.
+ */
+#define SEG_MAX	     126u
+#define SEG_BYTES    8192u
+#define REQ_MAX	     (1u << 20)
+#define INFLIGHT_MAX (16u << 20)  /* bytes of all buffers in use */
+#define POOL_BUF_MAX (128u << 10) /* larger buffers are not kept */
+#define POOL_MAX     (4u << 20)
+#define RANGE_MAX    (1u << 21) /* sectors of one discard or write-zeroes: 1 GiB */
+#define BUDGET	     64
+
+struct inflight {
+	uint16_t head;
+};
+
+struct blk_state {
+	struct virtio_state common;
+	uint32_t ninflight;
+	struct inflight inflight[VIRTQ_MAX_SIZE]; /* in the order they were popped */
+};
+
+static const struct field inflight_fields[] = {
+	F_U16(struct inflight, head, 1, "descriptor head", .max = VIRTQ_MAX_SIZE - 1),
+};
+
+static const struct field blk_fields[] = {
+	F_STRUCT(struct blk_state, common, 1, virtio_fields, "what all virtio devices have"),
+	F_ARRAY(struct blk_state, inflight, ninflight, 2, inflight_fields,
+		"requests taken and not yet answered: a takeover replays them"),
+};
+
+struct request {
+	struct disk_req dr;
+	struct blk *blk;
+	struct request *next_free;
+	uint32_t gen;	   /* of the queue when it was popped; if that moved on: drop it */
+	uint32_t cap;	   /* bytes of dr.buf */
+	uint32_t data_len; /* bytes that the guest gets before the status byte */
+	bool answered;	   /* complete, but the device is quiet */
+	int res;
+	struct virtq_chain chain;
+};
+
+struct blk {
+	struct virtio_dev vd;
+	struct blk_state live;
+	struct disk *disk;
+	struct virtio_blk_config config;
+	struct request *active[VIRTQ_MAX_SIZE]; /* same order as live.inflight */
+	unsigned nactive;
+	unsigned at_disk; /* submitted and not done, those of a queue that stopped included */
+	struct request *free;
+	unsigned total;	     /* requests that exist */
+	uint64_t buf_bytes;  /* of requests in use */
+	uint64_t pool_bytes; /* of requests on the free list */
+	bool stalled;	     /* pops nothing until a request is done */
+	bool dying;	     /* the owner let go; the last completion frees it */
+};
+
+static struct blk *to_blk(struct virtio_dev *vd)
+{
+	return (struct blk *)vd;
+}
+
+static int blk_check(const void *pod, struct err *e)
+{
+	const struct blk_state *s = pod;
+	int r = virtio_state_check(&s->common, 1, e);
+
+	if (r)
+		return r;
+	if (s->ninflight > s->common.queues[0].size)
+		return err_set(e, -EBADMSG, "%u requests in flight, the queue has %u entries",
+			       s->ninflight, s->common.queues[0].size);
+	return 0;
+}
+
+static const struct state_desc blk_desc = {
+	.name = "virtio-blk",
+	.id = 30,
+	.version = 1,
+	.size = sizeof(struct blk_state),
+	.fields = blk_fields,
+	.nfields = sizeof(blk_fields) / sizeof(blk_fields[0]),
+	.check = blk_check,
+};
+
+/* Requests and their buffers: recycled, small buffers with them. */
+
+static struct request *get_request(struct blk *b)
+{
+	struct request *rq = b->free;
+
+	if (rq) {
+		b->free = rq->next_free;
+		b->pool_bytes -= rq->cap;
+	} else {
+		if (b->total >= 2 * VIRTQ_MAX_SIZE)
+			return NULL;
+		rq = calloc(1, sizeof(*rq));
+		if (!rq)
+			return NULL;
+		rq->blk = b;
+		b->total++;
+	}
+	b->buf_bytes += rq->cap;
+	rq->data_len = 0;
+	rq->answered = false;
+	return rq;
+}
+
+static void put_request(struct blk *b, struct request *rq)
+{
+	b->buf_bytes -= rq->cap;
+	if (rq->cap > POOL_BUF_MAX || b->pool_bytes + rq->cap > POOL_MAX) {
+		free(rq->dr.buf);
+		rq->dr.buf = NULL;
+		rq->cap = 0;
+	}
+	b->pool_bytes += rq->cap;
+	rq->next_free = b->free;
+	b->free = rq;
+}
+
+static int need_buffer(struct blk *b, struct request *rq, uint32_t len)
+{
+	uint32_t cap = (len + 4095) & ~4095u;
+
+	if (cap <= rq->cap)
+		return 0;
+	b->buf_bytes -= rq->cap;
+	rq->cap = 0;
+	free(rq->dr.buf);
+	rq->dr.buf = aligned_alloc(4096, cap);
+	if (!rq->dr.buf)
+		return -ENOMEM;
+	rq->cap = cap;
+	b->buf_bytes += cap;
+	return 0;
+}
+
+static void free_blk(struct blk *b)
+{
+	while (b->free) {
+		struct request *rq = b->free;
+
+		b->free = rq->next_free;
+		free(rq->dr.buf);
+		free(rq);
+	}
+	free(b);
+}
+
+static void add_active(struct blk *b, struct request *rq)
+{
+	rq->gen = b->vd.vq[0].gen;
+	b->active[b->nactive] = rq;
+	b->live.inflight[b->nactive].head = rq->chain.head;
+	b->live.ninflight = ++b->nactive;
+}
+
+static void del_active(struct blk *b, const struct request *rq)
+{
+	unsigned i = 0;
+
+	while (i < b->nactive && b->active[i] != rq)
+		i++;
+	if (i == b->nactive)
+		return;
+	b->live.ninflight = --b->nactive;
+	memmove(&b->active[i], &b->active[i + 1], (b->nactive - i) * sizeof(b->active[0]));
+	memmove(&b->live.inflight[i], &b->live.inflight[i + 1],
+		(b->nactive - i) * sizeof(b->live.inflight[0]));
+}
+
+/* Answers. */
+
+static void answer(struct blk *b, struct request *rq, uint8_t status)
+{
+	struct virtq *vq = &b->vd.vq[0];
+	const struct virtq_chain *c = &rq->chain;
+	uint32_t written = 1;
+
+	if (status == VIRTIO_BLK_S_OK && rq->data_len) {
+		virtq_chain_write(vq, c, 0, rq->dr.buf, rq->data_len);
+		written += rq->data_len;
+	}
+	virtq_chain_write(vq, c, c->write_bytes - 1, &status, 1);
+	if (virtq_push(vq, c->head, written))
+		virtio_fault(&b->vd, "used ring outside memory");
+	del_active(b, rq);
+	put_request(b, rq);
+}
+
+static void answer_result(struct blk *b, struct request *rq, int res)
+{
+	answer(b, rq, res ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+}
+
+static void take_result(struct blk *b, struct request *rq, int res)
+{
+	if (rq->gen != b->vd.vq[0].gen) {
+		put_request(b, rq);
+	} else if (!virtio_running(&b->vd)) {
+		del_active(b, rq);
+		put_request(b, rq);
+	} else if (b->vd.quiet) {
+		rq->answered = true;
+		rq->res = res;
+	} else {
+		answer_result(b, rq, res);
+		virtio_signal_used(&b->vd, 0);
+	}
+	if (b->stalled) {
+		b->stalled = false;
+		virtio_kick(&b->vd, 0);
+	}
+}
+
+static void on_done(struct disk_req *dr, int res)
+{
+	struct request *rq = dr->arg;
+	struct blk *b = rq->blk;
+
+	if (b->dying) {
+		put_request(b, rq);
+		if (!--b->at_disk)
+			free_blk(b);
+		return;
+	}
+	pthread_mutex_lock(&b->vd.dev.lock);
+	b->at_disk--;
+	take_result(b, rq, res);
+	pthread_mutex_unlock(&b->vd.dev.lock);
+}
+
+/* Requests: each returns 0 when rq->dr is ready for the disk, else 1 + the status to answer. */
+
+#define ANSWER(status) (1 + (status))
+
+static int prepare_rw(struct blk *b, struct request *rq, uint64_t sector, bool write)
+{
+	const struct virtq_chain *c = &rq->chain;
+	uint64_t len = write ? c->read_bytes - sizeof(struct virtio_blk_outhdr) : c->write_bytes - 1;
+
+	if (!len || len % 512 || len > REQ_MAX || sector > UINT64_MAX >> 9 ||
+	    need_buffer(b, rq, (uint32_t)len))
+		return ANSWER(VIRTIO_BLK_S_IOERR);
+	rq->dr.kind = write ? DISK_WRITE : DISK_READ;
+	rq->dr.off = sector << 9;
+	rq->dr.len = (uint32_t)len;
+	/* The only copy: what goes to the image and to the peer is the same, whatever the guest does. */
+	if (write)
+		virtq_chain_read(&b->vd.vq[0], c, sizeof(struct virtio_blk_outhdr), rq->dr.buf,
+				 rq->dr.len);
+	else
+		rq->data_len = rq->dr.len;
+	return 0;
+}
+
+static int prepare_range(struct blk *b, struct request *rq, bool discard)
+{
+	struct virtio_blk_discard_write_zeroes range;
+	const struct virtq_chain *c = &rq->chain;
+	uint32_t flags = discard ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+
+	if (!virtio_has(&b->vd, discard ? VIRTIO_BLK_F_DISCARD : VIRTIO_BLK_F_WRITE_ZEROES))
+		return ANSWER(VIRTIO_BLK_S_UNSUPP);
+	if (c->read_bytes != sizeof(struct virtio_blk_outhdr) + sizeof(range))
+		return ANSWER(VIRTIO_BLK_S_IOERR);
+	virtq_chain_read(&b->vd.vq[0], c, sizeof(struct virtio_blk_outhdr), &range, sizeof(range));
+	if (range.flags & ~flags)
+		return ANSWER(VIRTIO_BLK_S_UNSUPP);
+	if (range.sector > UINT64_MAX >> 9 || range.num_sectors > RANGE_MAX)
+		return ANSWER(VIRTIO_BLK_S_IOERR);
+	rq->dr.kind = discard ? DISK_DISCARD : DISK_ZERO;
+	rq->dr.off = range.sector << 9;
+	rq->dr.len = range.num_sectors << 9;
+	return 0;
+}
+
+static int prepare_id(struct blk *b, struct request *rq)
+{
+	uint64_t room = rq->chain.write_bytes - 1;
+	size_t n = strlen(b->vd.id);
+
+	if (need_buffer(b, rq, VIRTIO_BLK_ID_BYTES))
+		return ANSWER(VIRTIO_BLK_S_IOERR);
+	/* Section 5.2.6.1: padded with zeros, not terminated when it fills the field. */
+	memset(rq->dr.buf, 0, VIRTIO_BLK_ID_BYTES);
+	memcpy(rq->dr.buf, b->vd.id, n < VIRTIO_BLK_ID_BYTES ? n : VIRTIO_BLK_ID_BYTES);
+	rq->data_len = room < VIRTIO_BLK_ID_BYTES ? (uint32_t)room : VIRTIO_BLK_ID_BYTES;
+	return ANSWER(VIRTIO_BLK_S_OK);
+}
+
+static int prepare(struct blk *b, struct request *rq, const struct virtio_blk_outhdr *hdr)
+{
+	switch (hdr->type) {
+	case VIRTIO_BLK_T_IN:
+		return prepare_rw(b, rq, hdr->sector, false);
+	case VIRTIO_BLK_T_OUT:
+		return prepare_rw(b, rq, hdr->sector, true);
+	case VIRTIO_BLK_T_FLUSH:
+		rq->dr.kind = DISK_FLUSH;
+		rq->dr.off = rq->dr.len = 0;
+		return 0;
+	case VIRTIO_BLK_T_GET_ID:
+		return prepare_id(b, rq);
+	case VIRTIO_BLK_T_DISCARD:
+		return prepare_range(b, rq, true);
+	case VIRTIO_BLK_T_WRITE_ZEROES:
+		return prepare_range(b, rq, false);
+	default:
+		return ANSWER(VIRTIO_BLK_S_UNSUPP);
+	}
+}
+
+/* rq->chain was popped or reloaded. On -EBADMSG the caller keeps rq. */
+static int begin(struct blk *b, struct request *rq)
+{
+	struct virtio_blk_outhdr hdr;
+	int r;
+
+	if (rq->chain.read_bytes < sizeof(hdr) || !rq->chain.write_bytes)
+		return -EBADMSG;
+	virtq_chain_read(&b->vd.vq[0], &rq->chain, 0, &hdr, sizeof(hdr));
+	r = prepare(b, rq, &hdr);
+	if (r) {
+		answer(b, rq, (uint8_t)(r - 1));
+		return 0;
+	}
+	rq->dr.done = on_done;
+	rq->dr.arg = rq;
+	add_active(b, rq);
+	b->at_disk++;
+	disk_submit(b->disk, &rq->dr);
+	return 0;
+}
+
+static int one(struct virtio_dev *vd, unsigned qi)
+{
+	struct blk *b = to_blk(vd);
+	struct request *rq = b->buf_bytes < INFLIGHT_MAX ? get_request(b) : NULL;
+	int r;
+
+	if (!rq) {
+		/* With nothing at the disk it is the host's memory that is short: try again. */
+		b->stalled = b->at_disk > 0;
+		if (!b->stalled)
+			virtio_kick(vd, qi);
+		return -EAGAIN;
+	}
+	r = virtq_pop(&vd->vq[qi], &rq->chain);
+	if (r > 0) {
+		r = begin(b, rq);
+		if (!r)
+			return 1;
+	}
+	put_request(b, rq);
+	return r;
+}
+
+static bool blk_notify(struct virtio_dev *vd, unsigned qi)
+{
+	return virtio_drain(vd, qi, BUDGET, one);
+}
+
+static void blk_queue_stop(struct virtio_dev *vd, unsigned qi)
+{
+	struct blk *b = to_blk(vd);
+
+	(void)qi;
+	/* Requests at the disk come back later, with an old generation. */
+	for (unsigned i = 0; i < b->nactive; i++) {
+		if (b->active[i]->answered)
+			put_request(b, b->active[i]);
+	}
+	b->nactive = 0;
+	b->live.ninflight = 0;
+}
+
+static int replay_one(struct blk *b, uint16_t head)
+{
+	struct request *rq = get_request(b);
+	int r;
+
+	if (!rq)
+		return -ENOMEM;
+	b->vd.vq[0].inuse++;
+	r = virtq_reload(&b->vd.vq[0], head, &rq->chain);
+	if (!r)
+		r = begin(b, rq);
+	if (r)
+		put_request(b, rq);
+	return r;
+}
+
+static void blk_replay(struct virtio_dev *vd)
+{
+	struct blk *b = to_blk(vd);
+	struct inflight heads[VIRTQ_MAX_SIZE];
+	uint32_t n = b->live.ninflight;
+
+	if (b->nactive) /* the same VM goes on: they are at the disk still */
+		return;
+	memcpy(heads, b->live.inflight, sizeof(heads));
+	b->live.ninflight = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		if (replay_one(b, heads[i].head)) {
+			virtio_fault(vd, "a request in flight cannot be replayed");
+			return;
+		}
+	}
+}
+
+static void blk_wake(struct virtio_dev *vd)
+{
+	struct blk *b = to_blk(vd);
+
+	for (unsigned i = 0; i < b->nactive;) {
+		struct request *rq = b->active[i];
+
+		if (rq->answered)
+			answer_result(b, rq, rq->res); /* takes it out of active[] */
+		else
+			i++;
+	}
+	virtio_signal_used(vd, 0);
+}
+
+static void blk_config(struct virtio_dev *vd, void *buf)
+{
+	memcpy(buf, &to_blk(vd)->config, sizeof(struct virtio_blk_config));
+}
+
+static void blk_free(struct device *d)
+{
+	struct blk *b = (struct blk *)d;
+
+	blk_queue_stop(&b->vd, 0);
+	virtio_done(&b->vd);
+	b->dying = true;
+	/* The kernel may still write to buffers of reads: those keep everything alive. */
+	if (!b->at_disk)
+		free_blk(b);
+}
+
+static const struct device_ops blk_device_ops = {
+	.state = &blk_desc,
+	.save = virtio_save,
+	.load = virtio_load,
+	.resume = virtio_resume,
+	.quiet = virtio_quiet,
+	.free = blk_free,
+};
+
+static const struct virtio_ops blk_ops = {
+	.device_id = VIRTIO_ID_BLOCK,
+	.nqueues = 1,
+	.features = 1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX |
+		    1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH |
+		    1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES,
+	.config = blk_config,
+	.notify = blk_notify,
+	.queue_stop = blk_queue_stop,
+	.replay = blk_replay,
+	.wake = blk_wake,
+};
+
+int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk *disk,
+		   struct device **ret, struct err *e)
+{
+	struct blk *b = calloc(1, sizeof(*b));
+	int r;
+
+	_Static_assert(sizeof(struct virtio_blk_config) <= VIRTIO_CONFIG_MAX, "config space");
+	_Static_assert(SEG_MAX * SEG_BYTES <= REQ_MAX, "a good driver never meets REQ_MAX");
+	if (!b)
+		return err_set(e, -ENOMEM, "device %s: out of memory", md->id);
+	r = virtio_init(&b->vd, &blk_device_ops, &blk_ops, env, md, &b->live, e);
+	if (r) {
+		free(b);
+		return r;
+	}
+	b->disk = disk;
+	if (md->readonly || disk->readonly)
+		b->vd.features |= 1ull << VIRTIO_BLK_F_RO;
+	b->config = (struct virtio_blk_config){
+		.capacity = (md->bytes ? md->bytes : disk->bytes) >> 9,
+		.size_max = SEG_BYTES,
+		.seg_max = SEG_MAX,
+		.blk_size = 512,
+		.num_queues = 1,
+		.max_discard_sectors = RANGE_MAX,
+		.max_discard_seg = 1,
+		.discard_sector_alignment = 1,
+		.max_write_zeroes_sectors = RANGE_MAX,
+		.max_write_zeroes_seg = 1,
+		.write_zeroes_may_unmap = 1,
+	};
+	*ret = &b->vd.dev;
+	return 0;
+}

@@ -1,0 +1,216 @@
+#include "net/obuf.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/log.h"
+
+struct obuf_entry {
+	struct obuf_entry *next;
+	uint64_t epoch;
+	int sink;
+	uint32_t len;
+	uint8_t data[];
+};
+
+void obuf_init(struct obuf *ob, uint64_t limit_bytes)
+{
+	memset(ob, 0, sizeof(*ob));
+	ob->limit = limit_bytes;
+	ob->tail = &ob->head;
+}
+
+/* What an entry takes of the limit: its own size too, or one-byte entries would cost memory free. */
+static uint64_t cost(uint32_t len)
+{
+	return sizeof(struct obuf_entry) + len;
+}
+
+static struct obuf_entry *take_head(struct obuf *ob)
+{
+	struct obuf_entry *en = ob->head;
+
+	ob->head = en->next;
+	if (!ob->head)
+		ob->tail = &ob->head;
+	ob->bytes -= cost(en->len);
+	ob->held--;
+	return en;
+}
+
+static void throw_all(struct obuf *ob)
+{
+	while (ob->head) {
+		free(take_head(ob));
+		ob->dropped++;
+	}
+}
+
+void obuf_done(struct obuf *ob)
+{
+	/* The output rule: nothing leaves in teardown. */
+	throw_all(ob);
+	ob->closed = true;
+}
+
+int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg)
+{
+	int n = (int)ob->nsinks;
+
+	if (ob->nsinks == OBUF_MAX_SINKS)
+		return -ENOSPC;
+	ob->sinks[n].deliver = deliver;
+	ob->sinks[n].room = room;
+	ob->sinks[n].arg = arg;
+	ob->sinks[n].starved = false;
+	ob->nsinks++;
+	return n;
+}
+
+static struct obuf_entry *make_entry(int sink, const struct iovec *iov, int niov, uint32_t len)
+{
+	struct obuf_entry *en = malloc(sizeof(*en) + len);
+	uint8_t *p;
+
+	if (!en)
+		return NULL;
+	en->next = NULL;
+	en->sink = sink;
+	en->len = len;
+	p = en->data;
+	for (int i = 0; i < niov; i++) {
+		if (iov[i].iov_len)
+			memcpy(p, iov[i].iov_base, iov[i].iov_len);
+		p += iov[i].iov_len;
+	}
+	return en;
+}
+
+static void deliver(struct obuf *ob, int sink, const void *data, uint32_t len)
+{
+	ob->sinks[sink].deliver(ob->sinks[sink].arg, data, len);
+	ob->released++;
+}
+
+static int put_now(struct obuf *ob, int sink, const struct iovec *iov, int niov, uint32_t len)
+{
+	struct obuf_entry *en;
+
+	if (niov == 1) {
+		deliver(ob, sink, iov[0].iov_base, len);
+		return 0;
+	}
+	en = make_entry(sink, iov, niov, len);
+	if (!en)
+		return -ENOMEM;
+	deliver(ob, sink, en->data, len);
+	free(en);
+	return 0;
+}
+
+static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov, uint32_t len)
+{
+	struct obuf_entry *en;
+
+	/* One entry always fits, or a frame above the limit could never leave. */
+	if (ob->head && ob->bytes + cost(len) > ob->limit) {
+		ob->sinks[sink].starved = true;
+		return -EAGAIN;
+	}
+	en = make_entry(sink, iov, niov, len);
+	if (!en)
+		return -ENOMEM;
+	en->epoch = ob->epoch;
+	*ob->tail = en;
+	ob->tail = &en->next;
+	ob->bytes += cost(len);
+	ob->held++;
+	return 0;
+}
+
+int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
+{
+	uint64_t len = 0;
+
+	if (sink < 0 || (unsigned)sink >= ob->nsinks)
+		return -ENODEV;
+	for (int i = 0; i < niov; i++)
+		len += iov[i].iov_len;
+	if (!len)
+		return 0;
+	if (len > UINT32_MAX / 2)
+		return -EINVAL;
+	if (ob->closed) {
+		ob->dropped++;
+		return 0;
+	}
+	/* While anything waits, later output waits behind it: order is part of the rule. */
+	if (ob->holding || ob->head)
+		return put_held(ob, sink, iov, niov, (uint32_t)len);
+	return put_now(ob, sink, iov, niov, (uint32_t)len);
+}
+
+void obuf_hold(struct obuf *ob, uint64_t epoch)
+{
+	VMM_BUG_ON(epoch < ob->epoch);
+	ob->holding = true;
+	ob->epoch = epoch;
+}
+
+void obuf_seal(struct obuf *ob, uint64_t epoch)
+{
+	VMM_BUG_ON(!ob->holding || epoch <= ob->epoch);
+	ob->epoch = epoch;
+}
+
+/* Starved sinks may try again once half of the limit is free, so that they do not do so per frame. */
+static void offer_room(struct obuf *ob)
+{
+	if (ob->bytes > ob->limit / 2)
+		return;
+	for (unsigned i = 0; i < ob->nsinks; i++) {
+		if (!ob->sinks[i].starved)
+			continue;
+		ob->sinks[i].starved = false;
+		if (ob->sinks[i].room)
+			ob->sinks[i].room(ob->sinks[i].arg);
+	}
+}
+
+static void release_until(struct obuf *ob, uint64_t epoch)
+{
+	while (ob->head && ob->head->epoch <= epoch) {
+		struct obuf_entry *en = take_head(ob);
+
+		deliver(ob, en->sink, en->data, en->len);
+		free(en);
+	}
+}
+
+void obuf_release(struct obuf *ob, uint64_t epoch)
+{
+	/* Only a sealed epoch can be held by the peer, whatever it says. */
+	VMM_BUG_ON(ob->holding && epoch >= ob->epoch);
+	if (ob->closed)
+		return;
+	release_until(ob, epoch);
+	offer_room(ob);
+}
+
+void obuf_pass(struct obuf *ob)
+{
+	if (ob->closed)
+		return;
+	release_until(ob, UINT64_MAX);
+	ob->holding = false;
+	offer_room(ob);
+}
+
+void obuf_drop(struct obuf *ob)
+{
+	ob->closed = true;
+	throw_all(ob);
+	/* The guest side must not wait for ever on a buffer that swallows everything. */
+	offer_room(ob);
+}
