@@ -1,5 +1,6 @@
 /* Interrupt gates, the end of a faulting guest, and waiting for interrupts. */
 #include "guests/lib/sys.h"
+#include "guests/lib/virtio.h"
 
 static void gate_set(unsigned vector, unsigned stub)
 {
@@ -40,8 +41,11 @@ void guest_wait(uint64_t seen)
 {
 	struct percpu *c = cpu_this();
 
-	if (c->index == 0)
+	if (c->index == 0) {
 		net_dev_kick_all();
+		if (virtio_ack_all())
+			return;
+	}
 	/* hlt faults at CPL3; the stub compares %rdi with the counter, interrupts off, and halts */
 	if (__atomic_load_n(&c->events, __ATOMIC_ACQUIRE) == seen)
 		__asm__ volatile("hlt" : : "D"(seen) : "memory");

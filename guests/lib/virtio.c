@@ -31,6 +31,10 @@
 #define RESET_TRIES	 100000u
 #define CONFIG_TRIES	 100u
 #define GSI_MAX		 23u
+#define DEVICE_MAX	 8u
+
+static struct virtio_dev *started[DEVICE_MAX];
+static unsigned started_count;
 
 /* Parses the rest of `virtio_mmio.device=SIZE@BASE:GSI[:ID]`. */
 static bool device_parse(const char *text, struct virtio_dev *d)
@@ -136,23 +140,35 @@ int virtq_init(struct virtq *q, struct virtio_dev *d, unsigned index, unsigned m
 
 void virtio_start(struct virtio_dev *d)
 {
+	if (started_count == DEVICE_MAX)
+		guest_die(2, "more than %u virtio devices", DEVICE_MAX);
+	started[started_count++] = d;
 	ioapic_route(d->gsi);
 	reg_write(d, R_STATUS, STATUS_ACK | STATUS_DRIVER | STATUS_FEAT_OK | STATUS_DRIVER_OK);
 }
 
 /*
- * The line stays up until it is acknowledged, and only a rising edge interrupts: so first
- * acknowledge, then look at the ring. Both causes are acknowledged without reading which it was,
- * because a read of the register would cost as much again and configuration changes are ignored.
+ * The line stays up until it is acknowledged, and only a rising edge interrupts: so what the
+ * device did between the last look at its ring and this moment raises no interrupt, and the ring
+ * must be looked at once more. It is done before waiting only, as an exit to the device model is
+ * expensive: a busy guest polls and never pays for it. Both causes are acknowledged without
+ * reading which it was; configuration changes are ignored.
  */
-void virtio_ack(struct virtio_dev *d)
+bool virtio_ack_all(void)
 {
-	uint64_t now = irq_count(d->gsi);
+	bool any = false;
 
-	if (now == d->irq_seen)
-		return;
-	d->irq_seen = now;
-	reg_write(d, R_INTERRUPT_ACK, INTERRUPT_ALL);
+	for (unsigned i = 0; i < started_count; i++) {
+		struct virtio_dev *d = started[i];
+		uint64_t now = irq_count(d->gsi);
+
+		if (now == d->irq_seen)
+			continue;
+		d->irq_seen = now;
+		reg_write(d, R_INTERRUPT_ACK, INTERRUPT_ALL);
+		any = true;
+	}
+	return any;
 }
 
 uint8_t virtio_config8(const struct virtio_dev *d, unsigned offset)

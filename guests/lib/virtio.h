@@ -79,8 +79,11 @@ int virtio_setup(struct virtio_dev *d, uint64_t wanted);
 int virtq_init(struct virtq *q, struct virtio_dev *d, unsigned index, unsigned max);
 /* After the queues: lets the device work and its interrupts in. */
 void virtio_start(struct virtio_dev *d);
-/* Acknowledges interrupts that came since the last call. To be called before looking at a ring. */
-void virtio_ack(struct virtio_dev *d);
+/*
+ * Acknowledges the interrupts of all devices that came since the last call; true if there were
+ * any, and then rings are to be looked at again. Only guest_wait() calls it.
+ */
+bool virtio_ack_all(void);
 /* Device-specific configuration. */
 uint32_t virtio_config32(const struct virtio_dev *d, unsigned offset);
 uint64_t virtio_config64(const struct virtio_dev *d, unsigned offset);

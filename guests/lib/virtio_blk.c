@@ -110,7 +110,6 @@ unsigned blk_poll(struct blk *b)
 	struct blk_req *r;
 	unsigned n = 0;
 
-	virtio_ack(&b->dev);
 	for (; (r = virtq_get(&b->queue, NULL)); n++) {
 		if (r->status == 0)
 			r->result = 0;

@@ -117,7 +117,6 @@ int console_read(void *buf, uint32_t cap)
 
 	if (!con.ready)
 		return 0;
-	virtio_ack(&con.dev);
 	if (!con.rx_slot) {
 		con.rx_slot = virtq_get(&con.rx, &con.rx_len);
 		con.rx_pos = 0;

@@ -108,9 +108,7 @@ int net_dev_send(struct netdev *d, const void *frame, uint32_t len)
 		if (d->tx.free_count == 0)
 			return -EAGAIN;
 	}
-	if (d->tx.avail->flags)
-		; /* interrupts are off already */
-	else
+	if (!d->tx.avail->flags)
 		virtq_interrupts(&d->tx, false);
 	slot = slot_take(d);
 	memset(slot, 0, HDR_SIZE);
@@ -141,7 +139,6 @@ int net_dev_recv(struct netdev *d, void *buf, uint32_t cap)
 	uint32_t len;
 	int n = 0;
 
-	virtio_ack(&d->dev);
 	while (n == 0 && (slot = virtq_get(&d->rx, &len))) {
 		if (len > HDR_SIZE && len <= SLOT_SIZE && len - HDR_SIZE <= cap) {
 			n = (int)(len - HDR_SIZE);

@@ -35,7 +35,6 @@ int rng_read(void *buf, uint32_t len)
 		for (;;) {
 			uint64_t seen = guest_events();
 
-			virtio_ack(&rng.dev);
 			if (virtq_get(&rng.queue, &got))
 				break;
 			guest_wait(seen);
