@@ -15,10 +15,26 @@
 
 #include "vmm/err.h"
 
+#define STREAM_MAGIC	 "ftvmm\r\n\x1a"
 #define STREAM_VERSION	 1
+#define STREAM_MAX_IOV	 16
 #define STREAM_MAX_FRAME (4u << 20) /* largest payload of any type */
 
-enum stream_link { STREAM_MAIN = 1, STREAM_HEART = 2, STREAM_FILE = 3 };
+enum stream_link {
+	STREAM_ANY = 0, /* only when receiving: learnt from the preface */
+	STREAM_MAIN = 1,
+	STREAM_HEART = 2,
+	STREAM_FILE = 3,
+};
+
+/* On the wire, little-endian, 32 bytes, once, before the first frame of whoever connected. */
+struct stream_preface {
+	char magic[8];
+	uint32_t version;
+	uint32_t link;
+	uint64_t session;
+	uint64_t sum; /* XXH3-64 over the bytes before it */
+};
 
 enum frame_type {
 	FRAME_HELLO = 1,    /* machine description (FDT) and parameters; primary -> secondary */
@@ -65,21 +81,32 @@ struct stream {
 	size_t cap, have, used;
 	bool got_preface;
 	bool eof;
-	char why[160]; /* what the last -EBADMSG was about */
+	bool blocking, drained;
+	bool open;
+	int send_error; /* a write failed: nothing more may be written */
+	char why[160];	/* what the last -EBADMSG was about */
 };
 
-/* Takes the fd over. session 0 on the accepting side: learnt from the peer's preface. */
+/*
+ * Takes the fd over. session 0 on the accepting side: learnt from the peer's preface, which must
+ * name `link` (unless STREAM_ANY). Whoever sends the preface gives a session that is not 0.
+ */
 void stream_init(struct stream *s, int fd, enum stream_link link, uint64_t session);
 void stream_done(struct stream *s); /* closes the fd; safe on a zeroed stream and twice */
 /* Sent once, by the side that connected (or writes a file), before its first frame. */
 int stream_send_preface(struct stream *s, uint64_t deadline_ns);
-/* Write one whole frame before deadline_ns. After an error the stream is unusable. */
+/*
+ * Write one whole frame before deadline_ns, from at most STREAM_MAX_IOV parts that nobody changes
+ * meanwhile. -EINVAL or -EMSGSIZE: nothing was written; after any other error every later send
+ * returns it again.
+ */
 int stream_send(struct stream *s, enum frame_type type, uint64_t epoch, const struct iovec *iov,
 		int niov, uint64_t deadline_ns);
 /*
  * Next frame without blocking: 1 and *f, 0 when more bytes must arrive first, -EPIPE at the end of
  * the stream, -EBADMSG when the peer broke a rule (why says which), or an errno of the socket.
- * For files and blocking sockets it blocks in read().
+ * For files and blocking sockets it blocks in read(). Call it until it does not return 1, then
+ * wait for the fd, level-triggered.
  */
 int stream_recv(struct stream *s, struct frame *f);
 /* Largest payload allowed for a type; 0 for an unknown type. */
