@@ -273,15 +273,17 @@ static int kvclient_spawn(struct kvclient *k, unsigned count, bool tcp, void *(*
 static void kvclient_print_status(struct kvclient *k, uint64_t now)
 {
 	struct load *l = &k->load;
+	uint64_t acked, gap;
 
 	if (k->statusfd < 0)
 		return;
+	stats_read(&l->kv, &acked, &gap);
 	dprintf(k->statusfd,
 		"{\"type\":\"status\",\"t_ms\":%" PRIu64 ",\"acked\":%" PRIu64
 		",\"waiting\":%" PRIu64 ",\"client_gap_ms\":%.3f,\"tcp_kept\":%" PRIu64
 		",\"tcp_total\":%" PRIu64 "}\n",
-		(now - k->start) / MS, stats_acked(&l->kv), l->timeouts - l->late,
-		(double)l->kv.gap / 1e6, l->tcp_total - l->tcp_lost, l->tcp_total);
+		(now - k->start) / MS, acked, l->timeouts - l->late, (double)gap / 1e6,
+		l->tcp_total - l->tcp_lost, l->tcp_total);
 }
 
 /* Until all clients have ended. */

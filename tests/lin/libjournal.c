@@ -181,7 +181,8 @@ static void journal_check_all(struct journal *j)
 				   "acknowledged, but not in the journal of %" PRIu64 " records",
 				   j->r->records);
 	}
-	qsort(j->seen, j->nseen, sizeof(*j->seen), journal_u64_cmp);
+	if (j->nseen)
+		qsort(j->seen, j->nseen, sizeof(*j->seen), journal_u64_cmp);
 	for (size_t i = 1; i < j->nseen; i++)
 		if (j->seen[i] == j->seen[i - 1])
 			check_fail(j->r, CHECK_VIOLATION, j->h, NULL, NULL,

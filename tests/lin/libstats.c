@@ -71,12 +71,10 @@ uint64_t stats_percentile(struct stats *s, double share)
 	return top;
 }
 
-uint64_t stats_acked(struct stats *s)
+void stats_read(struct stats *s, uint64_t *acked, uint64_t *gap)
 {
-	uint64_t n;
-
 	pthread_mutex_lock(&s->lock);
-	n = s->acked;
+	*acked = s->acked;
+	*gap = s->gap;
 	pthread_mutex_unlock(&s->lock);
-	return n;
 }

@@ -94,5 +94,8 @@ expect "not a history" 2 'not a history'
 out=$("$bin/kvcheck" "$dir/history" "$dir/history")
 verdict=$?
 expect "history given twice" 2 'used twice'
+out=$("$bin/kvcheck" --steps 1 "$dir/history")
+verdict=$?
+expect "too few steps to decide" 3 'gave up'
 [ "$failed" = 0 ] && echo "lintest: all passed" || echo "lintest: $failed failed"
 [ "$failed" = 0 ]

@@ -25,6 +25,7 @@ void stats_ack(struct stats *s, uint64_t now, uint64_t latency);
 void stats_end(struct stats *s, uint64_t now);
 /* Upper bound of the latency of that share (0..1) of all acknowledgements. */
 uint64_t stats_percentile(struct stats *s, double share);
-uint64_t stats_acked(struct stats *s);
+/* Count and longest gap so far. Any thread. */
+void stats_read(struct stats *s, uint64_t *acked, uint64_t *gap);
 
 #endif
