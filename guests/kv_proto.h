@@ -90,11 +90,12 @@ _Static_assert(sizeof(struct kv_sector) == 512, "kv_sector");
 /* FNV-1a over 8-byte words: cheap in an emulated guest, strong enough against torn sectors. */
 static inline uint64_t kv_sum(const struct kv_sector *s)
 {
-	const uint64_t *w = (const uint64_t *)s;
-	uint64_t h = 0xcbf29ce484222325ull;
+	uint64_t h = 0xcbf29ce484222325ull, w;
 
-	for (unsigned i = 0; i < sizeof(*s) / 8; i++)
-		h = (h ^ (i == 2 ? 0 : w[i])) * 0x100000001b3ull;
+	for (unsigned i = 0; i < sizeof(*s) / 8; i++) {
+		__builtin_memcpy(&w, (const uint8_t *)s + 8 * i, 8);
+		h = (h ^ (i == 2 ? 0 : w)) * 0x100000001b3ull;
+	}
 	return h;
 }
 

@@ -146,6 +146,8 @@ struct tcp_conn *tcp_connect(struct tcp_stack *s, uint32_t ip, uint16_t port, tc
 size_t tcp_avail(const struct tcp_conn *c);
 /* The peer has closed its side and everything was read. */
 bool tcp_eof(const struct tcp_conn *c);
+/* Copies up to len bytes that are ready; returns how many. */
+size_t tcp_peek(const struct tcp_conn *c, void *buf, size_t len);
 /* Copies and consumes up to len bytes; returns how many. */
 size_t tcp_read(struct tcp_conn *c, void *buf, size_t len);
 /* Bytes tcp_write() would take now; 0 once this side was shut down. */

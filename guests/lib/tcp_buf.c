@@ -61,12 +61,18 @@ bool tcp_eof(const struct tcp_conn *c)
 	return c->fin_seen && !c->rcv_len;
 }
 
-size_t tcp_read(struct tcp_conn *c, void *buf, size_t len)
+size_t tcp_peek(const struct tcp_conn *c, void *buf, size_t len)
 {
 	uint32_t n = len < c->rcv_len ? (uint32_t)len : c->rcv_len;
-	uint32_t ahead;
 
 	tcp_buf_get(c->stack->rcv[c->index], TCP_RCV_BUF, c->rcv_head, buf, n);
+	return n;
+}
+
+size_t tcp_read(struct tcp_conn *c, void *buf, size_t len)
+{
+	uint32_t n = (uint32_t)tcp_peek(c, buf, len), ahead;
+
 	c->rcv_len -= n;
 	c->rcv_head = c->rcv_len || c->ooo_count ? (c->rcv_head + n) & (TCP_RCV_BUF - 1) : 0;
 	/* Tell the peer when the window has opened by something worth a packet. */
