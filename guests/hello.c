@@ -33,7 +33,10 @@ int main(void)
 	print("memory %lu KiB, %lu KiB free\n", mem_bytes() >> 10, mem_free() >> 10);
 	print("cpus %u\n", cpu_count());
 	print("clock %s, %lu ns\n", clock_is_kvm() ? "kvmclock" : "tsc", clock_ns());
-	print("cmdline %s\n", cmdline_text());
+	print("cmdline ");
+	for (const char *text = cmdline_text(); *text; text++)
+		print("%c", *text);
+	print("\n");
 	module = boot_module(0, &size);
 	if (module && size >= sizeof(*module)) {
 		uint32_t magic = __builtin_bswap32(*module);

@@ -96,7 +96,8 @@ uint64_t timer_ticks(void);
 /*
  * A small printf: %d %i %u %x %p %s %c %%, flags `0` and `-`, width, precision for %s, and the
  * length modifiers hh h l ll z. Goes to the virtio console if there is one (one kick a
- * line), else to the serial port at 0x3f8. Any CPU may call it; lines of several CPUs do not mix.
+ * line), else to the serial port at 0x3f8. At most 511 characters a call. Any CPU may call it; the
+ * text of one call is not mixed with that of others.
  */
 void print(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void print_v(const char *fmt, va_list ap);

@@ -167,6 +167,8 @@ void print_v(const char *fmt, va_list ap)
 	int n = format_text_v(line, sizeof(line), fmt, ap);
 	size_t len = n < LINE_CAP ? (size_t)n : LINE_CAP - 1;
 
+	if (n >= LINE_CAP)
+		line[len - 1] = '\n'; /* cut, but still a line */
 	spin_lock(&print_lock);
 	if (have_console) {
 		console_write(line, len);
