@@ -82,7 +82,7 @@ int device_add_region(const struct dev_env *env, const char *id, const struct bu
 		return err_set(e, ret, "device %s: %s 0x%llx+0x%llx %s", id,
 			       r->kind == BUS_PIO ? "ports" : "registers",
 			       (unsigned long long)r->base, (unsigned long long)r->len,
-			       ret == -EEXIST ? "are taken by another device" :
-						"do not fit, the bus is full");
+			       ret == -EEXIST ? "are taken by another device"
+					      : "do not fit, the bus is full");
 	return 0;
 }

@@ -23,7 +23,7 @@ static const uint8_t zeros[ZERO_CHUNK] __attribute__((aligned(4096)));
 const char *disk_op_name(enum disk_op op)
 {
 	static const char *const name[] = {
-		[DISK_READ] = "read", [DISK_WRITE] = "write", [DISK_FLUSH] = "flush",
+		[DISK_READ] = "read", [DISK_WRITE] = "write",	  [DISK_FLUSH] = "flush",
 		[DISK_ZERO] = "zero", [DISK_DISCARD] = "discard",
 	};
 
@@ -33,7 +33,7 @@ const char *disk_op_name(enum disk_op op)
 static int lock_image(struct disk *d, const char *path, struct err *e)
 {
 	/* Of the open file, not of the process: it goes away with the last fd, on kill too. */
-	struct flock fl = { .l_type = d->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
+	struct flock fl = {.l_type = d->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
 
 	if (fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
 		return 0;
@@ -59,10 +59,11 @@ static int measure(struct disk *d, const char *path, struct err *e)
 	if (end < 0)
 		return err_sys(e, "disk %s: size of %s", d->id, path);
 	if (end % SECTOR)
-		return err_set(e, -EINVAL,
-			       "disk %s: %s has %lld bytes, which is no multiple of 512; is it a raw "
-			       "image? (truncate -s makes it longer)",
-			       d->id, path, (long long)end);
+		return err_set(
+			e, -EINVAL,
+			"disk %s: %s has %lld bytes, which is no multiple of 512; is it a raw "
+			"image? (truncate -s makes it longer)",
+			d->id, path, (long long)end);
 	d->bytes = (uint64_t)end;
 	return 0;
 }
@@ -109,10 +110,11 @@ int disk_resize(struct disk *d, uint64_t bytes, struct err *e)
 	if (d->bytes == bytes)
 		return 0;
 	if (d->bytes)
-		return err_set(e, -EINVAL,
-			       "disk %s: the image has %llu bytes, %llu are needed; give an image of "
-			       "that size, or a new file",
-			       d->id, (unsigned long long)d->bytes, (unsigned long long)bytes);
+		return err_set(
+			e, -EINVAL,
+			"disk %s: the image has %llu bytes, %llu are needed; give an image of "
+			"that size, or a new file",
+			d->id, (unsigned long long)d->bytes, (unsigned long long)bytes);
 	if (!bytes || bytes % SECTOR || bytes > INT64_MAX)
 		return err_set(e, -EINVAL, "disk %s: a size of %llu bytes is not possible", d->id,
 			       (unsigned long long)bytes);
@@ -181,9 +183,9 @@ static void step(struct disk_req *r)
 					 left < ZERO_CHUNK ? left : ZERO_CHUNK, off);
 		else
 			ret = loop_fallocate(d->loop, &r->io, d->fd,
-					     FALLOC_FL_KEEP_SIZE |
-						     (r->how == DISK_HOW_PUNCH ? FALLOC_FL_PUNCH_HOLE :
-										 FALLOC_FL_ZERO_RANGE),
+					     FALLOC_FL_KEEP_SIZE | (r->how == DISK_HOW_PUNCH
+									    ? FALLOC_FL_PUNCH_HOLE
+									    : FALLOC_FL_ZERO_RANGE),
 					     off, left);
 		break;
 	case DISK_DISCARD:
@@ -250,7 +252,7 @@ static void start(struct disk *d, struct disk_req *r)
 	d->inflight++;
 	r->pos = 0;
 	r->how = DISK_HOW_ZERO_RANGE;
-	r->io = (struct loop_op){ .fn = refused ? on_refused : on_step, .arg = r };
+	r->io = (struct loop_op){.fn = refused ? on_refused : on_step, .arg = r};
 	if (refused) {
 		VMM_BUG_ON(loop_timer_set(d->loop, &r->io, 0) < 0);
 		return;

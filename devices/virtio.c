@@ -201,8 +201,8 @@ void virtio_set_features(struct virtio_dev *vd, uint32_t sel, uint32_t val)
 
 bool virtio_queue_open(const struct virtio_dev *vd, const struct virtq *vq)
 {
-	return !vq->st->ready && (vd->st->status & (FEATURES_OK | DRIVER_OK | NEEDS_RESET | FAILED)) ==
-					 FEATURES_OK;
+	return !vq->st->ready &&
+	       (vd->st->status & (FEATURES_OK | DRIVER_OK | NEEDS_RESET | FAILED)) == FEATURES_OK;
 }
 
 void virtio_set_queue_ready(struct virtio_dev *vd, struct virtq *vq, bool ready)
@@ -263,7 +263,7 @@ bool virtio_drain(struct virtio_dev *vd, unsigned qi, unsigned budget, virtio_on
 			virtio_fault(vd, "bad descriptor or ring");
 		if (r < 0)
 			break;
-		if (!r && !virtq_kick_on(vq))
+		if (!r && !virtq_kick_on(vq, 0))
 			break;
 	}
 	virtio_signal_used(vd, qi);
@@ -274,8 +274,12 @@ int virtio_init(struct virtio_dev *vd, const struct device_ops *dops, const stru
 		const struct dev_env *env, const struct mdev *md, void *live, struct err *e)
 {
 	struct bus_region regs = {
-		.kind = BUS_MMIO, .base = md->gpa, .len = VIRTIO_MMIO_LEN,
-		.read = virtio_mmio_read, .write = virtio_mmio_write, .arg = vd,
+		.kind = BUS_MMIO,
+		.base = md->gpa,
+		.len = VIRTIO_MMIO_LEN,
+		.read = virtio_mmio_read,
+		.write = virtio_mmio_write,
+		.arg = vd,
 	};
 	int r;
 
@@ -291,8 +295,8 @@ int virtio_init(struct virtio_dev *vd, const struct device_ops *dops, const stru
 	vd->dev.gsi = md->gsi;
 	vd->dev.doorbell_gpa = md->gpa + VIRTIO_MMIO_QUEUE_NOTIFY;
 	for (unsigned i = 0; i < ops->nqueues; i++) {
-		vd->vq[i] = (struct virtq){ .st = &vd->st->queues[i], .mem = env->mem };
-		vd->kick[i] = (struct loop_op){ .fn = on_kick, .arg = vd };
+		vd->vq[i] = (struct virtq){.st = &vd->st->queues[i], .mem = env->mem};
+		vd->kick[i] = (struct loop_op){.fn = on_kick, .arg = vd};
 		r = device_add_doorbell(&vd->dev);
 		if (r >= 0)
 			r = loop_poll_add(env->loop, &vd->kick[i], vd->dev.doorbell[i], POLLIN);

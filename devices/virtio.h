@@ -61,8 +61,8 @@ struct virtio_dev {
 	struct dev_env env;
 	const struct virtio_ops *ops;
 	char id[32];
-	uint64_t features;	   /* offered */
-	struct virtio_state *st;   /* begins the live POD */
+	uint64_t features;	 /* offered */
+	struct virtio_state *st; /* begins the live POD */
 	struct virtq vq[VIRTIO_MAX_QUEUES];
 	struct loop_op kick[VIRTIO_MAX_QUEUES];
 	bool activate_pending;

@@ -254,7 +254,8 @@ static void on_done(struct disk_req *dr, int res)
 static int prepare_rw(struct blk *b, struct request *rq, uint64_t sector, bool write)
 {
 	const struct virtq_chain *c = &rq->chain;
-	uint64_t len = write ? c->read_bytes - sizeof(struct virtio_blk_outhdr) : c->write_bytes - 1;
+	uint64_t len =
+		write ? c->read_bytes - sizeof(struct virtio_blk_outhdr) : c->write_bytes - 1;
 
 	if (!len || len % 512 || len > REQ_MAX || sector > UINT64_MAX >> 9 ||
 	    need_buffer(b, rq, (uint32_t)len))
@@ -262,7 +263,8 @@ static int prepare_rw(struct blk *b, struct request *rq, uint64_t sector, bool w
 	rq->dr.kind = write ? DISK_WRITE : DISK_READ;
 	rq->dr.off = sector << 9;
 	rq->dr.len = (uint32_t)len;
-	/* The only copy: what goes to the image and to the peer is the same, whatever the guest does. */
+	/* The only copy: what goes to the image and to the peer is the same, whatever the guest
+	 * does. */
 	if (write)
 		virtq_chain_read(&b->vd.vq[0], c, sizeof(struct virtio_blk_outhdr), rq->dr.buf,
 				 rq->dr.len);

@@ -79,7 +79,7 @@ static int tx_one(struct virtio_dev *vd, unsigned qi)
 	struct console *c = to_console(vd);
 	struct virtq *vq = &vd->vq[qi];
 	int r = virtq_pop(vq, &c->chain);
-	struct iovec iov = { .iov_base = c->chunk };
+	struct iovec iov = {.iov_base = c->chunk};
 
 	if (r <= 0)
 		return r;
@@ -150,7 +150,7 @@ unsigned virtio_console_input(struct device *d, const void *bytes, unsigned len)
 
 static void console_config(struct virtio_dev *vd, void *buf)
 {
-	struct virtio_console_config cfg = { .max_nr_ports = 1 };
+	struct virtio_console_config cfg = {.max_nr_ports = 1};
 
 	(void)vd;
 	memcpy(buf, &cfg, sizeof(cfg));

@@ -9,7 +9,8 @@
 /* What the guest prints goes through env->obuf and then to out(arg, ...). Loop thread. */
 int virtio_console_new(const struct dev_env *env, const struct mdev *md, obuf_sink_fn *out,
 		       void *arg, struct device **ret, struct err *e);
-/* Bytes for the guest; returns how many fitted (the rest is the caller's to offer again or drop). */
+/* Bytes for the guest; returns how many fitted (the rest is the caller's to offer again or drop).
+ */
 unsigned virtio_console_input(struct device *d, const void *bytes, unsigned len);
 
 #endif

@@ -62,7 +62,7 @@ static uint32_t read_reg(struct virtio_dev *vd, uint64_t off)
 
 static uint64_t read_config(struct virtio_dev *vd, uint64_t off, unsigned size)
 {
-	uint8_t config[VIRTIO_CONFIG_MAX + sizeof(uint64_t)] = { 0 };
+	uint8_t config[VIRTIO_CONFIG_MAX + sizeof(uint64_t)] = {0};
 	uint64_t val = 0;
 
 	if (off >= VIRTIO_CONFIG_MAX)
@@ -88,8 +88,8 @@ uint64_t virtio_mmio_read(void *arg, uint64_t off, unsigned size)
 
 static void set_half(uint64_t *addr, bool high, uint32_t val)
 {
-	*addr = high ? (*addr & UINT32_MAX) | (uint64_t)val << 32 :
-		       (*addr & ~(uint64_t)UINT32_MAX) | val;
+	*addr = high ? (*addr & UINT32_MAX) | (uint64_t)val << 32
+		     : (*addr & ~(uint64_t)UINT32_MAX) | val;
 }
 
 /* Registers of the selected queue. */

@@ -10,7 +10,8 @@ const struct field virtq_fields[8] = {
 	F_U64(struct virtq_state, used, 3, "used ring, guest-physical"),
 	F_U16(struct virtq_state, size, 4, "entries, a power of two, 0 when unset",
 	      .max = VIRTQ_MAX_SIZE),
-	F_U16(struct virtq_state, last_avail, 5, "index of the next entry to pop", .max = UINT16_MAX),
+	F_U16(struct virtq_state, last_avail, 5, "index of the next entry to pop",
+	      .max = UINT16_MAX),
 	F_U16(struct virtq_state, used_idx, 6, "index of the next used entry", .max = UINT16_MAX),
 	F_U16(struct virtq_state, signalled, 7, "used index at the last interrupt",
 	      .max = UINT16_MAX),
@@ -89,7 +90,7 @@ static int add_seg(const struct virtq *vq, struct virtq_chain *c, const struct v
 
 	if (!d->len || n >= vq->st->size || !mem_valid(vq->mem, d->addr, d->len))
 		return -EBADMSG;
-	c->seg[n] = (struct virtq_seg){ .gpa = d->addr, .len = d->len };
+	c->seg[n] = (struct virtq_seg){.gpa = d->addr, .len = d->len};
 	if (d->flags & VRING_DESC_F_WRITE) {
 		c->nwrite++;
 		c->write_bytes += d->len;
@@ -102,7 +103,8 @@ static int add_seg(const struct virtq *vq, struct virtq_chain *c, const struct v
 	return c->read_bytes + c->write_bytes > UINT32_MAX ? -EBADMSG : 0;
 }
 
-/* Follow one table of n descriptors from `at`. Every hop adds a segment, so size bounds the walk. */
+/* Follow one table of n descriptors from `at`. Every hop adds a segment, so size bounds the walk.
+ */
 static int walk_table(const struct virtq *vq, struct virtq_chain *c, gpa_t table, uint32_t n,
 		      uint16_t at, struct vring_desc *ret_indirect)
 {
@@ -227,7 +229,7 @@ uint32_t virtq_chain_write(struct virtq *vq, const struct virtq_chain *c, uint64
 
 int virtq_fill(struct virtq *vq, unsigned n, uint16_t head, uint32_t len)
 {
-	struct vring_used_elem e = { .id = head, .len = len };
+	struct vring_used_elem e = {.id = head, .len = len};
 	uint16_t slot = (uint16_t)(vq->st->used_idx + n);
 
 	if (!vq->st->ready)
@@ -274,15 +276,16 @@ void virtq_kick_off(struct virtq *vq)
 		store16(vq, vq->st->used, VRING_USED_F_NO_NOTIFY);
 }
 
-bool virtq_kick_on(struct virtq *vq)
+bool virtq_kick_on(struct virtq *vq, uint16_t seen)
 {
-	int r;
+	int r, n;
 
 	if (!vq->st->ready)
 		return false;
-	r = vq->event_idx ? store16(vq, avail_event_gpa(vq), vq->st->last_avail) :
-			    store16(vq, vq->st->used, 0);
+	r = vq->event_idx ? store16(vq, avail_event_gpa(vq), vq->st->last_avail + seen)
+			  : store16(vq, vq->st->used, 0);
 	/* Our wish must be visible before we look: an entry added meanwhile got no kick. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	return !r && virtq_waiting(vq) != 0;
+	n = virtq_waiting(vq);
+	return !r && (n < 0 || n > seen);
 }

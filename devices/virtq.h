@@ -59,7 +59,8 @@ int virtq_validate(const struct virtq *vq);
 int virtq_pop(struct virtq *vq, struct virtq_chain *ret);
 /* Give the n chains popped last back, untouched: they are popped again next time. */
 void virtq_unpop(struct virtq *vq, unsigned n);
-/* Walk a chain again that was popped before a checkpoint. Does not count as a pop. 0 or -EBADMSG. */
+/* Walk a chain again that was popped before a checkpoint. Does not count as a pop. 0 or -EBADMSG.
+ */
 int virtq_reload(struct virtq *vq, uint16_t head, struct virtq_chain *ret);
 /* Chains waiting in the ring, or -EBADMSG. */
 int virtq_waiting(const struct virtq *vq);
@@ -80,7 +81,10 @@ int virtq_push(struct virtq *vq, uint16_t head, uint32_t len);
 bool virtq_should_signal(struct virtq *vq);
 /* While the device looks at the ring anyway, kicks only cost. */
 void virtq_kick_off(struct virtq *vq);
-/* Ask for a kick at the next new entry; true when there already is one (look again). */
-bool virtq_kick_on(struct virtq *vq);
+/*
+ * Ask for a kick when more than `seen` entries wait (0: at the next one; n: after n chains were
+ * found too few and given back). True when there are more already: look again.
+ */
+bool virtq_kick_on(struct virtq *vq, uint16_t seen);
 
 #endif

@@ -21,7 +21,8 @@ void obuf_init(struct obuf *ob, uint64_t limit_bytes)
 	ob->tail = &ob->head;
 }
 
-/* What an entry takes of the limit: its own size too, or one-byte entries would cost memory free. */
+/* What an entry takes of the limit: its own size too, or one-byte entries would cost memory free.
+ */
 static uint64_t cost(uint32_t len)
 {
 	return sizeof(struct obuf_entry) + len;
@@ -164,7 +165,8 @@ void obuf_seal(struct obuf *ob, uint64_t epoch)
 	ob->epoch = epoch;
 }
 
-/* Starved sinks may try again once half of the limit is free, so that they do not do so per frame. */
+/* Starved sinks may try again once half of the limit is free, so that they do not do so per frame.
+ */
 static void offer_room(struct obuf *ob)
 {
 	if (ob->bytes > ob->limit / 2)
