@@ -210,7 +210,7 @@ int main(void)
 	services_start(l);
 	if (udp_bind(&l->nif, KV_PORT, kv_udp_recv, k) ||
 	    tcp_listen(l->tcp, KV_PORT, kv_tcp_event, k))
-		guest_die(1, "kv: cannot listen\n");
+		guest_die(1, "kv: cannot listen");
 	print("READY\n");
 	netloop_run(l, kv_poll, k);
 }

@@ -13,7 +13,7 @@ static void kv_disk_replay(struct kv_disk *d)
 		left = s->sectors - s->open;
 		n = left < KV_DISK_CHUNK ? (uint32_t)left : KV_DISK_CHUNK;
 		if (n && blk_read(d->blk, s->open, buf, n))
-			guest_die(1, "kv: cannot read the journal\n");
+			guest_die(1, "kv: cannot read the journal");
 		for (i = 0; i < n && kv_store_replay(s, &buf[i]); i++)
 			;
 	} while (n && i == n);
@@ -28,7 +28,7 @@ void kv_disk_open(struct kv_disk *d, struct kv_store *store)
 		return;
 	}
 	if (blk_readonly(d->blk))
-		guest_die(1, "kv: the disk is read-only\n");
+		guest_die(1, "kv: the disk is read-only");
 	kv_disk_replay(d);
 	print("kv recovered %lu records\n", store->records);
 }

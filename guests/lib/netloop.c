@@ -19,9 +19,9 @@ static void netloop_configure(uint32_t *ip, unsigned *prefix, uint32_t *gw)
 	if (!cmdline_str("ip", text, sizeof(text)))
 		memcpy(text, NETLOOP_DEFAULT, sizeof(NETLOOP_DEFAULT));
 	if (net_parse_addr(text, ip, prefix))
-		guest_die(1, "ip=%s: not an address like " NETLOOP_DEFAULT "\n", text);
+		guest_die(1, "ip=%s: not an address like " NETLOOP_DEFAULT, text);
 	if (cmdline_str("gw", text, sizeof(text)) && net_parse_addr(text, gw, NULL))
-		guest_die(1, "gw=%s: not an address like 10.0.0.1\n", text);
+		guest_die(1, "gw=%s: not an address like 10.0.0.1", text);
 }
 
 static void *netloop_alloc(size_t size)
@@ -39,7 +39,7 @@ struct netloop *netloop_open(void)
 	netloop_configure(&ip, &prefix, &gw);
 	l->dev = net_dev_open(0);
 	if (!l->dev)
-		guest_die(1, "no network card\n");
+		guest_die(1, "no network card");
 	net_dev_mac(l->dev, mac);
 	net_init(&l->nif, mac, ip, prefix, gw, netloop_send, l->dev);
 	net_set_time(&l->nif, clock_ns());

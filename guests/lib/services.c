@@ -72,5 +72,5 @@ void services_start(struct netloop *l)
 	if (udp_bind(&l->nif, KV_ECHO_PORT, services_echo_udp, s) ||
 	    tcp_listen(l->tcp, KV_ECHO_PORT, services_echo_tcp, s) ||
 	    tcp_listen(l->tcp, STREAM_PORT, services_stream, s))
-		guest_die(1, "cannot start the services\n");
+		guest_die(1, "cannot start the services");
 }
