@@ -25,7 +25,7 @@ enum history_result {
 /* rec.op is an enum kv_op, or one of these. */
 enum history_event {
 	HISTORY_CONN_LOST = 0x80, /* key: port, a: bytes received before */
-	HISTORY_STREAM = 0x81,	  /* key: port, a: sent, b: verified, value: first bad offset */
+	HISTORY_STREAM = 0x81,	  /* key: port, a: sent, b, value: bytes verified */
 	HISTORY_DUP_DIFF = 0x82,  /* id was answered twice, differently; value/version: second */
 	HISTORY_BAD_REPLY = 0x83, /* a reply that does not belong to its request */
 	HISTORY_END = 0xff,	  /* a: number of records before this one */

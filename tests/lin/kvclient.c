@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "guests/kv_proto.h"
+#include "guests/stream_proto.h"
 #include "tests/lin/load.h"
 
 #define MS	     ((uint64_t)1000000)
@@ -26,14 +27,15 @@
 static const char usage[] =
 	"usage: kvclient --server IP[:PORT] [options]\n"
 	"  --udp N --tcp N       kv clients of each kind (default 2 and 2)\n"
-	"  --echo N              byte-stream clients (default 0)\n"
+	"  --echo N --stream N   byte-stream clients (default 0)\n"
 	"  --ops TOTAL           end after so many operations\n"
 	"  --seconds S           end after that time; else at SIGTERM or SIGINT\n"
 	"  --keys K              registers used (default 16)\n"
 	"  --rate OPS            operations per second and client (default: no pause)\n"
 	"  --echo-rate BYTES     per second and echo client (default 20000, 0: no pause)\n"
 	"  --window BYTES        an echo client has in flight (default 4096)\n"
-	"  --echo-port P         (default 7)\n"
+	"  --stream-rate BYTES   per second and stream client (default 200000, 0: no pause)\n"
+	"  --echo-port P --stream-port P   (default 7 and 9)\n"
 	"  --timeout MS          then a UDP operation is given up (default 1000)\n"
 	"  --drain MS            operations in flight get at the end (default 2000)\n"
 	"  --connect-timeout MS  for TCP connections (default 10000)\n"
@@ -47,6 +49,7 @@ enum {
 	OPT_UDP,
 	OPT_TCP,
 	OPT_ECHO,
+	OPT_STREAM,
 	OPT_OPS,
 	OPT_SECONDS,
 	OPT_KEYS,
@@ -54,6 +57,8 @@ enum {
 	OPT_ECHO_RATE,
 	OPT_WINDOW,
 	OPT_ECHO_PORT,
+	OPT_STREAM_PORT,
+	OPT_STREAM_RATE,
 	OPT_TIMEOUT,
 	OPT_DRAIN,
 	OPT_CONNECT,
@@ -69,6 +74,9 @@ static const struct option options[] = {
 	{"udp", required_argument, NULL, OPT_UDP},
 	{"tcp", required_argument, NULL, OPT_TCP},
 	{"echo", required_argument, NULL, OPT_ECHO},
+	{"stream", required_argument, NULL, OPT_STREAM},
+	{"stream-port", required_argument, NULL, OPT_STREAM_PORT},
+	{"stream-rate", required_argument, NULL, OPT_STREAM_RATE},
 	{"ops", required_argument, NULL, OPT_OPS},
 	{"seconds", required_argument, NULL, OPT_SECONDS},
 	{"keys", required_argument, NULL, OPT_KEYS},
@@ -139,6 +147,15 @@ static int kvclient_set(struct kvclient *k, int opt, const char *arg)
 	case OPT_ECHO:
 		cfg->echo = (unsigned)num;
 		break;
+	case OPT_STREAM:
+		cfg->stream = (unsigned)num;
+		break;
+	case OPT_STREAM_PORT:
+		cfg->stream_port = (uint16_t)num;
+		break;
+	case OPT_STREAM_RATE:
+		cfg->stream_rate = num;
+		break;
 	case OPT_OPS:
 		cfg->ops = (uint64_t)num;
 		break;
@@ -185,6 +202,7 @@ static int kvclient_set(struct kvclient *k, int opt, const char *arg)
 static int kvclient_parse(struct kvclient *k, int argc, char **argv)
 {
 	struct load_config *cfg = &k->load.cfg;
+	unsigned clients;
 	int c;
 
 	*cfg = (struct load_config){.udp = 2,
@@ -193,7 +211,9 @@ static int kvclient_parse(struct kvclient *k, int argc, char **argv)
 				    .seed = 1,
 				    .client_base = 1,
 				    .echo_port = KV_ECHO_PORT,
+				    .stream_port = STREAM_PORT,
 				    .echo_rate = 20000,
+				    .stream_rate = 200000,
 				    .window = 4096,
 				    .timeout = 1000 * MS,
 				    .drain = 2000 * MS,
@@ -207,14 +227,15 @@ static int kvclient_parse(struct kvclient *k, int argc, char **argv)
 			return -1;
 		}
 	}
+	clients = cfg->udp + cfg->tcp + cfg->echo + cfg->stream;
 	cfg->lists = cfg->keys < KV_LISTS ? cfg->keys : KV_LISTS;
 	if (optind != argc || !cfg->server.sin_family || !cfg->keys || cfg->keys > KV_KEYS ||
 	    !cfg->window || cfg->client_base > 1000000)
 		return -1;
 	if (cfg->udp > KVCLIENT_MAX || cfg->tcp > KVCLIENT_MAX || cfg->echo > KVCLIENT_MAX ||
-	    cfg->udp + cfg->tcp + cfg->echo > KVCLIENT_MAX)
+	    cfg->stream > KVCLIENT_MAX || !clients || clients > KVCLIENT_MAX)
 		return -1;
-	return cfg->udp + cfg->tcp + cfg->echo ? 0 : -1;
+	return 0;
 }
 
 static int kvclient_open(struct kvclient *k)
@@ -334,16 +355,19 @@ static void kvclient_print_summary(struct kvclient *k)
 	       (double)stats_percentile(&l->kv, 0.99) / 1e3, (double)l->kv.max / 1e3,
 	       (double)l->kv.acked * 1e9 / (double)(stop - k->start + 1));
 	printf(",\"tcp_total\":%" PRIu64 ",\"tcp_kept\":%" PRIu64 ",\"echo_total\":%" PRIu64
-	       ",\"echo_ok\":%" PRIu64 ",\"echo_bytes\":%" PRIu64 ""
+	       ",\"echo_ok\":%" PRIu64 ",\"echo_bytes\":%" PRIu64 ",\"stream_total\":%" PRIu64
+	       ",\"stream_ok\":%" PRIu64 ",\"stream_bytes\":%" PRIu64
 	       ",\"bytes_gap_ms\":%.3f,\"bytes_gap_at\":%" PRIu64 "}\n",
 	       l->tcp_total, l->tcp_total - l->tcp_lost, l->echo_total, l->echo_ok, l->echo_bytes,
-	       (double)l->bytes.gap / 1e6, l->bytes.gap_at);
+	       l->stream_total, l->stream_ok, l->stream_bytes, (double)l->bytes.gap / 1e6,
+	       l->bytes.gap_at);
 	fflush(stdout);
 }
 
 static bool kvclient_clean(const struct load *l)
 {
-	return !l->tcp_lost && !l->bad_replies && l->echo_ok == l->echo_total;
+	return !l->tcp_lost && !l->bad_replies && l->echo_ok == l->echo_total &&
+	       l->stream_ok == l->stream_total;
 }
 
 static int kvclient_run(struct kvclient *k)
@@ -355,6 +379,8 @@ static int kvclient_run(struct kvclient *k)
 		rc = kvclient_spawn(k, cfg->tcp, true, kvload_run);
 	if (!rc)
 		rc = kvclient_spawn(k, cfg->echo, true, echoload_run);
+	if (!rc)
+		rc = kvclient_spawn(k, cfg->stream, true, streamload_run);
 	if (rc)
 		load_stop(&k->load);
 	kvclient_watch(k);
@@ -369,7 +395,10 @@ int main(int argc, char **argv)
 	int rc = k ? kvclient_parse(k, argc, argv) : -ENOMEM, closed;
 
 	if (rc) {
-		fputs(usage, rc > 0 ? stdout : stderr);
+		if (rc > 0)
+			fputs(usage, stdout);
+		else
+			fputs("kvclient: bad arguments; try --help\n", stderr);
 		free(k);
 		return rc > 0 ? 0 : 2;
 	}

@@ -16,22 +16,25 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "guests/stream_proto.h"
 #include "tests/lin/load.h"
 #include "tests/lin/store.h"
 
-#define CONN_MAX 256
-#define ECHO_BUF 4096
-#define LATE_MAX 256
+#define CONN_MAX    256
+#define ECHO_BUF    4096
+#define STREAM_SKIP 1460
+#define LATE_MAX    256
 
 static const char usage[] =
-	"usage: kvserver [options]; prints its kv port and echo port, ends at SIGTERM\n"
+	"usage: kvserver [options]; prints its kv, echo and stream ports, ends at SIGTERM\n"
 	"  --journal FILE  --bug NAME  --bug-every N (default 50)  --seed S\n"
 	"  --loss N --double N --late N    per mille of UDP exchanges\n"
 	"  --late-ms MS                    how late (default 50)\n";
 
 struct conn {
 	int fd;
-	bool echo;
+	int listener; /* whose service it gets */
+	uint64_t sent;
 	uint8_t buf[ECHO_BUF];
 	size_t used, requests;
 };
@@ -45,7 +48,7 @@ struct packet { /* one reply on its way */
 
 struct server {
 	struct store store;
-	int ep, udp, tcp, echo, sig;
+	int ep, udp, tcp, echo, stream, sig;
 	uint64_t seed, late_ns;
 	unsigned loss, twice, late;
 	struct packet queue[LATE_MAX];
@@ -126,7 +129,9 @@ static void server_accept(struct server *s, int listener)
 
 		if (c->fd >= 0)
 			continue;
-		*c = (struct conn){.fd = fd, .echo = listener == s->echo};
+		if (listener == s->stream)
+			ev.events = EPOLLOUT;
+		*c = (struct conn){.fd = fd, .listener = listener};
 		if (!epoll_ctl(s->ep, EPOLL_CTL_ADD, fd, &ev))
 			return;
 		c->fd = -1;
@@ -200,18 +205,37 @@ static void conn_run_echo(struct server *s, struct conn *c)
 	epoll_ctl(s->ep, EPOLL_CTL_MOD, c->fd, &ev);
 }
 
+static void conn_run_stream(struct server *s, struct conn *c)
+{
+	ssize_t n;
+
+	if (c->sent && store_bug_now(&s->store, STORE_STREAM_SKIP))
+		c->sent += STREAM_SKIP;
+	for (size_t i = 0; i < sizeof(c->buf); i++)
+		c->buf[i] = stream_byte(c->sent + i);
+	if (store_bug_now(&s->store, STORE_STREAM_FLIP))
+		c->buf[0] ^= 1;
+	n = send(c->fd, c->buf, sizeof(c->buf), MSG_NOSIGNAL);
+	if (n > 0)
+		c->sent += (uint64_t)n;
+	else if (n < 0 && errno != EAGAIN)
+		conn_close(c);
+}
+
 static int server_event(struct server *s, void *ptr)
 {
 	struct conn *c = ptr;
 
 	if (ptr == &s->udp)
 		return server_read_udp(s);
-	if (ptr == &s->tcp || ptr == &s->echo)
+	if (ptr == &s->tcp || ptr == &s->echo || ptr == &s->stream)
 		server_accept(s, *(int *)ptr);
-	else if (c->fd >= 0 && !c->echo)
+	else if (c->fd >= 0 && c->listener == s->tcp)
 		return conn_read_kv(s, c);
-	else if (c->fd >= 0)
+	else if (c->fd >= 0 && c->listener == s->echo)
 		conn_run_echo(s, c);
+	else if (c->fd >= 0)
+		conn_run_stream(s, c);
 	return 0;
 }
 
@@ -267,7 +291,7 @@ static int server_bind(struct server *s, int *where, int type, uint16_t *port)
 static int server_open(struct server *s)
 {
 	struct epoll_event ev = {.events = EPOLLIN, .data.ptr = &s->sig};
-	uint16_t port = 0, echo = 0;
+	uint16_t port = 0, echo = 0, stream = 0;
 	sigset_t set;
 	int rc;
 
@@ -284,8 +308,10 @@ static int server_open(struct server *s)
 		rc = server_bind(s, &s->udp, SOCK_DGRAM, &port);
 	if (!rc)
 		rc = server_bind(s, &s->echo, SOCK_STREAM, &echo);
+	if (!rc)
+		rc = server_bind(s, &s->stream, SOCK_STREAM, &stream);
 	if (!rc) {
-		printf("%u %u\n", port, echo);
+		printf("%u %u %u\n", port, echo, stream);
 		fflush(stdout);
 	}
 	return rc;

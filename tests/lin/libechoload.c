@@ -15,29 +15,29 @@ struct echoload {
 	struct load_client *c;
 	struct load *l;
 	int fd;
-	bool lost, bad;
-	uint64_t seed, sent, verified, bad_at;
+	struct load_stream s;
+	uint64_t seed;
 	uint64_t sent_at; /* when the oldest byte without an echo was sent, about */
 };
 
 static void echoload_send(struct echoload *e)
 {
-	uint64_t room = e->l->cfg.window - (e->sent - e->verified);
+	uint64_t room = e->l->cfg.window - (e->s.sent - e->s.verified);
 	size_t want = 1 + load_random(&e->c->rng) % ECHO_CHUNK;
 	uint8_t buf[ECHO_CHUNK];
 	ssize_t n;
 
 	want = want < room ? want : room;
 	for (size_t i = 0; i < want; i++)
-		buf[i] = load_byte(e->seed, e->sent + i);
+		buf[i] = load_byte(e->seed, e->s.sent + i);
 	n = send(e->fd, buf, want, MSG_NOSIGNAL);
 	if (n < 0 && errno != EAGAIN && errno != EINTR)
-		e->lost = true;
+		e->s.lost = true;
 	if (n <= 0)
 		return;
-	if (e->sent == e->verified)
+	if (e->s.sent == e->s.verified)
 		e->sent_at = load_now();
-	e->sent += (uint64_t)n;
+	e->s.sent += (uint64_t)n;
 	if (e->l->cfg.echo_rate > 0)
 		load_pace(e->c, e->l->cfg.echo_rate / (double)n);
 }
@@ -51,16 +51,14 @@ static void echoload_recv(struct echoload *e)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0) {
-		e->lost = true;
+		e->s.lost = true;
 		return;
 	}
-	for (ssize_t i = 0; i < n && !e->bad; i++) {
-		if (e->verified == e->sent || buf[i] != load_byte(e->seed, e->verified)) {
-			e->bad = true;
-			e->bad_at = e->verified;
-		} else {
-			e->verified++;
-		}
+	for (ssize_t i = 0; i < n && !e->s.bad; i++) {
+		if (e->s.verified == e->s.sent || buf[i] != load_byte(e->seed, e->s.verified))
+			e->s.bad = true;
+		else
+			e->s.verified++;
 	}
 	stats_ack(&e->l->bytes, now, now - e->sent_at);
 	e->sent_at = now;
@@ -68,9 +66,9 @@ static void echoload_recv(struct echoload *e)
 
 static void echoload_loop(struct echoload *e)
 {
-	while (!e->lost && !e->bad && !load_stopping(e->l)) {
+	while (!e->s.lost && !e->s.bad && !load_stopping(e->l)) {
 		uint64_t until = e->l->cfg.echo_rate > 0 ? e->c->next : 0;
-		bool room = e->sent - e->verified < e->l->cfg.window;
+		bool room = e->s.sent - e->s.verified < e->l->cfg.window;
 		bool due = room && load_now() >= until;
 		int ev = load_wait(e->l, e->fd, due ? POLLIN | POLLOUT : POLLIN,
 				   room && !due ? until : LOAD_NEVER, false);
@@ -80,50 +78,26 @@ static void echoload_loop(struct echoload *e)
 		else if (due && (ev & POLLOUT))
 			echoload_send(e);
 	}
-	while (!e->lost && !e->bad && e->verified < e->sent &&
+	while (!e->s.lost && !e->s.bad && e->s.verified < e->s.sent &&
 	       load_wait(e->l, e->fd, POLLIN, LOAD_NEVER, true))
 		echoload_recv(e);
-}
-
-static void echoload_record(struct echoload *e, uint64_t start)
-{
-	struct history_rec r = {.client = e->c->number,
-				.op = HISTORY_STREAM,
-				.result = e->bad ? HISTORY_FAIL : HISTORY_OK,
-				.flags = HISTORY_TCP,
-				.key = e->l->cfg.echo_port,
-				.a = e->sent,
-				.b = e->verified,
-				.invoke = start,
-				.value = e->bad_at};
-
-	r.complete = load_now();
-	if (e->lost)
-		load_lost(e->c, e->l->cfg.echo_port, e->verified);
-	history_write(e->l->history, &r, NULL);
-	atomic_fetch_add(&e->l->echo_bytes, e->verified);
-	if (!e->bad && !e->lost)
-		atomic_fetch_add(&e->l->echo_ok, 1);
 }
 
 void *echoload_run(void *arg)
 {
 	struct load_client *c = arg;
 	struct echoload e = {.c = c, .l = c->load};
-	uint64_t start = load_now();
 
+	e.s.start = load_now();
 	e.seed = load_random(&c->rng);
 	atomic_fetch_add(&e.l->echo_total, 1);
-	atomic_fetch_add(&e.l->tcp_total, 1);
-	e.fd = load_connect(e.l, e.l->cfg.echo_port);
-	if (e.fd < 0) {
-		if (e.fd != -ECANCELED)
-			atomic_store(&e.l->broken, true);
-		load_stop(e.l);
-	} else {
+	e.fd = load_open_stream(c, e.l->cfg.echo_port);
+	if (e.fd >= 0) {
 		echoload_loop(&e);
-		echoload_record(&e, start);
+		load_end_stream(c, e.l->cfg.echo_port, &e.s);
 		close(e.fd);
+		atomic_fetch_add(&e.l->echo_bytes, e.s.verified);
+		atomic_fetch_add(&e.l->echo_ok, !e.s.bad && !e.s.lost);
 	}
 	load_done(c);
 	return NULL;

@@ -144,6 +144,38 @@ void load_lost(struct load_client *c, uint16_t port, uint64_t received)
 	history_write(c->load->history, &r, NULL);
 }
 
+int load_open_stream(struct load_client *c, uint16_t port)
+{
+	int fd;
+
+	atomic_fetch_add(&c->load->tcp_total, 1);
+	fd = load_connect(c->load, port);
+	if (fd >= 0)
+		return fd;
+	if (fd != -ECANCELED)
+		atomic_store(&c->load->broken, true);
+	load_stop(c->load);
+	return fd;
+}
+
+void load_end_stream(struct load_client *c, uint16_t port, const struct load_stream *s)
+{
+	struct history_rec r = {.client = c->number,
+				.op = HISTORY_STREAM,
+				.result = s->bad ? HISTORY_FAIL : HISTORY_OK,
+				.flags = HISTORY_TCP,
+				.key = port,
+				.a = s->sent,
+				.b = s->verified,
+				.invoke = s->start,
+				.value = s->verified};
+
+	r.complete = load_now();
+	if (s->lost)
+		load_lost(c, port, s->verified);
+	history_write(c->load->history, &r, NULL);
+}
+
 void load_done(struct load_client *c)
 {
 	uint64_t one = 1;

@@ -10,7 +10,7 @@ static const char *const store_bug_names[STORE_BUGS] = {
 	"phantom-read", "version-skip",	 "late-apply",	  "vanish-append", "dup-append",
 	"reorder-list", "dup-exec",	 "wrong-id",	  "journal-skip",  "journal-torn",
 	"journal-dup",	"journal-value", "journal-order", "conn-drop",	   "echo-flip",
-	"echo-lose",
+	"echo-lose",	"stream-flip",	 "stream-skip",
 };
 
 const char *store_bug_name(enum store_bug bug)

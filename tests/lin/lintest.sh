@@ -11,7 +11,7 @@ mkfifo "$dir/port"
 
 # run SERVER-OPTIONS -- CLIENT-OPTIONS: sets $verdict to kvcheck's exit code, $out to its words
 run() {
-	local srv=() port echo
+	local srv=() port echo stream
 	while [ "$1" != -- ]; do
 		srv+=("$1")
 		shift
@@ -20,9 +20,10 @@ run() {
 	rm -f "$dir/history" "$dir/journal"
 	"$bin/kvserver" --journal "$dir/journal" "${srv[@]}" >"$dir/port" &
 	server=$!
-	read -r port echo <"$dir/port"
+	read -r port echo stream <"$dir/port"
 	client=0
-	"$bin/kvclient" --server "127.0.0.1:$port" --echo-port "$echo" --history "$dir/history" \
+	"$bin/kvclient" --server "127.0.0.1:$port" --echo-port "$echo" \
+		--stream-port "$stream" --history "$dir/history" \
 		"$@" >"$dir/summary" || client=$?
 	kill "$server"
 	wait "$server"
@@ -41,7 +42,7 @@ expect() { # NAME VERDICT PATTERN
 }
 
 common=(--keys 4 --ops 3000)
-run --seed 1 -- "${common[@]}" --udp 4 --tcp 4 --echo 2 --echo-rate 0
+run --seed 1 -- "${common[@]}" --udp 4 --tcp 4 --echo 2 --echo-rate 0 --stream 2
 expect "correct server" 0 '^OK: '
 [ "$client" = 0 ] || { echo "FAIL client exit code $client"; failed=$((failed + 1)); }
 run --seed 2 -- --keys 1 --ops 3000 --udp 8 --tcp 8
@@ -57,7 +58,7 @@ expect "correct server, until time is up" 0 '^OK: '
 
 while read -r bug pattern; do
 	run --bug "$bug" --bug-every 40 -- "${common[@]}" --udp 3 --tcp 3 --echo 1 --echo-rate 0 \
-		--timeout 100 --drain 100
+		--stream 1 --stream-rate 0 --timeout 100 --drain 100
 	expect "bug $bug" 1 "^VIOLATION: .*($pattern)"
 done <<-'END'
 	lose-ack version
@@ -80,6 +81,8 @@ done <<-'END'
 	conn-drop connection
 	echo-flip stream
 	echo-lose stream
+	stream-flip stream
+	stream-skip stream
 END
 
 # The history's own checks: cut off, and not a history at all.

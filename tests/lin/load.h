@@ -14,9 +14,9 @@
 
 struct load_config {
 	struct sockaddr_in server; /* the kv port */
-	uint16_t echo_port;
-	unsigned udp, tcp, echo; /* clients of each kind */
-	unsigned client_base;	 /* number of the first client */
+	uint16_t echo_port, stream_port;
+	unsigned udp, tcp, echo, stream; /* clients of each kind */
+	unsigned client_base;		 /* number of the first client */
 	unsigned keys, lists;
 	uint64_t ops; /* of all clients; 0: until stopped */
 	uint64_t seed;
@@ -24,8 +24,8 @@ struct load_config {
 	uint64_t drain;	  /* ns that operations in flight get at the end */
 	uint64_t connect; /* ns to establish a TCP connection */
 	double rate;	  /* operations per second and client; 0: as fast as replies come */
-	double echo_rate; /* bytes per second and echo client; 0: as fast as they come back */
-	unsigned window;  /* bytes an echo client has in flight */
+	double echo_rate, stream_rate; /* bytes per second and client; 0: no pause */
+	unsigned window;	       /* bytes an echo client has in flight */
 };
 
 struct load {
@@ -38,8 +38,14 @@ struct load {
 	_Atomic uint64_t taken;	  /* operations begun */
 	_Atomic uint64_t failed, timeouts, late, unknown, dups, strays;
 	_Atomic uint64_t tcp_total, tcp_lost, bad_replies;
-	_Atomic uint64_t echo_total, echo_ok, echo_bytes;
+	_Atomic uint64_t echo_total, echo_ok, echo_bytes, stream_total, stream_ok, stream_bytes;
 	_Atomic bool broken; /* a client could not even start */
+};
+
+struct load_stream { /* what is known about one checked byte stream */
+	bool lost, bad;
+	uint64_t sent, verified;
+	uint64_t start;
 };
 
 struct load_client { /* what each thread gets */
@@ -53,6 +59,7 @@ struct load_client { /* what each thread gets */
 /* Thread bodies; arg is a struct load_client. */
 void *kvload_run(void *arg);
 void *echoload_run(void *arg);
+void *streamload_run(void *arg);
 
 uint64_t load_now(void);
 uint64_t load_random(uint64_t *state);
@@ -77,6 +84,10 @@ uint64_t load_pace(struct load_client *c, double rate);
  * -ECANCELED when the run stops first.
  */
 int load_connect(struct load *l, uint16_t port);
+/* The same for a byte stream; a failure ends the run. */
+int load_open_stream(struct load_client *c, uint16_t port);
+/* Record the outcome. */
+void load_end_stream(struct load_client *c, uint16_t port, const struct load_stream *s);
 void load_lost(struct load_client *c, uint16_t port, uint64_t received);
 void load_done(struct load_client *c);
 

@@ -32,6 +32,8 @@ enum store_bug {
 	STORE_CONN_DROP,     /* a TCP connection is closed */
 	STORE_ECHO_FLIP,     /* a byte comes back changed */
 	STORE_ECHO_LOSE,     /* a byte does not come back */
+	STORE_STREAM_FLIP,   /* a byte of the pattern is changed */
+	STORE_STREAM_SKIP,   /* a block of the pattern is missing */
 	STORE_BUGS,
 };
 
