@@ -8,6 +8,7 @@ WARN := -Wall -Wextra -Wshadow -Wmissing-prototypes -Wvla -Wno-unused-parameter 
 CFLAGS_normal := -O2 -g -D_FORTIFY_SOURCE=2
 CFLAGS_asan := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 CFLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Wno-error
 CFLAGS := -std=gnu17 $(WARN) $(CFLAGS_$(V)) -fstack-protector-strong -fPIE -pthread -I. -MMD -MP $(EXTRA)
 LDFLAGS := $(filter -fsanitize=%,$(CFLAGS_$(V))) -pie -Wl,-z,relro,-z,now -pthread
 INCS := $(shell pkg-config --cflags libnl-3.0 libnl-route-3.0 2>/dev/null || echo -I/usr/include/libnl3)
@@ -44,7 +45,10 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
 	$(eval $(t): $(patsubst %.c,$(B)/%.o,$(filter $(d)/lib%,$(TOOLLIB))))))
 $(TOOLS): %: %.o
-	$(CC) $(LDFLAGS) -o $@ $^ -lm
+	$(CC) $(LDFLAGS) -o $@ $^ $(TOOLLIBS) -lm
+# Tools that measure the program's own code.
+$(B)/tests/bench/codec_bench: $(LIBOBJS)
+$(B)/tests/bench/codec_bench: TOOLLIBS := $(LIBS)
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(INCS) -c -o $@ $<
@@ -58,6 +62,25 @@ build/guests/%.o: guests/%.c
 build/guests/%.elf: build/guests/%.o $(GLIB) guests/lib/guest.ld
 	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 -T guests/lib/guest.ld -o $@ $(filter %.o,$^)
 .PRECIOUS: $(B)/%.o build/guests/%.o build/guests/lib/%.o
+
+# libFuzzer: each target runs for FUZZ_SECONDS on its corpus in build/fuzz/NAME. Any crash fails.
+FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*_fuzz.c))
+FUZZ_SECONDS ?= 20
+FUZZ_MAX_LEN ?= 65536
+.PHONY: fuzz fuzz-build $(FUZZ:%=fuzz-run-%)
+fuzz:
+	$(MAKE) V=fuzz CC=clang fuzz-build
+	$(MAKE) $(FUZZ:%=fuzz-run-%)
+fuzz-build: $(FUZZ:%=build/fuzz/tests/fuzz/%)
+build/fuzz/tests/fuzz/%_fuzz: build/fuzz/tests/fuzz/%_fuzz.o build/fuzz/libftvmm.a
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+build/fuzz/libftvmm.a: $(LIBOBJS)
+	rm -f $@
+	ar rcs $@ $^
+$(FUZZ:%=fuzz-run-%): fuzz-run-%:
+	@mkdir -p build/fuzz/$*
+	build/fuzz/tests/fuzz/$* -max_total_time=$(FUZZ_SECONDS) -max_len=$(FUZZ_MAX_LEN) -timeout=10 \
+		-rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 -artifact_prefix=build/fuzz/$*- build/fuzz/$*
 
 clean:
 	rm -rf build

@@ -2,9 +2,8 @@
 #include "vmm/state.h"
 
 #include <errno.h>
-#define XXH_STATIC_LINKING_ONLY /* XXH3_state_t on the stack */
-#include <xxhash.h>
 
+#include "vmm/hash.h"
 #include "vmm/state_wire.h"
 
 struct writer {

@@ -8,10 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#define XXH_STATIC_LINKING_ONLY /* XXH3_state_t on the stack */
-#include <xxhash.h>
 
 #include "vmm/chan.h"
+#include "vmm/hash.h"
 
 #define SMALL_FRAME 512u	/* header and payload go out of one buffer */
 #define READ_AHEAD  (64u << 10) /* asked for at once while frames are small */
