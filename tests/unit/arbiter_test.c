@@ -1,0 +1,599 @@
+/* The arbiter: at most one wins a generation, whatever lies in the folder and however late it is.
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "ft/arbiter.h"
+#include "ft/arbiter_file.h"
+#include "ft/deadline.h"
+
+/* Stands in for a file system that hangs, or that loses the answer of a link it carried out. */
+static struct {
+	atomic_int wait_fd; /* a link waits for a byte from here; 0: not */
+	atomic_bool lose_answer;
+	atomic_bool fail;
+} storage;
+
+int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
+{
+	char byte;
+	int r;
+
+	if (storage.fail) {
+		errno = EIO;
+		return -1;
+	}
+	if (storage.wait_fd && read(storage.wait_fd, &byte, 1) != 1)
+		abort();
+	r = syscall(SYS_linkat, ofd, old, nfd, new, flags);
+	if (storage.lose_answer) {
+		errno = EEXIST;
+		return -1;
+	}
+	return r;
+}
+
+struct world {
+	char folder[64], uri[128];
+};
+
+static int setup(void **state)
+{
+	struct world *w = calloc(1, sizeof(*w));
+
+	strcpy(w->folder, "/tmp/ftvmm-arbiter-XXXXXX");
+	assert_non_null(mkdtemp(w->folder));
+	snprintf(w->uri, sizeof(w->uri), "file:%s/vm", w->folder);
+	memset(&storage, 0, sizeof(storage));
+	*state = w;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+	char cmd[128];
+
+	snprintf(cmd, sizeof(cmd), "rm -rf %s", w->folder);
+	assert_int_equal(system(cmd), 0);
+	free(w);
+	return 0;
+}
+
+static struct arbiter *open_as(const struct world *w, const char *holder)
+{
+	struct arbiter *a = NULL;
+	struct err e = {0};
+
+	assert_int_equal(arbiter_open(&a, w->uri, "web1", holder, &e), 0);
+	return a;
+}
+
+static void plant(const struct world *w, const char *name, const char *text)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", w->folder, name);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static unsigned count_files(const struct world *w, const char *pattern)
+{
+	char cmd[160], line[16] = "";
+	FILE *p;
+
+	snprintf(cmd, sizeof(cmd), "find %s -name '%s' | wc -l", w->folder, pattern);
+	p = popen(cmd, "r");
+	assert_non_null(p);
+	assert_non_null(fgets(line, sizeof(line), p));
+	pclose(p);
+	return atoi(line);
+}
+
+static void one_claim_wins_and_the_other_is_told(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
+	struct arbiter_record rec;
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	assert_int_equal(arbiter_read(a, &rec, &e), 0);
+	assert_int_equal(rec.generation, 0);
+	assert_string_equal(rec.holder, "");
+	assert_int_equal(arbiter_claim(a, 0, &gen, &e), 0);
+	assert_int_equal(gen, 1);
+	gen = 99;
+	assert_int_equal(arbiter_claim(b, 0, &gen, &e), -ESTALE);
+	assert_int_equal(gen, 99);
+	assert_string_equal(e.msg, "generation 1 of VM 'web1' is held by 'hostA'");
+	assert_int_equal(arbiter_last(b)->generation, 1);
+	assert_string_equal(arbiter_last(b)->holder, "hostA");
+	assert_false(arbiter_last(b)->released);
+	/* Losing once takes nothing away from the next generation. */
+	assert_int_equal(arbiter_claim(b, 1, &gen, &e), 0);
+	assert_int_equal(gen, 2);
+	assert_int_equal(count_files(*state, "*tmp*"), 0);
+	arbiter_close(a);
+	arbiter_close(b);
+	arbiter_close(NULL);
+}
+
+static void release_is_seen_and_only_by_its_holder(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
+	struct arbiter_record rec;
+	struct err e = {0};
+	uint64_t gen;
+
+	assert_int_equal(arbiter_claim(a, 0, &gen, &e), 0);
+	assert_int_equal(arbiter_release(b, 1, &e), -ESTALE);
+	e.code = 0;
+	assert_int_equal(arbiter_read(b, &rec, &e), 0);
+	assert_false(rec.released);
+	assert_int_equal(arbiter_release(a, 1, &e), 0);
+	assert_int_equal(arbiter_read(b, &rec, &e), 0);
+	assert_true(rec.released);
+	assert_int_equal(rec.generation, 1);
+	assert_string_equal(rec.holder, "hostA");
+	assert_true(rec.time > 0);
+	assert_int_equal(arbiter_claim(b, 1, &gen, &e), 0);
+	assert_int_equal(arbiter_release(a, 1, &e), -ESTALE);
+	assert_string_equal(e.msg, "generation 2 of VM 'web1' is held by 'hostB'");
+	arbiter_close(a);
+	arbiter_close(b);
+}
+
+/* Rounds are counted so that both sides start each claim together. */
+struct race {
+	atomic_uint arrived[1001];
+	atomic_uint winners[1001];
+	atomic_bool broken;
+};
+
+static void race_side(const struct world *w, struct race *race, const char *holder, unsigned rounds)
+{
+	struct arbiter *a = open_as(w, holder);
+	uint64_t gen;
+
+	for (unsigned i = 0; i < rounds; i++) {
+		struct err e = {0};
+		int r;
+
+		atomic_fetch_add(&race->arrived[i], 1);
+		while (atomic_load(&race->arrived[i]) < 2 && !atomic_load(&race->broken))
+			sched_yield();
+		r = arbiter_claim(a, i, &gen, &e);
+		if (!r)
+			atomic_fetch_add(&race->winners[i], 1);
+		else if (r != -ESTALE)
+			atomic_store(&race->broken, true);
+	}
+	arbiter_close(a);
+}
+
+static void two_processes_race(void **state)
+{
+	const unsigned rounds = 1000;
+	struct race *race = mmap(NULL, sizeof(*race), PROT_READ | PROT_WRITE,
+				 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int status;
+	pid_t pid;
+
+	assert_ptr_not_equal(race, MAP_FAILED);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		race_side(*state, race, "hostB", rounds);
+		_exit(0);
+	}
+	race_side(*state, race, "hostA", rounds);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_false(atomic_load(&race->broken));
+	for (unsigned i = 0; i < rounds; i++)
+		assert_int_equal(atomic_load(&race->winners[i]), 1);
+	/* Old records go, the current one and a few before it stay. */
+	assert_true(count_files(*state, "vm.*") <= ARBITER_FILE_KEEP + 1);
+	assert_int_equal(count_files(*state, "vm.1000"), 1);
+	munmap(race, sizeof(*race));
+}
+
+static void foreign_files_do_not_count(void **state)
+{
+	static const char *const names[] = {"vm.tmp-0123", "vm.",
+					    "vm.01",	   "vm.x",
+					    "vm.2x",	   "vm.-3",
+					    "vm.0",	   "vm2.9",
+					    "vm.+4",	   "vm.3.4",
+					    "xvm.5",	   "vm. 6",
+					    "vm",	   "vm.99999999999999999999"};
+	struct arbiter *a = open_as(*state, "hostA");
+	struct arbiter_record rec;
+	struct err e = {0};
+	uint64_t gen;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		plant(*state, names[i], "{}");
+	assert_int_equal(arbiter_read(a, &rec, &e), 0);
+	assert_int_equal(rec.generation, 0);
+	assert_int_equal(arbiter_claim(a, 0, &gen, &e), 0);
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		assert_int_equal(count_files(*state, names[i]), 1);
+	arbiter_close(a);
+}
+
+static void damaged_records_stop_everybody(void **state)
+{
+	static const char *const texts[] = {
+		"",
+		"{",
+		"[]",
+		"null",
+		"{\"vm\":\"web1\"}",
+		"{\"vm\":\"web1\",\"generation\":4,\"holder\":\"h\",\"time\":1,\"released\":false}",
+		"{\"vm\":\"web1\",\"generation\":5,\"holder\":7,\"time\":1,\"released\":false}",
+		"{\"vm\":\"web1\",\"generation\":5,\"holder\":\"h\\n\",\"time\":1,\"released\":"
+		"false}",
+		"{\"vm\":\"web1\",\"generation\":5,\"holder\":\"h\",\"time\":1,\"released\":"
+		"\"no\"}",
+		"{\"vm\":\"web1\",\"vm\":\"web1\",\"generation\":5,\"holder\":\"h\",\"time\":1,"
+		"\"released\":false}",
+	};
+	struct arbiter *a = open_as(*state, "hostA");
+	struct arbiter_record rec;
+	uint64_t gen;
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		struct err e = {0};
+
+		plant(*state, "vm.5", texts[i]);
+		assert_int_equal(arbiter_read(a, &rec, &e), -EBADMSG);
+		assert_non_null(strstr(e.msg, "vm.5' is damaged"));
+		assert_int_equal(arbiter_claim(a, 5, &gen, &e), -EBADMSG);
+		assert_int_equal(count_files(*state, "vm.6"), 0);
+	}
+	arbiter_close(a);
+}
+
+static void record_of_another_vm_is_refused(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct arbiter_record rec;
+	struct err e = {0};
+
+	plant(*state, "vm.5",
+	      "{\"vm\":\"db\",\"generation\":5,\"holder\":\"h\",\"time\":1,\"released\":false}");
+	assert_int_equal(arbiter_read(a, &rec, &e), -EBADMSG);
+	assert_non_null(strstr(e.msg, "is of VM 'db', not 'web1'"));
+	arbiter_close(a);
+}
+
+static void not_a_regular_file_is_damage(void **state)
+{
+	struct world *w = *state;
+	struct arbiter *a = open_as(w, "hostA");
+	struct arbiter_record rec;
+	struct err e = {0};
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/vm.5", w->folder);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	assert_int_equal(arbiter_read(a, &rec, &e), -EBADMSG);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(symlink("/etc/passwd", path), 0);
+	e.code = 0;
+	assert_int_equal(arbiter_read(a, &rec, &e), -ELOOP);
+	arbiter_close(a);
+}
+
+/* An unmounted share looks like an empty folder: on both hosts every claim would win. */
+static void lost_records_stop_everybody(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen;
+
+	assert_int_equal(arbiter_claim(a, 3, &gen, &e), -ENODATA);
+	assert_non_null(strstr(e.msg, "is the shared storage mounted?"));
+	assert_int_equal(count_files(*state, "vm*"), 0);
+	arbiter_close(a);
+}
+
+static void missing_or_closed_folder(void **state)
+{
+	struct world *w = *state;
+	struct arbiter_record rec;
+	struct arbiter *a;
+	struct err e = {0};
+	uint64_t gen;
+	int status;
+	pid_t pid;
+
+	snprintf(w->uri, sizeof(w->uri), "file:%s/none/vm", w->folder);
+	a = open_as(w, "hostA");
+	assert_int_equal(arbiter_read(a, &rec, &e), -ENOENT);
+	e.code = 0;
+	assert_int_equal(arbiter_claim(a, 0, &gen, &e), -ENOENT);
+	arbiter_close(a);
+
+	snprintf(w->uri, sizeof(w->uri), "file:%s/vm", w->folder);
+	assert_int_equal(chmod(w->folder, 0700), 0);
+	pid = fork();
+	if (!pid) {
+		e.code = 0;
+		if (geteuid() == 0 &&
+		    (setresgid(65534, 65534, 65534) || setresuid(65534, 65534, 65534)))
+			_exit(2);
+		if (geteuid() != 65534 && chmod(w->folder, 0))
+			_exit(3);
+		a = open_as(w, "hostA");
+		_exit(arbiter_claim(a, 0, &gen, &e) == -EACCES && strstr(e.msg, w->folder) ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(chmod(w->folder, 0700), 0);
+}
+
+static void bad_uris(void **state)
+{
+	static const char *const uris[] = {"", "file:", "file:/tmp/", "etcd:http://x", "nfs:/x"};
+	struct arbiter *a;
+
+	for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++) {
+		struct err e = {0};
+
+		assert_int_equal(arbiter_open(&a, uris[i], "web1", "h", &e), -EINVAL);
+		assert_true(e.msg[0]);
+	}
+}
+
+static void relative_path_and_root(void **state)
+{
+	struct arbiter_file f;
+
+	assert_int_equal(arbiter_file_init(&f, "vm", "v", "h", NULL), 0);
+	assert_string_equal(f.folder, ".");
+	assert_string_equal(f.prefix, "vm");
+	assert_int_equal(arbiter_file_init(&f, "/vm", "v", "h", NULL), 0);
+	assert_string_equal(f.folder, "/");
+	assert_int_equal(arbiter_file_init(&f, "a/b/vm", "v", "h", NULL), 0);
+	assert_string_equal(f.folder, "a/b");
+}
+
+static void none_always_wins(void **state)
+{
+	struct arbiter_record rec;
+	struct arbiter *a;
+	struct err e = {0};
+	uint64_t gen;
+
+	assert_int_equal(arbiter_open(&a, "none", "web1", "hostA", &e), 0);
+	assert_int_equal(arbiter_read(a, &rec, &e), 0);
+	assert_int_equal(rec.generation, 0);
+	assert_int_equal(arbiter_claim(a, 7, &gen, &e), 0);
+	assert_int_equal(gen, 8);
+	assert_int_equal(arbiter_read(a, &rec, &e), 0);
+	assert_int_equal(rec.generation, 8);
+	assert_string_equal(rec.holder, "hostA");
+	assert_int_equal(arbiter_release(a, 8, &e), 0);
+	assert_int_equal(arbiter_release(a, 7, &e), -ESTALE);
+	arbiter_close(a);
+}
+
+static void lost_answer_of_a_link_counts_as_won(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen;
+
+	storage.lose_answer = true;
+	assert_int_equal(arbiter_claim(a, 0, &gen, &e), 0);
+	assert_int_equal(gen, 1);
+	arbiter_close(a);
+}
+
+static void failing_storage_is_no_win(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	storage.fail = true;
+	assert_int_equal(arbiter_claim(a, 0, &gen, &e), -EIO);
+	assert_int_equal(gen, 0);
+	assert_int_equal(count_files(*state, "vm*"), 0);
+	arbiter_close(a);
+}
+
+struct slow_claim {
+	struct arbiter_file file;
+	int result;
+};
+
+static void *slow_claim_main(void *arg)
+{
+	struct slow_claim *c = arg;
+	struct arbiter_record rec;
+
+	c->result = arbiter_file_claim(&c->file, 0, NULL, &rec, NULL);
+	return NULL;
+}
+
+/* Its own number has long been given, used and removed when the sleeper's link gets through. */
+static void claimer_that_slept_too_long_loses(void **state)
+{
+	struct world *w = *state;
+	struct slow_claim slow = {.result = 1};
+	pthread_t thread;
+	int pipes[2], go[2], status;
+	char byte;
+	pid_t pid;
+
+	assert_int_equal(pipe(pipes) | pipe(go), 0);
+	pid = fork();
+	if (!pid) {
+		struct arbiter *b = open_as(w, "hostB");
+		uint64_t gen;
+
+		if (read(go[0], &byte, 1) != 1)
+			_exit(2);
+		for (unsigned i = 0; i < 2 * ARBITER_FILE_KEEP + 2; i++)
+			if (arbiter_claim(b, i, &gen, NULL))
+				_exit(1);
+		_exit(0);
+	}
+	assert_int_equal(arbiter_file_init(&slow.file, w->uri + 5, "web1", "hostA", NULL), 0);
+	storage.wait_fd = pipes[0];
+	assert_int_equal(pthread_create(&thread, NULL, slow_claim_main, &slow), 0);
+	/* Its record is written under another name: it has seen generation 0 and goes for 1. */
+	while (!count_files(w, "*.tmp-*"))
+		poll(NULL, 0, 5);
+	assert_int_equal(write(go[1], "x", 1), 1);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(count_files(w, "vm.1"), 0);
+	assert_int_equal(write(pipes[1], "x", 1), 1);
+	pthread_join(thread, NULL);
+	assert_int_equal(slow.result, -ESTALE);
+	assert_int_equal(count_files(w, "vm.1"), 0);
+	assert_int_equal(count_files(w, "vm.18"), 1);
+	for (int i = 0; i < 2; i++) {
+		close(pipes[i]);
+		close(go[i]);
+	}
+}
+
+static void late_claim_is_not_won_but_released(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct arbiter_record rec = {0};
+	struct err e = {0};
+	uint64_t gen = 0;
+	int pipes[2], tries = 0;
+
+	assert_int_equal(pipe(pipes), 0);
+	storage.wait_fd = pipes[0];
+	assert_int_equal(arbiter_claim(a, 0, &gen, &e), -ETIMEDOUT);
+	assert_int_equal(gen, 0);
+	assert_non_null(strstr(e.msg, "nobody goes on without it"));
+	assert_int_equal(arbiter_read(a, &rec, &e), 0);
+	assert_int_equal(rec.generation, 0);
+	/* The storage comes back: the record appears, and shortly says released. */
+	assert_int_equal(write(pipes[1], "x", 1), 1);
+	while (!rec.released && tries++ < 2000) {
+		assert_int_equal(arbiter_read(a, &rec, &e), 0);
+		poll(NULL, 0, 5);
+	}
+	assert_true(rec.released);
+	assert_int_equal(rec.generation, 1);
+	storage.wait_fd = 0;
+	assert_int_equal(arbiter_claim(a, 0, &gen, &e), -ESTALE);
+	assert_int_equal(arbiter_claim(a, 1, &gen, &e), 0);
+	arbiter_close(a);
+	/* The pipe stays open: the helper thread is synchronised through the folder only. */
+}
+
+struct sleeper {
+	struct deadline_job base;
+	int wait_fd, done_fd;
+	int seen_late;
+};
+
+static int sleeper_run(struct deadline_job *base)
+{
+	struct sleeper *s = (struct sleeper *)base;
+	char byte;
+
+	if (s->wait_fd < 0)
+		return 42;
+	return read(s->wait_fd, &byte, 1) == 1 ? 7 : -EIO;
+}
+
+static void sleeper_late(struct deadline_job *base, int result)
+{
+	((struct sleeper *)base)->seen_late = result;
+}
+
+static void sleeper_drop(struct deadline_job *base)
+{
+	struct sleeper *s = (struct sleeper *)base;
+	char byte = s->seen_late;
+
+	if (write(s->done_fd, &byte, 1) != 1)
+		abort();
+	free(s);
+}
+
+static void deadline_in_time_and_late(void **state)
+{
+	struct sleeper *s = calloc(1, sizeof(*s));
+	int pipes[2], done[2];
+	char byte = 0;
+
+	assert_int_equal(pipe(pipes) | pipe(done), 0);
+	s->base.run = sleeper_run;
+	s->base.late = sleeper_late;
+	s->base.drop = sleeper_drop;
+	s->done_fd = done[1];
+	s->wait_fd = -1;
+	assert_int_equal(deadline_run(&s->base, 60000), 42);
+	assert_int_equal(s->seen_late, 0);
+	s->wait_fd = pipes[0];
+	assert_int_equal(deadline_run(&s->base, 20), -ETIMEDOUT);
+	assert_int_equal(write(pipes[1], "x", 1), 1);
+	assert_int_equal(read(done[0], &byte, 1), 1);
+	assert_int_equal(byte, 7);
+	for (int i = 0; i < 2; i++) {
+		close(pipes[i]);
+		close(done[i]);
+	}
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(one_claim_wins_and_the_other_is_told),
+		TEST(release_is_seen_and_only_by_its_holder),
+		TEST(two_processes_race),
+		TEST(foreign_files_do_not_count),
+		TEST(damaged_records_stop_everybody),
+		TEST(record_of_another_vm_is_refused),
+		TEST(not_a_regular_file_is_damage),
+		TEST(lost_records_stop_everybody),
+		TEST(missing_or_closed_folder),
+		TEST(bad_uris),
+		TEST(relative_path_and_root),
+		TEST(none_always_wins),
+		TEST(lost_answer_of_a_link_counts_as_won),
+		TEST(failing_storage_is_no_win),
+		TEST(claimer_that_slept_too_long_loses),
+		TEST(late_claim_is_not_won_but_released),
+		TEST(deadline_in_time_and_late),
+	};
+
+	return cmocka_run_group_tests_name("arbiter", tests, NULL, NULL);
+}
