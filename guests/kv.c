@@ -48,22 +48,22 @@ static bool kv_is_alive(const struct kv_answer *a)
 	return a->conn->serial == a->serial && a->conn->state != TCP_FREE;
 }
 
-static void kv_send(struct kv *k, const struct kv_answer *a)
+/* False if the card is too busy for a datagram. */
+static bool kv_send(struct kv *k, const struct kv_answer *a)
 {
 	const uint64_t *list = NULL;
 	size_t len = a->rep.n * 8u;
 
 	if (len)
 		list = &k->store->list[a->rep.key][a->from];
-	if (!a->serial) {
-		udp_send(&k->loop->nif, a->ip, KV_PORT, a->port, &a->rep, sizeof(a->rep), list,
-			 len);
-		return;
-	}
+	if (!a->serial)
+		return udp_send(&k->loop->nif, a->ip, KV_PORT, a->port, &a->rep, sizeof(a->rep),
+				list, len) != -EAGAIN;
 	/* There is room: kv_tcp_read() saw to it. */
 	tcp_write(a->conn, &a->rep, sizeof(a->rep));
 	if (len)
 		tcp_write(a->conn, list, len);
+	return true;
 }
 
 /* Answers now if nothing has to be waited for, or queues the answer; the queue has room. */
@@ -72,10 +72,8 @@ static void kv_answer(struct kv *k, const struct kv_answer *a)
 	struct kv_client *client = a->serial ? &k->client[a->conn->index] : NULL;
 	struct kv_answer *slot;
 
-	if (a->need <= k->store->durable && !(client && client->waiting)) {
-		kv_send(k, a);
+	if (a->need <= k->store->durable && !(client && client->waiting) && kv_send(k, a))
 		return;
-	}
 	slot = &k->queue[k->count++];
 	*slot = *a;
 	if (client) {
@@ -163,13 +161,12 @@ static void kv_release(struct kv *k)
 
 		if (client && !kv_is_alive(a))
 			continue;
-		if (a->need > k->store->durable) {
+		if (a->need > k->store->durable || !kv_send(k, a)) {
 			if (kept != i)
 				k->queue[kept] = *a;
 			kept++;
 			continue;
 		}
-		kv_send(k, a);
 		if (client && !--client->waiting && client->ending)
 			tcp_close(a->conn);
 	}
