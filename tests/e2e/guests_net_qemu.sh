@@ -21,7 +21,9 @@ skip()
 }
 
 command -v qemu-system-x86_64 >/dev/null || skip "qemu-system-x86_64 is not installed"
-[ "$(id -u)" = 0 ] && [ -w /dev/net/tun ] || skip "no right to make network name spaces"
+if [ "$(id -u)" != 0 ] || ! [ -w /dev/net/tun ]; then
+	skip "no right to make network name spaces"
+fi
 [ "$accel" != kvm ] || [ -w /dev/kvm ] || skip "/dev/kvm is not writable"
 make -s build/guests/kv.elf build/guests/echo.elf $tools/kvclient $tools/kvcheck || exit 1
 
@@ -42,7 +44,7 @@ trap cleanup EXIT
 # machine_start GUEST CMDLINE [QEMU ARGUMENT...]: returns when the guest is ready
 machine_start()
 {
-	local guest=$1 cmdline=$2 line pid
+	local guest=$1 cmdline=$2 line
 	shift 2
 	rm -f "$tmp/serial"
 	mkfifo "$tmp/serial"
@@ -86,7 +88,7 @@ ip netns add "$ns" || exit 1
 ip netns exec "$ns" sh -c 'ip link set lo up && ip tuntap add dev tap0 mode tap &&
 	ip addr add 10.7.0.1/24 dev tap0 && ip link set tap0 up' || exit 1
 truncate -s 4M "$tmp/disk"
-disk=(-drive "id=d0,file=$tmp/disk,format=raw,if=none" -device virtio-blk-device,drive=d0)
+disk=(-drive "id=d0,file=$tmp/disk,format=raw,if=none" -device "virtio-blk-device,drive=d0")
 address="ip=10.7.0.2/24 gw=10.7.0.1"
 
 machine_start kv "$address dirty=20" "${disk[@]}"
