@@ -35,7 +35,7 @@ struct field {
 	uint16_t id; /* stable for ever, unique in its table, > 0 */
 	uint8_t type;
 	uint8_t flags;
-	uint16_t since; /* first version of the table that has it */
+	uint16_t since; /* first version of the table that has it; 0: the first one */
 	uint32_t offset;
 	uint32_t size; /* bytes of the field; of one element for FIELD_ARRAY */
 	uint64_t min, max; /* inclusive limits for integers; max 0: none but the width */
@@ -47,8 +47,8 @@ struct field {
 
 #define STATE_FIELD_(s, f, ty, i, ...)                                                             \
 	{                                                                                          \
-		.id = (i), .type = (ty), .since = 1, .offset = offsetof(s, f),                     \
-		.size = sizeof(((s *)0)->f), .name = #f, __VA_ARGS__                                \
+		.id = (i), .type = (ty), .offset = offsetof(s, f), .size = sizeof(((s *)0)->f),    \
+		.name = #f, __VA_ARGS__                                                            \
 	}
 /* F_U8(struct serial_state, lcr, 3, "line control", .max = 0x7f) */
 #define F_U8(s, f, i, d, ...)	 STATE_FIELD_(s, f, FIELD_U8, i, .doc = d, ##__VA_ARGS__)
@@ -62,7 +62,7 @@ struct field {
 /* F_ARRAY(struct s, elems, nelems, 7, elem_fields, "doc"): elems is a fixed C array, nelems a u32 */
 #define F_ARRAY(s, f, cnt, i, table, d, ...)                                                       \
 	{                                                                                          \
-		.id = (i), .type = FIELD_ARRAY, .since = 1, .offset = offsetof(s, f),              \
+		.id = (i), .type = FIELD_ARRAY, .offset = offsetof(s, f),                          \
 		.size = sizeof(((s *)0)->f[0]), .count_offset = offsetof(s, cnt),                  \
 		.max_count = sizeof(((s *)0)->f) / sizeof(((s *)0)->f[0]), .sub = table,           \
 		.nsub = sizeof(table) / sizeof(table[0]), .name = #f, .doc = d, ##__VA_ARGS__      \

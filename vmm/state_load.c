@@ -59,14 +59,14 @@ static void path_format(const struct loader *l, char *to, size_t cap)
 static int load_int(struct loader *l, const struct field *f, uint8_t *pod, const uint8_t *p,
 		    uint32_t length)
 {
-	uint64_t v;
+	uint64_t v, max = state_max(f);
 
 	if (length != f->size)
 		return REFUSE(l, f, "%u bytes, %u are needed", length, f->size);
 	v = state_get_int(p, f->size);
-	if (v < f->min || v > f->max)
+	if (v < f->min || v > max)
 		return REFUSE(l, f, "%llu is outside of %llu..%llu", (unsigned long long)v,
-			      (unsigned long long)f->min, (unsigned long long)f->max);
+			      (unsigned long long)f->min, (unsigned long long)max);
 	memcpy(pod + f->offset, p, f->size);
 	return 0;
 }

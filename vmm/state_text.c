@@ -163,7 +163,7 @@ static int check_int(const struct table *t, const struct field *f, struct err *e
 
 	if (f->size != want)
 		return BAD(t, f, "%u bytes for an integer of %u", f->size, want);
-	if (f->min > f->max || f->min > top)
+	if (f->min > state_max(f) || f->min > top)
 		return BAD(t, f, "no value is within its limits");
 	return 0;
 }
@@ -211,7 +211,7 @@ static int check_field(const struct table *t, unsigned i, unsigned depth, struct
 		return BAD(t, f, "needs an id above 0 and a name");
 	if (f->type < FIELD_U8 || f->type > FIELD_ARRAY)
 		return BAD(t, f, "type %u does not exist", f->type);
-	if (!f->since || f->since > t->version)
+	if (f->since > t->version)
 		return BAD(t, f, "since version %u in a table of version %u", f->since, t->version);
 	if (!f->size || field_end(f) > t->size)
 		return BAD(t, f, "bytes %u..%llu do not lie in the struct of %llu", f->offset,

@@ -48,6 +48,12 @@ static inline bool state_is_int(const struct field *f)
 	return f->type >= FIELD_U8 && f->type <= FIELD_U64;
 }
 
+/* The limit of an integer field; max 0 in a table means whatever fits. */
+static inline uint64_t state_max(const struct field *f)
+{
+	return f->max ? f->max : UINT64_MAX;
+}
+
 static inline uint32_t state_get_count(const struct field *f, const uint8_t *pod)
 {
 	return (uint32_t)state_get_int(pod + f->count_offset, 4);
