@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #include "vmm/chan.h"
+#include "vmm/option.h"
 
 #define SECTOR 512
 /* The console and the random number source are always there. */
@@ -209,6 +210,7 @@ static int check_uri(const char *option, const char *text, struct err *e)
 
 static int check_pair(const struct config *c, struct err *e)
 {
+	char timeout[32], heartbeat[32];
 	int r = 0;
 
 	if (c->role == ROLE_PRIMARY && !c->npeers)
@@ -219,11 +221,12 @@ static int check_pair(const struct config *c, struct err *e)
 	if (c->role == ROLE_SECONDARY && !c->listen[0])
 		return err_set(e, -EINVAL,
 			       "--secondary needs --listen URI: where the primary connects");
-	if (c->peer_timeout_ns < 2 * c->heartbeat_ns)
-		return err_set(e, -EINVAL,
-			       "--peer-timeout %" PRIu64
-			       "us is less than two heartbeats of %" PRIu64 "us",
-			       c->peer_timeout_ns / 1000, c->heartbeat_ns / 1000);
+	if (c->peer_timeout_ns < 2 * c->heartbeat_ns) {
+		option_format_time(c->peer_timeout_ns, timeout, sizeof(timeout));
+		option_format_time(c->heartbeat_ns, heartbeat, sizeof(heartbeat));
+		return err_set(e, -EINVAL, "--peer-timeout %s is less than two heartbeats of %s",
+			       timeout, heartbeat);
+	}
 	if (strcmp(c->arbiter, "none") && (strncmp(c->arbiter, "file:", 5) || !c->arbiter[5]))
 		return err_set(e, -EINVAL, "--arbiter '%.80s': must be none or file:PATH",
 			       c->arbiter);

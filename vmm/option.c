@@ -134,8 +134,9 @@ static unsigned distance(const char *a, const char *b)
 
 const char *option_nearest(const struct option_table *t, const char *name)
 {
-	const char *best = "";
-	unsigned least = ~0u;
+	const struct option *letter = name[0] && !name[1] ? option_find_letter(t, name[0]) : NULL;
+	const char *best = letter ? letter->name : "";
+	unsigned least = letter ? 0 : ~0u;
 
 	for (unsigned i = 0; i < t->n; i++) {
 		unsigned d = distance(t->rows[i].name, name);

@@ -1,0 +1,536 @@
+/* The configuration: every example loads, and every mistake names itself. */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/config.h"
+#include "vmm/option.h"
+
+/* Run from the top of the tree; the tests run in a scratch folder with the files examples name. */
+static char top[256], scratch[] = "/tmp/ftvmm-config-XXXXXX";
+
+static void make_file(const char *path, const char *text, size_t len)
+{
+	FILE *f = fopen(path, "w");
+
+	assert_non_null(f);
+	assert_int_equal(fwrite(text, 1, len, f), len);
+	assert_int_equal(fclose(f), 0);
+}
+
+static void make_text(const char *path, const char *text)
+{
+	make_file(path, text, strlen(text));
+}
+
+static int setup(void **state)
+{
+	static const char sector[512];
+
+	assert_non_null(getcwd(top, sizeof(top)));
+	assert_non_null(mkdtemp(scratch));
+	assert_int_equal(chdir(scratch), 0);
+	assert_int_equal(mkdir("build", 0700) | mkdir("build/guests", 0700) | mkdir("dir", 0700),
+			 0);
+	make_text("build/guests/kv.elf", "kernel");
+	make_text("k", "kernel");
+	make_text("empty", "");
+	make_file("odd.raw", sector, 100);
+	make_file("root.raw", sector, sizeof(sector));
+	make_file("two.raw", sector, sizeof(sector));
+	make_text("big", "x");
+	assert_int_equal(truncate("big", 3 << 20), 0);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	char cmd[300];
+
+	assert_int_equal(chdir(top), 0);
+	snprintf(cmd, sizeof(cmd), "rm -rf %s", scratch);
+	return system(cmd);
+}
+
+/* Parse a line of words separated by spaces. */
+static int parse(struct config *c, const char *line, struct err *e)
+{
+	char copy[1024], *words[64], *rest = copy, *word;
+	int n = 0;
+
+	memset(e, 0, sizeof(*e));
+	snprintf(copy, sizeof(copy), "%s", line);
+	while ((word = strsep(&rest, " ")))
+		if (*word)
+			words[n++] = word;
+	return config_parse_run(c, n, words, e);
+}
+
+static void good(struct config *c, const char *line)
+{
+	struct err e;
+	int r = parse(c, line, &e);
+
+	if (r)
+		fail_msg("%s: %s", line, e.msg);
+}
+
+static void examples_load(void **state)
+{
+	char path[600];
+	struct dirent *d;
+	unsigned seen = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "%s/configs/examples", top);
+	dir = opendir(path);
+	assert_non_null(dir);
+	while ((d = readdir(dir))) {
+		struct machine m;
+		struct config c;
+		struct err e = {0};
+
+		if (!strstr(d->d_name, ".json"))
+			continue;
+		snprintf(path, sizeof(path), "%s/configs/examples/%s", top, d->d_name);
+		good(&c, path);
+		assert_string_equal(c.name, "demo");
+		assert_int_equal(c.role, strstr(path, "primary")     ? ROLE_PRIMARY
+					 : strstr(path, "secondary") ? ROLE_SECONDARY
+								     : ROLE_PLAIN);
+		assert_int_equal(config_to_machine(&c, &m, &e), 0);
+		assert_int_equal(m.ndevs, 4);
+		seen++;
+	}
+	closedir(dir);
+	assert_true(seen >= 3);
+}
+
+static void defaults(void **state)
+{
+	struct config c;
+
+	good(&c, "-k k");
+	assert_string_equal(c.name, "vm");
+	assert_string_equal(c.console, "stdio");
+	assert_string_equal(c.arbiter, "none");
+	assert_int_equal(c.mem_bytes, 512 << 20);
+	assert_int_equal(c.vcpus, 1);
+	assert_int_equal(c.role, ROLE_PLAIN);
+	assert_int_equal(c.ft, FT_MODE_NONE);
+	assert_int_equal(c.epoch_ns, 25000000);
+	assert_int_equal(c.heartbeat_ns, 25000000);
+	assert_int_equal(c.peer_timeout_ns, 100000000);
+	assert_int_equal(c.staging_bytes, 64 << 20);
+	assert_int_equal(c.output_bytes, 16 << 20);
+	assert_int_equal(c.disklog_bytes, 64 << 20);
+	assert_false(c.claim || c.verify || c.verbose);
+}
+
+static void every_flag(void **state)
+{
+	struct config c;
+
+	good(&c,
+	     "--primary --peer tcp:a:1,unix:/tmp/b --ft mc --epoch 10ms --heartbeat=5ms "
+	     "--peer-timeout 1s --arbiter file:/x/y --claim --staging 8M --output-limit 1M "
+	     "--disklog-limit 2M --verify --verbose -kk -i two.raw -a x=1 -m 1G -c4 --name web1 "
+	     "--console out -d id=a,path=root.raw,direct "
+	     "-d id=b,path=two.raw,ro -n id=n0,tap=t0,bridge=br0,mac=02:00:00:00:00:0a");
+	assert_int_equal(c.role, ROLE_PRIMARY);
+	assert_int_equal(c.npeers, 2);
+	assert_string_equal(c.peers[0], "tcp:a:1");
+	assert_string_equal(c.peers[1], "unix:/tmp/b");
+	assert_int_equal(c.ft, FT_MODE_MC);
+	assert_int_equal(c.epoch_ns, 10000000);
+	assert_int_equal(c.heartbeat_ns, 5000000);
+	assert_int_equal(c.peer_timeout_ns, 1000000000);
+	assert_string_equal(c.arbiter, "file:/x/y");
+	assert_true(c.claim && c.verify && c.verbose);
+	assert_int_equal(c.staging_bytes, 8 << 20);
+	assert_int_equal(c.output_bytes, 1 << 20);
+	assert_int_equal(c.disklog_bytes, 2 << 20);
+	assert_string_equal(c.kernel, "k");
+	assert_string_equal(c.initrd, "two.raw");
+	assert_string_equal(c.cmdline, "x=1");
+	assert_int_equal(c.mem_bytes, 1 << 30);
+	assert_int_equal(c.vcpus, 4);
+	assert_string_equal(c.console, "out");
+	assert_int_equal(c.ndisks, 2);
+	assert_true(c.disks[0].direct && !c.disks[0].readonly);
+	assert_int_equal(c.disks[0].ft, DISK_FT_MIRROR);
+	assert_true(c.disks[1].readonly);
+	assert_int_equal(c.disks[1].ft, DISK_FT_NONE);
+	assert_true(c.nets[0].has_mac);
+	assert_int_equal(c.nets[0].mac[5], 10);
+	assert_string_equal(c.nets[0].bridge, "br0");
+}
+
+static void last_one_wins(void **state)
+{
+	struct config c;
+
+	make_text("vm.json", "{\"kernel\":\"k\",\"memory\":\"64M\",\"cpus\":2}");
+	good(&c, "-m 1G vm.json -c 3 --name a --name b");
+	assert_int_equal(c.mem_bytes, 64 << 20);
+	assert_int_equal(c.vcpus, 3);
+	assert_string_equal(c.name, "b");
+	good(&c, "-k k --primary --ft mc --peer tcp:a:1,tcp:b:1 --peer tcp:c:1");
+	assert_int_equal(c.npeers, 1);
+}
+
+static void integers_in_json_have_units(void **state)
+{
+	static const char text[] =
+		"{\"kernel\":\"k\",\"memory\":67108864,\"primary\":true,\"ft\":\"mc\","
+		"\"secondary\":false,\"peer\":\"tcp:a:1\",\"epoch\":7}";
+	struct config c;
+
+	make_text("vm.json", text);
+	good(&c, "vm.json");
+	assert_int_equal(c.mem_bytes, 64 << 20);
+	assert_int_equal(c.epoch_ns, 7000000);
+	assert_int_equal(c.role, ROLE_PRIMARY);
+	assert_int_equal(c.npeers, 1);
+}
+
+/* One file for both hosts: what the other role needs is dropped, but never a flag. */
+static void one_file_serves_both_roles(void **state)
+{
+	static const char text[] = "{\"kernel\":\"k\",\"memory\":\"64M\",\"listen\":\"tcp:b:7000\","
+				   "\"peer\":\"tcp:b:7000\",\"ft\":\"mc\",\"claim\":true,"
+				   "\"disk\":[{\"id\":\"root\",\"path\":\"root.raw\"}]}";
+	struct config c;
+
+	make_text("vm.json", text);
+	good(&c, "vm.json --primary");
+	assert_string_equal(c.listen, "");
+	assert_true(c.claim);
+	good(&c, "--secondary vm.json");
+	assert_string_equal(c.kernel, "");
+	assert_string_equal(c.listen, "tcp:b:7000");
+	assert_false(c.claim);
+	assert_int_equal(c.npeers, 1);
+	assert_int_equal(c.ndisks, 1);
+	good(&c, "vm.json");
+	assert_int_equal(c.npeers, 0);
+	assert_int_equal(c.ft, FT_MODE_NONE);
+	good(&c, "vm.json --restore big");
+	assert_string_equal(c.kernel, "");
+	assert_string_equal(c.restore, "big");
+}
+
+static void secondary_may_make_its_mirror(void **state)
+{
+	struct config c;
+
+	good(&c, "--secondary --listen unix:s -d id=a,path=dir/new.raw");
+	good(&c, "--secondary --listen fd:3 -d id=a,path=new.raw,ft=mirror");
+}
+
+struct bad {
+	const char *given, *message;
+};
+
+static const struct bad bad_flags[] = {
+	{"", "no kernel: give -k FILE, or --restore FILE"},
+	{"--kernle k", "--kernle: no such option; the nearest is --kernel"},
+	{"--outptu-limit=1M", "nearest is --output-limit"},
+	{"-z", "-z: no such option; see ftvmm run --help"},
+	{"-k", "--kernel needs a value: FILE"},
+	{"-k none", "--kernel 'none': No such file"},
+	{"-k empty", "--kernel 'empty' is empty"},
+	{"-k dir", "--kernel 'dir' is not a regular file"},
+	{"-k k -i none", "--initrd 'none': No such file"},
+	{"-k big -m 2M", "kernel and initrd are 3145728 bytes, the guest has 2097152"},
+	{"-k k -m 512", "--memory: 512 bytes is outside 2M..4T"},
+	{"-k k -m 3000K", "--memory: 3072000 is not a multiple of 2M"},
+	{"-k k -m 16E", "--memory: '16E' is not a size; write a number and K, M, G or T"},
+	{"-k k -m -5M", "'-5M' is not a size"},
+	{"-k k -m 99999999999999999999", "does not fit in 64 bits"},
+	{"-k k -m 99999999T", "does not fit in 64 bits"},
+	{"-k k -c 0", "--cpus: 0 is outside 1..8"},
+	{"-k k -c 9", "--cpus: 9 is outside 1..8"},
+	{"-k k -c two", "--cpus: 'two' is not a number"},
+	{"-k k --claim=yes", "--claim takes no value"},
+	{"-k k --name a/b", "--name 'a/b': use letters, digits"},
+	{"-k k --name .x", "--name '.x': use letters, digits"},
+	{"-k k --name=", "--name: empty; give NAME"},
+	{"-k k --restore big", "--kernel has no meaning with --restore: the snapshot says it"},
+	{"--restore none", "--restore 'none': No such file"},
+	{"none.json", "configuration 'none.json': No such file"},
+	{"dir", "configuration 'dir' is not a regular file"},
+	{"big", "configuration 'big' is larger than 1 MiB"},
+	/* disks */
+	{"-k k -d root.raw", "--disk: unknown key 'root.raw'; the nearest is"},
+	{"-k k -d path=root.raw", "--disk: id is missing"},
+	{"-k k -d id=a", "disk 'a': path is missing"},
+	{"-k k -d id=a,path", "--disk: path needs a value: path=FILE"},
+	{"-k k -d id=a,path=", "--disk: path: empty; give FILE"},
+	{"-k k -d id=a,path=root.raw,ro=1", "--disk: ro takes no value"},
+	{"-k k -d id=a,path=root.raw,id=b", "--disk: id is given twice"},
+	{"-k k -d id=a,pth=x", "--disk: unknown key 'pth'; the nearest is 'path'"},
+	{"-k k -d id=a,path=none", "disk 'a': 'none': No such file"},
+	{"-k k -d id=a,path=dir", "disk 'a': 'dir' is neither a file nor a block device"},
+	{"-k k -d id=a,path=odd.raw", "'odd.raw' has 100 bytes; must be a multiple of 512"},
+	{"-k k -d id=a,path=empty", "'empty' has 0 bytes"},
+	{"-k k -d id=a,path=root.raw,ft=copy", "'copy' is not one of: mirror, shared, none"},
+	{"-k k -d id=a,path=root.raw,ro,ft=mirror", "ro and ft=mirror exclude each other"},
+	{"-k k -d id=a,path=root.raw -d id=a,path=two.raw", "--disk: the id 'a' is already in use"},
+	{"-k k -d id=a,path=root.raw -d id=b,path=root.raw", "disks 'a' and 'b' use the same file"},
+	{"-k k -d id=console,path=root.raw", "disk id 'console' is taken by the built-in device"},
+	{"-k k -d id=a!,path=root.raw", "disk id 'a!': use letters"},
+	{"-k k -d id=0123456789012345678901234567890123,path=x",
+	 "--disk: id: 34 characters, at most 31"},
+	{"--secondary --listen fd:3 -d id=a,path=none/x", "disk 'a': cannot be made in 'none'"},
+	{"--secondary --listen fd:3 -d id=a,path=none,ft=shared", "disk 'a': 'none': No such file"},
+	/* nets */
+	{"-k k -n id=n", "net 'n': tap is missing"},
+	{"-k k -n id=n,tap=0123456789abcdef", "--net: tap: 16 characters, at most 15"},
+	{"-k k -n id=n,tap=a/b", "net 'n': 'a/b' is no name for an interface"},
+	{"-k k -n id=n,tap=t,mac=1:2:3", "'1:2:3' is not a MAC address"},
+	{"-k k -n id=n,tap=t,mac=03:00:00:00:00:01", "is a multicast address"},
+	{"-k k -n id=n,tap=t,mac=00:00:00:00:00:00", "the all-zero address is not usable"},
+	{"-k k -n id=n,tap=t -n id=m,tap=t", "nets 'n' and 'm' use the same tap 't'"},
+	{"-k k -n id=n,tap=t,mac=02:00:00:00:00:01 -n id=m,tap=u,mac=02:00:00:00:00:01",
+	 "nets 'n' and 'm' have the same mac"},
+	{"-k k -d id=n,path=root.raw -n id=n,tap=t", "'n' is the id of a disk and of a net"},
+	{"-k k -n id=1,tap=a -n id=2,tap=b -n id=3,tap=c -n id=4,tap=d -n id=5,tap=e -n id=6,tap=f "
+	 "-n id=7,tap=g",
+	 "0 disks and 7 nets: together at most 6"},
+	/* roles */
+	{"--primary --secondary", "--primary and --secondary exclude each other"},
+	{"-k k --primary --ft mc", "--primary needs --peer URI"},
+	{"-k k --primary --peer tcp:a:1", "--primary needs --ft mc"},
+	{"-k k --primary --peer tcp:a:1 --ft colo",
+	 "'colo' is not available in this version; use 'mc'"},
+	{"-k k --primary --peer tcp:a:1 --ft kemari", "'kemari' is not available in this version"},
+	{"-k k --primary --peer tcp:a:1 --ft fast", "--ft: 'fast' is not one of: mc"},
+	{"-k k --primary --peer tcp:a --ft mc", "--peer: 'tcp:a': port is missing"},
+	{"-k k --primary --peer tls:a:1 --ft mc", "tls is not available in this version"},
+	{"-k k --primary --peer file:x --ft mc", "a file is no connection"},
+	{"-k k --primary --peer fd:1,fd:2,fd:3,fd:4,fd:5 --ft mc", "--peer: more than 4 entries"},
+	{"-k k --primary --peer fd:1,,fd:2 --ft mc", "--peer: empty; give URI[,URI]"},
+	{"-k k --primary --peer fd:1 --ft mc --listen fd:2",
+	 "--listen has no meaning with --primary"},
+	{"-k k --primary --peer fd:1 --ft mc -d id=a,path=root.raw,ft=none",
+	 "disk 'a': ft=none would lose writes at a takeover"},
+	{"--secondary", "--secondary needs --listen URI"},
+	{"--secondary --listen fd:3 -k k",
+	 "--kernel has no meaning with --secondary: the primary sends"},
+	{"--secondary --listen fd:3 -m 1G", "--memory has no meaning with --secondary"},
+	{"--secondary --listen fd:3 --claim", "--claim has no meaning with --secondary"},
+	{"-k k --ft mc", "--ft has no meaning without --primary or --secondary"},
+	{"-k k --listen fd:3", "--listen has no meaning without"},
+	{"--secondary --listen fd:3 --epoch 100us", "--epoch: 100us is outside 1ms..10s"},
+	{"--secondary --listen fd:3 --epoch soon",
+	 "'soon' is not a time; write a number and us, ms or s"},
+	{"--secondary --listen fd:3 --heartbeat 80ms",
+	 "--peer-timeout 100ms is less than two heartbeats of 80ms"},
+	{"--secondary --listen fd:3 --staging 1K", "--staging: 1K is outside 1M..64G"},
+	{"--secondary --listen fd:3 --arbiter etcd:x",
+	 "--arbiter 'etcd:x': must be none or file:PATH"},
+	{"--secondary --listen fd:3 --arbiter file:", "must be none or file:PATH"},
+};
+
+static const struct bad bad_json[] = {
+	{"", "bad.json:1:0:"},
+	{"{", "bad.json:1:1:"},
+	{"[]", "bad.json: must be one JSON object"},
+	{"{\"kernel\":\"k\",}", "bad.json:1:"},
+	{"{\"kernel\":\"k\"} x", "bad.json:1:"},
+	{"{\n\"kernel\":\"k\",\n\"kernel\":\"k\"}", "bad.json:3:8: duplicate object key"},
+	{"{\"kernel\":\"k\",\"memry\":\"1G\"}",
+	 "bad.json: memry: unknown key; the nearest is 'memory'"},
+	{"{\"k\":\"k\"}", "bad.json: k: unknown key; the nearest is 'kernel'"},
+	{"{\"kernel\":7}", "bad.json: kernel: must be a string"},
+	{"{\"kernel\":null}", "bad.json: kernel: must be a string"},
+	{"{\"cpus\":\"2\"}", "bad.json: cpus: must be a whole number"},
+	{"{\"cpus\":2.0}", "bad.json: cpus: must be a whole number"},
+	{"{\"cpus\":-1}", "bad.json: cpus: must not be negative"},
+	{"{\"cpus\":4294967297}", "bad.json: cpus: 4294967297 is outside 1..8"},
+	{"{\"memory\":1.5}", "bad.json: memory: must be a string like \"512M\" or a whole number"},
+	{"{\"epoch\":true}", "bad.json: epoch: must be a string like \"25ms\""},
+	{"{\"claim\":\"yes\"}", "bad.json: claim: must be true or false"},
+	{"{\"primary\":1}", "bad.json: primary: must be true or false"},
+	{"{\"disk\":{\"id\":\"a\"}}", "bad.json: disk: must be an array of objects"},
+	{"{\"disk\":[\"root.raw\"]}", "bad.json: disk[0]: must be an object with id=..."},
+	{"{\"disk\":[{\"id\":\"a\",\"path\":\"root.raw\"},{\"id\":\"b\",\"paht\":\"x\"}]}",
+	 "bad.json: disk[1].paht: unknown key; the nearest is 'path'"},
+	{"{\"disk\":[{\"id\":\"a\",\"id\":\"b\"}]}", "duplicate object key"},
+	{"{\"disk\":[{\"id\":\"a\",\"path\":\"x\"},{\"id\":\"a\",\"path\":\"y\"}]}",
+	 "bad.json: disk[1]: the id 'a' is already in use"},
+	{"{\"disk\":[{\"path\":\"x\"}]}", "bad.json: disk[0]: id is missing"},
+	{"{\"disk\":[{\"id\":\"a\",\"ro\":\"yes\"}]}",
+	 "bad.json: disk[0].ro: must be true or false"},
+	{"{\"net\":[{\"id\":\"a\",\"mac\":\"x\"}]}",
+	 "bad.json: net[0].mac: 'x' is not a MAC address"},
+	{"{\"net\":[1]}", "bad.json: net[0]: must be an object"},
+	{"{\"peer\":[1]}", "bad.json: peer: must be a string or an array of strings"},
+	{"{\"primary\":true,\"secondary\":true}", "--primary and --secondary exclude each other"},
+	{"{\"secondary\":true,\"listen\":\"fd:3\",\"kernel\":\"k\"}",
+	 "--kernel has no meaning with --secondary"},
+	{"{\"restore\":\"big\",\"kernel\":\"k\"}", "--kernel has no meaning with --restore"},
+	{"{\"name\":\"a\\u0000b\"}", "bad.json:1:"},
+	{"{\"name\":\"\xff\"}", "bad.json:1:"},
+};
+
+static void check_bad(const struct bad *b, const char *line)
+{
+	struct config c;
+	struct err e;
+	int r = parse(&c, line, &e);
+
+	if (r >= 0 || !strstr(e.msg, b->message) || strchr(e.msg, '\n'))
+		fail_msg("%s: returned %d, said: %s; expected: %s", b->given, r, e.msg, b->message);
+}
+
+static void bad_flags_say_why(void **state)
+{
+	for (size_t i = 0; i < sizeof(bad_flags) / sizeof(bad_flags[0]); i++)
+		check_bad(&bad_flags[i], bad_flags[i].given);
+}
+
+static void bad_json_says_why(void **state)
+{
+	for (size_t i = 0; i < sizeof(bad_json) / sizeof(bad_json[0]); i++) {
+		make_text("bad.json", bad_json[i].given);
+		check_bad(&bad_json[i], "bad.json");
+	}
+}
+
+static void deep_json_is_refused(void **state)
+{
+	static char text[200000];
+	const struct bad b = {"deep JSON", "bad.json:1:"};
+
+	memset(text, '[', sizeof(text));
+	make_file("bad.json", text, sizeof(text));
+	check_bad(&b, "bad.json");
+}
+
+static void machine_is_in_fixed_order(void **state)
+{
+	struct machine m, again;
+	struct config c;
+	struct err e = {0};
+
+	good(&c, "-k k -n id=n0,tap=t0 -d id=a,path=root.raw -d id=b,path=two.raw,ro --name web1 "
+		 "-a quiet");
+	assert_int_equal(config_to_machine(&c, &m, &e), 0);
+	assert_int_equal(m.ndevs, 5);
+	assert_int_equal(m.devs[0].kind, MDEV_CONSOLE);
+	assert_int_equal(m.devs[1].kind, MDEV_RNG);
+	assert_int_equal(m.devs[2].kind, MDEV_BLK);
+	assert_string_equal(m.devs[2].id, "a");
+	assert_int_equal(m.devs[2].ft, DISK_FT_MIRROR);
+	assert_true(m.devs[3].readonly);
+	assert_int_equal(m.devs[4].kind, MDEV_NET);
+	assert_int_equal(m.devs[4].gpa, MACHINE_MMIO_BASE + 4 * MACHINE_MMIO_STEP);
+	assert_int_equal(m.devs[4].gsi, MACHINE_GSI_BASE + 4);
+	assert_string_equal(m.cmdline, "quiet virtio_mmio.device=4K@0xd0000000:16"
+				       " virtio_mmio.device=4K@0xd0001000:17"
+				       " virtio_mmio.device=4K@0xd0002000:18"
+				       " virtio_mmio.device=4K@0xd0003000:19"
+				       " virtio_mmio.device=4K@0xd0004000:20");
+	/* Derived: unicast, locally administered, the same every time, another for another name. */
+	assert_int_equal(m.devs[4].mac[0] & 3, 2);
+	assert_int_equal(config_to_machine(&c, &again, &e), 0);
+	assert_memory_equal(m.devs[4].mac, again.devs[4].mac, 6);
+	strcpy(c.name, "web2");
+	assert_int_equal(config_to_machine(&c, &again, &e), 0);
+	assert_memory_not_equal(m.devs[4].mac, again.devs[4].mac, 6);
+}
+
+static void long_cmdline_is_refused(void **state)
+{
+	struct machine m;
+	struct config c;
+	struct err e = {0};
+
+	good(&c, "-k k");
+	memset(c.cmdline, 'x', sizeof(c.cmdline) - 30);
+	assert_int_equal(config_to_machine(&c, &m, &e), -E2BIG);
+	assert_non_null(strstr(e.msg, "--cmdline: too long with 2 devices appended"));
+}
+
+static void units(void **state)
+{
+	struct err e = {0};
+	char text[32];
+	uint64_t v;
+
+	assert_int_equal(config_parse_size("4k", &v, &e), 0);
+	assert_int_equal(v, 4096);
+	assert_int_equal(config_parse_size("7", &v, &e), 0);
+	assert_int_equal(v, 7);
+	assert_int_equal(config_parse_time("1s", &v, &e), 0);
+	assert_int_equal(v, 1000000000);
+	assert_int_equal(config_parse_time("25", &v, &e), 0);
+	assert_int_equal(v, 25000000);
+	assert_int_equal(config_parse_time("1.5ms", &v, &e), -EINVAL);
+	option_format_size(3 << 20, text, sizeof(text));
+	assert_string_equal(text, "3M");
+	option_format_size(0, text, sizeof(text));
+	assert_string_equal(text, "0");
+	option_format_time(1500000, text, sizeof(text));
+	assert_string_equal(text, "1500us");
+}
+
+/* Help and documentation come from the table; the help fits a screen of 80 columns. */
+static void help_fits_a_screen(void **state)
+{
+	char *words[] = {"--help", "--help-md"};
+	char line[1024];
+	unsigned lines = 0;
+	struct config c;
+	int saved = dup(1);
+	FILE *f;
+
+	assert_non_null(freopen("help.txt", "w", stdout));
+	assert_int_equal(config_parse_run(&c, 1, words, NULL), 1);
+	fflush(stdout);
+	f = fopen("help.txt", "r");
+	while (fgets(line, sizeof(line), f)) {
+		assert_true(strlen(line) <= 81);
+		lines++;
+	}
+	fclose(f);
+	assert_int_equal(config_parse_run(&c, 1, words + 1, NULL), 1);
+	fflush(stdout);
+	assert_true(dup2(saved, 1) >= 0);
+	close(saved);
+	assert_true(lines > 25 && lines <= 40);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(examples_load),
+		cmocka_unit_test(defaults),
+		cmocka_unit_test(every_flag),
+		cmocka_unit_test(last_one_wins),
+		cmocka_unit_test(integers_in_json_have_units),
+		cmocka_unit_test(one_file_serves_both_roles),
+		cmocka_unit_test(secondary_may_make_its_mirror),
+		cmocka_unit_test(bad_flags_say_why),
+		cmocka_unit_test(bad_json_says_why),
+		cmocka_unit_test(deep_json_is_refused),
+		cmocka_unit_test(machine_is_in_fixed_order),
+		cmocka_unit_test(long_cmdline_is_refused),
+		cmocka_unit_test(units),
+		cmocka_unit_test(help_fits_a_screen),
+	};
+
+	return cmocka_run_group_tests_name("config", tests, setup, teardown);
+}
