@@ -97,6 +97,16 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 	return r;
 }
 
+void disk_alias(struct disk *alias, const struct disk *d)
+{
+	*alias = *d;
+	alias->hook = (struct disk_hook){ 0 };
+	alias->inflight = 0;
+	alias->held = false;
+	alias->queue = NULL;
+	alias->queue_tail = &alias->queue;
+}
+
 void disk_close(struct disk *d)
 {
 	VMM_BUG_ON(d->inflight);

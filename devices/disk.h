@@ -62,6 +62,8 @@ enum { DISK_OPEN_RO = 1, DISK_OPEN_DIRECT = 2, DISK_OPEN_CREATE = 4 };
  * a busy image says so and what to do.
  */
 int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, int flags, struct err *e);
+/* A second queue to the same open image, without its hook and hold. d must outlive it. */
+void disk_alias(struct disk *alias, const struct disk *d);
 void disk_close(struct disk *d); /* -1 fd afterwards; must have nothing in flight */
 /* Set the size (secondary, before the first sync); fails when the existing size differs and is not 0. */
 int disk_resize(struct disk *d, uint64_t bytes, struct err *e);

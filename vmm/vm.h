@@ -113,6 +113,8 @@ int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e);
 void vm_commit(struct vm *vm);
 /* Put the committed state into KVM and devices. */
 int vm_load(struct vm *vm, struct err *e);
+/* Only the part of vm_load() that a host may refuse; for a first look before it matters. */
+int vm_try_load(struct vm *vm, struct err *e);
 
 /* From vCPU threads and devices: the guest is over. The first reason counts. */
 void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why);

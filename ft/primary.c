@@ -1,0 +1,531 @@
+#define _GNU_SOURCE
+#include "ft/primary.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "ft/steps.h"
+#include "vmm/fdt.h"
+#include "vmm/log.h"
+
+#define RETRY_NS     500000000ull /* between attempts to find a peer, or an arbiter that answers */
+#define CONNECT_NS   1000000000ull
+#define HANDSHAKE_NS 5000000000ull /* the peer builds a VM in this time */
+
+static void try_peer(struct primary *p);
+
+/* --- end of a link ---------------------------------------------------------------------------- */
+
+static void close_link(struct primary *p)
+{
+	struct loop *l = p->ft->loop;
+
+	loop_poll_del(l, &p->conn_op);
+	loop_poll_del(l, &p->main_op);
+	loop_timer_del(l, &p->epoch_op);
+	loop_timer_del(l, &p->timer_op);
+	if (p->conn_fd >= 0)
+		close(p->conn_fd);
+	p->conn_fd = -1;
+	heart_stop(&p->heart);
+	if (p->has_sender) {
+		/* Order: nothing may keep the sender waiting when it is joined. */
+		shutdown(p->main.fd, SHUT_RDWR);
+		sync_cancel(&p->sync);
+		capture_close(&p->capture);
+		send_stop(&p->send);
+		sync_done(&p->sync);
+		capture_done(&p->capture);
+		disklog_free(&p->disklog, &p->sent_log);
+		disklog_stop(&p->disklog);
+		p->has_sender = false;
+	}
+	stream_done(&p->main);
+	p->in_flight = p->due = false;
+	p->late_ack = 0;
+	p->phase = PRI_IDLE;
+	p->ft->peer[0] = 0;
+}
+
+static void retry_later(struct primary *p)
+{
+	loop_timer_set(p->ft->loop, &p->timer_op, RETRY_NS);
+}
+
+static void run_on(struct primary *p)
+{
+	if (!p->vm->running && !p->user_paused && !p->ending)
+		vm_resume(p->vm);
+}
+
+static void fence(struct primary *p)
+{
+	struct err e = { 0 };
+
+	if (vm_pause(p->vm, &e))
+		log_error("%s", e.msg);
+	obuf_drop(&p->vm->obuf);
+	ft_set_state(p->ft, FT_FENCED, "the other side runs the VM");
+	p->ft->on_exit(p->ft->arg, 5);
+}
+
+/*
+ * The peer may have taken over: only the arbiter's word lets this side go on. Until it gives one,
+ * the VM is stopped and its output stays held.
+ */
+static void claim(struct primary *p)
+{
+	struct err e = { 0 };
+	uint64_t gen = 0;
+	int r = arbiter_claim(p->ft->arbiter, p->ft->generation, &gen, &e);
+
+	if (r == -ESTALE) {
+		fence(p);
+		return;
+	}
+	if (r) {
+		struct err pe = { 0 };
+
+		p->owe_claim = true;
+		vm_pause(p->vm, &pe);
+		ft_set_state(p->ft, FT_PAUSED, e.msg);
+		loop_timer_set(p->ft->loop, &p->claim_op, RETRY_NS);
+		return;
+	}
+	p->owe_claim = p->peer_may_run = false;
+	p->ft->generation = gen;
+	obuf_pass(&p->vm->obuf);
+	run_on(p);
+	ft_set_state(p->ft, FT_DEGRADED, p->ft->note[0] ? p->ft->note : "peer lost");
+	if (p->ending)
+		primary_finish(p);
+	else
+		retry_later(p);
+}
+
+static void claim_again(struct loop_op *op, int res)
+{
+	struct primary *p = op->arg;
+
+	if (p->owe_claim)
+		claim(p);
+}
+
+void primary_lost(struct primary *p, const char *why)
+{
+	char note[sizeof(p->ft->note)];
+	bool was_in_step = p->phase >= PRI_SYNCING;
+
+	if (p->phase == PRI_IDLE)
+		return;
+	snprintf(note, sizeof(note), "peer %.80s: %.100s", p->ft->peer, why);
+	if (p->phase >= PRI_HEART)
+		log_warn("%s", note);
+	step_reached(STEP_PEER_LOST);
+	close_link(p);
+	if (p->peer_may_run) {
+		snprintf(p->ft->note, sizeof(p->ft->note), "%s", note);
+		claim(p);
+		return;
+	}
+	run_on(p);
+	if (was_in_step)
+		ft_set_state(p->ft, FT_UNPROTECTED, note);
+	if (p->ending)
+		primary_finish(p);
+	else
+		retry_later(p);
+}
+
+/* --- messages from the peer ------------------------------------------------------------------- */
+
+static void take_ack(struct primary *p, uint64_t epoch)
+{
+	/* We were away: the peer may have taken over since it acknowledged. Ask it first. */
+	if (heart_suspect(&p->heart))
+		p->late_ack = epoch;
+	else
+		epoch_acked(p, epoch);
+}
+
+static void trusted_again(void *arg)
+{
+	struct primary *p = arg;
+	uint64_t epoch = p->late_ack;
+
+	p->late_ack = 0;
+	if (epoch)
+		epoch_acked(p, epoch);
+}
+
+static void refused(struct primary *p, const struct frame *f)
+{
+	char text[sizeof(p->last_refusal)];
+	unsigned n = f->length < sizeof(text) - 1 ? f->length : sizeof(text) - 1;
+
+	for (unsigned i = 0; i < n; i++)
+		text[i] = f->data[i] >= ' ' && f->data[i] < 127 ? f->data[i] : '?';
+	text[n] = 0;
+	if (strcmp(text, p->last_refusal))
+		log_warn("peer %s refuses: %s", p->ft->peer, text);
+	snprintf(p->last_refusal, sizeof(p->last_refusal), "%s", text);
+	primary_lost(p, text);
+}
+
+static void connect_heart(struct primary *p);
+
+/* False: the link is gone. */
+static bool take_frame(struct primary *p, const struct frame *f, uint64_t *ret_ack)
+{
+	if (p->phase == PRI_HELLO && f->type == FRAME_WELCOME) {
+		connect_heart(p);
+		return p->phase != PRI_IDLE;
+	}
+	if (f->type == FRAME_REFUSE) {
+		refused(p, f);
+		return false;
+	}
+	if (p->phase == PRI_EPOCHS && f->type == FRAME_ACK && p->in_flight && !*ret_ack && !p->late_ack &&
+	    f->epoch == p->epoch - 1) {
+		*ret_ack = f->epoch;
+		return true;
+	}
+	primary_lost(p, "message out of order");
+	return false;
+}
+
+/*
+ * All that has arrived is read before an ack is acted on: when the stream has ended behind the ack,
+ * the peer may have taken over, and the arbiter is asked first.
+ */
+static void main_readable(struct loop_op *op, int res)
+{
+	struct primary *p = op->arg;
+	uint64_t ack = 0;
+	struct frame f;
+	int r;
+
+	heart_suspect(&p->heart);
+	while ((r = stream_recv(&p->main, &f)) == 1)
+		if (!take_frame(p, &f, &ack))
+			return;
+	if (r < 0) {
+		primary_lost(p, r == -EBADMSG ? p->main.why : r == -EPIPE ? "connection closed" : strerror(-r));
+		return;
+	}
+	heart_heard(&p->heart);
+	if (ack)
+		take_ack(p, ack);
+}
+
+/* --- the way to a peer ------------------------------------------------------------------------ */
+
+static int send_hello(struct primary *p)
+{
+	const struct config *cfg = p->ft->cfg;
+	uint8_t *fdt = malloc(FDT_MAX_BYTES);
+	struct wire_hello h = { .generation = p->ft->generation, .heartbeat_ns = cfg->heartbeat_ns,
+				.peer_timeout_ns = cfg->peer_timeout_ns, .disklog_bytes = cfg->disklog_bytes,
+				.verify = cfg->verify };
+	struct iovec iov[2] = { { &h, sizeof(h) }, { fdt, 0 } };
+	uint64_t deadline = loop_now_ns() + CONNECT_NS;
+	int r = fdt ? fdt_build(&p->vm->machine, fdt, FDT_MAX_BYTES, NULL) : -ENOMEM;
+
+	if (r > 0) {
+		h.fdt_bytes = iov[1].iov_len = r;
+		r = stream_send_preface(&p->main, deadline);
+		if (!r)
+			r = stream_send(&p->main, FRAME_HELLO, 0, iov, 2, deadline);
+	}
+	free(fdt);
+	return r;
+}
+
+static void connected_main(struct primary *p)
+{
+	uint64_t session;
+
+	if (getrandom(&session, sizeof(session), 0) != sizeof(session))
+		session = loop_now_ns();
+	stream_init(&p->main, p->conn_fd, STREAM_MAIN, session | 1);
+	p->conn_fd = -1;
+	chan_set_options(p->main.fd, 5000);
+	p->phase = PRI_HELLO;
+	loop_timer_set(p->ft->loop, &p->timer_op, HANDSHAKE_NS);
+	p->main_op = (struct loop_op){ .fn = main_readable, .arg = p };
+	if (send_hello(p) < 0 || loop_poll_add(p->ft->loop, &p->main_op, p->main.fd, POLLIN) < 0) {
+		primary_lost(p, "handshake failed");
+		return;
+	}
+	step_reached(STEP_HELLO_SENT);
+}
+
+static void log_is_on(void *arg)
+{
+	struct primary *p = arg;
+
+	sync_log_is_on(&p->sync);
+}
+
+static void ask_log(void *arg)
+{
+	struct primary *p = arg;
+	uint64_t one = 1;
+
+	__atomic_store_n(&p->wants_log, true, __ATOMIC_RELEASE);
+	if (write(p->notify_fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+/* Both links are up: dirty tracking on, then everything is sent while the guest runs. */
+static int start_sync(struct primary *p, struct err *e)
+{
+	struct vm *vm = p->vm;
+	const struct config *cfg = p->ft->cfg;
+	int r;
+
+	p->has_sender = true;
+	sync_init(&p->sync);
+	r = capture_init(&p->capture, &vm->kvm, &vm->mem, cfg->staging_bytes, e);
+	if (!r)
+		r = disklog_start(&p->disklog, p->ft->loop, &vm->machine, vm->disks, cfg->disklog_bytes, e);
+	if (r)
+		return r;
+	p->sync.machine = &vm->machine;
+	p->sync.mem = &vm->mem;
+	p->sync.dirty = &p->capture.dirty;
+	p->sync.disklog = &p->disklog;
+	p->sync.disks = vm->disks;
+	p->sync.ask_log = ask_log;
+	p->sync.arg = p;
+	p->sync.stop = p->sync.log_on = false;
+	p->wants_log = false;
+	return send_start(&p->send, &p->main, &p->capture, &p->sync, vm_state_bound(vm), p->notify_fd, e);
+}
+
+static void peer_silent(void *arg, const char *why)
+{
+	primary_lost(arg, why);
+}
+
+static void connected_heart(struct primary *p)
+{
+	struct stream st;
+	struct err e = { 0 };
+
+	stream_init(&st, p->conn_fd, STREAM_HEART, p->main.session);
+	p->conn_fd = -1;
+	chan_set_options(st.fd, 5000);
+	p->heart.lost = peer_silent;
+	p->heart.trusted = trusted_again;
+	p->heart.arg = p;
+	if (stream_send_preface(&st, loop_now_ns() + CONNECT_NS) < 0 ||
+	    heart_start(&p->heart, p->ft->loop, &st, p->ft->cfg->heartbeat_ns, p->ft->cfg->peer_timeout_ns) < 0) {
+		stream_done(&st);
+		primary_lost(p, "heartbeat link failed");
+		return;
+	}
+	loop_timer_del(p->ft->loop, &p->timer_op);
+	p->phase = PRI_SYNCING;
+	ft_set_state(p->ft, FT_SYNCING, NULL);
+	p->last_refusal[0] = 0;
+	if (start_sync(p, &e)) {
+		log_error("%s", e.msg);
+		primary_lost(p, e.msg);
+	}
+}
+
+static void writable(struct loop_op *op, int res)
+{
+	struct primary *p = op->arg;
+	struct err e = { 0 };
+
+	loop_poll_del(p->ft->loop, &p->conn_op);
+	if (chan_connected(p->conn_fd, &e)) {
+		log_debug("peer %s: %s", p->ft->peer, e.msg);
+		primary_lost(p, e.msg);
+	} else if (p->phase == PRI_CONNECTING) {
+		connected_main(p);
+	} else {
+		connected_heart(p);
+	}
+}
+
+static int start_connect(struct primary *p)
+{
+	struct err e = { 0 };
+	int r = chan_connect_start(&p->uri, &p->conn_fd, &e);
+
+	if (r) {
+		log_debug("peer %s: %s", p->ft->peer, e.msg);
+		p->conn_fd = -1;
+		return r;
+	}
+	p->conn_op = (struct loop_op){ .fn = writable, .arg = p };
+	return loop_poll_add(p->ft->loop, &p->conn_op, p->conn_fd, POLLOUT);
+}
+
+static void connect_heart(struct primary *p)
+{
+	p->phase = PRI_HEART;
+	if (start_connect(p))
+		primary_lost(p, "heartbeat link: cannot connect");
+}
+
+static void try_peer(struct primary *p)
+{
+	const struct config *cfg = p->ft->cfg;
+	struct err e = { 0 };
+
+	if (!cfg->npeers || p->ending)
+		return;
+	snprintf(p->ft->peer, sizeof(p->ft->peer), "%s", cfg->peers[p->peer_index]);
+	p->peer_index = (p->peer_index + 1) % cfg->npeers;
+	if (chan_parse(p->ft->peer, &p->uri, &e)) {
+		log_error("--peer: %s", e.msg);
+		return;
+	}
+	p->phase = PRI_CONNECTING;
+	loop_timer_set(p->ft->loop, &p->timer_op, CONNECT_NS);
+	if (start_connect(p))
+		primary_lost(p, "cannot connect");
+}
+
+static void timer(struct loop_op *op, int res)
+{
+	struct primary *p = op->arg;
+
+	if (p->phase == PRI_IDLE)
+		try_peer(p);
+	else
+		primary_lost(p, "no answer in time");
+}
+
+/* --- sender and epochs ------------------------------------------------------------------------ */
+
+static void notified(struct loop_op *op, int res)
+{
+	struct primary *p = op->arg;
+	uint64_t n;
+
+	if (read(p->notify_fd, &n, sizeof(n)) < 0 || !p->has_sender)
+		return;
+	if (__atomic_exchange_n(&p->wants_log, false, __ATOMIC_ACQ_REL))
+		disklog_switch(&p->disklog, log_is_on, p);
+	if (p->phase == PRI_SYNCING && __atomic_load_n(&p->send.synced, __ATOMIC_ACQUIRE)) {
+		p->phase = PRI_EPOCHS;
+		p->epoch = p->vm->obuf.epoch + 1; /* numbers never repeat in the life of a VM */
+		epoch_seal(p);
+		return;
+	}
+	pthread_mutex_lock(&p->send.lock);
+	n = p->send.error != 0;
+	pthread_mutex_unlock(&p->send.lock);
+	if (n)
+		primary_lost(p, "link broken");
+}
+
+static void epoch_timer(struct loop_op *op, int res)
+{
+	struct primary *p = op->arg;
+
+	if (p->phase != PRI_EPOCHS)
+		return;
+	if (p->in_flight)
+		p->due = true;
+	else
+		epoch_seal(p); /* also when paused: what the guest did before is not lost */
+}
+
+/* --- interface -------------------------------------------------------------------------------- */
+
+int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e)
+{
+	memset(p, 0, sizeof(*p));
+	p->ft = ft;
+	p->vm = vm;
+	p->conn_fd = p->main.fd = -1;
+	p->epoch_ns = ft->cfg->epoch_ns;
+	p->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (p->notify_fd < 0)
+		return err_sys(e, "eventfd");
+	p->notify_op = (struct loop_op){ .fn = notified, .arg = p };
+	p->timer_op = (struct loop_op){ .fn = timer, .arg = p };
+	p->claim_op = (struct loop_op){ .fn = claim_again, .arg = p };
+	p->epoch_op = (struct loop_op){ .fn = epoch_timer, .arg = p };
+	if (loop_poll_add(ft->loop, &p->notify_op, p->notify_fd, POLLIN) < 0)
+		return err_set(e, -ENOSPC, "event loop is full");
+	try_peer(p);
+	return 0;
+}
+
+void primary_stop(struct primary *p)
+{
+	if (!p->ft)
+		return;
+	close_link(p);
+	loop_timer_del(p->ft->loop, &p->claim_op);
+	loop_poll_del(p->ft->loop, &p->notify_op);
+	close(p->notify_fd);
+	memset(p, 0, sizeof(*p));
+}
+
+/* Everything the guest did is acknowledged, or this side alone owns the VM: say goodbye. */
+void primary_finish(struct primary *p)
+{
+	struct err e = { 0 };
+
+	if (p->phase == PRI_EPOCHS)
+		stream_send(&p->main, FRAME_BYE, 0, NULL, 0, loop_now_ns() + CONNECT_NS);
+	if (arbiter_release(p->ft->arbiter, p->ft->generation, &e))
+		log_warn("%s", e.msg);
+	ft_set_state(p->ft, FT_STOPPED, NULL);
+	p->ft->on_exit(p->ft->arg, p->end_code);
+}
+
+void primary_end(struct primary *p, int code)
+{
+	struct err e = { 0 };
+
+	if (p->ending)
+		return;
+	p->ending = true;
+	p->end_code = code;
+	vm_pause(p->vm, &e);
+	if (p->owe_claim) {
+		fence(p); /* nobody may say that this side owns the VM: its output is not let out */
+	} else if (p->phase != PRI_EPOCHS) {
+		primary_finish(p);
+	} else if (p->in_flight) {
+		p->due = true; /* one more after it: it has what the guest did since */
+		loop_timer_set(p->ft->loop, &p->epoch_op, 0);
+	} else {
+		epoch_seal(p);
+	}
+}
+
+void primary_pause(struct primary *p, bool pause)
+{
+	struct err e = { 0 };
+
+	p->user_paused = pause;
+	if (pause && vm_pause(p->vm, &e))
+		log_error("%s", e.msg);
+	if (!pause && !p->vm->running && !p->owe_claim && !p->ending) {
+		vm_resume(p->vm);
+		if (p->phase == PRI_EPOCHS && !p->in_flight)
+			loop_timer_set(p->ft->loop, &p->epoch_op, 0);
+	}
+}
+
+void primary_set_epoch(struct primary *p, uint64_t epoch_ns)
+{
+	p->epoch_ns = epoch_ns;
+}

@@ -1,0 +1,75 @@
+/*
+ * The primary role: find a peer, bring it into step, run epochs with it, and know what to do when
+ * it is lost. The phases and what moves them:
+ *
+ *   IDLE -- retry timer --> CONNECTING -- socket writable --> HELLO -- WELCOME --> HEART
+ *   HEART -- second socket writable --> SYNCING -- sender says synced --> EPOCHS
+ *   any -- error, silence, end of stream --> IDLE (with a claim first, if the peer may run the VM)
+ *
+ * Owner: the loop.
+ */
+#ifndef FT_PRIMARY_H
+#define FT_PRIMARY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ft/capture.h"
+#include "ft/disklog.h"
+#include "ft/ft.h"
+#include "ft/heart.h"
+#include "ft/send.h"
+#include "ft/sync.h"
+#include "vmm/chan.h"
+#include "vmm/stream.h"
+#include "vmm/vm.h"
+
+enum primary_phase { PRI_IDLE, PRI_CONNECTING, PRI_HELLO, PRI_HEART, PRI_SYNCING, PRI_EPOCHS, PRI_PHASE_MAX };
+
+struct primary {
+	struct ft *ft;
+	struct vm *vm;
+	enum primary_phase phase;
+	unsigned peer_index;
+	struct chan_uri uri;
+	int conn_fd, notify_fd;
+	struct loop_op conn_op, main_op, notify_op, epoch_op, timer_op, claim_op;
+	struct stream main;
+	struct heart heart;
+	struct capture capture;
+	struct disklog disklog;
+	struct sync sync;
+	struct send send;
+	bool has_sender;
+	bool wants_log; /* atomic: set by the sender */
+	uint64_t epoch_ns;
+	uint64_t epoch;	     /* the open one */
+	uint64_t sealed_ns;  /* when the one in flight was sealed */
+	bool in_flight, due; /* an epoch awaits its ack; another seal is wanted after it */
+	uint64_t late_ack;   /* an ack that came while we were suspect, 0 for none */
+	struct disklog_list sent_log;
+	bool peer_may_run;   /* an epoch was sealed for this peer: it may take over */
+	bool owe_claim;	     /* the arbiter did not answer yet: VM stopped, output held */
+	bool user_paused;
+	bool ending;
+	int end_code;
+	char last_refusal[200];
+};
+
+/* The VM runs or is about to; starts looking for a peer at once. */
+int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e);
+/* The VM is over (guest ended, or stop): last epoch, ack, release, BYE; then ft->on_exit(code). */
+void primary_end(struct primary *p, int code);
+void primary_pause(struct primary *p, bool pause);
+void primary_set_epoch(struct primary *p, uint64_t epoch_ns);
+/* Ends links and threads. Held output is dropped by the VM's own end. */
+void primary_stop(struct primary *p);
+
+/* ft/epoch.c */
+void epoch_seal(struct primary *p);
+void epoch_acked(struct primary *p, uint64_t epoch);
+/* ft/primary.c, for ft/epoch.c */
+void primary_lost(struct primary *p, const char *why);
+void primary_finish(struct primary *p);
+
+#endif

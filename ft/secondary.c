@@ -1,0 +1,392 @@
+#define _GNU_SOURCE
+#include "ft/secondary.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ft/steps.h"
+#include "vmm/chan.h"
+#include "vmm/fdt.h"
+#include "vmm/log.h"
+
+#define IDENTIFY_NS	2000000000ull /* a connection says what it is within this time */
+#define REPLY_NS	1000000000ull
+#define FRAMES_PER_TURN 32	      /* then other events have their turn */
+#define DISK_QUEUE_HIGH (32u << 20)
+#define DISK_QUEUE_LOW	(8u << 20)
+
+/* --- end of a session ------------------------------------------------------------------------- */
+
+static void close_links(struct secondary *s)
+{
+	struct loop *l = s->ft->loop;
+
+	loop_poll_del(l, &s->main_op);
+	loop_timer_del(l, &s->again_op);
+	heart_stop(&s->heart);
+	stream_done(&s->main);
+	s->has_main = s->reading_stopped = false;
+}
+
+void secondary_listen_again(struct secondary *s, const char *why)
+{
+	close_links(s);
+	if (s->has_vm) {
+		s->phase = SEC_CLAIM; /* nobody new while events are served below */
+		diskapply_drop(&s->disks);
+		diskapply_drain(&s->disks);
+		vm_destroy(s->vm);
+		stage_done(&s->stage);
+		s->has_vm = false;
+	}
+	s->phase = SEC_LISTEN;
+	s->ft->peer[0] = 0;
+	ft_set_state(s->ft, FT_STARTING, why);
+}
+
+static void lost(struct secondary *s, const char *why)
+{
+	char note[160];
+
+	if (s->phase != SEC_STANDBY)
+		return;
+	snprintf(note, sizeof(note), "primary: %.120s", why);
+	log_warn("%s", note);
+	s->lost_ns = loop_now_ns();
+	stage_abort(&s->stage);
+	close_links(s);
+	if (s->bye || !s->stage.committed || s->disks.error) {
+		secondary_listen_again(s, note);
+		return;
+	}
+	s->phase = SEC_CLAIM;
+	ft_set_state(s->ft, FT_TAKING_OVER, note);
+	takeover_claim(s);
+}
+
+/* --- epochs ----------------------------------------------------------------------------------- */
+
+static int reply(struct stream *st, enum frame_type type, uint64_t epoch, const char *text)
+{
+	struct iovec iov = { (void *)text, text ? strlen(text) : 0 };
+
+	return stream_send(st, type, epoch, &iov, text ? 1 : 0, loop_now_ns() + REPLY_NS);
+}
+
+/* A rule was broken, or this side cannot go on: tell the primary why, and drop the link. */
+static void reject(struct secondary *s, const char *why)
+{
+	reply(&s->main, FRAME_REFUSE, 0, why);
+	lost(s, why);
+}
+
+/*
+ * The ack is the promise that nothing can fail any more. That this host accepts the vCPU state is
+ * tried with the first epoch, before its ack; after that the same state parts are only copied.
+ */
+static bool take_epoch(struct secondary *s)
+{
+	bool first = !s->stage.committed;
+	uint64_t epoch = s->stage.epoch;
+	struct err e = { 0 };
+	int r = 0;
+
+	if (first) {
+		stage_commit(&s->stage);
+		r = vm_try_load(s->vm, &e);
+		if (r) {
+			s->stage.committed = 0;
+			reject(s, e.msg);
+			return false;
+		}
+	}
+	step_reached(STEP_ACK_BEFORE);
+	r = reply(&s->main, FRAME_ACK, epoch, NULL);
+	step_reached(STEP_ACK_SENT);
+	if (!first)
+		stage_commit(&s->stage);
+	s->ft->stats.epochs++;
+	if (s->verify && stage_verify(&s->stage, &e)) {
+		log_error("%s", e.msg);
+		s->ft->on_exit(s->ft->arg, 2);
+		return false;
+	}
+	if (first)
+		ft_set_state(s->ft, FT_PROTECTED, NULL);
+	if (r < 0)
+		lost(s, "ack not sent");
+	return r >= 0;
+}
+
+/* False: the session is over. */
+static bool take_frame(struct secondary *s, const struct frame *f)
+{
+	struct err e = { 0 };
+	int r;
+
+	if (f->type == FRAME_BYE) {
+		s->bye = true;
+		lost(s, "stopped in order");
+		return false;
+	}
+	r = stage_frame(&s->stage, f, &e);
+	if (r < 0) {
+		reject(s, e.msg);
+		return false;
+	}
+	return r == 1 ? take_epoch(s) : true;
+}
+
+static void read_main(struct secondary *s)
+{
+	struct frame f;
+	int r = 0;
+
+	for (int n = 0; n < FRAMES_PER_TURN && s->phase == SEC_STANDBY && !s->reading_stopped; n++) {
+		r = stream_recv(&s->main, &f);
+		if (r <= 0)
+			break;
+		heart_heard(&s->heart);
+		if (!take_frame(s, &f))
+			return;
+		if (s->disks.pending_bytes > DISK_QUEUE_HIGH) {
+			s->reading_stopped = true;
+			loop_poll_del(s->ft->loop, &s->main_op);
+		}
+	}
+	if (s->phase != SEC_STANDBY || s->reading_stopped)
+		return;
+	if (r < 0)
+		lost(s, r == -EBADMSG ? s->main.why : r == -EPIPE ? "connection closed" : strerror(-r));
+	else if (r > 0) /* the rest may be in the stream's buffer, where poll does not see it */
+		loop_timer_set(s->ft->loop, &s->again_op, 0);
+}
+
+static void main_ready(struct loop_op *op, int res)
+{
+	read_main(op->arg);
+}
+
+/* The images caught up, or one failed. */
+static void disks_moved(void *arg)
+{
+	struct secondary *s = arg;
+
+	if (s->phase == SEC_TAKEN || s->phase == SEC_CLAIM) {
+		for (unsigned i = 0; diskapply_idle(&s->disks) && i < s->vm->machine.ndevs; i++)
+			if (s->vm->disks[i].fd >= 0 && s->phase == SEC_TAKEN)
+				disk_hold(&s->vm->disks[i], false);
+		return;
+	}
+	if (s->phase != SEC_STANDBY)
+		return;
+	if (s->disks.error) {
+		reject(s, "the secondary's disk image failed");
+	} else if (s->reading_stopped && s->disks.pending_bytes < DISK_QUEUE_LOW) {
+		s->reading_stopped = false;
+		loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
+		loop_timer_set(s->ft->loop, &s->again_op, 0);
+	}
+}
+
+/* --- handshake -------------------------------------------------------------------------------- */
+
+/* Mirrored images start as zeros: holes are not sent. */
+static int clear_images(struct secondary *s, struct err *e)
+{
+	struct vm *vm = s->vm;
+
+	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
+		const struct mdev *md = &vm->machine.devs[i];
+
+		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
+			continue;
+		if (ftruncate(vm->disks[i].fd, 0) < 0 || ftruncate(vm->disks[i].fd, md->bytes) < 0)
+			return err_sys(e, "disk '%s': emptying the image for the first sync", md->id);
+	}
+	return 0;
+}
+
+static int build_vm(struct secondary *s, const struct frame *f, struct wire_hello *h, struct err *e)
+{
+	struct machine m;
+	int r;
+
+	if (f->length < sizeof(*h))
+		return err_set(e, -EBADMSG, "short hello");
+	memcpy(h, f->data, sizeof(*h));
+	if (h->fdt_bytes != f->length - sizeof(*h) || h->heartbeat_ns < 1000000 || h->heartbeat_ns > 60000000000ull ||
+	    h->peer_timeout_ns < h->heartbeat_ns || h->peer_timeout_ns > 600000000000ull ||
+	    h->disklog_bytes > 1ull << 36 || h->verify > 1)
+		return err_set(e, -EBADMSG, "hello with values out of range");
+	r = fdt_parse(f->data + sizeof(*h), h->fdt_bytes, &m, e);
+	if (!r)
+		r = vm_create(s->vm, s->ft->loop, &m, s->ft->cfg, e);
+	if (r)
+		return r;
+	s->has_vm = true;
+	diskapply_init(&s->disks, &s->vm->machine, s->vm->disks, disks_moved, s);
+	r = clear_images(s, e);
+	if (!r && stage_init(&s->stage, s->vm, &s->disks, h->disklog_bytes))
+		r = err_set(e, -ENOMEM, "staging: out of memory");
+	return r;
+}
+
+static void take_hello(struct secondary *s, struct pending_conn *pc, const struct frame *f)
+{
+	struct wire_hello h;
+	struct err e = { 0 };
+	int r = build_vm(s, f, &h, &e);
+
+	s->main = pc->stream;
+	memset(&pc->stream, 0, sizeof(pc->stream));
+	pc->stream.fd = -1;
+	s->has_main = true;
+	s->bye = false;
+	chan_set_options(s->main.fd, 5000);
+	step_reached(STEP_HELLO_RECEIVED);
+	if (!r && reply(&s->main, FRAME_WELCOME, 0, NULL) < 0)
+		r = err_set(&e, -EPIPE, "primary went away in the handshake");
+	if (r) {
+		log_warn("primary refused: %s", e.msg);
+		reply(&s->main, FRAME_REFUSE, 0, e.msg);
+		secondary_listen_again(s, e.msg);
+		return;
+	}
+	s->ft->generation = h.generation;
+	s->verify = h.verify;
+	s->phase = SEC_STANDBY;
+	s->heart.interval_ns = h.heartbeat_ns;
+	s->heart.timeout_ns = h.peer_timeout_ns;
+	snprintf(s->ft->peer, sizeof(s->ft->peer), "%s", s->vm->machine.name);
+	ft_set_state(s->ft, FT_SYNCING, NULL);
+	s->main_op = (struct loop_op){ .fn = main_ready, .arg = s };
+	s->again_op = (struct loop_op){ .fn = main_ready, .arg = s };
+	loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
+	loop_timer_set(s->ft->loop, &s->again_op, 0);
+}
+
+static void primary_silent(void *arg, const char *why)
+{
+	lost(arg, why);
+}
+
+static void take_heart(struct secondary *s, struct pending_conn *pc)
+{
+	struct heart *h = &s->heart;
+
+	h->lost = primary_silent;
+	h->trusted = NULL;
+	h->arg = s;
+	chan_set_options(pc->stream.fd, 5000);
+	if (heart_start(h, s->ft->loop, &pc->stream, h->interval_ns, h->timeout_ns))
+		lost(s, "heartbeat link failed");
+}
+
+/* --- connections that have not said yet what they are ----------------------------------------- */
+
+static void drop_pending(struct pending_conn *pc)
+{
+	struct loop *l = pc->owner->ft->loop;
+
+	loop_poll_del(l, &pc->read_op);
+	loop_timer_del(l, &pc->timer_op);
+	stream_done(&pc->stream);
+	pc->used = false;
+}
+
+static void identify(struct loop_op *op, int res)
+{
+	struct pending_conn *pc = op->arg;
+	struct secondary *s = pc->owner;
+	struct frame f;
+	int r = stream_recv(&pc->stream, &f);
+
+	if (r == 0)
+		return;
+	loop_poll_del(s->ft->loop, &pc->read_op);
+	loop_timer_del(s->ft->loop, &pc->timer_op);
+	if (r == 1 && pc->stream.link == STREAM_MAIN && f.type == FRAME_HELLO && s->phase == SEC_LISTEN)
+		take_hello(s, pc, &f);
+	else if (r == 1 && pc->stream.link == STREAM_HEART && f.type == FRAME_HEART && s->phase == SEC_STANDBY &&
+		 !s->heart.loop && pc->stream.session == s->main.session)
+		take_heart(s, pc);
+	else
+		log_warn("connection dropped: %s",
+			 r == -EBADMSG ? pc->stream.why : "not a primary, or this side is busy with another one");
+	drop_pending(pc);
+}
+
+static void identify_late(struct loop_op *op, int res)
+{
+	drop_pending(op->arg);
+}
+
+static void accept_one(struct loop_op *op, int res)
+{
+	struct secondary *s = op->arg;
+	struct err e = { 0 };
+	int fd = chan_accept(s->listen_fd, &e);
+	struct pending_conn *pc = NULL;
+
+	if (fd < 0)
+		return;
+	for (unsigned i = 0; i < SECONDARY_MAX_PENDING && !pc; i++)
+		if (!s->pending[i].used)
+			pc = &s->pending[i];
+	if (!pc || s->phase == SEC_TAKEN) {
+		close(fd);
+		return;
+	}
+	*pc = (struct pending_conn){ .owner = s, .used = true };
+	pc->read_op = (struct loop_op){ .fn = identify, .arg = pc };
+	pc->timer_op = (struct loop_op){ .fn = identify_late, .arg = pc };
+	stream_init(&pc->stream, fd, STREAM_MAIN, 0);
+	loop_poll_add(s->ft->loop, &pc->read_op, fd, POLLIN);
+	loop_timer_set(s->ft->loop, &pc->timer_op, IDENTIFY_NS);
+}
+
+/* --- interface -------------------------------------------------------------------------------- */
+
+int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm, struct err *e)
+{
+	struct chan_uri uri;
+	int r = chan_parse(ft->cfg->listen, &uri, e);
+
+	memset(s, 0, sizeof(*s));
+	s->ft = ft;
+	s->vm = vm;
+	s->main.fd = s->listen_fd = -1;
+	if (r)
+		return r;
+	s->listen_fd = chan_listen(&uri, e);
+	if (s->listen_fd < 0)
+		return s->listen_fd;
+	s->listen_op = (struct loop_op){ .fn = accept_one, .arg = s };
+	return loop_poll_add(ft->loop, &s->listen_op, s->listen_fd, POLLIN);
+}
+
+void secondary_stop(struct secondary *s)
+{
+	if (!s->ft)
+		return;
+	close_links(s);
+	for (unsigned i = 0; i < SECONDARY_MAX_PENDING; i++)
+		if (s->pending[i].used)
+			drop_pending(&s->pending[i]);
+	loop_timer_del(s->ft->loop, &s->claim_op);
+	loop_timer_del(s->ft->loop, &s->announce_op);
+	loop_poll_del(s->ft->loop, &s->listen_op);
+	if (s->listen_fd >= 0)
+		close(s->listen_fd);
+	if (s->has_vm) {
+		diskapply_drop(&s->disks);
+		diskapply_drain(&s->disks);
+		stage_done(&s->stage);
+	}
+	s->ft = NULL;
+}

@@ -1,0 +1,68 @@
+/*
+ * The secondary role: listen, become the primary's machine, take epochs, and take over when the
+ * primary is lost and the arbiter agrees. The phases and what moves them:
+ *
+ *   LISTEN -- HELLO --> STANDBY (first sync, then epochs) -- primary lost --> claim
+ *   claim won --> TAKEN: this side runs the VM      claim lost, or nothing committed --> LISTEN
+ *
+ * Owner: the loop.
+ */
+#ifndef FT_SECONDARY_H
+#define FT_SECONDARY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ft/diskapply.h"
+#include "ft/ft.h"
+#include "ft/heart.h"
+#include "ft/stage.h"
+#include "ft/wire.h"
+#include "vmm/stream.h"
+#include "vmm/vm.h"
+
+#define SECONDARY_MAX_PENDING 4 /* connections that have not said yet what they are */
+
+enum secondary_phase { SEC_LISTEN, SEC_STANDBY, SEC_CLAIM, SEC_TAKEN };
+
+struct secondary;
+
+struct pending_conn {
+	struct secondary *owner;
+	struct stream stream;
+	struct loop_op read_op, timer_op;
+	bool used;
+};
+
+struct secondary {
+	struct ft *ft;
+	struct vm *vm; /* the caller's; built at HELLO */
+	bool has_vm;
+	enum secondary_phase phase;
+	int listen_fd;
+	struct loop_op listen_op, main_op, again_op, claim_op, announce_op;
+	struct pending_conn pending[SECONDARY_MAX_PENDING];
+	struct stream main;
+	struct heart heart;
+	bool has_main, bye, verify;
+	struct stage stage;
+	struct diskapply disks;
+	bool reading_stopped; /* the images are slower than the stream */
+	unsigned announces;
+	uint64_t lost_ns;
+	/* The VM runs here now. */
+	void (*taken_over)(void *arg);
+	void *arg;
+};
+
+int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm, struct err *e);
+/* Ends links; a VM that was taken over stays the caller's. */
+void secondary_stop(struct secondary *s);
+
+/* ft/takeover.c */
+void takeover_claim(struct secondary *s);
+void takeover_announce(struct secondary *s);
+/* ft/secondary.c, for ft/takeover.c */
+void secondary_listen_again(struct secondary *s, const char *why);
+
+#endif

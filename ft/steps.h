@@ -1,0 +1,51 @@
+/*
+ * Named steps of the protocol, at which a test can have the process killed: FTVMM_DIE_AT=step or
+ * FTVMM_DIE_AT=step:N for the N-th time it is reached. The kill is SIGKILL, as from outside.
+ */
+#ifndef FT_STEPS_H
+#define FT_STEPS_H
+
+#define STEP_LIST(X)                                                                               \
+	X(HELLO_SENT, "hello-sent")                                                                \
+	X(SYNC_BEGIN, "sync-begin")                                                                \
+	X(SYNC_DISK, "sync-disk")                                                                  \
+	X(SYNC_RAM, "sync-ram")                                                                    \
+	X(SYNC_END, "sync-end")                                                                    \
+	X(SEAL_BEGIN, "seal-begin")                                                                \
+	X(SEAL_PAUSED, "seal-paused")                                                              \
+	X(SEAL_CAPTURED, "seal-captured")                                                          \
+	X(SEAL_RESUMED, "seal-resumed")                                                            \
+	X(SEND_BEGIN, "send-begin")                                                                \
+	X(SEND_PAGES, "send-pages")                                                                \
+	X(SEND_DISKLOG, "send-disklog")                                                            \
+	X(SEND_STATE, "send-state")                                                                \
+	X(SEND_END, "send-end")                                                                    \
+	X(ACK_RECEIVED, "ack-received")                                                            \
+	X(RELEASED, "released")                                                                    \
+	X(PEER_LOST, "peer-lost")                                                                  \
+	X(HELLO_RECEIVED, "hello-received")                                                        \
+	X(STAGE_BEGIN, "stage-begin")                                                              \
+	X(STAGE_PAGES, "stage-pages")                                                              \
+	X(STAGE_STATE, "stage-state")                                                              \
+	X(ACK_BEFORE, "ack-before")                                                                \
+	X(ACK_SENT, "ack-sent")                                                                    \
+	X(COMMIT_MIDDLE, "commit-middle")                                                          \
+	X(COMMIT_END, "commit-end")                                                                \
+	X(TAKEOVER_CLAIM, "takeover-claim")                                                        \
+	X(TAKEOVER_LOAD, "takeover-load")                                                          \
+	X(TAKEOVER_LINK, "takeover-link")                                                          \
+	X(TAKEOVER_RUN, "takeover-run")
+
+enum step {
+#define X(e, name) STEP_##e,
+	STEP_LIST(X)
+#undef X
+	STEP_MAX,
+};
+
+/* Any thread. Returns at once unless the environment names this step. */
+void step_reached(enum step s);
+/* "a b c ...": for `ftvmm run --steps` and the tests that walk them. */
+const char *step_name(enum step s);
+
+#endif

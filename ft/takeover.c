@@ -1,0 +1,103 @@
+/*
+ * Takeover: the primary is lost and this side holds a committed epoch. Claim, load registers and
+ * devices, plug the network in, let the vCPUs go, announce. Disk requests wait until the log of the
+ * committed epochs is in the images.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "devices/virtio_net.h"
+#include "ft/secondary.h"
+#include "ft/steps.h"
+#include "vmm/log.h"
+
+#define RETRY_NS	500000000ull
+#define ANNOUNCE_COUNT	5 /* switches lose frames: say it again, ever later */
+#define ANNOUNCE_NS	50000000ull
+
+void takeover_announce(struct secondary *s)
+{
+	struct vm *vm = s->vm;
+
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		if (vm->machine.devs[i].kind == MDEV_NET)
+			virtio_net_announce(vm->mdevs[i]);
+	if (++s->announces < ANNOUNCE_COUNT)
+		loop_timer_set(s->ft->loop, &s->announce_op, ANNOUNCE_NS << s->announces);
+}
+
+static void announce_again(struct loop_op *op, int res)
+{
+	takeover_announce(op->arg);
+}
+
+static void plug_network(struct vm *vm)
+{
+	struct err e = { 0 };
+
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		if (vm->machine.devs[i].kind == MDEV_NET && netdev_link(&vm->nets[i], true, &e))
+			log_error("%s", e.msg);
+}
+
+static void hold_disks(struct secondary *s)
+{
+	for (unsigned i = 0; i < s->vm->machine.ndevs && !diskapply_idle(&s->disks); i++)
+		if (s->vm->machine.devs[i].kind == MDEV_BLK && s->vm->machine.devs[i].ft == DISK_FT_MIRROR)
+			disk_hold(&s->vm->disks[i], true);
+}
+
+static void run_here(struct secondary *s)
+{
+	struct ft *ft = s->ft;
+	struct err e = { 0 };
+
+	step_reached(STEP_TAKEOVER_LOAD);
+	if (vm_load(s->vm, &e)) {
+		/* Tried with the first epoch; a host that changes its mind leaves nothing to run. */
+		log_error("takeover: %s", e.msg);
+		ft->on_exit(ft->arg, 2);
+		return;
+	}
+	step_reached(STEP_TAKEOVER_LINK);
+	plug_network(s->vm);
+	s->phase = SEC_TAKEN;
+	vm_start(s->vm);
+	ft->stats.first_run_mono_ns = loop_now_ns();
+	ft->stats.takeover_ns = ft->stats.first_run_mono_ns - s->lost_ns;
+	step_reached(STEP_TAKEOVER_RUN);
+	s->announce_op = (struct loop_op){ .fn = announce_again, .arg = s };
+	takeover_announce(s);
+	ft_set_state(ft, FT_DEGRADED, "took over");
+	stage_done(&s->stage);
+	s->taken_over(s->arg);
+}
+
+static void claim_again(struct loop_op *op, int res)
+{
+	takeover_claim(op->arg);
+}
+
+void takeover_claim(struct secondary *s)
+{
+	struct ft *ft = s->ft;
+	struct err e = { 0 };
+	uint64_t gen = 0;
+	int r;
+
+	step_reached(STEP_TAKEOVER_CLAIM);
+	r = arbiter_claim(ft->arbiter, ft->generation, &gen, &e);
+	if (r == -ESTALE) {
+		secondary_listen_again(s, "the other side goes on");
+		return;
+	}
+	if (r) {
+		ft_set_state(ft, FT_TAKING_OVER, e.msg);
+		s->claim_op = (struct loop_op){ .fn = claim_again, .arg = s };
+		loop_timer_set(ft->loop, &s->claim_op, RETRY_NS);
+		return;
+	}
+	ft->generation = gen;
+	hold_disks(s);
+	run_here(s);
+}

@@ -1,0 +1,395 @@
+#define _GNU_SOURCE
+#include "vmm/cmd_run.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "ft/ft.h"
+#include "ft/primary.h"
+#include "ft/secondary.h"
+#include "vmm/config.h"
+#include "vmm/ctl.h"
+#include "vmm/log.h"
+#include "vmm/run_status.h"
+#include "vmm/snapshot.h"
+#include "vmm/vm.h"
+
+/* --- state changes, events, the end ----------------------------------------------------------- */
+
+static void finish(void *arg, int code)
+{
+	struct run *r = arg;
+
+	if (!r->over) {
+		r->over = true;
+		r->exit_code = code;
+	}
+	loop_stop(&r->loop);
+}
+
+static void state_changed(void *arg, enum ft_state from, enum ft_state to)
+{
+	struct run *r = arg;
+
+	if (r->ctl)
+		ctl_event(r->ctl, json_pack("{s:s, s:s, s:s, s:I, s:s}", "event", "ft-state", "old", ft_state_name(from),
+					    "new", ft_state_name(to), "generation", (json_int_t)r->ft.generation, "note",
+					    r->ft.note));
+}
+
+static int end_code(const struct vm *vm)
+{
+	switch (vm->end) {
+	case VM_END_EXIT:
+		return vm->exit_code & 0xff;
+	case VM_END_CRASH:
+		return 2;
+	default:
+		return 0;
+	}
+}
+
+/* End the VM in the way its role asks for. */
+static void end_vm(struct run *r, int code)
+{
+	if (r->primary.ft)
+		primary_end(&r->primary, code);
+	else
+		finish(r, code);
+}
+
+static void guest_ended(void *arg)
+{
+	struct run *r = arg;
+
+	if (r->vm.end == VM_END_CRASH)
+		log_error("guest crashed: %s", r->vm.end_why);
+	else
+		log_info("guest ended: %s", r->vm.end_why);
+	end_vm(r, end_code(&r->vm));
+}
+
+static void signalled(struct loop_op *op, int res)
+{
+	struct run *r = op->arg;
+	struct signalfd_siginfo si;
+
+	if (read(r->signal_fd, &si, sizeof(si)) != sizeof(si))
+		return;
+	log_info("signal %u: stopping in order", si.ssi_signo);
+	end_vm(r, 0);
+}
+
+/* --- control commands -------------------------------------------------------------------------- */
+
+static json_t *do_pause(struct run *r, bool pause, struct err *e)
+{
+	if (!r->has_vm) {
+		err_set(e, -EBUSY, "this side does not run the VM (state %s)", ft_state_name(r->ft.state));
+		return NULL;
+	}
+	if (r->primary.ft)
+		primary_pause(&r->primary, pause);
+	else if (pause && vm_pause(&r->vm, e))
+		return NULL;
+	else if (!pause && !r->vm.running)
+		vm_resume(&r->vm);
+	r->paused = pause;
+	if (!r->primary.ft)
+		ft_set_state(&r->ft, pause ? FT_PAUSED : FT_RUNNING, NULL);
+	return json_object();
+}
+
+static json_t *do_snapshot(struct run *r, json_t *args, struct err *e)
+{
+	const char *path = json_string_value(json_object_get(args, "file"));
+	bool was_running = r->vm.running;
+	int code;
+
+	if (!path || path[0] != '/') {
+		err_set(e, -EINVAL, "snapshot: 'file' must be an absolute path");
+		return NULL;
+	}
+	if (!r->has_vm || r->ft.state == FT_SYNCING || r->ft.state == FT_PROTECTED) {
+		err_set(e, -EBUSY, "snapshot: not while this VM is %s: its peer would take the long pause for a death",
+			ft_state_name(r->ft.state));
+		return NULL;
+	}
+	code = vm_pause(&r->vm, e);
+	if (!code)
+		code = snapshot_save(&r->vm, path, e);
+	if (was_running && !r->vm.running)
+		vm_resume(&r->vm);
+	return code ? NULL : json_object();
+}
+
+static json_t *do_set(struct run *r, json_t *args, struct err *e)
+{
+	json_t *epoch = json_object_get(args, "epoch_ns");
+	json_int_t ns = json_integer_value(epoch);
+
+	if (!json_is_integer(epoch) || ns < 1000000 || ns > 10000000000ll) {
+		err_set(e, -EINVAL, "set: epoch must be between 1ms and 10s");
+		return NULL;
+	}
+	r->cfg.epoch_ns = ns;
+	if (r->primary.ft)
+		primary_set_epoch(&r->primary, ns);
+	return json_object();
+}
+
+static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
+{
+	struct run *r = arg;
+
+	if (!strcmp(cmd, "status"))
+		return run_status(r);
+	if (!strcmp(cmd, "pause") || !strcmp(cmd, "resume"))
+		return do_pause(r, cmd[0] == 'p', e);
+	if (!strcmp(cmd, "snapshot"))
+		return do_snapshot(r, args, e);
+	if (!strcmp(cmd, "set"))
+		return do_set(r, args, e);
+	if (!strcmp(cmd, "stop")) {
+		end_vm(r, 0);
+		return json_object();
+	}
+	err_set(e, -EINVAL, "no command '%s'; there are status, events, pause, resume, set, snapshot, stop", cmd);
+	return NULL;
+}
+
+/* --- roles ------------------------------------------------------------------------------------- */
+
+/* The machine has the sizes of the images; the image itself is opened and locked by vm_create(). */
+static int measure_disks(const struct config *cfg, struct machine *m, struct err *e)
+{
+	for (uint32_t i = 0; i < m->ndevs; i++)
+		for (unsigned n = 0; n < cfg->ndisks; n++) {
+			off_t end;
+			int fd;
+
+			if (m->devs[i].kind != MDEV_BLK || strcmp(m->devs[i].id, cfg->disks[n].id))
+				continue;
+			fd = open(cfg->disks[n].path, O_RDONLY | O_CLOEXEC);
+			end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+			if (end < 0)
+				err_sys(e, "disk '%s': '%s'", cfg->disks[n].id, cfg->disks[n].path);
+			else if (end == 0 || end % 512)
+				err_set(e, -EINVAL, "disk '%s': '%s' has %lld bytes; a raw image is a multiple of 512 bytes (truncate -s)",
+					cfg->disks[n].id, cfg->disks[n].path, (long long)end);
+			if (fd >= 0)
+				close(fd);
+			if (e->code)
+				return e->code;
+			m->devs[i].bytes = end;
+		}
+	return 0;
+}
+
+static int build_vm(struct run *r, struct err *e)
+{
+	struct machine m;
+	int code;
+
+	if (r->cfg.restore[0])
+		return snapshot_restore(&r->vm, &r->loop, &r->cfg, r->cfg.restore, e);
+	code = config_to_machine(&r->cfg, &m, e);
+	if (!code)
+		code = measure_disks(&r->cfg, &m, e);
+	if (!code)
+		code = vm_create(&r->vm, &r->loop, &m, &r->cfg, e);
+	if (code)
+		return code;
+	code = vm_boot(&r->vm, &r->cfg, e);
+	if (code)
+		vm_destroy(&r->vm);
+	return code;
+}
+
+static int run_vm(struct run *r, struct err *e)
+{
+	int code = build_vm(r, e);
+
+	if (code)
+		return code;
+	r->has_vm = true;
+	r->vm.on_end = guest_ended;
+	r->vm.on_end_arg = r;
+	for (unsigned i = 0; i < r->vm.machine.ndevs; i++) {
+		code = r->vm.machine.devs[i].kind == MDEV_NET ? netdev_link(&r->vm.nets[i], true, e) : 0;
+		if (code)
+			return code;
+	}
+	vm_start(&r->vm);
+	return 0;
+}
+
+/* A VM that another holder may be running must not be started a second time from an old image. */
+static int first_claim(struct run *r, struct err *e)
+{
+	struct arbiter_record rec;
+	int code = arbiter_read(r->ft.arbiter, &rec, e);
+
+	if (code)
+		return code;
+	if (rec.generation && !rec.released && !r->cfg.claim)
+		return err_set(e, -EPERM, "arbiter: generation %llu of '%s' is held by '%s' and was not given back: it may be "
+			       "running. Start this side with --secondary, or, if you are sure that it is dead and this image "
+			       "is the latest, add --claim", (unsigned long long)rec.generation, r->cfg.name, rec.holder);
+	code = arbiter_claim(r->ft.arbiter, rec.generation, &r->ft.generation, e);
+	if (code == -ESTALE)
+		return err_set(e, -EPERM, "arbiter: another side claimed '%s' at this moment; start as --secondary", r->cfg.name);
+	return code;
+}
+
+static int run_primary(struct run *r, struct err *e)
+{
+	int code = first_claim(r, e);
+
+	if (!code)
+		code = run_vm(r, e);
+	if (code)
+		return code;
+	ft_set_state(&r->ft, FT_UNPROTECTED, "no peer yet");
+	return primary_start(&r->primary, &r->ft, &r->vm, e);
+}
+
+/* The secondary has become the one that runs the VM: from here on it is a primary. */
+static void taken_over(void *arg)
+{
+	struct run *r = arg;
+	struct err e = { 0 };
+
+	r->has_vm = true;
+	r->vm.on_end = guest_ended;
+	r->vm.on_end_arg = r;
+	r->role = "primary";
+	if (primary_start(&r->primary, &r->ft, &r->vm, &e))
+		log_error("%s", e.msg);
+}
+
+static int start_role(struct run *r, struct err *e)
+{
+	int code;
+
+	switch (r->cfg.role) {
+	case ROLE_PRIMARY:
+		r->role = "primary";
+		return run_primary(r, e);
+	case ROLE_SECONDARY:
+		r->role = "secondary";
+		ft_set_state(&r->ft, FT_STARTING, "waiting for a primary");
+		r->secondary.taken_over = taken_over;
+		code = secondary_start(&r->secondary, &r->ft, &r->vm, e);
+		r->secondary.taken_over = taken_over;
+		r->secondary.arg = r;
+		return code;
+	default:
+		r->role = "plain";
+		code = run_vm(r, e);
+		if (!code)
+			ft_set_state(&r->ft, FT_RUNNING, NULL);
+		return code;
+	}
+}
+
+/* --- process ----------------------------------------------------------------------------------- */
+
+static int watch_signals(struct run *r, struct err *e)
+{
+	sigset_t set;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	r->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (r->signal_fd < 0)
+		return err_sys(e, "signalfd");
+	r->signal_op = (struct loop_op){ .fn = signalled, .arg = r };
+	return loop_poll_add(&r->loop, &r->signal_op, r->signal_fd, POLLIN);
+}
+
+static int open_arbiter(struct run *r, struct err *e)
+{
+	char host[64] = "", holder[128];
+
+	if (r->cfg.role == ROLE_PLAIN)
+		return 0;
+	gethostname(host, sizeof(host) - 1);
+	snprintf(holder, sizeof(holder), "%s pid %d", host, getpid());
+	return arbiter_open(&r->ft.arbiter, r->cfg.arbiter, r->cfg.name, holder, e);
+}
+
+static int start(struct run *r, struct err *e)
+{
+	int code = loop_init(&r->loop, e);
+
+	r->ft = (struct ft){ .cfg = &r->cfg, .loop = &r->loop, .on_state = state_changed, .on_exit = finish, .arg = r };
+	if (!code)
+		code = watch_signals(r, e);
+	if (!code)
+		code = open_arbiter(r, e);
+	if (!code)
+		code = ctl_open(&r->ctl, &r->loop, r->cfg.name, command, r, e);
+	return code ? code : start_role(r, e);
+}
+
+static void stop(struct run *r)
+{
+	primary_stop(&r->primary);
+	if (r->has_vm || r->secondary.has_vm) {
+		secondary_stop(&r->secondary);
+		vm_destroy(&r->vm);
+	} else {
+		secondary_stop(&r->secondary);
+	}
+	ctl_close(r->ctl);
+	arbiter_close(r->ft.arbiter);
+	loop_done(&r->loop);
+	if (r->signal_fd >= 0)
+		close(r->signal_fd);
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct err e = { 0 };
+	struct run *r;
+	int code;
+
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+			config_print_help();
+			return 0;
+		}
+	r = calloc(1, sizeof(*r));
+	if (!r || config_parse_run(&r->cfg, argc - 1, argv + 1, &e)) {
+		fprintf(stderr, "ftvmm: %s\n", r ? e.msg : "out of memory");
+		free(r);
+		return 1;
+	}
+	log_init(r->cfg.verbose ? LOG_DEBUG : LOG_INFO, r->cfg.name);
+	r->signal_fd = -1;
+	code = start(r, &e);
+	if (code) {
+		fprintf(stderr, "ftvmm: %s\n", e.msg[0] ? e.msg : strerror(-code));
+		r->exit_code = code == -EPERM ? 5 : 1;
+	} else {
+		code = loop_run(&r->loop);
+		if (code)
+			log_error("event loop: %s", strerror(-code));
+	}
+	stop(r);
+	code = r->exit_code;
+	free(r);
+	return code;
+}

@@ -1,0 +1,43 @@
+/* The subcommand table, nothing else. */
+#include <stdio.h>
+#include <string.h>
+
+#include "vmm/cmd_run.h"
+#include "vmm/ctl.h"
+
+static const struct {
+	const char *name;
+	int (*main)(int argc, char **argv);
+	const char *help;
+} commands[] = {
+	{ "run", cmd_run, "run a VM: plain, --primary, --secondary, or --restore FILE" },
+	{ "status", ctl_main, "show one VM, or all" },
+	{ "events", ctl_main, "follow the state changes of a VM" },
+	{ "pause", ctl_main, "stop the vCPUs" },
+	{ "resume", ctl_main, "let them go on" },
+	{ "set", ctl_main, "change a running VM: epoch=TIME" },
+	{ "snapshot", ctl_main, "write a VM to a file" },
+	{ "stop", ctl_main, "end a VM in order" },
+};
+
+static int usage(FILE *to, int code)
+{
+	fprintf(to, "usage: ftvmm COMMAND [NAME] [ARGUMENTS]\n\n");
+	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+	fprintf(to, "\n`ftvmm run --help` lists the flags of run.\n");
+	return code;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2)
+		return usage(stderr, 1);
+	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))
+		return usage(stdout, 0);
+	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (!strcmp(argv[1], commands[i].name))
+			return commands[i].main(argc - 1, argv + 1);
+	fprintf(stderr, "ftvmm: no command '%s'; `ftvmm --help` lists them\n", argv[1]);
+	return 1;
+}

@@ -1,0 +1,36 @@
+/* The state of one `ftvmm run` process, and how it is shown by `ftvmm status`. */
+#ifndef VMM_RUN_STATUS_H
+#define VMM_RUN_STATUS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "ft/ft.h"
+#include "ft/primary.h"
+#include "ft/secondary.h"
+#include "vmm/config.h"
+#include "vmm/ctl.h"
+#include "vmm/loop.h"
+#include "vmm/vm.h"
+
+struct run {
+	struct config cfg;
+	struct loop loop;
+	struct ctl *ctl;
+	struct ft ft;
+	struct vm vm;
+	bool has_vm; /* the VM runs (or is paused) here */
+	bool paused;
+	struct primary primary;
+	struct secondary secondary;
+	const char *role;
+	int signal_fd;
+	struct loop_op signal_op;
+	bool over;
+	int exit_code;
+};
+
+/* New reference. */
+json_t *run_status(struct run *r);
+
+#endif
