@@ -127,7 +127,7 @@ int virtq_init(struct virtq *q, struct virtio_dev *d, unsigned index, unsigned m
 	q->free_count = q->num;
 	q->desc = (struct virtq_desc *)page;
 	q->avail = (struct virtq_avail *)(page + 16 * VIRTQ_MAX);
-	q->used = (struct virtq_used *)(page + 16 * VIRTQ_MAX + 4 + 2 * VIRTQ_MAX);
+	q->used = (struct virtq_used *)(page + 16 * VIRTQ_MAX + 8 + 2 * VIRTQ_MAX);
 	for (uint16_t i = 0; i < q->num; i++)
 		q->desc[i].next = (uint16_t)(i + 1);
 	reg_write(d, R_QUEUE_NUM, num);
