@@ -345,7 +345,7 @@ static void accept_one(struct loop_op *op, int res)
 	*pc = (struct pending_conn){ .owner = s, .used = true };
 	pc->read_op = (struct loop_op){ .fn = identify, .arg = pc };
 	pc->timer_op = (struct loop_op){ .fn = identify_late, .arg = pc };
-	stream_init(&pc->stream, fd, STREAM_MAIN, 0);
+	stream_init(&pc->stream, fd, STREAM_ANY, 0);
 	loop_poll_add(s->ft->loop, &pc->read_op, fd, POLLIN);
 	loop_timer_set(s->ft->loop, &pc->timer_op, IDENTIFY_NS);
 }
