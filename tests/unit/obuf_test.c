@@ -1,0 +1,320 @@
+/* The output buffer: order, epochs, back-pressure, and nothing after a drop. */
+#include "tests/unit/virtio_rig.h"
+
+#include <errno.h>
+
+#include "net/obuf.h"
+
+struct fix {
+	struct obuf ob;
+	struct rig_out a, b;
+	int sa, sb;
+	unsigned rooms;
+	bool put_in_room;
+};
+
+static int put(struct fix *f, int sink, const char *s)
+{
+	struct iovec iov = {(void *)s, strlen(s)};
+
+	return obuf_put(&f->ob, sink, &iov, 1);
+}
+
+static void room(void *arg)
+{
+	struct fix *f = arg;
+
+	f->rooms++;
+	if (f->put_in_room) {
+		f->put_in_room = false;
+		assert_int_equal(put(f, f->sa, "again"), 0);
+	}
+}
+
+static void deliver_a(void *arg, const void *data, uint32_t len)
+{
+	struct fix *f = arg;
+
+	rig_deliver(&f->a, data, len);
+}
+
+static int setup(void **state)
+{
+	struct fix *f = calloc(1, sizeof(*f));
+
+	obuf_init(&f->ob, 1000);
+	f->sa = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a);
+	f->sb = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->b);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fix *f = *state;
+
+	obuf_done(&f->ob);
+	free(f);
+	return 0;
+}
+
+#define assert_out(o, s)                                                                           \
+	do {                                                                                       \
+		assert_int_equal((o).bytes, strlen(s));                                            \
+		assert_memory_equal((o).data, s, strlen(s));                                       \
+	} while (0)
+
+static void passes_when_not_holding(void **state)
+{
+	struct fix *f = *state;
+	struct iovec iov[3] = {{"ab", 2}, {NULL, 0}, {"cde", 3}};
+
+	assert_int_equal(put(f, f->sa, "1"), 0);
+	assert_int_equal(obuf_put(&f->ob, f->sa, iov, 3), 0);
+	assert_out(f->a, "1abcde");
+	assert_int_equal(f->a.n, 2); /* a frame is one delivery */
+	assert_int_equal(f->ob.released, 2);
+	assert_int_equal(put(f, -1, "x"), -ENODEV);
+	assert_int_equal(put(f, 2, "x"), -ENODEV);
+	assert_int_equal(put(f, INT32_MAX, "x"), -ENODEV);
+	assert_int_equal(put(f, f->sa, ""), 0);
+	assert_int_equal(f->a.n, 2);
+}
+
+static void holds_until_its_epoch_is_released(void **state)
+{
+	struct fix *f = *state;
+
+	obuf_hold(&f->ob, 5);
+	put(f, f->sa, "5a");
+	put(f, f->sb, "5b");
+	obuf_release(&f->ob, 4);
+	assert_int_equal(f->a.bytes, 0);
+	obuf_seal(&f->ob, 6);
+	put(f, f->sa, "6a");
+	obuf_seal(&f->ob, 9);
+	put(f, f->sa, "9a");
+	assert_int_equal(f->ob.held, 4);
+	assert_int_equal(f->a.bytes + f->b.bytes, 0);
+	obuf_release(&f->ob, 5);
+	assert_out(f->a, "5a");
+	assert_out(f->b, "5b");
+	obuf_release(&f->ob, 5);
+	assert_out(f->a, "5a");
+	obuf_release(&f->ob, 8); /* all before, too */
+	assert_out(f->a, "5a6a");
+	assert_int_equal(f->ob.held, 1);
+	obuf_pass(&f->ob);
+	assert_out(f->a, "5a6a9a");
+	put(f, f->sa, "now");
+	assert_out(f->a, "5a6a9anow");
+	assert_int_equal(f->ob.held, 0);
+	assert_int_equal(f->ob.bytes, 0);
+}
+
+/* What is put is copied: the guest may reuse its buffer at once. */
+static void copies(void **state)
+{
+	struct fix *f = *state;
+	char buf[4] = "old";
+	struct iovec iov = {buf, 3};
+
+	obuf_hold(&f->ob, 1);
+	obuf_put(&f->ob, f->sa, &iov, 1);
+	memcpy(buf, "new", 3);
+	obuf_pass(&f->ob);
+	assert_out(f->a, "old");
+}
+
+static void drop_is_for_ever(void **state)
+{
+	struct fix *f = *state;
+
+	obuf_hold(&f->ob, 1);
+	put(f, f->sa, "secret");
+	obuf_seal(&f->ob, 2);
+	put(f, f->sb, "secret");
+	obuf_drop(&f->ob);
+	assert_int_equal(f->ob.dropped, 2);
+	assert_int_equal(f->ob.bytes, 0);
+	obuf_release(&f->ob, 1);
+	obuf_pass(&f->ob);
+	assert_int_equal(put(f, f->sa, "more"), 0);
+	obuf_pass(&f->ob);
+	assert_int_equal(f->a.n + f->b.n, 0);
+	assert_int_equal(f->ob.dropped, 3);
+}
+
+static void teardown_releases_nothing(void **state)
+{
+	struct fix *f = *state;
+
+	obuf_hold(&f->ob, 1);
+	put(f, f->sa, "held");
+	obuf_done(&f->ob);
+	assert_int_equal(f->a.n, 0);
+	obuf_pass(&f->ob);
+	assert_int_equal(f->a.n, 0);
+}
+
+static void pushes_back_over_the_limit(void **state)
+{
+	struct fix *f = *state;
+	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	unsigned n = 0;
+
+	obuf_hold(&f->ob, 1);
+	while (put(f, s, "0123456789012345678901234567890123456789") == 0)
+		n++;
+	assert_in_range(n, 5, 25);
+	assert_true(f->ob.bytes <= 1000);
+	assert_int_equal(put(f, s, "0123456789012345678901234567890123456789"), -EAGAIN);
+	assert_int_equal(f->ob.held, n); /* what was refused is not in there */
+	assert_int_equal(f->rooms, 0);
+	obuf_seal(&f->ob, 2);
+	f->put_in_room = true;
+	obuf_release(&f->ob, 1);
+	assert_int_equal(f->rooms, 1);
+	assert_int_equal(f->ob.held, 1); /* from inside room() */
+	obuf_seal(&f->ob, 3);
+	obuf_release(&f->ob, 2);
+	assert_memory_equal(f->a.data + f->a.bytes - 5, "again", 5);
+	assert_int_equal(f->a.n, n + 1);
+	assert_int_equal(f->rooms, 1); /* not starved: not called */
+}
+
+/* Half of the limit must be free before anybody is called back. */
+static void room_has_hysteresis(void **state)
+{
+	struct fix *f = *state;
+	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	uint64_t epoch = 1;
+
+	obuf_hold(&f->ob, epoch);
+	while (put(f, s, "0123456789012345678901234567890123456789") == 0)
+		obuf_seal(&f->ob, ++epoch);
+	for (uint64_t e = 1; e < epoch; e++) {
+		bool before = f->ob.bytes > 500;
+
+		obuf_release(&f->ob, e);
+		assert_int_equal(f->rooms, before && f->ob.bytes <= 500);
+		if (f->rooms)
+			return;
+	}
+	fail();
+}
+
+static void one_entry_always_fits(void **state)
+{
+	struct fix *f = *state;
+	static char big[5000];
+	struct iovec iov = {big, sizeof(big)};
+
+	obuf_hold(&f->ob, 1);
+	assert_int_equal(obuf_put(&f->ob, f->sa, &iov, 1), 0);
+	assert_int_equal(obuf_put(&f->ob, f->sa, &iov, 1), -EAGAIN);
+	assert_int_equal(put(f, f->sa, "x"), -EAGAIN);
+	obuf_pass(&f->ob);
+	assert_int_equal(f->a.bytes, 5000);
+}
+
+/* Tiny entries may not cost memory that the limit does not see. */
+static void tiny_entries_are_bounded(void **state)
+{
+	struct fix *f = *state;
+	unsigned n = 0;
+
+	obuf_hold(&f->ob, 1);
+	while (put(f, f->sa, "x") == 0)
+		n++;
+	assert_in_range(n, 1, 100);
+}
+
+static void as_many_sinks_as_there_are(void **state)
+{
+	struct fix *f = *state;
+
+	for (int i = 2; i < OBUF_MAX_SINKS; i++)
+		assert_int_equal(obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a), i);
+	assert_int_equal(obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a), -ENOSPC);
+}
+
+/*
+ * Random walk against a model: every entry carries its number and its epoch; deliveries must come
+ * in order, none before its epoch was released, none lost unless refused or dropped.
+ */
+struct model {
+	uint32_t next; /* number expected next */
+	uint32_t epoch_of[100000];
+	uint32_t allowed; /* highest epoch that may be out */
+};
+
+static void model_deliver(void *arg, const void *data, uint32_t len)
+{
+	struct model *m = arg;
+	uint32_t id;
+
+	assert_true(len >= 4);
+	memcpy(&id, data, 4);
+	assert_int_equal(id, m->next);
+	assert_true(m->epoch_of[id] <= m->allowed);
+	m->next++;
+}
+
+static void random_walk(void **state)
+{
+	struct fix *f = *state;
+	struct model *m = calloc(1, sizeof(*m));
+	int s = obuf_add_sink(&f->ob, model_deliver, NULL, m);
+	uint32_t id = 0, epoch = 1;
+	unsigned seed = 7;
+	char buf[64];
+
+	f->ob.limit = 20000;
+	obuf_hold(&f->ob, epoch);
+	for (unsigned i = 0; i < 200000 && id < 99999; i++) {
+		struct iovec iov = {buf, 4 + rand_r(&seed) % 60};
+
+		switch (rand_r(&seed) % 4) {
+		case 0:
+			obuf_seal(&f->ob, ++epoch);
+			break;
+		case 1:
+			m->allowed += rand_r(&seed) % 4;
+			if (m->allowed >= epoch)
+				m->allowed = epoch - 1;
+			obuf_release(&f->ob, m->allowed);
+			break;
+		default:
+			memcpy(buf, &id, 4);
+			m->epoch_of[id] = epoch;
+			if (obuf_put(&f->ob, s, &iov, 1) == 0)
+				id++;
+		}
+	}
+	m->allowed = epoch;
+	obuf_pass(&f->ob);
+	assert_int_equal(m->next, id);
+	assert_true(id > 10000);
+	free(m);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(passes_when_not_holding),
+		T(holds_until_its_epoch_is_released),
+		T(copies),
+		T(drop_is_for_ever),
+		T(teardown_releases_nothing),
+		T(pushes_back_over_the_limit),
+		T(room_has_hysteresis),
+		T(one_entry_always_fits),
+		T(tiny_entries_are_bounded),
+		T(as_many_sinks_as_there_are),
+		T(random_walk),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
