@@ -233,3 +233,12 @@ void proxy_reset_all(struct proxy *p)
 	for (struct link *l = p->links; l; l = l->next)
 		l->gone = true;
 }
+
+void proxy_free(struct proxy *p)
+{
+	while (p->links)
+		link_close(p->links);
+	for (unsigned i = 0; i < p->nlisteners; i++)
+		close(p->listener[i].fd);
+	close(p->ep);
+}

@@ -102,6 +102,7 @@ void proxy_event(struct proxy_end *e, uint32_t events);
 /* Move what is due, close what is over; returns when to be called again. */
 uint64_t proxy_run(struct proxy *p);
 void proxy_reset_all(struct proxy *p);
+void proxy_free(struct proxy *p); /* resets what is still open */
 /* One command line; the answer, without a newline, goes to reply. */
 void proxy_command(struct proxy *p, const char *line, char *reply, size_t len);
 

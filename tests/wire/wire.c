@@ -262,6 +262,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "wire: %s\n", strerror(-rc));
 	if (w && w->path)
 		unlink(w->path);
+	if (w)
+		proxy_free(&w->proxy);
 	free(w);
 	return rc ? 2 : 0;
 }
