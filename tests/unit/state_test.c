@@ -350,6 +350,84 @@ static void hostile_counts_are_refused(void **state)
 	free(r);
 }
 
+/* A table of nothing but an array, so that its value can end where the buffer ends. */
+struct row {
+	uint32_t n;
+	struct leaf e[2];
+	uint8_t guard[64];
+};
+
+static const struct field row_fields[] = {
+	F_ARRAY(struct row, e, n, 1, small_fields, "elements"),
+};
+
+static const struct state_desc row_desc = {
+	.name = "row",
+	.id = 3,
+	.version = 1,
+	.size = sizeof(struct row),
+	.fields = row_fields,
+	.nfields = 1,
+};
+
+#define ELEMENT 9, 0, 0, 0, 1, 0, FIELD_U8, 0, 1, 0, 0, 0, 1
+
+static void check_row(const char *says, const uint8_t *value, size_t len)
+{
+	size_t total = 12 + 8 + len;
+	uint8_t *buf = calloc(1, total);
+	struct row row;
+	struct state_item it = {&row_desc, 0, &row};
+	struct err e = {0};
+	int r;
+
+	assert_non_null(buf);
+	buf[0] = 3;
+	buf[4] = 1;
+	buf[8] = (uint8_t)(8 + len);
+	buf[12] = 1;
+	buf[14] = FIELD_ARRAY;
+	buf[16] = (uint8_t)len;
+	memcpy(buf + 20, value, len);
+	r = state_decode_all(&it, 1, buf, total, &e);
+	assert_int_equal(r, says ? -EBADMSG : 0);
+	if (says && !strstr(e.msg, says))
+		fail_msg("'%s' does not say '%s'", e.msg, says);
+	for (unsigned i = 0; !r && i < sizeof(row.guard); i++)
+		assert_int_equal(row.guard[i], 0);
+	free(buf);
+}
+
+#define ROW(says, ...)                                                                             \
+	do {                                                                                       \
+		const uint8_t v_[] = {__VA_ARGS__};                                                \
+		check_row(says, v_, sizeof(v_));                                                   \
+	} while (0)
+
+static void arrays_end_where_they_say(void **state)
+{
+	check_row("no room for a count", (const uint8_t *)"", 0);
+	ROW("no room for a count", 1);
+	ROW("no room for a count", 1, 0, 0);
+	ROW(NULL, 0, 0, 0, 0);
+	ROW(NULL, 1, 0, 0, 0, ELEMENT);
+	ROW(NULL, 2, 0, 0, 0, ELEMENT, ELEMENT);
+	ROW("at most 2", 3, 0, 0, 0, ELEMENT, ELEMENT, ELEMENT);
+	ROW("bytes too many", 1, 0, 0, 0, ELEMENT, ELEMENT);
+	ROW("bytes too many", 0, 0, 0, 0, 0);
+	ROW("0 of 1 elements", 1, 0, 0, 0);
+	ROW("0 of 1 elements", 1, 0, 0, 0, 9, 0, 0);
+	ROW("1 of 2 elements", 2, 0, 0, 0, ELEMENT, 9, 0);
+	ROW("element 0 needs 9 bytes, 8 are left", 1, 0, 0, 0, 9, 0, 0, 0, 1, 0, FIELD_U8, 0, 1, 0,
+	    0, 0);
+	ROW("element 0 needs 4294967295 bytes", 1, 0, 0, 0, 255, 255, 255, 255);
+	ROW("row[0].e[0].on: is missing", 1, 0, 0, 0, 0, 0, 0, 0);
+	ROW("row[0].e[0]: truncated: 7 bytes left", 1, 0, 0, 0, 7, 0, 0, 0, 1, 0, FIELD_U8, 0, 1, 0,
+	    0);
+	ROW("row[0].e[0].on: truncated: 1 bytes announced", 1, 0, 0, 0, 8, 0, 0, 0, 1, 0, FIELD_U8,
+	    0, 1, 0, 0, 0);
+}
+
 static void relations_are_checked_after_limits(void **state)
 {
 	struct rig *r = rig_new();
@@ -657,6 +735,7 @@ int main(void)
 		cmocka_unit_test(every_field_mutation_is_refused),
 		cmocka_unit_test(every_limit_holds_at_its_edge),
 		cmocka_unit_test(hostile_counts_are_refused),
+		cmocka_unit_test(arrays_end_where_they_say),
 		cmocka_unit_test(relations_are_checked_after_limits),
 		cmocka_unit_test(versions_are_compared),
 		cmocka_unit_test(sections_must_match_the_devices),
