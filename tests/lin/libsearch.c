@@ -67,8 +67,9 @@ struct search {
 	size_t nfacts;
 	bool unique; /* no value is written by two operations */
 	uint64_t salt, steps, max_steps;
-	uint32_t stuck; /* the operation nobody could place, of the longest attempt */
-	uint32_t best;
+	uint32_t best;	/* depth of the longest attempt, */
+	uint32_t after; /* the last operation it placed, */
+	uint32_t stuck; /* and the one that could not be placed any more */
 };
 
 static uint64_t search_mix(uint64_t x)
@@ -211,6 +212,16 @@ static uint32_t search_untake(struct search *s)
 	return f->op;
 }
 
+/* Remember how far an attempt came, as evidence. */
+static void search_note(struct search *s, uint32_t op)
+{
+	if (s->depth < s->best)
+		return;
+	s->best = s->depth;
+	s->stuck = op;
+	s->after = s->depth ? s->stack[s->depth - 1].op : SEARCH_NONE;
+}
+
 /*
  * Look at the acknowledged candidates. Returns one to take without a choice, or SEARCH_NONE with
  * *dead (nothing can continue from here) or with *limit, the time of the first return.
@@ -231,8 +242,7 @@ static uint32_t search_forced(struct search *s, bool *dead, uint64_t *limit)
 		if (needs < s->state.version || !search_apply(e, &after) ||
 		    (check_is_write(e) && write != SEARCH_NONE)) {
 			*dead = true;
-			s->stuck = s->depth >= s->best ? i / 2 : s->stuck;
-			s->best = s->depth >= s->best ? s->depth : s->best;
+			search_note(s, i / 2);
 			return SEARCH_NONE;
 		}
 		if (check_is_write(e))
@@ -241,10 +251,7 @@ static uint32_t search_forced(struct search *s, bool *dead, uint64_t *limit)
 			read = i / 2;
 	}
 	*limit = s->op[i / 2]->complete;
-	if (s->depth >= s->best) {
-		s->best = s->depth;
-		s->stuck = i / 2;
-	}
+	search_note(s, i / 2);
 	return read != SEARCH_NONE ? read : write;
 }
 
@@ -448,7 +455,8 @@ void search_check(const struct history *h, const size_t *ops, size_t n,
 		}
 	}
 	if (rc == 0)
-		check_fail(r, CHECK_VIOLATION, h, s.op[s.stuck], NULL,
+		check_fail(r, CHECK_VIOLATION, h, s.after == SEARCH_NONE ? NULL : s.op[s.after],
+			   s.op[s.stuck],
 			   "register %u: no order of its %zu operations explains the replies",
 			   s.op[s.stuck]->key, n);
 	else if (rc < 0)

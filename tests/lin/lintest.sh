@@ -85,6 +85,13 @@ done <<-'END'
 	stream-skip stream
 END
 
+# Operations without a reply must not hide a bug.
+for bug in lose-ack stale-read rollback vanish-append journal-skip; do
+	run --bug "$bug" --bug-every 40 --loss 30 --late 30 --late-ms 8 -- --keys 2 --ops 3000 \
+		--udp 6 --tcp 2 --timeout 4 --drain 50
+	expect "bug $bug, lossy network" 1 '^VIOLATION: '
+done
+
 # The history's own checks: cut off, and not a history at all.
 run -- --keys 2 --ops 200
 head -c 4000 "$dir/history" >"$dir/cut"
