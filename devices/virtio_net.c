@@ -395,6 +395,7 @@ void virtio_net_set_link(struct device *d, bool up)
 	if (n->live.link_down == up) {
 		n->live.link_down = !up;
 		virtio_signal_config(&n->vd);
+		virtio_kick(&n->vd, RX); /* input may have ended with the link */
 	}
 	pthread_mutex_unlock(&d->lock);
 }

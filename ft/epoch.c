@@ -40,7 +40,7 @@ static void add_hashes(struct primary *p, struct send_job *j)
 {
 	if (!p->ft->cfg->verify)
 		return;
-	j->end.ram_hash = XXH3_64bits(p->vm->mem.base, p->vm->mem.bytes);
+	j->end.ram_hash = mem_hash(&p->vm->mem);
 	j->end.state_hash = XXH3_64bits(j->state, j->state_len);
 }
 

@@ -103,7 +103,7 @@ static void claim(struct primary *p)
 	p->ft->generation = gen;
 	obuf_pass(&p->vm->obuf);
 	run_on(p);
-	ft_set_state(p->ft, FT_DEGRADED, p->ft->note[0] ? p->ft->note : "peer lost");
+	ft_set_state(p->ft, FT_DEGRADED, p->lost_why);
 	if (p->ending)
 		primary_finish(p);
 	else
@@ -131,7 +131,7 @@ void primary_lost(struct primary *p, const char *why)
 	step_reached(STEP_PEER_LOST);
 	close_link(p);
 	if (p->peer_may_run) {
-		snprintf(p->ft->note, sizeof(p->ft->note), "%s", note);
+		snprintf(p->lost_why, sizeof(p->lost_why), "%s", note);
 		claim(p);
 		return;
 	}

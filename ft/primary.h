@@ -53,7 +53,7 @@ struct primary {
 	bool user_paused;
 	bool ending;
 	int end_code;
-	char last_refusal[200];
+	char last_refusal[200], lost_why[200];
 };
 
 /* The VM runs or is about to; starts looking for a peer at once. */

@@ -203,7 +203,7 @@ int stage_verify(struct stage *s, struct err *e)
 	uint8_t *buf = malloc(cap);
 	int64_t len = buf ? state_encode_all(s->vm->items, s->vm->nitems, buf, cap) : -ENOMEM;
 	uint64_t state = len > 0 ? XXH3_64bits(buf, len) : 0;
-	uint64_t ram = XXH3_64bits(s->vm->mem.base, s->vm->mem.bytes);
+	uint64_t ram = mem_hash(&s->vm->mem);
 
 	free(buf);
 	if (ram != s->end.ram_hash)

@@ -202,36 +202,18 @@ static int send_page(struct ram_out *o, uint64_t page)
 	return o->fill >= FRAME_FILL ? flush_pages(o) : 0;
 }
 
-static bool is_zero(const uint8_t *p)
-{
-	return p[0] == 0 && !memcmp(p, p + 1, MEM_PAGE_SIZE - 1);
-}
-
-/*
- * Every page that is not zero (the peer's memory is). SEEK_DATA skips what was never touched, so
- * that looking does not allocate it.
- */
+/* Every page that is not zero: the peer's memory is. */
 static int first_ram_pass(struct ram_out *o)
 {
 	const struct mem *m = o->s->mem;
-	uint64_t off = 0;
+	uint64_t off = 0, end;
+	int r = 0;
 
-	while (off < m->bytes) {
-		off_t data = lseek(m->fd, off, SEEK_DATA), hole;
-		int r = 0;
-
-		if (data < 0)
-			break;
-		hole = lseek(m->fd, data, SEEK_HOLE);
-		if (hole < 0)
-			hole = m->bytes;
-		for (off = data; off < (uint64_t)hole && !r; off += MEM_PAGE_SIZE)
-			if (!is_zero(m->base + off))
-				r = send_page(o, off >> MEM_PAGE_SHIFT);
-		if (r)
-			return r;
-	}
-	return flush_pages(o);
+	for (; mem_next_data(m, &off, &end) && !r; off = end)
+		for (uint64_t at = off; at < end && !r; at += MEM_PAGE_SIZE)
+			if (!mem_is_zero_page(m->base + at))
+				r = send_page(o, at >> MEM_PAGE_SHIFT);
+	return r ? r : flush_pages(o);
 }
 
 static int dirty_ram_pass(struct ram_out *o, uint64_t *count)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 static int check_size(uint64_t bytes, struct err *e)
 {
@@ -142,4 +143,32 @@ uint64_t mem_take_host_dirty(struct mem *m, uint64_t word)
 	if (!__atomic_load_n(&m->host_dirty[word], __ATOMIC_RELAXED))
 		return 0;
 	return __atomic_exchange_n(&m->host_dirty[word], 0, __ATOMIC_RELAXED);
+}
+
+bool mem_is_zero_page(const uint8_t *page)
+{
+	return page[0] == 0 && !memcmp(page, page + 1, MEM_PAGE_SIZE - 1);
+}
+
+bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end)
+{
+	off_t data = *off < m->bytes ? lseek(m->fd, *off, SEEK_DATA) : -1, hole;
+
+	if (data < 0)
+		return false;
+	hole = lseek(m->fd, data, SEEK_HOLE);
+	*off = data;
+	*end = hole < 0 ? m->bytes : (uint64_t)hole;
+	return true;
+}
+
+uint64_t mem_hash(const struct mem *m)
+{
+	uint64_t sum = 0, off = 0, end;
+
+	for (; mem_next_data(m, &off, &end); off = end)
+		for (uint64_t at = off; at < end; at += MEM_PAGE_SIZE)
+			if (!mem_is_zero_page(m->base + at))
+				sum += XXH3_64bits_withSeed(m->base + at, MEM_PAGE_SIZE, at);
+	return sum;
 }

@@ -49,6 +49,14 @@ static inline uint8_t *mem_page(const struct mem *m, uint64_t page)
 {
 	return m->base + (page << MEM_PAGE_SHIFT);
 }
+/* Hash of the content, by page number; pages of zeros count for nothing, allocated or not. */
+uint64_t mem_hash(const struct mem *m);
+bool mem_is_zero_page(const uint8_t *page);
+/*
+ * The next run of allocated memory at or after *off: true and [*off, *end), bytes in the memfd.
+ * Looking at memory through it does not allocate what was never touched.
+ */
+bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end);
 /* Take and clear one 64-page word of the host-dirty set (owner of dirty collection only). */
 uint64_t mem_take_host_dirty(struct mem *m, uint64_t word);
 

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "ft/pages.h"
 #include "vmm/chan.h"
@@ -20,35 +19,22 @@ static int put(struct stream *st, enum frame_type type, const void *data, size_t
 	return stream_send(st, type, 0, &iov, len ? 1 : 0, loop_now_ns() + DEADLINE_NS);
 }
 
-static bool is_zero(const uint8_t *p)
-{
-	return p[0] == 0 && !memcmp(p, p + 1, MEM_PAGE_SIZE - 1);
-}
-
 static int put_pages(struct stream *st, const struct mem *m, uint8_t *buf)
 {
+	uint64_t off = 0, end;
 	size_t fill = 0;
-	uint64_t off = 0;
 	int r = 0;
 
-	while (off < m->bytes && !r) {
-		off_t data = lseek(m->fd, off, SEEK_DATA), hole;
-
-		if (data < 0)
-			break;
-		hole = lseek(m->fd, data, SEEK_HOLE);
-		if (hole < 0)
-			hole = m->bytes;
-		for (off = data; off < (uint64_t)hole && !r; off += MEM_PAGE_SIZE) {
-			if (is_zero(m->base + off))
+	for (; mem_next_data(m, &off, &end) && !r; off = end)
+		for (uint64_t at = off; at < end && !r; at += MEM_PAGE_SIZE) {
+			if (mem_is_zero_page(m->base + at))
 				continue;
-			fill += pages_encode(off >> MEM_PAGE_SHIFT, m->base + off, NULL, true, buf + fill);
+			fill += pages_encode(at >> MEM_PAGE_SHIFT, m->base + at, NULL, true, buf + fill);
 			if (fill < FRAME_FILL)
 				continue;
 			r = put(st, FRAME_PAGES, buf, fill);
 			fill = 0;
 		}
-	}
 	return r || !fill ? r : put(st, FRAME_PAGES, buf, fill);
 }
 

@@ -58,6 +58,7 @@ void vcpu_setup_signal(void);
 void *vcpu_thread(void *arg);
 /* KVM -> v->state, and back. 0 or a negative errno; *ret_what names the part that failed. */
 int vcpu_save(struct vcpu *v, const char **ret_what);
-int vcpu_load(struct vcpu *v, const char **ret_what);
+/* trial: only to see whether this host takes the state; guest memory stays untouched. */
+int vcpu_load(struct vcpu *v, bool trial, const char **ret_what);
 
 #endif

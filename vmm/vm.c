@@ -349,15 +349,17 @@ void vm_commit(struct vm *vm)
 
 int vm_try_load(struct vm *vm, struct err *e)
 {
-	int r = vm_load_vcpus(vm, e);
+	int r = vm_load_vcpus(vm, true, e);
 
 	return r ? r : vm_chips_load(vm, e);
 }
 
 int vm_load(struct vm *vm, struct err *e)
 {
-	int r = vm_try_load(vm, e);
+	int r = vm_load_vcpus(vm, false, e);
 
+	if (!r)
+		r = vm_chips_load(vm, e);
 	if (r)
 		return r;
 	for (unsigned i = 0; i < vm->ndevs; i++)

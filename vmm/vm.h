@@ -75,6 +75,7 @@ struct vm {
 	bool want_park, quit;
 	unsigned nparked, nloaded;
 	uint32_t load_request;
+	bool trial_load;
 	int vcpu_error;	       /* first failure of a save or load since asked */
 	const char *vcpu_what;
 	bool running;
@@ -113,7 +114,7 @@ int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e);
 void vm_commit(struct vm *vm);
 /* Put the committed state into KVM and devices. */
 int vm_load(struct vm *vm, struct err *e);
-/* Only the part of vm_load() that a host may refuse; for a first look before it matters. */
+/* Only what a host may refuse, as a trial that leaves guest memory alone. */
 int vm_try_load(struct vm *vm, struct err *e);
 
 /* From vCPU threads and devices: the guest is over. The first reason counts. */

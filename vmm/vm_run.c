@@ -78,13 +78,14 @@ void vm_start(struct vm *vm)
 }
 
 /* Every vCPU thread loads its own v->state; parked threads only. */
-int vm_load_vcpus(struct vm *vm, struct err *e)
+int vm_load_vcpus(struct vm *vm, bool trial, struct err *e)
 {
 	int r;
 
 	pthread_mutex_lock(&vm->lock);
 	vm->vcpu_error = 0;
 	vm->nloaded = 0;
+	vm->trial_load = trial;
 	vm->load_request++;
 	pthread_cond_broadcast(&vm->go_cond);
 	r = wait_count(vm, &vm->nloaded, vm->machine.vcpus);
@@ -135,7 +136,7 @@ static void wait_for_go(struct vcpu *v)
 		}
 		v->loaded = vm->load_request;
 		pthread_mutex_unlock(&vm->lock);
-		r = vcpu_load(v, &what);
+		r = vcpu_load(v, vm->trial_load, &what);
 		pthread_mutex_lock(&vm->lock);
 		note_error(vm, r, what);
 		vm->nloaded++;

@@ -1,0 +1,571 @@
+"""The laboratory of the end-to-end tests: hosts made of network namespaces, virtual machines run by
+ftvmm in them, clients, and what one needs to watch and to kill them. See tests/README.md."""
+
+import collections
+import ctypes
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+BUILD = os.path.join(ROOT, os.environ.get("FTVMM_BUILD", "build/normal"))
+FTVMM = os.path.join(BUILD, "ftvmm")
+TOOLS = os.path.join(ROOT, "build/normal/tests")
+GUESTS = os.path.join(ROOT, "build/guests")
+
+CLIENT_IP, GUEST_IP = "10.77.0.1", "10.77.0.2"
+LINK_IP = {"A": "10.78.0.1", "B": "10.78.0.2"}
+FT_PORT = 7900
+GUEST_MAC = bytes.fromhex("525400e20002")
+EXIT_DONE, EXIT_USAGE, EXIT_FAILED, EXIT_GONE, EXIT_UNPROTECTED, EXIT_FENCED = range(6)
+
+PREFIX = "ftlab"
+POLL = 0.005
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LabError(Exception):
+    """A test's expectation does not hold."""
+
+
+def expect(condition, what):
+    if not condition:
+        raise LabError(what)
+
+
+def mono():
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+class Deadline:
+    def __init__(self, seconds):
+        self.seconds, self.end = seconds, time.monotonic() + seconds
+
+    def left(self):
+        return self.end - time.monotonic()
+
+    def check(self, what):
+        if self.left() <= 0:
+            raise LabError(f"after {self.seconds:g} s still waiting for {what}")
+
+
+def run(*argv, check=True, timeout=60, **kw):
+    p = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                       timeout=timeout, **kw)
+    if check and p.returncode:
+        raise LabError(f"{' '.join(argv)}: exit code {p.returncode}: {p.stdout.strip()}")
+    return p
+
+
+def die_with_parent():
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def read_text(path):
+    try:
+        with open(path, errors="replace") as f:
+            return f.read()
+    except FileNotFoundError:
+        return ""
+
+
+def tail(path, lines=12):
+    return "\n".join(read_text(path).splitlines()[-lines:])
+
+
+class Process:
+    """A program in a network namespace; wakes whoever waits when it ends."""
+
+    def __init__(self, ns, argv, log, env=None, stdout=None, stdin=subprocess.DEVNULL):
+        self.argv, self.log, self.code = argv, log, None
+        with open(log, "ab") as err:
+            self.proc = subprocess.Popen(["nsenter", f"--net=/run/netns/{ns}", "--"] + argv,
+                                         stdin=stdin, stdout=stdout or err, stderr=err,
+                                         env=dict(os.environ, **(env or {})),
+                                         preexec_fn=die_with_parent)
+        self.pid = self.proc.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def alive(self):
+        if self.code is None:
+            self.code = self.proc.poll()
+        return self.code is None
+
+    def nap(self, seconds=POLL):
+        """At most that long, less if the process ends."""
+        select.select([self.pidfd], [], [], max(0, seconds))
+
+    def wait_exit(self, seconds=10):
+        """Exit code; negative signal number."""
+        d = Deadline(seconds)
+        while self.alive():
+            d.check(f"the end of {self}")
+            self.nap(d.left())
+        return self.code
+
+    def signal(self, sig):
+        if self.alive():
+            self.proc.send_signal(sig)
+
+    def kill(self):
+        """SIGKILL, and it is gone on return. When it was sent, CLOCK_MONOTONIC ns."""
+        at = mono()
+        self.signal(signal.SIGKILL)
+        self.proc.wait()
+        self.alive()
+        return at
+
+    def close(self):
+        if self.pidfd >= 0:
+            if self.alive():
+                self.kill()
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def log_text(self):
+        return read_text(self.log)
+
+    def __str__(self):
+        return f"{os.path.basename(self.argv[0])}[{self.pid}]"
+
+
+class Control:
+    """One connection to a control socket."""
+
+    def __init__(self, path, seconds=5):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(seconds)
+        self.sock.connect(path)
+        self.data, self.serial, self.events = b"", 0, []
+
+    def line(self):
+        while b"\n" not in self.data:
+            more = self.sock.recv(65536)
+            if not more:
+                raise ConnectionError("control socket closed")
+            self.data += more
+        line, self.data = self.data.split(b"\n", 1)
+        return json.loads(line)
+
+    def call(self, cmd, **args):
+        self.serial += 1
+        self.sock.sendall(json.dumps({"id": self.serial, "cmd": cmd, **args}).encode() + b"\n")
+        while True:
+            answer = self.line()
+            if "event" in answer:
+                self.events.append(answer)
+            elif answer.get("id") == self.serial:
+                break
+        if "error" in answer:
+            raise LabError(f"{cmd}: {answer['error']}")
+        return answer["ok"]
+
+    def close(self):
+        self.sock.close()
+
+
+class Vm(Process):
+    """One `ftvmm run` on host A or B."""
+
+    def __init__(self, lab, host, args, env=None, binary=None, name="vm", console=True):
+        self.lab, self.host, self.name = lab, host, name
+        self.serial = lab.next_serial()
+        self.console = os.path.join(lab.work, f"{self.serial:03}-{host}-console")
+        self.run_dir = os.path.join(lab.work, host)
+        self.ctl = None
+        argv = [binary or FTVMM, "run", *args]
+        if console:
+            argv += ["--console", self.console]
+        if name != "vm":
+            argv += ["--name", name]
+        super().__init__(lab.ns[host], argv,
+                         os.path.join(lab.work, f"{self.serial:03}-{host}-log"),
+                         env={"XDG_RUNTIME_DIR": self.run_dir, **(env or {})})
+        lab.note(f"host {host}: pid {self.pid}: {' '.join(argv)} {env or ''}")
+        lab.processes.append(self)
+
+    def control(self, d):
+        """The control connection, made when first asked for."""
+        path = os.path.join(self.run_dir, "ftvmm", self.name + ".sock")
+        while not self.ctl:
+            expect(self.alive(), f"{self} ended with {self.code}: {tail(self.log, 3)}")
+            d.check(f"the control socket of {self}")
+            try:
+                self.ctl = Control(path, max(0.1, d.left()))
+            except (FileNotFoundError, ConnectionError):
+                self.nap()
+        return self.ctl
+
+    def call(self, cmd, seconds=5, **args):
+        ctl = self.control(Deadline(seconds))
+        ctl.sock.settimeout(seconds)
+        try:
+            return ctl.call(cmd, **args)
+        except (ConnectionError, OSError) as e:
+            ctl.close()
+            self.ctl = None
+            self.nap(1)
+            self.alive()
+            raise LabError(f"{self}: {cmd}: {e or 'control socket closed'} (exit code "
+                           f"{self.code}): {tail(self.log, 3)}") from e
+
+    def status(self, seconds=5):
+        return self.call("status", seconds)
+
+    def state(self):
+        return self.status()["state"]
+
+    def wait_status(self, accept, what, seconds=10):
+        """Ask until accept(status) is true; that status."""
+        d = Deadline(seconds)
+        while True:
+            status = self.status(max(0.1, d.left()))
+            if accept(status):
+                return status
+            if d.left() <= 0:
+                raise LabError(f"{self} on {self.host}: waited {seconds:g} s for {what}, is "
+                               f"{status['state']} ({status.get('note', '')})")
+            self.nap()
+
+    def wait_state(self, *states, seconds=10):
+        return self.wait_status(lambda s: s["state"] in states, "/".join(states), seconds)
+
+    def wait_log(self, pattern, seconds=10):
+        return self.wait_text(self.log, pattern, seconds)
+
+    def wait_console(self, pattern, seconds=10):
+        return self.wait_text(self.console, pattern, seconds)
+
+    def wait_text(self, path, pattern, seconds):
+        d = Deadline(seconds)
+        regex = re.compile(pattern, re.M)
+        while True:
+            last = not self.alive()
+            match = regex.search(read_text(path))
+            if match:
+                return match
+            expect(not last, f"{self} ended with {self.code} without '{pattern}' in {path}: "
+                             f"{tail(self.log, 3)}")
+            d.check(f"'{pattern}' in {path}")
+            self.nap(0.01)
+
+    def console_text(self):
+        return read_text(self.console)
+
+    def stop(self, seconds=10):
+        self.call("stop", seconds)
+        return self.wait_exit(seconds)
+
+    def close(self):
+        if self.ctl:
+            self.ctl.close()
+            self.ctl = None
+        super().close()
+
+
+class Load(Process):
+    """kvclient in the client's namespace."""
+
+    def __init__(self, lab, udp=2, tcp=2, echo=1, stream=1, **options):
+        serial = lab.next_serial()
+        self.history = os.path.join(lab.work, f"{serial:03}-history")
+        self.summary_path = os.path.join(lab.work, f"{serial:03}-summary")
+        argv = [os.path.join(TOOLS, "lin/kvclient"), "--server", GUEST_IP, "--history", self.history,
+                "--udp", str(udp), "--tcp", str(tcp), "--echo", str(echo), "--stream", str(stream),
+                "--client-base", str(1 + 1000 * serial), "--seed", str(lab.rng.randrange(1, 1 << 31))]
+        for key, value in options.items():
+            argv += ["--" + key.replace("_", "-"), str(value)]
+        with open(self.summary_path, "wb") as out:
+            super().__init__(lab.ns["C"], argv, os.path.join(lab.work, f"{serial:03}-kvclient"),
+                             stdout=out)
+        lab.note(f"client: {' '.join(argv)}")
+        lab.processes.append(self)
+
+    def finish(self, seconds=30, stop=True):
+        """End the load; its summary."""
+        if stop:
+            self.signal(signal.SIGTERM)
+        self.wait_exit(seconds)
+        text = read_text(self.summary_path).strip()
+        expect(self.code in (0, 1) and text, f"kvclient: exit code {self.code}: {self.log_text()}")
+        return json.loads(text.splitlines()[-1])
+
+
+def packet_filter(mac):
+    """Classic BPF: frames whose source is mac, 64 bytes of them."""
+    high, low = struct.unpack("!IH", mac)
+    code = [(0x20, 0, 0, 6), (0x15, 0, 3, high), (0x28, 0, 0, 10), (0x15, 0, 1, low),
+            (0x06, 0, 0, 64), (0x06, 0, 0, 0)]
+    raw = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *i) for i in code))
+    return raw, struct.pack("HL", len(code), ctypes.addressof(raw))
+
+
+class FrameWatch:
+    """Records when frames of the guest come out of a host: at the switch's port of that host."""
+
+    def __init__(self, lab, host):
+        self.host, self.last, self.first, self.count = host, None, None, 0
+        self.sock = lab.socket_in("S", socket.AF_PACKET, socket.SOCK_RAW, 0)
+        raw, program = packet_filter(GUEST_MAC)
+        self.sock.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
+        self.sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        self.sock.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
+        # Bound last: nothing unfiltered gets in.
+        self.sock.bind(("s" + host, 3))  # ETH_P_ALL
+        self.sock.setblocking(False)
+        lab.closing.append(self.sock)
+
+    def drain(self):
+        """Frames since the last call, as (CLOCK_REALTIME ns, bytes)."""
+        frames = []
+        while True:
+            try:
+                data, control, _, address = self.sock.recvmsg(128, 128)
+            except BlockingIOError:
+                return frames
+            if address[2] == 4:  # PACKET_OUTGOING: from the switch to the host
+                continue
+            sec, nsec = struct.unpack("ll", control[0][2])
+            frames.append((sec * 1000000000 + nsec, data))
+            self.count += 1
+
+
+class Lab:
+    """Hosts A and B and client C on one switch, and a link of their own between A and B:
+
+        C c0 --- switch S --- br0 of A --- tap of the guest
+                    |
+                    +-------- br0 of B --- tap of the guest          A ft0 --- ft0 B
+    """
+
+    count = 0
+
+    def __init__(self, rng, verbose=False):
+        self.rng, self.verbose = rng, verbose
+        self.processes, self.closing, self.lines, self.serial = [], [], [], 0
+        self.ns = {}
+        self.work = None
+        Lab.count += 1
+        try:
+            self.build()
+        except BaseException:
+            self.close(keep=False)
+            raise
+
+    def build(self):
+        sweep()
+        self.work = tempfile.mkdtemp(prefix=f"{PREFIX}-")
+        for host in "AB":
+            os.mkdir(os.path.join(self.work, host))
+        for node in "SABC":
+            name = f"{PREFIX}{os.getpid()}-{Lab.count}{node}"
+            run("ip", "netns", "add", name)
+            self.ns[node] = name
+        batch = []
+        for node, port in (("A", "up0"), ("B", "up0"), ("C", "c0")):
+            batch.append(f"link add s{node} netns {self.ns['S']} type veth "
+                         f"peer name {port} netns {self.ns[node]}")
+        batch.append(f"link add ft0 netns {self.ns['A']} type veth "
+                     f"peer name ft0 netns {self.ns['B']}")
+        self.ip(None, *batch)
+        bridge = "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+        for node in "SAB":
+            ports = ("sA", "sB", "sC") if node == "S" else ("up0",)
+            self.ip(node, bridge, *(f"link set {p} master br0 up" for p in ports),
+                    "link set br0 up", "link set lo up")
+        for host in "AB":
+            self.ip(host, f"address add {LINK_IP[host]}/24 dev ft0", "link set ft0 up")
+        self.ip("C", f"address add {CLIENT_IP}/24 dev c0", "link set c0 up", "link set lo up")
+
+    def ip(self, node, *commands):
+        argv = ["ip"] + (["-netns", self.ns[node]] if node else []) + ["-batch", "-"]
+        run(*argv, input="\n".join(commands) + "\n")
+
+    def next_serial(self):
+        self.serial += 1
+        return self.serial
+
+    def note(self, text):
+        line = f"{time.clock_gettime(time.CLOCK_MONOTONIC):.3f} {text}"
+        self.lines.append(line)
+        if self.verbose:
+            print("#", line, flush=True)
+
+    def path(self, name):
+        return os.path.join(self.work, name)
+
+    def disk(self, name, megabytes=64):
+        path = self.path(name)
+        with open(path, "wb") as f:
+            f.truncate(megabytes << 20)
+        return path
+
+    def socket_in(self, node, family, kind, proto=0):
+        """A socket that belongs to that namespace."""
+        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        there = os.open(f"/run/netns/{self.ns[node]}", os.O_RDONLY)
+        try:
+            expect(libc.setns(there, 0x40000000) == 0, "setns failed")
+            return socket.socket(family, kind, proto)
+        finally:
+            expect(libc.setns(here, 0x40000000) == 0, "setns failed")
+            os.close(here)
+            os.close(there)
+
+    def probe(self, seconds=10):
+        """Until the kv guest answers a GET over UDP. The time of the answer, CLOCK_MONOTONIC ns."""
+        d = Deadline(seconds)
+        with self.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.connect((GUEST_IP, 7000))
+            s.settimeout(0.02)
+            while True:
+                ident = (1 << 63) | self.rng.getrandbits(48)
+                request = struct.pack("<IB3xQIIQQ", 0x71766b66, 1, ident, 0, 0, 0, 0)
+                d.check("an answer of the kv guest")
+                try:
+                    s.send(request)
+                    while struct.unpack_from("<Q", s.recv(2048), 8)[0] != ident:
+                        pass
+                    return mono()
+                except TimeoutError:
+                    pass
+                except OSError:  # no route or ARP yet
+                    select.select([], [], [], 0.01)
+
+    def release(self, *processes):
+        """End and forget these; their logs stay."""
+        for p in processes:
+            if p:
+                p.close()
+                if p in self.processes:
+                    self.processes.remove(p)
+
+    def check(self, loads, image=None, *options):
+        """kvcheck over the histories; raises on a violation. Its words."""
+        argv = [os.path.join(TOOLS, "lin/kvcheck"), *options]
+        if image:
+            argv += ["--image", image]
+        p = run(*argv, *(l.history for l in loads), check=False, timeout=120)
+        expect(p.returncode == 0, f"kvcheck: exit code {p.returncode}: {p.stdout.strip()}")
+        return p.stdout.strip()
+
+    def report(self):
+        """What one wants to see after a failure."""
+        out = self.lines[-12:]
+        for name in sorted(os.listdir(self.work)):
+            path = self.path(name)
+            if re.match(r"\d+-.*(log|console|kvclient|summary|wire)$", name) and os.path.getsize(path):
+                out.append(f"--- {path}")
+                out.append(tail(path))
+        return "\n".join(out)
+
+    def close(self, keep):
+        for p in reversed(self.processes):
+            p.close()
+        for s in self.closing:
+            s.close()
+        self.processes, self.closing = [], []
+        for name in self.ns.values():
+            run("ip", "netns", "delete", name, check=False)
+        self.ns = {}
+        if self.work and not keep:
+            shutil.rmtree(self.work, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        failed = kind is not None
+        if failed:
+            print("\n".join("# " + line for line in self.report().splitlines()))
+            print(f"# logs are kept in {self.work}", flush=True)
+        self.close(keep=failed)
+
+
+def sweep():
+    """Namespaces of earlier laboratories whose process has ended without tidying up."""
+    try:
+        names = os.listdir("/run/netns")
+    except FileNotFoundError:
+        return
+    for name in names:
+        match = re.fullmatch(PREFIX + r"(\d+)-\d+[SABC]", name)
+        if match and not os.path.exists(f"/proc/{match[1]}"):
+            run("ip", "netns", "delete", name, check=False)
+
+
+class Pair:
+    """A guest protected by a primary and a secondary; knows how either side is started."""
+
+    def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
+                 net=True, epoch="25ms", extra=(), binary=None, arbiter=True):
+        self.lab, self.binary, self.net, self.memory = lab, binary, net, memory
+        self.serial = lab.next_serial()
+        self.image = {}
+        if disk:
+            self.image = {h: lab.path(f"{self.serial:03}-disk-{h}") for h in "AB"}
+            with open(self.image["A"], "wb") as f:
+                f.truncate(disk << 20)
+        self.guest_args = ["-k", os.path.join(GUESTS, guest + ".elf"), "-a",
+                           cmdline + (f" cpus={cpus}" if cpus > 1 else ""), "-m", memory,
+                           "-c", str(cpus)]
+        self.arbiter_dir = lab.path(f"{self.serial:03}-arbiter")
+        os.mkdir(self.arbiter_dir)
+        self.pair_args = ["--ft", "mc", "--epoch", epoch, *extra]
+        if arbiter:
+            self.pair_args += ["--arbiter", f"file:{self.arbiter_dir}/vm"]
+        self.peer_of = {h: f"tcp:{LINK_IP[o]}:{FT_PORT}" for h, o in ("AB", "BA")}
+        self.vm = {"A": None, "B": None}
+
+    def host_args(self, host):
+        args = []
+        if self.image:
+            args += ["-d", f"id=d0,path={self.image[host]}"]
+        if self.net:
+            args += ["-n", f"id=n0,tap=t0,bridge=br0,mac={GUEST_MAC.hex(':')}"]
+        return args + self.pair_args + ["--peer", self.peer_of[host]]
+
+    def primary(self, host, *more, env=None):
+        self.vm[host] = Vm(self.lab, host, ["--primary", *self.guest_args, *self.host_args(host),
+                                            *more], env, self.binary)
+        return self.vm[host]
+
+    def secondary(self, host, *more, env=None):
+        self.vm[host] = Vm(self.lab, host, ["--secondary", "--listen",
+                                            f"tcp:{LINK_IP[host]}:{FT_PORT}", *self.host_args(host),
+                                            *more], env, self.binary)
+        return self.vm[host]
+
+    def protect(self, seconds=15, env=None):
+        """B stands by, A runs, and they are in step. Both."""
+        b = self.secondary("B", env=(env or {}).get("B"))
+        b.wait_state("STARTING", seconds=seconds)
+        a = self.primary("A", env=(env or {}).get("A"))
+        self.in_step(seconds)
+        return a, b
+
+    def in_step(self, seconds=15):
+        for host in "AB":
+            self.vm[host].wait_state("PROTECTED", seconds=seconds)
+
+    def other(self, host):
+        return "B" if host == "A" else "A"
+
+    def end(self):
+        self.lab.release(*self.vm.values())
+
+
+def main_signals():
+    """A polite end also on SIGTERM."""
+    def leave(sig, frame):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, leave)

@@ -1,0 +1,219 @@
+"""A protected guest, and what becomes of it when one side dies."""
+
+import re
+import signal
+
+import ftlab
+from ftlab import EXIT_FENCED, FrameWatch, Pair, expect
+from testlib import check_load, flowing, random_wait, start_load, test
+
+
+@test(60)
+def mc_basic(lab):
+    """kv under load: the primary is killed once, nobody notices"""
+    pair = Pair(lab)
+    a, b = pair.protect()
+    expect(a.status()["role"] == "primary" and b.status()["role"] == "secondary", "wrong roles")
+    load = start_load(lab, udp=2, tcp=2, echo=1, stream=1)
+    random_wait(lab, load, 0.5, 1.0)
+    killed = a.kill()
+    status = b.wait_state("DEGRADED")
+    expect(status["role"] == "primary", f"the survivor calls itself {status['role']}")
+    answered = lab.probe()
+    random_wait(lab, load, 0.5, 1.0)
+    summary = check_load(lab, [load], None)[0]
+    expect(b.stop() == 0, f"stop of the survivor: exit code {b.code}")
+    lab.check([load], pair.image["B"])
+    run = (status["first_run_mono_ns"] - killed) / 1e6
+    lab.note(f"takeover {run:.0f} ms, first answer {(answered - killed) / 1e6:.0f} ms, "
+             f"longest gap {summary['client_gap_ms']:.0f} ms, {summary['acked']} acknowledged")
+    expect(0 < run < 10000, f"first_run_mono_ns is {run} ms after the kill")
+
+
+@test(60)
+def mc_stop(lab):
+    """an orderly stop: everything that was answered is in both images"""
+    pair = Pair(lab)
+    a, b = pair.protect()
+    load = start_load(lab)
+    random_wait(lab, load, 0.4, 0.8)
+    check_load(lab, [load], None)
+    expect(a.stop() == 0, f"stop of the primary: exit code {a.code}")
+    lab.check([load], pair.image["A"])
+    b.wait_state("STARTING")
+    lab.check([load], pair.image["B"])
+    expect(b.stop() == 0, f"stop of the secondary: exit code {b.code}")
+
+
+@test(60)
+def mc_guest_exit(lab):
+    """a guest that ends of its own accord under protection: its exit code, all of its output"""
+    pair = Pair(lab, guest="writer", cmdline="mode=hot tick=10 pages=32 seconds=2", disk=0, net=False)
+    b = pair.secondary("B")
+    a = pair.primary("A")
+    b.wait_state("PROTECTED")
+    expect(a.wait_exit(20) == 0, f"exit code {a.code}")
+    expect(re.search("^writer ok passes=[1-9]", a.console_text(), re.M), a.console_text())
+    b.wait_state("STARTING")
+
+
+def verify(lab, guest, cmdline, epochs=200, seconds=40, **options):
+    """Every epoch's RAM and state are equal on both sides, and the guest's own checks hold."""
+    pair = Pair(lab, guest=guest, cmdline=cmdline, extra=["--verify"], epoch="10ms", **options)
+    a, b = pair.protect()
+    b.wait_status(lambda s: s["epochs_total"] >= epochs, f"{epochs} epochs", seconds)
+    return pair
+
+
+def still_well(pair):
+    for host, vm in pair.vm.items():
+        expect(vm.alive() and vm.state() == "PROTECTED", f"host {host} is not protected any more")
+    text = pair.vm["A"].console_text()
+    expect(not re.search("CORRUPT|FAILED|STALLED|TRAP", text), text)
+    pair.end()
+
+
+@test(90)
+def mc_verify_writer(lab):
+    """--verify: writer, hot and random"""
+    for args in ("mode=hot tick=5 pages=100", "mode=random tick=10 pages=60 total=3000 words=64",
+                 "mode=seq tick=5 pages=50 work=0 words=500"):
+        still_well(verify(lab, "writer", args, disk=0, net=False))
+
+
+@test(60)
+def mc_verify_smp(lab):
+    """--verify: two and four CPUs"""
+    for cpus in (2, 4):
+        still_well(verify(lab, "smp", "", cpus=cpus, disk=0, net=False))
+
+
+@test(60)
+def mc_verify_blk(lab):
+    """--verify: a busy disk; afterwards the images are equal"""
+    pair = verify(lab, "blk", "ops=0 region=8K", net=False, disk=16)
+    a, b = pair.vm["A"], pair.vm["B"]
+    expect(a.stop() == 0, f"exit code {a.code}")
+    b.wait_state("STARTING")
+    expect(b.stop() == 0, f"exit code {b.code}")
+    same_images(pair)
+    expect("CORRUPT" not in a.console_text(), a.console_text())
+
+
+def same_images(pair):
+    with open(pair.image["A"], "rb") as fa, open(pair.image["B"], "rb") as fb:
+        at = 0
+        while True:
+            x, y = fa.read(1 << 20), fb.read(1 << 20)
+            if x != y:
+                sector = next(i for i in range(0, len(x), 512) if x[i:i + 512] != y[i:i + 512])
+                raise ftlab.LabError(f"the images differ at sector {(at + sector) // 512}")
+            if not x:
+                return
+            at += len(x)
+
+
+@test(60)
+def mc_verify_kv(lab):
+    """--verify: kv under load, with background dirtying"""
+    pair = verify(lab, "kv", f"ip={ftlab.GUEST_IP} dirty=60", epochs=20)
+    load = start_load(lab)
+    b = pair.vm["B"]
+    begin = b.status()["epochs_total"]
+    b.wait_status(lambda s: s["epochs_total"] >= begin + 200, "200 epochs", 30)
+    check_load(lab, [load], pair.image["A"])
+    still_well(pair)
+
+
+@test(90)
+def secondary_killed(lab):
+    """the secondary dies; a new one is taken without a command, and then the primary dies"""
+    pair = Pair(lab)
+    a, b = pair.protect()
+    load = start_load(lab)
+    random_wait(lab, load, 0.2, 0.6)
+    b.kill()
+    a.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.2, 0.5)
+    b = pair.secondary("B")
+    pair.in_step()
+    random_wait(lab, load, 0.2, 0.5)
+    a.kill()
+    b.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.2, 0.5)
+    check_load(lab, [load], pair.image["B"])
+
+
+@test(120)
+def ping_pong(lab):
+    """takeovers to and fro with a fresh secondary each time; connections stay"""
+    pair = Pair(lab)
+    pair.protect()
+    load = start_load(lab)
+    here = "A"
+    for _ in range(4):
+        random_wait(lab, load, 0.1, 0.5)
+        pair.vm[here].kill()
+        there = pair.other(here)
+        pair.vm[there].wait_state("DEGRADED")
+        lab.probe()
+        pair.secondary(here)
+        pair.in_step()
+        here = there
+    check_load(lab, [load], pair.image[here])
+
+
+@test(60)
+def hash_takeover(lab):
+    """a computation carried over a takeover has the right result"""
+    from testlib import host_digest
+    pages, rounds = 64, 6000
+    pair = Pair(lab, guest="hash", cmdline=f"pages={pages} rounds={rounds}", disk=0, net=False)
+    a, b = pair.protect()
+    random_wait(lab, a, 0.1, 0.6)
+    expect(a.alive(), "the guest ended before the kill: more rounds are needed")
+    a.kill()
+    b.wait_exit(50)
+    want = host_digest(lab, pages, rounds)
+    expect(b.code == 0 and f"digest {want}" in b.console_text(),
+           f"exit code {b.code}, not digest {want}: {b.console_text()}")
+
+
+@test(60)
+def sigstop(lab):
+    """a primary that was away for two seconds finds itself fenced, and says nothing more"""
+    pair = Pair(lab)
+    a, b = pair.protect()
+    load = start_load(lab)
+    watch = {h: FrameWatch(lab, h) for h in "AB"}
+    random_wait(lab, load, 0.2, 0.6)
+    a.signal(signal.SIGSTOP)
+    status = b.wait_state("DEGRADED")
+    lab.probe()
+    load.nap(2)
+    expect(watch["A"].drain(), "no frame of the guest was seen on host A before the stop")
+    first_b = watch["B"].drain()
+    expect(first_b, "no frame of the guest was seen on host B")
+    watch_port(lab, watch["A"])
+    a.signal(signal.SIGCONT)
+    expect(a.wait_exit(10) == EXIT_FENCED, f"the old primary: exit code {a.code}, not fenced")
+    late = watch["A"].drain()
+    expect(not late, f"{len(late)} frames of the guest left host A after the takeover")
+    lab.probe()
+    expect(status["generation"] == b.status()["generation"], "the generation changed again")
+    check_load(lab, [load], pair.image["B"])
+
+
+def watch_port(lab, watch):
+    """The watch does see what leaves that host: a frame of our own under the guest's address."""
+    import socket
+    with lab.socket_in(watch.host, socket.AF_PACKET, socket.SOCK_RAW, 0) as s:
+        s.bind(("up0", 0))
+        frame = b"\xff" * 6 + ftlab.GUEST_MAC + b"\x88\xb5" + bytes(50)
+        s.send(frame)
+    d = ftlab.Deadline(5)
+    while not watch.drain():
+        d.check("our own frame in the packet capture")
+    # The switch has learned our lie; the guest's next frame puts it right.

@@ -1,0 +1,67 @@
+"""What the test files share: the list of tests, and checks that many of them make."""
+
+import collections
+import os
+import subprocess
+
+import ftlab
+from ftlab import Load, expect
+
+Test = collections.namedtuple("Test", "name function deadline about")
+tests = []
+
+
+class Skip(Exception):
+    pass
+
+
+def test(deadline=60):
+    """Registers a function: its name and the first line of its text are what --list shows."""
+    def add(function):
+        tests.append(Test(function.__name__, function, deadline,
+                          (function.__doc__ or "").strip().splitlines()[0]))
+        return function
+    return add
+
+
+def host_digest(lab, pages, rounds, seed=1):
+    """What the hash guest must print, by the same C code on this host."""
+    source, program = lab.path("model.c"), lab.path("model")
+    if not os.path.exists(program):
+        with open(source, "w") as f:
+            f.write('#include <stdio.h>\n#include <stdlib.h>\n#include "guests/hash_model.h"\n'
+                    'int main(int n, char **v) { uint64_t p = atol(v[1]), *w = malloc(p * 4096);\n'
+                    'printf("%#018lx\\n", hash_run(w, p, atol(v[2]), atol(v[3]))); }\n')
+        ftlab.run(os.environ.get("CC", "cc"), "-O2", "-I", ftlab.ROOT, "-o", program, source)
+    return ftlab.run(program, str(pages), str(rounds), str(seed)).stdout.strip()
+
+
+def check_load(lab, loads, image, allow_conn_lost=False):
+    """Ends the loads; histories and image must be those of one correct server. The summaries."""
+    summaries = [l.finish() for l in loads]
+    lab.check(loads, image, *(["--allow-conn-lost"] if allow_conn_lost else []))
+    for s in summaries:
+        expect(not s["bad_replies"], f"{s['bad_replies']} bad replies")
+        if not allow_conn_lost:
+            for what, total, kept in (("TCP connections", "tcp_total", "tcp_kept"),
+                                      ("echo streams", "echo_total", "echo_ok"),
+                                      ("byte streams", "stream_total", "stream_ok")):
+                expect(s[kept] == s[total], f"{what}: kept {s[kept]} of {s[total]}")
+    return summaries
+
+
+def flowing(lab, load, seconds=10):
+    """The load has begun, and the guest answers."""
+    lab.probe(seconds)
+    expect(load.alive(), f"kvclient ended: {load.log_text()}")
+
+
+def random_wait(lab, process, low, high):
+    """A moment that nothing in the system knows of; earlier if the process ends."""
+    process.nap(lab.rng.uniform(low, high))
+
+
+def start_load(lab, **options):
+    load = Load(lab, **options)
+    flowing(lab, load)
+    return load
