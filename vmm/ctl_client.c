@@ -155,7 +155,7 @@ json_t *ctl_client_call(struct ctl_client *c, json_t *request, int timeout_ms, s
 
 json_t *ctl_call(const char *name, json_t *request, int timeout_ms, struct err *e)
 {
-	struct ctl_client *c;
+	struct ctl_client *c = NULL;
 	json_t *ok;
 
 	if (ctl_client_open(&c, name, timeout_ms, e)) {
