@@ -215,7 +215,7 @@ static int parse_flag(struct config *c, struct given *g, int argc, char **argv, 
 		value = argv[++*at];
 	}
 	g->by_flag |= 1u << (o - rows);
-	return option_set_text(o, c, value, where, e);
+	return option_set_text(o, c, value ? value : "", where, e);
 }
 
 /*

@@ -303,7 +303,7 @@ static int set_pair(const struct option *o, void *elem, char *pair, uint32_t *se
 		return err_set(e, -EINVAL, "%s: %s needs a value: %s=%s", where, row->name,
 			       row->name, row->metavar);
 	snprintf(at, sizeof(at), "%s: %s", where, row->name);
-	return option_set_text(row, elem, value, at, e);
+	return option_set_text(row, elem, value ? value : "", at, e);
 }
 
 static int set_list_text(const struct option *o, void *base, const char *text, const char *where,
@@ -465,7 +465,7 @@ int option_set_json(const struct option *o, void *base, json_t *value, const cha
 		return 0;
 	}
 	if (json_is_boolean(value) && o->type == OPT_SET)
-		return json_is_true(value) ? option_set_text(o, base, NULL, where, e) : 0;
+		return json_is_true(value) ? option_set_text(o, base, "", where, e) : 0;
 	if (json_is_string(value) && wants_text)
 		return option_set_text(o, base, json_string_value(value), where, e);
 	if (json_is_integer(value) && wants_int) {

@@ -63,7 +63,8 @@ const struct option *option_find_letter(const struct option_table *t, char lette
 /* The name in the table that is closest to what was written. */
 const char *option_nearest(const struct option_table *t, const char *name);
 
-/* Set the field of o in base from text (command line). where: what the message starts with. */
+/* Set the field of o in base from text (command line; unused for flags). where: what the message
+ * starts with. */
 int option_set_text(const struct option *o, void *base, const char *text, const char *where,
 		    struct err *e);
 int option_set_json(const struct option *o, void *base, json_t *value, const char *where,
