@@ -91,7 +91,7 @@ void *echoload_run(void *arg)
 	e.s.start = load_now();
 	e.seed = load_random(&c->rng);
 	atomic_fetch_add(&e.l->echo_total, 1);
-	e.fd = load_open_stream(c, e.l->cfg.echo_port);
+	e.fd = load_open_stream(c, e.l->cfg.echo_port, 0);
 	if (e.fd >= 0) {
 		echoload_loop(&e);
 		load_end_stream(c, e.l->cfg.echo_port, &e.s);

@@ -306,7 +306,7 @@ static int kvload_open(struct kvload *k)
 
 	if (k->c->tcp) {
 		atomic_fetch_add(&k->l->tcp_total, 1);
-		return load_connect(k->l, ntohs(k->l->cfg.server.sin_port));
+		return load_connect(k->l, ntohs(k->l->cfg.server.sin_port), 0);
 	}
 	fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)

@@ -92,7 +92,7 @@ uint64_t load_pace(struct load_client *c, double rate)
 	return c->next;
 }
 
-static int load_connect_once(struct load *l, uint16_t port, uint64_t until)
+static int load_connect_once(struct load *l, uint16_t port, int rcvbuf, uint64_t until)
 {
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1, err = 0;
 	struct sockaddr_in to = l->cfg.server;
@@ -102,6 +102,8 @@ static int load_connect_once(struct load *l, uint16_t port, uint64_t until)
 		return -errno;
 	to.sin_port = htons(port);
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (rcvbuf)
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcvbuf, sizeof(rcvbuf));
 	if (connect(fd, (struct sockaddr *)&to, sizeof(to))) {
 		err = errno;
 		if (err == EINPROGRESS && load_wait(l, fd, POLLOUT, until, false))
@@ -115,13 +117,13 @@ static int load_connect_once(struct load *l, uint16_t port, uint64_t until)
 	return -err;
 }
 
-int load_connect(struct load *l, uint16_t port)
+int load_connect(struct load *l, uint16_t port, int rcvbuf)
 {
 	uint64_t until = load_now() + l->cfg.connect;
 	int fd;
 
 	for (;;) {
-		fd = load_connect_once(l, port, until);
+		fd = load_connect_once(l, port, rcvbuf, until);
 		if (fd >= 0 || load_now() >= until || fd == -ECANCELED)
 			return fd;
 		load_wait(l, -1, 0, load_now() + LOAD_RETRY_NS, false);
@@ -144,12 +146,12 @@ void load_lost(struct load_client *c, uint16_t port, uint64_t received)
 	history_write(c->load->history, &r, NULL);
 }
 
-int load_open_stream(struct load_client *c, uint16_t port)
+int load_open_stream(struct load_client *c, uint16_t port, int rcvbuf)
 {
 	int fd;
 
 	atomic_fetch_add(&c->load->tcp_total, 1);
-	fd = load_connect(c->load, port);
+	fd = load_connect(c->load, port, rcvbuf);
 	if (fd >= 0)
 		return fd;
 	if (fd != -ECANCELED)

@@ -12,6 +12,9 @@
 #include "tests/lin/load.h"
 
 #define STREAM_CHUNK 4096
+/* Small, so that a silence or a lost connection is noticed soon, not after what is buffered. */
+#define STREAM_RCVBUF 8192
+#define STREAM_LAST   (1u << 20)
 
 struct streamload {
 	struct load_client *c;
@@ -48,6 +51,8 @@ static void streamload_recv(struct streamload *e)
 
 static void streamload_loop(struct streamload *e)
 {
+	uint64_t end;
+
 	e->last = load_now();
 	while (!e->s.lost && !e->s.bad && !load_stopping(e->l)) {
 		if (e->l->cfg.stream_rate > 0 && load_now() < e->c->next)
@@ -55,6 +60,11 @@ static void streamload_loop(struct streamload *e)
 		else if (load_wait(e->l, e->fd, POLLIN, LOAD_NEVER, false))
 			streamload_recv(e);
 	}
+	/* What is buffered may hide that the connection is gone. */
+	end = e->s.verified + STREAM_LAST;
+	while (!e->s.lost && !e->s.bad && e->s.verified < end &&
+	       load_wait(e->l, e->fd, POLLIN, 0, true))
+		streamload_recv(e);
 }
 
 void *streamload_run(void *arg)
@@ -64,7 +74,7 @@ void *streamload_run(void *arg)
 
 	e.s.start = load_now();
 	atomic_fetch_add(&e.l->stream_total, 1);
-	e.fd = load_open_stream(c, e.l->cfg.stream_port);
+	e.fd = load_open_stream(c, e.l->cfg.stream_port, STREAM_RCVBUF);
 	if (e.fd >= 0) {
 		streamload_loop(&e);
 		load_end_stream(c, e.l->cfg.stream_port, &e.s);

@@ -81,11 +81,11 @@ int load_wait(struct load *l, int fd, short events, uint64_t until, bool is_op);
 uint64_t load_pace(struct load_client *c, double rate);
 /*
  * A connected non-blocking TCP socket; tries again while nobody listens, up to cfg.connect.
- * -ECANCELED when the run stops first.
+ * -ECANCELED when the run stops first. rcvbuf: bytes of receive buffer, 0 for the default.
  */
-int load_connect(struct load *l, uint16_t port);
+int load_connect(struct load *l, uint16_t port, int rcvbuf);
 /* The same for a byte stream; a failure ends the run. */
-int load_open_stream(struct load_client *c, uint16_t port);
+int load_open_stream(struct load_client *c, uint16_t port, int rcvbuf);
 /* Record the outcome. */
 void load_end_stream(struct load_client *c, uint16_t port, const struct load_stream *s);
 void load_lost(struct load_client *c, uint16_t port, uint64_t received);
