@@ -366,16 +366,13 @@ int cmd_run(int argc, char **argv)
 	struct run *r;
 	int code;
 
-	for (int i = 1; i < argc; i++)
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			config_print_help();
-			return 0;
-		}
 	r = calloc(1, sizeof(*r));
-	if (!r || config_parse_run(&r->cfg, argc - 1, argv + 1, &e)) {
-		fprintf(stderr, "ftvmm: %s\n", r ? e.msg : "out of memory");
+	code = r ? config_parse_run(&r->cfg, argc - 1, argv + 1, &e) : err_set(&e, -ENOMEM, "out of memory");
+	if (code) {
+		if (code < 0)
+			fprintf(stderr, "ftvmm: %s\n", e.msg);
 		free(r);
-		return 1;
+		return code < 0;
 	}
 	log_init(r->cfg.verbose ? LOG_DEBUG : LOG_INFO, r->cfg.name);
 	r->signal_fd = -1;

@@ -4,7 +4,9 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "vmm/log.h"
 
@@ -25,6 +27,22 @@ uint64_t loop_now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+static void epoll_ready(struct loop_op *ep_op, int res);
+static int arm_poll(struct loop *l, struct loop_op *op);
+
+static int open_epoll(struct loop *l, struct err *e)
+{
+	l->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (l->epoll_fd < 0) {
+		int r = err_sys(e, "epoll");
+
+		loop_done(l);
+		return r;
+	}
+	l->epoll_op = (struct loop_op){ .fn = epoll_ready, .arg = l, .fd = l->epoll_fd, .events = EPOLLIN, .by_ring = true };
+	return arm_poll(l, &l->epoll_op);
 }
 
 int loop_init(struct loop *l, struct err *e)
@@ -48,7 +66,7 @@ int loop_init(struct loop *l, struct err *e)
 		l->slots[i].next_free = i + 1 < LOOP_MAX_OPS ? i + 2 : 0;
 	l->free_slot = 1;
 	l->now_ns = loop_now_ns();
-	return 0;
+	return open_epoll(l, e);
 }
 
 void loop_done(struct loop *l)
@@ -56,6 +74,7 @@ void loop_done(struct loop *l)
 	if (!l->slots)
 		return;
 	io_uring_queue_exit(&l->ring);
+	close(l->epoll_fd);
 	free(l->slots);
 	memset(l, 0, sizeof(*l));
 }
@@ -125,23 +144,74 @@ static int arm_poll(struct loop *l, struct loop_op *op)
 	return key_sqe(l, op, sqe);
 }
 
+static int take_slot(struct loop *l, struct loop_op *op)
+{
+	if (!l->free_slot)
+		return -ENOSPC;
+	op->slot = l->free_slot;
+	l->free_slot = l->slots[op->slot - 1].next_free;
+	l->slots[op->slot - 1].op = op;
+	return 0;
+}
+
 int loop_poll_add(struct loop *l, struct loop_op *op, int fd, uint32_t events)
 {
+	struct epoll_event ev = { .events = events }; /* EPOLLIN is POLLIN, and so on */
+	int r;
+
 	op->fd = fd;
 	op->events = events;
 	op->slot = 0;
+	op->by_ring = false;
+	r = take_slot(l, op);
+	if (r)
+		return r;
+	ev.data.u64 = slot_key(l, op->slot);
+	if (epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, fd, &ev) == 0)
+		return 0;
+	r = -errno;
+	free_slot(l, op->slot);
+	op->slot = 0;
+	if (r != -EEXIST && r != -EPERM)
+		return r;
+	/* The same descriptor twice, or one that epoll does not know. */
+	op->by_ring = true;
 	return arm_poll(l, op);
 }
 
 void loop_poll_del(struct loop *l, struct loop_op *op)
 {
+	struct io_uring_sqe *sqe;
+
 	op->events = 0;
 	if (!op->slot || !l->slots)
 		return;
-	struct io_uring_sqe *sqe = get_sqe(l);
-
+	if (!op->by_ring) {
+		epoll_ctl(l->epoll_fd, EPOLL_CTL_DEL, op->fd, NULL);
+		free_slot(l, op->slot);
+		op->slot = 0;
+		return;
+	}
+	sqe = get_sqe(l);
 	io_uring_prep_poll_remove(sqe, detach(l, op));
 	io_uring_sqe_set_data64(sqe, 0);
+}
+
+/* The ring says that the epoll set has something. */
+static void epoll_ready(struct loop_op *ep_op, int res)
+{
+	struct loop *l = ep_op->arg;
+	struct epoll_event ev[64];
+	int n = epoll_wait(l->epoll_fd, ev, 64, 0);
+
+	for (int i = 0; i < n && !l->stop; i++) {
+		uint32_t slot = (uint32_t)ev[i].data.u64;
+		struct loop_slot *s = &l->slots[slot - 1];
+
+		/* A callback before this one may have deleted the poll. */
+		if (s->gen == (uint32_t)(ev[i].data.u64 >> 32) && s->op)
+			s->op->fn(s->op, ev[i].events);
+	}
 }
 
 int loop_timer_set(struct loop *l, struct loop_op *op, uint64_t delay_ns)
@@ -232,7 +302,7 @@ static void dispatch(struct loop *l, uint64_t key, int res)
 	if (!op)
 		return;
 	op->slot = 0;
-	uint32_t polled = op->events;
+	uint32_t polled = op->by_ring ? op->events : 0;
 
 	/* Armed again before the callback, so that the callback may delete or free the op. */
 	if (polled && res >= 0 && arm_poll(l, op) < 0)

@@ -1,6 +1,10 @@
 /*
  * The event loop: one io_uring, one thread (the "loop" thread), callbacks. Everything here is
- * called from the loop thread only, except loop_wake().
+ * called from the loop thread only.
+ *
+ * Readiness of descriptors comes through an epoll set that the ring polls: a ring holds references
+ * to the files it polls, and after SIGKILL it is taken down late (10-30 ms), which would delay the
+ * end of the connections by which a peer sees that we are dead, and keep taps and ports busy.
  *
  * An op is owned by its caller and must stay alive until its callback ran for the last time (for
  * polls: until loop_poll_del() returned).
@@ -26,7 +30,8 @@ struct loop_op {
 	/* private to loop.c */
 	uint32_t slot; /* 1 + index while something is under way, else 0 */
 	int fd;
-	uint32_t events; /* not 0: a poll, armed again after each callback */
+	uint32_t events; /* not 0: a poll */
+	bool by_ring;	 /* a poll that epoll cannot take: armed again after each callback */
 };
 
 #define LOOP_MAX_OPS 4096 /* polls, timers and I/O under way at once */
@@ -35,6 +40,8 @@ struct loop_slot;
 
 struct loop {
 	struct io_uring ring;
+	int epoll_fd;
+	struct loop_op epoll_op;
 	struct loop_slot *slots;
 	uint32_t free_slot; /* head of the free list, 1 + index */
 	bool stop;
