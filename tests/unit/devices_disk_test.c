@@ -1,0 +1,352 @@
+/* The disk below virtio-blk: ranges, locks, hold, hooks, and files that change under it. */
+#include "tests/unit/virtio_rig.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "devices/disk.h"
+
+#define BYTES (1u << 20)
+
+struct req {
+	struct disk_req r;
+	struct fix *f;
+	int res;
+	bool done;
+	unsigned order;
+};
+
+struct fix {
+	struct rig rig;
+	char path[64];
+	struct disk d;
+	uint8_t *buf;
+	unsigned count;
+	char log[256];
+};
+
+static void on_done(struct disk_req *r, int res)
+{
+	struct req *q = r->arg;
+
+	assert_false(q->done);
+	q->done = true;
+	q->res = res;
+	q->order = q->f->count++;
+}
+
+static void hook_submit(void *arg, struct disk *d, const struct disk_req *r)
+{
+	struct fix *f = arg;
+
+	(void)d;
+	strcat(f->log, "s");
+	strncat(f->log, disk_op_name(r->kind), 1);
+}
+
+static void hook_done(void *arg, struct disk *d, const struct disk_req *r, int res)
+{
+	struct fix *f = arg;
+
+	(void)d;
+	strcat(f->log, res ? "e" : "d");
+	strncat(f->log, disk_op_name(r->kind), 1);
+}
+
+static int setup(void **state)
+{
+	struct fix *f = calloc(1, sizeof(*f));
+	int fd;
+
+	rig_init(&f->rig, 0);
+	strcpy(f->path, "/tmp/ftvmm-disk-XXXXXX");
+	fd = mkstemp(f->path);
+	assert_int_equal(ftruncate(fd, BYTES), 0);
+	close(fd);
+	assert_int_equal(disk_open(&f->d, &f->rig.loop, "d0", f->path, 0, NULL), 0);
+	f->d.hook = (struct disk_hook){hook_submit, hook_done, f};
+	f->buf = aligned_alloc(4096, BYTES);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fix *f = *state;
+
+	rig_until(&f->rig, !f->d.inflight);
+	disk_close(&f->d);
+	rig_done(&f->rig);
+	unlink(f->path);
+	free(f->buf);
+	free(f);
+	return 0;
+}
+
+static void submit(struct fix *f, struct req *q, enum disk_op kind, uint64_t off, uint32_t len)
+{
+	*q = (struct req){.f = f};
+	q->r = (struct disk_req){
+		.kind = kind, .off = off, .len = len, .buf = f->buf, .done = on_done, .arg = q};
+	disk_submit(&f->d, &q->r);
+	assert_false(q->done); /* never from inside */
+}
+
+static int run(struct fix *f, enum disk_op kind, uint64_t off, uint32_t len)
+{
+	struct req q;
+
+	submit(f, &q, kind, off, len);
+	rig_until(&f->rig, q.done);
+	return q.res;
+}
+
+static void moves_bytes(void **state)
+{
+	struct fix *f = *state;
+
+	for (unsigned i = 0; i < BYTES; i++)
+		f->buf[i] = (uint8_t)(i * 13 + i / 512);
+	assert_int_equal(run(f, DISK_WRITE, 0, BYTES), 0);
+	memset(f->buf, 0, BYTES);
+	assert_int_equal(run(f, DISK_READ, 512, BYTES - 512), 0);
+	for (unsigned i = 512; i < BYTES; i++)
+		assert_int_equal(f->buf[i - 512], (uint8_t)(i * 13 + i / 512));
+	assert_int_equal(run(f, DISK_FLUSH, 0, 0), 0);
+	assert_int_equal(run(f, DISK_ZERO, 4096, 8192), 0);
+	assert_int_equal(run(f, DISK_DISCARD, 65536, 4096), 0);
+	assert_int_equal(run(f, DISK_READ, 0, BYTES), 0);
+	for (unsigned i = 0; i < 65536; i++) {
+		bool zero = i >= 4096 && i < 4096 + 8192;
+
+		assert_int_equal(f->buf[i], zero ? 0 : (uint8_t)(i * 13 + i / 512));
+	}
+	assert_string_equal(f->log, "swdwsfdfszdzsddd");
+}
+
+static loop_fn *real_step;
+static unsigned refusals;
+
+/* Stands between the loop and the disk: the kernel "refuses" some operations. */
+static void refusing_step(struct loop_op *op, int res)
+{
+	real_step(op, refusals ? (refusals--, -EOPNOTSUPP) : res);
+}
+
+/* The file system knows neither ZERO_RANGE nor holes: zeros are written, in pieces. */
+static void zeros_are_written_when_nothing_else_works(void **state)
+{
+	struct fix *f = *state;
+	struct req q;
+
+	for (unsigned n = 0; n < 3; n++) {
+		memset(f->buf, 0xff, BYTES);
+		assert_int_equal(run(f, DISK_WRITE, 0, BYTES), 0);
+		submit(f, &q, DISK_ZERO, 512, 200 * 1024);
+		real_step = q.r.io.fn;
+		q.r.io.fn = refusing_step;
+		refusals = n;
+		rig_until(&f->rig, q.done);
+		assert_int_equal(q.res, 0);
+		assert_int_equal(q.r.how, n);
+		assert_int_equal(run(f, DISK_READ, 0, BYTES), 0);
+		assert_int_equal(f->buf[511], 0xff);
+		for (unsigned i = 512; i < 512 + 200 * 1024; i++)
+			assert_int_equal(f->buf[i], 0);
+		assert_int_equal(f->buf[512 + 200 * 1024], 0xff);
+	}
+	submit(f, &q, DISK_DISCARD, 0, 4096);
+	real_step = q.r.io.fn;
+	q.r.io.fn = refusing_step;
+	refusals = 1;
+	rig_until(&f->rig, q.done);
+	assert_int_equal(q.res, 0); /* only a hint */
+}
+
+/* Errors of the medium and short transfers. */
+static int step_res[4];
+static unsigned step_n;
+
+static void scripted_step(struct loop_op *op, int res)
+{
+	int r = step_n < 4 ? step_res[step_n++] : 1;
+
+	real_step(op, r != 1 ? r : res);
+}
+
+static int run_scripted(struct fix *f, enum disk_op kind, int r0, int r1)
+{
+	struct req q;
+
+	submit(f, &q, kind, 0, 8192);
+	real_step = q.r.io.fn;
+	q.r.io.fn = scripted_step;
+	step_n = 0;
+	step_res[0] = r0;
+	step_res[1] = r1;
+	step_res[2] = step_res[3] = 1;
+	rig_until(&f->rig, q.done);
+	return q.res;
+}
+
+static void medium_errors_and_short_transfers(void **state)
+{
+	struct fix *f = *state;
+
+	for (unsigned i = 0; i < 8192; i++)
+		f->buf[i] = (uint8_t)(i / 16);
+	assert_int_equal(run_scripted(f, DISK_WRITE, -EIO, 1), -EIO);
+	assert_int_equal(run_scripted(f, DISK_WRITE, -ENOSPC, 1), -ENOSPC);
+	assert_int_equal(run_scripted(f, DISK_WRITE, 4096, -EIO), -EIO);
+	assert_int_equal(run_scripted(f, DISK_WRITE, 0, 1), -EIO);
+	assert_int_equal(run_scripted(f, DISK_WRITE, -EINTR, 512), 0);
+	assert_int_equal(run_scripted(f, DISK_WRITE, -EAGAIN, 1), 0);
+	memset(f->buf, 0, 8192);
+	assert_int_equal(run_scripted(f, DISK_READ, 512, 1024), 0);
+	for (unsigned i = 0; i < 8192; i++)
+		assert_int_equal(f->buf[i], (uint8_t)(i / 16));
+}
+
+static void refuses_what_is_out_of_range(void **state)
+{
+	struct fix *f = *state;
+	static const struct {
+		enum disk_op kind;
+		uint64_t off;
+		uint32_t len;
+		int want;
+	} table[] = {
+		{DISK_READ, BYTES, 512, -ERANGE},
+		{DISK_READ, BYTES - 512, 1024, -ERANGE},
+		{DISK_WRITE, UINT64_MAX - 511, 512, -ERANGE},
+		{DISK_WRITE, 1ull << 63, 512, -ERANGE},
+		{DISK_ZERO, 512, BYTES, -ERANGE},
+		{DISK_DISCARD, 0, 0xfffffe00, -ERANGE},
+		{DISK_READ, 1, 512, -EINVAL},
+		{DISK_READ, 0, 511, -EINVAL},
+		{DISK_WRITE, 0, 0, -EINVAL},
+		{(enum disk_op)17, 0, 512, -EINVAL},
+	};
+
+	for (unsigned i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		assert_int_equal(run(f, table[i].kind, table[i].off, table[i].len), table[i].want);
+	assert_string_equal(f->log, ""); /* the log of changes never saw them */
+	assert_int_equal(run(f, DISK_READ, BYTES - 512, 512), 0);
+}
+
+/* F8: the file shrinks; that is an error of the medium, not of us. */
+static void file_shrinks(void **state)
+{
+	struct fix *f = *state;
+
+	assert_int_equal(truncate(f->path, 4096), 0);
+	assert_int_equal(run(f, DISK_READ, 0, 4096), 0);
+	assert_int_equal(run(f, DISK_READ, 0, 8192), -EIO);
+	assert_int_equal(run(f, DISK_READ, 65536, 512), -EIO);
+	assert_int_equal(run(f, DISK_WRITE, 65536, 512), 0); /* grows again */
+}
+
+static void hold_keeps_order(void **state)
+{
+	struct fix *f = *state;
+	struct req q[5];
+
+	disk_hold(&f->d, true);
+	for (unsigned i = 0; i < 5; i++)
+		submit(f, &q[i], i % 2 ? DISK_FLUSH : DISK_WRITE, 0, i % 2 ? 0 : 512);
+	rig_settle(&f->rig);
+	assert_int_equal(f->count, 0);
+	assert_string_equal(f->log, ""); /* not logged before it goes out */
+	disk_hold(&f->d, false);
+	assert_memory_equal(f->log, "swsfswsfsw", 10);
+	rig_until(&f->rig, f->count == 5);
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(q[i].res, 0);
+}
+
+/* More requests than go to the kernel at once: all are done. */
+static void many_requests(void **state)
+{
+	struct fix *f = *state;
+	struct req *q = calloc(1000, sizeof(*q));
+
+	f->d.hook = (struct disk_hook){0};
+	for (unsigned i = 0; i < 1000; i++)
+		submit(f, &q[i], i % 10 == 9 ? DISK_ZERO : DISK_READ, i % 100 * 512, 512);
+	assert_true(f->d.inflight < 1000);
+	rig_until(&f->rig, f->count == 1000);
+	for (unsigned i = 0; i < 1000; i++)
+		assert_int_equal(q[i].res, 0);
+	free(q);
+}
+
+static void lock_keeps_others_out(void **state)
+{
+	struct fix *f = *state;
+	struct disk other, ro1, ro2;
+	struct err e = {0};
+
+	assert_int_equal(disk_open(&other, &f->rig.loop, "d1", f->path, 0, &e), -EBUSY);
+	assert_non_null(strstr(e.msg, f->path));
+	assert_non_null(strstr(e.msg, "in use"));
+	assert_int_equal(other.fd, -1);
+	assert_int_equal(disk_open(&other, &f->rig.loop, "d1", f->path, DISK_OPEN_RO, NULL),
+			 -EBUSY);
+	disk_close(&f->d);
+	assert_int_equal(disk_open(&ro1, &f->rig.loop, "r", f->path, DISK_OPEN_RO, NULL), 0);
+	assert_int_equal(disk_open(&ro2, &f->rig.loop, "r", f->path, DISK_OPEN_RO, NULL), 0);
+	assert_int_equal(disk_open(&other, &f->rig.loop, "d1", f->path, 0, NULL), -EBUSY);
+	disk_close(&ro1);
+	disk_close(&ro2);
+	assert_int_equal(disk_open(&f->d, &f->rig.loop, "d0", f->path, DISK_OPEN_RO, NULL), 0);
+	assert_int_equal(run(f, DISK_WRITE, 0, 512), -EROFS);
+	assert_int_equal(run(f, DISK_ZERO, 0, 512), -EROFS);
+	assert_int_equal(run(f, DISK_READ, 0, 512), 0);
+	assert_int_equal(run(f, DISK_FLUSH, 0, 0), 0);
+}
+
+static void open_errors_say_what_to_do(void **state)
+{
+	struct fix *f = *state;
+	struct disk d;
+	struct err e = {0};
+	char path[80];
+
+	assert_int_equal(disk_open(&d, &f->rig.loop, "x", "/nonexistent/disk", 0, &e), -ENOENT);
+	assert_non_null(strstr(e.msg, "/nonexistent/disk"));
+	assert_int_equal(disk_open(&d, &f->rig.loop, "x", "/dev/null", 0, NULL), -EINVAL);
+	assert_int_equal(disk_open(&d, &f->rig.loop, "x", "/tmp", DISK_OPEN_RO, NULL), -EINVAL);
+	snprintf(path, sizeof(path), "%s.new", f->path);
+	assert_int_equal(disk_open(&d, &f->rig.loop, "x", path, 0, NULL), -ENOENT);
+	assert_int_equal(disk_open(&d, &f->rig.loop, "x", path, DISK_OPEN_CREATE, NULL), 0);
+	assert_int_equal(d.bytes, 0);
+	assert_int_equal(disk_resize(&d, 1000, NULL), -EINVAL);
+	assert_int_equal(disk_resize(&d, 65536, NULL), 0);
+	assert_int_equal(disk_resize(&d, 65536, NULL), 0);
+	assert_int_equal(disk_resize(&d, 131072, NULL), -EINVAL);
+	disk_close(&d);
+	assert_int_equal(truncate(path, 1000), 0);
+	assert_int_equal(disk_open(&d, &f->rig.loop, "x", path, 0, NULL), -EINVAL);
+	assert_int_equal(truncate(path, 0), 0);
+	assert_int_equal(disk_open(&d, &f->rig.loop, "x", path, 0, NULL), -EINVAL);
+	unlink(path);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(moves_bytes),
+		T(zeros_are_written_when_nothing_else_works),
+		T(medium_errors_and_short_transfers),
+		T(refuses_what_is_out_of_range),
+		T(file_shrinks),
+		T(hold_keeps_order),
+		T(many_requests),
+		T(lock_keeps_others_out),
+		T(open_errors_say_what_to_do),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
