@@ -11,7 +11,7 @@ CFLAGS_tsan := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Wno-error
 CFLAGS := -std=gnu17 $(WARN) $(CFLAGS_$(V)) -fstack-protector-strong -fPIE -pthread -I. -MMD -MP $(EXTRA)
 LDFLAGS := $(filter -fsanitize=%,$(CFLAGS_$(V))) -pie -Wl,-z,relro,-z,now -pthread
-INCS := $(shell pkg-config --cflags libnl-3.0 libnl-route-3.0 2>/dev/null || echo -I/usr/include/libnl3)
+INCS := -I/usr/include/libnl3
 LIBS := -luring -lfdt -lnl-route-3 -lnl-3 -ljansson -llz4 -lxxhash
 
 SRCS := $(sort $(wildcard vmm/*.c devices/*.c ft/*.c postcopy/*.c net/*.c))
@@ -31,8 +31,14 @@ TOOLDIRS := tests/lin tests/wire tests/bench
 TOOLLIB := $(wildcard $(TOOLDIRS:%=%/lib*.c))
 TOOLS := $(patsubst %.c,$(B)/%,$(filter-out $(TOOLLIB),$(wildcard $(TOOLDIRS:%=%/*.c))))
 
-.PHONY: all help guests tools clean
-all: $(B)/ftvmm guests tools
+PREFIX ?= /usr/local
+
+.PHONY: all help guests tools clean deps deps-build deps-test lint format asan tsan install
+all: deps-build
+	@$(MAKE) --no-print-directory $(B)/ftvmm guests tools
+deps: deps-test
+deps-build deps-test deps-lint deps-fuzz: deps-%:
+	@configs/deps.sh $*
 guests: $(GUESTS:%=build/guests/%.elf)
 tools: $(TOOLS)
 help:
@@ -68,7 +74,7 @@ FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*_fuzz.c))
 FUZZ_SECONDS ?= 20
 FUZZ_MAX_LEN ?= 65536
 .PHONY: fuzz fuzz-build $(FUZZ:%=fuzz-run-%)
-fuzz:
+fuzz: deps-fuzz
 	$(MAKE) V=fuzz CC=clang fuzz-build
 	$(MAKE) $(FUZZ:%=fuzz-run-%)
 fuzz-build: $(FUZZ:%=build/fuzz/tests/fuzz/%)
@@ -81,6 +87,15 @@ $(FUZZ:%=fuzz-run-%): fuzz-run-%:
 	@mkdir -p build/fuzz/$*
 	build/fuzz/tests/fuzz/$* -max_total_time=$(FUZZ_SECONDS) -max_len=$(FUZZ_MAX_LEN) -timeout=10 \
 		-rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 -artifact_prefix=build/fuzz/$*- build/fuzz/$*
+
+lint: deps-lint
+	@tests/lint.sh
+format: deps-lint
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+install: deps-build
+	@$(MAKE) --no-print-directory build/normal/ftvmm
+	install -D -m 755 build/normal/ftvmm $(DESTDIR)$(PREFIX)/bin/ftvmm
 
 clean:
 	rm -rf build

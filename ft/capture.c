@@ -7,18 +7,20 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#define HOT_COOL	8  /* equal this many epochs: protect again */
-#define BUFFER_WAIT_S	30 /* the link's own deadlines are much shorter */
-#define MIN_BUFS	256u
+#define HOT_COOL      8	 /* equal this many epochs: protect again */
+#define BUFFER_WAIT_S 30 /* the link's own deadlines are much shorter */
+#define MIN_BUFS      256u
 
-int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes, struct err *e)
+int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes,
+		 struct err *e)
 {
 	pthread_condattr_t ca;
 	int r;
 
 	memset(c, 0, sizeof(*c));
 	c->mem = mem;
-	c->nbufs = staging_bytes / MEM_PAGE_SIZE > MIN_BUFS ? staging_bytes / MEM_PAGE_SIZE : MIN_BUFS;
+	c->nbufs =
+		staging_bytes / MEM_PAGE_SIZE > MIN_BUFS ? staging_bytes / MEM_PAGE_SIZE : MIN_BUFS;
 	c->hot_max = c->nbufs / 2;
 	pthread_mutex_init(&c->lock, NULL);
 	pthread_condattr_init(&ca);
@@ -38,7 +40,8 @@ int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t s
 		c->pool = NULL;
 	if (!c->free || !c->hot || !c->hot_bits || !c->last_bits || !c->pool) {
 		capture_done(c);
-		return err_set(e, -ENOMEM, "staging memory of %u pages: out of memory (--staging)", c->nbufs);
+		return err_set(e, -ENOMEM, "staging memory of %u pages: out of memory (--staging)",
+			       c->nbufs);
 	}
 	/* A stack: buffers used last are used next, so the working set stays small and in cache. */
 	for (uint32_t i = 0; i < c->nbufs; i++)
@@ -148,7 +151,7 @@ static int add_page(struct run *r, uint64_t page, uint8_t *base, bool keep, uint
 		return err;
 	memcpy(buf, mem_page(r->c->mem, page), MEM_PAGE_SIZE);
 	b = *r->batch;
-	b->pages[b->n++] = (struct capture_page){ page, buf, base, keep };
+	b->pages[b->n++] = (struct capture_page){page, buf, base, keep};
 	r->count++;
 	if (ret_copy)
 		*ret_copy = buf;
@@ -209,7 +212,7 @@ static int capture_cold_page(struct run *r, uint64_t page, bool was_dirty)
 	if (err)
 		return err;
 	dirty_set(c->hot_bits, page);
-	c->hot[c->nhot++] = (struct hot_page){ page, copy, 0 };
+	c->hot[c->nhot++] = (struct hot_page){page, copy, 0};
 	return 0;
 }
 
@@ -235,9 +238,10 @@ static int capture_cold(struct run *r)
 	return 0;
 }
 
-int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_push_fn *push, void *arg)
+int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_push_fn *push,
+		      void *arg)
 {
-	struct run r = { c, batch, push, arg, 0 };
+	struct run r = {c, batch, push, arg, 0};
 	int err = dirty_get(&c->dirty, true);
 
 	if (!err)

@@ -4,7 +4,8 @@
  *
  * A page that is dirty in two epochs running is "hot": its dirty bit stays set, so that the guest
  * takes no more write faults on it, and it is compared with the copy last sent instead. That copy
- * is also the base of its delta. A hot page that stays equal for HOT_COOL epochs is protected again.
+ * is also the base of its delta. A hot page that stays equal for HOT_COOL epochs is protected
+ * again.
  *
  * Staging memory is bounded: when it runs out in the middle of a capture, the batch so far is
  * pushed to the sender and the VM stays stopped until buffers come back.
@@ -23,9 +24,9 @@
 
 struct capture_page {
 	uint64_t page;
-	uint8_t *now;	     /* content at the seal */
-	uint8_t *base;	     /* content the peer holds, or NULL; goes back to the pool after sending */
-	bool keep;	     /* `now` stays with the hot set */
+	uint8_t *now;  /* content at the seal */
+	uint8_t *base; /* content the peer holds, or NULL; goes back to the pool after sending */
+	bool keep;     /* `now` stays with the hot set */
 };
 
 /* One batch of pages on its way from capture to sender. */
@@ -37,7 +38,7 @@ struct capture_batch {
 
 struct hot_page {
 	uint64_t page;
-	uint8_t *copy; /* as last sent */
+	uint8_t *copy;	/* as last sent */
 	uint32_t equal; /* epochs in a row without a change */
 };
 
@@ -58,17 +59,20 @@ struct capture {
 	uint64_t compared, sent_hot, waits;
 };
 
-/* Hands a full batch to the sender in the middle of a capture; gives an empty one. NULL: link lost. */
+/* Hands a full batch to the sender in the middle of a capture; gives an empty one. NULL: link lost.
+ */
 typedef struct capture_batch *capture_push_fn(void *arg, struct capture_batch *full);
 
-int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes, struct err *e);
+int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes,
+		 struct err *e);
 void capture_done(struct capture *c);
 /*
  * VM stopped: put all pages that changed since the last capture into *batch (replaced when it was
  * pushed). Returns how many, or a negative errno: -EPIPE when the link was lost on the way,
  * -ETIMEDOUT when the sender returned no buffer for 30 s.
  */
-int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_push_fn *push, void *arg);
+int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_push_fn *push,
+		      void *arg);
 /* Sender: a page was sent; its base and, unless kept, its copy are free again. */
 void capture_put(struct capture *c, const struct capture_page *p);
 /* The link is lost: whoever waits for buffers gives up. */

@@ -22,7 +22,8 @@ static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t
 	const struct machine *m = da->machine;
 	bool flush = w->kind == DISK_FLUSH;
 
-	if (w->disk >= m->ndevs || m->devs[w->disk].kind != MDEV_BLK || m->devs[w->disk].ft != DISK_FT_MIRROR)
+	if (w->disk >= m->ndevs || m->devs[w->disk].kind != MDEV_BLK ||
+	    m->devs[w->disk].ft != DISK_FT_MIRROR)
 		return err_set(e, -EBADMSG, "disk log: no mirrored disk %u", w->disk);
 	if (w->kind != DISK_WRITE && w->kind != DISK_ZERO && w->kind != DISK_DISCARD && !flush)
 		return err_set(e, -EBADMSG, "disk log: unknown operation %u", w->kind);
@@ -30,12 +31,13 @@ static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t
 		return err_set(e, -EBADMSG, "disk log: wrong number of bytes");
 	if (w->len % 512 || w->off % 512 || (flush ? w->len != 0 : w->len == 0) ||
 	    w->off > m->devs[w->disk].bytes || w->len > m->devs[w->disk].bytes - w->off)
-		return err_set(e, -EBADMSG, "disk log: range outside disk '%s'", m->devs[w->disk].id);
+		return err_set(e, -EBADMSG, "disk log: range outside disk '%s'",
+			       m->devs[w->disk].id);
 	return 0;
 }
 
-int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len, struct diskapply_list *list,
-		    struct err *e)
+int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
+		    struct diskapply_list *list, struct err *e)
 {
 	struct diskapply_entry *en;
 	struct wire_disk w;
@@ -93,8 +95,9 @@ static void done(struct disk_req *r, int res)
 	da->pending_bytes -= sizeof(*en) + en->wire.data;
 	if (res < 0 && !da->error) {
 		da->error = res;
-		log_error("disk '%s': %s at byte %llu: %s", da->disks[en->wire.disk].id, disk_op_name(en->wire.kind),
-			  (unsigned long long)en->wire.off, strerror(-res));
+		log_error("disk '%s': %s at byte %llu: %s", da->disks[en->wire.disk].id,
+			  disk_op_name(en->wire.kind), (unsigned long long)en->wire.off,
+			  strerror(-res));
 	}
 	free(en->data);
 	free(en);
@@ -109,8 +112,12 @@ static void start_next(struct diskapply *da)
 	if (!en || da->busy)
 		return;
 	da->busy = true;
-	da->req = (struct disk_req){ .kind = en->wire.kind, .off = en->wire.off, .len = en->wire.len,
-				     .buf = en->data, .done = done, .arg = da };
+	da->req = (struct disk_req){.kind = en->wire.kind,
+				    .off = en->wire.off,
+				    .len = en->wire.len,
+				    .buf = en->data,
+				    .done = done,
+				    .arg = da};
 	disk_submit(&da->disks[en->wire.disk], &da->req);
 }
 
@@ -135,7 +142,7 @@ bool diskapply_idle(const struct diskapply *da)
 
 void diskapply_drop(struct diskapply *da)
 {
-	struct diskapply_list rest = { 0 };
+	struct diskapply_list rest = {0};
 
 	if (!da->queue.head)
 		return;

@@ -28,7 +28,8 @@ struct diskapply_list {
 
 struct diskapply {
 	const struct machine *machine;
-	struct disk disks[MACHINE_MAX_DEVS]; /* aliases: a hold on the guest's requests does not hold these */
+	struct disk disks[MACHINE_MAX_DEVS]; /* aliases: a hold on the guest's requests does not
+						hold these */
 	struct diskapply_list queue;
 	uint64_t pending_bytes;
 	struct disk_req req;
@@ -41,8 +42,8 @@ struct diskapply {
 void diskapply_init(struct diskapply *da, const struct machine *m, struct disk *disks,
 		    void (*moved)(void *arg), void *arg);
 /* Parse and check one wire entry into list. -EBADMSG with e, or -ENOMEM. */
-int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len, struct diskapply_list *list,
-		    struct err *e);
+int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
+		    struct diskapply_list *list, struct err *e);
 /* Append the whole list to what is applied; list becomes empty. Cannot fail. */
 void diskapply_push(struct diskapply *da, struct diskapply_list *list);
 bool diskapply_idle(const struct diskapply *da);

@@ -42,7 +42,8 @@ static void append(struct disklog *dl, const struct disk *d, const struct disk_r
 		return;
 	}
 	en->next = NULL;
-	en->wire = (struct wire_disk){ index_of(dl, d), r->kind, r->off, r->kind == DISK_FLUSH ? 0 : r->len, data };
+	en->wire = (struct wire_disk){index_of(dl, d), r->kind, r->off,
+				      r->kind == DISK_FLUSH ? 0 : r->len, data};
 	if (data)
 		memcpy(en->data, r->buf, data);
 #ifdef BUG_DISK_ORDER /* planted: later writes are applied first */
@@ -104,7 +105,8 @@ static void on_done(void *arg, struct disk *d, const struct disk_req *r, int res
 {
 	struct disklog *dl = arg;
 
-	/* Again: the sender may have taken the mark and read the block before the data was there. */
+	/* Again: the sender may have taken the mark and read the block before the data was there.
+	 */
 	if (dl->mode == DISKLOG_BITMAP)
 		mark(dl, d, r);
 }
@@ -127,7 +129,7 @@ int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, s
 			return err_set(e, -ENOMEM, "disk log: out of memory");
 		}
 		dl->disks[i] = &disks[i];
-		disks[i].hook = (struct disk_hook){ on_submit, on_done, dl };
+		disks[i].hook = (struct disk_hook){on_submit, on_done, dl};
 	}
 	return 0;
 }
@@ -140,7 +142,7 @@ void disklog_stop(struct disklog *dl)
 	dl->full = dl->switching = false;
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++) {
 		if (dl->disks[i])
-			dl->disks[i]->hook = (struct disk_hook){ 0 };
+			dl->disks[i]->hook = (struct disk_hook){0};
 		free(dl->bitmap[i]);
 		dl->bitmap[i] = NULL;
 	}
@@ -156,7 +158,7 @@ void disklog_switch(struct disklog *dl, void (*switched)(void *arg), void *arg)
 	dl->arg = arg;
 	dl->switching = true;
 	hold_all(dl, true);
-	dl->poll = (struct loop_op){ .fn = try_switch, .arg = dl };
+	dl->poll = (struct loop_op){.fn = try_switch, .arg = dl};
 	loop_timer_set(dl->loop, &dl->poll, 0);
 }
 

@@ -36,11 +36,11 @@ struct disklog {
 	uint64_t *bitmap[MACHINE_MAX_DEVS];   /* atomic: blocks changed while syncing */
 	enum disklog_mode mode;
 	uint64_t limit_bytes, bytes;
-	bool switching;	   /* disks held until nothing is in flight */
+	bool switching; /* disks held until nothing is in flight */
 	struct loop *loop;
-	struct loop_op poll; /* while switching */
-	bool full;	   /* disks held until an ack */
-	bool failed;	   /* out of memory: the epoch cannot be sent */
+	struct loop_op poll;	  /* while switching */
+	bool full;		  /* disks held until an ack */
+	bool failed;		  /* out of memory: the epoch cannot be sent */
 	struct disklog_list open; /* of the open epoch */
 	void (*switched)(void *arg);
 	void *arg;

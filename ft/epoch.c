@@ -47,7 +47,7 @@ static void add_hashes(struct primary *p, struct send_job *j)
 /* VM stopped: everything of epoch j->epoch goes into jobs. Negative errno: the link is lost. */
 static int64_t capture_all(struct primary *p, struct send_job **job)
 {
-	struct capture_run run = { p, *job };
+	struct capture_run run = {p, *job};
 	struct capture_batch *batch = &run.job->batch;
 	int64_t state_len, pages = capture_pages(&p->capture, &batch, push_part, &run);
 	struct send_job *j = *job = run.job;
@@ -62,7 +62,7 @@ static int64_t capture_all(struct primary *p, struct send_job **job)
 	j->state_len = state_len;
 	j->disklog = p->sent_log = disklog_cut(&p->disklog);
 	j->last = true;
-	j->end = (struct wire_end){ .pages = pages, .disk_ops = j->disklog.count };
+	j->end = (struct wire_end){.pages = pages, .disk_ops = j->disklog.count};
 	add_hashes(p, j);
 	return pages;
 }
@@ -82,7 +82,7 @@ void epoch_seal(struct primary *p)
 	struct send_job *job = send_get_job(&p->send);
 	bool was_running = p->vm->running;
 	uint64_t start, sealed = p->epoch;
-	struct err e = { 0 };
+	struct err e = {0};
 	int64_t pages;
 
 	if (!job) {
@@ -109,7 +109,8 @@ void epoch_seal(struct primary *p)
 		char why[120];
 
 		/* The VM stays stopped: who may go on is decided by the arbiter now. */
-		snprintf(why, sizeof(why), "epoch %llu: %s", (unsigned long long)sealed, strerror(-pages));
+		snprintf(why, sizeof(why), "epoch %llu: %s", (unsigned long long)sealed,
+			 strerror(-pages));
 		primary_lost(p, why);
 		return;
 	}

@@ -7,12 +7,14 @@
 #include "vmm/log.h"
 
 static const char *const state_name[] = {
-	[FT_STARTING] = "STARTING",	  [FT_RUNNING] = "RUNNING",   [FT_UNPROTECTED] = "UNPROTECTED",
-	[FT_SYNCING] = "SYNCING",	  [FT_PROTECTED] = "PROTECTED", [FT_DEGRADED] = "DEGRADED",
-	[FT_TAKING_OVER] = "TAKING-OVER", [FT_FENCED] = "FENCED",     [FT_PAUSED] = "PAUSED",
-	[FT_STOPPED] = "STOPPED",
+	[FT_STARTING] = "STARTING",	  [FT_RUNNING] = "RUNNING",
+	[FT_UNPROTECTED] = "UNPROTECTED", [FT_SYNCING] = "SYNCING",
+	[FT_PROTECTED] = "PROTECTED",	  [FT_DEGRADED] = "DEGRADED",
+	[FT_TAKING_OVER] = "TAKING-OVER", [FT_FENCED] = "FENCED",
+	[FT_PAUSED] = "PAUSED",		  [FT_STOPPED] = "STOPPED",
 };
-_Static_assert(sizeof(state_name) / sizeof(state_name[0]) == FT_STATE_MAX, "a name for every state");
+_Static_assert(sizeof(state_name) / sizeof(state_name[0]) == FT_STATE_MAX,
+	       "a name for every state");
 
 const char *ft_state_name(enum ft_state s)
 {
@@ -27,8 +29,8 @@ void ft_set_state(struct ft *ft, enum ft_state s, const char *why)
 	if (from == s)
 		return;
 	ft->state = s;
-	log_info("%s -> %s%s%s (generation %llu)", ft_state_name(from), ft_state_name(s), why ? ": " : "",
-		 why ? why : "", (unsigned long long)ft->generation);
+	log_info("%s -> %s%s%s (generation %llu)", ft_state_name(from), ft_state_name(s),
+		 why ? ": " : "", why ? why : "", (unsigned long long)ft->generation);
 	if (ft->on_state)
 		ft->on_state(ft->arg, from, s);
 }

@@ -1,7 +1,8 @@
 /*
  * Fault tolerance of one VM: what both roles share. The life of a VM under FT:
  *
- *   primary:   UNPROTECTED -> SYNCING -> PROTECTED -> (peer lost, claim won) DEGRADED -> SYNCING ...
+ *   primary:   UNPROTECTED -> SYNCING -> PROTECTED -> (peer lost, claim won) DEGRADED -> SYNCING
+ * ...
  *                                                  -> (claim lost) FENCED
  *   secondary: STARTING -> SYNCING -> PROTECTED -> (peer lost, claim won) TAKING-OVER -> DEGRADED,
  *              and from there on it is the primary; (claim lost) back to STARTING
@@ -25,7 +26,7 @@ enum ft_state {
 	FT_PROTECTED,
 	FT_DEGRADED, /* was protected, the peer is gone */
 	FT_TAKING_OVER,
-	FT_FENCED,  /* another side runs the VM */
+	FT_FENCED, /* another side runs the VM */
 	FT_PAUSED,
 	FT_STOPPED,
 	FT_STATE_MAX,
@@ -46,7 +47,7 @@ struct ft_stats {
 	uint32_t pause_us[FT_SAMPLES];
 	uint32_t ack_us[FT_SAMPLES]; /* seal to ack */
 	uint32_t npages[FT_SAMPLES];
-	uint64_t takeover_ns;	   /* loss noticed to first vCPU let go */
+	uint64_t takeover_ns;	    /* loss noticed to first vCPU let go */
 	uint64_t first_run_mono_ns; /* CLOCK_MONOTONIC at that moment */
 };
 

@@ -15,7 +15,8 @@ static void lose(struct heart *h, const char *why)
 	h->lost(h->arg, why);
 }
 
-/* Was the loop away? Called at the start of everything, so that a gap is seen before data is used. */
+/* Was the loop away? Called at the start of everything, so that a gap is seen before data is used.
+ */
 static void look_at_clock(struct heart *h)
 {
 	uint64_t now = loop_now_ns();
@@ -29,8 +30,8 @@ static void look_at_clock(struct heart *h)
 
 static int beat(struct heart *h)
 {
-	struct wire_heart w = { .nonce = ++h->nonce, .echo = h->peer_nonce };
-	struct iovec iov = { &w, sizeof(w) };
+	struct wire_heart w = {.nonce = ++h->nonce, .echo = h->peer_nonce};
+	struct iovec iov = {&w, sizeof(w)};
 
 	/* A full socket means that the peer does not read: its silence will be judged, not this. */
 	return stream_send(&h->stream, FRAME_HEART, 0, &iov, 1, loop_now_ns() + 2000000);
@@ -45,7 +46,8 @@ static void tick(struct loop_op *op, int res)
 	look_at_clock(h);
 	silent = loop_now_ns() - h->last_heard_ns;
 	if (silent > h->timeout_ns) {
-		snprintf(why, sizeof(why), "silent for %llu ms", (unsigned long long)(silent / 1000000));
+		snprintf(why, sizeof(why), "silent for %llu ms",
+			 (unsigned long long)(silent / 1000000));
 		lose(h, why);
 		return;
 	}
@@ -90,7 +92,8 @@ static void readable(struct loop_op *op, int res)
 	}
 }
 
-int heart_start(struct heart *h, struct loop *l, struct stream *st, uint64_t interval_ns, uint64_t timeout_ns)
+int heart_start(struct heart *h, struct loop *l, struct stream *st, uint64_t interval_ns,
+		uint64_t timeout_ns)
 {
 	int r;
 
@@ -103,8 +106,8 @@ int heart_start(struct heart *h, struct loop *l, struct stream *st, uint64_t int
 	h->last_heard_ns = h->last_tick_ns = loop_now_ns();
 	h->nonce = h->peer_nonce = h->trusted_from = 0;
 	h->running = true;
-	h->tick_op = (struct loop_op){ .fn = tick, .arg = h };
-	h->poll_op = (struct loop_op){ .fn = readable, .arg = h };
+	h->tick_op = (struct loop_op){.fn = tick, .arg = h};
+	h->poll_op = (struct loop_op){.fn = readable, .arg = h};
 	r = loop_poll_add(l, &h->poll_op, h->stream.fd, POLLIN);
 	return r ? r : loop_timer_set(l, &h->tick_op, 0);
 }

@@ -30,7 +30,8 @@ struct heart {
 };
 
 /* Takes the connected heartbeat socket over. lost() is called once, from the loop. */
-int heart_start(struct heart *h, struct loop *l, struct stream *st, uint64_t interval_ns, uint64_t timeout_ns);
+int heart_start(struct heart *h, struct loop *l, struct stream *st, uint64_t interval_ns,
+		uint64_t timeout_ns);
 void heart_stop(struct heart *h);
 /* Something arrived on another link of the same peer. */
 void heart_heard(struct heart *h);

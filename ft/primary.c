@@ -67,7 +67,7 @@ static void run_on(struct primary *p)
 
 static void fence(struct primary *p)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 
 	if (vm_pause(p->vm, &e))
 		log_error("%s", e.msg);
@@ -82,7 +82,7 @@ static void fence(struct primary *p)
  */
 static void claim(struct primary *p)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 	uint64_t gen = 0;
 	int r = arbiter_claim(p->ft->arbiter, p->ft->generation, &gen, &e);
 
@@ -91,7 +91,7 @@ static void claim(struct primary *p)
 		return;
 	}
 	if (r) {
-		struct err pe = { 0 };
+		struct err pe = {0};
 
 		p->owe_claim = true;
 		vm_pause(p->vm, &pe);
@@ -192,8 +192,8 @@ static bool take_frame(struct primary *p, const struct frame *f, uint64_t *ret_a
 		refused(p, f);
 		return false;
 	}
-	if (p->phase == PRI_EPOCHS && f->type == FRAME_ACK && p->in_flight && !*ret_ack && !p->late_ack &&
-	    f->epoch == p->epoch - 1) {
+	if (p->phase == PRI_EPOCHS && f->type == FRAME_ACK && p->in_flight && !*ret_ack &&
+	    !p->late_ack && f->epoch == p->epoch - 1) {
 		*ret_ack = f->epoch;
 		return true;
 	}
@@ -217,7 +217,9 @@ static void main_readable(struct loop_op *op, int res)
 		if (!take_frame(p, &f, &ack))
 			return;
 	if (r < 0) {
-		primary_lost(p, r == -EBADMSG ? p->main.why : r == -EPIPE ? "connection closed" : strerror(-r));
+		primary_lost(p, r == -EBADMSG ? p->main.why
+				: r == -EPIPE ? "connection closed"
+					      : strerror(-r));
 		return;
 	}
 	heart_heard(&p->heart);
@@ -231,10 +233,12 @@ static int send_hello(struct primary *p)
 {
 	const struct config *cfg = p->ft->cfg;
 	uint8_t *fdt = malloc(FDT_MAX_BYTES);
-	struct wire_hello h = { .generation = p->ft->generation, .heartbeat_ns = cfg->heartbeat_ns,
-				.peer_timeout_ns = cfg->peer_timeout_ns, .disklog_bytes = cfg->disklog_bytes,
-				.verify = cfg->verify };
-	struct iovec iov[2] = { { &h, sizeof(h) }, { fdt, 0 } };
+	struct wire_hello h = {.generation = p->ft->generation,
+			       .heartbeat_ns = cfg->heartbeat_ns,
+			       .peer_timeout_ns = cfg->peer_timeout_ns,
+			       .disklog_bytes = cfg->disklog_bytes,
+			       .verify = cfg->verify};
+	struct iovec iov[2] = {{&h, sizeof(h)}, {fdt, 0}};
 	uint64_t deadline = loop_now_ns() + CONNECT_NS;
 	int r = fdt ? fdt_build(&p->vm->machine, fdt, FDT_MAX_BYTES, NULL) : -ENOMEM;
 
@@ -259,7 +263,7 @@ static void connected_main(struct primary *p)
 	chan_set_options(p->main.fd, 5000);
 	p->phase = PRI_HELLO;
 	loop_timer_set(p->ft->loop, &p->timer_op, HANDSHAKE_NS);
-	p->main_op = (struct loop_op){ .fn = main_readable, .arg = p };
+	p->main_op = (struct loop_op){.fn = main_readable, .arg = p};
 	if (send_hello(p) < 0 || loop_poll_add(p->ft->loop, &p->main_op, p->main.fd, POLLIN) < 0) {
 		primary_lost(p, "handshake failed");
 		return;
@@ -295,7 +299,8 @@ static int start_sync(struct primary *p, struct err *e)
 	sync_init(&p->sync);
 	r = capture_init(&p->capture, &vm->kvm, &vm->mem, cfg->staging_bytes, e);
 	if (!r)
-		r = disklog_start(&p->disklog, p->ft->loop, &vm->machine, vm->disks, cfg->disklog_bytes, e);
+		r = disklog_start(&p->disklog, p->ft->loop, &vm->machine, vm->disks,
+				  cfg->disklog_bytes, e);
 	if (r)
 		return r;
 	p->sync.machine = &vm->machine;
@@ -307,7 +312,8 @@ static int start_sync(struct primary *p, struct err *e)
 	p->sync.arg = p;
 	p->sync.stop = p->sync.log_on = false;
 	p->wants_log = false;
-	return send_start(&p->send, &p->main, &p->capture, &p->sync, vm_state_bound(vm), p->notify_fd, e);
+	return send_start(&p->send, &p->main, &p->capture, &p->sync, vm_state_bound(vm),
+			  p->notify_fd, e);
 }
 
 static void peer_silent(void *arg, const char *why)
@@ -318,7 +324,7 @@ static void peer_silent(void *arg, const char *why)
 static void connected_heart(struct primary *p)
 {
 	struct stream st;
-	struct err e = { 0 };
+	struct err e = {0};
 
 	stream_init(&st, p->conn_fd, STREAM_HEART, p->main.session);
 	p->conn_fd = -1;
@@ -327,7 +333,8 @@ static void connected_heart(struct primary *p)
 	p->heart.trusted = trusted_again;
 	p->heart.arg = p;
 	if (stream_send_preface(&st, loop_now_ns() + CONNECT_NS) < 0 ||
-	    heart_start(&p->heart, p->ft->loop, &st, p->ft->cfg->heartbeat_ns, p->ft->cfg->peer_timeout_ns) < 0) {
+	    heart_start(&p->heart, p->ft->loop, &st, p->ft->cfg->heartbeat_ns,
+			p->ft->cfg->peer_timeout_ns) < 0) {
 		stream_done(&st);
 		primary_lost(p, "heartbeat link failed");
 		return;
@@ -345,7 +352,7 @@ static void connected_heart(struct primary *p)
 static void writable(struct loop_op *op, int res)
 {
 	struct primary *p = op->arg;
-	struct err e = { 0 };
+	struct err e = {0};
 
 	loop_poll_del(p->ft->loop, &p->conn_op);
 	if (chan_connected(p->conn_fd, &e)) {
@@ -360,7 +367,7 @@ static void writable(struct loop_op *op, int res)
 
 static int start_connect(struct primary *p)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 	int r = chan_connect_start(&p->uri, &p->conn_fd, &e);
 
 	if (r) {
@@ -368,7 +375,7 @@ static int start_connect(struct primary *p)
 		p->conn_fd = -1;
 		return r;
 	}
-	p->conn_op = (struct loop_op){ .fn = writable, .arg = p };
+	p->conn_op = (struct loop_op){.fn = writable, .arg = p};
 	return loop_poll_add(p->ft->loop, &p->conn_op, p->conn_fd, POLLOUT);
 }
 
@@ -382,7 +389,7 @@ static void connect_heart(struct primary *p)
 static void try_peer(struct primary *p)
 {
 	const struct config *cfg = p->ft->cfg;
-	struct err e = { 0 };
+	struct err e = {0};
 
 	if (!cfg->npeers || p->ending)
 		return;
@@ -456,10 +463,10 @@ int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e
 	p->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (p->notify_fd < 0)
 		return err_sys(e, "eventfd");
-	p->notify_op = (struct loop_op){ .fn = notified, .arg = p };
-	p->timer_op = (struct loop_op){ .fn = timer, .arg = p };
-	p->claim_op = (struct loop_op){ .fn = claim_again, .arg = p };
-	p->epoch_op = (struct loop_op){ .fn = epoch_timer, .arg = p };
+	p->notify_op = (struct loop_op){.fn = notified, .arg = p};
+	p->timer_op = (struct loop_op){.fn = timer, .arg = p};
+	p->claim_op = (struct loop_op){.fn = claim_again, .arg = p};
+	p->epoch_op = (struct loop_op){.fn = epoch_timer, .arg = p};
 	if (loop_poll_add(ft->loop, &p->notify_op, p->notify_fd, POLLIN) < 0)
 		return err_set(e, -ENOSPC, "event loop is full");
 	try_peer(p);
@@ -480,7 +487,7 @@ void primary_stop(struct primary *p)
 /* Everything the guest did is acknowledged, or this side alone owns the VM: say goodbye. */
 void primary_finish(struct primary *p)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 
 	if (p->phase == PRI_EPOCHS)
 		stream_send(&p->main, FRAME_BYE, 0, NULL, 0, loop_now_ns() + CONNECT_NS);
@@ -492,7 +499,7 @@ void primary_finish(struct primary *p)
 
 void primary_end(struct primary *p, int code)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 
 	if (p->ending)
 		return;
@@ -513,7 +520,7 @@ void primary_end(struct primary *p, int code)
 
 void primary_pause(struct primary *p, bool pause)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 
 	p->user_paused = pause;
 	if (pause && vm_pause(p->vm, &e))

@@ -24,7 +24,15 @@
 #include "vmm/stream.h"
 #include "vmm/vm.h"
 
-enum primary_phase { PRI_IDLE, PRI_CONNECTING, PRI_HELLO, PRI_HEART, PRI_SYNCING, PRI_EPOCHS, PRI_PHASE_MAX };
+enum primary_phase {
+	PRI_IDLE,
+	PRI_CONNECTING,
+	PRI_HELLO,
+	PRI_HEART,
+	PRI_SYNCING,
+	PRI_EPOCHS,
+	PRI_PHASE_MAX
+};
 
 struct primary {
 	struct ft *ft;
@@ -48,8 +56,8 @@ struct primary {
 	bool in_flight, due; /* an epoch awaits its ack; another seal is wanted after it */
 	uint64_t late_ack;   /* an ack that came while we were suspect, 0 for none */
 	struct disklog_list sent_log;
-	bool peer_may_run;   /* an epoch was sealed for this peer: it may take over */
-	bool owe_claim;	     /* the arbiter did not answer yet: VM stopped, output held */
+	bool peer_may_run; /* an epoch was sealed for this peer: it may take over */
+	bool owe_claim;	   /* the arbiter did not answer yet: VM stopped, output held */
 	bool user_paused;
 	bool ending;
 	int end_code;

@@ -15,7 +15,7 @@
 
 #define IDENTIFY_NS	2000000000ull /* a connection says what it is within this time */
 #define REPLY_NS	1000000000ull
-#define FRAMES_PER_TURN 32	      /* then other events have their turn */
+#define FRAMES_PER_TURN 32 /* then other events have their turn */
 #define DISK_QUEUE_HIGH (32u << 20)
 #define DISK_QUEUE_LOW	(8u << 20)
 
@@ -72,7 +72,7 @@ static void lost(struct secondary *s, const char *why)
 
 static int reply(struct stream *st, enum frame_type type, uint64_t epoch, const char *text)
 {
-	struct iovec iov = { (void *)text, text ? strlen(text) : 0 };
+	struct iovec iov = {(void *)text, text ? strlen(text) : 0};
 
 	return stream_send(st, type, epoch, &iov, text ? 1 : 0, loop_now_ns() + REPLY_NS);
 }
@@ -92,7 +92,7 @@ static bool take_epoch(struct secondary *s)
 {
 	bool first = !s->stage.committed;
 	uint64_t epoch = s->stage.epoch;
-	struct err e = { 0 };
+	struct err e = {0};
 	int r = 0;
 
 	if (first) {
@@ -125,7 +125,7 @@ static bool take_epoch(struct secondary *s)
 /* False: the session is over. */
 static bool take_frame(struct secondary *s, const struct frame *f)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 	int r;
 
 	if (f->type == FRAME_BYE) {
@@ -146,7 +146,8 @@ static void read_main(struct secondary *s)
 	struct frame f;
 	int r = 0;
 
-	for (int n = 0; n < FRAMES_PER_TURN && s->phase == SEC_STANDBY && !s->reading_stopped; n++) {
+	for (int n = 0; n < FRAMES_PER_TURN && s->phase == SEC_STANDBY && !s->reading_stopped;
+	     n++) {
 		r = stream_recv(&s->main, &f);
 		if (r <= 0)
 			break;
@@ -161,7 +162,9 @@ static void read_main(struct secondary *s)
 	if (s->phase != SEC_STANDBY || s->reading_stopped)
 		return;
 	if (r < 0)
-		lost(s, r == -EBADMSG ? s->main.why : r == -EPIPE ? "connection closed" : strerror(-r));
+		lost(s, r == -EBADMSG ? s->main.why
+			: r == -EPIPE ? "connection closed"
+				      : strerror(-r));
 	else if (r > 0) /* the rest may be in the stream's buffer, where poll does not see it */
 		loop_timer_set(s->ft->loop, &s->again_op, 0);
 }
@@ -206,7 +209,8 @@ static int clear_images(struct secondary *s, struct err *e)
 		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
 			continue;
 		if (ftruncate(vm->disks[i].fd, 0) < 0 || ftruncate(vm->disks[i].fd, md->bytes) < 0)
-			return err_sys(e, "disk '%s': emptying the image for the first sync", md->id);
+			return err_sys(e, "disk '%s': emptying the image for the first sync",
+				       md->id);
 	}
 	return 0;
 }
@@ -219,9 +223,9 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 	if (f->length < sizeof(*h))
 		return err_set(e, -EBADMSG, "short hello");
 	memcpy(h, f->data, sizeof(*h));
-	if (h->fdt_bytes != f->length - sizeof(*h) || h->heartbeat_ns < 1000000 || h->heartbeat_ns > 60000000000ull ||
-	    h->peer_timeout_ns < h->heartbeat_ns || h->peer_timeout_ns > 600000000000ull ||
-	    h->disklog_bytes > 1ull << 36 || h->verify > 1)
+	if (h->fdt_bytes != f->length - sizeof(*h) || h->heartbeat_ns < 1000000 ||
+	    h->heartbeat_ns > 60000000000ull || h->peer_timeout_ns < h->heartbeat_ns ||
+	    h->peer_timeout_ns > 600000000000ull || h->disklog_bytes > 1ull << 36 || h->verify > 1)
 		return err_set(e, -EBADMSG, "hello with values out of range");
 	r = fdt_parse(f->data + sizeof(*h), h->fdt_bytes, &m, e);
 	if (!r)
@@ -239,7 +243,7 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 static void take_hello(struct secondary *s, struct pending_conn *pc, const struct frame *f)
 {
 	struct wire_hello h;
-	struct err e = { 0 };
+	struct err e = {0};
 	int r = build_vm(s, f, &h, &e);
 
 	s->main = pc->stream;
@@ -264,8 +268,8 @@ static void take_hello(struct secondary *s, struct pending_conn *pc, const struc
 	s->heart.timeout_ns = h.peer_timeout_ns;
 	snprintf(s->ft->peer, sizeof(s->ft->peer), "%s", s->vm->machine.name);
 	ft_set_state(s->ft, FT_SYNCING, NULL);
-	s->main_op = (struct loop_op){ .fn = main_ready, .arg = s };
-	s->again_op = (struct loop_op){ .fn = main_ready, .arg = s };
+	s->main_op = (struct loop_op){.fn = main_ready, .arg = s};
+	s->again_op = (struct loop_op){.fn = main_ready, .arg = s};
 	loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
 	loop_timer_set(s->ft->loop, &s->again_op, 0);
 }
@@ -310,14 +314,16 @@ static void identify(struct loop_op *op, int res)
 		return;
 	loop_poll_del(s->ft->loop, &pc->read_op);
 	loop_timer_del(s->ft->loop, &pc->timer_op);
-	if (r == 1 && pc->stream.link == STREAM_MAIN && f.type == FRAME_HELLO && s->phase == SEC_LISTEN)
+	if (r == 1 && pc->stream.link == STREAM_MAIN && f.type == FRAME_HELLO &&
+	    s->phase == SEC_LISTEN)
 		take_hello(s, pc, &f);
-	else if (r == 1 && pc->stream.link == STREAM_HEART && f.type == FRAME_HEART && s->phase == SEC_STANDBY &&
-		 !s->heart.loop && pc->stream.session == s->main.session)
+	else if (r == 1 && pc->stream.link == STREAM_HEART && f.type == FRAME_HEART &&
+		 s->phase == SEC_STANDBY && !s->heart.loop && pc->stream.session == s->main.session)
 		take_heart(s, pc);
 	else
 		log_warn("connection dropped: %s",
-			 r == -EBADMSG ? pc->stream.why : "not a primary, or this side is busy with another one");
+			 r == -EBADMSG ? pc->stream.why
+				       : "not a primary, or this side is busy with another one");
 	drop_pending(pc);
 }
 
@@ -329,7 +335,7 @@ static void identify_late(struct loop_op *op, int res)
 static void accept_one(struct loop_op *op, int res)
 {
 	struct secondary *s = op->arg;
-	struct err e = { 0 };
+	struct err e = {0};
 	int fd = chan_accept(s->listen_fd, &e);
 	struct pending_conn *pc = NULL;
 
@@ -342,9 +348,9 @@ static void accept_one(struct loop_op *op, int res)
 		close(fd);
 		return;
 	}
-	*pc = (struct pending_conn){ .owner = s, .used = true };
-	pc->read_op = (struct loop_op){ .fn = identify, .arg = pc };
-	pc->timer_op = (struct loop_op){ .fn = identify_late, .arg = pc };
+	*pc = (struct pending_conn){.owner = s, .used = true};
+	pc->read_op = (struct loop_op){.fn = identify, .arg = pc};
+	pc->timer_op = (struct loop_op){.fn = identify_late, .arg = pc};
 	stream_init(&pc->stream, fd, STREAM_ANY, 0);
 	loop_poll_add(s->ft->loop, &pc->read_op, fd, POLLIN);
 	loop_timer_set(s->ft->loop, &pc->timer_op, IDENTIFY_NS);
@@ -366,7 +372,7 @@ int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm, struct er
 	s->listen_fd = chan_listen(&uri, e);
 	if (s->listen_fd < 0)
 		return s->listen_fd;
-	s->listen_op = (struct loop_op){ .fn = accept_one, .arg = s };
+	s->listen_op = (struct loop_op){.fn = accept_one, .arg = s};
 	return loop_poll_add(ft->loop, &s->listen_op, s->listen_fd, POLLIN);
 }
 

@@ -11,7 +11,7 @@
 #include "ft/sync.h"
 #include "vmm/loop.h"
 
-#define FRAME_FILL    (256u << 10) /* page frames are written when they hold this much */
+#define FRAME_FILL    (256u << 10)   /* page frames are written when they hold this much */
 #define SEND_DEADLINE 30000000000ull /* a dead peer is noticed much earlier, by its silence */
 
 static void notify(struct send *s)
@@ -22,11 +22,13 @@ static void notify(struct send *s)
 		return; /* the counter is at its maximum: the loop will look anyway */
 }
 
-static int write_frame(struct send *s, enum frame_type type, uint64_t epoch, const void *data, size_t len)
+static int write_frame(struct send *s, enum frame_type type, uint64_t epoch, const void *data,
+		       size_t len)
 {
-	struct iovec iov = { (void *)data, len };
+	struct iovec iov = {(void *)data, len};
 
-	return stream_send(s->stream, type, epoch, &iov, len ? 1 : 0, loop_now_ns() + SEND_DEADLINE);
+	return stream_send(s->stream, type, epoch, &iov, len ? 1 : 0,
+			   loop_now_ns() + SEND_DEADLINE);
 }
 
 static int write_pages(struct send *s, struct send_job *j)
@@ -54,7 +56,7 @@ static int write_pages(struct send *s, struct send_job *j)
 static int write_disklog(struct send *s, struct send_job *j)
 {
 	for (struct disklog_entry *en = j->disklog.head; en; en = en->next) {
-		struct iovec iov[2] = { { &en->wire, sizeof(en->wire) }, { en->data, en->wire.data } };
+		struct iovec iov[2] = {{&en->wire, sizeof(en->wire)}, {en->data, en->wire.data}};
 		int r = stream_send(s->stream, FRAME_DISKLOG, j->epoch, iov, en->wire.data ? 2 : 1,
 				    loop_now_ns() + SEND_DEADLINE);
 
@@ -148,8 +150,8 @@ static void *thread(void *arg)
 	return NULL;
 }
 
-int send_start(struct send *s, struct stream *st, struct capture *c, struct sync *sync, size_t state_cap,
-	       int notify_fd, struct err *e)
+int send_start(struct send *s, struct stream *st, struct capture *c, struct sync *sync,
+	       size_t state_cap, int notify_fd, struct err *e)
 {
 	int r;
 
@@ -217,7 +219,7 @@ struct send_job *send_get_job(struct send *s)
 		j->batch.n = 0;
 		j->first = j->last = false;
 		j->state_len = 0;
-		j->disklog = (struct disklog_list){ 0 };
+		j->disklog = (struct disklog_list){0};
 	}
 	return j;
 }

@@ -45,14 +45,14 @@ struct send {
 	struct send_job *free;
 	struct send_job jobs[SEND_JOBS];
 	bool stop;
-	bool synced;   /* the peer has all but what the first epoch brings */
-	int error;     /* negative errno: the stream is broken */
-	uint8_t *enc;  /* encode buffer; sender only */
+	bool synced;	     /* the peer has all but what the first epoch brings */
+	int error;	     /* negative errno: the stream is broken */
+	uint8_t *enc;	     /* encode buffer; sender only */
 	uint64_t page_bytes; /* atomic: encoded page bytes so far */
 };
 
-int send_start(struct send *s, struct stream *st, struct capture *c, struct sync *sync, size_t state_cap,
-	       int notify_fd, struct err *e);
+int send_start(struct send *s, struct stream *st, struct capture *c, struct sync *sync,
+	       size_t state_cap, int notify_fd, struct err *e);
 /* Ends the thread; shut the socket down first, so that it does not wait for the peer. */
 void send_stop(struct send *s);
 /* An empty job, waiting for one to be sent if need be; NULL after an error. Loop. */

@@ -68,7 +68,8 @@ static int sync_pages(struct stage *s, const struct frame *f, struct err *e)
 	int r;
 
 	while ((r = pages_next(&pos, end, s->vm->mem.npages, &en)) == 1)
-		if (en.method == PAGE_DELTA || pages_decode(&en, NULL, mem_page(&s->vm->mem, en.page)))
+		if (en.method == PAGE_DELTA ||
+		    pages_decode(&en, NULL, mem_page(&s->vm->mem, en.page)))
 			r = -EBADMSG;
 	return r < 0 ? err_set(e, -EBADMSG, "malformed page in the first sync") : 0;
 }
@@ -90,7 +91,8 @@ static int stage_pages(struct stage *s, const struct frame *f, struct err *e)
 				       (unsigned long long)s->npages);
 		/* Deltas are against RAM, which holds the epoch before, whole. */
 		if (pages_decode(&en, mem_page(&s->vm->mem, en.page), to))
-			return err_set(e, -EBADMSG, "malformed page %llu", (unsigned long long)en.page);
+			return err_set(e, -EBADMSG, "malformed page %llu",
+				       (unsigned long long)en.page);
 		s->page[s->npages++] = en.page;
 	}
 	step_reached(STEP_STAGE_PAGES);
@@ -109,7 +111,7 @@ static int stage_disk(struct stage *s, const struct frame *f, struct err *e)
 
 static int sync_disk(struct stage *s, const struct frame *f, struct err *e)
 {
-	struct diskapply_list list = { 0 };
+	struct diskapply_list list = {0};
 	int r = diskapply_parse(s->disks, f->data, f->length, &list, e);
 
 	diskapply_push(s->disks, &list);
@@ -119,8 +121,8 @@ static int sync_disk(struct stage *s, const struct frame *f, struct err *e)
 static int begin(struct stage *s, const struct frame *f, struct err *e)
 {
 	if (s->open || f->epoch == 0 || (s->committed && f->epoch != s->committed + 1))
-		return err_set(e, -EBADMSG, "epoch %llu begins after epoch %llu", (unsigned long long)f->epoch,
-			       (unsigned long long)s->committed);
+		return err_set(e, -EBADMSG, "epoch %llu begins after epoch %llu",
+			       (unsigned long long)f->epoch, (unsigned long long)s->committed);
 	step_reached(STEP_STAGE_BEGIN);
 	s->open = true;
 	s->epoch = f->epoch;
@@ -136,17 +138,21 @@ static int finish(struct stage *s, const struct frame *f, struct err *e)
 	memcpy(&end, f->data, sizeof(end));
 	s->end = end;
 	if (end.pages != s->npages || end.disk_ops != s->disklog.count || !s->has_state)
-		return err_set(e, -EBADMSG, "epoch %llu is not whole: %llu of %llu pages, %llu of %llu disk changes",
-			       (unsigned long long)s->epoch, (unsigned long long)s->npages, (unsigned long long)end.pages,
-			       (unsigned long long)s->disklog.count, (unsigned long long)end.disk_ops);
+		return err_set(
+			e, -EBADMSG,
+			"epoch %llu is not whole: %llu of %llu pages, %llu of %llu disk changes",
+			(unsigned long long)s->epoch, (unsigned long long)s->npages,
+			(unsigned long long)end.pages, (unsigned long long)s->disklog.count,
+			(unsigned long long)end.disk_ops);
 	return 1;
 }
 
 static int in_epoch(struct stage *s, const struct frame *f, struct err *e)
 {
 	if (f->epoch != s->epoch)
-		return err_set(e, -EBADMSG, "%s of epoch %llu inside epoch %llu", stream_frame_name(f->type),
-			       (unsigned long long)f->epoch, (unsigned long long)s->epoch);
+		return err_set(e, -EBADMSG, "%s of epoch %llu inside epoch %llu",
+			       stream_frame_name(f->type), (unsigned long long)f->epoch,
+			       (unsigned long long)s->epoch);
 	switch (f->type) {
 	case FRAME_PAGES:
 		return stage_pages(s, f, e);
@@ -207,10 +213,12 @@ int stage_verify(struct stage *s, struct err *e)
 
 	free(buf);
 	if (ram != s->end.ram_hash)
-		return err_set(e, -EBADMSG, "verify: memory differs from the primary's after epoch %llu",
+		return err_set(e, -EBADMSG,
+			       "verify: memory differs from the primary's after epoch %llu",
 			       (unsigned long long)s->committed);
 	if (state != s->end.state_hash)
-		return err_set(e, -EBADMSG, "verify: state differs from the primary's after epoch %llu",
+		return err_set(e, -EBADMSG,
+			       "verify: state differs from the primary's after epoch %llu",
 			       (unsigned long long)s->committed);
 	return 0;
 }

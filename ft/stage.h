@@ -23,7 +23,7 @@ struct stage {
 	struct vm *vm;
 	struct diskapply *disks;
 	uint64_t disklog_limit;
-	bool open;	/* between EPOCH_BEGIN and its commit */
+	bool open; /* between EPOCH_BEGIN and its commit */
 	uint64_t epoch;
 	uint64_t committed; /* last committed epoch, 0: none */
 	uint64_t npages, cap_pages;

@@ -40,7 +40,7 @@ enum step {
 #define X(e, name) STEP_##e,
 	STEP_LIST(X)
 #undef X
-	STEP_MAX,
+		STEP_MAX,
 };
 
 /* Any thread. Returns at once unless the environment names this step. */

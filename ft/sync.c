@@ -51,7 +51,8 @@ static bool cancelled(const struct sync *s)
 	return __atomic_load_n(&s->stop, __ATOMIC_ACQUIRE);
 }
 
-static int put(struct sync *s, struct stream *st, enum frame_type type, const struct iovec *iov, int n)
+static int put(struct sync *s, struct stream *st, enum frame_type type, const struct iovec *iov,
+	       int n)
 {
 	size_t len = 0;
 
@@ -69,8 +70,8 @@ static int send_block(struct sync *s, struct stream *st, unsigned i, uint64_t of
 {
 	const struct disk *d = &s->disks[i];
 	uint32_t len = d->bytes - off < DISKLOG_BLOCK ? d->bytes - off : DISKLOG_BLOCK;
-	struct wire_disk w = { .disk = i, .kind = DISK_WRITE, .off = off, .len = len, .data = len };
-	struct iovec iov[2] = { { &w, sizeof(w) }, { buf, len } };
+	struct wire_disk w = {.disk = i, .kind = DISK_WRITE, .off = off, .len = len, .data = len};
+	struct iovec iov[2] = {{&w, sizeof(w)}, {buf, len}};
 	uint32_t have = 0;
 
 	while (have < len) {
@@ -110,7 +111,8 @@ static int send_whole_disk(struct sync *s, struct stream *st, unsigned i, uint8_
 	return 0;
 }
 
-static int send_marked_blocks(struct sync *s, struct stream *st, unsigned i, uint8_t *buf, uint64_t *count)
+static int send_marked_blocks(struct sync *s, struct stream *st, unsigned i, uint8_t *buf,
+			      uint64_t *count)
 {
 	uint64_t blocks = (s->disks[i].bytes + DISKLOG_BLOCK - 1) / DISKLOG_BLOCK;
 
@@ -135,14 +137,16 @@ static int disk_pass(struct sync *s, struct stream *st, bool whole, uint8_t *buf
 
 		if (!s->disklog->disks[i])
 			continue;
-		r = whole ? send_whole_disk(s, st, i, buf) : send_marked_blocks(s, st, i, buf, count);
+		r = whole ? send_whole_disk(s, st, i, buf)
+			  : send_marked_blocks(s, st, i, buf, count);
 		if (r)
 			return r;
 	}
 	return 0;
 }
 
-/* From now on every change is in the log of the first epoch; what was marked before goes out last. */
+/* From now on every change is in the log of the first epoch; what was marked before goes out last.
+ */
 static int wait_for_log(struct sync *s)
 {
 	s->ask_log(s->arg);
@@ -184,7 +188,7 @@ struct ram_out {
 
 static int flush_pages(struct ram_out *o)
 {
-	struct iovec iov = { o->enc, o->fill };
+	struct iovec iov = {o->enc, o->fill};
 	int r = o->fill ? put(o->s, o->st, FRAME_PAGES, &iov, 1) : 0;
 
 	o->fill = 0;
@@ -196,7 +200,8 @@ static int send_page(struct ram_out *o, uint64_t page)
 {
 	uint8_t copy[MEM_PAGE_SIZE];
 
-	/* The guest is running: choose the encoding from what is sent, not from what changes under it. */
+	/* The guest is running: choose the encoding from what is sent, not from what changes under
+	 * it. */
 	memcpy(copy, mem_page(o->s->mem, page), sizeof(copy));
 	o->fill += pages_encode(page, copy, NULL, true, o->enc + o->fill);
 	return o->fill >= FRAME_FILL ? flush_pages(o) : 0;
@@ -238,7 +243,7 @@ static int dirty_ram_pass(struct ram_out *o, uint64_t *count)
 
 static int sync_ram(struct sync *s, struct stream *st)
 {
-	struct ram_out o = { s, st, malloc(FRAME_FILL + PAGE_ENTRY_MAX), 0 };
+	struct ram_out o = {s, st, malloc(FRAME_FILL + PAGE_ENTRY_MAX), 0};
 	uint64_t count = UINT64_MAX;
 	int r = o.enc ? first_ram_pass(&o) : -ENOMEM;
 

@@ -11,9 +11,9 @@
 #include "ft/steps.h"
 #include "vmm/log.h"
 
-#define RETRY_NS	500000000ull
-#define ANNOUNCE_COUNT	5 /* switches lose frames: say it again, ever later */
-#define ANNOUNCE_NS	50000000ull
+#define RETRY_NS       500000000ull
+#define ANNOUNCE_COUNT 5 /* switches lose frames: say it again, ever later */
+#define ANNOUNCE_NS    50000000ull
 
 void takeover_announce(struct secondary *s)
 {
@@ -33,7 +33,7 @@ static void announce_again(struct loop_op *op, int res)
 
 static void plug_network(struct vm *vm)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
 		if (vm->machine.devs[i].kind == MDEV_NET && netdev_link(&vm->nets[i], true, &e))
@@ -43,18 +43,20 @@ static void plug_network(struct vm *vm)
 static void hold_disks(struct secondary *s)
 {
 	for (unsigned i = 0; i < s->vm->machine.ndevs && !diskapply_idle(&s->disks); i++)
-		if (s->vm->machine.devs[i].kind == MDEV_BLK && s->vm->machine.devs[i].ft == DISK_FT_MIRROR)
+		if (s->vm->machine.devs[i].kind == MDEV_BLK &&
+		    s->vm->machine.devs[i].ft == DISK_FT_MIRROR)
 			disk_hold(&s->vm->disks[i], true);
 }
 
 static void run_here(struct secondary *s)
 {
 	struct ft *ft = s->ft;
-	struct err e = { 0 };
+	struct err e = {0};
 
 	step_reached(STEP_TAKEOVER_LOAD);
 	if (vm_load(s->vm, &e)) {
-		/* Tried with the first epoch; a host that changes its mind leaves nothing to run. */
+		/* Tried with the first epoch; a host that changes its mind leaves nothing to run.
+		 */
 		log_error("takeover: %s", e.msg);
 		ft->on_exit(ft->arg, 2);
 		return;
@@ -66,7 +68,7 @@ static void run_here(struct secondary *s)
 	ft->stats.first_run_mono_ns = loop_now_ns();
 	ft->stats.takeover_ns = ft->stats.first_run_mono_ns - s->lost_ns;
 	step_reached(STEP_TAKEOVER_RUN);
-	s->announce_op = (struct loop_op){ .fn = announce_again, .arg = s };
+	s->announce_op = (struct loop_op){.fn = announce_again, .arg = s};
 	takeover_announce(s);
 	ft_set_state(ft, FT_DEGRADED, "took over");
 	stage_done(&s->stage);
@@ -81,7 +83,7 @@ static void claim_again(struct loop_op *op, int res)
 void takeover_claim(struct secondary *s)
 {
 	struct ft *ft = s->ft;
-	struct err e = { 0 };
+	struct err e = {0};
 	uint64_t gen = 0;
 	int r;
 
@@ -93,7 +95,7 @@ void takeover_claim(struct secondary *s)
 	}
 	if (r) {
 		ft_set_state(ft, FT_TAKING_OVER, e.msg);
-		s->claim_op = (struct loop_op){ .fn = claim_again, .arg = s };
+		s->claim_op = (struct loop_op){.fn = claim_again, .arg = s};
 		loop_timer_set(ft->loop, &s->claim_op, RETRY_NS);
 		return;
 	}

@@ -7,14 +7,14 @@
 
 #include <stdint.h>
 
-#define KV_PORT		 7000 /* UDP and TCP */
-#define KV_ECHO_PORT	 7    /* TCP byte echo, in the same guest */
-#define KV_REQ_MAGIC	 0x71766b66u
-#define KV_REP_MAGIC	 0x72766b66u
-#define KV_KEYS		 256 /* registers: keys 0..255, initial value 0, version 0 */
-#define KV_LISTS	 16  /* append lists: keys 0..15, their own name space */
-#define KV_LIST_CAP	 32768
-#define KV_LIST_PER_REP	 64
+#define KV_PORT		7000 /* UDP and TCP */
+#define KV_ECHO_PORT	7    /* TCP byte echo, in the same guest */
+#define KV_REQ_MAGIC	0x71766b66u
+#define KV_REP_MAGIC	0x72766b66u
+#define KV_KEYS		256 /* registers: keys 0..255, initial value 0, version 0 */
+#define KV_LISTS	16  /* append lists: keys 0..15, their own name space */
+#define KV_LIST_CAP	32768
+#define KV_LIST_PER_REP 64
 
 enum kv_op {
 	KV_GET = 1,    /* value, version */

@@ -12,16 +12,16 @@
 
 #include "vmm/fdt.h"
 
-#define START_INFO_GPA	0x6000ull
-#define MODLIST_GPA	0x6100ull
-#define MEMMAP_GPA	0x6200ull
-#define CMDLINE_GPA	0x7000ull
-#define FDT_GPA		0x10000ull
-#define KERNEL_MIN_GPA	0x100000ull /* below: boot data and the PC's legacy holes */
-#define PVH_NOTE_TYPE	18	    /* XEN_ELFNOTE_PHYS32_ENTRY */
-#define START_MAGIC	0x336ec578u
-#define MAX_PHDRS	64
-#define MAX_FILE_BYTES	(1ull << 30)
+#define START_INFO_GPA 0x6000ull
+#define MODLIST_GPA    0x6100ull
+#define MEMMAP_GPA     0x6200ull
+#define CMDLINE_GPA    0x7000ull
+#define FDT_GPA	       0x10000ull
+#define KERNEL_MIN_GPA 0x100000ull /* below: boot data and the PC's legacy holes */
+#define PVH_NOTE_TYPE  18	   /* XEN_ELFNOTE_PHYS32_ENTRY */
+#define START_MAGIC    0x336ec578u
+#define MAX_PHDRS      64
+#define MAX_FILE_BYTES (1ull << 30)
 
 /* --- a read-only file in memory ------------------------------------------------------------- */
 
@@ -37,9 +37,11 @@ static int file_map(struct file *f, const char *what, const char *path, struct e
 
 	if (fd < 0)
 		return err_sys(e, "%s '%s'", what, path);
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0 || (uint64_t)st.st_size > MAX_FILE_BYTES) {
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0 ||
+	    (uint64_t)st.st_size > MAX_FILE_BYTES) {
 		close(fd);
-		return err_set(e, -EINVAL, "%s '%s': not a regular file of 1 byte to 1G", what, path);
+		return err_set(e, -EINVAL, "%s '%s': not a regular file of 1 byte to 1G", what,
+			       path);
 	}
 	f->len = st.st_size;
 	f->p = mmap(NULL, f->len, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -76,8 +78,8 @@ static bool find_pvh_note(const struct file *f, const Elf64_Phdr *ph, uint64_t *
 		next = desc + ((n.n_descsz + 3ull) & ~3ull);
 		if (next > end || desc > end)
 			return false;
-		if (n.n_type == PVH_NOTE_TYPE && n.n_namesz == 4 && !memcmp(f->p + name, "Xen", 4) &&
-		    (n.n_descsz == 4 || n.n_descsz == 8)) {
+		if (n.n_type == PVH_NOTE_TYPE && n.n_namesz == 4 &&
+		    !memcmp(f->p + name, "Xen", 4) && (n.n_descsz == 4 || n.n_descsz == 8)) {
 			*ret_entry = 0;
 			memcpy(ret_entry, f->p + desc, n.n_descsz);
 			return *ret_entry <= UINT32_MAX;
@@ -106,7 +108,8 @@ static int load_segment(struct mem *m, const struct file *f, const Elf64_Phdr *p
 	return 0;
 }
 
-static int load_elf(struct mem *m, const struct file *f, const char *path, uint64_t *ret_entry, struct err *e)
+static int load_elf(struct mem *m, const struct file *f, const char *path, uint64_t *ret_entry,
+		    struct err *e)
 {
 	Elf64_Ehdr eh;
 	bool found = false;
@@ -116,7 +119,10 @@ static int load_elf(struct mem *m, const struct file *f, const char *path, uint6
 	memcpy(&eh, f->p, sizeof(eh));
 	if (memcmp(eh.e_ident, ELFMAG, SELFMAG) || eh.e_ident[EI_CLASS] != ELFCLASS64 ||
 	    eh.e_ident[EI_DATA] != ELFDATA2LSB || eh.e_machine != EM_X86_64)
-		return err_set(e, -ENOEXEC, "kernel '%s': not an x86-64 ELF file (use vmlinux or a guest with a PVH note)", path);
+		return err_set(e, -ENOEXEC,
+			       "kernel '%s': not an x86-64 ELF file (use vmlinux or a guest with a "
+			       "PVH note)",
+			       path);
 	if (eh.e_phentsize != sizeof(Elf64_Phdr) || eh.e_phnum == 0 || eh.e_phnum > MAX_PHDRS ||
 	    !file_has(f, eh.e_phoff, (uint64_t)eh.e_phnum * sizeof(Elf64_Phdr)))
 		return err_set(e, -ENOEXEC, "kernel '%s': bad program headers", path);
@@ -130,14 +136,19 @@ static int load_elf(struct mem *m, const struct file *f, const char *path, uint6
 		if (ph.p_type == PT_LOAD)
 			r = load_segment(m, f, &ph);
 		if (r == -ENOMEM)
-			return err_set(e, r, "kernel '%s': segment of %llu bytes at %#llx does not fit into %lluM of memory (-m)",
-				       path, (unsigned long long)ph.p_memsz, (unsigned long long)ph.p_paddr,
+			return err_set(e, r,
+				       "kernel '%s': segment of %llu bytes at %#llx does not fit "
+				       "into %lluM of memory (-m)",
+				       path, (unsigned long long)ph.p_memsz,
+				       (unsigned long long)ph.p_paddr,
 				       (unsigned long long)(m->bytes >> 20));
 		if (r)
-			return err_set(e, r, "kernel '%s': bad segment at %#llx", path, (unsigned long long)ph.p_paddr);
+			return err_set(e, r, "kernel '%s': bad segment at %#llx", path,
+				       (unsigned long long)ph.p_paddr);
 	}
 	if (!found)
-		return err_set(e, -ENOEXEC, "kernel '%s': no PVH entry note (Linux: CONFIG_PVH=y)", path);
+		return err_set(e, -ENOEXEC, "kernel '%s': no PVH entry note (Linux: CONFIG_PVH=y)",
+			       path);
 	return 0;
 }
 
@@ -175,10 +186,10 @@ enum { MEMMAP_RAM = 1, MEMMAP_RESERVED = 2 };
 static uint32_t write_memmap(struct mem *m)
 {
 	struct memmap_entry map[4] = {
-		{ 0, 0x9fc00, MEMMAP_RAM, 0 },
-		{ 0x9fc00, 0x100000 - 0x9fc00, MEMMAP_RESERVED, 0 },
-		{ 0x100000, m->low_bytes - 0x100000, MEMMAP_RAM, 0 },
-		{ MEM_HIGH_BASE, m->bytes - m->low_bytes, MEMMAP_RAM, 0 },
+		{0, 0x9fc00, MEMMAP_RAM, 0},
+		{0x9fc00, 0x100000 - 0x9fc00, MEMMAP_RESERVED, 0},
+		{0x100000, m->low_bytes - 0x100000, MEMMAP_RAM, 0},
+		{MEM_HIGH_BASE, m->bytes - m->low_bytes, MEMMAP_RAM, 0},
 	};
 	uint32_t n = m->bytes > m->low_bytes ? 4 : 3;
 
@@ -195,19 +206,25 @@ static int write_initrd(struct mem *m, const char *path, struct modlist_entry *m
 		return r;
 	mod->size = f.len;
 	/* At the end of low RAM, page aligned: far from the kernel. */
-	mod->gpa = f.len < m->low_bytes ? (m->low_bytes - f.len) & ~(uint64_t)(MEM_PAGE_SIZE - 1) : 0;
+	mod->gpa =
+		f.len < m->low_bytes ? (m->low_bytes - f.len) & ~(uint64_t)(MEM_PAGE_SIZE - 1) : 0;
 	if (mod->gpa < KERNEL_MIN_GPA || mem_write(m, mod->gpa, f.p, f.len))
-		r = err_set(e, -ENOMEM, "initrd '%s': %llu bytes do not fit into memory (-m)", path, (unsigned long long)f.len);
+		r = err_set(e, -ENOMEM, "initrd '%s': %llu bytes do not fit into memory (-m)", path,
+			    (unsigned long long)f.len);
 	file_unmap(&f);
 	return r;
 }
 
-int boot_write_pvh(struct mem *m, const struct machine *mc, const char *initrd, uint64_t *ret_start_info,
-		   struct err *e)
+int boot_write_pvh(struct mem *m, const struct machine *mc, const char *initrd,
+		   uint64_t *ret_start_info, struct err *e)
 {
-	struct modlist_entry mods[2] = { { .gpa = FDT_GPA } };
-	struct start_info si = { .magic = START_MAGIC, .version = 1, .modlist = MODLIST_GPA, .nr_modules = 1,
-				 .cmdline = CMDLINE_GPA, .memmap = MEMMAP_GPA };
+	struct modlist_entry mods[2] = {{.gpa = FDT_GPA}};
+	struct start_info si = {.magic = START_MAGIC,
+				.version = 1,
+				.modlist = MODLIST_GPA,
+				.nr_modules = 1,
+				.cmdline = CMDLINE_GPA,
+				.memmap = MEMMAP_GPA};
 	void *fdt = mem_ptr_write(m, FDT_GPA, FDT_MAX_BYTES);
 	int r;
 

@@ -18,7 +18,7 @@ int boot_load_elf(struct mem *m, const char *path, uint64_t *ret_entry, struct e
  * Write start info, memory map, command line, device tree and initrd (path, "" for none).
  * Modules are the device tree, then the initrd. *ret_start_info is what rbx must hold.
  */
-int boot_write_pvh(struct mem *m, const struct machine *mc, const char *initrd, uint64_t *ret_start_info,
-		   struct err *e);
+int boot_write_pvh(struct mem *m, const struct machine *mc, const char *initrd,
+		   uint64_t *ret_start_info, struct err *e);
 
 #endif

@@ -162,7 +162,7 @@ static int list_all(json_t **ret, struct err *e)
 
 static int run_status_all(const struct words *w)
 {
-	json_t *all[VMS_MAX] = { NULL }, *array;
+	json_t *all[VMS_MAX] = {NULL}, *array;
 	struct err e = {0};
 	int n = list_all(all, &e), code = EXIT_DONE;
 
@@ -236,7 +236,7 @@ static int run_simple(const struct words *w)
 static int run_stop(const struct words *w)
 {
 	struct ctl_client *c;
-	struct err e = { 0 };
+	struct err e = {0};
 	char *line = NULL;
 	json_t *ok;
 	int r = ctl_client_open(&c, w->name, SHORT_MS, &e);

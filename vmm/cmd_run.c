@@ -40,9 +40,10 @@ static void state_changed(void *arg, enum ft_state from, enum ft_state to)
 	struct run *r = arg;
 
 	if (r->ctl)
-		ctl_event(r->ctl, json_pack("{s:s, s:s, s:s, s:I, s:s}", "event", "ft-state", "old", ft_state_name(from),
-					    "new", ft_state_name(to), "generation", (json_int_t)r->ft.generation, "note",
-					    r->ft.note));
+		ctl_event(r->ctl,
+			  json_pack("{s:s, s:s, s:s, s:I, s:s}", "event", "ft-state", "old",
+				    ft_state_name(from), "new", ft_state_name(to), "generation",
+				    (json_int_t)r->ft.generation, "note", r->ft.note));
 }
 
 static int end_code(const struct vm *vm)
@@ -88,12 +89,14 @@ static void signalled(struct loop_op *op, int res)
 	end_vm(r, 0);
 }
 
-/* --- control commands -------------------------------------------------------------------------- */
+/* --- control commands --------------------------------------------------------------------------
+ */
 
 static json_t *do_pause(struct run *r, bool pause, struct err *e)
 {
 	if (!r->has_vm) {
-		err_set(e, -EBUSY, "this side does not run the VM (state %s)", ft_state_name(r->ft.state));
+		err_set(e, -EBUSY, "this side does not run the VM (state %s)",
+			ft_state_name(r->ft.state));
 		return NULL;
 	}
 	if (r->primary.ft)
@@ -119,7 +122,9 @@ static json_t *do_snapshot(struct run *r, json_t *args, struct err *e)
 		return NULL;
 	}
 	if (!r->has_vm || r->ft.state == FT_SYNCING || r->ft.state == FT_PROTECTED) {
-		err_set(e, -EBUSY, "snapshot: not while this VM is %s: its peer would take the long pause for a death",
+		err_set(e, -EBUSY,
+			"snapshot: not while this VM is %s: its peer would take the long pause for "
+			"a death",
 			ft_state_name(r->ft.state));
 		return NULL;
 	}
@@ -162,11 +167,14 @@ static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 		end_vm(r, 0);
 		return json_object();
 	}
-	err_set(e, -EINVAL, "no command '%s'; there are status, events, pause, resume, set, snapshot, stop", cmd);
+	err_set(e, -EINVAL,
+		"no command '%s'; there are status, events, pause, resume, set, snapshot, stop",
+		cmd);
 	return NULL;
 }
 
-/* --- roles ------------------------------------------------------------------------------------- */
+/* --- roles -------------------------------------------------------------------------------------
+ */
 
 /* The machine has the sizes of the images; the image itself is opened and locked by vm_create(). */
 static int measure_disks(const struct config *cfg, struct machine *m, struct err *e)
@@ -183,7 +191,9 @@ static int measure_disks(const struct config *cfg, struct machine *m, struct err
 			if (end < 0)
 				err_sys(e, "disk '%s': '%s'", cfg->disks[n].id, cfg->disks[n].path);
 			else if (end == 0 || end % 512)
-				err_set(e, -EINVAL, "disk '%s': '%s' has %lld bytes; a raw image is a multiple of 512 bytes (truncate -s)",
+				err_set(e, -EINVAL,
+					"disk '%s': '%s' has %lld bytes; a raw image is a multiple "
+					"of 512 bytes (truncate -s)",
 					cfg->disks[n].id, cfg->disks[n].path, (long long)end);
 			if (fd >= 0)
 				close(fd);
@@ -224,7 +234,8 @@ static int run_vm(struct run *r, struct err *e)
 	r->vm.on_end = guest_ended;
 	r->vm.on_end_arg = r;
 	for (unsigned i = 0; i < r->vm.machine.ndevs; i++) {
-		code = r->vm.machine.devs[i].kind == MDEV_NET ? netdev_link(&r->vm.nets[i], true, e) : 0;
+		code = r->vm.machine.devs[i].kind == MDEV_NET ? netdev_link(&r->vm.nets[i], true, e)
+							      : 0;
 		if (code)
 			return code;
 	}
@@ -241,12 +252,19 @@ static int first_claim(struct run *r, struct err *e)
 	if (code)
 		return code;
 	if (rec.generation && !rec.released && !r->cfg.claim)
-		return err_set(e, -EPERM, "arbiter: generation %llu of '%s' is held by '%s' and was not given back: it may be "
-			       "running. Start this side with --secondary, or, if you are sure that it is dead and this image "
-			       "is the latest, add --claim", (unsigned long long)rec.generation, r->cfg.name, rec.holder);
+		return err_set(e, -EPERM,
+			       "arbiter: generation %llu of '%s' is held by '%s' and was not given "
+			       "back: it may be "
+			       "running. Start this side with --secondary, or, if you are sure "
+			       "that it is dead and this image "
+			       "is the latest, add --claim",
+			       (unsigned long long)rec.generation, r->cfg.name, rec.holder);
 	code = arbiter_claim(r->ft.arbiter, rec.generation, &r->ft.generation, e);
 	if (code == -ESTALE)
-		return err_set(e, -EPERM, "arbiter: another side claimed '%s' at this moment; start as --secondary", r->cfg.name);
+		return err_set(
+			e, -EPERM,
+			"arbiter: another side claimed '%s' at this moment; start as --secondary",
+			r->cfg.name);
 	return code;
 }
 
@@ -266,7 +284,7 @@ static int run_primary(struct run *r, struct err *e)
 static void taken_over(void *arg)
 {
 	struct run *r = arg;
-	struct err e = { 0 };
+	struct err e = {0};
 
 	r->has_vm = true;
 	r->vm.on_end = guest_ended;
@@ -301,7 +319,8 @@ static int start_role(struct run *r, struct err *e)
 	}
 }
 
-/* --- process ----------------------------------------------------------------------------------- */
+/* --- process -----------------------------------------------------------------------------------
+ */
 
 static int watch_signals(struct run *r, struct err *e)
 {
@@ -315,7 +334,7 @@ static int watch_signals(struct run *r, struct err *e)
 	r->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (r->signal_fd < 0)
 		return err_sys(e, "signalfd");
-	r->signal_op = (struct loop_op){ .fn = signalled, .arg = r };
+	r->signal_op = (struct loop_op){.fn = signalled, .arg = r};
 	return loop_poll_add(&r->loop, &r->signal_op, r->signal_fd, POLLIN);
 }
 
@@ -334,7 +353,11 @@ static int start(struct run *r, struct err *e)
 {
 	int code = loop_init(&r->loop, e);
 
-	r->ft = (struct ft){ .cfg = &r->cfg, .loop = &r->loop, .on_state = state_changed, .on_exit = finish, .arg = r };
+	r->ft = (struct ft){.cfg = &r->cfg,
+			    .loop = &r->loop,
+			    .on_state = state_changed,
+			    .on_exit = finish,
+			    .arg = r};
 	if (!code)
 		code = watch_signals(r, e);
 	if (!code)
@@ -362,12 +385,13 @@ static void stop(struct run *r)
 
 int cmd_run(int argc, char **argv)
 {
-	struct err e = { 0 };
+	struct err e = {0};
 	struct run *r;
 	int code;
 
 	r = calloc(1, sizeof(*r));
-	code = r ? config_parse_run(&r->cfg, argc - 1, argv + 1, &e) : err_set(&e, -ENOMEM, "out of memory");
+	code = r ? config_parse_run(&r->cfg, argc - 1, argv + 1, &e)
+		 : err_set(&e, -ENOMEM, "out of memory");
 	if (code) {
 		if (code < 0)
 			fprintf(stderr, "ftvmm: %s\n", e.msg);

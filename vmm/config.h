@@ -12,7 +12,7 @@
 #include "vmm/machine.h"
 
 #define CONFIG_MAX_PEERS    4
-#define CONFIG_EPOCH_MIN_NS 1000000ull	   /* the same bounds at start and while running */
+#define CONFIG_EPOCH_MIN_NS 1000000ull /* the same bounds at start and while running */
 #define CONFIG_EPOCH_MAX_NS 10000000000ull
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
@@ -36,16 +36,16 @@ struct config_net {
 struct config {
 	char name[64]; /* default "vm" */
 	char kernel[512], initrd[512], cmdline[2048];
-	uint64_t mem_bytes;  /* default 512M */
-	uint32_t vcpus;	     /* default 1 */
+	uint64_t mem_bytes; /* default 512M */
+	uint32_t vcpus;	    /* default 1 */
 	struct config_disk disks[MACHINE_MAX_DEVS];
 	unsigned ndisks;
 	struct config_net nets[MACHINE_MAX_DEVS];
 	unsigned nnets;
-	char console[512];   /* "stdio" (default), "none" or a file */
-	char restore[512];   /* snapshot file to start from */
+	char console[512]; /* "stdio" (default), "none" or a file */
+	char restore[512]; /* snapshot file to start from */
 	enum config_role role;
-	char listen[300];    /* URI; secondary */
+	char listen[300]; /* URI; secondary */
 	char peers[CONFIG_MAX_PEERS][300];
 	unsigned npeers;
 	enum ft_mode ft;
@@ -53,12 +53,12 @@ struct config {
 	uint64_t heartbeat_ns;	  /* default 25 ms */
 	uint64_t peer_timeout_ns; /* default 100 ms: silence that counts as death */
 	char arbiter[512];	  /* "none" (default), "file:PATH" */
-	bool claim;	/* start although the arbiter names another holder: the operator is sure */
+	bool claim; /* start although the arbiter names another holder: the operator is sure */
 	uint64_t staging_bytes; /* default 64M: bound of captured pages not yet sent */
 	uint64_t output_bytes;	/* default 16M: bound of held output */
-	uint64_t disklog_bytes;	/* default 64M: bound of logged writes not yet acknowledged */
-	bool verify;	/* debug: hash all RAM and state of every epoch on both sides */
-	bool verbose;	/* log level debug */
+	uint64_t disklog_bytes; /* default 64M: bound of logged writes not yet acknowledged */
+	bool verify;		/* debug: hash all RAM and state of every epoch on both sides */
+	bool verbose;		/* log level debug */
 };
 
 /* The defaults alone. */
@@ -68,7 +68,8 @@ void config_init(struct config *c);
  * 0, or 1 when --help or --help-md was asked for and printed, or a negative errno with e set.
  */
 int config_parse_run(struct config *c, int argc, char **argv, struct err *e);
-/* Is the whole consistent: role against flags, ids unique, files named. Called by config_parse_run. */
+/* Is the whole consistent: role against flags, ids unique, files named. Called by config_parse_run.
+ */
 int config_check(struct config *c, struct err *e);
 void config_print_help(void);
 void config_print_markdown(void); /* the option table for the documentation */

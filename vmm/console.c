@@ -15,7 +15,7 @@ void console_deliver(void *arg, const void *data, uint32_t len)
 	const uint8_t *p = data;
 
 	while (len && c->out_fd >= 0) {
-		struct pollfd pfd = { .fd = c->out_fd, .events = POLLOUT };
+		struct pollfd pfd = {.fd = c->out_fd, .events = POLLOUT};
 		ssize_t n;
 
 		if (poll(&pfd, 1, WRITE_DEADLINE_MS) <= 0)

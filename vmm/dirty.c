@@ -20,7 +20,9 @@ int dirty_start(struct dirty *d, struct kvm *kvm, struct mem *mem, struct err *e
 	}
 	if (!kvm->manual_protect) {
 		dirty_stop(d);
-		return err_set(e, -ENOSYS, "dirty tracking: this host lacks KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 (Linux 5.0)");
+		return err_set(e, -ENOSYS,
+			       "dirty tracking: this host lacks KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 "
+			       "(Linux 5.0)");
 	}
 	r = kvm_log_dirty(kvm, true);
 	if (r) {
@@ -48,7 +50,7 @@ static uint64_t slot_word(const struct dirty *d, unsigned slot)
 int dirty_get(struct dirty *d, bool host)
 {
 	for (unsigned i = 0; i < d->kvm->nslots; i++) {
-		struct kvm_dirty_log log = { .slot = i, .dirty_bitmap = d->bits + slot_word(d, i) };
+		struct kvm_dirty_log log = {.slot = i, .dirty_bitmap = d->bits + slot_word(d, i)};
 		int r = kvm_ioctl(d->kvm->vm_fd, KVM_GET_DIRTY_LOG, &log);
 
 		if (r < 0)
@@ -73,8 +75,9 @@ int dirty_clear(struct dirty *d)
 {
 	for (unsigned i = 0; i < d->kvm->nslots; i++) {
 		uint64_t base = slot_word(d, i);
-		uint64_t from = base, to = base + (d->kvm->slots[i].memory_size >> (MEM_PAGE_SHIFT + 6));
-		struct kvm_clear_dirty_log log = { .slot = i };
+		uint64_t from = base,
+			 to = base + (d->kvm->slots[i].memory_size >> (MEM_PAGE_SHIFT + 6));
+		struct kvm_clear_dirty_log log = {.slot = i};
 		int r;
 
 		if (!trim(d->clear, &from, &to))

@@ -9,10 +9,10 @@
 
 #define MODEL "ftvmm,machine-1" /* changes when the same description means another machine */
 
-static const char *const kind_name[] = { [MDEV_BLK] = "block", [MDEV_NET] = "net",
-					 [MDEV_CONSOLE] = "console", [MDEV_RNG] = "rng" };
-static const char *const ft_name[] = { [DISK_FT_MIRROR] = "mirror", [DISK_FT_SHARED] = "shared",
-				       [DISK_FT_NONE] = "none" };
+static const char *const kind_name[] = {
+	[MDEV_BLK] = "block", [MDEV_NET] = "net", [MDEV_CONSOLE] = "console", [MDEV_RNG] = "rng"};
+static const char *const ft_name[] = {
+	[DISK_FT_MIRROR] = "mirror", [DISK_FT_SHARED] = "shared", [DISK_FT_NONE] = "none"};
 
 /* --- building: the first error of libfdt is kept in *r ------------------------------------- */
 
@@ -42,7 +42,7 @@ static void u32(void *f, int *r, const char *name, uint32_t val)
 
 static void cells(void *f, int *r, const char *name, uint64_t a, uint64_t b)
 {
-	fdt64_t v[2] = { cpu_to_fdt64(a), cpu_to_fdt64(b) };
+	fdt64_t v[2] = {cpu_to_fdt64(a), cpu_to_fdt64(b)};
 
 	if (!*r)
 		*r = fdt_property(f, name, v, sizeof(v));
@@ -51,7 +51,8 @@ static void cells(void *f, int *r, const char *name, uint64_t a, uint64_t b)
 static void build_memory(void *f, int *r, const struct machine *m)
 {
 	uint64_t low = m->mem_bytes < MEM_LOW_MAX ? m->mem_bytes : MEM_LOW_MAX;
-	fdt64_t v[4] = { 0, cpu_to_fdt64(low), cpu_to_fdt64(MEM_HIGH_BASE), cpu_to_fdt64(m->mem_bytes - low) };
+	fdt64_t v[4] = {0, cpu_to_fdt64(low), cpu_to_fdt64(MEM_HIGH_BASE),
+			cpu_to_fdt64(m->mem_bytes - low)};
 
 	begin(f, r, "memory@0");
 	str(f, r, "device_type", "memory");
@@ -184,10 +185,12 @@ static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 	if (m->ndevs == MACHINE_MAX_DEVS)
 		return bad(e, "too many devices");
 	memset(d, 0, sizeof(*d));
-	if (get_str(f, node, "ftvmm,id", d->id, sizeof(d->id)) || get_u64(f, node, "reg", 0, &d->gpa) ||
-	    get_u32(f, node, "interrupts", &d->gsi) || get_str(f, node, "ftvmm,kind", word, sizeof(word)))
+	if (get_str(f, node, "ftvmm,id", d->id, sizeof(d->id)) ||
+	    get_u64(f, node, "reg", 0, &d->gpa) || get_u32(f, node, "interrupts", &d->gsi) ||
+	    get_str(f, node, "ftvmm,kind", word, sizeof(word)))
 		return bad(e, "device without id, kind, registers or interrupt");
-	if (d->gpa != MACHINE_MMIO_BASE + m->ndevs * MACHINE_MMIO_STEP || d->gsi != MACHINE_GSI_BASE + m->ndevs)
+	if (d->gpa != MACHINE_MMIO_BASE + m->ndevs * MACHINE_MMIO_STEP ||
+	    d->gsi != MACHINE_GSI_BASE + m->ndevs)
 		return bad(e, "device at an unexpected address or interrupt");
 	int kind = find_name(kind_name, sizeof(kind_name) / sizeof(kind_name[0]), word);
 
@@ -195,7 +198,8 @@ static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 		return bad(e, "unknown kind of device");
 	d->kind = kind;
 	if (d->kind == MDEV_BLK) {
-		if (get_u64(f, node, "ftvmm,bytes", 0, &d->bytes) || get_u32(f, node, "ftvmm,readonly", &ro) ||
+		if (get_u64(f, node, "ftvmm,bytes", 0, &d->bytes) ||
+		    get_u32(f, node, "ftvmm,readonly", &ro) ||
 		    get_str(f, node, "ftvmm,ft", word, sizeof(word)) || ro > 1)
 			return bad(e, "disk without size, mode or protection");
 		int ft = find_name(ft_name, sizeof(ft_name) / sizeof(ft_name[0]), word);
@@ -225,7 +229,8 @@ static int parse_memory(const void *f, struct machine *m)
 		return -EBADMSG;
 	if (get_u64(f, node, "reg", 1, &low) || low > MEM_LOW_MAX)
 		return -EBADMSG;
-	if (len == 32 && (get_u64(f, node, "reg", 3, &high) || low != MEM_LOW_MAX || high > 1ull << 46))
+	if (len == 32 &&
+	    (get_u64(f, node, "reg", 3, &high) || low != MEM_LOW_MAX || high > 1ull << 46))
 		return -EBADMSG;
 	m->mem_bytes = low + high;
 	return m->mem_bytes < MEM_MIN_BYTES || m->mem_bytes % (2u << 20) ? -EBADMSG : 0;
@@ -237,9 +242,7 @@ static int count_cpus(const void *f, struct machine *m)
 
 	if (cpus < 0)
 		return -EBADMSG;
-	fdt_for_each_subnode(node, f, cpus)
-		if (++m->vcpus > MACHINE_MAX_VCPUS)
-			return -EBADMSG;
+	fdt_for_each_subnode(node, f, cpus) if (++m->vcpus > MACHINE_MAX_VCPUS) return -EBADMSG;
 	return m->vcpus ? 0 : -EBADMSG;
 }
 
@@ -253,7 +256,8 @@ int fdt_parse(const void *buf, size_t len, struct machine *m, struct err *e)
 		return bad(e, "not a valid device tree");
 	chosen = fdt_path_offset(buf, "/chosen");
 	if (get_str(buf, 0, "compatible", model, sizeof(model)) || strcmp(model, MODEL))
-		return bad(e, "another kind of machine than " MODEL "; use the same ftvmm version on both sides");
+		return bad(e, "another kind of machine than " MODEL
+			      "; use the same ftvmm version on both sides");
 	if (get_str(buf, 0, "model", m->name, sizeof(m->name)) || chosen < 0 ||
 	    get_str(buf, chosen, "bootargs", m->cmdline, sizeof(m->cmdline)))
 		return bad(e, "no name or command line");
@@ -261,7 +265,8 @@ int fdt_parse(const void *buf, size_t len, struct machine *m, struct err *e)
 		return bad(e, "bad memory size");
 	if (count_cpus(buf, m))
 		return bad(e, "bad number of vCPUs");
-	fdt_for_each_subnode(node, buf, 0) {
+	fdt_for_each_subnode(node, buf, 0)
+	{
 		int r;
 
 		if (!fdt_getprop(buf, node, "ftvmm,kind", NULL))

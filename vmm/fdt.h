@@ -14,7 +14,8 @@
 
 /* Build into buf; returns bytes or a negative errno. */
 int fdt_build(const struct machine *m, void *buf, size_t cap, struct err *e);
-/* Parse and check one from a peer or a file: every value is within the machine's limits after it. */
+/* Parse and check one from a peer or a file: every value is within the machine's limits after it.
+ */
 int fdt_parse(const void *buf, size_t len, struct machine *ret, struct err *e);
 
 #endif

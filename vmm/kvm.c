@@ -25,28 +25,39 @@ static const struct {
 	int cap;
 	const char *name;
 } needed[] = {
-	{ KVM_CAP_IRQCHIP, "in-kernel irqchip" }, { KVM_CAP_IOEVENTFD, "ioeventfd" },
-	{ KVM_CAP_IRQFD, "irqfd" },		  { KVM_CAP_USER_MEMORY, "user memory" },
-	{ KVM_CAP_SYNC_REGS, "sync regs" },	  { KVM_CAP_ADJUST_CLOCK, "clock" },
-	{ KVM_CAP_XSAVE, "xsave state" },	  { KVM_CAP_IMMEDIATE_EXIT, "immediate exit" },
-	{ KVM_CAP_VCPU_EVENTS, "vCPU events" },	  { KVM_CAP_MP_STATE, "MP state" },
+	{KVM_CAP_IRQCHIP, "in-kernel irqchip"},
+	{KVM_CAP_IOEVENTFD, "ioeventfd"},
+	{KVM_CAP_IRQFD, "irqfd"},
+	{KVM_CAP_USER_MEMORY, "user memory"},
+	{KVM_CAP_SYNC_REGS, "sync regs"},
+	{KVM_CAP_ADJUST_CLOCK, "clock"},
+	{KVM_CAP_XSAVE, "xsave state"},
+	{KVM_CAP_IMMEDIATE_EXIT, "immediate exit"},
+	{KVM_CAP_VCPU_EVENTS, "vCPU events"},
+	{KVM_CAP_MP_STATE, "MP state"},
 };
 
 static int open_sys(struct kvm *k, struct err *e)
 {
 	k->sys_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (k->sys_fd < 0 && errno == ENOENT)
-		return err_set(e, -ENOENT, "/dev/kvm is missing: load kvm_intel or kvm_amd (modprobe), enable VT-x/SVM "
-			       "in the firmware, or enable nested virtualisation on the outer host");
+		return err_set(
+			e, -ENOENT,
+			"/dev/kvm is missing: load kvm_intel or kvm_amd (modprobe), enable "
+			"VT-x/SVM "
+			"in the firmware, or enable nested virtualisation on the outer host");
 	if (k->sys_fd < 0 && errno == EACCES)
-		return err_set(e, -EACCES, "/dev/kvm: no permission: run as root or join its group (usermod -aG kvm USER)");
+		return err_set(e, -EACCES,
+			       "/dev/kvm: no permission: run as root or join its group (usermod "
+			       "-aG kvm USER)");
 	if (k->sys_fd < 0)
 		return err_sys(e, "/dev/kvm");
 	if (ioctl(k->sys_fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
 		return err_set(e, -ENOSYS, "/dev/kvm: API version is not %d", KVM_API_VERSION);
 	for (unsigned i = 0; i < sizeof(needed) / sizeof(needed[0]); i++)
 		if (ioctl(k->sys_fd, KVM_CHECK_EXTENSION, needed[i].cap) <= 0)
-			return err_set(e, -ENOSYS, "/dev/kvm: this host lacks '%s'", needed[i].name);
+			return err_set(e, -ENOSYS, "/dev/kvm: this host lacks '%s'",
+				       needed[i].name);
 	int size = ioctl(k->sys_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 
 	if (size < (int)sizeof(struct kvm_run))
@@ -60,7 +71,7 @@ static int read_features(struct kvm *k, struct err *e)
 	struct {
 		struct kvm_msr_list list;
 		uint32_t more[KVM_MAX_MSRS];
-	} msrs = { .list.nmsrs = KVM_MAX_MSRS };
+	} msrs = {.list.nmsrs = KVM_MAX_MSRS};
 	int r;
 
 	k->cpuid = calloc(1, sizeof(*k->cpuid) + KVM_MAX_CPUID * sizeof(struct kvm_cpuid_entry2));
@@ -72,7 +83,8 @@ static int read_features(struct kvm *k, struct err *e)
 		return err_set(e, r, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-r));
 	r = kvm_ioctl(k->sys_fd, KVM_GET_MSR_INDEX_LIST, &msrs);
 	if (r < 0)
-		return err_set(e, r, "KVM_GET_MSR_INDEX_LIST: %s (more than %d MSRs?)", strerror(-r), KVM_MAX_MSRS);
+		return err_set(e, r, "KVM_GET_MSR_INDEX_LIST: %s (more than %d MSRs?)",
+			       strerror(-r), KVM_MAX_MSRS);
 	k->nmsrs = msrs.list.nmsrs;
 	memcpy(k->msrs, msrs.list.indices, k->nmsrs * sizeof(uint32_t));
 	return 0;
@@ -80,10 +92,10 @@ static int read_features(struct kvm *k, struct err *e)
 
 static int create_vm(struct kvm *k, struct err *e)
 {
-	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
 	uint64_t identity = IDENTITY_MAP_GPA;
-	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-				      .args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE };
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+				     .args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE};
 	int r = kvm_ioctl(k->sys_fd, KVM_CREATE_VM, 0);
 
 	if (r < 0)
@@ -134,8 +146,10 @@ int kvm_add_slot(struct kvm *k, uint64_t gpa, uint64_t bytes, void *host, struct
 	struct kvm_userspace_memory_region *s = &k->slots[k->nslots];
 	int r;
 
-	*s = (struct kvm_userspace_memory_region){ .slot = k->nslots, .guest_phys_addr = gpa,
-		.memory_size = bytes, .userspace_addr = (uintptr_t)host };
+	*s = (struct kvm_userspace_memory_region){.slot = k->nslots,
+						  .guest_phys_addr = gpa,
+						  .memory_size = bytes,
+						  .userspace_addr = (uintptr_t)host};
 	r = kvm_ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, s);
 	if (r < 0)
 		return err_set(e, r, "guest memory at %#llx, %lluM: %s", (unsigned long long)gpa,
@@ -159,15 +173,18 @@ int kvm_log_dirty(struct kvm *k, bool on)
 
 int kvm_ioeventfd(struct kvm *k, uint64_t gpa, uint32_t value, int fd)
 {
-	struct kvm_ioeventfd io = { .addr = gpa, .len = 4, .fd = fd, .datamatch = value,
-				    .flags = KVM_IOEVENTFD_FLAG_DATAMATCH };
+	struct kvm_ioeventfd io = {.addr = gpa,
+				   .len = 4,
+				   .fd = fd,
+				   .datamatch = value,
+				   .flags = KVM_IOEVENTFD_FLAG_DATAMATCH};
 
 	return kvm_ioctl(k->vm_fd, KVM_IOEVENTFD, &io);
 }
 
 int kvm_irqfd(struct kvm *k, uint32_t gsi, int fd)
 {
-	struct kvm_irqfd irq = { .fd = fd, .gsi = gsi };
+	struct kvm_irqfd irq = {.fd = fd, .gsi = gsi};
 
 	return kvm_ioctl(k->vm_fd, KVM_IRQFD, &irq);
 }

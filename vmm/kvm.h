@@ -12,17 +12,17 @@
 
 #include "vmm/err.h"
 
-#define KVM_MAX_MSRS   160
-#define KVM_MAX_CPUID  256
-#define KVM_MAX_SLOTS  2
+#define KVM_MAX_MSRS  160
+#define KVM_MAX_CPUID 256
+#define KVM_MAX_SLOTS 2
 
 struct kvm {
 	int sys_fd, vm_fd;
-	size_t run_size; /* bytes of a vCPU's kvm_run mapping */
+	size_t run_size;	  /* bytes of a vCPU's kvm_run mapping */
 	struct kvm_cpuid2 *cpuid; /* what the host can offer */
 	uint32_t nmsrs;
 	uint32_t msrs[KVM_MAX_MSRS]; /* the MSRs that make up a vCPU's state */
-	bool manual_protect; /* KVM_CLEAR_DIRTY_LOG is there */
+	bool manual_protect;	     /* KVM_CLEAR_DIRTY_LOG is there */
 	struct kvm_userspace_memory_region slots[KVM_MAX_SLOTS];
 	unsigned nslots;
 };

@@ -6,13 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const level_name[] = { "error", "warning", "info", "debug" };
+static const char *const level_name[] = {"error", "warning", "info", "debug"};
 
 /* Process-wide by nature: there is one stderr. Set before any thread exists. */
 static struct {
 	enum log_level level;
 	char name[64];
-} sink = { .level = LOG_INFO };
+} sink = {.level = LOG_INFO};
 
 void log_init(enum log_level level, const char *name)
 {

@@ -41,7 +41,8 @@ static int open_epoll(struct loop *l, struct err *e)
 		loop_done(l);
 		return r;
 	}
-	l->epoll_op = (struct loop_op){ .fn = epoll_ready, .arg = l, .fd = l->epoll_fd, .events = EPOLLIN, .by_ring = true };
+	l->epoll_op = (struct loop_op){
+		.fn = epoll_ready, .arg = l, .fd = l->epoll_fd, .events = EPOLLIN, .by_ring = true};
 	return arm_poll(l, &l->epoll_op);
 }
 
@@ -55,8 +56,10 @@ int loop_init(struct loop *l, struct err *e)
 	if (r == -EINVAL) /* kernel before 6.1 */
 		r = io_uring_queue_init(256, &l->ring, IORING_SETUP_CLAMP);
 	if (r < 0)
-		return err_set(e, r, "io_uring: %s; Linux 5.19 or later with io_uring enabled is needed "
-			       "(sysctl kernel.io_uring_disabled)", strerror(-r));
+		return err_set(e, r,
+			       "io_uring: %s; Linux 5.19 or later with io_uring enabled is needed "
+			       "(sysctl kernel.io_uring_disabled)",
+			       strerror(-r));
 	l->slots = calloc(LOOP_MAX_OPS, sizeof(*l->slots));
 	if (!l->slots) {
 		io_uring_queue_exit(&l->ring);
@@ -156,7 +159,7 @@ static int take_slot(struct loop *l, struct loop_op *op)
 
 int loop_poll_add(struct loop *l, struct loop_op *op, int fd, uint32_t events)
 {
-	struct epoll_event ev = { .events = events }; /* EPOLLIN is POLLIN, and so on */
+	struct epoll_event ev = {.events = events}; /* EPOLLIN is POLLIN, and so on */
 	int r;
 
 	op->fd = fd;
@@ -253,7 +256,8 @@ int loop_read(struct loop *l, struct loop_op *op, int fd, void *buf, uint32_t le
 	return key_sqe(l, op, sqe);
 }
 
-int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint32_t len, uint64_t off)
+int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint32_t len,
+	       uint64_t off)
 {
 	struct io_uring_sqe *sqe = arm(l, op);
 
@@ -340,8 +344,8 @@ int loop_run(struct loop *l)
 
 int loop_run_once(struct loop *l, uint64_t timeout_ns)
 {
-	struct __kernel_timespec ts = { .tv_sec = timeout_ns / 1000000000ull,
-					.tv_nsec = timeout_ns % 1000000000ull };
+	struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000ull,
+				       .tv_nsec = timeout_ns % 1000000000ull};
 	struct io_uring_cqe *cqe;
 	int r = io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, &ts, NULL);
 

@@ -64,9 +64,11 @@ int loop_timer_set(struct loop *l, struct loop_op *op, uint64_t delay_ns);
 void loop_timer_del(struct loop *l, struct loop_op *op);
 /* File I/O; buf must stay valid until fn. fdatasync for flush. */
 int loop_read(struct loop *l, struct loop_op *op, int fd, void *buf, uint32_t len, uint64_t off);
-int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint32_t len, uint64_t off);
+int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint32_t len,
+	       uint64_t off);
 int loop_fdatasync(struct loop *l, struct loop_op *op, int fd);
-int loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t off, uint64_t len);
+int loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t off,
+		   uint64_t len);
 
 uint64_t loop_now_ns(void); /* CLOCK_MONOTONIC, any thread */
 

@@ -25,10 +25,10 @@ struct mdev {
 	char id[32];
 	uint64_t gpa; /* of the virtio-mmio registers */
 	uint32_t gsi;
-	uint64_t bytes; /* blk: size of the disk */
-	bool readonly;	/* blk */
+	uint64_t bytes;	 /* blk: size of the disk */
+	bool readonly;	 /* blk */
 	enum disk_ft ft; /* blk */
-	uint8_t mac[6]; /* net */
+	uint8_t mac[6];	 /* net */
 };
 
 struct machine {

@@ -10,14 +10,14 @@ static const struct {
 	int (*main)(int argc, char **argv);
 	const char *help;
 } commands[] = {
-	{ "run", cmd_run, "run a VM: plain, --primary, --secondary, or --restore FILE" },
-	{ "status", ctl_main, "show one VM, or all" },
-	{ "events", ctl_main, "follow the state changes of a VM" },
-	{ "pause", ctl_main, "stop the vCPUs" },
-	{ "resume", ctl_main, "let them go on" },
-	{ "set", ctl_main, "change a running VM: epoch=TIME" },
-	{ "snapshot", ctl_main, "write a VM to a file" },
-	{ "stop", ctl_main, "end a VM in order" },
+	{"run", cmd_run, "run a VM: plain, --primary, --secondary, or --restore FILE"},
+	{"status", ctl_main, "show one VM, or all"},
+	{"events", ctl_main, "follow the state changes of a VM"},
+	{"pause", ctl_main, "stop the vCPUs"},
+	{"resume", ctl_main, "let them go on"},
+	{"set", ctl_main, "change a running VM: epoch=TIME"},
+	{"snapshot", ctl_main, "write a VM to a file"},
+	{"stop", ctl_main, "end a VM in order"},
 };
 
 static int usage(FILE *to, int code)

@@ -14,7 +14,8 @@ static int check_size(uint64_t bytes, struct err *e)
 	uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
 
 	if (bytes < MEM_MIN_BYTES || bytes % (2u << 20))
-		return err_set(e, -EINVAL, "memory of %llu bytes: must be a multiple of 2M, at least 2M (-m)",
+		return err_set(e, -EINVAL,
+			       "memory of %llu bytes: must be a multiple of 2M, at least 2M (-m)",
 			       (unsigned long long)bytes);
 	if (bytes > host)
 		return err_set(e, -EINVAL, "memory of %lluM: the host has %lluM; give less with -m",

@@ -25,9 +25,9 @@ typedef uint64_t gpa_t;
 
 struct mem {
 	int fd;
-	uint8_t *base;	      /* memfd mapping: low RAM, then high RAM */
-	uint64_t bytes;	      /* multiple of 2 MiB */
-	uint64_t low_bytes;   /* RAM below the hole */
+	uint8_t *base;	    /* memfd mapping: low RAM, then high RAM */
+	uint64_t bytes;	    /* multiple of 2 MiB */
+	uint64_t low_bytes; /* RAM below the hole */
 	uint64_t npages;
 	uint64_t *host_dirty; /* atomic bit per page: written by the host since last collected */
 };

@@ -8,7 +8,8 @@ static json_t *device_faults(const struct vm *vm)
 
 	for (unsigned i = 0; i < vm->ndevs; i++)
 		if (vm->devs[i]->faults)
-			json_object_set_new(faults, vm->devs[i]->id, json_integer(vm->devs[i]->faults));
+			json_object_set_new(faults, vm->devs[i]->id,
+					    json_integer(vm->devs[i]->faults));
 	return faults;
 }
 
@@ -17,11 +18,14 @@ static void add_epochs(json_t *o, struct run *r)
 	const struct ft_stats *s = &r->ft.stats;
 	uint64_t n = s->nsamples;
 
-	json_object_set_new(o, "epoch", json_integer(r->secondary.has_vm && !r->has_vm ? r->secondary.stage.committed :
-										   r->primary.epoch));
+	json_object_set_new(o, "epoch",
+			    json_integer(r->secondary.has_vm && !r->has_vm
+						 ? r->secondary.stage.committed
+						 : r->primary.epoch));
 	json_object_set_new(o, "epochs_total", json_integer(s->epochs));
-	json_object_set_new(o, "pause_us", json_pack("{s:i, s:i}", "p50", ft_percentile(s->pause_us, n, 50), "p99",
-						     ft_percentile(s->pause_us, n, 99)));
+	json_object_set_new(o, "pause_us",
+			    json_pack("{s:i, s:i}", "p50", ft_percentile(s->pause_us, n, 50), "p99",
+				      ft_percentile(s->pause_us, n, 99)));
 	json_object_set_new(o, "ack_lag_us", json_integer(ft_percentile(s->ack_us, n, 50)));
 	json_object_set_new(o, "ack_lag_p99_us", json_integer(ft_percentile(s->ack_us, n, 99)));
 	json_object_set_new(o, "dirty_pages", json_integer(s->last_pages));
@@ -54,7 +58,9 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "held_bytes", json_integer(ob->bytes));
 	json_object_set_new(o, "released_packets_total", json_integer(ob->released));
 	json_object_set_new(o, "dropped_packets_total", json_integer(ob->dropped));
-	json_object_set_new(o, "sync_bytes", json_integer(__atomic_load_n(&r->primary.sync.bytes, __ATOMIC_RELAXED)));
+	json_object_set_new(
+		o, "sync_bytes",
+		json_integer(__atomic_load_n(&r->primary.sync.bytes, __ATOMIC_RELAXED)));
 	if (r->vm.loop)
 		json_object_set_new(o, "device_faults", device_faults(&r->vm));
 	return o;

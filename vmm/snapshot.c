@@ -14,7 +14,7 @@
 
 static int put(struct stream *st, enum frame_type type, const void *data, size_t len)
 {
-	struct iovec iov = { (void *)data, len };
+	struct iovec iov = {(void *)data, len};
 
 	return stream_send(st, type, 0, &iov, len ? 1 : 0, loop_now_ns() + DEADLINE_NS);
 }
@@ -29,7 +29,8 @@ static int put_pages(struct stream *st, const struct mem *m, uint8_t *buf)
 		for (uint64_t at = off; at < end && !r; at += MEM_PAGE_SIZE) {
 			if (mem_is_zero_page(m->base + at))
 				continue;
-			fill += pages_encode(at >> MEM_PAGE_SHIFT, m->base + at, NULL, true, buf + fill);
+			fill += pages_encode(at >> MEM_PAGE_SHIFT, m->base + at, NULL, true,
+					     buf + fill);
 			if (fill < FRAME_FILL)
 				continue;
 			r = put(st, FRAME_PAGES, buf, fill);
@@ -120,7 +121,8 @@ static int take_all(struct vm *vm, struct stream *st, struct err *e)
 		else if (f.type == FRAME_STATE && !has_state)
 			r = vm_decode(vm, f.data, f.length, e);
 		else
-			r = err_set(e, -EBADMSG, "%s where it does not belong", stream_frame_name(f.type));
+			r = err_set(e, -EBADMSG, "%s where it does not belong",
+				    stream_frame_name(f.type));
 		if (r)
 			return r;
 		has_state = has_state || f.type == FRAME_STATE;
@@ -131,7 +133,8 @@ static int take_all(struct vm *vm, struct stream *st, struct err *e)
 	return vm_load(vm, e);
 }
 
-static int restore(struct vm *vm, struct loop *l, const struct config *cfg, struct stream *st, struct err *e)
+static int restore(struct vm *vm, struct loop *l, const struct config *cfg, struct stream *st,
+		   struct err *e)
 {
 	struct machine m;
 	struct frame f;
@@ -151,7 +154,8 @@ static int restore(struct vm *vm, struct loop *l, const struct config *cfg, stru
 	return r;
 }
 
-int snapshot_restore(struct vm *vm, struct loop *l, const struct config *cfg, const char *path, struct err *e)
+int snapshot_restore(struct vm *vm, struct loop *l, const struct config *cfg, const char *path,
+		     struct err *e)
 {
 	struct stream st;
 	int fd = chan_file_open(path, e), r;

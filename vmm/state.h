@@ -37,7 +37,7 @@ struct field {
 	uint8_t flags;
 	uint16_t since; /* first version of the table that has it; 0: the first one */
 	uint32_t offset;
-	uint32_t size; /* bytes of the field; of one element for FIELD_ARRAY */
+	uint32_t size;	   /* bytes of the field; of one element for FIELD_ARRAY */
 	uint64_t min, max; /* inclusive limits for integers; max 0: none but the width */
 	const struct field *sub;
 	uint16_t nsub;
@@ -57,9 +57,10 @@ struct field {
 #define F_U64(s, f, i, d, ...)	 STATE_FIELD_(s, f, FIELD_U64, i, .doc = d, ##__VA_ARGS__)
 #define F_BYTES(s, f, i, d, ...) STATE_FIELD_(s, f, FIELD_BYTES, i, .doc = d, ##__VA_ARGS__)
 #define F_STRUCT(s, f, i, table, d, ...)                                                           \
-	STATE_FIELD_(s, f, FIELD_STRUCT, i, .sub = table, .nsub = sizeof(table) / sizeof(table[0]), \
-		     .doc = d, ##__VA_ARGS__)
-/* F_ARRAY(struct s, elems, nelems, 7, elem_fields, "doc"): elems is a fixed C array, nelems a u32 */
+	STATE_FIELD_(s, f, FIELD_STRUCT, i, .sub = table,                                          \
+		     .nsub = sizeof(table) / sizeof(table[0]), .doc = d, ##__VA_ARGS__)
+/* F_ARRAY(struct s, elems, nelems, 7, elem_fields, "doc"): elems is a fixed C array, nelems a u32
+ */
 #define F_ARRAY(s, f, cnt, i, table, d, ...)                                                       \
 	{                                                                                          \
 		.id = (i), .type = FIELD_ARRAY, .offset = offsetof(s, f),                          \

@@ -37,18 +37,18 @@ struct stream_preface {
 };
 
 enum frame_type {
-	FRAME_HELLO = 1,    /* machine description (FDT) and parameters; primary -> secondary */
-	FRAME_WELCOME,	    /* secondary can be that machine */
-	FRAME_REFUSE,	    /* text: why not */
-	FRAME_HEART,	    /* struct heart: liveness, either way */
-	FRAME_PAGES,	    /* encoded pages (ft/pages.h) */
-	FRAME_DISK,	    /* a chunk of a disk image while syncing */
-	FRAME_DISKLOG,	    /* disk log entries of an epoch */
-	FRAME_STATE,	    /* encoded device state (vmm/state.h) */
-	FRAME_EPOCH_BEGIN,  /* an epoch's data follows */
-	FRAME_EPOCH_END,    /* counts and digests of what belongs to the epoch */
-	FRAME_ACK,	    /* epoch is whole, verified, cannot fail to apply */
-	FRAME_BYE,	    /* orderly end: the sender stopped; nobody is to take over */
+	FRAME_HELLO = 1,   /* machine description (FDT) and parameters; primary -> secondary */
+	FRAME_WELCOME,	   /* secondary can be that machine */
+	FRAME_REFUSE,	   /* text: why not */
+	FRAME_HEART,	   /* struct heart: liveness, either way */
+	FRAME_PAGES,	   /* encoded pages (ft/pages.h) */
+	FRAME_DISK,	   /* a chunk of a disk image while syncing */
+	FRAME_DISKLOG,	   /* disk log entries of an epoch */
+	FRAME_STATE,	   /* encoded device state (vmm/state.h) */
+	FRAME_EPOCH_BEGIN, /* an epoch's data follows */
+	FRAME_EPOCH_END,   /* counts and digests of what belongs to the epoch */
+	FRAME_ACK,	   /* epoch is whole, verified, cannot fail to apply */
+	FRAME_BYE,	   /* orderly end: the sender stopped; nobody is to take over */
 	FRAME_TYPE_MAX,
 };
 

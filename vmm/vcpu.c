@@ -30,8 +30,11 @@ static int set_cpuid(struct vcpu *v, struct err *e)
 		struct kvm_cpuid_entry2 *en = &c->entries[i];
 
 		if (en->function == 1) {
-			en->ebx = (en->ebx & 0x0000ffff) | v->vm->machine.vcpus << 16 | v->index << 24;
-			en->ecx |= 1u << 31; /* a hypervisor is present: guests then look for kvmclock */
+			en->ebx = (en->ebx & 0x0000ffff) | v->vm->machine.vcpus << 16 |
+				  v->index << 24;
+			en->ecx |=
+				1u
+				<< 31; /* a hypervisor is present: guests then look for kvmclock */
 			if (v->vm->machine.vcpus > 1)
 				en->edx |= 1u << 28;
 		}
@@ -85,7 +88,8 @@ int vcpu_init(struct vcpu *v, struct vm *vm, unsigned index, struct err *e)
 	r = set_cpuid(v, e);
 	if (r)
 		return r;
-	/* Touching the LAPIC makes KVM enter this vCPU in its APIC map; before, INIT may get lost. */
+	/* Touching the LAPIC makes KVM enter this vCPU in its APIC map; before, INIT may get lost.
+	 */
 	r = kvm_ioctl(v->fd, KVM_GET_LAPIC, &v->state.lapic);
 	if (!r)
 		r = kvm_ioctl(v->fd, KVM_SET_LAPIC, &v->state.lapic);
@@ -110,8 +114,8 @@ void vcpu_done(struct vcpu *v)
 
 int vcpu_set_boot(struct vcpu *v, uint64_t entry, uint64_t start_info, struct err *e)
 {
-	struct kvm_regs regs = { .rip = entry, .rbx = start_info, .rflags = 2 };
-	struct kvm_segment flat = { .limit = 0xffffffff, .present = 1, .s = 1, .g = 1, .db = 1 };
+	struct kvm_regs regs = {.rip = entry, .rbx = start_info, .rflags = 2};
+	struct kvm_segment flat = {.limit = 0xffffffff, .present = 1, .s = 1, .g = 1, .db = 1};
 	struct kvm_sregs s;
 	int r = kvm_ioctl(v->fd, KVM_GET_SREGS, &s);
 
@@ -124,7 +128,7 @@ int vcpu_set_boot(struct vcpu *v, uint64_t entry, uint64_t start_info, struct er
 		s.ds.type = s.es.type = s.fs.type = s.gs.type = s.ss.type = 3;
 		s.ds.selector = s.es.selector = s.ss.selector = 0x10;
 		s.fs.selector = s.gs.selector = 0x10;
-		s.tr = (struct kvm_segment){ .limit = 0x67, .type = 0xb, .present = 1 };
+		s.tr = (struct kvm_segment){.limit = 0x67, .type = 0xb, .present = 1};
 		s.cr0 = 0x11;
 		r = kvm_ioctl(v->fd, KVM_SET_SREGS, &s);
 	}
@@ -195,7 +199,7 @@ static int save_xcr0(struct vcpu *v)
 
 static int load_xcr0(struct vcpu *v)
 {
-	struct kvm_xcrs x = { .nr_xcrs = 1, .xcrs[0].value = v->state.xcr0 };
+	struct kvm_xcrs x = {.nr_xcrs = 1, .xcrs[0].value = v->state.xcr0};
 
 	return kvm_ioctl(v->fd, KVM_SET_XCRS, &x);
 }
@@ -253,7 +257,8 @@ int vcpu_load(struct vcpu *v, bool trial, const char **ret_what)
 	STEP("mp_state", kvm_ioctl(v->fd, KVM_SET_MP_STATE, &s->mp));
 	v->run->kvm_dirty_regs = 0;
 	v->unfinished = true;
-	/* Tell a Linux guest that it was stopped, so that its watchdogs do not bark; others refuse. */
+	/* Tell a Linux guest that it was stopped, so that its watchdogs do not bark; others refuse.
+	 */
 	if (!trial)
 		kvm_ioctl(v->fd, KVM_KVMCLOCK_CTRL, NULL);
 	return 0;
@@ -318,12 +323,14 @@ static bool handle_exit(struct vcpu *v)
 		vm_guest_stopped(v->vm, VM_END_CRASH, "triple fault");
 		return false;
 	case KVM_EXIT_SYSTEM_EVENT:
-		vm_guest_stopped(v->vm, run->system_event.type == KVM_SYSTEM_EVENT_RESET ? VM_END_RESET : VM_END_OFF,
+		vm_guest_stopped(v->vm,
+				 run->system_event.type == KVM_SYSTEM_EVENT_RESET ? VM_END_RESET
+										  : VM_END_OFF,
 				 "system event");
 		return false;
 	case KVM_EXIT_INTERNAL_ERROR:
-		snprintf(why, sizeof(why), "KVM internal error %u at rip %#llx", run->internal.suberror,
-			 (unsigned long long)run->s.regs.regs.rip);
+		snprintf(why, sizeof(why), "KVM internal error %u at rip %#llx",
+			 run->internal.suberror, (unsigned long long)run->s.regs.regs.rip);
 		vm_guest_stopped(v->vm, VM_END_CRASH, why);
 		return false;
 	default:
@@ -341,7 +348,7 @@ static void no_op_signal(int sig)
 void vcpu_setup_signal(void)
 {
 	/* The signal only interrupts KVM_RUN; immediate_exit covers the time before it. */
-	struct sigaction sa = { .sa_handler = no_op_signal };
+	struct sigaction sa = {.sa_handler = no_op_signal};
 
 	sigaction(VCPU_SIGNAL, &sa, NULL);
 }

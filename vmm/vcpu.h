@@ -40,10 +40,12 @@ struct vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool has_thread;
-	bool unfinished;   /* kvm_run does not hold the registers yet: one more KVM_RUN before a save */
-	bool fresh;	   /* has never run: nothing to save */
-	uint32_t loaded;   /* the vm->load_request that this vCPU has answered */
-	struct vcpu_state state; /* owner: the vCPU thread while it runs, the loop while it is parked */
+	bool unfinished; /* kvm_run does not hold the registers yet: one more KVM_RUN before a save
+			  */
+	bool fresh;	 /* has never run: nothing to save */
+	uint32_t loaded; /* the vm->load_request that this vCPU has answered */
+	struct vcpu_state
+		state; /* owner: the vCPU thread while it runs, the loop while it is parked */
 };
 
 /* Create the vCPU in its reset state (index > 0: waits for INIT/SIPI). Loop thread. */

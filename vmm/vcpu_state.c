@@ -1,4 +1,5 @@
-/* The field tables of a vCPU: KVM's structs by name (linux/kvm.h, Documentation/virt/kvm/api.rst). */
+/* The field tables of a vCPU: KVM's structs by name (linux/kvm.h, Documentation/virt/kvm/api.rst).
+ */
 #include "vmm/vcpu.h"
 
 #include <errno.h>
@@ -32,7 +33,14 @@ static const struct field dtable_fields[] = {
 
 #define SEG(f, i) F_STRUCT(struct kvm_sregs, f, i, segment_fields, "segment")
 static const struct field sregs_fields[] = {
-	SEG(cs, 1), SEG(ds, 2), SEG(es, 3), SEG(fs, 4), SEG(gs, 5), SEG(ss, 6), SEG(tr, 7), SEG(ldt, 8),
+	SEG(cs, 1),
+	SEG(ds, 2),
+	SEG(es, 3),
+	SEG(fs, 4),
+	SEG(gs, 5),
+	SEG(ss, 6),
+	SEG(tr, 7),
+	SEG(ldt, 8),
 	F_STRUCT(struct kvm_sregs, gdt, 9, dtable_fields, "GDTR"),
 	F_STRUCT(struct kvm_sregs, idt, 10, dtable_fields, "IDTR"),
 	F_U64(struct kvm_sregs, cr0, 11, "CR0"),
@@ -74,11 +82,17 @@ static int check(const void *pod, struct err *e)
 	const struct vcpu_state *s = pod;
 
 	if (!(s->xcr0 & 1))
-		return err_set(e, -EBADMSG, "vcpu: XCR0 %#llx without x87", (unsigned long long)s->xcr0);
+		return err_set(e, -EBADMSG, "vcpu: XCR0 %#llx without x87",
+			       (unsigned long long)s->xcr0);
 	return 0;
 }
 
 const struct state_desc vcpu_state_desc = {
-	.name = "vcpu", .id = 1, .version = 1, .size = sizeof(struct vcpu_state),
-	.fields = vcpu_fields, .nfields = sizeof(vcpu_fields) / sizeof(vcpu_fields[0]), .check = check,
+	.name = "vcpu",
+	.id = 1,
+	.version = 1,
+	.size = sizeof(struct vcpu_state),
+	.fields = vcpu_fields,
+	.nfields = sizeof(vcpu_fields) / sizeof(vcpu_fields[0]),
+	.check = check,
 };

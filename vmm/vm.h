@@ -62,8 +62,8 @@ struct vm {
 	struct device *devs[VM_MAX_DEVICES]; /* legacy first, then machine.devs in order */
 	unsigned ndevs;
 	struct device *mdevs[MACHINE_MAX_DEVS]; /* the device of machine.devs[i] */
-	struct disk disks[MACHINE_MAX_DEVS];	/* by index of machine.devs; fd -1 when not a disk */
-	struct netdev nets[MACHINE_MAX_DEVS];	/* likewise */
+	struct disk disks[MACHINE_MAX_DEVS];  /* by index of machine.devs; fd -1 when not a disk */
+	struct netdev nets[MACHINE_MAX_DEVS]; /* likewise */
 	struct vm_chips chips;
 	struct state_item items[VM_MAX_ITEMS];	 /* pods are the live copies */
 	struct state_item scratch[VM_MAX_ITEMS]; /* pods of their own, for decoding */
@@ -76,7 +76,7 @@ struct vm {
 	unsigned nparked, nloaded;
 	uint32_t load_request;
 	bool trial_load;
-	int vcpu_error;	       /* first failure of a save or load since asked */
+	int vcpu_error; /* first failure of a save or load since asked */
 	const char *vcpu_what;
 	bool running;
 
@@ -94,7 +94,8 @@ struct vm {
  * Build the whole machine with its back ends from cfg (matched by id), vCPU threads parked.
  * The error says which device and what to do. On failure nothing is left behind.
  */
-int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct config *cfg, struct err *e);
+int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct config *cfg,
+	      struct err *e);
 void vm_destroy(struct vm *vm); /* safe on a zeroed or half-built vm */
 /* Load kernel and boot data into RAM and set vCPU 0 to its entry. */
 int vm_boot(struct vm *vm, const struct config *cfg, struct err *e);

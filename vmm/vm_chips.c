@@ -16,15 +16,20 @@ static int check(const void *pod, struct err *e)
 {
 	const struct vm_chips *c = pod;
 
-	if (c->pic[0].chip_id != KVM_IRQCHIP_PIC_MASTER || c->pic[1].chip_id != KVM_IRQCHIP_PIC_SLAVE ||
-	    c->ioapic.chip_id != KVM_IRQCHIP_IOAPIC)
+	if (c->pic[0].chip_id != KVM_IRQCHIP_PIC_MASTER ||
+	    c->pic[1].chip_id != KVM_IRQCHIP_PIC_SLAVE || c->ioapic.chip_id != KVM_IRQCHIP_IOAPIC)
 		return err_set(e, -EBADMSG, "chips: wrong chip ids");
 	return 0;
 }
 
 const struct state_desc vm_chips_desc = {
-	.name = "chips", .id = 2, .version = 1, .size = sizeof(struct vm_chips),
-	.fields = chips_fields, .nfields = sizeof(chips_fields) / sizeof(chips_fields[0]), .check = check,
+	.name = "chips",
+	.id = 2,
+	.version = 1,
+	.size = sizeof(struct vm_chips),
+	.fields = chips_fields,
+	.nfields = sizeof(chips_fields) / sizeof(chips_fields[0]),
+	.check = check,
 };
 
 int vm_chips_save(struct vm *vm)
@@ -53,7 +58,7 @@ int vm_chips_save(struct vm *vm)
 int vm_chips_load(struct vm *vm, struct err *e)
 {
 	struct vm_chips *c = &vm->chips;
-	struct kvm_clock_data clock = { .clock = c->clock_ns };
+	struct kvm_clock_data clock = {.clock = c->clock_ns};
 	int r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_IRQCHIP, &c->pic[0]);
 
 	if (!r)
@@ -64,5 +69,6 @@ int vm_chips_load(struct vm *vm, struct err *e)
 		r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_PIT2, &c->pit);
 	if (!r)
 		r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_CLOCK, &clock);
-	return r ? err_set(e, r, "interrupt chips: this host refuses the state: %s", strerror(-r)) : 0;
+	return r ? err_set(e, r, "interrupt chips: this host refuses the state: %s", strerror(-r))
+		 : 0;
 }

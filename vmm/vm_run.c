@@ -50,9 +50,11 @@ int vm_pause(struct vm *vm, struct err *e)
 	kick_all(vm);
 	r = wait_count(vm, &vm->nparked, vm->machine.vcpus);
 	if (r)
-		err_set(e, r, "vCPUs: only %u of %u stopped within %d s", vm->nparked, vm->machine.vcpus, PARK_DEADLINE_S);
+		err_set(e, r, "vCPUs: only %u of %u stopped within %d s", vm->nparked,
+			vm->machine.vcpus, PARK_DEADLINE_S);
 	else if (vm->vcpu_error)
-		r = err_set(e, vm->vcpu_error, "vCPU state: reading %s: %s", vm->vcpu_what, strerror(-vm->vcpu_error));
+		r = err_set(e, vm->vcpu_error, "vCPU state: reading %s: %s", vm->vcpu_what,
+			    strerror(-vm->vcpu_error));
 	pthread_mutex_unlock(&vm->lock);
 	if (!r)
 		vm->running = false;
@@ -90,10 +92,11 @@ int vm_load_vcpus(struct vm *vm, bool trial, struct err *e)
 	pthread_cond_broadcast(&vm->go_cond);
 	r = wait_count(vm, &vm->nloaded, vm->machine.vcpus);
 	if (r)
-		err_set(e, r, "vCPUs: only %u of %u loaded their state", vm->nloaded, vm->machine.vcpus);
+		err_set(e, r, "vCPUs: only %u of %u loaded their state", vm->nloaded,
+			vm->machine.vcpus);
 	else if (vm->vcpu_error)
-		r = err_set(e, vm->vcpu_error, "vCPU state: this host refuses %s: %s", vm->vcpu_what,
-			    strerror(-vm->vcpu_error));
+		r = err_set(e, vm->vcpu_error, "vCPU state: this host refuses %s: %s",
+			    vm->vcpu_what, strerror(-vm->vcpu_error));
 	pthread_mutex_unlock(&vm->lock);
 	return r;
 }

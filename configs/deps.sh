@@ -1,0 +1,26 @@
+#!/bin/bash
+# Debian packages: `deps.sh build|test|lint|fuzz` installs what is missing when root, else prints the one line to run.
+set -eu
+build="gcc make libc6-dev linux-libc-dev liburing-dev libfdt-dev libnl-3-dev libnl-route-3-dev libjansson-dev liblz4-dev libxxhash-dev"
+declare -A sets=(
+	[build]="$build"
+	[test]="$build libcmocka-dev iproute2 python3 procps util-linux"
+	[lint]="clang-format cppcheck shellcheck"
+	[fuzz]="$build clang libclang-rt-14-dev"
+)
+want=${sets[${1:-build}]:?"deps.sh: build, test, lint or fuzz"}
+
+command -v dpkg-query > /dev/null || exit 0 # another system: the compiler will say what is missing
+missing=()
+for p in $want; do
+	dpkg-query -W -f '${db:Status-Status}' "$p" 2> /dev/null | grep -qx installed || missing+=("$p")
+done
+[ ${#missing[@]} = 0 ] && exit 0
+if [ "$(id -u)" != 0 ]; then
+	echo "missing packages; as root: apt-get install -y ${missing[*]}" >&2
+	exit 1
+fi
+echo "installing: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null 2>&1 ||
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null; }
