@@ -20,7 +20,6 @@ clang-format --dry-run "${code[@]}" 2>&1 | grep 'warning:' | cut -d: -f1 | sort 
 grep -nE '\b(exit|_exit|abort|assert)\(' "${own[@]}" | grep -vE '^vmm/(main|log)\.c:|static_assert|_Static_assert' | say "exit, abort or assert"
 grep -nE '\b(TODO|FIXME|XXX)\b' "${code[@]}" "${shell[@]}" | grep -v '^tests/lint.sh' | say "unfinished marks"
 grep -nE '\b(sleep|usleep|nanosleep)\(' "${own[@]}" | say "sleep in the program"
-grep -LE '_H$' $(git ls-files 'vmm/*.h' 'devices/*.h' 'ft/*.h' 'net/*.h') | say "header without a guard"
 cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=0 -I. \
 	--suppress=missingIncludeSystem --suppress=unknownMacro --suppress=nullPointer:tests/* -j2 \
 	"${own[@]}" 2>&1 | grep -E '(error|warning):' | say "cppcheck"
