@@ -195,7 +195,7 @@ class Vm(Process):
 
     def control(self, d):
         """The control connection, made when first asked for."""
-        path = os.path.join(self.run_dir, "ftvmm", self.name + ".sock")
+        path = self.socket_path()
         while not self.ctl:
             expect(self.alive(), f"{self} ended with {self.code}: {tail(self.log, 3)}")
             d.check(f"the control socket of {self}")
@@ -261,6 +261,20 @@ class Vm(Process):
     def console_text(self):
         return read_text(self.console)
 
+    def settle(self):
+        """The kernel frees what a killed process had open a little later."""
+        d = Deadline(5)
+        while True:
+            try:
+                Control(self.socket_path(), 1).close()
+            except (FileNotFoundError, ConnectionError):
+                return
+            d.check(f"the end of what {self} had open")
+            select.select([], [], [], POLL)
+
+    def socket_path(self):
+        return os.path.join(self.run_dir, "ftvmm", self.name + ".sock")
+
     def stop(self, seconds=10):
         self.call("stop", seconds)
         return self.wait_exit(seconds)
@@ -298,6 +312,44 @@ class Load(Process):
         text = read_text(self.summary_path).strip()
         expect(self.code in (0, 1) and text, f"kvclient: exit code {self.code}: {self.log_text()}")
         return json.loads(text.splitlines()[-1])
+
+
+class Wire(Process):
+    """The proxy of tests/wire on host A, for both directions of the link between the hosts."""
+
+    def __init__(self, lab):
+        serial = lab.next_serial()
+        self.path = lab.path(f"{serial:03}-wire-ctl")
+        super().__init__(lab.ns["A"], [
+            os.path.join(TOOLS, "wire/wire"), "--ctl", self.path, "--seed",
+            str(lab.rng.randrange(1, 1 << 31)),
+            "--listen", f"127.0.0.1:{FT_PORT + 1}", "--to", f"{LINK_IP['B']}:{FT_PORT}",
+            "--listen", f"{LINK_IP['A']}:{FT_PORT + 1}", "--to", f"{LINK_IP['A']}:{FT_PORT}",
+        ], lab.path(f"{serial:03}-wire"))
+        lab.processes.append(self)
+        self.lab = lab
+        self.peer_of = {"A": f"tcp:127.0.0.1:{FT_PORT + 1}",
+                        "B": f"tcp:{LINK_IP['A']}:{FT_PORT + 1}"}
+
+    def do(self, command):
+        """One command, in force on return."""
+        d = Deadline(5)
+        while True:
+            expect(self.alive(), f"wire ended: {self.log_text()}")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+                s.settimeout(5)
+                try:
+                    s.connect(self.path)
+                except (FileNotFoundError, ConnectionError):
+                    d.check("the proxy's control socket")
+                    self.nap()
+                    continue
+                s.sendall(command.encode() + b"\n")
+                answer = s.makefile().readline().strip()
+                break
+        expect(not answer.startswith("error"), f"wire: {command}: {answer}")
+        self.lab.note(f"wire: {command}")
+        return answer
 
 
 def packet_filter(mac):
@@ -442,12 +494,15 @@ class Lab:
                     select.select([], [], [], 0.01)
 
     def release(self, *processes):
-        """End and forget these; their logs stay."""
+        """End and forget these; their logs stay. What they had open is free again on return."""
         for p in processes:
             if p:
                 p.close()
                 if p in self.processes:
                     self.processes.remove(p)
+        for p in processes:
+            if isinstance(p, Vm):
+                p.settle()
 
     def check(self, loads, image=None, *options):
         """kvcheck over the histories; raises on a violation. Its words."""
@@ -507,7 +562,8 @@ class Pair:
     """A guest protected by a primary and a secondary; knows how either side is started."""
 
     def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
-                 net=True, epoch="25ms", extra=(), binary=None, arbiter=True):
+                 net=True, epoch="25ms", extra=(), binary=None, arbiter=True, timeout="500ms",
+                 wire=None):
         self.lab, self.binary, self.net, self.memory = lab, binary, net, memory
         self.serial = lab.next_serial()
         self.image = {}
@@ -515,16 +571,33 @@ class Pair:
             self.image = {h: lab.path(f"{self.serial:03}-disk-{h}") for h in "AB"}
             with open(self.image["A"], "wb") as f:
                 f.truncate(disk << 20)
+            self.write_ballast(disk)
         self.guest_args = ["-k", os.path.join(GUESTS, guest + ".elf"), "-a",
                            cmdline + (f" cpus={cpus}" if cpus > 1 else ""), "-m", memory,
                            "-c", str(cpus)]
         self.arbiter_dir = lab.path(f"{self.serial:03}-arbiter")
         os.mkdir(self.arbiter_dir)
-        self.pair_args = ["--ft", "mc", "--epoch", epoch, *extra]
+        # The test machine may be busy: silence means death later than by default.
+        self.pair_args = ["--ft", "mc", "--epoch", epoch, "--peer-timeout", timeout, *extra]
         if arbiter:
             self.pair_args += ["--arbiter", f"file:{self.arbiter_dir}/vm"]
         self.peer_of = {h: f"tcp:{LINK_IP[o]}:{FT_PORT}" for h, o in ("AB", "BA")}
+        if wire:
+            self.peer_of = wire.peer_of
         self.vm = {"A": None, "B": None}
+
+    def write_ballast(self, megabytes):
+        """Something to copy in the first sync, in the last part of the disk: guests leave it alone."""
+        self.ballast_at, self.ballast = (megabytes - 2) << 20, self.lab.rng.randbytes(300000)
+        with open(self.image["A"], "r+b") as f:
+            f.seek(self.ballast_at)
+            f.write(self.ballast)
+
+    def check_ballast(self, host):
+        with open(self.image[host], "rb") as f:
+            f.seek(self.ballast_at)
+            expect(f.read(len(self.ballast)) == self.ballast,
+                   f"host {host}'s image has lost what was on the disk before")
 
     def host_args(self, host):
         args = []

@@ -1,1 +1,263 @@
-"""x"""
+"""A link between the hosts that delays, breaks, swallows and damages, and an arbiter that is away."""
+
+import os
+
+import ftlab
+from ftlab import EXIT_FENCED, Deadline, FrameWatch, Pair, Wire, expect
+from testlib import check_load, random_wait, start_load, test
+
+
+class Split:
+    """A protected pair on a bad link, under load. Knows who runs the guest, and watches both."""
+
+    def __init__(self, lab, **options):
+        self.lab, self.wire = lab, Wire(lab)
+        self.pair = Pair(lab, disk=32, timeout=options.pop("timeout", "200ms"), wire=self.wire, **options)
+        self.here = "A"
+        self.pair.protect()
+        self.load = start_load(lab)
+        self.watch = {h: FrameWatch(lab, h) for h in "AB"}
+        self.generation = self.pair.vm["A"].status()["generation"]
+
+    def owner(self, seconds=15):
+        """Wait until somebody has claimed the VM; then exactly one side runs it. That side."""
+        d = Deadline(seconds)
+        while True:
+            for host, vm in self.pair.vm.items():
+                if not vm.alive():
+                    expect(vm.code == EXIT_FENCED, f"host {host}: exit code {vm.code}: {vm.log_text()}")
+                    continue
+                try:
+                    s = vm.status()
+                except ftlab.LabError:
+                    expect(not vm.alive(), f"host {host} does not answer")
+                    continue
+                if s["role"] == "primary" and s["generation"] > self.generation and \
+                        s["state"] in ("DEGRADED", "SYNCING", "PROTECTED"):
+                    self.generation = s["generation"]
+                    self.moved(host)
+                    return host
+            d.check("somebody to claim the VM")
+            self.load.nap(0.01)
+
+    def moved(self, host):
+        """The other side has gone, or stands by again, and neither was heard out of its time."""
+        other = self.pair.other(host)
+        vm = self.pair.vm[other]
+        if host != self.here:
+            expect(vm.wait_exit(10) == EXIT_FENCED, f"host {other}: exit code {vm.code}, not fenced")
+        else:
+            vm.wait_status(lambda s: s["role"] == "secondary" and s["state"] != "TAKING-OVER",
+                           "a secondary that does not run the VM")
+        self.lab.probe()
+        self.one_voice(self.here, host)
+        self.here = host
+
+    def one_voice(self, before, after):
+        """The guest's frames come from one host, and then perhaps from the other, never mixed."""
+        frames = {h: [t for t, _ in w.drain()] for h, w in self.watch.items()}
+        if before == after:
+            idle = self.pair.other(after)
+            expect(not frames[idle], f"{len(frames[idle])} frames of the guest left idle host {idle}")
+            return
+        expect(frames[after], f"no frame of the guest left host {after}")
+        late = [t for t in frames[before] if t > frames[after][0]]
+        expect(not late, f"{len(late)} frames of the guest left host {before} after the takeover")
+
+    def protect_again(self):
+        other = self.pair.other(self.here)
+        if not self.pair.vm[other].alive():
+            self.lab.release(self.pair.vm[other])
+            self.pair.secondary(other)
+        self.pair.in_step(30)
+
+    def finish(self):
+        check_load(self.lab, [self.load], self.pair.image[self.here])
+        self.pair.check_ballast(self.here)
+
+
+@test(60)
+def wire_delay(lab):
+    """20 ms each way: protected, and a takeover works"""
+    split = Split(lab, timeout="500ms")
+    split.wire.do("delay 20 jitter 5")
+    b = split.pair.vm["B"]
+    begin = b.status()["epochs_total"]
+    b.wait_status(lambda s: s["epochs_total"] >= begin + 20, "20 epochs")
+    random_wait(lab, split.load, 0.1, 0.3)
+    split.pair.vm["A"].kill()
+    b.wait_state("DEGRADED")
+    lab.probe()
+    split.here = "B"
+    split.finish()
+
+
+@test(90)
+def wire_cut(lab):
+    """connections reset, several times: one side goes on, protected again by itself"""
+    split = Split(lab)
+    for _ in range(4):
+        random_wait(lab, split.load, 0.05, 0.3)
+        split.wire.do("cut")
+        split.owner()
+        split.protect_again()
+    split.finish()
+
+
+@test(120)
+def wire_cut_anywhere(lab):
+    """cut after a random number of bytes, to the byte"""
+    split = Split(lab)
+    for _ in range(8):
+        to_b = lab.rng.random() < 0.7
+        count = lab.rng.randrange(1, 300000 if to_b else 3000)
+        # a is who connects: the primary.
+        split.wire.do(f"after {count} {'a2b' if to_b else 'b2a'} cut")
+        split.owner(30)
+        split.protect_again()
+    split.finish()
+
+
+def black_hole(lab, direction):
+    split = Split(lab)
+    random_wait(lab, split.load, 0.1, 0.4)
+    split.wire.do(f"blackhole {direction}")
+    split.owner()
+    random_wait(lab, split.load, 0.2, 0.4)
+    split.wire.do("heal")
+    random_wait(lab, split.load, 0.2, 0.4)
+    split.protect_again()
+    split.one_voice(split.here, split.here)
+    split.finish()
+
+
+@test(60)
+def wire_hole_both(lab):
+    """nothing gets through either way, then all of it late"""
+    black_hole(lab, "both")
+
+
+@test(60)
+def wire_hole_to_secondary(lab):
+    """epochs and heartbeats do not arrive, acks would"""
+    black_hole(lab, "a2b")
+
+
+@test(60)
+def wire_hole_to_primary(lab):
+    """acks and heartbeats do not arrive, epochs do"""
+    black_hole(lab, "b2a")
+
+
+@test(90)
+def wire_squeeze(lab):
+    """1 MB/s: the guest is slowed, not unprotected, and memory stays bounded"""
+    split = Split(lab, cmdline=f"ip={ftlab.GUEST_IP} dirty=80", timeout="2s")
+    a, b = split.pair.vm["A"], split.pair.vm["B"]
+    split.wire.do("rate 1000000")
+    begin = b.status()["epochs_total"]
+    s = b.wait_status(lambda s: s["epochs_total"] >= begin + 15 or s["state"] != "PROTECTED",
+                      "15 epochs", 40)
+    expect(s["state"] == "PROTECTED", f"{s['state']}: {s['note']}")
+    held = a.status()["held_bytes"]
+    expect(held <= 16 << 20, f"{held} bytes of output held")
+    split.wire.do("rate 0")
+    lab.probe()
+    a.kill()
+    b.wait_state("DEGRADED")
+    lab.probe()
+    split.here = "B"
+    split.finish()
+
+
+@test(90)
+def wire_damage(lab):
+    """a flipped bit and a missing end: the link is dropped, nothing wrong is taken"""
+    split = Split(lab)
+    for command in ("flip 3 a2b", "truncate a2b", "flip 1 b2a", "truncate b2a", "flip 40 a2b"):
+        split.wire.do(command)
+        split.owner(30)
+        split.protect_again()
+    split.finish()
+
+
+class Arbiter:
+    """Shared storage that comes and goes."""
+
+    def __init__(self, pair):
+        self.path, self.away = pair.arbiter_dir, pair.arbiter_dir + "-away"
+
+    def leave(self):
+        os.rename(self.path, self.away)
+
+    def back(self):
+        os.rename(self.away, self.path)
+
+
+@test(60)
+def arbiter_away_takeover(lab):
+    """no takeover without the arbiter's word; it goes on when the arbiter is back"""
+    pair = Pair(lab, disk=32)
+    a, b = pair.protect()
+    arbiter = Arbiter(pair)
+    load = start_load(lab)
+    watch = FrameWatch(lab, "B")
+    random_wait(lab, load, 0.1, 0.4)
+    arbiter.leave()
+    a.kill()
+    s = b.wait_state("TAKING-OVER")
+    random_wait(lab, load, 0.8, 1.2)
+    s = b.status()
+    expect(s["state"] == "TAKING-OVER" and s["note"], f"{s['state']} ({s['note']})")
+    expect(not watch.drain(), "the guest runs without the arbiter's word")
+    arbiter.back()
+    b.wait_state("DEGRADED")
+    lab.probe()
+    check_load(lab, [load], pair.image["B"])
+
+
+@test(60)
+def arbiter_away_primary(lab):
+    """the primary loses its peer and the arbiter: it stops, says so, and goes on later"""
+    pair = Pair(lab, disk=32)
+    a, b = pair.protect()
+    arbiter = Arbiter(pair)
+    load = start_load(lab)
+    watch = FrameWatch(lab, "A")
+    random_wait(lab, load, 0.1, 0.4)
+    arbiter.leave()
+    b.kill()
+    s = a.wait_state("PAUSED")
+    expect(s["note"], "no reason in the status")
+    watch.drain()
+    random_wait(lab, load, 0.8, 1.2)
+    expect(not watch.drain(), "output is let out without the arbiter's word")
+    expect(a.state() == "PAUSED", a.state())
+    arbiter.back()
+    a.wait_state("DEGRADED")
+    lab.probe()
+    pair.vm["B"].settle()
+    pair.secondary("B")
+    pair.in_step()
+    check_load(lab, [load], pair.image["A"])
+
+
+@test(60)
+def arbiter_away_split(lab):
+    """link and arbiter away: neither side goes on; later one does"""
+    split = Split(lab)
+    arbiter = Arbiter(split.pair)
+    random_wait(lab, split.load, 0.1, 0.4)
+    arbiter.leave()
+    split.wire.do("blackhole both")
+    split.pair.vm["A"].wait_state("PAUSED")
+    split.pair.vm["B"].wait_state("TAKING-OVER")
+    split.one_voice("A", "A")
+    random_wait(lab, split.load, 0.5, 1)
+    for h, w in split.watch.items():
+        expect(not w.drain(), f"the guest was heard from host {h}")
+    arbiter.back()
+    split.owner()
+    split.wire.do("heal")
+    split.protect_again()
+    split.finish()

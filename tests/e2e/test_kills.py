@@ -1,1 +1,212 @@
-"""x"""
+"""Deaths at random instants and at every step of the protocol."""
+
+import os
+import re
+
+import ftlab
+from ftlab import Load, Pair, expect
+from testlib import check_load, flowing, random_wait, test
+
+KILLS = int(os.environ.get("FT_KILLS", "10"))
+
+
+def random_pair(lab, **options):
+    """A pair with epochs and a background load that differ from run to run."""
+    epoch = lab.rng.choice((3, 10, 25, 60))
+    dirty = lab.rng.choice((0, 0, 20, 80))
+    pair = Pair(lab, cmdline=f"ip={ftlab.GUEST_IP} dirty={dirty}", epoch=f"{epoch}ms", disk=32,
+                **options)
+    pair.epoch_ms = epoch
+    return pair
+
+
+def random_load(lab):
+    lab.probe()
+    load = Load(lab, udp=lab.rng.randrange(1, 4), tcp=lab.rng.randrange(1, 4),
+                echo=lab.rng.randrange(0, 2), stream=lab.rng.randrange(0, 2))
+    flowing(lab, load)
+    return load
+
+
+def kill_one(lab, victim):
+    """Fresh sides, one death at some instant; what clients saw is what one server would do."""
+    pair = random_pair(lab)
+    pair.protect()
+    load = random_load(lab)
+    random_wait(lab, load, 0.0, 0.8)
+    pair.vm[victim].kill()
+    survivor = pair.other(victim)
+    pair.vm[survivor].wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.3)
+    check_load(lab, [load], pair.image[survivor])
+    pair.check_ballast(survivor)
+    pair.end()
+
+
+@test(max(60, 15 * KILLS))
+def kill_random(lab):
+    """FT_KILLS (10) deaths, mostly of the primary, each with fresh sides"""
+    for i in range(KILLS):
+        victim = lab.rng.choice("AAAAB")
+        try:
+            kill_one(lab, victim)
+        except ftlab.LabError as e:
+            raise ftlab.LabError(f"kill {i + 1} of {KILLS}, of {victim}: {e}") from e
+
+
+def steps():
+    """All steps, from the list that the program is built with."""
+    with open(os.path.join(ftlab.ROOT, "ft/steps.h")) as f:
+        return re.findall(r'X\(\w+, "([a-z-]+)"\)', f.read())
+
+
+# Where a step is reached, and whether often enough to die at the N-th time.
+ONCE_PRIMARY = ("hello-sent", "sync-begin", "sync-disk", "sync-ram", "sync-end")
+EPOCH_PRIMARY = ("seal-begin", "seal-paused", "seal-captured", "seal-resumed", "send-begin",
+                 "send-pages", "send-disklog", "send-state", "send-end", "ack-received", "released")
+ONCE_SECONDARY = ("hello-received",)
+EPOCH_SECONDARY = ("stage-begin", "stage-pages", "stage-state", "ack-before", "ack-sent",
+                   "commit-middle", "commit-end")
+TAKEOVER = ("takeover-claim", "takeover-load", "takeover-link", "takeover-run")
+LOSER = ("peer-lost",)
+
+
+@test(30)
+def kill_steps_known(lab):
+    """every step of ft/steps.h has a place in these tests"""
+    mine = ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER
+    expect(sorted(mine) == sorted(steps()), f"differ: {set(mine) ^ set(steps())}")
+
+
+def each(lab, names, function):
+    for name in names:
+        try:
+            function(lab, name)
+        except ftlab.LabError as e:
+            raise ftlab.LabError(f"{name}: {e}") from e
+
+
+def dies(vm, seconds=15):
+    """It kills itself at its step."""
+    expect(vm.wait_exit(seconds) == -9, f"{vm}: exit code {vm.code}, not killed at its step: "
+                                        f"{vm.log_text()}")
+
+
+def at(name, pair):
+    """Some time under load."""
+    return {"FTVMM_DIE_AT": f"{name}:{int(pair.lab.rng.uniform(400, 900) / pair.epoch_ms)}"}
+
+
+def primary_dies_in_epoch(lab, name):
+    pair = random_pair(lab)
+    pair.secondary("B").wait_state("STARTING")
+    a = pair.primary("A", env=at(name, pair))
+    load = random_load(lab)
+    dies(a)
+    b = pair.vm["B"]
+    b.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.2)
+    check_load(lab, [load], pair.image["B"])
+    pair.end()
+
+
+@test(180)
+def kill_steps_primary(lab):
+    """the primary dies at each step of an epoch"""
+    each(lab, EPOCH_PRIMARY, primary_dies_in_epoch)
+
+
+def secondary_dies_in_epoch(lab, name):
+    pair = random_pair(lab)
+    pair.secondary("B", env=at(name, pair)).wait_state("STARTING")
+    a = pair.primary("A")
+    load = random_load(lab)
+    dies(pair.vm["B"])
+    a.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.2)
+    check_load(lab, [load], pair.image["A"])
+    pair.end()
+
+
+@test(120)
+def kill_steps_secondary(lab):
+    """the secondary dies at each step of an epoch"""
+    each(lab, EPOCH_SECONDARY, secondary_dies_in_epoch)
+
+
+def primary_dies_early(lab, name):
+    """Before the first commit nobody may take over, and the primary can be started again."""
+    pair = random_pair(lab)
+    b = pair.secondary("B")
+    b.wait_state("STARTING")
+    dies(pair.primary("A", env={"FTVMM_DIE_AT": name}))
+    b.wait_status(lambda s: s["state"] == "STARTING" and s["role"] == "secondary", "STARTING again")
+    pair.vm["A"].settle()
+    pair.primary("A", "--claim")
+    pair.in_step()
+    load = random_load(lab)
+    random_wait(lab, load, 0.1, 0.2)
+    check_load(lab, [load], pair.image["A"])
+    pair.end()
+
+
+@test(120)
+def kill_steps_first_sync(lab):
+    """the primary dies before it was ever protected"""
+    each(lab, ONCE_PRIMARY, primary_dies_early)
+
+
+@test(60)
+def kill_steps_hello(lab):
+    """the secondary dies in the handshake; a second one is taken"""
+    pair = random_pair(lab)
+    pair.secondary("B", env={"FTVMM_DIE_AT": "hello-received"}).wait_state("STARTING")
+    a = pair.primary("A")
+    load = random_load(lab)
+    dies(pair.vm["B"])
+    pair.vm["B"].settle()
+    pair.secondary("B")
+    pair.in_step()
+    a.kill()
+    pair.vm["B"].wait_state("DEGRADED")
+    lab.probe()
+    check_load(lab, [load], pair.image["B"])
+
+
+def taker_dies(lab, name):
+    """Primary and then the side that takes over: nobody runs, and what clients saw still holds."""
+    pair = random_pair(lab)
+    pair.secondary("B", env={"FTVMM_DIE_AT": name}).wait_state("STARTING")
+    a = pair.primary("A")
+    load = random_load(lab)
+    pair.in_step()
+    random_wait(lab, load, 0.1, 0.3)
+    a.kill()
+    dies(pair.vm["B"])
+    expect(not (a.alive() or pair.vm["B"].alive()), "somebody lives")
+    load.finish()
+    lab.check([load], pair.image["A"], "--allow-conn-lost")
+    pair.end()
+
+
+@test(120)
+def kill_steps_takeover(lab):
+    """the secondary dies while it takes over: nobody runs, the first image is still good"""
+    each(lab, TAKEOVER, taker_dies)
+
+
+@test(60)
+def kill_steps_peer_lost(lab):
+    """the secondary dies, and the primary as it notices"""
+    pair = random_pair(lab)
+    pair.secondary("B").wait_state("STARTING")
+    a = pair.primary("A", env={"FTVMM_DIE_AT": "peer-lost"})
+    load = random_load(lab)
+    pair.in_step()
+    pair.vm["B"].kill()
+    dies(a)
+    load.finish()
+    lab.check([load], pair.image["A"], "--allow-conn-lost")
