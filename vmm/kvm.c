@@ -92,7 +92,6 @@ static int read_features(struct kvm *k, struct err *e)
 
 static int create_vm(struct kvm *k, struct err *e)
 {
-	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
 	uint64_t identity = IDENTITY_MAP_GPA;
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 				     .args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE};
@@ -104,12 +103,6 @@ static int create_vm(struct kvm *k, struct err *e)
 	/* Both addresses matter on Intel only; other hosts may refuse them. */
 	kvm_ioctl(k->vm_fd, KVM_SET_TSS_ADDR, (void *)TSS_ADDR);
 	kvm_ioctl(k->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
-	r = kvm_ioctl(k->vm_fd, KVM_CREATE_IRQCHIP, NULL);
-	if (r < 0)
-		return err_set(e, r, "KVM_CREATE_IRQCHIP: %s", strerror(-r));
-	r = kvm_ioctl(k->vm_fd, KVM_CREATE_PIT2, &pit);
-	if (r < 0)
-		return err_set(e, r, "KVM_CREATE_PIT2: %s", strerror(-r));
 	k->manual_protect = kvm_ioctl(k->vm_fd, KVM_ENABLE_CAP, &cap) == 0;
 	return 0;
 }
@@ -139,6 +132,20 @@ void kvm_close(struct kvm *k)
 	free(k->cpuid);
 	memset(k, 0, sizeof(*k));
 	k->sys_fd = k->vm_fd = -1;
+}
+
+int kvm_create_chips(struct kvm *k, struct err *e)
+{
+	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+	int r;
+
+	r = kvm_ioctl(k->vm_fd, KVM_CREATE_IRQCHIP, NULL);
+	if (r < 0)
+		return err_set(e, r, "KVM_CREATE_IRQCHIP: %s", strerror(-r));
+	r = kvm_ioctl(k->vm_fd, KVM_CREATE_PIT2, &pit);
+	if (r < 0)
+		return err_set(e, r, "KVM_CREATE_PIT2: %s", strerror(-r));
+	return 0;
 }
 
 int kvm_add_slot(struct kvm *k, uint64_t gpa, uint64_t bytes, void *host, struct err *e)

@@ -27,8 +27,10 @@ struct kvm {
 	unsigned nslots;
 };
 
-/* Open /dev/kvm, create a VM with PIC, IOAPIC, LAPICs and PIT. The message says what is missing. */
+/* Open /dev/kvm, create an empty VM. The message says what is missing. */
 int kvm_open(struct kvm *k, struct err *e);
+/* PIC, IOAPIC, LAPICs, PIT: before the first vCPU, but after memory, which then costs 3 ms less. */
+int kvm_create_chips(struct kvm *k, struct err *e);
 void kvm_close(struct kvm *k);
 int kvm_add_slot(struct kvm *k, uint64_t gpa, uint64_t bytes, void *host, struct err *e);
 /* Dirty logging of all slots on or off. */

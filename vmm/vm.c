@@ -232,6 +232,8 @@ static int create(struct vm *vm, const struct config *cfg, struct err *e)
 
 	if (!r)
 		r = add_memory(vm, e);
+	if (!r)
+		r = kvm_create_chips(&vm->kvm, e);
 	for (unsigned i = 0; i < vm->machine.vcpus && !r; i++)
 		r = vcpu_init(&vm->vcpus[i], vm, i, e);
 	if (!r)
