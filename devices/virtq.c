@@ -52,14 +52,18 @@ int virtq_validate(const struct virtq *vq)
 	return 0;
 }
 
-/* One aligned guest word, read once. Words shared with vCPUs are accessed atomically. */
+/*
+ * One aligned guest word, read or written once. Sequentially consistent, because a queue needs more
+ * than release and acquire: each side writes its index or wish and then reads the other's, and the
+ * two must not pass each other, or a kick or an interrupt is lost (section 2.7.7.2, 2.7.10).
+ */
 static int load16(const struct virtq *vq, gpa_t gpa, uint16_t *ret)
 {
 	const uint16_t *p = mem_ptr(vq->mem, gpa, sizeof(*p));
 
 	if (!p || gpa % 2)
 		return -EBADMSG;
-	*ret = __atomic_load_n(p, __ATOMIC_ACQUIRE);
+	*ret = __atomic_load_n(p, __ATOMIC_SEQ_CST);
 	return 0;
 }
 
@@ -69,7 +73,7 @@ static int store16(struct virtq *vq, gpa_t gpa, uint16_t val)
 
 	if (!p || gpa % 2)
 		return -EBADMSG;
-	__atomic_store_n(p, val, __ATOMIC_RELEASE);
+	__atomic_store_n(p, val, __ATOMIC_SEQ_CST);
 	return 0;
 }
 
@@ -244,7 +248,6 @@ int virtq_flush(struct virtq *vq, unsigned n)
 		return -EBADMSG;
 	vq->st->used_idx += n;
 	vq->inuse = vq->inuse > n ? vq->inuse - n : 0;
-	/* A release store: the entries and the data before it are visible first. */
 	return store16(vq, vq->st->used + 2, vq->st->used_idx);
 }
 
@@ -261,8 +264,6 @@ bool virtq_should_signal(struct virtq *vq)
 
 	if (old == now || !vq->st->ready)
 		return false;
-	/* The driver writes its wish and then reads our index: the two must not pass each other. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	vq->st->signalled = now;
 	if (!vq->event_idx)
 		return load16(vq, vq->st->avail, &word) || !(word & VRING_AVAIL_F_NO_INTERRUPT);
@@ -284,8 +285,7 @@ bool virtq_kick_on(struct virtq *vq, uint16_t seen)
 		return false;
 	r = vq->event_idx ? store16(vq, avail_event_gpa(vq), vq->st->last_avail + seen)
 			  : store16(vq, vq->st->used, 0);
-	/* Our wish must be visible before we look: an entry added meanwhile got no kick. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	/* Look again: an entry added before our wish was there got no kick. */
 	n = virtq_waiting(vq);
 	return !r && (n < 0 || n > seen);
 }
