@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""Is the documentation true? Runs every example in it and checks what it names.
+
+usage: test_docs.py [--list] [--update] [NAME...]     --update writes the option table anew
+
+An example is a fence of `sh` with words behind it:
+    sh host=A         run it on that host (tests/docs/lab.py); it must exit with 0, or with code=N
+    sh host=A bg      start it; for `ftvmm run`, go on when its control socket answers
+    sh host=A wait    first wait for what else was started on that host and does not stay
+    sh                only `make TARGET` lines: the target must exist
+A fence of `text` behind it is what it prints: each line must occur, digits and spaces aside.
+"""
+
+import glob
+import os
+import re
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import lab
+from lab import BUILD, ROOT, Failed
+
+START = "<!-- from ftvmm run --help-md -->"
+END = "<!-- end -->"
+EXAMPLES = ["README.md", "configs/README.md", *sorted(
+    os.path.relpath(p, ROOT) for p in glob.glob(os.path.join(ROOT, "docs/*.md")))]
+MAPS = [f"{d}/README.md" for d in ("vmm", "ft", "net", "devices", "postcopy", "docs")]
+
+
+def read(name):
+    with open(os.path.join(ROOT, name), encoding="utf-8") as f:
+        return f.read()
+
+
+def rows(letter, last):
+    return [f"{letter}{i}" for i in range(1, last + 1)]
+
+
+IDS = (rows("M", 51) + rows("MD", 14) + rows("MT", 22) + rows("K", 20) + rows("C", 9) +
+       rows("P", 86) + rows("PD", 12) + rows("PT", 26))
+
+
+# --- examples ------------------------------------------------------------------------------------
+
+class Block:
+    def __init__(self, name, line, words, body):
+        self.where, self.words, self.body = f"{name}:{line}", words, body
+        self.expected = None
+
+    def option(self, key, default=None):
+        return next((w[len(key) + 1:] for w in self.words if w.startswith(key + "=")), default)
+
+
+def blocks(name):
+    found, fence = [], None
+    for number, line in enumerate(read(name).splitlines(), 1):
+        if fence is None and line.startswith("```"):
+            fence = Block(name, number, line[3:].split(), [])
+        elif fence is not None and line == "```":
+            last = found[-1] if found else None
+            if fence.words == ["text"] and last is not None and last.expected is None:
+                last.expected = fence.body
+            else:
+                found.append(fence)
+            fence = None
+        elif fence is not None:
+            fence.body.append(line)
+    if fence is not None:
+        raise Failed(f"{fence.where}: the fence does not end")
+    return [b for b in found if b.words[:1] == ["sh"]]
+
+
+def check_make(block):
+    makefile = read("Makefile")
+    for line in block.body:
+        target = re.fullmatch(r"make ([\w-]+)(?: +#.*)?", line)
+        if not target:
+            raise Failed(f"{block.where}: '{line}' is not run by any test; name a host")
+        if not re.search(rf"^[\w -]*\b{re.escape(target[1])}\b[\w -]*:", makefile, re.M):
+            raise Failed(f"{block.where}: there is no target '{target[1]}'")
+
+
+def pattern(line):
+    parts = re.split(r"(\d+|\s+)", line.strip())
+    return "".join(r"\d+" if p.isdigit() else r"\s+" if p.isspace() else re.escape(p)
+                   for p in parts)
+
+
+def check_output(block, output):
+    for line in block.expected or []:
+        if line.strip() and not re.search(pattern(line), output):
+            raise Failed(f"{block.where}: no line like '{line}' in: {output}")
+
+
+def wait_for_vm(block, host, process, path):
+    """Until the VM that was just started can be asked, or has ended."""
+    name = re.search(r"--name (\S+)", "\n".join(block.body))
+    name = name[1] if name else "demo"
+    end = time.monotonic() + 30
+    while process.poll() is None:
+        # 0 or 4: it answers, protected or not yet.
+        if host.run(f"ftvmm status {name}", 10)[0] in (0, 4):
+            return
+        if time.monotonic() > end:
+            raise Failed(f"{block.where}: no answer from '{name}'")
+    with open(path, errors="replace") as f:
+        raise Failed(f"{block.where}: ended with {process.returncode}: {f.read()}")
+
+
+def run_block(block, hosts):
+    host, script = hosts[block.option("host")], "\n".join(block.body)
+    if "wait" in block.words:
+        for process in host.background:
+            process.wait(timeout=60)
+    if "bg" in block.words:
+        process, path = host.start(script)
+        if "ftvmm run" in script:
+            wait_for_vm(block, host, process, path)
+        return
+    code, output = host.run(script)
+    if code != int(block.option("code", "0")):
+        raise Failed(f"{block.where}: exit code {code}: {output}")
+    check_output(block, output)
+
+
+def run_examples(name):
+    todo = blocks(name)
+    for block in todo:
+        if not block.option("host"):
+            check_make(block)
+    todo = [b for b in todo if b.option("host")]
+    if not todo:
+        return
+    with lab.Lab() as here:
+        try:
+            for block in todo:
+                run_block(block, here.hosts)
+        except BaseException:
+            print(here.output())
+            raise
+
+
+# --- what the text names -------------------------------------------------------------------------
+
+def sources():
+    names = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], check=True,
+                           stdout=subprocess.PIPE, text=True).stdout.split()
+    return "\n".join(read(n) for n in names
+                     if n.endswith((".c", ".h", ".py", ".sh", ".S")) or n in ("Makefile", ".ci/run"))
+
+
+def check_names(name, words_too):
+    """Files in backticks exist; with words_too, so does every other name in the sources."""
+    text = re.sub(r"^```.*?^```$", "", read(name), flags=re.M | re.S)
+    code = sources() if words_too else ""
+    bad = []
+    for token in re.findall(r"`([^`\n]+)`", text):
+        if re.fullmatch(r"[\w.-]+(/[\w.*-]+)*/?", token) and re.search(r"/|\.(c|h|md|py|json|sh)$", token):
+            places = [os.path.join(ROOT, token), os.path.join(ROOT, os.path.dirname(name), token)]
+            if not token.startswith("build/") and not any(glob.glob(p) for p in places):
+                bad.append(token)
+        elif words_too and re.fullmatch(r"[A-Za-z_]\w+(\(\))?", token):
+            if not re.search(rf"\b{re.escape(token.removesuffix('()'))}\b", code):
+                bad.append(token)
+    if bad:
+        raise Failed(f"{name} names what does not exist: {', '.join(bad)}")
+
+
+def check_ancestry():
+    """Every requirement row is there once, with an answer."""
+    found = re.findall(r"^\| ([A-Z]+\d+) \| ([^|]*) \|", read("docs/ancestry.md"), re.M)
+    ids = [i for i, _ in found]
+    wrong = [i for i in IDS if ids.count(i) != 1] + [i for i in ids if i not in IDS]
+    if wrong:
+        raise Failed(f"docs/ancestry.md: not there exactly once: {', '.join(wrong)}")
+    for row, answer in found:
+        if answer.strip() not in ("met", "partly", "not yet", "refused", "other"):
+            raise Failed(f"docs/ancestry.md: {row}: '{answer}' is no answer")
+    check_names("docs/ancestry.md", True)
+
+
+def option_table():
+    return subprocess.run([os.path.join(BUILD, "ftvmm"), "run", "--help-md"], check=True,
+                          stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def check_options():
+    """docs/operations.md has the option table as the program prints it."""
+    text = read("docs/operations.md")
+    if option_table() not in text:
+        missing = [line for line in option_table().splitlines() if line and line not in text]
+        raise Failed("docs/operations.md differs from ftvmm run --help-md (--update writes it): "
+                     + "; ".join(missing))
+
+
+def update_options():
+    text = read("docs/operations.md")
+    start, end = text.index(START) + len(START), text.index(END)
+    with open(os.path.join(ROOT, "docs/operations.md"), "w", encoding="utf-8") as f:
+        f.write(text[:start] + "\n" + option_table() + "\n" + text[end:])
+
+
+def check_commands():
+    """Every command of the program is explained in docs/operations.md."""
+    text = read("docs/operations.md")
+    usage = subprocess.run([os.path.join(BUILD, "ftvmm"), "--help"], check=True,
+                           stdout=subprocess.PIPE, text=True).stdout
+    for command in re.findall(r"^  (\w+)  ", usage, re.M):
+        if not re.search(rf"`ftvmm {command}\b", text):
+            raise Failed(f"docs/operations.md does not explain ftvmm {command}")
+
+
+def check_states():
+    """Every state of the program is explained in docs/operations.md."""
+    text, code = read("docs/operations.md"), read("ft/ft.c")
+    for state in re.findall(r'\[FT_\w+\] = "([A-Z-]+)"', code):
+        if not re.search(rf"^\| {state} \|", text, re.M):
+            raise Failed(f"docs/operations.md does not explain the state {state}")
+
+
+def check_phases():
+    """Every phase and frame of the protocol is in docs/protocol.md, and no other."""
+    text = read("docs/protocol.md")
+    code = read("ft/primary.h") + read("ft/secondary.h") + read("vmm/stream.h")
+    known = set(re.findall(r"\b((?:PRI|SEC|FRAME)_[A-Z_]+)\b", code))
+    known -= {"PRI_PHASE_MAX", "FRAME_TYPE_MAX"}
+    named = set(re.findall(r"\b((?:PRI|SEC|FRAME)_[A-Z_]+)\b", text))
+    if known != named:
+        raise Failed(f"docs/protocol.md: {', '.join(sorted(known ^ named))}")
+
+
+TESTS = {f"examples:{n}": (lambda n=n: run_examples(n)) for n in EXAMPLES}
+TESTS.update({f"names:{n}": (lambda n=n: check_names(n, n == "docs/protocol.md"))
+              for n in EXAMPLES + MAPS if n != "docs/ancestry.md"})
+TESTS.update({"ancestry": check_ancestry, "options": check_options, "commands": check_commands,
+              "states": check_states, "phases": check_phases})
+
+
+def why_not(name):
+    if name.startswith("examples:") and (os.geteuid() or not os.access("/dev/kvm", os.W_OK)):
+        return "needs root and /dev/kvm"
+    return None
+
+
+def main():
+    names = [a for a in sys.argv[1:] if not a.startswith("-")]
+    if "--update" in sys.argv:
+        update_options()
+        return 0
+    chosen = [t for t in TESTS if not names or any(t.startswith(n) for n in names)]
+    if "--list" in sys.argv:
+        print("\n".join(chosen))
+        return 0
+    failed = 0
+    for number, name in enumerate(chosen, 1):
+        skip = why_not(name)
+        try:
+            if skip and os.environ.get("CI") == "true":
+                raise Failed(skip)
+            if not skip:
+                TESTS[name]()
+            print(f"ok {number} {name}" + (f" # SKIP {skip}" if skip else ""), flush=True)
+        except (Failed, OSError, ValueError, subprocess.SubprocessError) as e:
+            failed += 1
+            print(f"not ok {number} {name} # {e}", flush=True)
+    print(f"{len(chosen) - failed} passed, {failed} failed")
+    return 1 if failed or not chosen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
