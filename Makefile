@@ -46,6 +46,23 @@ help:
 
 $(B)/ftvmm: $(OBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+# Builds with a planted bug that the tests must catch: one object differs from the normal ones.
+BUG_release := ft/epoch RELEASE_EARLY
+BUG_skip := ft/capture SKIP_PAGE
+BUG_partial := ft/stage PARTIAL_EPOCH
+BUG_order := ft/disklog DISK_ORDER
+BUGS := release skip partial order
+.PHONY: bugs
+bugs: $(BUGS:%=build/bug-%/ftvmm)
+define BUG_RULE
+build/bug-$(1)/bug.o: $(word 1,$(BUG_$(1))).c
+	@mkdir -p $$(@D)
+	$$(CC) $$(CFLAGS) $$(INCS) -DBUG_$(word 2,$(BUG_$(1))) -c -o $$@ $$<
+build/bug-$(1)/ftvmm: build/bug-$(1)/bug.o $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(OBJS))
+	$$(CC) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
+endef
+$(foreach b,$(BUGS),$(eval $(call BUG_RULE,$(b))))
+
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\

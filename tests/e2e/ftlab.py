@@ -215,8 +215,9 @@ class Vm(Process):
             self.ctl = None
             self.nap(1)
             self.alive()
-            raise LabError(f"{self}: {cmd}: {e or 'control socket closed'} (exit code "
-                           f"{self.code}): {tail(self.log, 3)}") from e
+            raise LabError(f"{self} on host {self.host}: {cmd}: {e or 'control socket closed'} (exit "
+                           f"code {self.code}): {tail(self.log, 3)}"
+                           f" {tail(self.console, 3)}") from e
 
     def status(self, seconds=5):
         return self.call("status", seconds)
@@ -232,7 +233,7 @@ class Vm(Process):
             if accept(status):
                 return status
             if d.left() <= 0:
-                raise LabError(f"{self} on {self.host}: waited {seconds:g} s for {what}, is "
+                raise LabError(f"{self} on host {self.host}: waited {seconds:g} s for {what}, is "
                                f"{status['state']} ({status.get('note', '')})")
             self.nap()
 
