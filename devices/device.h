@@ -56,9 +56,9 @@ struct device {
 	const struct device_ops *ops;
 	const char *id;
 	pthread_mutex_t lock;
-	void *pod;     /* state copy filled by save(); sizeof = ops->state->size */
-	int irq_fd;    /* eventfd that raises the interrupt, -1 for none */
-	uint32_t gsi;  /* where irq_fd is to be bound */
+	void *pod;	       /* state copy filled by save(); sizeof = ops->state->size */
+	int irq_fd;	       /* eventfd that raises the interrupt, -1 for none */
+	uint32_t gsi;	       /* where irq_fd is to be bound */
 	uint64_t doorbell_gpa; /* a 4-byte MMIO write of value n signals doorbell[n] */
 	int doorbell[DEVICE_MAX_DOORBELLS];
 	unsigned ndoorbells;

@@ -100,7 +100,7 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 void disk_alias(struct disk *alias, const struct disk *d)
 {
 	*alias = *d;
-	alias->hook = (struct disk_hook){ 0 };
+	alias->hook = (struct disk_hook){0};
 	alias->inflight = 0;
 	alias->held = false;
 	alias->queue = NULL;

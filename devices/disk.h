@@ -19,9 +19,9 @@ enum disk_how { DISK_HOW_ZERO_RANGE, DISK_HOW_PUNCH, DISK_HOW_WRITE };
 
 struct disk_req {
 	enum disk_op kind;
-	uint64_t off;  /* bytes, multiple of 512 */
-	uint32_t len;  /* bytes, multiple of 512; 0 for flush */
-	uint8_t *buf;  /* READ and WRITE; 4096-aligned; owned by the caller until done() */
+	uint64_t off; /* bytes, multiple of 512 */
+	uint32_t len; /* bytes, multiple of 512; 0 for flush */
+	uint8_t *buf; /* READ and WRITE; 4096-aligned; owned by the caller until done() */
 	void (*done)(struct disk_req *r, int res); /* res: 0 or negative errno */
 	void *arg;
 	/* private to disk.c */
@@ -61,13 +61,16 @@ enum { DISK_OPEN_RO = 1, DISK_OPEN_DIRECT = 2, DISK_OPEN_CREATE = 4 };
  * DISK_OPEN_CREATE makes a missing file (0600, 0 bytes allowed; see disk_resize()). The message of
  * a busy image says so and what to do.
  */
-int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, int flags, struct err *e);
+int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, int flags,
+	      struct err *e);
 /* A second queue to the same open image, without its hook and hold. d must outlive it. */
 void disk_alias(struct disk *alias, const struct disk *d);
 void disk_close(struct disk *d); /* -1 fd afterwards; must have nothing in flight */
-/* Set the size (secondary, before the first sync); fails when the existing size differs and is not 0. */
+/* Set the size (secondary, before the first sync); fails when the existing size differs and is not
+ * 0. */
 int disk_resize(struct disk *d, uint64_t bytes, struct err *e);
-/* Start a request; done() is called later from the loop, never from inside. Checks range and mode. */
+/* Start a request; done() is called later from the loop, never from inside. Checks range and mode.
+ */
 void disk_submit(struct disk *d, struct disk_req *r);
 /* Hold new requests (takeover: log not applied yet; FT: log full), or let them go on in order. */
 void disk_hold(struct disk *d, bool hold);

@@ -165,7 +165,7 @@ void virtio_set_status(struct virtio_dev *vd, uint32_t val)
 		vd->st->status |= FAILED;
 	if (vd->st->status & (NEEDS_RESET | FAILED))
 		return;
-	if ((val & ~0xffu) || !status_legal(base) || (old & ~base)) {
+	if (!status_legal(base) || (old & ~base)) {
 		virtio_fault(vd, "illegal status change");
 		return;
 	}

@@ -298,6 +298,7 @@ static void features_must_be_offered_and_fit_together(void **state)
 		rig_accept(&f->rig, d, offered);
 		rig_set(&f->rig, d, VIRTIO_MMIO_STATUS, 0xf);
 		f->dev[d]->ops->save(f->dev[d]);
+		assert_true(((struct virtio_state *)f->dev[d]->pod)->drv_features == V1);
 	}
 	assert_false(accepts(f, 1, V1 | 1ull << VIRTIO_NET_F_GUEST_TSO4));
 	assert_false(accepts(f, 1, V1 | 1ull << VIRTIO_NET_F_HOST_TSO6));

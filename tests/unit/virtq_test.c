@@ -193,12 +193,31 @@ static void indirect_rules(void **state)
 	assert_int_equal(try(f, 0), 1);
 	assert_int_equal(f->c.nread, 8);
 	assert_int_equal(f->c.read_bytes, 32);
+	put(f, 0, RIG_DATA, 16 * 8, I | N, 1);
+	assert_int_equal(try(f, 0), -EBADMSG);
+	for (unsigned i = 1; i < 6; i++) /* 7 descriptors and a table of 2: one too many */
+		put(f, i, RIG_DATA + 0x1000, 4, N, i + 1);
+	put(f, 6, RIG_DATA + 0x1000, 4, N, 7);
+	put(f, 7, RIG_DATA + 16 * 6, 32, I, 0);
+	put(f, 0, RIG_DATA + 0x1000, 4, N, 1);
+	t[6].next = 1;
+	assert_int_equal(try(f, 0), -EBADMSG);
+	assert_int_equal(try(f, 1), 1); /* 6 and 2 */
+	t[6].next = 7;
 	put(f, 0, RIG_DATA, 16 * 8, I | W, 0); /* W means nothing here: section 2.7.5.3.2 */
 	assert_int_equal(try(f, 0), 1);
 	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		put(f, 0, RIG_DATA, bad[i], I, 0);
 		assert_int_equal(try(f, 0), -EBADMSG);
 	}
+	t[0].flags = 0; /* a table of one is fine; odd lengths around it are not */
+	put(f, 0, RIG_DATA, 16, I, 0);
+	assert_int_equal(try(f, 0), 1);
+	for (uint32_t len = 17; len < 32; len++) {
+		put(f, 0, RIG_DATA, len, I, 0);
+		assert_int_equal(try(f, 0), -EBADMSG);
+	}
+	t[0].flags = N;
 	put(f, 0, RIG_MEM - 16, 32, I, 0);
 	assert_int_equal(try(f, 0), -EBADMSG);
 	put(f, 0, 0ull - 16, 32, I, 0);
