@@ -193,7 +193,8 @@ static bool take_frame(struct primary *p, const struct frame *f, uint64_t *ret_a
 		return false;
 	}
 	if (p->phase == PRI_EPOCHS && f->type == FRAME_ACK && p->in_flight && !*ret_ack &&
-	    !p->late_ack && f->epoch == p->epoch - 1) {
+	    !p->late_ack && f->epoch == p->epoch - 1 &&
+	    f->epoch == __atomic_load_n(&p->send.ending, __ATOMIC_ACQUIRE)) {
 		*ret_ack = f->epoch;
 		return true;
 	}
@@ -489,8 +490,10 @@ void primary_finish(struct primary *p)
 {
 	struct err e = {0};
 
-	if (p->phase == PRI_EPOCHS)
+	if (p->phase == PRI_EPOCHS) {
+		send_drain(&p->send);
 		stream_send(&p->main, FRAME_BYE, 0, NULL, 0, loop_now_ns() + CONNECT_NS);
+	}
 	if (arbiter_release(p->ft->arbiter, p->ft->generation, &e))
 		log_warn("%s", e.msg);
 	ft_set_state(p->ft, FT_STOPPED, NULL);

@@ -83,6 +83,7 @@ static int write_job(struct send *s, struct send_job *j)
 	if (!r)
 		r = write_frame(s, FRAME_STATE, j->epoch, j->state, j->state_len);
 	step_reached(STEP_SEND_STATE);
+	__atomic_store_n(&s->ending, j->epoch, __ATOMIC_RELEASE);
 	if (!r)
 		r = write_frame(s, FRAME_EPOCH_END, j->epoch, &j->end, sizeof(j->end));
 	step_reached(STEP_SEND_END);
@@ -111,6 +112,7 @@ static void recycle(struct send *s, struct send_job *j)
 	pthread_mutex_lock(&s->lock);
 	j->next = s->free;
 	s->free = j;
+	s->nfree++;
 	pthread_cond_signal(&s->idle);
 	pthread_mutex_unlock(&s->lock);
 }
@@ -176,6 +178,7 @@ int send_start(struct send *s, struct stream *st, struct capture *c, struct sync
 		j->next = s->free;
 		s->free = j;
 	}
+	s->nfree = SEND_JOBS;
 	s->state_cap = state_cap;
 	r = pthread_create(&s->thread, NULL, thread, s);
 	s->started = r == 0;
@@ -211,8 +214,10 @@ struct send_job *send_get_job(struct send *s)
 	while (!s->free && !s->error)
 		pthread_cond_wait(&s->idle, &s->lock);
 	j = s->error ? NULL : s->free;
-	if (j)
+	if (j) {
 		s->free = j->next;
+		s->nfree--;
+	}
 	pthread_mutex_unlock(&s->lock);
 	if (j) {
 		j->next = NULL;
@@ -230,5 +235,13 @@ void send_push(struct send *s, struct send_job *j)
 	*s->tail = j;
 	s->tail = &j->next;
 	pthread_cond_signal(&s->work);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void send_drain(struct send *s)
+{
+	pthread_mutex_lock(&s->lock);
+	while (s->nfree < SEND_JOBS && !s->error)
+		pthread_cond_wait(&s->idle, &s->lock);
 	pthread_mutex_unlock(&s->lock);
 }

@@ -43,10 +43,12 @@ struct send {
 	pthread_cond_t work, idle;
 	struct send_job *queue, **tail;
 	struct send_job *free;
+	unsigned nfree;
 	struct send_job jobs[SEND_JOBS];
 	bool stop;
 	bool synced;	     /* the peer has all but what the first epoch brings */
 	int error;	     /* negative errno: the stream is broken */
+	uint64_t ending;     /* atomic: the last epoch whose end went out, or is about to */
 	uint8_t *enc;	     /* encode buffer; sender only */
 	uint64_t page_bytes; /* atomic: encoded page bytes so far */
 };
@@ -58,5 +60,10 @@ void send_stop(struct send *s);
 /* An empty job, waiting for one to be sent if need be; NULL after an error. Loop. */
 struct send_job *send_get_job(struct send *s);
 void send_push(struct send *s, struct send_job *j);
+/*
+ * Wait until the sender has nothing in hand: after that the loop may write to the stream. An ack
+ * alone does not say so, it can overtake the last lines of the write. Loop.
+ */
+void send_drain(struct send *s);
 
 #endif
