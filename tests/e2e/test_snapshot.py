@@ -1,1 +1,161 @@
-"""x"""
+"""Snapshot files: written from a running VM, started again, damaged."""
+
+import os
+import re
+
+import ftlab
+from ftlab import GUESTS, GUEST_IP, Pair, Vm, expect
+from testlib import check_load, host_digest, random_wait, start_load, test
+from test_boot import NET, boot
+
+
+def restore(lab, path, *args, host="A"):
+    return Vm(lab, host, ["--restore", path, *args])
+
+
+def snapshot(vm, path):
+    vm.call("snapshot", 30, file=path)
+    expect(os.path.getsize(path) > 0, f"{path} is empty")
+
+
+@test(60)
+def snapshot_hash(lab):
+    """taken in the middle of a computation: original and restored have the right result"""
+    pages, rounds = 128, 5000
+    want = f"digest {host_digest(lab, pages, rounds)}"
+    vm = boot(lab, "hash", f"pages={pages} rounds={rounds}")
+    vm.wait_console("^READY")
+    random_wait(lab, vm, 0.1, 0.8)
+    expect(vm.alive(), "the guest ended before the snapshot: more rounds are needed")
+    snapshot(vm, lab.path("snap"))
+    expect(vm.wait_exit(30) == 0 and want in vm.console_text(), f"the original: {vm.console_text()}")
+    for _ in range(2):
+        vm = restore(lab, lab.path("snap"))
+        expect(vm.wait_exit(30) == 0 and want in vm.console_text(),
+               f"restored: exit code {vm.code}, not {want}: {vm.console_text()}")
+
+
+@test(60)
+def snapshot_smp(lab):
+    """two and four CPUs, restored in chains"""
+    for cpus in (2, 4):
+        vm = boot(lab, "smp", "seconds=3", cpus=cpus)
+        vm.wait_console("^READY")
+        for i in range(3):
+            random_wait(lab, vm, 0.1, 0.4)
+            path = lab.path(f"snap{cpus}-{i}")
+            snapshot(vm, path)
+            lab.release(vm)
+            vm = restore(lab, path)
+        expect(vm.wait_exit(30) == 0 and "smp ok" in vm.console_text(),
+               f"exit code {vm.code}: {vm.console_text()}")
+
+
+@test(60)
+def snapshot_equal(lab):
+    """two snapshots of a paused VM are the same bytes, but for the clocks"""
+    disk = lab.disk("disk", 8)
+    vm = boot(lab, "blk", "ops=0 region=4K", "-d", f"id=d0,path={disk}")
+    vm.wait_console("^READY")
+    random_wait(lab, vm, 0.1, 0.3)
+    vm.call("pause")
+    vm.wait_state("PAUSED")
+    data = []
+    for name in ("one", "two"):
+        snapshot(vm, lab.path(name))
+        with open(lab.path(name), "rb") as f:
+            data.append(f.read())
+    expect(vm.state() == "PAUSED", "a snapshot let a paused VM go on")
+    differ = [i for i, (x, y) in enumerate(zip(*data)) if x != y]
+    # kvmclock and the timer chip's time go on; with them the checksum of their frame.
+    expect(len(data[0]) == len(data[1]) and len(differ) <= 32,
+           f"{len(data[0])} and {len(data[1])} bytes, {len(differ)} differ: {differ[:40]}")
+
+
+@test(60)
+def snapshot_network(lab):
+    """kv under load: paused, written, killed, restored; connections go on"""
+    disk = lab.disk("disk", 32)
+    backends = ["-d", f"id=d0,path={disk}", "-n", NET]
+    vm = boot(lab, "kv", f"ip={GUEST_IP}", *backends)
+    load = start_load(lab)
+    for i in range(3):
+        random_wait(lab, load, 0.1, 0.4)
+        vm.call("pause")
+        snapshot(vm, lab.path(f"snap{i}"))
+        lab.release(vm)
+        vm = restore(lab, lab.path(f"snap{i}"), *backends)
+        lab.probe()
+    check_load(lab, [load], disk)
+
+
+@test(60)
+def snapshot_protected(lab):
+    """not while a peer would take the pause for a death; a restored VM can be protected"""
+    pair = Pair(lab, disk=32)
+    a, b = pair.protect()
+    try:
+        a.call("snapshot", file=lab.path("snap"))
+    except ftlab.LabError as e:
+        expect("PROTECTED" in str(e), str(e))
+    else:
+        raise ftlab.LabError("a snapshot was taken of a protected VM")
+    load = start_load(lab)
+    b.kill()
+    a.wait_state("DEGRADED")
+    a.call("pause")
+    snapshot(a, lab.path("snap"))
+    a.kill()
+    for vm in (a, b):
+        vm.settle()
+    b = pair.secondary("B")
+    a = pair.vm["A"] = Vm(lab, "A", ["--primary", "--restore", lab.path("snap"), "--claim",
+                                     *pair.host_args("A")])
+    pair.in_step()
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.3)
+    a.kill()
+    b.wait_state("DEGRADED")
+    lab.probe()
+    check_load(lab, [load], pair.image["B"])
+
+
+@test(90)
+def snapshot_damaged(lab):
+    """cut or flipped files are refused, in one line"""
+    vm = boot(lab, "writer", "pages=16 tick=10")
+    vm.wait_console("^READY")
+    snapshot(vm, lab.path("snap"))
+    lab.release(vm)
+    with open(lab.path("snap"), "rb") as f:
+        good = f.read()
+    cases = [("cut", good[:lab.rng.randrange(1, len(good))]) for _ in range(6)]
+    for _ in range(24):
+        at = lab.rng.randrange(len(good))
+        cases.append((f"bit flipped in byte {at}",
+                      good[:at] + bytes([good[at] ^ 1 << lab.rng.randrange(8)]) + good[at + 1:]))
+    cases.append(("not a snapshot", lab.rng.randbytes(5000)))
+    for what, data in cases:
+        with open(lab.path("bad"), "wb") as f:
+            f.write(data)
+        vm = restore(lab, lab.path("bad"))
+        code = vm.wait_exit(10)
+        lines = vm.log_text().strip().splitlines()
+        expect(code == 1 and len(lines) == 1, f"{what} of {len(good)}: exit code {code}: {lines}")
+        lab.release(vm)
+
+
+@test(30)
+def snapshot_refused(lab):
+    """a place that cannot be written: an error, and the VM goes on"""
+    vm = boot(lab, "idle", "hz=20 verbose=1")
+    vm.wait_console("^READY")
+    for path in (lab.path("no/such/folder/snap"), "relative"):
+        try:
+            vm.call("snapshot", file=path)
+        except ftlab.LabError as e:
+            expect(re.search("snap|relative|absolute", str(e)), str(e))
+        else:
+            raise ftlab.LabError(f"no error for {path}")
+    expect(vm.state() == "RUNNING", vm.state())
+    vm.wait_console("^tick 2")
