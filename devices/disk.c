@@ -109,10 +109,22 @@ void disk_alias(struct disk *alias, const struct disk *d)
 
 void disk_close(struct disk *d)
 {
-	VMM_BUG_ON(d->inflight);
+	struct disk_req *r = d->queue;
+
+	/* The medium may be stuck: the kernel keeps the file and the owners keep the buffers. */
+	if (d->inflight)
+		log_warn("disk %s: closed with %u requests under way", d->id, d->inflight);
 	if (d->fd >= 0)
 		close(d->fd);
 	d->fd = -1;
+	d->queue = NULL;
+	d->queue_tail = &d->queue;
+	while (r) { /* held ones never went out */
+		struct disk_req *next = r->next;
+
+		r->done(r, -ECANCELED);
+		r = next;
+	}
 }
 
 int disk_resize(struct disk *d, uint64_t bytes, struct err *e)

@@ -65,7 +65,8 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 	      struct err *e);
 /* A second queue to the same open image, without its hook and hold. d must outlive it. */
 void disk_alias(struct disk *alias, const struct disk *d);
-void disk_close(struct disk *d); /* -1 fd afterwards; must have nothing in flight */
+/* fd is -1 afterwards. Held requests are done with -ECANCELED; wait for those under way before. */
+void disk_close(struct disk *d);
 /* Set the size (secondary, before the first sync); fails when the existing size differs and is not
  * 0. */
 int disk_resize(struct disk *d, uint64_t bytes, struct err *e);

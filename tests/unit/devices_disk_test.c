@@ -281,6 +281,20 @@ static void many_requests(void **state)
 	free(q);
 }
 
+static void close_gives_held_requests_back(void **state)
+{
+	struct fix *f = *state;
+	struct req q[3];
+
+	disk_hold(&f->d, true);
+	for (unsigned i = 0; i < 3; i++)
+		submit(f, &q[i], DISK_WRITE, 0, 512);
+	disk_close(&f->d);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(q[i].res, -ECANCELED);
+	assert_string_equal(f->log, "");
+}
+
 static void lock_keeps_others_out(void **state)
 {
 	struct fix *f = *state;
@@ -344,6 +358,7 @@ int main(void)
 		T(file_shrinks),
 		T(hold_keeps_order),
 		T(many_requests),
+		T(close_gives_held_requests_back),
 		T(lock_keeps_others_out),
 		T(open_errors_say_what_to_do),
 	};

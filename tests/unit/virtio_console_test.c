@@ -73,6 +73,10 @@ static void prints(void **state)
 	rig_kick(&f->rig, 0, TX);
 	rig_until(&f->rig, rig_used_idx(&f->q[TX]) == 2);
 	assert_int_equal(f->out.bytes, 7);
+	rig_add(&f->q[TX], s, 2);
+	rig_kick(&f->rig, 0, TX);
+	rig_until(&f->rig, rig_used_idx(&f->q[TX]) == 3);
+	assert_memory_equal(f->out.data, "consoleconsole", 14);
 }
 
 /*
