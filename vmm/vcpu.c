@@ -222,7 +222,7 @@ int vcpu_save(struct vcpu *v, const char **ret_what)
 			return r;                                                                  \
 	} while (0)
 	if (v->unfinished) {
-		v->run->immediate_exit = 1;
+		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
 		if (ioctl(v->fd, KVM_RUN, 0) < 0 && errno != EINTR) {
 			*ret_what = "KVM_RUN";
 			return -errno;
