@@ -18,11 +18,11 @@ int stage_init(struct stage *s, struct vm *vm, struct diskapply *disks, uint64_t
 	s->disklog_limit = disklog_limit;
 	s->slabs = calloc(slabs, sizeof(*s->slabs));
 	s->page = calloc(slabs * STAGE_SLAB_PAGES, sizeof(*s->page));
-	if (!s->slabs || !s->page) {
+	s->seen = calloc((vm->mem.npages + 63) / 64, sizeof(*s->seen));
+	if (!s->slabs || !s->page || !s->seen) {
 		stage_done(s);
 		return -ENOMEM;
 	}
-	s->cap_pages = vm->mem.npages;
 	return 0;
 }
 
@@ -32,15 +32,24 @@ void stage_done(struct stage *s)
 		free(s->slabs[i]);
 	free(s->slabs);
 	free(s->page);
+	free(s->seen);
 	diskapply_free(&s->disklog);
 	memset(s, 0, sizeof(*s));
+}
+
+static void close_epoch(struct stage *s)
+{
+	for (uint64_t i = 0; i < s->npages; i++)
+		s->seen[s->page[i] / 64] = 0;
+	s->open = false;
+	s->part = STAGE_PAGES;
+	s->npages = 0;
 }
 
 void stage_abort(struct stage *s)
 {
 	diskapply_free(&s->disklog);
-	s->open = s->has_state = false;
-	s->npages = 0;
+	close_epoch(s);
 }
 
 static uint8_t *slot(const struct stage *s, uint64_t i)
@@ -81,10 +90,13 @@ static int stage_pages(struct stage *s, const struct frame *f, struct err *e)
 	int r;
 
 	while ((r = pages_next(&pos, end, s->vm->mem.npages, &en)) == 1) {
+		uint64_t bit = 1ull << (en.page % 64);
 		uint8_t *to;
 
-		if (s->npages == s->cap_pages)
-			return err_set(e, -EBADMSG, "epoch with more pages than the machine has");
+		/* Also what bounds the memory: no more pages than the machine has. */
+		if (s->seen[en.page / 64] & bit)
+			return err_set(e, -EBADMSG, "page %llu comes twice in an epoch",
+				       (unsigned long long)en.page);
 		to = new_slot(s);
 		if (!to)
 			return err_set(e, -ENOMEM, "staging memory: out of memory after %llu pages",
@@ -137,7 +149,7 @@ static int finish(struct stage *s, const struct frame *f, struct err *e)
 		return err_set(e, -EBADMSG, "epoch end of %u bytes", f->length);
 	memcpy(&end, f->data, sizeof(end));
 	s->end = end;
-	if (end.pages != s->npages || end.disk_ops != s->disklog.count || !s->has_state)
+	if (end.pages != s->npages || end.disk_ops != s->disklog.count)
 		return err_set(
 			e, -EBADMSG,
 			"epoch %llu is not whole: %llu of %llu pages, %llu of %llu disk changes",
@@ -147,25 +159,42 @@ static int finish(struct stage *s, const struct frame *f, struct err *e)
 	return 1;
 }
 
+/* May this part come now? There is one state, right before the end. */
+static int reach(struct stage *s, enum stage_part part, const struct frame *f, struct err *e)
+{
+	bool good = part < STAGE_STATE	  ? part >= s->part
+		    : part == STAGE_STATE ? s->part < STAGE_STATE
+					  : s->part == STAGE_STATE;
+
+	if (!good)
+		return err_set(e, -EBADMSG, "%s at the wrong place in epoch %llu",
+			       stream_frame_name(f->type), (unsigned long long)s->epoch);
+	s->part = part;
+	return 0;
+}
+
 static int in_epoch(struct stage *s, const struct frame *f, struct err *e)
 {
+	int r;
+
 	if (f->epoch != s->epoch)
 		return err_set(e, -EBADMSG, "%s of epoch %llu inside epoch %llu",
 			       stream_frame_name(f->type), (unsigned long long)f->epoch,
 			       (unsigned long long)s->epoch);
 	switch (f->type) {
 	case FRAME_PAGES:
-		return stage_pages(s, f, e);
+		r = reach(s, STAGE_PAGES, f, e);
+		return r ? r : stage_pages(s, f, e);
 	case FRAME_DISKLOG:
-		return stage_disk(s, f, e);
+		r = reach(s, STAGE_DISKLOG, f, e);
+		return r ? r : stage_disk(s, f, e);
 	case FRAME_STATE:
-		if (s->has_state)
-			return err_set(e, -EBADMSG, "two states in one epoch");
-		s->has_state = true;
+		r = reach(s, STAGE_STATE, f, e);
 		step_reached(STEP_STAGE_STATE);
-		return vm_decode(s->vm, f->data, f->length, e);
+		return r ? r : vm_decode(s->vm, f->data, f->length, e);
 	case FRAME_EPOCH_END:
-		return finish(s, f, e);
+		r = reach(s, STAGE_END, f, e);
+		return r ? r : finish(s, f, e);
 	default:
 		return err_set(e, -EBADMSG, "%s inside an epoch", stream_frame_name(f->type));
 	}
@@ -198,8 +227,7 @@ void stage_commit(struct stage *s)
 	vm_commit(s->vm);
 	diskapply_push(s->disks, &s->disklog);
 	s->committed = s->epoch;
-	s->open = s->has_state = false;
-	s->npages = 0;
+	close_epoch(s);
 	step_reached(STEP_COMMIT_END);
 }
 

@@ -19,19 +19,23 @@
 
 #define STAGE_SLAB_PAGES 256
 
+/* An epoch's frames come in this order; every part may be absent but the last two. */
+enum stage_part { STAGE_PAGES, STAGE_DISKLOG, STAGE_STATE, STAGE_END };
+
 struct stage {
 	struct vm *vm;
 	struct diskapply *disks;
 	uint64_t disklog_limit;
 	bool open; /* between EPOCH_BEGIN and its commit */
 	uint64_t epoch;
-	uint64_t committed; /* last committed epoch, 0: none */
-	uint64_t npages, cap_pages;
+	uint64_t committed;   /* last committed epoch, 0: none */
+	enum stage_part part; /* which the frames of the open epoch have reached */
+	uint64_t npages;
 	uint64_t *page;	 /* page numbers */
+	uint64_t *seen;	 /* a bit for each of them: no page comes twice in an epoch */
 	uint8_t **slabs; /* contents, STAGE_SLAB_PAGES each */
 	uint64_t nslabs;
 	struct diskapply_list disklog;
-	bool has_state;
 	struct wire_end end;
 };
 
