@@ -7,6 +7,8 @@
 
 #include "ft/wire.h"
 
+#define FRAMES_PER_TURN 256 /* then other events have their turn */
+
 static void lose(struct heart *h, const char *why)
 {
 	if (!h->running)
@@ -59,13 +61,14 @@ static void tick(struct loop_op *op, int res)
 		loop_timer_set(h->loop, &h->tick_op, h->interval_ns);
 }
 
-static void heard_frame(struct heart *h, const struct frame *f)
+/* False: no heartbeat. */
+static bool heard_frame(struct heart *h, const struct frame *f)
 {
 	struct wire_heart w;
 	bool was_suspect = h->trusted_from;
 
 	if (f->type != FRAME_HEART || f->length != sizeof(w))
-		return;
+		return false;
 	memcpy(&w, f->data, sizeof(w));
 	h->peer_nonce = w.nonce;
 	h->last_heard_ns = loop_now_ns();
@@ -74,22 +77,32 @@ static void heard_frame(struct heart *h, const struct frame *f)
 		if (h->trusted)
 			h->trusted(h->arg);
 	}
+	return true;
 }
 
 static void readable(struct loop_op *op, int res)
 {
 	struct heart *h = op->arg;
 	struct frame f;
-	int r;
+	int r = 1;
 
 	look_at_clock(h);
-	while (h->running && (r = stream_recv(&h->stream, &f)) != 0) {
+	for (int n = 0; n < FRAMES_PER_TURN && h->running; n++) {
+		r = stream_recv(&h->stream, &f);
+		if (r == 0)
+			return;
 		if (r < 0) {
 			lose(h, r == -EBADMSG ? h->stream.why : "heartbeat link closed");
 			return;
 		}
-		heard_frame(h, &f);
+		if (!heard_frame(h, &f)) {
+			lose(h, "something else than a heartbeat on its link");
+			return;
+		}
 	}
+	/* The rest may be in the stream's buffer, where poll does not see it. */
+	if (h->running)
+		loop_timer_set(h->loop, &h->again_op, 0);
 }
 
 int heart_start(struct heart *h, struct loop *l, struct stream *st, uint64_t interval_ns,
@@ -108,6 +121,7 @@ int heart_start(struct heart *h, struct loop *l, struct stream *st, uint64_t int
 	h->running = true;
 	h->tick_op = (struct loop_op){.fn = tick, .arg = h};
 	h->poll_op = (struct loop_op){.fn = readable, .arg = h};
+	h->again_op = (struct loop_op){.fn = readable, .arg = h};
 	r = loop_poll_add(l, &h->poll_op, h->stream.fd, POLLIN);
 	return r ? r : loop_timer_set(l, &h->tick_op, 0);
 }
@@ -118,6 +132,7 @@ void heart_stop(struct heart *h)
 		return;
 	h->running = false;
 	loop_timer_del(h->loop, &h->tick_op);
+	loop_timer_del(h->loop, &h->again_op);
 	loop_poll_del(h->loop, &h->poll_op);
 	stream_done(&h->stream);
 	h->loop = NULL;

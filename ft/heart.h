@@ -18,7 +18,7 @@
 struct heart {
 	struct loop *loop;
 	struct stream stream;
-	struct loop_op tick_op, poll_op;
+	struct loop_op tick_op, poll_op, again_op;
 	uint64_t interval_ns, timeout_ns;
 	uint64_t last_heard_ns, last_tick_ns;
 	uint64_t nonce, peer_nonce;
