@@ -145,6 +145,18 @@ static int get_str(const void *f, int node, const char *name, char *ret, size_t 
 	return 0;
 }
 
+/*
+ * Names end up in messages, on terminals and in JSON: the characters that the configuration allows
+ * (vmm/config_check.c).
+ */
+static bool name_ok(const char *s)
+{
+	static const char ok[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+
+	return *s && !s[strspn(s, ok)];
+}
+
 static int get_u32(const void *f, int node, const char *name, uint32_t *ret)
 {
 	int len;
@@ -189,6 +201,9 @@ static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 	    get_u64(f, node, "reg", 0, &d->gpa) || get_u32(f, node, "interrupts", &d->gsi) ||
 	    get_str(f, node, "ftvmm,kind", word, sizeof(word)))
 		return bad(e, "device without id, kind, registers or interrupt");
+	if (!name_ok(d->id))
+		return bad(e,
+			   "device id with characters other than letters, digits, '.', '_', '-'");
 	if (d->gpa != MACHINE_MMIO_BASE + m->ndevs * MACHINE_MMIO_STEP ||
 	    d->gsi != MACHINE_GSI_BASE + m->ndevs)
 		return bad(e, "device at an unexpected address or interrupt");
@@ -206,6 +221,8 @@ static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 
 		if (ft < 0 || d->bytes % 512 || d->bytes == 0 || d->bytes > 1ull << 50)
 			return bad(e, "disk with a bad size or protection");
+		if (ro && ft == DISK_FT_MIRROR)
+			return bad(e, "read-only disk that is a mirror");
 		d->ft = ft;
 		d->readonly = ro;
 	}
@@ -261,6 +278,8 @@ int fdt_parse(const void *buf, size_t len, struct machine *m, struct err *e)
 	if (get_str(buf, 0, "model", m->name, sizeof(m->name)) || chosen < 0 ||
 	    get_str(buf, chosen, "bootargs", m->cmdline, sizeof(m->cmdline)))
 		return bad(e, "no name or command line");
+	if (!name_ok(m->name))
+		return bad(e, "name with characters other than letters, digits, '.', '_', '-'");
 	if (parse_memory(buf, m))
 		return bad(e, "bad memory size");
 	if (count_cpus(buf, m))
