@@ -6,8 +6,10 @@
 
 #include "vmm/log.h"
 
-void diskapply_init(struct diskapply *da, const struct machine *m, struct disk *disks,
-		    void (*moved)(void *arg), void *arg)
+#define SLOW_NS 5000000000ull
+
+int diskapply_init(struct diskapply *da, const struct machine *m, struct disk *disks,
+		   void (*moved)(void *arg), void *arg)
 {
 	memset(da, 0, sizeof(*da));
 	da->machine = m;
@@ -15,6 +17,15 @@ void diskapply_init(struct diskapply *da, const struct machine *m, struct disk *
 		disk_alias(&da->disks[i], &disks[i]);
 	da->moved = moved;
 	da->arg = arg;
+	da->buf = aligned_alloc(4096, DISKAPPLY_WRITE_MAX);
+	return da->buf ? 0 : -ENOMEM;
+}
+
+void diskapply_done(struct diskapply *da)
+{
+	diskapply_drain(da);
+	free(da->buf);
+	memset(da, 0, sizeof(*da));
 }
 
 static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t len, struct err *e)
@@ -29,6 +40,9 @@ static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t
 		return err_set(e, -EBADMSG, "disk log: unknown operation %u", w->kind);
 	if (w->data != len || w->data != (w->kind == DISK_WRITE ? w->len : 0))
 		return err_set(e, -EBADMSG, "disk log: wrong number of bytes");
+	if (w->len > (w->kind == DISK_WRITE ? DISKAPPLY_WRITE_MAX : DISKAPPLY_RANGE_MAX))
+		return err_set(e, -EBADMSG, "disk log: %s of %u bytes", disk_op_name(w->kind),
+			       w->len);
 	if (w->len % 512 || w->off % 512 || (flush ? w->len != 0 : w->len == 0) ||
 	    w->off > m->devs[w->disk].bytes || w->len > m->devs[w->disk].bytes - w->off)
 		return err_set(e, -EBADMSG, "disk log: range outside disk '%s'",
@@ -49,16 +63,12 @@ int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
 	r = check(da, &w, len - sizeof(w), e);
 	if (r)
 		return r;
-	en = calloc(1, sizeof(*en));
-	if (en && w.data)
-		en->data = aligned_alloc(4096, (w.data + 4095u) & ~4095u);
-	if (!en || (w.data && !en->data)) {
-		free(en);
+	en = malloc(sizeof(*en) + w.data);
+	if (!en)
 		return err_set(e, -ENOMEM, "disk log: out of memory");
-	}
+	en->next = NULL;
 	en->wire = w;
-	if (w.data)
-		memcpy(en->data, p + sizeof(w), w.data);
+	memcpy(en->data, p + sizeof(w), w.data);
 	if (list->last)
 		list->last->next = en;
 	else
@@ -75,7 +85,6 @@ void diskapply_free(struct diskapply_list *list)
 		struct diskapply_entry *en = list->head;
 
 		list->head = en->next;
-		free(en->data);
 		free(en);
 	}
 	memset(list, 0, sizeof(*list));
@@ -99,7 +108,6 @@ static void done(struct disk_req *r, int res)
 			  disk_op_name(en->wire.kind), (unsigned long long)en->wire.off,
 			  strerror(-res));
 	}
-	free(en->data);
 	free(en);
 	start_next(da);
 	da->moved(da->arg);
@@ -112,10 +120,11 @@ static void start_next(struct diskapply *da)
 	if (!en || da->busy)
 		return;
 	da->busy = true;
+	memcpy(da->buf, en->data, en->wire.data);
 	da->req = (struct disk_req){.kind = en->wire.kind,
 				    .off = en->wire.off,
 				    .len = en->wire.len,
-				    .buf = en->data,
+				    .buf = da->buf,
 				    .done = done,
 				    .arg = da};
 	disk_submit(&da->disks[en->wire.disk], &da->req);
@@ -156,8 +165,15 @@ void diskapply_drop(struct diskapply *da)
 
 void diskapply_drain(struct diskapply *da)
 {
-	uint64_t until = loop_now_ns() + 5000000000ull;
+	uint64_t warn_at = loop_now_ns() + SLOW_NS;
 
-	while (da->busy && loop_now_ns() < until)
+	/* No deadline: the kernel has the buffer until it answers, and it does. */
+	while (da->busy) {
+		if (loop_now_ns() > warn_at) {
+			log_warn("disk '%s': waiting for the image, %llu bytes are left",
+				 da->req.disk->id, (unsigned long long)da->pending_bytes);
+			warn_at = loop_now_ns() + SLOW_NS;
+		}
 		loop_run_once(da->req.disk->loop, 100000000ull);
+	}
 }

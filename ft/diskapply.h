@@ -15,10 +15,15 @@
 #include "vmm/err.h"
 #include "vmm/machine.h"
 
+/* No guest's request is larger (devices/virtio_blk.c). */
+#define DISKAPPLY_WRITE_MAX (1u << 20)
+#define DISKAPPLY_RANGE_MAX (1u << 30) /* of a zero or discard */
+
+/* One allocation of about the size that is counted: many small writes must not cost a page each. */
 struct diskapply_entry {
 	struct diskapply_entry *next;
 	struct wire_disk wire;
-	uint8_t *data; /* 4096-aligned, wire.data bytes, or NULL */
+	uint8_t data[]; /* wire.data bytes */
 };
 
 struct diskapply_list {
@@ -33,14 +38,16 @@ struct diskapply {
 	struct diskapply_list queue;
 	uint64_t pending_bytes;
 	struct disk_req req;
+	uint8_t *buf; /* 4096-aligned: what req writes */
 	bool busy;
 	int error; /* first failure of an image: this side is no use as a secondary any more */
 	void (*moved)(void *arg); /* an entry was finished, or error was set */
 	void *arg;
 };
 
-void diskapply_init(struct diskapply *da, const struct machine *m, struct disk *disks,
-		    void (*moved)(void *arg), void *arg);
+/* -ENOMEM, or 0. */
+int diskapply_init(struct diskapply *da, const struct machine *m, struct disk *disks,
+		   void (*moved)(void *arg), void *arg);
 /* Parse and check one wire entry into list. -EBADMSG with e, or -ENOMEM. */
 int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
 		    struct diskapply_list *list, struct err *e);
@@ -50,7 +57,9 @@ bool diskapply_idle(const struct diskapply *da);
 void diskapply_free(struct diskapply_list *list);
 /* Forget what waits (link lost before the first commit). The one in flight goes on. */
 void diskapply_drop(struct diskapply *da);
-/* Wait (at most 5 s) until nothing of it is at the kernel: before the images are closed. */
+/* Wait until all of it is in the images. */
 void diskapply_drain(struct diskapply *da);
+/* The same, for the last time. Before the images are closed; safe on a zeroed one. */
+void diskapply_done(struct diskapply *da);
 
 #endif

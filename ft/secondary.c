@@ -14,6 +14,7 @@
 #include "vmm/log.h"
 
 #define IDENTIFY_NS	2000000000ull /* a connection says what it is within this time */
+#define HEART_NS	5000000000ull /* the heartbeat link follows the hello within this time */
 #define REPLY_NS	1000000000ull
 #define FRAMES_PER_TURN 32 /* then other events have their turn */
 #define DISK_QUEUE_HIGH (32u << 20)
@@ -27,6 +28,7 @@ static void close_links(struct secondary *s)
 
 	loop_poll_del(l, &s->main_op);
 	loop_timer_del(l, &s->again_op);
+	loop_timer_del(l, &s->heart_op);
 	heart_stop(&s->heart);
 	stream_done(&s->main);
 	s->has_main = s->reading_stopped = false;
@@ -37,8 +39,10 @@ void secondary_listen_again(struct secondary *s, const char *why)
 	close_links(s);
 	if (s->has_vm) {
 		s->phase = SEC_CLAIM; /* nobody new while events are served below */
-		diskapply_drop(&s->disks);
-		diskapply_drain(&s->disks);
+		/* After a goodbye the image is to be what the primary's is. */
+		if (!s->bye)
+			diskapply_drop(&s->disks);
+		diskapply_done(&s->disks);
 		vm_destroy(s->vm);
 		stage_done(&s->stage);
 		s->has_vm = false;
@@ -112,7 +116,11 @@ static bool take_epoch(struct secondary *s)
 	s->ft->stats.epochs++;
 	if (s->verify && stage_verify(&s->stage, &e)) {
 		log_error("%s", e.msg);
-		s->ft->on_exit(s->ft->arg, 2);
+		s->stage.committed = 0; /* nothing to take over with */
+		if (s->ft->cfg->verify)
+			s->ft->on_exit(s->ft->arg, 2);
+		else
+			reject(s, e.msg);
 		return false;
 	}
 	if (first)
@@ -215,6 +223,48 @@ static int clear_images(struct secondary *s, struct err *e)
 	return 0;
 }
 
+static int check_hello(const struct config *cfg, const struct wire_hello *h, uint32_t length,
+		       struct err *e)
+{
+	if (h->fdt_bytes != length - sizeof(*h) || h->heartbeat_ns < 1000000 ||
+	    h->heartbeat_ns > 60000000000ull || h->peer_timeout_ns < h->heartbeat_ns ||
+	    h->peer_timeout_ns > 600000000000ull || h->verify > 1 || !h->generation ||
+	    h->generation >= INT64_MAX - 1)
+		return err_set(e, -EBADMSG, "hello with values out of range");
+	if (h->disklog_bytes > cfg->disklog_bytes)
+		return err_set(e, -EBADMSG,
+			       "the primary's disk log of up to %lluM is above the limit here, "
+			       "%lluM; give both sides the same --disklog-limit",
+			       (unsigned long long)(h->disklog_bytes >> 20),
+			       (unsigned long long)(cfg->disklog_bytes >> 20));
+	return 0;
+}
+
+/*
+ * What -d says here about an image binds the primary, too: it may not have one that is read-only
+ * written, nor one that others use emptied for a mirror.
+ */
+static int check_disks(const struct config *cfg, const struct machine *m, struct err *e)
+{
+	for (unsigned i = 0; i < m->ndevs; i++)
+		for (unsigned n = 0; n < cfg->ndisks; n++) {
+			const struct mdev *md = &m->devs[i];
+			const struct config_disk *cd = &cfg->disks[n];
+
+			if (md->kind != MDEV_BLK || strcmp(md->id, cd->id))
+				continue;
+			if (cd->readonly && !md->readonly)
+				return err_set(e, -EPERM,
+					       "disk '%s' is read-only here, not at the primary",
+					       md->id);
+			if (cd->ft != DISK_FT_MIRROR && md->ft == DISK_FT_MIRROR)
+				return err_set(e, -EPERM,
+					       "disk '%s' is a mirror at the primary, not here",
+					       md->id);
+		}
+	return 0;
+}
+
 static int build_vm(struct secondary *s, const struct frame *f, struct wire_hello *h, struct err *e)
 {
 	struct machine m;
@@ -223,21 +273,26 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 	if (f->length < sizeof(*h))
 		return err_set(e, -EBADMSG, "short hello");
 	memcpy(h, f->data, sizeof(*h));
-	if (h->fdt_bytes != f->length - sizeof(*h) || h->heartbeat_ns < 1000000 ||
-	    h->heartbeat_ns > 60000000000ull || h->peer_timeout_ns < h->heartbeat_ns ||
-	    h->peer_timeout_ns > 600000000000ull || h->disklog_bytes > 1ull << 36 || h->verify > 1)
-		return err_set(e, -EBADMSG, "hello with values out of range");
-	r = fdt_parse(f->data + sizeof(*h), h->fdt_bytes, &m, e);
+	r = check_hello(s->ft->cfg, h, f->length, e);
+	if (!r)
+		r = fdt_parse(f->data + sizeof(*h), h->fdt_bytes, &m, e);
+	if (!r)
+		r = check_disks(s->ft->cfg, &m, e);
 	if (!r)
 		r = vm_create(s->vm, s->ft->loop, &m, s->ft->cfg, e);
 	if (r)
 		return r;
 	s->has_vm = true;
-	diskapply_init(&s->disks, &s->vm->machine, s->vm->disks, disks_moved, s);
 	r = clear_images(s, e);
-	if (!r && stage_init(&s->stage, s->vm, &s->disks, h->disklog_bytes))
+	if (!r && (diskapply_init(&s->disks, &s->vm->machine, s->vm->disks, disks_moved, s) ||
+		   stage_init(&s->stage, s->vm, &s->disks, h->disklog_bytes)))
 		r = err_set(e, -ENOMEM, "staging: out of memory");
 	return r;
+}
+
+static void heart_late(struct loop_op *op, int res)
+{
+	reject(op->arg, "no heartbeat link");
 }
 
 static void take_hello(struct secondary *s, struct pending_conn *pc, const struct frame *f)
@@ -270,6 +325,8 @@ static void take_hello(struct secondary *s, struct pending_conn *pc, const struc
 	ft_set_state(s->ft, FT_SYNCING, NULL);
 	s->main_op = (struct loop_op){.fn = main_ready, .arg = s};
 	s->again_op = (struct loop_op){.fn = main_ready, .arg = s};
+	s->heart_op = (struct loop_op){.fn = heart_late, .arg = s};
+	loop_timer_set(s->ft->loop, &s->heart_op, HEART_NS);
 	loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
 	loop_timer_set(s->ft->loop, &s->again_op, 0);
 }
@@ -283,6 +340,7 @@ static void take_heart(struct secondary *s, struct pending_conn *pc)
 {
 	struct heart *h = &s->heart;
 
+	loop_timer_del(s->ft->loop, &s->heart_op);
 	h->lost = primary_silent;
 	h->trusted = NULL;
 	h->arg = s;
@@ -329,7 +387,26 @@ static void identify(struct loop_op *op, int res)
 
 static void identify_late(struct loop_op *op, int res)
 {
+	log_warn("connection dropped: it did not say what it is");
 	drop_pending(op->arg);
+}
+
+/*
+ * Whoever is a primary says so at once: when all places are taken, the connection that has been
+ * silent for longest makes room, so that silent ones cannot keep the primary out.
+ */
+static struct pending_conn *free_pending(struct secondary *s)
+{
+	struct pending_conn *oldest = &s->pending[0];
+
+	for (unsigned i = 0; i < SECONDARY_MAX_PENDING; i++) {
+		if (!s->pending[i].used)
+			return &s->pending[i];
+		if (s->pending[i].since_ns < oldest->since_ns)
+			oldest = &s->pending[i];
+	}
+	drop_pending(oldest);
+	return oldest;
 }
 
 static void accept_one(struct loop_op *op, int res)
@@ -337,18 +414,16 @@ static void accept_one(struct loop_op *op, int res)
 	struct secondary *s = op->arg;
 	struct err e = {0};
 	int fd = chan_accept(s->listen_fd, &e);
-	struct pending_conn *pc = NULL;
+	struct pending_conn *pc;
 
 	if (fd < 0)
 		return;
-	for (unsigned i = 0; i < SECONDARY_MAX_PENDING && !pc; i++)
-		if (!s->pending[i].used)
-			pc = &s->pending[i];
-	if (!pc || s->phase == SEC_TAKEN) {
+	if (s->phase == SEC_TAKEN) {
 		close(fd);
 		return;
 	}
-	*pc = (struct pending_conn){.owner = s, .used = true};
+	pc = free_pending(s);
+	*pc = (struct pending_conn){.owner = s, .used = true, .since_ns = loop_now_ns()};
 	pc->read_op = (struct loop_op){.fn = identify, .arg = pc};
 	pc->timer_op = (struct loop_op){.fn = identify_late, .arg = pc};
 	stream_init(&pc->stream, fd, STREAM_ANY, 0);
@@ -390,8 +465,10 @@ void secondary_stop(struct secondary *s)
 	if (s->listen_fd >= 0)
 		close(s->listen_fd);
 	if (s->has_vm) {
-		diskapply_drop(&s->disks);
-		diskapply_drain(&s->disks);
+		/* What this side runs, or just ran, has its acknowledged writes in the image. */
+		if (s->phase != SEC_TAKEN)
+			diskapply_drop(&s->disks);
+		diskapply_done(&s->disks);
 		stage_done(&s->stage);
 	}
 	s->ft = NULL;

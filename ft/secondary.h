@@ -32,6 +32,7 @@ struct pending_conn {
 	struct stream stream;
 	struct loop_op read_op, timer_op;
 	bool used;
+	uint64_t since_ns;
 };
 
 struct secondary {
@@ -40,7 +41,7 @@ struct secondary {
 	bool has_vm;
 	enum secondary_phase phase;
 	int listen_fd;
-	struct loop_op listen_op, main_op, again_op, claim_op, announce_op;
+	struct loop_op listen_op, main_op, again_op, heart_op, claim_op, announce_op;
 	struct pending_conn pending[SECONDARY_MAX_PENDING];
 	struct stream main;
 	struct heart heart;
