@@ -65,9 +65,6 @@ int loop_init(struct loop *l, struct err *e)
 		io_uring_queue_exit(&l->ring);
 		return err_set(e, -ENOMEM, "event loop: out of memory");
 	}
-	for (uint32_t i = 0; i < LOOP_MAX_OPS; i++)
-		l->slots[i].next_free = i + 1 < LOOP_MAX_OPS ? i + 2 : 0;
-	l->free_slot = 1;
 	l->now_ns = loop_now_ns();
 	return open_epoll(l, e);
 }
@@ -80,6 +77,21 @@ void loop_done(struct loop *l)
 	close(l->epoll_fd);
 	free(l->slots);
 	memset(l, 0, sizeof(*l));
+}
+
+/* A slot for op, or -ENOSPC. Slots never used lie behind the free list: most are never touched. */
+static int take_slot(struct loop *l, struct loop_op *op)
+{
+	if (l->free_slot) {
+		op->slot = l->free_slot;
+		l->free_slot = l->slots[op->slot - 1].next_free;
+	} else if (l->nslots < LOOP_MAX_OPS) {
+		op->slot = ++l->nslots;
+	} else {
+		return -ENOSPC;
+	}
+	l->slots[op->slot - 1].op = op;
+	return 0;
 }
 
 static struct io_uring_sqe *get_sqe(struct loop *l)
@@ -103,11 +115,8 @@ static uint64_t slot_key(const struct loop *l, uint32_t slot)
 static struct io_uring_sqe *arm(struct loop *l, struct loop_op *op)
 {
 	VMM_BUG_ON(op->slot);
-	if (!l->free_slot)
+	if (take_slot(l, op))
 		return NULL;
-	op->slot = l->free_slot;
-	l->free_slot = l->slots[op->slot - 1].next_free;
-	l->slots[op->slot - 1].op = op;
 	return get_sqe(l);
 }
 
@@ -145,16 +154,6 @@ static int arm_poll(struct loop *l, struct loop_op *op)
 		return -ENOSPC;
 	io_uring_prep_poll_add(sqe, op->fd, op->events);
 	return key_sqe(l, op, sqe);
-}
-
-static int take_slot(struct loop *l, struct loop_op *op)
-{
-	if (!l->free_slot)
-		return -ENOSPC;
-	op->slot = l->free_slot;
-	l->free_slot = l->slots[op->slot - 1].next_free;
-	l->slots[op->slot - 1].op = op;
-	return 0;
 }
 
 int loop_poll_add(struct loop *l, struct loop_op *op, int fd, uint32_t events)

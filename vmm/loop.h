@@ -44,6 +44,7 @@ struct loop {
 	struct loop_op epoll_op;
 	struct loop_slot *slots;
 	uint32_t free_slot; /* head of the free list, 1 + index */
+	uint32_t nslots;    /* ever used */
 	bool stop;
 	uint64_t now_ns; /* CLOCK_MONOTONIC when this round of callbacks began */
 };
