@@ -316,6 +316,14 @@ static void too_large_for_its_buffer(void **state)
 	assert_int_equal(ram(f, RIG_DATA + 0x20000)[HDR], 2);
 	virtio_net_get_stats(f->dev, &st);
 	assert_int_equal(st.rx_bad, 1);
+	/* A frame that is none touches no buffer: the old one is the guest's again. */
+	memset(ram(f, RIG_DATA + 0x20000), 0xee, 200);
+	assert_int_equal(write(f->peer, "runt", 4), 4);
+	rig_settle(&f->rig);
+	virtio_net_get_stats(f->dev, &st);
+	assert_int_equal(st.rx_bad, 2);
+	for (unsigned i = 0; i < 200; i++)
+		assert_int_equal(ram(f, RIG_DATA + 0x20000)[i], 0xee);
 	assert_int_equal(f->dev->faults, 0);
 }
 
