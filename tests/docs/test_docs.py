@@ -6,7 +6,7 @@ usage: test_docs.py [--list] [--update] [NAME...]     --update writes the option
 An example is a fence of `sh` with words behind it:
     sh host=A         run it on that host (tests/docs/lab.py); it must exit with 0, or with code=N
     sh host=A bg      start it; for `ftvmm run`, go on when its control socket answers
-    sh host=A wait    first wait for what else was started on that host and does not stay
+    sh host=A wait    first wait until what was started on that host has ended
     sh                only `make TARGET` lines: the target must exist
 A fence of `text` behind it is what it prints: each line must occur, digits and spaces aside.
 """
@@ -157,7 +157,7 @@ def check_names(name, words_too):
     code = sources() if words_too else ""
     bad = []
     for token in re.findall(r"`([^`\n]+)`", text):
-        if re.fullmatch(r"[\w.-]+(/[\w.*-]+)*/?", token) and re.search(r"/|\.(c|h|md|py|json|sh)$", token):
+        if re.fullmatch(r"[\w./-]+(\.(c|h|md|py|json|sh|S)|/)", token):
             places = [os.path.join(ROOT, token), os.path.join(ROOT, os.path.dirname(name), token)]
             if not token.startswith("build/") and not any(glob.glob(p) for p in places):
                 bad.append(token)
@@ -168,6 +168,15 @@ def check_names(name, words_too):
         raise Failed(f"{name} names what does not exist: {', '.join(bad)}")
 
 
+def check_map(folder):
+    """Every source file has a place in the folder's README."""
+    text = read(f"{folder}/README.md")
+    bad = [p for p in sorted(os.listdir(os.path.join(ROOT, folder)))
+           if p.endswith(".c") and not re.search(rf"`{re.escape(p[:-1])}", text)]
+    if bad:
+        raise Failed(f"{folder}/README.md: no word about {', '.join(bad)}")
+
+
 def check_ancestry():
     """Every requirement row is there once, with an answer."""
     found = re.findall(r"^\| ([A-Z]+\d+) \| ([^|]*) \|", read("docs/ancestry.md"), re.M)
@@ -176,7 +185,7 @@ def check_ancestry():
     if wrong:
         raise Failed(f"docs/ancestry.md: not there exactly once: {', '.join(wrong)}")
     for row, answer in found:
-        if answer.strip() not in ("met", "partly", "not yet", "refused", "other"):
+        if answer.strip() not in ("met", "partly", "not yet", "refused"):
             raise Failed(f"docs/ancestry.md: {row}: '{answer}' is no answer")
     check_names("docs/ancestry.md", True)
 
@@ -234,6 +243,7 @@ def check_phases():
 TESTS = {f"examples:{n}": (lambda n=n: run_examples(n)) for n in EXAMPLES}
 TESTS.update({f"names:{n}": (lambda n=n: check_names(n, n == "docs/protocol.md"))
               for n in EXAMPLES + MAPS if n != "docs/ancestry.md"})
+TESTS.update({f"map:{d}": (lambda d=d: check_map(d)) for d in ("vmm", "ft", "net", "devices")})
 TESTS.update({"ancestry": check_ancestry, "options": check_options, "commands": check_commands,
               "states": check_states, "phases": check_phases})
 
