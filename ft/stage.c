@@ -76,11 +76,12 @@ static int sync_pages(struct stage *s, const struct frame *f, struct err *e)
 	struct page_entry en;
 	int r;
 
+	/* Without a base, so that a delta fails. */
 	while ((r = pages_next(&pos, end, s->vm->mem.npages, &en)) == 1)
-		if (en.method == PAGE_DELTA ||
-		    pages_decode(&en, NULL, mem_page(&s->vm->mem, en.page)))
-			r = -EBADMSG;
-	return r < 0 ? err_set(e, -EBADMSG, "malformed page in the first sync") : 0;
+		if (pages_decode(&en, NULL, mem_page(&s->vm->mem, en.page)))
+			return err_set(e, -EBADMSG, "malformed page %llu in the first sync",
+				       (unsigned long long)en.page);
+	return r < 0 ? err_set(e, -EBADMSG, "malformed page entry in the first sync") : 0;
 }
 
 static int stage_pages(struct stage *s, const struct frame *f, struct err *e)
@@ -105,6 +106,7 @@ static int stage_pages(struct stage *s, const struct frame *f, struct err *e)
 		if (pages_decode(&en, mem_page(&s->vm->mem, en.page), to))
 			return err_set(e, -EBADMSG, "malformed page %llu",
 				       (unsigned long long)en.page);
+		s->seen[en.page / 64] |= bit;
 		s->page[s->npages++] = en.page;
 	}
 	step_reached(STEP_STAGE_PAGES);
