@@ -146,8 +146,7 @@ int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
 		ob->dropped++;
 		return 0;
 	}
-	/* While anything waits, later output waits behind it: order is part of the rule. */
-	if (ob->holding || ob->head)
+	if (ob->holding)
 		return put_held(ob, sink, iov, niov, (uint32_t)len);
 	return put_now(ob, sink, iov, niov, (uint32_t)len);
 }
