@@ -103,8 +103,11 @@ static json_t *do_pause(struct run *r, bool pause, struct err *e)
 		primary_pause(&r->primary, pause);
 	else if (pause && vm_pause(&r->vm, e))
 		return NULL;
+	else if (!pause && r->waiting)
+		vm_start(&r->vm);
 	else if (!pause && !r->vm.running)
 		vm_resume(&r->vm);
+	r->waiting = r->waiting && pause;
 	r->paused = pause;
 	if (!r->primary.ft)
 		ft_set_state(&r->ft, pause ? FT_PAUSED : FT_RUNNING, NULL);
@@ -141,8 +144,9 @@ static json_t *do_set(struct run *r, json_t *args, struct err *e)
 	json_t *epoch = json_object_get(args, "epoch_ns");
 	json_int_t ns = json_integer_value(epoch);
 
-	if (!json_is_integer(epoch) || ns < 1000000 || ns > 10000000000ll) {
-		err_set(e, -EINVAL, "set: epoch must be between 1ms and 10s");
+	if (!json_is_integer(epoch) || ns < (json_int_t)CONFIG_EPOCH_MIN_NS ||
+	    ns > (json_int_t)CONFIG_EPOCH_MAX_NS) {
+		err_set(e, -EINVAL, "set: epoch must be between 0.1 ms and 10 s");
 		return NULL;
 	}
 	r->cfg.epoch_ns = ns;
@@ -239,7 +243,9 @@ static int run_vm(struct run *r, struct err *e)
 		if (code)
 			return code;
 	}
-	vm_start(&r->vm);
+	r->paused = r->waiting = r->cfg.paused;
+	if (!r->waiting)
+		vm_start(&r->vm);
 	return 0;
 }
 
@@ -314,7 +320,7 @@ static int start_role(struct run *r, struct err *e)
 		r->role = "plain";
 		code = run_vm(r, e);
 		if (!code)
-			ft_set_state(&r->ft, FT_RUNNING, NULL);
+			ft_set_state(&r->ft, r->waiting ? FT_PAUSED : FT_RUNNING, NULL);
 		return code;
 	}
 }

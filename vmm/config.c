@@ -70,7 +70,7 @@ static const struct option net_rows[] = {
 };
 static const struct option rows[] = {
 	{ "kernel", 'k', OPT_TEXT, FIELD(struct config, kernel), .tags = OWNER | GUEST,
-	  .metavar = "FILE", .help = "ELF (PVH) or bzImage" },
+	  .metavar = "FILE", .help = "ELF file with a PVH entry" },
 	{ "initrd", 'i', OPT_TEXT, FIELD(struct config, initrd), .tags = OWNER | GUEST,
 	  .metavar = "FILE", .help = "initial RAM disk" },
 	{ "cmdline", 'a', OPT_TEXT, FIELD(struct config, cmdline), .tags = OWNER | GUEST,
@@ -93,6 +93,8 @@ static const struct option rows[] = {
 	  .help = "name for ftvmm status, stop, ..." },
 	{ "restore", .type = OPT_TEXT, FIELD(struct config, restore), .tags = OWNER,
 	  .metavar = "FILE", .help = "start from a snapshot instead of a kernel" },
+	{ "paused", .type = OPT_FLAG, FIELD(struct config, paused), .tags = OWNER,
+	  .help = "vCPUs wait for ftvmm resume" },
 
 	{ "primary", .type = OPT_SET, FIELD(struct config, role), .min = ROLE_PRIMARY,
 	  .tags = ALL | GROUP_FT, .help = "run the guest and protect it" },

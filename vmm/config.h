@@ -12,7 +12,7 @@
 #include "vmm/machine.h"
 
 #define CONFIG_MAX_PEERS    4
-#define CONFIG_EPOCH_MIN_NS 1000000ull /* the same bounds at start and while running */
+#define CONFIG_EPOCH_MIN_NS 100000ull /* the same bounds at start and while running */
 #define CONFIG_EPOCH_MAX_NS 10000000000ull
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
@@ -44,12 +44,13 @@ struct config {
 	unsigned nnets;
 	char console[512]; /* "stdio" (default), "none" or a file */
 	char restore[512]; /* snapshot file to start from */
+	bool paused;	   /* vCPUs do not start until `ftvmm resume` */
 	enum config_role role;
 	char listen[300]; /* URI; secondary */
 	char peers[CONFIG_MAX_PEERS][300];
 	unsigned npeers;
 	enum ft_mode ft;
-	uint64_t epoch_ns;	  /* default 25 ms; 1 ms .. 10 s */
+	uint64_t epoch_ns;	  /* default 25 ms */
 	uint64_t heartbeat_ns;	  /* default 25 ms */
 	uint64_t peer_timeout_ns; /* default 100 ms: silence that counts as death */
 	char arbiter[512];	  /* "none" (default), "file:PATH" */

@@ -59,6 +59,8 @@ static int check_boot(const struct config *c, struct err *e)
 	uint64_t kernel = 0, initrd = 0, ignored;
 	int r;
 
+	if (c->paused && (!c->restore[0] || c->role != ROLE_PLAIN))
+		return err_set(e, -EINVAL, "--paused goes with --restore and without --primary");
 	if (c->restore[0])
 		return check_input("restore", c->restore, &ignored, e);
 	if (!c->kernel[0])
@@ -101,6 +103,12 @@ static int check_disk_file(const struct config *c, const struct config_disk *d, 
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(e, -EINVAL, "disk '%s': '%s' is neither a file nor a block device",
 			       d->id, d->path);
+	if (c->role == ROLE_SECONDARY && d->ft == DISK_FT_MIRROR && !S_ISREG(st.st_mode))
+		return err_set(
+			e, -EINVAL,
+			"disk '%s': '%s' is a block device; the image of a secondary must be "
+			"a regular file in this version",
+			d->id, d->path);
 	if (access(d->path, d->readonly ? R_OK : R_OK | W_OK) < 0)
 		return err_sys(e, "disk '%s': '%s'%s", d->id, d->path,
 			       d->readonly ? "" : " (add ro?)");
@@ -123,6 +131,11 @@ static int check_disk(const struct config *c, const struct config_disk *d, struc
 		return err_set(e, -EINVAL, "disk '%s': path is missing", d->id);
 	if (d->readonly && d->ft == DISK_FT_MIRROR)
 		return err_set(e, -EINVAL, "disk '%s': ro and ft=mirror exclude each other", d->id);
+	if (c->role != ROLE_PLAIN && d->ft == DISK_FT_SHARED)
+		return err_set(e, -EINVAL,
+			       "disk '%s': ft=shared is not available in this version; use "
+			       "ft=mirror, or ro",
+			       d->id);
 	if (c->role != ROLE_PLAIN && !d->readonly && d->ft == DISK_FT_NONE)
 		return err_set(e, -EINVAL,
 			       "disk '%s': ft=none would lose writes at a takeover; add ro or use "

@@ -21,6 +21,7 @@ struct run {
 	struct vm vm;
 	bool has_vm; /* the VM runs (or is paused) here */
 	bool paused;
+	bool waiting; /* paused before its first instruction here */
 	struct primary primary;
 	struct secondary secondary;
 	const char *role;

@@ -336,12 +336,7 @@ size_t vm_state_bound(const struct vm *vm)
 
 int64_t vm_save(struct vm *vm, void *buf, size_t cap)
 {
-	int r;
-
 	VMM_BUG_ON(vm->running);
-	r = vm_chips_save(vm);
-	if (r < 0)
-		return r;
 	for (unsigned i = 0; i < vm->ndevs; i++)
 		vm->devs[i]->ops->save(vm->devs[i]);
 	return state_encode_all(vm->items, vm->nitems, buf, cap);

@@ -6,7 +6,7 @@
  * vm_save(), the same for pause, snapshot and every epoch:
  *   1. vCPUs leave KVM_RUN, finish their last exit and save their registers, all in parallel;
  *   2. devices are quiet, because they work on this thread only;
- *   3. interrupt chips and clock are read, then every device.
+ *   3. interrupt chips and clock are read; vm_save() then reads every device.
  */
 #ifndef VMM_VM_H
 #define VMM_VM_H
@@ -100,7 +100,10 @@ void vm_destroy(struct vm *vm); /* safe on a zeroed or half-built vm */
 /* Load kernel and boot data into RAM and set vCPU 0 to its entry. */
 int vm_boot(struct vm *vm, const struct config *cfg, struct err *e);
 
-/* Stop all vCPUs and save their state (no-op when paused). -ETIMEDOUT after 5 s names the vCPU. */
+/*
+ * Stop all vCPUs, save their state and that of the interrupt chips (no-op when paused).
+ * -ETIMEDOUT after 5 s says how many stopped.
+ */
 int vm_pause(struct vm *vm, struct err *e);
 void vm_resume(struct vm *vm);
 /* First start, restore or takeover: devices look at their queues again, then vCPUs run. */

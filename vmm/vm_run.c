@@ -56,9 +56,12 @@ int vm_pause(struct vm *vm, struct err *e)
 		r = err_set(e, vm->vcpu_error, "vCPU state: reading %s: %s", vm->vcpu_what,
 			    strerror(-vm->vcpu_error));
 	pthread_mutex_unlock(&vm->lock);
-	if (!r)
-		vm->running = false;
-	return r;
+	if (r)
+		return r;
+	vm->running = false;
+	/* Here, and not in vm_save(): the clock goes on, but a paused VM has one state. */
+	r = vm_chips_save(vm);
+	return r < 0 ? err_set(e, r, "interrupt chips: reading: %s", strerror(-r)) : 0;
 }
 
 void vm_resume(struct vm *vm)

@@ -293,7 +293,8 @@ static const struct bad bad_flags[] = {
 	{"-k k -d id=0123456789012345678901234567890123,path=x",
 	 "--disk: id: 34 characters, at most 31"},
 	{"--secondary --listen fd:3 -d id=a,path=none/x", "disk 'a': cannot be made in 'none'"},
-	{"--secondary --listen fd:3 -d id=a,path=none,ft=shared", "disk 'a': 'none': No such file"},
+	{"--secondary --listen fd:3 -d id=a,path=none,ft=shared", "ft=shared is not available"},
+	{"-k k --paused", "--paused goes with --restore"},
 	/* nets */
 	{"-k k -n id=n", "net 'n': tap is missing"},
 	{"-k k -n id=n,tap=0123456789abcdef", "--net: tap: 16 characters, at most 15"},
@@ -332,7 +333,7 @@ static const struct bad bad_flags[] = {
 	{"--secondary --listen fd:3 --claim", "--claim has no meaning with --secondary"},
 	{"-k k --ft mc", "--ft has no meaning without --primary or --secondary"},
 	{"-k k --listen fd:3", "--listen has no meaning without"},
-	{"--secondary --listen fd:3 --epoch 100us", "--epoch: 100us is outside 1ms..10s"},
+	{"--secondary --listen fd:3 --epoch 50us", "--epoch: 50us is outside 100us..10s"},
 	{"--secondary --listen fd:3 --epoch soon",
 	 "'soon' is not a time; write a number and us, ms or s"},
 	{"--secondary --listen fd:3 --heartbeat 80ms",
