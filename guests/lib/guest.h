@@ -101,6 +101,8 @@ uint64_t timer_ticks(void);
  */
 void print(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void print_v(const char *fmt, va_list ap);
+/* For a guest that took the virtio console away from print(): from now on to the serial port. */
+void print_to_serial(void);
 /* Like snprintf: always terminates, returns the length it wanted to write. */
 int format_text(char *buf, size_t cap, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 int format_text_v(char *buf, size_t cap, const char *fmt, va_list ap);

@@ -155,6 +155,11 @@ void print_init(void)
 	have_console = console_open();
 }
 
+void print_to_serial(void)
+{
+	have_console = false;
+}
+
 /* For the trap handler only: whoever held the lock will not go on. */
 void print_unlock(void)
 {
