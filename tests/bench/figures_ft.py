@@ -1,0 +1,141 @@
+"""Figures of a protected guest: pauses, speed, epochs, bytes, takeover."""
+
+from benchlib import Writer, ftlab, median, memcpy_us, percentile, plain, protected, run_epochs
+
+IDLE_EPOCHS = 400
+LOAD_EPOCHS = 150
+PAIRS = 7
+KILLS = 24
+
+
+def pause(lab, report):
+    """how long a seal stops the guest: idle, and with dirty pages against memcpy of as many"""
+    pair = protected(lab, "idle", "hz=10")
+    s, _ = run_epochs(pair, IDLE_EPOCHS)
+    pair.end()
+    p50, p99 = s["pause_us"]["p50"] / 1e3, s["pause_us"]["p99"] / 1e3
+    report.add("pause idle p50", "ms", p50, "<= 0.25 ms", p50 <= 0.25)
+    report.add("pause idle p99", "ms", p99, "<= 1 ms", p99 <= 1)
+    for mode in ("hot", "random"):
+        for pages in (64, 256, 1024):
+            loaded_pause(lab, report, mode, pages)
+
+
+def loaded_pause(lab, report, mode, pages):
+    """hot: every page in every epoch. random: as many faults as fit, spread over 16 MiB."""
+    if mode == "hot":
+        cmdline = f"mode=hot tick=5 work=0 pages={pages} report=0"
+    else:
+        cmdline = f"mode=random tick=5 work=0 pages={max(1, pages // 5)} total=4096 report=0"
+    pair = protected(lab, "writer", cmdline)
+    run_epochs(pair, 20)
+    floor, samples = [], []
+    kind = "row" if mode == "hot" else "scattered"
+    for _ in range(3):
+        s, d = run_epochs(pair, LOAD_EPOCHS // 3)
+        samples.append(s["pause_us"]["p50"])
+        pair.vm["A"].call("pause")
+        floor.append(memcpy_us(kind, s["dirty_pages_p50"]))
+        pair.vm["A"].call("resume")
+    pair.end()
+    ours, low = samples[-1] / 1e3, median(floor) / 1e3
+    bound = 1.25 * low + 0.2
+    report.add(f"pause {mode} {pages}", "ms", ours, f"<= 1.25 floor + 0.2 = {bound:.2f}", ours <= bound,
+               floor=low, dirty_pages=s["dirty_pages_p50"], p99=s["pause_us"]["p99"] / 1e3)
+
+
+def speed(lab, report):
+    """guest speed under mc, 25 ms epochs, against the same guest unprotected"""
+    for name, cmdline, target in (
+            ("compute", "tick=25 pages=1", 0.98),
+            ("64 hot", "tick=0 mode=hot pages=64", 0.90),
+            ("256 hot", "tick=0 mode=hot pages=256", 0.90),
+            ("1024 hot", "tick=0 mode=hot pages=1024", 0.90),
+            ("1024 hot per 25 ms", "tick=25 mode=hot pages=1024", 0.90)):
+        free, held = compare_speed(lab, cmdline)
+        ratio = median(h / f for h, f in zip(held, free))
+        report.add(f"speed {name}", "pass/s", median(held), f">= {target:.2f} of unprotected",
+                   ratio >= target, floor=median(free), ratio=ratio, free=free, protected=held)
+
+
+def compare_speed(lab, cmdline):
+    """Unprotected and protected in turns; the one that does not run is paused."""
+    alone = plain(lab, "writer", cmdline)
+    alone.call("pause")
+    pair = protected(lab, "writer", cmdline)
+    both = pair.vm["A"]
+    free, held = [], []
+    for _ in range(PAIRS):
+        both.call("set", epoch_ns=10 ** 10)
+        both.call("pause")
+        alone.call("resume")
+        free.append(Writer(alone).next_speed())
+        alone.call("pause")
+        both.call("set", epoch_ns=25 * 10 ** 6)
+        both.call("resume")
+        held.append(Writer(both).next_speed())
+    state = both.state()
+    ftlab.expect(state == "PROTECTED", f"the guest is {state} at the end")
+    pair.end()
+    lab.release(alone)
+    return free, held
+
+
+def epochs(lab, report):
+    """committed epochs per second of an idle guest at the shortest epoch"""
+    pair = protected(lab, "idle", "hz=10", epoch="1ms")
+    a = pair.vm["A"]
+    rates = []
+    for _ in range(PAIRS):
+        first, begin = a.status(), ftlab.mono()
+        last, _ = run_epochs(pair, 800)
+        rates.append((last["epochs_total"] - first["epochs_total"]) * 1e9 / (ftlab.mono() - begin))
+    report.add("epochs idle", "1/s", median(rates), ">= 1000", median(rates) >= 1000,
+               ack_us=last["ack_lag_us"], pause_us=last["pause_us"]["p50"])
+    pair.end()
+
+
+def sent_bytes(lab, report):
+    """bytes sent per byte dirtied when an eighth of each page changes"""
+    # At most three ticks in an epoch, each with the next 20 of 512 words and the one at the head.
+    for mode, cmdline in (("hot", "mode=hot tick=10 work=0 pages=200 words=20"),
+                          ("random", "mode=random tick=10 work=0 pages=60 total=2000 words=20")):
+        pair = protected(lab, "writer", cmdline)
+        run_epochs(pair, 40)
+        ratios = []
+        for _ in range(PAIRS):
+            _, d = run_epochs(pair, 20)
+            ratios.append(d["page_bytes_total"] / (d["pages_total"] * 4096))
+        report.add(f"bytes sent {mode}", "B/B", median(ratios), "<= 0.2", median(ratios) <= 0.2)
+        pair.end()
+
+
+def kill(lab, report):
+    """SIGKILL of the primary to the first guest instruction on the survivor"""
+    pair = ftlab.Pair(lab, cmdline=f"ip={ftlab.GUEST_IP} dirty=64")
+    pair.protect()
+    total, takeover, host = [], [], "A"
+    for _ in range(KILLS):
+        other = pair.other(host)
+        run_epochs_of(pair.vm[host], 10)
+        at = pair.vm[host].kill()
+        s = pair.vm[other].wait_state("DEGRADED")
+        total.append((s["first_run_mono_ns"] - at) / 1e6)
+        takeover.append(s["takeover_us"] / 1e3)
+        lab.release(pair.vm[host])
+        pair.secondary(host)
+        pair.in_step()
+        host = other
+    pair.end()
+    for pct in (50, 99):
+        report.add(f"kill to running p{pct}", "ms", percentile(total, pct),
+                   "<= 100 ms" if pct == 99 else "", percentile(total, pct) <= 100 if pct == 99 else None,
+                   kills=KILLS)
+    for pct in (50, 99):
+        report.add(f"takeover p{pct}", "ms", percentile(takeover, pct), "<= 5 ms",
+                   percentile(takeover, pct) <= 5, kills=KILLS)
+
+
+def run_epochs_of(vm, count):
+    start = vm.status()["epochs_total"]
+    vm.wait_status(lambda s: s["epochs_total"] >= start + count, f"{count} epochs")

@@ -1,0 +1,143 @@
+"""Figures beside fault tolerance: start, memory; and for information latency and stream."""
+
+import os
+import shutil
+import socket
+import struct
+
+from benchlib import (FIRST_ELF, FLOORS, QEMU, STARTUP, ftlab, median, plain, protected, tool)
+
+STARTS = 9
+ECHOES = 200
+KVM_MACHINE = "microvm,x-option-roms=off,isa-serial=on,rtc=off,acpi=off"
+
+
+def qemu_args(*more):
+    return [QEMU, "-M", KVM_MACHINE, "-accel", "kvm", "-cpu", "qemu64", "-m", "256M", "-nodefaults",
+            "-no-user-config", "-display", "none", *more]
+
+
+def first_byte(lab, *argv):
+    return tool("nsenter", f"--net=/run/netns/{lab.ns['A']}", "env", f"XDG_RUNTIME_DIR={lab.work}",
+                STARTUP, "first", *argv)["ms"]
+
+
+def start(lab, report):
+    """process start to the first guest instruction, 256 MiB"""
+    ours_argv = [ftlab.FTVMM, "run", "-k", FIRST_ELF, "-m", "256M", "--name", "start"]
+    has_qemu = shutil.which(QEMU)
+    floor, ours, qmp, guest = [], [], [], []
+    for _ in range(STARTS):
+        floor.append(first_byte(lab, STARTUP, "kvm", "256"))
+        ours.append(first_byte(lab, *ours_argv))
+        if has_qemu:
+            qmp.append(first_byte(lab, *qemu_args("-S", "-qmp", "stdio")))
+            guest.append(first_byte(lab, *qemu_args("-kernel", FIRST_ELF, "-serial", "stdio")))
+    ms = median(ours)
+    report.add("start to first guest byte", "ms", ms, "<= 10 ms", ms <= 10, floor=median(floor),
+               peer=median(guest) if guest else None)
+    if qmp:
+        ratio = ms / median(qmp)
+        report.add("start / QEMU's start to QMP", "ms", ms, "<= 0.40", ratio <= 0.4, peer=median(qmp),
+                   ratio=ratio)
+
+
+def resident_kib(pid, ram_name):
+    """Resident memory outside of the mappings of guest RAM."""
+    total, ours = 0, True
+    with open(f"/proc/{pid}/smaps") as f:
+        for line in f:
+            words = line.split()
+            if "-" in words[0] and not words[0].endswith(":"):
+                ours = ram_name not in line
+            elif words[0] == "Rss:" and ours:
+                total += int(words[1])
+    return total
+
+
+def memory(lab, report):
+    """resident memory beyond guest RAM, no fault tolerance"""
+    mib, peer = [], None
+    for _ in range(3):
+        vm = plain(lab, "idle", "hz=10", "256M")
+        mib.append(resident_kib(vm.pid, "ftvmm-ram") / 1024)
+        lab.release(vm)
+    if shutil.which(QEMU):
+        log, out = lab.path("qemu-log"), lab.path("qemu-out")
+        argv = qemu_args("-kernel", os.path.join(ftlab.GUESTS, "idle.elf"), "-append", "hz=10",
+                         "-serial", f"file:{out}", "-object", "memory-backend-memfd,id=ram0,size=256M",
+                         "-machine", "memory-backend=ram0")
+        q = ftlab.Process(lab.ns["A"], argv, log)
+        lab.processes.append(q)
+        d = ftlab.Deadline(10)
+        while "READY" not in ftlab.read_text(out):
+            ftlab.expect(q.alive(), f"QEMU ended: {ftlab.tail(log)}")
+            d.check("the guest under QEMU")
+            q.nap(0.05)
+        peer = resident_kib(q.pid, "memory-backend-memfd") / 1024
+        lab.release(q)
+    report.add("memory beyond guest RAM", "MiB", median(mib), "<= 3 MiB", median(mib) <= 3, peer=peer)
+
+
+# --- for information -------------------------------------------------------------------------------
+
+
+def echo_us(lab):
+    """Round trips of single datagrams to the guest's echo port."""
+    times = []
+    with lab.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect((ftlab.GUEST_IP, 7))
+        s.settimeout(2)
+        for i in range(ECHOES):
+            data, begin = struct.pack("<Q", i), ftlab.mono()
+            s.send(data)
+            while s.recv(64) != data:
+                pass
+            times.append((ftlab.mono() - begin) / 1e3)
+    return times
+
+
+def latency(lab, report):
+    """one UDP echo, and kv throughput: unprotected and under mc at 25 ms"""
+    args = f"ip={ftlab.GUEST_IP}"
+    mac = f"id=n0,tap=t0,bridge=br0,mac={ftlab.GUEST_MAC.hex(':')}"
+    vm = plain(lab, "kv", args, more=["-n", mac, "-d", f"id=d0,path={lab.disk('plain.img')}"])
+    lab.probe()
+    free, free_ops = echo_us(lab), ops_per_second(lab)
+    lab.release(vm)
+    pair = protected(lab, "kv", args, disk=64, net=True)
+    lab.probe()
+    held, held_ops = echo_us(lab), ops_per_second(lab)
+    pair.end()
+    report.add("UDP echo p50 under mc", "ms", median(held) / 1e3, floor=median(free) / 1e3)
+    report.add("kv operations under mc", "1/s", held_ops, floor=free_ops)
+
+
+def ops_per_second(lab):
+    load = ftlab.Load(lab, udp=8, tcp=8, echo=0, stream=0, seconds=4)
+    summary = load.finish(stop=False)
+    lab.release(load)
+    return summary["ops_per_s"]
+
+
+def stream(lab, report):
+    """first sync of a guest with 480 MiB of data, against loopback TCP"""
+    pages = 480 << 8
+    pair = ftlab.Pair(lab, "writer", f"mode=seq tick=1000 work=0 pages=1 total={pages} report=0",
+                      "512M", disk=0, net=False)
+    a = pair.primary("A")
+    a.wait_console("^READY", 60)
+    floor, ours = [], []
+    for _ in range(5):
+        floor.append(tool(FLOORS, "tcp", "0.5")["mib_per_s"])
+        before = a.status()["sync_bytes"]
+        pair.secondary("B")
+        begin = a.wait_state("SYNCING") and ftlab.mono()
+        s = a.wait_state("PROTECTED", seconds=60)
+        ours.append((s["sync_bytes"] - before) / 1048576 / ((ftlab.mono() - begin) / 1e9))
+        pair.vm["B"].stop()
+        lab.release(pair.vm["B"])
+        a.wait_state("DEGRADED", "UNPROTECTED")
+    pair.end()
+    report.add("first sync of 480 MiB", "MiB/s", median(ours), ">= 0.80", median(ours) / median(floor) >= 0.8,
+               floor=median(floor), all=ours)
