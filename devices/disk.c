@@ -103,6 +103,7 @@ void disk_alias(struct disk *alias, const struct disk *d)
 	alias->hook = (struct disk_hook){0};
 	alias->inflight = 0;
 	alias->held = false;
+	alias->changes = NULL;
 	alias->queue = NULL;
 	alias->queue_tail = &alias->queue;
 }
@@ -160,6 +161,39 @@ static int check(const struct disk *d, const struct disk_req *r)
 	return 0;
 }
 
+static bool is_change(const struct disk_req *r)
+{
+	return r->kind != DISK_READ && r->kind != DISK_FLUSH;
+}
+
+/* Does r, not checked yet, touch sectors that are being changed? */
+static bool must_wait(const struct disk *d, const struct disk_req *r)
+{
+	if (r->kind == DISK_FLUSH)
+		return false;
+	for (const struct disk_req *c = d->changes; c; c = c->next) {
+		if (r->off >= c->off ? r->off - c->off < c->len : c->off - r->off < r->len)
+			return true;
+	}
+	return false;
+}
+
+static void add_change(struct disk *d, struct disk_req *r)
+{
+	r->next = d->changes;
+	d->changes = r;
+}
+
+static void del_change(struct disk *d, struct disk_req *r)
+{
+	struct disk_req **at = &d->changes;
+
+	while (*at && *at != r)
+		at = &(*at)->next;
+	if (*at)
+		*at = r->next;
+}
+
 static void run_queue(struct disk *d);
 
 /* Give r back to its owner, who may reuse it at once, then start the next ones. */
@@ -168,6 +202,7 @@ static void give_back(struct disk_req *r, int res)
 	struct disk *d = r->disk;
 
 	d->inflight--;
+	del_change(d, r);
 	r->done(r, res);
 	run_queue(d);
 }
@@ -279,6 +314,8 @@ static void start(struct disk *d, struct disk_req *r)
 		VMM_BUG_ON(loop_timer_set(d->loop, &r->io, 0) < 0);
 		return;
 	}
+	if (is_change(r))
+		add_change(d, r);
 	if (r->kind != DISK_READ && d->hook.submit)
 		d->hook.submit(d->hook.arg, d, r);
 	step(r);
@@ -286,7 +323,7 @@ static void start(struct disk *d, struct disk_req *r)
 
 static void run_queue(struct disk *d)
 {
-	while (d->queue && !d->held && d->inflight < MAX_INFLIGHT) {
+	while (d->queue && !d->held && d->inflight < MAX_INFLIGHT && !must_wait(d, d->queue)) {
 		struct disk_req *r = d->queue;
 
 		d->queue = r->next;

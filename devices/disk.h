@@ -48,9 +48,10 @@ struct disk {
 	bool readonly;
 	bool direct;
 	struct loop *loop;
-	struct disk_hook hook; /* all NULL when nobody looks */
-	unsigned inflight;     /* requests at the kernel */
-	bool held;	       /* new requests queue up instead of going out */
+	struct disk_hook hook;	  /* all NULL when nobody looks */
+	unsigned inflight;	  /* requests at the kernel */
+	bool held;		  /* new requests queue up instead of going out */
+	struct disk_req *changes; /* those at the kernel that change the image */
 	struct disk_req *queue, **queue_tail;
 };
 

@@ -254,7 +254,8 @@ static void hold_keeps_order(void **state)
 
 	disk_hold(&f->d, true);
 	for (unsigned i = 0; i < 5; i++)
-		submit(f, &q[i], i % 2 ? DISK_FLUSH : DISK_WRITE, 0, i % 2 ? 0 : 512);
+		submit(f, &q[i], i % 2 ? DISK_FLUSH : DISK_WRITE, i % 2 ? 0 : i * 512,
+		       i % 2 ? 0 : 512);
 	rig_settle(&f->rig);
 	assert_int_equal(f->count, 0);
 	assert_string_equal(f->log, ""); /* not logged before it goes out */
@@ -263,6 +264,30 @@ static void hold_keeps_order(void **state)
 	rig_until(&f->rig, f->count == 5);
 	for (unsigned i = 0; i < 5; i++)
 		assert_int_equal(q[i].res, 0);
+}
+
+/* The kernel may reorder what it has at the same time; the image must end as the log says. */
+static void overlapping_changes_go_one_by_one(void **state)
+{
+	struct fix *f = *state;
+	struct req q[7];
+
+	submit(f, &q[0], DISK_WRITE, 0, 4096);
+	submit(f, &q[1], DISK_WRITE, 4096, 4096); /* beside it: at once */
+	submit(f, &q[2], DISK_READ, 8192, 512);
+	assert_string_equal(f->log, "swsw");
+	assert_int_equal(f->d.inflight, 3);
+	submit(f, &q[3], DISK_ZERO, 3584, 1024);
+	submit(f, &q[4], DISK_READ, 512, 512); /* behind one that waits: order stays */
+	submit(f, &q[5], DISK_WRITE, UINT64_MAX - 511, 512);
+	submit(f, &q[6], DISK_DISCARD, 0, 65536);
+	assert_string_equal(f->log, "swsw");
+	assert_int_equal(f->d.inflight, 3);
+	rig_until(&f->rig, f->count == 7);
+	assert_string_equal(f->log, "swswdwdwszdzsddd");
+	for (unsigned i = 0; i < 7; i++)
+		assert_int_equal(q[i].res, i == 5 ? -ERANGE : 0);
+	assert_null(f->d.changes);
 }
 
 /* More requests than go to the kernel at once: all are done. */
@@ -357,6 +382,7 @@ int main(void)
 		T(refuses_what_is_out_of_range),
 		T(file_shrinks),
 		T(hold_keeps_order),
+		T(overlapping_changes_go_one_by_one),
 		T(many_requests),
 		T(close_gives_held_requests_back),
 		T(lock_keeps_others_out),
