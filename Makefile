@@ -27,7 +27,7 @@ GCFLAGS := -std=gnu17 -O2 -g $(WARN) -ffreestanding -fno-pic -fno-pie -mno-red-z
 
 UNIT := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
 # Every .c directly in these folders with a main() is one host tool; lib*.c there is shared by them.
-TOOLDIRS := tests/lin tests/wire tests/bench
+TOOLDIRS := tests/lin tests/wire tests/bench tests/hostile
 TOOLLIB := $(wildcard $(TOOLDIRS:%=%/lib*.c))
 TOOLS := $(patsubst %.c,$(B)/%,$(filter-out $(TOOLLIB),$(wildcard $(TOOLDIRS:%=%/*.c))))
 
@@ -72,6 +72,9 @@ $(TOOLS): %: %.o
 # Tools that measure the program's own code.
 $(B)/tests/bench/codec_bench: $(LIBOBJS)
 $(B)/tests/bench/codec_bench: TOOLLIBS := $(LIBS)
+# And one that speaks its protocol.
+$(B)/tests/hostile/hostile: $(LIBOBJS)
+$(B)/tests/hostile/hostile: TOOLLIBS := $(LIBS)
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(INCS) -c -o $@ $<
@@ -105,6 +108,17 @@ $(FUZZ:%=fuzz-run-%): fuzz-run-%:
 	build/fuzz/tests/fuzz/$* -max_total_time=$(FUZZ_SECONDS) -max_len=$(FUZZ_MAX_LEN) -timeout=10 \
 		-rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 -artifact_prefix=build/fuzz/$*- build/fuzz/$*
 
+# Everything a test needs; then unit, lin, wire, guests, docs and e2e tests, and one line that sums up.
+.PHONY: tests test demo unit
+unit: $(UNIT)
+tests: $(B)/ftvmm guests tools unit bugs
+test: deps-test
+	@$(MAKE) --no-print-directory -j2 tests
+	@tests/run
+demo: deps-test
+	@$(MAKE) --no-print-directory -j2 $(B)/ftvmm guests tools
+	@tests/e2e/demo.py
+
 lint: deps-lint
 	@tests/lint.sh
 format: deps-lint
@@ -117,3 +131,11 @@ install: deps-build
 clean:
 	rm -rf build
 -include $(shell find build -name '*.d' 2>/dev/null)
+
+# BENCH=name runs one; tests/bench/bench.py --list names them. Results also in build/bench.json.
+.PHONY: bench
+bench: all build/bench/first.elf
+	tests/bench/bench.py $(BENCH)
+build/bench/first.elf: tests/bench/first.S guests/lib/guest.ld
+	@mkdir -p $(@D)
+	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 -T guests/lib/guest.ld -o $@ $<

@@ -33,14 +33,12 @@ def verified(lab, binary=None):
     """A hash of all memory and state every epoch."""
     pair = Pair(lab, guest="writer", cmdline="mode=random tick=10 pages=150 total=2000", disk=0,
                 net=False, extra=["--verify"], epoch="15ms", timeout="2s", binary=binary)
-    pair.protect()
-    b = pair.vm["B"]
     try:
+        _, b = pair.protect(5)
         b.wait_status(lambda s: s["epochs_total"] >= 60 or s["state"] != "PROTECTED", "60 epochs", 30)
         expect(b.state() == "PROTECTED", "not protected any more")
     except ftlab.LabError as e:
-        b.wait_log("verify:", 5)
-        raise ftlab.LabError(f"{e}: {b.log_text()}") from e
+        raise ftlab.LabError(f"{e}: {pair.vm['B'].log_text()}") from e
     pair.end()
 
 
