@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,6 +15,8 @@
 #define SECTOR 512u
 /* Operations of one disk at the kernel; the loop's slots are shared by all disks. */
 #define MAX_INFLIGHT 128u
+#define LOCK_TRIES   50
+#define LOCK_WAIT_MS 10
 #define ZERO_CHUNK   32768u
 /* One read or write call moves less than 2 GiB. */
 #define MAX_CHUNK (1u << 30)
@@ -35,8 +38,14 @@ static int lock_image(struct disk *d, const char *path, struct err *e)
 	/* Of the open file, not of the process: it goes away with the last fd, on kill too. */
 	struct flock fl = {.l_type = d->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
 
-	if (fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
-		return 0;
+	/* The kernel may be finishing the requests of one that was killed a moment ago. */
+	for (int i = 0; i < LOCK_TRIES; i++) {
+		if (fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
+			return 0;
+		if (errno != EAGAIN && errno != EACCES)
+			break;
+		poll(NULL, 0, LOCK_WAIT_MS);
+	}
 	if (errno != EAGAIN && errno != EACCES)
 		return err_sys(e, "disk %s: lock of %s", d->id, path);
 	return err_set(e, -EBUSY,

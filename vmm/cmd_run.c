@@ -92,6 +92,16 @@ static void signalled(struct loop_op *op, int res)
 /* --- control commands --------------------------------------------------------------------------
  */
 
+/* The first instruction here: of the kernel, or of a restored VM. */
+static int set_going(struct run *r, struct err *e)
+{
+	int code = r->cfg.restore[0] ? vm_load(&r->vm, e) : 0;
+
+	if (!code)
+		vm_start(&r->vm);
+	return code;
+}
+
 static json_t *do_pause(struct run *r, bool pause, struct err *e)
 {
 	if (!r->has_vm) {
@@ -103,8 +113,8 @@ static json_t *do_pause(struct run *r, bool pause, struct err *e)
 		primary_pause(&r->primary, pause);
 	else if (pause && vm_pause(&r->vm, e))
 		return NULL;
-	else if (!pause && r->waiting)
-		vm_start(&r->vm);
+	else if (!pause && r->waiting && set_going(r, e))
+		return NULL;
 	else if (!pause && !r->vm.running)
 		vm_resume(&r->vm);
 	r->waiting = r->waiting && pause;
@@ -244,9 +254,7 @@ static int run_vm(struct run *r, struct err *e)
 			return code;
 	}
 	r->paused = r->waiting = r->cfg.paused;
-	if (!r->waiting)
-		vm_start(&r->vm);
-	return 0;
+	return r->waiting ? 0 : set_going(r, e);
 }
 
 /* A VM that another holder may be running must not be started a second time from an old image. */

@@ -130,7 +130,7 @@ static int take_all(struct vm *vm, struct stream *st, struct err *e)
 	if (!has_state)
 		return err_set(e, -EBADMSG, "no device state");
 	vm_commit(vm);
-	return vm_load(vm, e);
+	return vm_try_load(vm, e);
 }
 
 static int restore(struct vm *vm, struct loop *l, const struct config *cfg, struct stream *st,

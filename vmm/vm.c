@@ -357,13 +357,6 @@ int vm_try_load(struct vm *vm, struct err *e)
 {
 	int r = vm_load_vcpus(vm, true, e);
 
-	return r ? r : vm_chips_load(vm, e);
-}
-
-int vm_load(struct vm *vm, struct err *e)
-{
-	int r = vm_load_vcpus(vm, false, e);
-
 	if (!r)
 		r = vm_chips_load(vm, e);
 	if (r)
@@ -371,4 +364,12 @@ int vm_load(struct vm *vm, struct err *e)
 	for (unsigned i = 0; i < vm->ndevs; i++)
 		vm->devs[i]->ops->load(vm->devs[i], vm->devs[i]->pod);
 	return 0;
+}
+
+int vm_load(struct vm *vm, struct err *e)
+{
+	int r = vm_try_load(vm, e);
+
+	/* Only now what makes KVM write into guest memory. */
+	return r ? r : vm_load_vcpus(vm, false, e);
 }

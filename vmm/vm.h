@@ -5,7 +5,7 @@
  * Owner: the loop thread. vCPU threads touch only what is marked so. Order inside vm_pause() and
  * vm_save(), the same for pause, snapshot and every epoch:
  *   1. vCPUs leave KVM_RUN, finish their last exit and save their registers, all in parallel;
- *   2. devices are quiet, because they work on this thread only;
+ *   2. devices are told to be quiet: until vm_resume() they touch neither guest memory nor state;
  *   3. interrupt chips and clock are read; vm_save() then reads every device.
  */
 #ifndef VMM_VM_H
@@ -116,9 +116,9 @@ size_t vm_state_bound(const struct vm *vm);
 int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e);
 /* Scratch becomes what vm_load() will load. Plain copies: cannot fail. VM paused or never run. */
 void vm_commit(struct vm *vm);
-/* Put the committed state into KVM and devices. */
+/* Put the committed state into KVM and devices, to run it: KVM writes its clock into memory. */
 int vm_load(struct vm *vm, struct err *e);
-/* Only what a host may refuse, as a trial that leaves guest memory alone. */
+/* The same, but guest memory stays as it is: will this host take the state? */
 int vm_try_load(struct vm *vm, struct err *e);
 
 /* From vCPU threads and devices: the guest is over. The first reason counts. */

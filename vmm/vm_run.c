@@ -39,6 +39,14 @@ static void kick_all(struct vm *vm)
 	}
 }
 
+/* A device that is quiet leaves guest memory and its own state alone, though the loop runs. */
+static void quiet_devices(struct vm *vm, bool on)
+{
+	for (unsigned i = 0; i < vm->ndevs; i++)
+		if (vm->devs[i]->ops->quiet)
+			vm->devs[i]->ops->quiet(vm->devs[i], on);
+}
+
 int vm_pause(struct vm *vm, struct err *e)
 {
 	int r;
@@ -59,6 +67,7 @@ int vm_pause(struct vm *vm, struct err *e)
 	if (r)
 		return r;
 	vm->running = false;
+	quiet_devices(vm, true);
 	/* Here, and not in vm_save(): the clock goes on, but a paused VM has one state. */
 	r = vm_chips_save(vm);
 	return r < 0 ? err_set(e, r, "interrupt chips: reading: %s", strerror(-r)) : 0;
@@ -68,6 +77,7 @@ void vm_resume(struct vm *vm)
 {
 	VMM_BUG_ON(vm->running);
 	vm->running = true;
+	quiet_devices(vm, false);
 	pthread_mutex_lock(&vm->lock);
 	__atomic_store_n(&vm->want_park, false, __ATOMIC_RELEASE);
 	pthread_cond_broadcast(&vm->go_cond);
