@@ -1,6 +1,7 @@
 """A link between the hosts that delays, breaks, swallows and damages, and an arbiter that is away."""
 
 import os
+import signal
 
 import ftlab
 from ftlab import EXIT_FENCED, Deadline, FrameWatch, Pair, Wire, expect
@@ -11,7 +12,7 @@ class Split:
     """A protected pair on a bad link, under load. Knows who runs the guest, and watches both."""
 
     def __init__(self, lab, **options):
-        self.lab, self.wire = lab, Wire(lab)
+        self.lab, self.wire = lab, Wire(lab) if options.pop("proxy", True) else None
         self.pair = Pair(lab, disk=32, timeout=options.pop("timeout", "200ms"), wire=self.wire, **options)
         self.here = "A"
         self.pair.protect()
@@ -63,6 +64,10 @@ class Split:
         expect(frames[after], f"no frame of the guest left host {after}")
         late = [t for t in frames[before] if t > frames[after][0]]
         expect(not late, f"{len(late)} frames of the guest left host {before} after the takeover")
+
+    def drain(self):
+        for w in self.watch.values():
+            w.drain()
 
     def protect_again(self):
         other = self.pair.other(self.here)
@@ -147,6 +152,20 @@ def wire_hole_to_secondary(lab):
 def wire_hole_to_primary(lab):
     """acks and heartbeats do not arrive, epochs do"""
     black_hole(lab, "b2a")
+
+
+@test(90)
+def link_down(lab):
+    """the link itself goes down, and comes back"""
+    split = Split(lab, proxy=False)
+    for _ in range(2):
+        random_wait(lab, split.load, 0.1, 0.4)
+        lab.ip(lab.rng.choice("AB"), "link set ft0 down")
+        split.owner()
+        for host in "AB":
+            lab.ip(host, "link set ft0 up")
+        split.protect_again()
+    split.finish()
 
 
 @test(90)
@@ -260,4 +279,49 @@ def arbiter_away_split(lab):
     split.owner()
     split.wire.do("heal")
     split.protect_again()
+    split.finish()
+
+
+def steady(split, seconds=30):
+    """Start fenced sides again as secondaries until both are in step. Who runs the guest."""
+    d = Deadline(seconds)
+    while True:
+        d.check("both sides to be in step")
+        roles = {}
+        for host, vm in list(split.pair.vm.items()):
+            try:
+                s = vm.status()
+                roles[s["role"]] = host if s["state"] == "PROTECTED" else None
+            except ftlab.LabError:
+                if vm.alive():
+                    raise
+            if not vm.alive():
+                expect(vm.code == EXIT_FENCED, f"host {host}: exit code {vm.code}: {vm.log_text()}")
+                split.lab.release(vm)
+                split.pair.secondary(host)
+        if roles.get("primary") and roles.get("secondary"):
+            return roles["primary"]
+        split.load.nap(0.02)
+
+
+@test(120)
+def stutter(lab):
+    """either side or both are frozen for 20 to 400 ms, with the default timeout of 100 ms"""
+    split = Split(lab, proxy=False, timeout="100ms")
+    for _ in range(12):
+        random_wait(lab, split.load, 0.05, 0.3)
+        frozen = lab.rng.choice(("A", "B", split.here, "AB"))
+        for host in frozen:
+            split.pair.vm[host].signal(signal.SIGSTOP)
+        random_wait(lab, split.load, 0.02, 0.4)
+        for host in frozen:
+            split.pair.vm[host].signal(signal.SIGCONT)
+        lab.probe()
+        random_wait(lab, split.load, 0.2, 0.3)
+        now = steady(split)
+        generation = split.pair.vm[now].status()["generation"]
+        if generation <= split.generation + 1:  # else it went to and fro meanwhile
+            split.one_voice(split.here, now)
+        split.drain()
+        split.here, split.generation = now, generation
     split.finish()

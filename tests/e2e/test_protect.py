@@ -240,3 +240,79 @@ def restart_at_once(lab):
         b.wait_state("DEGRADED")
         b.kill()
         b = pair.secondary("B")
+
+
+@test(60)
+def smp_takeover(lab):
+    """two and four CPUs carried over a takeover"""
+    for cpus in (2, 4):
+        pair = Pair(lab, guest="smp", cmdline="seconds=3", cpus=cpus, disk=0, net=False)
+        a, b = pair.protect()
+        random_wait(lab, a, 0.1, 1.5)
+        a.kill()
+        b.wait_exit(20)
+        expect(b.code == 0 and "smp ok" in b.console_text(),
+               f"exit code {b.code}: {b.console_text()} {b.log_text()}")
+        pair.end()
+
+
+@test(60)
+def peer_list(lab):
+    """of two peers the one that answers is taken"""
+    pair = Pair(lab, disk=0)
+    pair.peer_of["A"] = f"tcp:{ftlab.LINK_IP['B']}:{ftlab.FT_PORT + 7}," + pair.peer_of["A"]
+    a, b = pair.protect()
+    b.kill()
+    a.wait_state("DEGRADED")
+    b.settle()
+    pair.secondary("B")
+    pair.in_step()
+
+
+@test(60)
+def pause_protected(lab):
+    """a paused VM stays protected; resumed, it goes on"""
+    pair = Pair(lab)
+    a, b = pair.protect()
+    load = start_load(lab)
+    a.call("pause")
+    expect(a.status()["paused"], "not paused")
+    random_wait(lab, load, 0.7, 1.0)
+    expect(b.state() == "PROTECTED" and a.alive(), "a pause was taken for a death")
+    a.call("resume")
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.3)
+    a.kill()
+    b.wait_state("DEGRADED")
+    lab.probe()
+    check_load(lab, [load], pair.image["B"])
+
+
+@test(90)
+def limits(lab):
+    """staging, held output and disk log at their smallest: slower, but right"""
+    small = ["--staging", "1M", "--output-limit", "128K", "--disklog-limit", "1M"]
+    pair = Pair(lab, guest="writer", cmdline="mode=seq tick=20 pages=1200 work=0", disk=0, net=False,
+                extra=["--verify", *small], timeout="2s")
+    a, b = pair.protect()
+    a.wait_status(lambda s: s["throttled_total"] > 5, "staging that is full", 30)
+    still_well(pair)
+    pair = Pair(lab, epoch="100ms", extra=small, disk=32)
+    a, b = pair.protect()
+    load = start_load(lab, udp=2, tcp=2, echo=2, stream=3, stream_rate=0, echo_rate=0)
+    random_wait(lab, load, 1.0, 1.5)
+    held = max(a.status()["held_bytes"] for _ in range(50))
+    expect(held <= (128 << 10) + 65536, f"{held} bytes held")
+    a.kill()
+    b.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.2, 0.4)
+    check_load(lab, [load], pair.image["B"])
+    pair.end()
+    pair = Pair(lab, guest="blk", cmdline="ops=20000 region=2K depth=4", net=False, disk=16,
+                epoch="100ms", extra=small)
+    a, b = pair.protect()
+    random_wait(lab, a, 0.2, 0.4)
+    a.kill()
+    b.wait_exit(30)
+    expect(b.code == 0, f"exit code {b.code}: {b.console_text()} {b.log_text()}")
