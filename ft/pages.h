@@ -38,6 +38,11 @@ struct page_entry {
  */
 uint32_t pages_encode(uint64_t page, const uint8_t *data, const uint8_t *base, bool lz4,
 		      uint8_t *out);
+/* How the entry at out was encoded. */
+static inline enum page_method pages_method(const uint8_t *entry)
+{
+	return (enum page_method)entry[2];
+}
 /*
  * Take the next entry off [*pos, end). 1 and *ret, 0 at the end, -EBADMSG when it is malformed
  * (unknown method, wrong length for the method, runs past the end, page >= npages). After that

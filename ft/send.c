@@ -36,11 +36,13 @@ static int write_pages(struct send *s, struct send_job *j)
 	size_t fill = 0;
 	int r = 0;
 
+	squeeze_look(&s->squeeze);
 	for (uint32_t i = 0; i < j->batch.n; i++) {
 		struct capture_page *p = &j->batch.pages[i];
 
 		if (!r)
-			fill += pages_encode(p->page, p->now, p->base, true, s->enc + fill);
+			fill += squeeze_encode(&s->squeeze, p->page, p->now, p->base,
+					       s->enc + fill);
 		capture_put(s->capture, p);
 		if (r || (fill < FRAME_FILL && i + 1 < j->batch.n))
 			continue;
@@ -134,7 +136,7 @@ static void *thread(void *arg)
 	int r;
 
 	pthread_setname_np(pthread_self(), "ftsend");
-	r = sync_run(s->sync, s->stream);
+	r = sync_run(s->sync, s->stream, &s->squeeze);
 	if (r) {
 		fail(s, r);
 		return NULL;
@@ -162,6 +164,7 @@ int send_start(struct send *s, struct stream *st, struct capture *c, struct sync
 	s->capture = c;
 	s->sync = sync;
 	s->notify_fd = notify_fd;
+	squeeze_init(&s->squeeze, st->fd);
 	s->tail = &s->queue;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->work, NULL);

@@ -182,6 +182,7 @@ static int sync_disks(struct sync *s, struct stream *st)
 struct ram_out {
 	struct sync *s;
 	struct stream *st;
+	struct squeeze *z;
 	uint8_t *enc;
 	size_t fill;
 };
@@ -192,6 +193,7 @@ static int flush_pages(struct ram_out *o)
 	int r = o->fill ? put(o->s, o->st, FRAME_PAGES, &iov, 1) : 0;
 
 	o->fill = 0;
+	squeeze_look(o->z);
 	step_reached(STEP_SYNC_RAM);
 	return r;
 }
@@ -217,7 +219,7 @@ static int send_page(struct ram_out *o, uint64_t page, bool skip_zero)
 	copy_live_page(copy, mem_page(o->s->mem, page));
 	if (skip_zero && mem_is_zero_page(bytes))
 		return 0;
-	o->fill += pages_encode(page, bytes, NULL, true, o->enc + o->fill);
+	o->fill += squeeze_encode(o->z, page, bytes, NULL, o->enc + o->fill);
 	return o->fill >= FRAME_FILL ? flush_pages(o) : 0;
 }
 
@@ -254,9 +256,9 @@ static int dirty_ram_pass(struct ram_out *o, uint64_t *count)
 	return r ? r : flush_pages(o);
 }
 
-static int sync_ram(struct sync *s, struct stream *st)
+static int sync_ram(struct sync *s, struct stream *st, struct squeeze *z)
 {
-	struct ram_out o = {s, st, malloc(FRAME_FILL + PAGE_ENTRY_MAX), 0};
+	struct ram_out o = {s, st, z, malloc(FRAME_FILL + PAGE_ENTRY_MAX), 0};
 	uint64_t count = UINT64_MAX;
 	int r = o.enc ? first_ram_pass(&o) : -ENOMEM;
 
@@ -266,14 +268,14 @@ static int sync_ram(struct sync *s, struct stream *st)
 	return r;
 }
 
-int sync_run(struct sync *s, struct stream *st)
+int sync_run(struct sync *s, struct stream *st, struct squeeze *z)
 {
 	int r;
 
 	step_reached(STEP_SYNC_BEGIN);
 	r = sync_disks(s, st);
 	if (!r)
-		r = sync_ram(s, st);
+		r = sync_ram(s, st, z);
 	step_reached(STEP_SYNC_END);
 	return r;
 }

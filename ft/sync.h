@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "ft/disklog.h"
+#include "ft/squeeze.h"
 #include "vmm/dirty.h"
 #include "vmm/stream.h"
 
@@ -33,7 +34,7 @@ struct sync {
 void sync_init(struct sync *s);
 void sync_done(struct sync *s);
 /* 0 when the peer is in step, or a negative errno (-ECANCELED after sync_cancel()). */
-int sync_run(struct sync *s, struct stream *st);
+int sync_run(struct sync *s, struct stream *st, struct squeeze *z);
 /* From the loop. */
 void sync_log_is_on(struct sync *s);
 void sync_cancel(struct sync *s);
