@@ -14,6 +14,7 @@ A fence of `text` behind it is what it prints: each line must occur, digits and 
 import glob
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -213,14 +214,34 @@ def update_options():
         f.write(text[:start] + "\n" + option_table() + "\n" + text[end:])
 
 
+def commands():
+    usage = subprocess.run([os.path.join(BUILD, "ftvmm"), "--help"], check=True,
+                           stdout=subprocess.PIPE, text=True).stdout
+    return re.findall(r"^  (\w+)  ", usage, re.M)
+
+
 def check_commands():
     """Every command of the program is explained in docs/operations.md."""
     text = read("docs/operations.md")
-    usage = subprocess.run([os.path.join(BUILD, "ftvmm"), "--help"], check=True,
-                           stdout=subprocess.PIPE, text=True).stdout
-    for command in re.findall(r"^  (\w+)  ", usage, re.M):
+    for command in commands():
         if not re.search(rf"`ftvmm {command}\b", text):
             raise Failed(f"docs/operations.md does not explain ftvmm {command}")
+
+
+def check_man():
+    """The manual page explains every option, names every command, and is well formed."""
+    text = read("docs/ftvmm.1.scd")
+    for row in re.findall(r"^\| `--([\w-]+)` \|", option_table(), re.M):
+        if not re.search(rf"^\*(?:.*[ *])?--{row}\*", text, re.M):
+            raise Failed(f"docs/ftvmm.1.scd does not explain --{row}")
+    for command in commands():
+        if not re.search(rf"\b{command}\*", text):
+            raise Failed(f"docs/ftvmm.1.scd does not name the command {command}")
+    if shutil.which("scdoc"):
+        p = subprocess.run(["scdoc"], input=text, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                           text=True, check=False)
+        if p.returncode:
+            raise Failed(f"docs/ftvmm.1.scd: {p.stderr.strip()}")
 
 
 def check_states():
@@ -246,7 +267,7 @@ TESTS = {f"examples:{n}": (lambda n=n: run_examples(n)) for n in EXAMPLES}
 TESTS.update({f"names:{n}": (lambda n=n: check_names(n))
               for n in EXAMPLES + MAPS if n != "docs/ancestry.md"})
 TESTS.update({f"map:{d}": (lambda d=d: check_map(d)) for d in ("vmm", "ft", "net", "devices")})
-TESTS.update({"ancestry": check_ancestry, "options": check_options, "commands": check_commands,
+TESTS.update({"ancestry": check_ancestry, "options": check_options, "commands": check_commands, "man": check_man,
               "states": check_states, "phases": check_phases})
 
 
