@@ -204,11 +204,30 @@ static int load_xcr0(struct vcpu *v)
 	return kvm_ioctl(v->fd, KVM_SET_XCRS, &x);
 }
 
+static bool handle_exit(struct vcpu *v);
+
 /*
  * The state of a vCPU is complete only when the instruction that exited is finished: a KVM_RUN with
- * immediate_exit does that and nothing else (KVM api.rst, KVM_EXIT_MMIO). Registers, segments and
- * events come with the exit (KVM_CAP_SYNC_REGS), the rest by one ioctl each.
+ * immediate_exit does that and nothing else (KVM api.rst, KVM_EXIT_MMIO). An access that KVM cuts
+ * in pieces (across two pages, a string) exits once more for each, and a piece that is not answered
+ * is lost to the guest; KVM ends this after at most 1024 of them.
  */
+static int finish_instruction(struct vcpu *v)
+{
+	while (v->unfinished) {
+		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
+		if (ioctl(v->fd, KVM_RUN, 0) == 0)
+			handle_exit(v); /* if it was the guest's end, the VM knows now */
+		else if (errno == EINTR)
+			v->unfinished = false;
+		else
+			return -errno;
+	}
+	return 0;
+}
+
+/* Registers, segments and events come with the exit (KVM_CAP_SYNC_REGS), the rest by one ioctl
+ * each. */
 int vcpu_save(struct vcpu *v, const char **ret_what)
 {
 	struct vcpu_state *s = &v->state;
@@ -221,14 +240,7 @@ int vcpu_save(struct vcpu *v, const char **ret_what)
 		if (r < 0)                                                                         \
 			return r;                                                                  \
 	} while (0)
-	if (v->unfinished) {
-		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
-		if (ioctl(v->fd, KVM_RUN, 0) < 0 && errno != EINTR) {
-			*ret_what = "KVM_RUN";
-			return -errno;
-		}
-		v->unfinished = false;
-	}
+	STEP("KVM_RUN", finish_instruction(v));
 	s->regs = v->run->s.regs.regs;
 	s->sregs = v->run->s.regs.sregs;
 	s->events = v->run->s.regs.events;
