@@ -45,7 +45,7 @@ help:
 	@echo "targets: all demo test bench lint asan tsan fuzz install deps clean"
 
 $(B)/ftvmm: $(OBJS)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 # Builds with a planted bug that the tests must catch: one object differs from the normal ones.
 BUG_release := ft/epoch RELEASE_EARLY
 BUG_skip := ft/capture SKIP_PAGE
@@ -57,18 +57,18 @@ bugs: $(BUGS:%=build/bug-%/ftvmm)
 define BUG_RULE
 build/bug-$(1)/bug.o: $(word 1,$(BUG_$(1))).c
 	@mkdir -p $$(@D)
-	$$(CC) $$(CFLAGS) $$(INCS) -DBUG_$(word 2,$(BUG_$(1))) -c -o $$@ $$<
+	@printf "  CC    %s (bug)\n" $$<; $$(CC) $$(CFLAGS) $$(INCS) -DBUG_$(word 2,$(BUG_$(1))) -c -o $$@ $$<
 build/bug-$(1)/ftvmm: build/bug-$(1)/bug.o $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(OBJS))
-	$$(CC) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
+	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
 endef
 $(foreach b,$(BUGS),$(eval $(call BUG_RULE,$(b))))
 
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
 	$(eval $(t): $(patsubst %.c,$(B)/%.o,$(filter $(d)/lib%,$(TOOLLIB))))))
 $(TOOLS): %: %.o
-	$(CC) $(LDFLAGS) -o $@ $^ $(TOOLLIBS) -lm
+	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(TOOLLIBS) -lm
 # Tools that measure the program's own code.
 $(B)/tests/bench/codec_bench: $(LIBOBJS)
 $(B)/tests/bench/codec_bench: TOOLLIBS := $(LIBS)
@@ -77,16 +77,16 @@ $(B)/tests/hostile/hostile: $(LIBOBJS)
 $(B)/tests/hostile/hostile: TOOLLIBS := $(LIBS)
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(INCS) -c -o $@ $<
+	@printf "  CC    %s\n" $<; $(CC) $(CFLAGS) $(INCS) -c -o $@ $<
 
 build/guests/lib/%.o: guests/lib/%
 	@mkdir -p $(@D)
-	$(CC) $(GCFLAGS) -c -o $@ $<
+	@printf "  CC    %s\n" $<; $(CC) $(GCFLAGS) -c -o $@ $<
 build/guests/%.o: guests/%.c
 	@mkdir -p $(@D)
-	$(CC) $(GCFLAGS) -c -o $@ $<
+	@printf "  CC    %s\n" $<; $(CC) $(GCFLAGS) -c -o $@ $<
 build/guests/%.elf: build/guests/%.o $(GLIB) guests/lib/guest.ld
-	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 -T guests/lib/guest.ld -o $@ $(filter %.o,$^)
+	@printf "  LD    %s\n" $@; $(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 -T guests/lib/guest.ld -o $@ $(filter %.o,$^)
 .PRECIOUS: $(B)/%.o build/guests/%.o build/guests/lib/%.o
 
 # libFuzzer: each target runs for FUZZ_SECONDS on its corpus in build/fuzz/NAME. Any crash fails.
@@ -99,7 +99,7 @@ fuzz: deps-fuzz
 	$(MAKE) $(FUZZ:%=fuzz-run-%)
 fuzz-build: $(FUZZ:%=build/fuzz/tests/fuzz/%)
 build/fuzz/tests/fuzz/%_fuzz: build/fuzz/tests/fuzz/%_fuzz.o build/fuzz/libftvmm.a
-	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 build/fuzz/libftvmm.a: $(LIBOBJS)
 	rm -f $@
 	ar rcs $@ $^
@@ -118,6 +118,15 @@ test: deps-test
 demo: deps-test
 	@$(MAKE) --no-print-directory -j2 $(B)/ftvmm guests tools
 	@tests/e2e/demo.py
+
+# All tests that can run so, under a sanitizer; a report of any process is a failure.
+asan tsan: %: deps-test
+	@$(MAKE) --no-print-directory -j2 V=$* build/$*/ftvmm tools unit guests
+	@$(MAKE) --no-print-directory -j2 tools
+	@rm -f build/$*/report.*
+	@$(if $(filter asan,$*),ASAN,TSAN)_OPTIONS=log_path=$(CURDIR)/build/$*/report FTVMM_BUILD=build/$* \
+		tests/run unit lin wire e2e
+	@if ls build/$*/report.* > /dev/null 2>&1; then cat build/$*/report.*; exit 1; fi
 
 lint: deps-lint
 	@tests/lint.sh
@@ -141,4 +150,4 @@ bench: all build/bench/first.elf
 	tests/bench/bench.py $(BENCH)
 build/bench/first.elf: tests/bench/first.S guests/lib/guest.ld
 	@mkdir -p $(@D)
-	$(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 -T guests/lib/guest.ld -o $@ $<
+	@printf "  LD    %s\n" $@; $(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 -T guests/lib/guest.ld -o $@ $<
