@@ -6,6 +6,7 @@
  *	mode=rings	lying descriptors and rings beside honest requests, resets under way
  *	mode=status	random walks through device states, queue sizes and addresses
  *	mode=regs	every register and port, in all widths
+ *	mode=pieces	accesses that need several exits (part of regs)
  *	mode=race	CPU 1 changes the rings while the device reads them (-c 2, cpus=2)
  *	mode=flood	doorbells without need, output without end; kicks=N (100000) of them
  *	mode=mix	rings and status in turn
@@ -38,9 +39,10 @@ int main(void)
 		const char *name;
 		void (*attack)(void);
 		unsigned ops;
-	} modes[] = {{"rings", attack_ring, 200}, {"status", attack_status, 200},
-		     {"regs", attack_regs, 5},	  {"race", attack_race, 100},
-		     {"flood", attack_flood, 1},  {"mix", attack_mix, 200}};
+	} modes[] = {{"rings", attack_ring, 200},  {"status", attack_status, 200},
+		     {"regs", attack_regs, 5},	   {"race", attack_race, 100},
+		     {"flood", attack_flood, 1},   {"mix", attack_mix, 200},
+		     {"pieces", attack_pieces, 20}};
 	char mode[16];
 
 	cmdline_str("mode", mode, sizeof(mode));

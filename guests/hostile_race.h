@@ -111,6 +111,34 @@ static void flood_queue(struct hdev *d, uint64_t total, uint32_t len)
 	attack_end(d);
 }
 
+/* The largest requests, as many as the ring takes; all share one chain and the arena. */
+static void flood_disk(struct hdev *d, uint64_t rounds)
+{
+	uint64_t *header = (uint64_t *)own_buffer(d);
+	struct hring *r = &d->q[0];
+	unsigned last = ARENA_BYTES / ARENA_GUARD + 1;
+
+	attack_begin("disk flood");
+	own(d);
+	for (; rounds; rounds--) {
+		unsigned way = rounds & 1 ? VIRTQ_DESC_WRITE : 0;
+
+		header[0] = way ? BLK_READ : BLK_WRITE;
+		header[1] = below(LOW_SECTORS);
+		desc_set(r, 0, (uint64_t)header, HEADER_BYTES, VIRTQ_DESC_NEXT, 1);
+		for (unsigned i = 1; i < last; i++)
+			desc_set(r, i, (uint64_t)h.arena + (i - 1) * ARENA_GUARD, ARENA_GUARD,
+				 VIRTQ_DESC_NEXT | way, i + 1);
+		desc_set(r, last, (uint64_t)(header + 2), 1, VIRTQ_DESC_WRITE, 0);
+		for (unsigned n = 0; n < RING_NUM; n++)
+			ring_offer(r, 0);
+		kick(d, 0);
+		for (unsigned n = 0; n < RING_NUM; n++)
+			ring_wait(d, 0);
+	}
+	attack_end(d);
+}
+
 static void attack_flood(void)
 {
 	uint64_t kicks = cmdline_u64("kicks", 100000);
@@ -120,6 +148,8 @@ static void attack_flood(void)
 		struct hdev *d = &h.dev[i];
 		uint32_t len = 64;
 
+		if (d->name[0] == 'd')
+			flood_disk(d, kicks / 5000);
 		if (d->nq != 2)
 			continue;
 		if (d == h.console)

@@ -4,19 +4,25 @@
 
 #include "guests/hostile_dev.h"
 
-#define REGS_BYTES  0x1000u
-#define REGS_DENSE  0x180u /* below: every offset; above: one in SPARSE_STEP on average */
-#define SPARSE_STEP 48u
-#define LAPIC_LVT0  (APIC_BASE + 0x350)
-#define LVT_MASKED  0x10000u
-#define SERIAL	    0x3f8
-#define SERIAL_LCR  (SERIAL + 3)
-#define SERIAL_LSR  (SERIAL + 5)
-#define LSR_EMPTY   0x20
-#define KBD_COMMAND 0x64
-#define KBD_OUTPORT 0xd1 /* its data byte can reset the machine */
-#define KBD_PULSE   0xf0 /* and so can these, with bit 0 clear */
-#define WALK_STEPS  24u
+#define REGS_BYTES     0x1000u
+#define REGS_DENSE     0x180u /* below: every offset; above: one in SPARSE_STEP on average */
+#define SPARSE_STEP    48u
+#define LAPIC_LVT0     (APIC_BASE + 0x350)
+#define LVT_MASKED     0x10000u
+#define SERIAL	       0x3f8
+#define CROSSINGS      200u
+#define STRINGS	       4u
+#define WORDS_STORED   100u
+#define REGS_CONFIG    0x100u
+#define VIRTIO_MAGIC   0x74726976u
+#define SERIAL_SCRATCH (SERIAL + 7)
+#define SERIAL_LCR     (SERIAL + 3)
+#define SERIAL_LSR     (SERIAL + 5)
+#define LSR_EMPTY      0x20
+#define KBD_COMMAND    0x64
+#define KBD_OUTPORT    0xd1 /* its data byte can reset the machine */
+#define KBD_PULSE      0xf0 /* and so can these, with bit 0 clear */
+#define WALK_STEPS     24u
 
 static uint32_t any_value(void)
 {
@@ -148,12 +154,73 @@ static void attack_ports(void)
 	attack_end(h.console);
 }
 
+/* Two devices side by side: where the second one's registers begin, or 0. */
+static uint64_t border_find(void)
+{
+	for (unsigned i = 0; i < h.ndev; i++) {
+		for (unsigned j = 0; j < h.ndev; j++) {
+			if (h.dev[i].dev.regs + REGS_BYTES == h.dev[j].dev.regs)
+				return h.dev[j].dev.regs;
+		}
+	}
+	return 0;
+}
+
+/* Bytes to a port and from it, all of which must arrive, and words to a device that ignores them.
+ */
+static void string_attack(uint8_t *buf)
+{
+	uint64_t count = 1 + below(1024), left = count;
+	uint8_t *at = buf, want = (uint8_t)below(256);
+	uint16_t port = SERIAL_SCRATCH;
+
+	memset(buf, ~want, count);
+	buf[count - 1] = want;
+	__asm__ volatile("rep outsb" : "+S"(at), "+c"(left) : "d"(port) : "memory");
+	at = buf;
+	left = count;
+	__asm__ volatile("rep insb" : "+D"(at), "+c"(left) : "d"(port) : "memory");
+	for (uint64_t i = 0; i < count; i++) {
+		if (buf[i] != want)
+			failed(h.console, "a string of bytes through a port has holes");
+	}
+	at = (uint8_t *)h.console->dev.regs + REGS_CONFIG;
+	left = WORDS_STORED;
+	__asm__ volatile("rep stosl" : "+D"(at), "+c"(left) : "a"(count) : "memory");
+	if (left || at != (uint8_t *)h.console->dev.regs + REGS_CONFIG + 4 * WORDS_STORED)
+		failed(h.console, "a string of words to a device ended early");
+}
+
+/*
+ * Accesses that a hypervisor cuts in pieces, each an exit of its own: moves across the border of
+ * two devices, and string instructions. No piece may get lost, least of all when the machine is
+ * stopped or saved between two of them.
+ */
+static void attack_pieces(void)
+{
+	uint64_t border = border_find();
+
+	attack_begin("pieces");
+	for (unsigned n = 0; border && n < CROSSINGS; n++) {
+		uint64_t value;
+
+		__asm__ volatile("movq (%1), %0" : "=r"(value) : "r"(border - 4) : "memory");
+		if (value != (uint64_t)VIRTIO_MAGIC << 32)
+			failed(h.console, "a read across two devices is not whole");
+	}
+	for (unsigned n = 0; n < STRINGS; n++)
+		string_attack(own_buffer(h.console) + PAGE_SIZE);
+	attack_end(h.console);
+}
+
 static void attack_regs(void)
 {
-	uint64_t turn = h.attack % (h.ndev + 1);
+	uint64_t turn = h.attack % (h.ndev + 2);
 
 	if (turn == h.ndev)
 		attack_ports();
+	else if (turn > h.ndev)
+		attack_pieces();
 	else
 		attack_registers(&h.dev[turn]);
 }
