@@ -266,7 +266,7 @@ static int first_claim(struct run *r, struct err *e)
 	if (code)
 		return code;
 	if (rec.generation && !rec.released && !r->cfg.claim)
-		return err_set(e, -EPERM,
+		return err_set(e, -ESTALE,
 			       "arbiter: generation %llu of '%s' is held by '%s' and was not given "
 			       "back: it may be "
 			       "running. Start this side with --secondary, or, if you are sure "
@@ -276,7 +276,7 @@ static int first_claim(struct run *r, struct err *e)
 	code = arbiter_claim(r->ft.arbiter, rec.generation, &r->ft.generation, e);
 	if (code == -ESTALE)
 		return err_set(
-			e, -EPERM,
+			e, -ESTALE,
 			"arbiter: another side claimed '%s' at this moment; start as --secondary",
 			r->cfg.name);
 	return code;
@@ -417,11 +417,13 @@ int cmd_run(int argc, char **argv)
 	code = start(r, &e);
 	if (code) {
 		fprintf(stderr, "ftvmm: %s\n", e.msg[0] ? e.msg : strerror(-code));
-		r->exit_code = code == -EPERM ? 5 : 1;
+		r->exit_code = code == -ESTALE ? 5 : 1;
 	} else {
 		code = loop_run(&r->loop);
-		if (code)
+		if (code) {
 			log_error("event loop: %s", strerror(-code));
+			r->exit_code = 2;
+		}
 	}
 	stop(r);
 	code = r->exit_code;
