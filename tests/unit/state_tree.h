@@ -104,12 +104,12 @@ static inline struct tree *tree_parse(const uint8_t *p, size_t len)
 	return t;
 }
 
-static inline struct tree_node *tree_walk(struct tree_node *n, unsigned *left)
+static inline struct tree_node *tree_walk(struct tree_node *n, bool elements, unsigned *left)
 {
-	if (n->id && !(*left)--)
+	if ((n->id || elements) && !(*left)--)
 		return n;
 	for (unsigned i = 0; i < n->nkids; i++) {
-		struct tree_node *found = tree_walk(n->kids[i], left);
+		struct tree_node *found = tree_walk(n->kids[i], elements, left);
 
 		if (found)
 			return found;
@@ -120,7 +120,13 @@ static inline struct tree_node *tree_walk(struct tree_node *n, unsigned *left)
 /* The n-th field in the order of the wire, or NULL. */
 static inline struct tree_node *tree_field(struct tree *t, unsigned n)
 {
-	return tree_walk(&t->root, &n);
+	return tree_walk(&t->root, false, &n);
+}
+
+/* The same with sections and array elements counted too; 0 is the root. */
+static inline struct tree_node *tree_any(struct tree *t, unsigned n)
+{
+	return tree_walk(&t->root, true, &n);
 }
 
 /* A field directly in a section. */
@@ -150,14 +156,18 @@ static inline uint8_t *tree_write_value(const struct tree_node *n, uint8_t *p)
 	uint8_t *start = p;
 
 	if (n->type == FIELD_ARRAY) {
-		p = tree_put(p, n->count_lies ? n->count_on_wire : n->nkids, 4);
-		for (unsigned i = 0; i < n->nkids; i++) {
-			uint8_t *body = p + 4;
-			uint8_t *end = tree_write_kids(n->kids[i], body);
+		uint32_t count = 0;
 
-			tree_put(p, (uint32_t)(end - body), 4);
-			p = end;
-		}
+		for (unsigned i = 0; i < n->nkids; i++)
+			count += n->kids[i]->copies;
+		p = tree_put(p, n->count_lies ? n->count_on_wire : count, 4);
+		for (unsigned i = 0; i < n->nkids; i++)
+			for (unsigned c = 0; c < n->kids[i]->copies; c++) {
+				uint8_t *end = tree_write_kids(n->kids[i], p + 4);
+
+				tree_put(p, (uint32_t)(end - p - 4), 4);
+				p = end;
+			}
 	} else if (n->type == FIELD_STRUCT) {
 		p = tree_write_kids(n, p);
 	} else {
