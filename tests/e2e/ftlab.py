@@ -514,6 +514,13 @@ class Lab:
         expect(p.returncode == 0, f"kvcheck: exit code {p.returncode}: {p.stdout.strip()}")
         return p.stdout.strip()
 
+    def check_logs(self):
+        """A sanitizer's or our own report of a bug in the program fails any test."""
+        for name in sorted(os.listdir(self.work)):
+            if name.endswith("-log"):
+                match = re.search(r".*(Sanitizer|runtime error:|bug in ftvmm).*", read_text(self.path(name)))
+                expect(not match, f"{name}: {match and match[0]}")
+
     def report(self):
         """What one wants to see after a failure."""
         out = self.lines[-12:]

@@ -33,6 +33,7 @@ def run_test(test, seed, verbose):
         with ftlab.Lab(random.Random(f"{seed}/{test.name}"), verbose) as lab:
             try:
                 test.function(lab)
+                lab.check_logs()
             except testlib.Skip as e:
                 return "skip", str(e)
             finally:
