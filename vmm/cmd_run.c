@@ -308,15 +308,28 @@ static void taken_over(void *arg)
 		log_error("%s", e.msg);
 }
 
+static void raise_priority(void)
+{
+	int code = loop_raise_priority();
+
+	if (code)
+		log_warn(
+			"no real-time priority (%s): on a busy host heartbeats may be late; run as "
+			"root or with CAP_SYS_NICE, or give a longer --peer-timeout",
+			strerror(-code));
+}
+
 static int start_role(struct run *r, struct err *e)
 {
 	int code;
 
 	switch (r->cfg.role) {
 	case ROLE_PRIMARY:
+		raise_priority();
 		r->role = "primary";
 		return run_primary(r, e);
 	case ROLE_SECONDARY:
+		raise_priority();
 		r->role = "secondary";
 		ft_set_state(&r->ft, FT_STARTING, "waiting for a primary");
 		r->secondary.taken_over = taken_over;

@@ -1,7 +1,9 @@
+#define _GNU_SOURCE
 #include "vmm/loop.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -357,4 +359,11 @@ int loop_run_once(struct loop *l, uint64_t timeout_ns)
 void loop_stop(struct loop *l)
 {
 	l->stop = true;
+}
+
+int loop_raise_priority(void)
+{
+	struct sched_param p = {.sched_priority = 1};
+
+	return sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &p) < 0 ? -errno : 0;
 }
