@@ -62,7 +62,7 @@ struct device {
 	uint64_t doorbell_gpa; /* a 4-byte MMIO write of value n signals doorbell[n] */
 	int doorbell[DEVICE_MAX_DOORBELLS];
 	unsigned ndoorbells;
-	uint64_t faults; /* times the guest broke a rule and the device went to needs-reset */
+	uint64_t faults; /* times the guest broke a rule; any thread reads it: atomic */
 };
 
 /*

@@ -97,7 +97,7 @@ void virtio_signal_config(struct virtio_dev *vd)
 
 void virtio_fault(struct virtio_dev *vd, const char *why)
 {
-	uint64_t n = ++vd->dev.faults;
+	uint64_t n = __atomic_add_fetch(&vd->dev.faults, 1, __ATOMIC_RELAXED);
 
 	/* A guest can do this all day: log less and less of it. */
 	if (n <= 4 || !(n & (n - 1)))

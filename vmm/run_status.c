@@ -6,10 +6,12 @@ static json_t *device_faults(const struct vm *vm)
 {
 	json_t *faults = json_object();
 
-	for (unsigned i = 0; i < vm->ndevs; i++)
-		if (vm->devs[i]->faults)
-			json_object_set_new(faults, vm->devs[i]->id,
-					    json_integer(vm->devs[i]->faults));
+	for (unsigned i = 0; i < vm->ndevs; i++) {
+		uint64_t n = __atomic_load_n(&vm->devs[i]->faults, __ATOMIC_RELAXED);
+
+		if (n)
+			json_object_set_new(faults, vm->devs[i]->id, json_integer((json_int_t)n));
+	}
 	return faults;
 }
 
