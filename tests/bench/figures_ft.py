@@ -83,7 +83,7 @@ def compare_speed(lab, cmdline):
 
 def epochs(lab, report):
     """committed epochs per second of an idle guest at the shortest epoch"""
-    pair = protected(lab, "idle", "hz=10", epoch="1ms")
+    pair = protected(lab, "idle", "hz=10", epoch="100us")
     a = pair.vm["A"]
     rates = []
     for _ in range(PAIRS):

@@ -71,7 +71,7 @@ static int run_first(char **argv)
 	return 0;
 }
 
-/* Interrupt chips, one slot, one vCPU in real mode: what every machine of ours needs as well. */
+/* One slot, interrupt chips, one vCPU in real mode: what every machine of ours needs as well. */
 static int run_kvm(size_t bytes)
 {
 	static const uint8_t code[] = { 0xba, 0xf8, 0x03, 0xee, 0xf4 }; /* mov $0x3f8,%dx; out %al,%dx; hlt */
@@ -86,12 +86,14 @@ static int run_kvm(size_t bytes)
 		die("/dev/kvm");
 	vm = ioctl(kvm, KVM_CREATE_VM, 0);
 	ram = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (vm < 0 || ram == MAP_FAILED || ioctl(vm, KVM_CREATE_IRQCHIP, 0) < 0)
+	if (vm < 0 || ram == MAP_FAILED)
 		die("KVM_CREATE_VM");
 	memcpy(ram + 0x1000, code, sizeof(code));
 	slot.userspace_addr = (uintptr_t)ram;
 	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &slot) < 0)
 		die("KVM_SET_USER_MEMORY_REGION");
+	if (ioctl(vm, KVM_CREATE_IRQCHIP, 0) < 0)
+		die("KVM_CREATE_IRQCHIP");
 	cpu = ioctl(vm, KVM_CREATE_VCPU, 0);
 	if (cpu < 0 || ioctl(cpu, KVM_GET_SREGS, &sregs) < 0)
 		die("KVM_CREATE_VCPU");
