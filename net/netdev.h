@@ -16,8 +16,8 @@
 struct netdev {
 	char id[32];
 	char ifname[16]; /* host name of the tap */
-	int fd;		 /* non-blocking, poll for input; -1: unplugged (reads nothing, drops writes) */
-	bool ours;	 /* we made the tap: it goes away with the fd */
+	int fd;	   /* non-blocking, poll for input; -1: unplugged (reads nothing, drops writes) */
+	bool ours; /* we made the tap: it goes away with the fd */
 	uint64_t tx_frames, rx_frames, tx_dropped;
 };
 
@@ -27,7 +27,8 @@ struct netdev {
  */
 int netdev_open_tap(struct netdev *nd, const char *id, const char *ifname, const char *bridge,
 		    struct err *e);
-/* Tell the kernel which offloads the guest negotiated (virtio feature bits, host side of the tap). */
+/* Tell the kernel which offloads the guest negotiated (virtio feature bits, host side of the tap).
+ */
 int netdev_set_offloads(struct netdev *nd, uint64_t guest_features);
 int netdev_link(struct netdev *nd, bool up, struct err *e);
 void netdev_close(struct netdev *nd);

@@ -15,7 +15,8 @@
 
 #define OBUF_MAX_SINKS 16
 
-/* Deliver one frame (or run of console bytes) to the outside. May drop (a full tap), never blocks. */
+/* Deliver one frame (or run of console bytes) to the outside. May drop (a full tap), never blocks.
+ */
 typedef void obuf_sink_fn(void *arg, const void *data, uint32_t len);
 /* There is room again after obuf_put() said -EAGAIN. */
 typedef void obuf_room_fn(void *arg);
@@ -43,7 +44,8 @@ struct obuf {
 /* limit_bytes: held payload above it gives -EAGAIN (back-pressure on the guest, not loss). */
 void obuf_init(struct obuf *ob, uint64_t limit_bytes);
 void obuf_done(struct obuf *ob);
-/* room may be NULL (a sink that cannot wait, like the serial port, drops). Returns the sink or -ENOSPC. */
+/* room may be NULL (a sink that cannot wait, like the serial port, drops). Returns the sink or
+ * -ENOSPC. */
 int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg);
 /* 0 delivered or held (copied), -EAGAIN over the limit, -ENOMEM, -ENODEV unknown sink. */
 int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov);

@@ -72,9 +72,9 @@ int loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_
 		   uint64_t len);
 
 /*
- * Let the calling thread run before ordinary ones, as far as the host allows (root or CAP_SYS_NICE):
- * a heartbeat that waits for its turn on a busy host looks like a death. Threads it makes do not
- * inherit this. 0 or a negative errno.
+ * Let the calling thread run before ordinary ones, as far as the host allows (root or
+ * CAP_SYS_NICE): a heartbeat that waits for its turn on a busy host looks like a death. Threads it
+ * makes do not inherit this. 0 or a negative errno.
  */
 int loop_raise_priority(void);
 uint64_t loop_now_ns(void); /* CLOCK_MONOTONIC, any thread */
