@@ -64,6 +64,7 @@ static void run_here(struct secondary *s)
 	step_reached(STEP_TAKEOVER_LINK);
 	plug_network(s->vm);
 	s->phase = SEC_TAKEN;
+	ft->peer[0] = 0;
 	vm_start(s->vm);
 	ft->stats.first_run_mono_ns = loop_now_ns();
 	ft->stats.takeover_ns = ft->stats.first_run_mono_ns - s->lost_ns;
