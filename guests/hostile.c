@@ -5,13 +5,13 @@
  *
  *	mode=rings	lying descriptors and rings beside honest requests, resets under way
  *	mode=status	random walks through device states, queue sizes and addresses
- *	mode=regs	every register and port, in all widths
+ *	mode=regs	registers (those in use all, the rest by chance) and ports, all widths
  *	mode=pieces	accesses that need several exits (part of regs)
  *	mode=race	CPU 1 changes the rings while the device reads them (-c 2, cpus=2)
  *	mode=flood	doorbells without need, output without end; kicks=N (100000) of them
  *	mode=mix	rings and status in turn
  *
- *	seed=S (1) ops=N attacks (200; 0 for ever) first=N number of the first (1)
+ *	seed=S (1) ops=N attacks (200, or fewer long ones; 0 for ever) first=N number of the first (1)
  *
  * Prints `attack N ok`, at last `hostile ok ...`. Attack N of a seed is always the same one, so
  * `first=N ops=1` repeats it alone.
