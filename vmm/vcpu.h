@@ -33,6 +33,9 @@ struct vcpu_state {
 
 extern const struct state_desc vcpu_state_desc;
 
+/* What a parked vCPU can be asked to do. */
+enum vcpu_task { VCPU_TRY_LOAD, VCPU_LOAD, VCPU_SAVE_FRESH };
+
 struct vcpu {
 	struct vm *vm;
 	unsigned index;
@@ -43,7 +46,7 @@ struct vcpu {
 	bool unfinished; /* kvm_run does not hold the registers yet: one more KVM_RUN before a save
 			  */
 	bool fresh;	 /* has never run: nothing to save */
-	uint32_t loaded; /* the vm->load_request that this vCPU has answered */
+	uint32_t answered; /* the vm->request that this vCPU has answered */
 	struct vcpu_state
 		state; /* owner: the vCPU thread while it runs, the loop while it is parked */
 };

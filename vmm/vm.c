@@ -355,7 +355,7 @@ void vm_commit(struct vm *vm)
 
 int vm_try_load(struct vm *vm, struct err *e)
 {
-	int r = vm_load_vcpus(vm, true, e);
+	int r = vm_ask_vcpus(vm, VCPU_TRY_LOAD, e);
 
 	if (!r)
 		r = vm_chips_load(vm, e);
@@ -371,5 +371,5 @@ int vm_load(struct vm *vm, struct err *e)
 	int r = vm_try_load(vm, e);
 
 	/* Only now what makes KVM write into guest memory. */
-	return r ? r : vm_load_vcpus(vm, false, e);
+	return r ? r : vm_ask_vcpus(vm, VCPU_LOAD, e);
 }

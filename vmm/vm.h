@@ -73,9 +73,9 @@ struct vm {
 	pthread_mutex_t lock;
 	pthread_cond_t parked_cond, go_cond;
 	bool want_park, quit;
-	unsigned nparked, nloaded;
-	uint32_t load_request;
-	bool trial_load;
+	unsigned nparked, nanswered;
+	uint32_t request; /* counts what vCPUs were asked to do while parked: task */
+	enum vcpu_task task;
 	int vcpu_error; /* first failure of a save or load since asked */
 	const char *vcpu_what;
 	bool running;

@@ -5,7 +5,7 @@
 #include "vmm/vm.h"
 
 /* vm_run.c */
-int vm_load_vcpus(struct vm *vm, bool trial, struct err *e);
+int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e);
 void vm_quit_vcpus(struct vm *vm);
 /* vm_chips.c */
 int vm_chips_save(struct vm *vm);

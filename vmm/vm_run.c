@@ -58,6 +58,15 @@ static void spin_until_parked(const struct vm *vm)
 		__builtin_ia32_pause();
 }
 
+/* A vCPU that was let go but did not get its turn before this pause has saved nothing yet. */
+static int save_fresh(struct vm *vm, struct err *e)
+{
+	for (unsigned i = 0; i < vm->machine.vcpus; i++)
+		if (vm->vcpus[i].fresh)
+			return vm_ask_vcpus(vm, VCPU_SAVE_FRESH, e);
+	return 0;
+}
+
 int vm_pause(struct vm *vm, struct err *e)
 {
 	int r;
@@ -82,6 +91,9 @@ int vm_pause(struct vm *vm, struct err *e)
 		return r;
 	vm->running = false;
 	quiet_devices(vm, true);
+	r = save_fresh(vm, e);
+	if (r)
+		return r;
 	/* Here, and not in vm_save(): the clock goes on, but a paused VM has one state. */
 	r = vm_chips_save(vm);
 	return r < 0 ? err_set(e, r, "interrupt chips: reading: %s", strerror(-r)) : 0;
@@ -106,21 +118,20 @@ void vm_start(struct vm *vm)
 	vm_resume(vm);
 }
 
-/* Every vCPU thread loads its own v->state; parked threads only. */
-int vm_load_vcpus(struct vm *vm, bool trial, struct err *e)
+/* Every vCPU thread does this for itself; parked threads only. */
+int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e)
 {
 	int r;
 
 	pthread_mutex_lock(&vm->lock);
 	vm->vcpu_error = 0;
-	vm->nloaded = 0;
-	vm->trial_load = trial;
-	vm->load_request++;
+	vm->nanswered = 0;
+	vm->task = task;
+	vm->request++;
 	pthread_cond_broadcast(&vm->go_cond);
-	r = wait_count(vm, &vm->nloaded, vm->machine.vcpus);
+	r = wait_count(vm, &vm->nanswered, vm->machine.vcpus);
 	if (r)
-		err_set(e, r, "vCPUs: only %u of %u loaded their state", vm->nloaded,
-			vm->machine.vcpus);
+		err_set(e, r, "vCPUs: only %u of %u answered", vm->nanswered, vm->machine.vcpus);
 	else if (vm->vcpu_error)
 		r = err_set(e, vm->vcpu_error, "vCPU state: this host refuses %s: %s",
 			    vm->vcpu_what, strerror(-vm->vcpu_error));
@@ -151,25 +162,33 @@ static void note_error(struct vm *vm, int r, const char *what)
 	}
 }
 
-/* Parked until told to go, answering load requests. Under vm->lock. */
+static int do_task(struct vcpu *v, enum vcpu_task task, const char **ret_what)
+{
+	if (task == VCPU_SAVE_FRESH)
+		return v->fresh ? vcpu_save(v, ret_what) : 0;
+	return vcpu_load(v, task == VCPU_TRY_LOAD, ret_what);
+}
+
+/* Parked until told to go, doing what the loop asks for meanwhile. Under vm->lock. */
 static void wait_for_go(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
 
 	while (vm->want_park && !vm->quit) {
+		enum vcpu_task task = vm->task;
 		const char *what = "";
 		int r;
 
-		if (v->loaded == vm->load_request) {
+		if (v->answered == vm->request) {
 			pthread_cond_wait(&vm->go_cond, &vm->lock);
 			continue;
 		}
-		v->loaded = vm->load_request;
+		v->answered = vm->request;
 		pthread_mutex_unlock(&vm->lock);
-		r = vcpu_load(v, vm->trial_load, &what);
+		r = do_task(v, task, &what);
 		pthread_mutex_lock(&vm->lock);
 		note_error(vm, r, what);
-		vm->nloaded++;
+		vm->nanswered++;
 		pthread_cond_signal(&vm->parked_cond);
 	}
 }
