@@ -38,7 +38,8 @@ int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t s
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (c->pool == MAP_FAILED)
 		c->pool = NULL;
-	if (!c->free || !c->hot || !c->hot_bits || !c->last_bits || !c->pool) {
+	if (!c->free || !c->hot || !c->hot_bits || !c->last_bits || !c->pool ||
+	    bases_init(&c->bases, c->nbufs / 4)) {
 		capture_done(c);
 		return err_set(e, -ENOMEM, "staging memory of %u pages: out of memory (--staging)",
 			       c->nbufs);
@@ -57,6 +58,7 @@ void capture_done(struct capture *c)
 	dirty_stop(&c->dirty);
 	if (c->pool)
 		munmap(c->pool, (size_t)c->nbufs * MEM_PAGE_SIZE);
+	bases_done(&c->bases);
 	free(c->free);
 	free(c->hot);
 	free(c->hot_bits);
@@ -136,6 +138,8 @@ static uint8_t *take_buf(struct run *r, int *ret_err)
 			buf = c->free[--c->nfree];
 		pthread_mutex_unlock(&c->lock);
 		if (!buf)
+			buf = bases_steal(&c->bases);
+		if (!buf)
 			*ret_err = wait_for_buffers(r);
 	}
 	return buf;
@@ -153,9 +157,16 @@ static int add_page(struct run *r, uint64_t page, uint8_t *base, bool keep, uint
 	b = *r->batch;
 	b->pages[b->n++] = (struct capture_page){page, buf, base, keep};
 	r->count++;
-	if (ret_copy)
-		*ret_copy = buf;
+	*ret_copy = buf;
 	return 0;
+}
+
+static void keep_base(struct capture *c, uint64_t page, uint8_t *copy)
+{
+	uint8_t *displaced = bases_put(&c->bases, page, copy);
+
+	if (displaced)
+		put_buf(c, displaced);
 }
 
 /* Compare every hot page with what was sent last; drop the ones that cooled down. */
@@ -184,7 +195,10 @@ static int capture_hot(struct run *r)
 			dirty_unset(c->hot_bits, h->page);
 			dirty_unset(c->last_bits, h->page);
 			dirty_set(c->dirty.clear, h->page);
-			put_buf(c, h->copy);
+			if (bases_room(&c->bases, h->page))
+				keep_base(c, h->page, h->copy);
+			else
+				put_buf(c, h->copy);
 			*h = c->hot[--c->nhot];
 		}
 	}
@@ -194,6 +208,8 @@ static int capture_hot(struct run *r)
 static int capture_cold_page(struct run *r, uint64_t page, bool was_dirty)
 {
 	struct capture *c = r->c;
+	bool hot = was_dirty && c->nhot < c->hot_max;
+	bool keep = hot || bases_room(&c->bases, page);
 	uint8_t *copy;
 	int err;
 
@@ -203,13 +219,15 @@ static int capture_cold_page(struct run *r, uint64_t page, bool was_dirty)
 		return 0;
 	}
 #endif
-	if (!was_dirty || c->nhot == c->hot_max) {
-		dirty_set(c->dirty.clear, page);
-		return add_page(r, page, NULL, false, NULL);
-	}
-	err = add_page(r, page, NULL, true, &copy);
+	err = add_page(r, page, bases_take(&c->bases, page), keep, &copy);
 	if (err)
 		return err;
+	if (!hot) {
+		dirty_set(c->dirty.clear, page);
+		if (keep)
+			keep_base(c, page, copy);
+		return 0;
+	}
 	dirty_set(c->hot_bits, page);
 	c->hot[c->nhot++] = (struct hot_page){page, copy, 0};
 	return 0;
@@ -243,6 +261,7 @@ int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_p
 	struct run r = {c, batch, push, arg, 0};
 	int err = dirty_get(&c->dirty, true);
 
+	bases_begin(&c->bases);
 	if (!err)
 		err = capture_hot(&r);
 	if (!err)

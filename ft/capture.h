@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ft/bases.h"
 #include "vmm/dirty.h"
 #include "vmm/err.h"
 
@@ -26,7 +27,7 @@ struct capture_page {
 	uint64_t page;
 	uint8_t *now;  /* content at the seal */
 	uint8_t *base; /* content the peer holds, or NULL; goes back to the pool after sending */
-	bool keep;     /* `now` stays with the hot set */
+	bool keep;     /* `now` stays here, as the next base */
 };
 
 /* One batch of pages on its way from capture to sender. */
@@ -54,6 +55,7 @@ struct capture {
 	bool closed;
 	struct hot_page *hot;
 	uint32_t nhot, hot_max;
+	struct bases bases;  /* copies of cold pages */
 	uint64_t *hot_bits;  /* pages in the hot set */
 	uint64_t *last_bits; /* cold pages of the epoch before */
 	uint64_t compared, sent_hot, waits;
