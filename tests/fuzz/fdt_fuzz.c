@@ -1,0 +1,99 @@
+/*
+ * A machine description from outside. The first byte picks: the rest is the device tree; or a list
+ * of edits {u16 place, u8 value} to a good one. What is accepted is within all limits, and says the
+ * same when it is built and parsed again.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/fdt.h"
+#include "vmm/mem.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static size_t build_good(uint8_t *out)
+{
+	static const struct mdev devs[] = {
+		{.kind = MDEV_CONSOLE, .id = "console"},
+		{.kind = MDEV_RNG, .id = "rng"},
+		{.kind = MDEV_BLK, .id = "d0", .bytes = 1 << 20, .ft = DISK_FT_MIRROR},
+		{.kind = MDEV_BLK, .id = "d1", .bytes = 512, .ft = DISK_FT_NONE, .readonly = true},
+		{.kind = MDEV_NET, .id = "n0", .mac = {2, 1, 2, 3, 4, 5}},
+	};
+	struct machine m = {
+		.name = "vm", .mem_bytes = 5ull << 30, .vcpus = 3, .cmdline = "a=b", .ndevs = 5};
+	int n;
+
+	memcpy(m.devs, devs, sizeof(devs));
+	for (unsigned i = 0; i < m.ndevs; i++) {
+		m.devs[i].gpa = MACHINE_MMIO_BASE + i * MACHINE_MMIO_STEP;
+		m.devs[i].gsi = MACHINE_GSI_BASE + i;
+	}
+	n = fdt_build(&m, out, FDT_MAX_BYTES, NULL);
+	if (n < 0)
+		abort();
+	return (size_t)n;
+}
+
+static void require(bool c)
+{
+	if (!c)
+		abort();
+}
+
+static void check_accepted(const struct machine *m)
+{
+	static uint8_t buf[FDT_MAX_BYTES] __attribute__((aligned(8)));
+	struct machine again;
+	int n;
+
+	require(m->vcpus >= 1 && m->vcpus <= MACHINE_MAX_VCPUS && m->ndevs <= MACHINE_MAX_DEVS);
+	require(m->mem_bytes >= MEM_MIN_BYTES && m->mem_bytes % (2u << 20) == 0);
+	require(memchr(m->name, 0, sizeof(m->name)) && memchr(m->cmdline, 0, sizeof(m->cmdline)));
+	for (unsigned i = 0; i < m->ndevs; i++) {
+		const struct mdev *d = &m->devs[i];
+
+		require(d->kind >= MDEV_BLK && d->kind <= MDEV_RNG);
+		require(d->id[0] && memchr(d->id, 0, sizeof(d->id)) && !strchr(d->id, '/'));
+		require(d->gpa == MACHINE_MMIO_BASE + i * MACHINE_MMIO_STEP);
+		require(d->gsi == MACHINE_GSI_BASE + i);
+		require(d->kind != MDEV_BLK || (d->bytes && d->bytes % 512 == 0 && d->ft));
+	}
+	n = fdt_build(m, buf, sizeof(buf), NULL);
+	require(n > 0 && !fdt_parse(buf, (size_t)n, &again, NULL));
+	require(!memcmp(m, &again, sizeof(again)));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static uint8_t good[FDT_MAX_BYTES] __attribute__((aligned(8)));
+	static size_t good_len;
+	struct machine m;
+	struct err e = {0};
+	uint8_t *buf;
+	size_t len;
+	int r;
+
+	if (!good_len)
+		good_len = build_good(good);
+	if (!size)
+		return 0;
+	len = data[0] & 1 ? size - 1 : good_len;
+	/* Of its exact size, so that every byte read beyond it is seen. */
+	if (posix_memalign((void **)&buf, 8, len ? len : 1))
+		abort();
+	if (data[0] & 1) {
+		memcpy(buf, data + 1, len);
+	} else {
+		memcpy(buf, good, len);
+		for (size_t i = 1; i + 3 <= size; i += 3)
+			buf[(data[i] | data[i + 1] << 8) % len] = data[i + 2];
+	}
+	r = fdt_parse(buf, len, &m, &e);
+	if (!r)
+		check_accepted(&m);
+	else
+		require(e.code == r && e.msg[0]);
+	free(buf);
+	return 0;
+}

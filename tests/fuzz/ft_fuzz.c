@@ -1,0 +1,136 @@
+/*
+ * Frames of the main link, behind the framing, into the staging area of a secondary that has a
+ * committed epoch (bit 0 of the first byte clear) or none yet. Bit 1 picks: the rest is a list of
+ * frames {u8 type, u8 epoch, u16 length, payload...}; or a list of edits {u8 frame, u8 what, u16
+ * place, u8 value} to a good epoch. What is refused or not yet committed must leave memory and
+ * state alone; what is accepted must be whole.
+ */
+#define STAGE_RIG_PLAIN
+#include "tests/unit/stage_rig.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct srig rig;
+static struct parts good;
+
+static void prepare(void)
+{
+	static const struct golden g = {.epoch = 8, .first = 10, .n = 8, .seed = 12};
+	static bool ready;
+
+	if (ready)
+		return;
+	ready = true;
+	rig_start(&rig);
+	rig_first_epoch(&rig, 7);
+	golden_epoch(&rig, &g, &good);
+}
+
+static void free_form(struct parts *ps, const uint8_t *p, size_t n)
+{
+	while (n >= 4 && ps->n < RIG_MAX_FRAMES) {
+		uint16_t length = (uint16_t)(p[2] | p[3] << 8);
+
+		if (length > n - 4)
+			length = (uint16_t)(n - 4);
+		parts_add(ps, p[0] % (FRAME_TYPE_MAX + 1), p[1], p + 4, length);
+		p += 4 + length;
+		n -= 4 + length;
+	}
+}
+
+static void cut(struct part *p, uint32_t length)
+{
+	if (length < p->length)
+		p->length = length;
+}
+
+static void edit(struct parts *ps, const uint8_t *p, size_t n)
+{
+	parts_copy(ps, &good);
+	for (; n >= 5 && ps->n; p += 5, n -= 5) {
+		unsigned at = p[0] % ps->n, place = p[2] | p[3] << 8;
+		struct part *f = &ps->p[at];
+
+		switch (p[1] % 8) {
+		case 0:
+			cut(f, place);
+			break;
+		case 1:
+			f->epoch = p[4];
+			break;
+		case 2:
+			f->type = p[4];
+			break;
+		case 3:
+			parts_remove(ps, at);
+			break;
+		case 4:
+			if (ps->n < RIG_MAX_FRAMES)
+				parts_repeat(ps, at, place % ps->n);
+			break;
+		case 5:
+			parts_swap(ps, at, place % ps->n);
+			break;
+		default:
+			if (place < f->length)
+				f->data[place] = p[4];
+		}
+	}
+}
+
+/* Commit what was accepted, see that only that has changed, and go back. */
+static void check_commit(void)
+{
+	struct stage *s = &rig.stage;
+	uint64_t n = s->npages;
+	const uint8_t *pods = rig.before.pods;
+
+	assert_true(s->open && s->part == STAGE_END && s->npages == s->end.pages &&
+		    s->disklog.count == s->end.disk_ops && s->epoch);
+	diskapply_free(&s->disklog); /* what is written to the images is another test's business */
+	stage_commit(s);
+	assert_true(s->committed == s->epoch && !s->open && !s->npages);
+	for (uint64_t i = 0; i < n; i++) {
+		assert_true(s->page[i] < RIG_PAGES);
+		memcpy(mem_page(&rig.vm.mem, s->page[i]),
+		       rig.before.ram + s->page[i] * MEM_PAGE_SIZE, MEM_PAGE_SIZE);
+	}
+	for (unsigned i = 0; i < rig.vm.nitems; i++) {
+		const struct state_item *it = &rig.vm.items[i];
+
+		memcpy(it->pod, pods, it->desc->size);
+		pods += it->desc->size;
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct parts ps = {0};
+	struct err e;
+	bool first;
+	int r;
+
+	prepare();
+	if (!size)
+		return 0;
+	first = data[0] & 1;
+	if (data[0] & 2)
+		edit(&ps, data + 1, size - 1);
+	else
+		free_form(&ps, data + 1, size - 1);
+	rig.stage.committed = first ? 0 : 7;
+	r = rig_feed(&rig, &ps, NULL, &e);
+	assert_true(r >= 0 || ((r == -EBADMSG || r == -ENOMEM) && e.msg[0]));
+	if (first) { /* the first sync goes to memory and images at once */
+		diskapply_drain(&rig.disks);
+		memcpy(rig.vm.mem.base, rig.before.ram, RIG_MEM);
+	}
+	rig_check_ram_and_pods(&rig);
+	if (r == 1)
+		check_commit();
+	stage_abort(&rig.stage);
+	rig_check_ram_and_pods(&rig);
+	parts_free(&ps);
+	return 0;
+}
