@@ -468,6 +468,23 @@ static void sync_inside_epoch(void **state)
 	rig_check_unchanged(&rig);
 }
 
+/* And not after it: these would go straight to memory and images. */
+static void sync_after_commit(void **state)
+{
+	struct golden g = {.first = 0, .n = 4, .seed = 3};
+	struct parts ps = {0};
+
+	rig_first_epoch(&rig, 7);
+	golden_pages(&rig, &g, 0, false, &ps);
+	rig_refuses_with(&rig, &ps, "outside an epoch");
+	parts_free(&ps);
+	golden_disk_op(&ps, FRAME_DISK, 0, (struct wire_disk){RIG_MIRROR, DISK_WRITE, 0, 512, 512},
+		       1);
+	rig_refuses_with(&rig, &ps, "outside an epoch");
+	parts_free(&ps);
+	rig_check_unchanged(&rig);
+}
+
 /* --- state ---------------------------------------------------------------------------------------
  */
 
@@ -878,13 +895,14 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(good_epoch),	      T(every_prefix),	    T(every_frame_left_out),
-		T(every_frame_twice), T(every_swap),	    T(frames_of_other_kinds),
-		T(wrong_epochs),      T(last_epoch),	    T(wrong_counts),
-		T(hostile_pages),     T(hostile_deltas),    T(too_many_pages),
-		T(hostile_sync),      T(sync_inside_epoch), T(state_cut_anywhere),
-		T(state_fields),      T(state_sections),    T(hostile_disklog),
-		T(disklog_bound),     T(verify_hashes),	    T(random_mutations),
+		T(good_epoch),	       T(every_prefix),	     T(every_frame_left_out),
+		T(every_frame_twice),  T(every_swap),	     T(frames_of_other_kinds),
+		T(wrong_epochs),       T(last_epoch),	     T(wrong_counts),
+		T(hostile_pages),      T(hostile_deltas),    T(too_many_pages),
+		T(hostile_sync),       T(sync_inside_epoch), T(sync_after_commit),
+		T(state_cut_anywhere), T(state_fields),	     T(state_sections),
+		T(hostile_disklog),    T(disklog_bound),     T(verify_hashes),
+		T(random_mutations),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
