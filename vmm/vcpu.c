@@ -2,6 +2,7 @@
 #include "vmm/vcpu.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,6 +71,14 @@ static void probe_msrs(struct vcpu *v)
 	}
 }
 
+/* Threads made here are scheduled like any other, and not by a policy that the user chose. */
+static bool ordinary_thread(void)
+{
+	int policy = sched_getscheduler(0);
+
+	return policy == SCHED_OTHER || (policy > 0 && policy & SCHED_RESET_ON_FORK);
+}
+
 int vcpu_init(struct vcpu *v, struct vm *vm, unsigned index, struct err *e)
 {
 	int r;
@@ -99,6 +108,7 @@ int vcpu_init(struct vcpu *v, struct vm *vm, unsigned index, struct err *e)
 		probe_msrs(v);
 	v->run->kvm_valid_regs = SYNC_ALL;
 	v->fresh = v->unfinished = true;
+	v->may_boost = ordinary_thread();
 	return 0;
 }
 

@@ -46,6 +46,8 @@ struct vcpu {
 	bool unfinished; /* kvm_run does not hold the registers yet: one more KVM_RUN before a save
 			  */
 	bool fresh;	 /* has never run: nothing to save */
+	bool may_boost;	 /* its thread may have real-time priority while it stops and saves */
+	bool boosted;	 /* and has it; under vm->lock */
 	uint32_t answered; /* the vm->request that this vCPU has answered */
 	struct vcpu_state
 		state; /* owner: the vCPU thread while it runs, the loop while it is parked */

@@ -26,6 +26,25 @@ static int wait_count(struct vm *vm, const unsigned *count, unsigned n)
 	return 0;
 }
 
+/*
+ * On a busy host a vCPU that is to stop would wait for its turn while all others stand still. So it
+ * runs before ordinary threads from the kick until it is let go. Under vm->lock.
+ */
+static void boost(struct vcpu *v)
+{
+	struct sched_param p = {.sched_priority = 1};
+
+	v->boosted = v->may_boost && !pthread_setschedparam(v->thread, SCHED_RR, &p);
+	v->may_boost = v->boosted;
+}
+
+static void unboost(struct vcpu *v)
+{
+	struct sched_param p = {0};
+
+	pthread_setschedparam(v->thread, SCHED_OTHER, &p);
+}
+
 /* Caller holds the lock: nobody can clear immediate_exit between here and the signal. */
 static void kick_all(struct vm *vm)
 {
@@ -36,6 +55,7 @@ static void kick_all(struct vm *vm)
 		if (!v->has_thread)
 			continue;
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
+		boost(v);
 		pthread_kill(v->thread, VCPU_SIGNAL);
 	}
 }
@@ -128,6 +148,8 @@ int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e)
 	vm->nanswered = 0;
 	vm->task = task;
 	vm->request++;
+	for (unsigned i = 0; i < vm->machine.vcpus; i++)
+		boost(&vm->vcpus[i]);
 	pthread_cond_broadcast(&vm->go_cond);
 	r = wait_count(vm, &vm->nanswered, vm->machine.vcpus);
 	if (r)
@@ -198,7 +220,7 @@ bool vm_park(struct vcpu *v)
 	struct vm *vm = v->vm;
 	const char *what = "";
 	int r = v->fresh ? 0 : vcpu_save(v, &what);
-	bool go;
+	bool go, boosted;
 
 	pthread_mutex_lock(&vm->lock);
 	note_error(vm, r, what);
@@ -209,7 +231,11 @@ bool vm_park(struct vcpu *v)
 	/* Under the lock, so that a pause that comes now sets it again after us. */
 	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELAXED);
 	go = !vm->quit;
+	boosted = v->boosted;
+	v->boosted = false;
 	pthread_mutex_unlock(&vm->lock);
+	if (boosted)
+		unboost(v);
 	return go;
 }
 
