@@ -63,7 +63,8 @@ def victim(lab, generation):
     with open(f"{pair.arbiter_dir}/vm.{generation}", "w") as f:
         json.dump({"vm": "vm", "generation": generation, "holder": "somebody", "time": 0,
                    "released": False}, f)
-    b = pair.secondary("B")
+    # What a sanitizer's build has freed is to count as free.
+    b = pair.secondary("B", env={"ASAN_OPTIONS": "quarantine_size_mb=1"})
     b.wait_state("STARTING")
     return pair, b
 
@@ -116,6 +117,8 @@ def hostile_primary(lab):
     pair.in_step()
     expect(a.wait_exit(30) == 0, f"the guest: exit code {a.code}")
     expect("blk ok" in a.console_text(), a.console_text())
+    b.wait_state("STARTING")
+    expect(b.stop() == 0, f"the secondary's exit code is {b.code}: {ftlab.tail(b.log)}")
 
 
 @test(120)
