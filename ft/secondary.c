@@ -370,6 +370,7 @@ static void identify(struct loop_op *op, int res)
 
 	if (r == 0)
 		return;
+	pc->since_ns = UINT64_MAX; /* events may be served below: not the one to make room */
 	loop_poll_del(s->ft->loop, &pc->read_op);
 	loop_timer_del(s->ft->loop, &pc->timer_op);
 	if (r == 1 && pc->stream.link == STREAM_MAIN && f.type == FRAME_HELLO &&
