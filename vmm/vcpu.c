@@ -251,13 +251,17 @@ int vcpu_save(struct vcpu *v, const char **ret_what)
 			return r;                                                                  \
 	} while (0)
 	STEP("KVM_RUN", finish_instruction(v));
+	/* It takes an INIT or SIPI that waits, and so changes registers. */
+	STEP("mp_state", kvm_ioctl(v->fd, KVM_GET_MP_STATE, &s->mp));
+	/* What other vCPUs sent after this one's exit (those, NMIs) is not in its kvm_run yet. */
+	v->unfinished = v->vm->machine.vcpus > 1;
+	STEP("KVM_RUN", finish_instruction(v));
 	s->regs = v->run->s.regs.regs;
 	s->sregs = v->run->s.regs.sregs;
 	s->events = v->run->s.regs.events;
 	STEP("xsave", kvm_ioctl(v->fd, KVM_GET_XSAVE, &s->xsave));
 	STEP("lapic", kvm_ioctl(v->fd, KVM_GET_LAPIC, &s->lapic));
 	STEP("msrs", save_msrs(v));
-	STEP("mp_state", kvm_ioctl(v->fd, KVM_GET_MP_STATE, &s->mp));
 	STEP("debugregs", kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &s->debugregs));
 	STEP("xcrs", save_xcr0(v));
 	return 0;

@@ -4,7 +4,8 @@
  *
  * Owner: the loop thread. vCPU threads touch only what is marked so. Order inside vm_pause() and
  * vm_save(), the same for pause, snapshot and every epoch:
- *   1. vCPUs leave KVM_RUN, finish their last exit and save their registers, all in parallel;
+ *   1. vCPUs leave KVM_RUN; when the last one has, all finish their last exit and save their
+ *      registers, in parallel: as long as one runs it can send interrupts to the others;
  *   2. devices are told to be quiet: until vm_resume() they touch neither guest memory nor state;
  *   3. interrupt chips and clock are read; vm_save() then reads every device.
  */
@@ -102,7 +103,7 @@ int vm_boot(struct vm *vm, const struct config *cfg, struct err *e);
 
 /*
  * Stop all vCPUs, save their state and that of the interrupt chips (no-op when paused).
- * -ETIMEDOUT after 5 s says how many stopped.
+ * -ETIMEDOUT after 5 s says how many stopped; the VM goes on then.
  */
 int vm_pause(struct vm *vm, struct err *e);
 void vm_resume(struct vm *vm);

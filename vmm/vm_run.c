@@ -78,13 +78,26 @@ static void spin_until_parked(const struct vm *vm)
 		__builtin_ia32_pause();
 }
 
-/* A vCPU that was let go but did not get its turn before this pause has saved nothing yet. */
-static int save_fresh(struct vm *vm, struct err *e)
+/*
+ * A vCPU alone has saved itself as it stopped, unless it was let go but did not get its turn before
+ * this pause. Several are saved when all have stopped: each can send interrupts to the others.
+ */
+static int save_parked(struct vm *vm, struct err *e)
 {
+	if (vm->machine.vcpus == 1 && !vm->vcpus[0].fresh)
+		return 0;
+	return vm_ask_vcpus(vm, VCPU_SAVE, e);
+}
+
+/* The pause failed: nobody stays behind in it. */
+static void let_go(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	__atomic_store_n(&vm->want_park, false, __ATOMIC_RELEASE);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)
-		if (vm->vcpus[i].fresh)
-			return vm_ask_vcpus(vm, VCPU_SAVE_FRESH, e);
-	return 0;
+		__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 0, __ATOMIC_RELAXED);
+	pthread_cond_broadcast(&vm->go_cond);
+	pthread_mutex_unlock(&vm->lock);
 }
 
 int vm_pause(struct vm *vm, struct err *e)
@@ -107,13 +120,14 @@ int vm_pause(struct vm *vm, struct err *e)
 		r = err_set(e, vm->vcpu_error, "vCPU state: reading %s: %s", vm->vcpu_what,
 			    strerror(-vm->vcpu_error));
 	pthread_mutex_unlock(&vm->lock);
-	if (r)
+	if (!r)
+		r = save_parked(vm, e);
+	if (r) {
+		let_go(vm);
 		return r;
+	}
 	vm->running = false;
 	quiet_devices(vm, true);
-	r = save_fresh(vm, e);
-	if (r)
-		return r;
 	/* Here, and not in vm_save(): the clock goes on, but a paused VM has one state. */
 	r = vm_chips_save(vm);
 	return r < 0 ? err_set(e, r, "interrupt chips: reading: %s", strerror(-r)) : 0;
@@ -155,8 +169,9 @@ int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e)
 	if (r)
 		err_set(e, r, "vCPUs: only %u of %u answered", vm->nanswered, vm->machine.vcpus);
 	else if (vm->vcpu_error)
-		r = err_set(e, vm->vcpu_error, "vCPU state: this host refuses %s: %s",
-			    vm->vcpu_what, strerror(-vm->vcpu_error));
+		r = err_set(e, vm->vcpu_error, "vCPU state: %s %s: %s",
+			    task == VCPU_SAVE ? "reading" : "this host refuses", vm->vcpu_what,
+			    strerror(-vm->vcpu_error));
 	pthread_mutex_unlock(&vm->lock);
 	return r;
 }
@@ -186,8 +201,8 @@ static void note_error(struct vm *vm, int r, const char *what)
 
 static int do_task(struct vcpu *v, enum vcpu_task task, const char **ret_what)
 {
-	if (task == VCPU_SAVE_FRESH)
-		return v->fresh ? vcpu_save(v, ret_what) : 0;
+	if (task == VCPU_SAVE)
+		return vcpu_save(v, ret_what);
 	return vcpu_load(v, task == VCPU_TRY_LOAD, ret_what);
 }
 
@@ -219,7 +234,7 @@ bool vm_park(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
 	const char *what = "";
-	int r = v->fresh ? 0 : vcpu_save(v, &what);
+	int r = v->fresh || vm->machine.vcpus > 1 ? 0 : vcpu_save(v, &what);
 	bool go, boosted;
 
 	pthread_mutex_lock(&vm->lock);
@@ -243,12 +258,18 @@ bool vm_park(struct vcpu *v)
 bool vm_park_dead(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
+	const char *what = "";
+	int r = vcpu_save(v, &what);
 
 	pthread_mutex_lock(&vm->lock);
+	note_error(vm, r, what);
 	__atomic_fetch_add(&vm->nparked, 1, __ATOMIC_RELEASE);
 	pthread_cond_signal(&vm->parked_cond);
-	while (!vm->quit)
-		pthread_cond_wait(&vm->go_cond, &vm->lock);
+	while (!vm->quit) {
+		wait_for_go(v);
+		if (!vm->quit)
+			pthread_cond_wait(&vm->go_cond, &vm->lock);
+	}
 	__atomic_fetch_sub(&vm->nparked, 1, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&vm->lock);
 	return false;

@@ -4,7 +4,7 @@ import re
 import signal
 
 import ftlab
-from ftlab import EXIT_FENCED, FrameWatch, Pair, Vm, expect
+from ftlab import EXIT_FENCED, FrameWatch, Pair, expect
 from testlib import check_load, flowing, random_wait, start_load, test
 
 
@@ -90,6 +90,20 @@ def mc_verify_smp(lab):
     """--verify: two and four CPUs"""
     for cpus in (2, 4):
         still_well(verify(lab, "smp", "", cpus=cpus, disk=0, net=False))
+
+
+@test(90)
+def mc_kill_ipi(lab):
+    """a takeover loses no interrupt that one CPU sent to another"""
+    for _ in range(4):
+        pair = Pair(lab, guest="ipi", cmdline="", cpus=2, disk=0, net=False, epoch="5ms")
+        a, b = pair.protect()
+        random_wait(lab, a, 0.1, 0.5)
+        a.kill()
+        b.wait_state("DEGRADED")
+        b.wait_console(r"^(ipi \d+ rounds \d+\n){2}|STALLED")
+        expect("STALLED" not in b.console_text(), "an interrupt between CPUs was lost")
+        pair.end()
 
 
 @test(60)
@@ -316,21 +330,3 @@ def limits(lab):
     a.kill()
     b.wait_exit(30)
     expect(b.code == 0, f"exit code {b.code}: {b.console_text()} {b.log_text()}")
-
-
-@test(60)
-def mc_unix(lab):
-    """over a unix socket, and from the first instruction on: the peer is there before the guest"""
-    path = lab.path("link")
-    for i in range(3):
-        b = Vm(lab, "B", ["--secondary", "--listen", f"unix:{path}"])
-        b.wait_state("STARTING")
-        a = Vm(lab, "A", ["--primary", "--peer", f"unix:{path}", "--ft", "mc", "--verify",
-                          "-k", f"{ftlab.GUESTS}/writer.elf", "-a", "pages=64 tick=10 mode=random report=1",
-                          "-m", "64M"])
-        a.wait_state("PROTECTED")
-        expect(a.status()["generation"] == 1, "the first epoch was not taken")
-        a.kill()
-        b.wait_state("DEGRADED")
-        b.wait_console("speed")
-        lab.release(b)
