@@ -5,8 +5,10 @@ import argparse
 import importlib
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 
@@ -78,6 +80,14 @@ def main():
         return 2
     signal.signal(signal.SIGALRM, out_of_time)
     ftlab.main_signals()
+    with tempfile.TemporaryDirectory(prefix="ftbin-") as folder:
+        if os.path.exists(ftlab.FTVMM):
+            # A copy: a build meanwhile does not disturb the tests.
+            ftlab.FTVMM = shutil.copy(ftlab.FTVMM, folder)
+        return run_all(tests, args)
+
+
+def run_all(tests, args):
     why = missing()
     count = {"ok": 0, "fail": 0, "skip": 0}
     print(f"# seed {args.seed}", flush=True)

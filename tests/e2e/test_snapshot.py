@@ -51,32 +51,39 @@ def snapshot_smp(lab):
                f"exit code {vm.code}: {vm.console_text()}")
 
 
+def same_bytes(lab, one, two):
+    with open(lab.path(one), "rb") as f, open(lab.path(two), "rb") as g:
+        x, y = f.read(), g.read()
+    differ = [i for i in range(min(len(x), len(y))) if x[i] != y[i]]
+    expect(len(x) == len(y) and not differ,
+           f"{one} and {two}: {len(x)} and {len(y)} bytes, {len(differ)} differ: {differ[:20]}")
+
+
 @test(60)
 def snapshot_equal(lab):
-    """save, load, save: the same bytes, with a guest stopped in the middle of disk requests"""
+    """written twice, and written, loaded and written: the same bytes"""
     disk = lab.disk("disk", 8)
-    vm = boot(lab, "blk", "ops=0 region=4K", "-d", f"id=d0,path={disk}")
-    vm.wait_console("^READY")
-    random_wait(lab, vm, 0.1, 0.3)
-    vm.call("pause")
-    vm.wait_state("PAUSED")
-    snapshot(vm, lab.path("one"))
-    snapshot(vm, lab.path("two"))
-    expect(vm.state() == "PAUSED", "a snapshot let a paused VM go on")
-    lab.release(vm)
-    vm = restore(lab, lab.path("one"), "-d", f"id=d0,path={disk}", "--paused")
-    vm.wait_state("PAUSED")
-    snapshot(vm, lab.path("three"))
-    data = []
-    for name in ("one", "two", "three"):
-        with open(lab.path(name), "rb") as f:
-            data.append(f.read())
-    for name, other in (("two", data[1]), ("three", data[2])):
-        differ = [i for i, (x, y) in enumerate(zip(data[0], other)) if x != y]
-        expect(data[0] == other, f"{name}: {len(data[0])} and {len(other)} bytes, "
-               f"{len(differ)} differ: {differ[:40]}")
-    vm.call("resume")
-    vm.wait_state("RUNNING")
+    for guest, cmdline, cpus, args in (("blk", "ops=0 region=4K", 1, ["-d", f"id=d0,path={disk}"]),
+                                       ("smp", "", 4, []), ("echo", f"ip={GUEST_IP}", 1, ["-n", NET])):
+        vm = boot(lab, guest, cmdline, *args, cpus=cpus)
+        vm.wait_console("^READY")
+        random_wait(lab, vm, 0.1, 0.3)
+        vm.call("pause")
+        vm.wait_state("PAUSED")
+        for name in ("one", "two"):
+            snapshot(vm, lab.path(name))
+        expect(vm.state() == "PAUSED", "a snapshot let a paused VM go on")
+        same_bytes(lab, "one", "two")
+        lab.release(vm)
+        vm = restore(lab, lab.path("one"), "--paused", *args)
+        vm.wait_state("PAUSED")
+        snapshot(vm, lab.path("three"))
+        same_bytes(lab, "one", "three")
+        vm.call("resume")
+        vm.wait_state("RUNNING")
+        random_wait(lab, vm, 0.2, 0.3)
+        expect(vm.alive() and not re.search("CORRUPT|TRAP", vm.console_text()), vm.console_text())
+        lab.release(vm)
 
 
 @test(60)
