@@ -1,6 +1,8 @@
+#define _GNU_SOURCE
 #include "ft/deadline.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <time.h>
 
@@ -27,6 +29,16 @@ static void *thread_main(void *arg)
 	return NULL;
 }
 
+/* A job that an urgent thread waits for is as urgent; threads do not inherit that by themselves. */
+static void inherit_priority(pthread_t thread)
+{
+	int policy = sched_getscheduler(0);
+	struct sched_param p;
+
+	if (policy > 0 && policy & SCHED_RESET_ON_FORK && !sched_getparam(0, &p))
+		pthread_setschedparam(thread, policy & ~SCHED_RESET_ON_FORK, &p);
+}
+
 static int start_thread(struct deadline_job *job, pthread_t *ret)
 {
 	sigset_t all, old;
@@ -36,6 +48,8 @@ static int start_thread(struct deadline_job *job, pthread_t *ret)
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	r = pthread_create(ret, NULL, thread_main, job);
+	if (!r)
+		inherit_priority(*ret);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return -r;
 }

@@ -80,6 +80,7 @@ struct vm {
 	int vcpu_error; /* first failure of a save or load since asked */
 	const char *vcpu_what;
 	bool running;
+	uint64_t first_entry_ns; /* atomic: CLOCK_MONOTONIC when a vCPU first entered the guest, or 0 */
 
 	/* The end of the guest: set once, under lock; the loop hears of it through end_fd. */
 	enum vm_end end;

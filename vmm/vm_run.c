@@ -251,6 +251,8 @@ bool vm_park(struct vcpu *v)
 	pthread_mutex_unlock(&vm->lock);
 	if (boosted)
 		unboost(v);
+	if (!__atomic_load_n(&vm->first_entry_ns, __ATOMIC_RELAXED))
+		__atomic_store_n(&vm->first_entry_ns, loop_now_ns(), __ATOMIC_RELAXED);
 	return go;
 }
 

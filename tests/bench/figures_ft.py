@@ -119,8 +119,9 @@ def kill(lab, report):
         other = pair.other(host)
         run_epochs_of(pair.vm[host], 10)
         at = pair.vm[host].kill()
-        s = pair.vm[other].wait_state("DEGRADED")
-        total.append((s["first_run_mono_ns"] - at) / 1e6)
+        s = pair.vm[other].wait_status(
+            lambda s: s["state"] == "DEGRADED" and s["first_entry_mono_ns"], "a guest that runs")
+        total.append((s["first_entry_mono_ns"] - at) / 1e6)
         takeover.append(s["takeover_us"] / 1e3)
         lab.release(pair.vm[host])
         pair.secondary(host)
