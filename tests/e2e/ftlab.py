@@ -548,10 +548,12 @@ class Lab:
 
     def __exit__(self, kind, value, trace):
         failed = kind is not None
-        if failed:
-            print("\n".join("# " + line for line in self.report().splitlines()))
-            print(f"# logs are kept in {self.work}", flush=True)
-        self.close(keep=failed)
+        try:
+            if failed:
+                print("\n".join("# " + line for line in self.report().splitlines()))
+                print(f"# logs are kept in {self.work}", flush=True)
+        finally:
+            self.close(keep=failed)
 
 
 def sweep():
