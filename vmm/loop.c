@@ -348,12 +348,16 @@ int loop_run_once(struct loop *l, uint64_t timeout_ns)
 	struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000ull,
 				       .tv_nsec = timeout_ns % 1000000000ull};
 	struct io_uring_cqe *cqe;
+	bool stopping = l->stop;
 	int r = io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, &ts, NULL);
 
 	if (r < 0 && r != -ETIME && r != -EINTR)
 		return r;
 	l->stop = false;
-	return run_ready(l);
+	r = run_ready(l);
+	/* Inside a callback of loop_run(): a stop asked for before is still to happen. */
+	l->stop = l->stop || stopping;
+	return r;
 }
 
 void loop_stop(struct loop *l)
