@@ -6,7 +6,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A reader that is stuck must not stop the VM: after this long the rest is dropped and counted. */
+/*
+ * A reader that is stuck must not stop the VM: after this long the rest is dropped and counted, and
+ * what follows is not waited for until there is room again.
+ */
 #define WRITE_DEADLINE_MS 20
 
 void console_deliver(void *arg, const void *data, uint32_t len)
@@ -18,7 +21,8 @@ void console_deliver(void *arg, const void *data, uint32_t len)
 		struct pollfd pfd = {.fd = c->out_fd, .events = POLLOUT};
 		ssize_t n;
 
-		if (poll(&pfd, 1, WRITE_DEADLINE_MS) <= 0)
+		c->stuck = poll(&pfd, 1, c->stuck ? 0 : WRITE_DEADLINE_MS) <= 0;
+		if (c->stuck)
 			break;
 		/* A pipe that polls writable takes PIPE_BUF bytes without blocking. */
 		n = write(c->out_fd, p, len < 512 ? len : 512);
@@ -36,6 +40,7 @@ int console_open(struct console *c, const char *spec, struct err *e)
 {
 	c->out_fd = -1;
 	c->dropped = 0;
+	c->stuck = false;
 	if (!strcmp(spec, "stdio"))
 		c->out_fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
 	else if (strcmp(spec, "none")) {

@@ -13,6 +13,7 @@
 struct console {
 	int out_fd; /* -1: bytes are dropped */
 	uint64_t dropped;
+	bool stuck; /* the last write found no room in time */
 };
 
 /* "stdio", "none", or a file that is appended to (created 0600). */
