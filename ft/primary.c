@@ -394,6 +394,11 @@ static void try_peer(struct primary *p)
 
 	if (!cfg->npeers || p->ending)
 		return;
+	/* A sync would read old blocks, and let go the guest's requests that wait for the new. */
+	if (p->ft->images_behind) {
+		retry_later(p);
+		return;
+	}
 	snprintf(p->ft->peer, sizeof(p->ft->peer), "%s", cfg->peers[p->peer_index]);
 	p->peer_index = (p->peer_index + 1) % cfg->npeers;
 	if (chan_parse(p->ft->peer, &p->uri, &e)) {

@@ -182,17 +182,33 @@ static void main_ready(struct loop_op *op, int res)
 	read_main(op->arg);
 }
 
+/* The VM runs here; its requests wait until the log is in the images. */
+static void taken_disks_moved(struct secondary *s)
+{
+	struct err e = {0};
+
+	if (s->disks.error) {
+		/* The guest must not read what is older than what it was told is written. */
+		log_error("takeover: the images lack acknowledged writes; stopping");
+		vm_pause(s->vm, &e);
+		s->ft->on_exit(s->ft->arg, 2);
+		return;
+	}
+	if (!diskapply_idle(&s->disks))
+		return;
+	s->ft->images_behind = false;
+	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
+		if (s->vm->disks[i].fd >= 0)
+			disk_hold(&s->vm->disks[i], false);
+}
+
 /* The images caught up, or one failed. */
 static void disks_moved(void *arg)
 {
 	struct secondary *s = arg;
 
-	if (s->phase == SEC_TAKEN || s->phase == SEC_CLAIM) {
-		for (unsigned i = 0; diskapply_idle(&s->disks) && i < s->vm->machine.ndevs; i++)
-			if (s->vm->disks[i].fd >= 0 && s->phase == SEC_TAKEN)
-				disk_hold(&s->vm->disks[i], false);
-		return;
-	}
+	if (s->phase == SEC_TAKEN)
+		taken_disks_moved(s);
 	if (s->phase != SEC_STANDBY)
 		return;
 	if (s->disks.error) {

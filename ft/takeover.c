@@ -42,6 +42,7 @@ static void plug_network(struct vm *vm)
 
 static void hold_disks(struct secondary *s)
 {
+	s->ft->images_behind = !diskapply_idle(&s->disks);
 	for (unsigned i = 0; i < s->vm->machine.ndevs && !diskapply_idle(&s->disks); i++)
 		if (s->vm->machine.devs[i].kind == MDEV_BLK &&
 		    s->vm->machine.devs[i].ft == DISK_FT_MIRROR)
@@ -81,6 +82,15 @@ static void claim_again(struct loop_op *op, int res)
 	takeover_claim(op->arg);
 }
 
+/* The goodbye may have been lost with the link: what was stopped is not to run again. */
+static bool stopped_in_order(struct ft *ft)
+{
+	struct arbiter_record rec;
+
+	return !arbiter_read(ft->arbiter, &rec, NULL) && rec.generation == ft->generation &&
+	       rec.released;
+}
+
 void takeover_claim(struct secondary *s)
 {
 	struct ft *ft = s->ft;
@@ -89,6 +99,14 @@ void takeover_claim(struct secondary *s)
 	int r;
 
 	step_reached(STEP_TAKEOVER_CLAIM);
+	if (s->disks.error) {
+		secondary_listen_again(s, "this side's disk image failed");
+		return;
+	}
+	if (stopped_in_order(ft)) {
+		secondary_listen_again(s, "the primary stopped in order");
+		return;
+	}
 	r = arbiter_claim(ft->arbiter, ft->generation, &gen, &e);
 	if (r == -ESTALE) {
 		secondary_listen_again(s, "the other side goes on");

@@ -1,5 +1,7 @@
 """A protected guest, and what becomes of it when one side dies."""
 
+import json
+import os
 import re
 import signal
 
@@ -44,6 +46,23 @@ def mc_stop(lab):
     b.wait_state("STARTING")
     lab.check([load], pair.image["B"])
     expect(b.stop() == 0, f"stop of the secondary: exit code {b.code}")
+
+
+@test(60)
+def mc_stop_goodbye_lost(lab):
+    """what was stopped in order is not taken over, though its goodbye never arrived"""
+    pair = Pair(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
+    a, b = pair.protect()
+    record = os.path.join(pair.arbiter_dir, f"vm.{a.status()['generation']}")
+    with open(record) as f:
+        fields = json.load(f)
+    with open(record + ".new", "w") as f:
+        json.dump({**fields, "released": True}, f)
+    os.replace(record + ".new", record)
+    a.kill()
+    status = b.wait_state("STARTING", "DEGRADED")
+    expect(status["state"] == "STARTING", f"the secondary is {status['state']}")
+    pair.end()
 
 
 @test(60)
