@@ -18,6 +18,8 @@
 #define RETRY_NS     500000000ull /* between attempts to find a peer, or an arbiter that answers */
 #define CONNECT_NS   1000000000ull
 #define HANDSHAKE_NS 5000000000ull /* the peer builds a VM in this time */
+/* A peer that is alive but acknowledges nothing for so long (its image hangs) is no protection. */
+#define ACK_NS 30000000000ull
 
 static void try_peer(struct primary *p);
 
@@ -417,8 +419,12 @@ static void timer(struct loop_op *op, int res)
 
 	if (p->phase == PRI_IDLE)
 		try_peer(p);
-	else
+	else if (p->phase != PRI_EPOCHS)
 		primary_lost(p, "no answer in time");
+	else if (p->in_flight && loop_now_ns() - p->sealed_ns > ACK_NS)
+		primary_lost(p, "no acknowledgement in time");
+	else
+		loop_timer_set(p->ft->loop, &p->timer_op, ACK_NS / 2);
 }
 
 /* --- sender and epochs ------------------------------------------------------------------------ */
@@ -434,6 +440,7 @@ static void notified(struct loop_op *op, int res)
 		disklog_switch(&p->disklog, log_is_on, p);
 	if (p->phase == PRI_SYNCING && __atomic_load_n(&p->send.synced, __ATOMIC_ACQUIRE)) {
 		p->phase = PRI_EPOCHS;
+		loop_timer_set(p->ft->loop, &p->timer_op, ACK_NS / 2);
 		p->epoch = p->vm->obuf.epoch + 1; /* numbers never repeat in the life of a VM */
 		epoch_seal(p);
 		return;
