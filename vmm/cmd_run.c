@@ -380,11 +380,12 @@ static int start(struct run *r, struct err *e)
 {
 	int code = loop_init(&r->loop, e);
 
-	r->ft = (struct ft){.cfg = &r->cfg,
-			    .loop = &r->loop,
-			    .on_state = state_changed,
-			    .on_exit = finish,
-			    .arg = r};
+	/* Field by field: what is not used, like the samples of epochs, stays out of memory. */
+	r->ft.cfg = &r->cfg;
+	r->ft.loop = &r->loop;
+	r->ft.on_state = state_changed;
+	r->ft.on_exit = finish;
+	r->ft.arg = r;
 	if (!code)
 		code = watch_signals(r, e);
 	if (!code)

@@ -59,7 +59,6 @@ struct vm {
 	struct obuf obuf;
 	struct console console;
 	struct dev_env env;
-	struct vcpu vcpus[MACHINE_MAX_VCPUS];
 	struct device *devs[VM_MAX_DEVICES]; /* legacy first, then machine.devs in order */
 	unsigned ndevs;
 	struct device *mdevs[MACHINE_MAX_DEVS]; /* the device of machine.devs[i] */
@@ -90,6 +89,8 @@ struct vm {
 	struct loop_op end_op;
 	void (*on_end)(void *arg);
 	void *on_end_arg;
+
+	struct vcpu vcpus[MACHINE_MAX_VCPUS]; /* last: most of it stays untouched */
 };
 
 /*
