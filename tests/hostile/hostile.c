@@ -15,13 +15,14 @@ static const char usage[] =
 	"session\n"
 	"       hostile primary [-s SEED] [-x TIMES] URI FILE [ATTACK]...\n"
 	"       hostile once [-s SEED] URI FILE DAMAGE EPOCH   one damaged session\n"
-	"       hostile secondary [-h MS] LISTEN WAY...    one way per connection\n"
+	"       hostile secondary [-h HOLD_MS] [-e EPOCH_MS] LISTEN WAY...   one way per "
+	"connection\n"
 	"       hostile ways                               list them\n";
 
 int main(int argc, char **argv)
 {
 	uint64_t seed = (uint64_t)time(NULL) * 2654435761u;
-	unsigned scale = 1, hold_ms = 200;
+	unsigned scale = 1, hold_ms = 200, epoch_ms = 200;
 	const char *what = argc > 1 ? argv[1] : "";
 	int c;
 
@@ -32,13 +33,15 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	optind = 2;
-	while ((c = getopt(argc, argv, "+s:x:h:")) > 0) {
+	while ((c = getopt(argc, argv, "+s:x:h:e:")) > 0) {
 		if (c == 's')
 			seed = strtoull(optarg, NULL, 0);
 		else if (c == 'x')
 			scale = (unsigned)atoi(optarg);
 		else if (c == 'h')
 			hold_ms = (unsigned)atoi(optarg);
+		else if (c == 'e')
+			epoch_ms = (unsigned)atoi(optarg);
 	}
 	random_seed(seed);
 	argv += optind;
@@ -50,7 +53,7 @@ int main(int argc, char **argv)
 	if (!strcmp(what, "once") && argc == 4)
 		return attack_once(argv[0], argv[1], argv[2], (unsigned)atoi(argv[3]));
 	if (!strcmp(what, "secondary") && argc >= 2)
-		return badpeer_run(argv[0], hold_ms, argv + 1, argc - 1);
+		return badpeer_run(argv[0], hold_ms, epoch_ms, argv + 1, argc - 1);
 	if (!strcmp(what, "ways"))
 		return badpeer_list();
 	fputs(usage, stderr);

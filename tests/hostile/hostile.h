@@ -104,7 +104,7 @@ int attack_run(const char *uri, const char *tape, unsigned scale, char **names, 
 int attack_once(const char *uri, const char *tape, const char *kind, unsigned epoch);
 
 /* libbadpeer.c: a secondary that breaks the rules, one way per connection. */
-int badpeer_run(const char *listen, unsigned hold_ms, char **names, int n);
+int badpeer_run(const char *listen, unsigned hold_ms, unsigned epoch_ms, char **names, int n);
 int badpeer_list(void);
 
 #endif

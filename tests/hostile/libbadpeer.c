@@ -25,7 +25,7 @@
 struct peer {
 	const char *way;
 	int lfd;
-	unsigned hold_ms;
+	unsigned hold_ms, epoch_ms;
 	struct stream main, heart;
 	bool has_heart, over;
 	uint64_t beat_ns, nonce, echo;
@@ -214,12 +214,52 @@ static bool way_honest(struct peer *p)
 {
 	if (!welcome(p))
 		return false;
-	for (unsigned n = 0; n < 20; n++)
+	for (unsigned n = 0; n < 6; n++)
 		if (!wait_type(p, FRAME_EPOCH_END) || !answer(p, FRAME_ACK, p->epoch, NULL, 0))
 			return false;
 	stream_done(&p->main);
 	p->over = true;
 	return true;
+}
+
+/*
+ * Good for a while; then an epoch with output in it waits for its ack. What is let out with the ack
+ * before is out long before the seal, unless the primary was late: then once more.
+ */
+static bool way_withhold(struct peer *p)
+{
+	uint64_t acked, took = UINT64_MAX;
+
+	if (!welcome(p))
+		return false;
+	for (unsigned n = 0; n < 4 || (n < 40 && took > p->epoch_ms * 1100000ull); n++) {
+		if (!wait_type(p, FRAME_EPOCH_END) || !answer(p, FRAME_ACK, p->epoch, NULL, 0))
+			return false;
+		acked = loop_now_ns();
+		if (!wait_type(p, FRAME_EPOCH_BEGIN))
+			return false;
+		took = loop_now_ns() - acked;
+	}
+	say(p, "sealed");
+	hold(p, p->epoch_ms * 4);
+	say(p, "acts");
+	if (p->over || !answer(p, FRAME_ACK, p->epoch, NULL, 0) || !wait_type(p, FRAME_EPOCH_BEGIN))
+		return false;
+	stream_done(&p->main);
+	p->over = true;
+	return true;
+}
+
+/* The right ack, and once it has been acted on, the same again. */
+static bool way_ack_twice_slowly(struct peer *p)
+{
+	uint64_t epoch;
+
+	if (!sealed(p) || !answer(p, FRAME_ACK, p->epoch, NULL, 0))
+		return false;
+	epoch = p->epoch;
+	hold(p, p->epoch_ms / 4);
+	return answer(p, FRAME_ACK, epoch, NULL, 0);
 }
 
 static bool way_refuse_binary(struct peer *p)
@@ -531,6 +571,8 @@ static const struct {
 	bool (*run)(struct peer *p);
 } ways[] = {
 	{"honest", way_honest},
+	{"withhold", way_withhold},
+	{"ack-twice-slowly", way_ack_twice_slowly},
 	{"refuse-binary", way_refuse_binary},
 	{"refuse-late", way_refuse_late},
 	{"welcome-twice", way_welcome_twice},
@@ -605,9 +647,9 @@ static bool misbehave(struct peer *p, bool (*run)(struct peer *p))
 	return ok;
 }
 
-int badpeer_run(const char *listen, unsigned hold_ms, char **names, int n)
+int badpeer_run(const char *listen, unsigned hold_ms, unsigned epoch_ms, char **names, int n)
 {
-	struct peer p = {.hold_ms = hold_ms};
+	struct peer p = {.hold_ms = hold_ms, .epoch_ms = epoch_ms};
 	struct chan_uri u;
 	struct err e = {0};
 	bool ok = true;
