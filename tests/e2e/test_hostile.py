@@ -146,6 +146,21 @@ def hostile_primary_takeover(lab):
         pair.end()
 
 
+@test(60)
+def hostile_primary_cpu(lab):
+    """a CPU state that no host takes: refused with the first epoch, and the end of the VM later"""
+    tape = record(lab)
+    pair, b = victim(lab, 1)
+    once = tool(lab, "once", URI_B, tape, "cr0", "0")
+    expect(once.wait_exit(20) == 0 and "0 acks" in once.log_text(), once.log_text())
+    b.wait_log("this host refuses")
+    b.wait_state("STARTING")
+    once = tool(lab, "once", URI_B, tape, "cr0", "2")
+    expect(once.wait_exit(20) == 0 and "3 acks" in once.log_text(), once.log_text())
+    expect(b.wait_exit(20) == ftlab.EXIT_FAILED, f"exit code {b.code}: {ftlab.tail(b.log)}")
+    b.wait_log("takeover: .*this host refuses")
+
+
 EPOCH_MS = 200
 # Mute ones are waited for longest: five seconds.
 SLOW_WAYS = ("mute",)

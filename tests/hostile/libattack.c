@@ -16,6 +16,8 @@
 #include "vmm/chan.h"
 #include "vmm/hash.h"
 #include "vmm/loop.h"
+#include "vmm/state_wire.h"
+#include "vmm/vcpu.h"
 
 #define SAMPLES 16 /* random sessions of an attack, times scale */
 
@@ -197,6 +199,42 @@ static void attack_resign(struct attack *a)
 	}
 }
 
+/* The value of a field in a row of fields (vmm/state_wire.h), and its length. */
+static uint8_t *find_field(uint8_t *p, uint32_t *len, uint16_t id)
+{
+	uint32_t left = *len;
+
+	while (left >= STATE_FIELD_HEAD) {
+		uint32_t n = (uint32_t)state_get_int(p + 4, 4);
+
+		*len = n;
+		if (state_get_int(p, 2) == id)
+			return p + STATE_FIELD_HEAD;
+		p += STATE_FIELD_HEAD + n;
+		left -= STATE_FIELD_HEAD + n;
+	}
+	return NULL;
+}
+
+/* CR0 with paging but without protection: well-formed, and no processor takes it. */
+static bool impossible_cr0(struct shot *s)
+{
+	uint8_t *p = s->data;
+	uint64_t cr0 = 1ull << 31;
+
+	for (uint32_t len; p < s->data + s->h.length; p += STATE_SECTION_HEAD + len) {
+		len = (uint32_t)state_get_int(p + 8, 4);
+		if (state_get_int(p, 2) != vcpu_state_desc.id)
+			continue;
+		p = find_field(p + STATE_SECTION_HEAD, &len, 2); /* sregs */
+		p = p ? find_field(p, &len, 11) : NULL;
+		if (p)
+			memcpy(p, &cr0, sizeof(cr0));
+		return p;
+	}
+	return false;
+}
+
 /* Damage the epoch whose frames are [begin, end]. False when it has no frame of that kind. */
 static bool damage(struct tape *t, const char *kind, unsigned begin, unsigned end)
 {
@@ -220,6 +258,8 @@ static bool damage(struct tape *t, const char *kind, unsigned begin, unsigned en
 		t->f[at].data[kinds[i].at] ^= kinds[i].flip;
 		return true;
 	}
+	if (!strcmp(kind, "cr0"))
+		return impossible_cr0(&t->f[tape_find(t, begin, FRAME_STATE)]);
 	if (!strcmp(kind, "skip"))
 		for (unsigned i = begin; i < t->n; i++)
 			t->f[i].h.epoch++;
