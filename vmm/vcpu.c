@@ -16,6 +16,11 @@
 
 #define SYNC_ALL (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
 
+/* Guests of the guest: their state is not part of ours, so no snapshot or takeover would have it.
+ */
+#define CPUID_1_ECX_VMX	       (1u << 5)
+#define CPUID_80000001_ECX_SVM (1u << 2)
+
 /* What this vCPU may know of itself on top of what the host offers (APIC id, hypervisor bit). */
 static int set_cpuid(struct vcpu *v, struct err *e)
 {
@@ -38,7 +43,10 @@ static int set_cpuid(struct vcpu *v, struct err *e)
 				<< 31; /* a hypervisor is present: guests then look for kvmclock */
 			if (v->vm->machine.vcpus > 1)
 				en->edx |= 1u << 28;
+			en->ecx &= ~CPUID_1_ECX_VMX;
 		}
+		if (en->function == 0x80000001)
+			en->ecx &= ~CPUID_80000001_ECX_SVM;
 		if (en->function == 0xb || en->function == 0x1f)
 			en->edx = v->index;
 	}
