@@ -161,6 +161,11 @@ int arbiter_release(struct arbiter *a, uint64_t generation, struct err *e)
 	return 0;
 }
 
+bool arbiter_is_shared(const struct arbiter *a)
+{
+	return a->is_file;
+}
+
 const struct arbiter_record *arbiter_last(const struct arbiter *a)
 {
 	return &a->last;

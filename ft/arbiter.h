@@ -46,6 +46,8 @@ int arbiter_read(struct arbiter *a, struct arbiter_record *ret, struct err *e);
 int arbiter_claim(struct arbiter *a, uint64_t from, uint64_t *ret_generation, struct err *e);
 /* Orderly stop of whoever holds `generation`. -ESTALE when it is not the current one any more. */
 int arbiter_release(struct arbiter *a, uint64_t generation, struct err *e);
+/* Is there a record that others see, too? Not with "none". */
+bool arbiter_is_shared(const struct arbiter *a);
 /* The record seen by the last call that got an answer. */
 const struct arbiter_record *arbiter_last(const struct arbiter *a);
 

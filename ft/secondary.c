@@ -281,6 +281,28 @@ static int check_disks(const struct config *cfg, const struct machine *m, struct
 	return 0;
 }
 
+/*
+ * A takeover needs the primary's arbiter: better to learn now than then that this side has another
+ * folder, or none.
+ */
+static int check_arbiter(struct ft *ft, uint64_t generation, struct err *e)
+{
+	struct arbiter_record rec;
+	int r;
+
+	if (!arbiter_is_shared(ft->arbiter))
+		return 0;
+	r = arbiter_read(ft->arbiter, &rec, e);
+	/* A higher one is for the claim to judge. */
+	if (r || rec.generation >= generation)
+		return r;
+	return err_set(
+		e, -EPERM,
+		"the arbiter has generation %llu here, %llu at the primary; give both sides the "
+		"same --arbiter",
+		(unsigned long long)rec.generation, (unsigned long long)generation);
+}
+
 static int build_vm(struct secondary *s, const struct frame *f, struct wire_hello *h, struct err *e)
 {
 	struct machine m;
@@ -290,6 +312,8 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 		return err_set(e, -EBADMSG, "short hello");
 	memcpy(h, f->data, sizeof(*h));
 	r = check_hello(s->ft->cfg, h, f->length, e);
+	if (!r)
+		r = check_arbiter(s->ft, h->generation, e);
 	if (!r)
 		r = fdt_parse(f->data + sizeof(*h), h->fdt_bytes, &m, e);
 	if (!r)

@@ -66,6 +66,18 @@ def mc_stop_goodbye_lost(lab):
 
 
 @test(60)
+def mc_other_arbiter(lab):
+    """a secondary with another arbiter than the primary's refuses at once, not when it must claim"""
+    pair = Pair(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
+    b = pair.secondary("B", "--arbiter", f"file:{lab.path('other')}")
+    b.wait_state("STARTING")
+    a = pair.primary("A")
+    a.wait_log("refuses: .*same --arbiter")
+    expect(b.state() == "STARTING", f"the secondary is {b.state()}")
+    pair.end()
+
+
+@test(60)
 def mc_guest_exit(lab):
     """a guest that ends of its own accord under protection: its exit code, all of its output"""
     pair = Pair(lab, guest="writer", cmdline="mode=hot tick=10 pages=32 seconds=2", disk=0, net=False)
