@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <libfdt.h>
 #include <stdio.h>
 
 #include "tests/fuzz/fdt_fuzz.c"
@@ -123,13 +124,158 @@ static void limits(void **state)
 #undef BAD
 }
 
+/* --- trees that fdt_build() does not make -------------------------------------------------------
+ */
+
+static uint8_t tree[2 * FDT_MAX_BYTES] __attribute__((aligned(8)));
+
+static void open_tree(void)
+{
+	build_good(good);
+	assert_int_equal(fdt_open_into(good, tree, sizeof(tree)), 0);
+}
+
+static int node(const char *path)
+{
+	int n = fdt_path_offset(tree, path);
+
+	assert_true(n >= 0);
+	return n;
+}
+
+static int parse_tree(struct machine *m, struct err *e)
+{
+	assert_int_equal(fdt_pack(tree), 0);
+	memset(e, 0, sizeof(*e));
+	return fdt_parse(tree, fdt_totalsize(tree), m, e);
+}
+
+static void refuses_tree(void)
+{
+	struct machine m;
+	struct err e;
+
+	assert_int_equal(parse_tree(&m, &e), -EBADMSG);
+	assert_true(strlen(e.msg) > 20);
+}
+
+/* Longer than what it is copied to, with a zero inside, without one at the end, empty. */
+static void check_text(const char *path, const char *name, size_t cap)
+{
+	char text[4096];
+	struct machine m;
+	struct err e;
+
+	memset(text, 'a', sizeof(text));
+	for (size_t len = cap - 2; len < cap + 3; len++) {
+		open_tree();
+		text[len - 1] = 0;
+		assert_int_equal(fdt_setprop(tree, node(path), name, text, (int)len), 0);
+		text[len - 1] = 'a';
+		if (len > cap)
+			refuses_tree();
+		else
+			assert_int_equal(parse_tree(&m, &e), 0);
+	}
+	open_tree();
+	assert_int_equal(fdt_setprop(tree, node(path), name, text, (int)cap), 0);
+	refuses_tree();
+	open_tree();
+	assert_int_equal(fdt_setprop(tree, node(path), name, text, 0), 0);
+	refuses_tree();
+	open_tree();
+	assert_int_equal(fdt_setprop(tree, node(path), name, "a\0b", 4), 0);
+	refuses_tree();
+}
+
+static void texts(void **state)
+{
+	check_text("/", "model", sizeof(((struct machine *)0)->name));
+	check_text("/chosen", "bootargs", sizeof(((struct machine *)0)->cmdline));
+	check_text("/virtio_mmio@d0000000", "ftvmm,id", sizeof(((struct mdev *)0)->id));
+}
+
+/* Each property of each node that counts: gone, longer, shorter. */
+static void properties(void **state)
+{
+	static const struct {
+		const char *path, *name;
+	} all[] = {
+		{"/", "compatible"},
+		{"/", "model"},
+		{"/chosen", "bootargs"},
+		{"/memory@0", "reg"},
+		{"/virtio_mmio@d0000000", "reg"},
+		{"/virtio_mmio@d0000000", "interrupts"},
+		{"/virtio_mmio@d0000000", "ftvmm,id"},
+		{"/virtio_mmio@d0002000", "ftvmm,kind"},
+		{"/virtio_mmio@d0002000", "ftvmm,bytes"},
+		{"/virtio_mmio@d0002000", "ftvmm,ft"},
+		{"/virtio_mmio@d0002000", "ftvmm,readonly"},
+		{"/virtio_mmio@d0004000", "local-mac-address"},
+	};
+
+	for (unsigned i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		for (int by = -2; by <= 1; by++) {
+			const void *p;
+			char copy[256] = {0};
+			int len;
+
+			open_tree();
+			p = fdt_getprop(tree, node(all[i].path), all[i].name, &len);
+			assert_true(p && len > 1 && len < 250);
+			memcpy(copy, p, (size_t)len);
+			assert_int_equal(fdt_delprop(tree, node(all[i].path), all[i].name), 0);
+			if (by > -2 && by)
+				assert_int_equal(fdt_setprop(tree, node(all[i].path), all[i].name,
+							     copy, len + by),
+						 0);
+			refuses_tree();
+		}
+}
+
+static void nodes(void **state)
+{
+	static const char *const needed[] = {"/chosen", "/memory@0", "/cpus"};
+	char name[40];
+	int n;
+
+	for (unsigned i = 0; i < 3; i++) {
+		open_tree();
+		assert_int_equal(fdt_del_node(tree, node(needed[i])), 0);
+		refuses_tree();
+	}
+	open_tree();
+	for (unsigned i = 3; i <= MACHINE_MAX_VCPUS; i++) {
+		snprintf(name, sizeof(name), "cpu@%x", i);
+		assert_true(fdt_add_subnode(tree, node("/cpus"), name) >= 0);
+	}
+	refuses_tree();
+	/* Nine devices, each right in itself. */
+	open_tree();
+	for (unsigned i = 5; i <= MACHINE_MAX_DEVS; i++) {
+		uint64_t gpa = MACHINE_MMIO_BASE + i * MACHINE_MMIO_STEP;
+		fdt64_t reg[2] = {cpu_to_fdt64(gpa), cpu_to_fdt64(0x1000)};
+
+		snprintf(name, sizeof(name), "virtio_mmio@%llx", (unsigned long long)gpa);
+		n = fdt_add_subnode(tree, 0, name);
+		assert_true(n >= 0);
+		snprintf(name, sizeof(name), "rng%u", i);
+		assert_false(fdt_setprop(tree, n, "reg", reg, sizeof(reg)) ||
+			     fdt_setprop_u32(tree, n, "interrupts", MACHINE_GSI_BASE + i) ||
+			     fdt_setprop_string(tree, n, "ftvmm,kind", "rng") ||
+			     fdt_setprop_string(tree, n, "ftvmm,id", name));
+	}
+	refuses_tree();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(round_trip),
-		cmocka_unit_test(every_length),
-		cmocka_unit_test(every_byte),
-		cmocka_unit_test(limits),
+		cmocka_unit_test(round_trip), cmocka_unit_test(every_length),
+		cmocka_unit_test(every_byte), cmocka_unit_test(limits),
+		cmocka_unit_test(texts),      cmocka_unit_test(properties),
+		cmocka_unit_test(nodes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
