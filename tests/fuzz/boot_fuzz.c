@@ -35,7 +35,7 @@ static void build_good(uint8_t *out)
 			 .e_phentsize = sizeof(Elf64_Phdr),
 			 .e_phnum = 3};
 	Elf64_Phdr ph[3] = {
-		{.p_type = PT_NOTE, .p_offset = 512, .p_filesz = 40},
+		{.p_type = PT_NOTE, .p_offset = 512, .p_filesz = 48},
 		{.p_type = PT_LOAD,
 		 .p_offset = 0,
 		 .p_paddr = LOW,
@@ -50,8 +50,8 @@ static void build_good(uint8_t *out)
 	struct {
 		Elf64_Nhdr n;
 		char name[4];
-		uint32_t entry;
-	} note[2] = {{{4, 4, 1}, "GNU", 0}, {{4, 4, 18}, "Xen", LOW}};
+		uint64_t entry;
+	} note[2] = {{{4, 8, 1}, "GNU", 0}, {{4, 8, 18}, "Xen", LOW}};
 
 	memset(out, 0x90, FILE_BYTES);
 	memcpy(out, &eh, sizeof(eh));

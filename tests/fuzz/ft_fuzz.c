@@ -79,6 +79,34 @@ static void edit(struct parts *ps, const uint8_t *p, size_t n)
 	}
 }
 
+/* What ended well is one epoch, in the one order of its parts, and no page comes twice. */
+static void check_whole(const struct parts *ps, unsigned end)
+{
+	static const uint8_t rank[FRAME_TYPE_MAX] = {
+		[FRAME_PAGES] = 1, [FRAME_DISKLOG] = 2, [FRAME_STATE] = 3, [FRAME_EPOCH_END] = 4};
+	unsigned states = 0, at = end;
+	uint64_t seen[RIG_PAGES / 64] = {0};
+
+	assert_true(ps->p[end].type == FRAME_EPOCH_END);
+	for (; ps->p[at].type != FRAME_EPOCH_BEGIN; at--) {
+		const struct part *p = &ps->p[at];
+
+		assert_true(at && p->type < FRAME_TYPE_MAX && rank[p->type]);
+		assert_true(p->epoch == ps->p[end].epoch &&
+			    (at == end || rank[p->type] <= rank[p[1].type]));
+		states += p->type == FRAME_STATE;
+		if (at == end - 1)
+			assert_true(p->type == FRAME_STATE);
+	}
+	assert_true(states == 1 && ps->p[at].epoch == ps->p[end].epoch);
+	for (uint64_t i = 0; i < rig.stage.npages; i++) {
+		uint64_t page = rig.stage.page[i];
+
+		assert_true(page < RIG_PAGES && !(seen[page / 64] >> (page % 64) & 1));
+		seen[page / 64] |= 1ull << (page % 64);
+	}
+}
+
 /* Commit what was accepted, see that only that has changed, and go back. */
 static void check_commit(void)
 {
@@ -108,6 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct parts ps = {0};
 	struct err e;
+	unsigned at;
 	bool first;
 	int r;
 
@@ -120,15 +149,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	else
 		free_form(&ps, data + 1, size - 1);
 	rig.stage.committed = first ? 0 : 7;
-	r = rig_feed(&rig, &ps, NULL, &e);
+	r = rig_feed(&rig, &ps, &at, &e);
 	assert_true(r >= 0 || ((r == -EBADMSG || r == -ENOMEM) && e.msg[0]));
 	if (first) { /* the first sync goes to memory and images at once */
 		diskapply_drain(&rig.disks);
 		memcpy(rig.vm.mem.base, rig.before.ram, RIG_MEM);
 	}
 	rig_check_ram_and_pods(&rig);
-	if (r == 1)
+	if (r == 1) {
+		check_whole(&ps, at);
 		check_commit();
+	}
 	stage_abort(&rig.stage);
 	rig_check_ram_and_pods(&rig);
 	parts_free(&ps);
