@@ -240,7 +240,8 @@ static int send_hello(struct primary *p)
 			       .heartbeat_ns = cfg->heartbeat_ns,
 			       .peer_timeout_ns = cfg->peer_timeout_ns,
 			       .disklog_bytes = cfg->disklog_bytes,
-			       .verify = cfg->verify};
+			       .verify = cfg->verify,
+			       .shared_arbiter = arbiter_is_shared(p->ft->arbiter)};
 	struct iovec iov[2] = {{&h, sizeof(h)}, {fdt, 0}};
 	uint64_t deadline = loop_now_ns() + CONNECT_NS;
 	int r = fdt ? fdt_build(&p->vm->machine, fdt, FDT_MAX_BYTES, NULL) : -ENOMEM;

@@ -2,6 +2,7 @@
 #include "ft/secondary.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -235,6 +236,10 @@ static int clear_images(struct secondary *s, struct err *e)
 		if (ftruncate(vm->disks[i].fd, 0) < 0 || ftruncate(vm->disks[i].fd, md->bytes) < 0)
 			return err_sys(e, "disk '%s': emptying the image for the first sync",
 				       md->id);
+		/* What is acknowledged must not fail for want of space. */
+		if (fallocate(vm->disks[i].fd, 0, 0, md->bytes) < 0 && errno != EOPNOTSUPP)
+			return err_sys(e, "disk '%s': reserving %lluM for the image", md->id,
+				       (unsigned long long)(md->bytes >> 20));
 	}
 	return 0;
 }
@@ -244,8 +249,8 @@ static int check_hello(const struct config *cfg, const struct wire_hello *h, uin
 {
 	if (h->fdt_bytes != length - sizeof(*h) || h->heartbeat_ns < 1000000 ||
 	    h->heartbeat_ns > 60000000000ull || h->peer_timeout_ns < h->heartbeat_ns ||
-	    h->peer_timeout_ns > 600000000000ull || h->verify > 1 || !h->generation ||
-	    h->generation >= INT64_MAX - 1)
+	    h->peer_timeout_ns > 600000000000ull || h->verify > 1 || h->shared_arbiter > 1 ||
+	    !h->generation || h->generation >= INT64_MAX - 1)
 		return err_set(e, -EBADMSG, "hello with values out of range");
 	if (h->disklog_bytes > cfg->disklog_bytes)
 		return err_set(e, -EBADMSG,
@@ -285,11 +290,19 @@ static int check_disks(const struct config *cfg, const struct machine *m, struct
  * A takeover needs the primary's arbiter: better to learn now than then that this side has another
  * folder, or none.
  */
-static int check_arbiter(struct ft *ft, uint64_t generation, struct err *e)
+static int check_arbiter(struct ft *ft, const struct wire_hello *h, struct err *e)
 {
+	uint64_t generation = h->generation;
 	struct arbiter_record rec;
 	int r;
 
+	if (arbiter_is_shared(ft->arbiter) != (h->shared_arbiter == 1))
+		return err_set(
+			e, -EPERM,
+			"the primary runs %s an arbiter, this side %s one: both could run the "
+			"VM; give both sides the same --arbiter",
+			h->shared_arbiter ? "with" : "without",
+			h->shared_arbiter ? "without" : "with");
 	if (!arbiter_is_shared(ft->arbiter))
 		return 0;
 	r = arbiter_read(ft->arbiter, &rec, e);
@@ -313,7 +326,7 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 	memcpy(h, f->data, sizeof(*h));
 	r = check_hello(s->ft->cfg, h, f->length, e);
 	if (!r)
-		r = check_arbiter(s->ft, h->generation, e);
+		r = check_arbiter(s->ft, h, e);
 	if (!r)
 		r = fdt_parse(f->data + sizeof(*h), h->fdt_bytes, &m, e);
 	if (!r)

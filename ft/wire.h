@@ -15,6 +15,8 @@ struct wire_hello {
 	uint64_t disklog_bytes; /* most that one epoch's disk log holds */
 	uint32_t verify;	/* 1: epochs carry a hash of all RAM and state */
 	uint32_t fdt_bytes;
+	uint32_t shared_arbiter; /* 1: an arbiter that both sides see, 0: --arbiter none */
+	uint32_t pad;
 };
 
 /* FRAME_HEART */

@@ -65,6 +65,8 @@ static void refuse_values(struct attack *a)
 	BAD(peer_timeout_ns, UINT64_MAX);
 	BAD(disklog_bytes, UINT64_MAX);
 	BAD(disklog_bytes, 1ull << 40);
+	BAD(shared_arbiter, 2);
+	BAD(shared_arbiter, h.shared_arbiter ^ 1);
 	BAD(verify, 2);
 	BAD(verify, UINT32_MAX);
 	BAD(fdt_bytes, 0);
