@@ -733,7 +733,7 @@ int attack_once(const char *uri, const char *path, const char *kind, unsigned ep
 	if (!strcmp(kind, "cut"))
 		b.len -= 20;
 	if (!strcmp(kind, "flip"))
-		b.p[b.len - 70] ^= 4;
+		b.p[b.len - 10] ^= 4;
 	if (!call_play(uri, &b, t.preface.session, tape_first_epoch(&t), &c) || !c.acks_in_order)
 		return 1;
 	printf("%u acks, last epoch %llu, refusal '%s'\n", c.acks,

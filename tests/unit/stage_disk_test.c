@@ -17,9 +17,7 @@ static int teardown(void **state)
 	return 0;
 }
 
-* /
-
-	static void refuse_disk(uint16_t type, struct wire_disk w, size_t have)
+static void refuse_disk(uint16_t type, struct wire_disk w, size_t have)
 {
 	struct parts ps = {0};
 	uint8_t *buf = calloc(1, sizeof(w) + have);
