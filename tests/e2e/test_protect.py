@@ -6,7 +6,7 @@ import re
 import signal
 
 import ftlab
-from ftlab import EXIT_FENCED, FrameWatch, Pair, expect
+from ftlab import EXIT_FENCED, FrameWatch, Pair, Vm, expect
 from testlib import check_load, flowing, random_wait, start_load, test
 
 
@@ -361,3 +361,21 @@ def limits(lab):
     a.kill()
     b.wait_exit(30)
     expect(b.code == 0, f"exit code {b.code}: {b.console_text()} {b.log_text()}")
+
+
+@test(60)
+def mc_unix(lab):
+    """over a unix socket, and from the first instruction on: the peer is there before the guest"""
+    path = lab.path("link")
+    for i in range(3):
+        b = Vm(lab, "B", ["--secondary", "--listen", f"unix:{path}"])
+        b.wait_state("STARTING")
+        a = Vm(lab, "A", ["--primary", "--peer", f"unix:{path}", "--ft", "mc", "--verify",
+                          "-k", f"{ftlab.GUESTS}/writer.elf", "-a", "pages=64 tick=10 mode=random report=1",
+                          "-m", "64M"])
+        a.wait_state("PROTECTED")
+        expect(a.status()["generation"] == 1, "the first epoch was not taken")
+        a.kill()
+        b.wait_state("DEGRADED")
+        b.wait_console("speed")
+        lab.release(b)
