@@ -121,7 +121,7 @@ static int parse_record(const struct arbiter_file *f, const char *name, const ch
 	else if (strcmp(vm, f->vm))
 		code = err_set(e, -EBADMSG,
 			       "arbiter record '%s/%s' is of VM '%.63s', not '%s'; give each VM "
-			       "its own file:",
+			       "an --arbiter of its own, and both sides of a VM one --name",
 			       f->folder, name, vm, f->vm);
 	if (!code) {
 		snprintf(r->holder, sizeof(r->holder), "%s", holder);

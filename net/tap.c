@@ -151,7 +151,10 @@ static int attach_error(const char *ifname, bool existed, struct err *e)
 
 	switch (errno) {
 	case EBUSY:
-		return err_set(e, code, "tap '%s' is in use by another process", ifname);
+		return err_set(e, code,
+			       "tap '%s' is in use by another process; stop that one, or give this "
+			       "VM a tap of its own",
+			       ifname);
 	case EPERM:
 	case EACCES:
 		return err_set(e, code,

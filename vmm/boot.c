@@ -143,8 +143,10 @@ static int load_elf(struct mem *m, const struct file *f, const char *path, uint6
 				       (unsigned long long)ph.p_paddr,
 				       (unsigned long long)(m->bytes >> 20));
 		if (r)
-			return err_set(e, r, "kernel '%s': bad segment at %#llx", path,
-				       (unsigned long long)ph.p_paddr);
+			return err_set(e, r,
+				       "kernel '%s': segment at %#llx is below 1M or reaches past "
+				       "the end of the file; is this a kernel (vmlinux)?",
+				       path, (unsigned long long)ph.p_paddr);
 	}
 	if (!found)
 		return err_set(e, -ENOEXEC, "kernel '%s': no PVH entry note (Linux: CONFIG_PVH=y)",

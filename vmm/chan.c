@@ -255,8 +255,11 @@ static int listen_tcp(const struct chan_uri *u, struct err *e)
 		fd = bind_listen(a->ai_family, a->ai_addr, a->ai_addrlen);
 	freeaddrinfo(list);
 	if (fd < 0)
-		return err_set(e, fd, "tcp:%s:%s: cannot listen: %s", u->host, u->port,
-			       strerror(-fd));
+		return err_set(e, fd, "tcp:%s:%s: cannot listen: %s%s", u->host, u->port,
+			       strerror(-fd),
+			       fd == -EADDRINUSE      ? "; `ss -tlnp` shows by whom"
+			       : fd == -EADDRNOTAVAIL ? "; `ip address` shows those of this host"
+						      : "");
 	return fd;
 }
 

@@ -338,10 +338,10 @@ static const struct subcommand subcommands[] = {
 	{"snapshot", "NAME FILE [--json]", run_snapshot, 1, 1, false},
 };
 
-static int usage(const struct subcommand *s, const char *why)
+static int usage(const struct subcommand *s, const char *why, const char *word)
 {
-	fprintf(stderr, "ftvmm: %s%s%susage: ftvmm %s %s\n", s->name, why ? ": " : " ",
-		why ? why : "", s->name, s->usage);
+	fprintf(stderr, "ftvmm: %s: %s%.40s; usage: ftvmm %s %s\n", s->name, why, word, s->name,
+		s->usage);
 	return EXIT_USAGE;
 }
 
@@ -366,17 +366,17 @@ int ctl_main(int argc, char **argv)
 		if (!strcmp(argv[i], "--json"))
 			w.json = true;
 		else if (argv[i][0] == '-')
-			return usage(s, "unknown option; ");
+			return usage(s, "unknown option ", argv[i]);
 		else if (!w.name)
 			w.name = argv[i];
 		else if (w.nargs < s->max_args)
 			w.args[w.nargs++] = argv[i];
 		else
-			return usage(s, "too many arguments; ");
+			return usage(s, "too many arguments", "");
 	}
 	if (!w.name && !s->name_optional)
-		return usage(s, "the name of the VM is missing; ");
+		return usage(s, "the name of the VM is missing", "");
 	if (w.nargs < s->min_args)
-		return usage(s, "an argument is missing; ");
+		return usage(s, "an argument is missing", "");
 	return s->run(&w);
 }

@@ -57,6 +57,7 @@ static int check_input(const char *what, const char *path, uint64_t *ret_size, s
 static int check_boot(const struct config *c, struct err *e)
 {
 	uint64_t kernel = 0, initrd = 0, ignored;
+	char size[32];
 	int r;
 
 	if (c->paused && (!c->restore[0] || c->role != ROLE_PLAIN))
@@ -65,9 +66,10 @@ static int check_boot(const struct config *c, struct err *e)
 		return check_input("restore", c->restore, &ignored, e);
 	if (!c->kernel[0])
 		return err_set(e, -EINVAL, "no kernel: give -k FILE, or --restore FILE");
-	if (c->mem_bytes % (2 << 20))
-		return err_set(e, -EINVAL, "--memory: %" PRIu64 " is not a multiple of 2M",
-			       c->mem_bytes);
+	if (c->mem_bytes % (2 << 20)) {
+		option_format_size(c->mem_bytes, size, sizeof(size));
+		return err_set(e, -EINVAL, "--memory: %s is not a multiple of 2M", size);
+	}
 	r = check_input("kernel", c->kernel, &kernel, e);
 	if (!r && c->initrd[0])
 		r = check_input("initrd", c->initrd, &initrd, e);

@@ -291,6 +291,9 @@ static int set_pair(const struct option *o, void *elem, char *pair, uint32_t *se
 	if (value)
 		*value++ = 0;
 	row = option_find(&t, pair, strlen(pair));
+	if (!row && !value)
+		return err_set(e, -EINVAL, "%s: unknown word '%.40s'; write %s", where, pair,
+			       o->metavar);
 	if (!row)
 		return err_set(e, -EINVAL, "%s: unknown key '%.40s'; the nearest is '%s'", where,
 			       pair, option_nearest(&t, pair));
@@ -516,15 +519,18 @@ json_t *option_load_file(const char *path, struct err *e)
 {
 	json_error_t je;
 	json_t *root;
+	bool object;
 	size_t len = 0;
 	char *buf = NULL;
 
 	if (read_file(path, &buf, &len, e))
 		return NULL;
 	root = json_loadb(buf, len, JSON_REJECT_DUPLICATES, &je);
+	object = len && memchr(buf, '{', len > 256 ? 256 : len);
 	free(buf);
 	if (!root) {
-		err_set(e, -EINVAL, "%s:%d:%d: %s", path, je.line, je.column, je.text);
+		err_set(e, -EINVAL, "%s:%d:%d: %s%s", path, je.line, je.column, je.text,
+			object ? "" : "; a configuration is JSON, a kernel goes with -k");
 		return NULL;
 	}
 	if (!json_is_object(root)) {

@@ -254,7 +254,7 @@ static const struct bad bad_flags[] = {
 	{"-k k -i none", "--initrd 'none': No such file"},
 	{"-k big -m 2M", "kernel and initrd are 3145728 bytes, the guest has 2097152"},
 	{"-k k -m 512", "--memory: 512 bytes is outside 2M..4T"},
-	{"-k k -m 3000K", "--memory: 3072000 is not a multiple of 2M"},
+	{"-k k -m 3000K", "--memory: 3000K is not a multiple of 2M"},
 	{"-k k -m 16E", "--memory: '16E' is not a size; write a number and K, M, G or T"},
 	{"-k k -m -5M", "'-5M' is not a size"},
 	{"-k k -m 99999999999999999999", "does not fit in 64 bits"},
@@ -272,7 +272,7 @@ static const struct bad bad_flags[] = {
 	{"dir", "configuration 'dir' is not a regular file"},
 	{"big", "configuration 'big' is larger than 1 MiB"},
 	/* disks */
-	{"-k k -d root.raw", "--disk: unknown key 'root.raw'; the nearest is"},
+	{"-k k -d root.raw", "--disk: unknown word 'root.raw'; write id=ID,path=FILE"},
 	{"-k k -d path=root.raw", "--disk: id is missing"},
 	{"-k k -d id=a", "disk 'a': path is missing"},
 	{"-k k -d id=a,path", "--disk: path needs a value: path=FILE"},

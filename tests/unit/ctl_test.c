@@ -628,7 +628,7 @@ static void wrong_usage_says_how(void **state)
 		{"status none", 1, "ftvmm: no VM named 'none' runs here"},
 		{"stop", 1, "the name of the VM is missing; usage: ftvmm stop NAME"},
 		{"stop web1 now", 1, "too many arguments; usage:"},
-		{"pause --force web1", 1, "unknown option; usage:"},
+		{"pause --force web1", 1, "unknown option --force; usage:"},
 		{"snapshot web1", 1, "an argument is missing; usage: ftvmm snapshot NAME FILE"},
 		{"set web1", 1, "an argument is missing"},
 		{"set web1 epok=1ms", 1, "set: unknown key 'epok=1ms'; the nearest is 'epoch'"},

@@ -95,7 +95,9 @@ static void says_when_a_tap_is_busy(void **state)
 
 	assert_int_equal(netdev_open_tap(&a, "n0", TAP, NULL, &e), 0);
 	assert_int_equal(netdev_open_tap(&b, "n1", TAP, NULL, &e), -EBUSY);
-	assert_string_equal(e.msg, "net 'n1': tap '" TAP "' is in use by another process");
+	assert_string_equal(e.msg,
+			    "net 'n1': tap '" TAP "' is in use by another process; stop that "
+			    "one, or give this VM a tap of its own");
 	assert_int_equal(b.fd, -1);
 	netdev_close(&a);
 }
