@@ -94,7 +94,7 @@ static const struct option rows[] = {
 	{ "restore", .type = OPT_TEXT, FIELD(struct config, restore), .tags = OWNER,
 	  .metavar = "FILE", .help = "start from a snapshot instead of a kernel" },
 	{ "paused", .type = OPT_FLAG, FIELD(struct config, paused), .tags = OWNER,
-	  .help = "vCPUs wait for ftvmm resume" },
+	  .help = "with --restore: vCPUs wait for ftvmm resume" },
 
 	{ "primary", .type = OPT_SET, FIELD(struct config, role), .min = ROLE_PRIMARY,
 	  .tags = ALL | GROUP_FT, .help = "run the guest and protect it" },
