@@ -84,12 +84,17 @@ static void put_buf(struct capture *c, uint8_t *buf)
 	pthread_mutex_unlock(&c->lock);
 }
 
-void capture_put(struct capture *c, const struct capture_page *p)
+void capture_put(struct capture *c, const struct capture_page *pages, uint32_t n)
 {
-	if (p->base)
-		put_buf(c, p->base);
-	if (!p->keep)
-		put_buf(c, p->now);
+	pthread_mutex_lock(&c->lock);
+	for (const struct capture_page *p = pages; p < pages + n; p++) {
+		if (p->base)
+			c->free[c->nfree++] = p->base;
+		if (!p->keep)
+			c->free[c->nfree++] = p->now;
+	}
+	pthread_cond_signal(&c->returned);
+	pthread_mutex_unlock(&c->lock);
 }
 
 /* --- one capture ------------------------------------------------------------------------------ */
@@ -126,6 +131,17 @@ static int wait_for_buffers(struct run *r)
 	return res;
 }
 
+static void fetch_bufs(struct capture *c)
+{
+	uint32_t room = sizeof(c->mine) / sizeof(c->mine[0]);
+
+	pthread_mutex_lock(&c->lock);
+	c->nmine = c->nfree < room ? c->nfree : room;
+	c->nfree -= c->nmine;
+	memcpy(c->mine, c->free + c->nfree, c->nmine * sizeof(c->mine[0]));
+	pthread_mutex_unlock(&c->lock);
+}
+
 static uint8_t *take_buf(struct run *r, int *ret_err)
 {
 	struct capture *c = r->c;
@@ -133,10 +149,10 @@ static uint8_t *take_buf(struct run *r, int *ret_err)
 
 	*ret_err = 0;
 	while (!buf && !*ret_err) {
-		pthread_mutex_lock(&c->lock);
-		if (c->nfree)
-			buf = c->free[--c->nfree];
-		pthread_mutex_unlock(&c->lock);
+		if (!c->nmine)
+			fetch_bufs(c);
+		if (c->nmine)
+			buf = c->mine[--c->nmine];
 		if (!buf)
 			buf = bases_steal(&c->bases);
 		if (!buf)

@@ -50,6 +50,8 @@ struct capture {
 	uint32_t nbufs;
 	uint8_t **free; /* stack */
 	uint32_t nfree;
+	uint8_t *mine[64]; /* taken off it by the loop: one lock for many pages */
+	uint32_t nmine;
 	pthread_mutex_t lock; /* of free, nfree, closed */
 	pthread_cond_t returned;
 	bool closed;
@@ -75,8 +77,8 @@ void capture_done(struct capture *c);
  */
 int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_push_fn *push,
 		      void *arg);
-/* Sender: a page was sent; its base and, unless kept, its copy are free again. */
-void capture_put(struct capture *c, const struct capture_page *p);
+/* Sender: these pages were encoded; their bases and, unless kept, their copies are free again. */
+void capture_put(struct capture *c, const struct capture_page *pages, uint32_t n);
 /* The link is lost: whoever waits for buffers gives up. */
 void capture_close(struct capture *c);
 

@@ -36,6 +36,7 @@ static int write_frame(struct send *s, enum frame_type type, uint64_t epoch, con
 
 static int write_pages(struct send *s, struct send_job *j)
 {
+	uint32_t put = 0;
 	size_t fill = 0;
 	int r = 0;
 
@@ -46,8 +47,11 @@ static int write_pages(struct send *s, struct send_job *j)
 		if (!r)
 			fill += squeeze_encode(&s->squeeze, p->page, p->now, p->base,
 					       s->enc + fill);
-		capture_put(s->capture, p);
-		if (r || (fill < FRAME_FILL && i + 1 < j->batch.n))
+		if (fill < FRAME_FILL && i + 1 < j->batch.n)
+			continue;
+		capture_put(s->capture, j->batch.pages + put, i + 1 - put);
+		put = i + 1;
+		if (r)
 			continue;
 		r = write_frame(s, FRAME_PAGES, j->epoch, s->enc, fill);
 		__atomic_fetch_add(&s->page_bytes, fill, __ATOMIC_RELAXED);
