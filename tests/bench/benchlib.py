@@ -113,10 +113,18 @@ def plain(lab, guest, cmdline, memory="64M", more=()):
     return vm
 
 
+def pin(vm, cpus):
+    """Keep all of its threads, and those they make, on these CPUs."""
+    for task in os.listdir(f"/proc/{vm.pid}/task"):
+        os.sched_setaffinity(int(task), cpus)
+
+
 def protected(lab, guest, cmdline, epoch="25ms", memory="64M", disk=0, net=False, extra=()):
     """The same guest under mc, in step with host B."""
     pair = ftlab.Pair(lab, guest, cmdline, memory, disk=disk, net=net, epoch=epoch, extra=extra)
     pair.protect()
+    # The hosts share this machine: host B must not take the vCPU's core away while another is free.
+    pin(pair.vm["B"], {max(os.sched_getaffinity(0))})
     pair.vm["A"].wait_console("^READY")
     return pair
 
