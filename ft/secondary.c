@@ -248,8 +248,8 @@ static int check_hello(const struct config *cfg, const struct wire_hello *h, uin
 		       struct err *e)
 {
 	if (h->fdt_bytes != length - sizeof(*h) || h->heartbeat_ns < 1000000 ||
-	    h->heartbeat_ns > 60000000000ull || h->peer_timeout_ns < h->heartbeat_ns ||
-	    h->peer_timeout_ns > 600000000000ull || h->verify > 1 || h->shared_arbiter > 1 ||
+	    h->heartbeat_ns > 10000000000ull || h->peer_timeout_ns < h->heartbeat_ns ||
+	    h->peer_timeout_ns > 60000000000ull || h->verify > 1 || h->shared_arbiter > 1 ||
 	    !h->generation || h->generation >= INT64_MAX - 1)
 		return err_set(e, -EBADMSG, "hello with values out of range");
 	if (h->disklog_bytes > cfg->disklog_bytes)
@@ -329,6 +329,10 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 		r = check_arbiter(s->ft, h, e);
 	if (!r)
 		r = fdt_parse(f->data + sizeof(*h), h->fdt_bytes, &m, e);
+	if (!r && strcmp(m.name, s->ft->cfg->name))
+		r = err_set(e, -EPERM,
+			    "the primary's VM is '%s', this side waits for '%s' (--name)", m.name,
+			    s->ft->cfg->name);
 	if (!r)
 		r = check_disks(s->ft->cfg, &m, e);
 	if (!r)
@@ -364,7 +368,10 @@ static void take_hello(struct secondary *s, struct pending_conn *pc, const struc
 	if (!r && reply(&s->main, FRAME_WELCOME, 0, NULL) < 0)
 		r = err_set(&e, -EPIPE, "primary went away in the handshake");
 	if (r) {
-		log_warn("primary refused: %s", e.msg);
+		/* Once, not at every try. */
+		if (strcmp(e.msg, s->last_refused))
+			log_warn("primary refused: %s", e.msg);
+		snprintf(s->last_refused, sizeof(s->last_refused), "%s", e.msg);
 		reply(&s->main, FRAME_REFUSE, 0, e.msg);
 		secondary_listen_again(s, e.msg);
 		return;
