@@ -14,6 +14,8 @@
 #include "vmm/config.h"
 #include "vmm/fdt.h"
 
+#define FILES 8 /* /proc/self/fd/100 and so on */
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void require(bool c)
@@ -45,10 +47,12 @@ static void check_accepted(const struct config *c)
 }
 
 static const char good[] =
-	"{\"kernel\": \"/proc/self/exe\", \"cmdline\": \"a b\", \"memory\": \"64M\", \"cpus\": 2, "
-	"\"disk\": [{\"id\": \"d0\", \"path\": \"/proc/self/exe\", \"ro\": true, \"ft\": "
+	"{\"kernel\": \"/proc/self/fd/100\", \"cmdline\": \"a b\", \"memory\": \"64M\", \"cpus\": "
+	"2, "
+	"\"disk\": [{\"id\": \"d0\", \"path\": \"/proc/self/fd/101\", \"ro\": true, \"ft\": "
 	"\"none\"}, "
-	"{\"id\": \"d1\", \"path\": \"/dev/zero\"}], \"net\": [{\"id\": \"n0\", \"tap\": \"t0\", "
+	"{\"id\": \"d1\", \"path\": \"/proc/self/fd/102\"}], \"net\": [{\"id\": \"n0\", \"tap\": "
+	"\"t0\", "
 	"\"mac\": \"02:00:00:00:00:01\"}], \"console\": \"none\", \"name\": \"vm\", \"primary\": "
 	"true, \"peer\": [\"tcp:127.0.0.1:1\"], \"ft\": \"mc\", \"epoch\": \"25ms\", "
 	"\"heartbeat\": \"25ms\", \"peer-timeout\": \"100ms\", \"arbiter\": \"file:/tmp/x\", "
@@ -77,7 +81,7 @@ static const char *const values[] = {
 	"\"64M\"",
 	"\"-1M\"",
 	"\"99999999999999999999G\"",
-	"\"/proc/self/exe\"",
+	"\"/proc/self/fd/100\"",
 	"\"none\"",
 	"\"stdio\"",
 	"\"tcp:h:1\"",
@@ -87,9 +91,14 @@ static const char *const values[] = {
 	"[[]]",
 	"[{}]",
 	"[{\"id\": \"d0\"}]",
-	"[{\"id\": \"d0\", \"path\": \"/proc/self/exe\", \"ro\": true}]",
+	"[{\"id\": \"d0\", \"path\": \"/proc/self/fd/103\", \"ro\": true}]",
 	"[{\"id\": \"n0\", \"tap\": \"t0\"}, {\"id\": \"n1\", \"tap\": \"t1\"}]",
 	"{\"id\": \"n0\", \"tap\": \"0123456789abcdefghij\"}",
+	"[{\"id\": \"a\", \"path\": \"/proc/self/fd/104\"}, {\"id\": \"b\", \"path\": "
+	"\"/proc/self/fd/105\"}, {\"id\": \"c\", \"path\": \"/proc/self/fd/106\"}, {\"id\": \"d\", "
+	"\"path\": \"/proc/self/fd/107\"}]",
+	"[{\"id\": \"e\", \"tap\": \"t0\"}, {\"id\": \"f\", \"tap\": \"t1\"}, {\"id\": \"g\", "
+	"\"tap\": \"t2\"}]",
 	"\"\\u0000\"",
 	"\"\\n\""};
 
@@ -123,13 +132,28 @@ static size_t text_of(const uint8_t *data, size_t size, char *out)
 	}
 }
 
+/* What the paths above lead to: files that do for images, and for a kernel. */
+static void make_files(void)
+{
+	for (int i = 0; i < FILES; i++) {
+		int fd = memfd_create("image", MFD_CLOEXEC);
+
+		require(fd >= 0 && ftruncate(fd, 1 << 20) == 0 && dup2(fd, 100 + i) == 100 + i);
+		close(fd);
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct config c;
+	static bool ready;
 	char path[64], *argv[] = {path}, *text = malloc(size + 16384);
 	struct err e = {0};
 	int fd = memfd_create("config", MFD_CLOEXEC), r;
 
+	if (!ready)
+		make_files();
+	ready = true;
 	require(fd >= 0 && text);
 	size = size ? text_of(data, size, text) : 0;
 	require(write(fd, text, size) == (ssize_t)size);
