@@ -102,6 +102,7 @@ static void claim(struct primary *p)
 		return;
 	}
 	p->owe_claim = p->peer_may_run = false;
+	p->peer_behind = true;
 	p->ft->generation = gen;
 	obuf_pass(&p->vm->obuf);
 	run_on(p);
@@ -127,9 +128,11 @@ void primary_lost(struct primary *p, const char *why)
 
 	if (p->phase == PRI_IDLE)
 		return;
-	snprintf(note, sizeof(note), "peer %.80s: %.100s", p->ft->peer, why);
-	if (p->phase >= PRI_HEART)
+	snprintf(note, sizeof(note), "peer %.100s: %.360s", p->ft->peer, why);
+	/* What keeps a peer away is said once, not at every try. */
+	if (was_in_step || strcmp(note, p->last_trouble))
 		log_warn("%s", note);
+	snprintf(p->last_trouble, sizeof(p->last_trouble), "%s", note);
 	step_reached(STEP_PEER_LOST);
 	close_link(p);
 	if (p->peer_may_run) {
@@ -138,8 +141,7 @@ void primary_lost(struct primary *p, const char *why)
 		return;
 	}
 	run_on(p);
-	if (was_in_step)
-		ft_set_state(p->ft, FT_UNPROTECTED, note);
+	ft_set_state(p->ft, was_in_step ? FT_UNPROTECTED : p->ft->state, note);
 	if (p->ending)
 		primary_finish(p);
 	else
@@ -169,15 +171,14 @@ static void trusted_again(void *arg)
 
 static void refused(struct primary *p, const struct frame *f)
 {
-	char text[sizeof(p->last_refusal)];
-	unsigned n = f->length < sizeof(text) - 1 ? f->length : sizeof(text) - 1;
+	char text[360] = "refuses: ";
+	unsigned at = strlen(text), n = f->length;
 
+	if (n > sizeof(text) - 1 - at)
+		n = sizeof(text) - 1 - at;
 	for (unsigned i = 0; i < n; i++)
-		text[i] = f->data[i] >= ' ' && f->data[i] < 127 ? f->data[i] : '?';
-	text[n] = 0;
-	if (strcmp(text, p->last_refusal))
-		log_warn("peer %s refuses: %s", p->ft->peer, text);
-	snprintf(p->last_refusal, sizeof(p->last_refusal), "%s", text);
+		text[at + i] = f->data[i] >= ' ' && f->data[i] < 127 ? f->data[i] : '?';
+	text[at + n] = 0;
 	primary_lost(p, text);
 }
 
@@ -301,7 +302,7 @@ static int start_sync(struct primary *p, struct err *e)
 
 	p->has_sender = true;
 	sync_init(&p->sync);
-	r = capture_init(&p->capture, &vm->kvm, &vm->mem, cfg->staging_bytes, e);
+	r = capture_init(&p->capture, vm, cfg->staging_bytes, e);
 	if (!r)
 		r = disklog_start(&p->disklog, p->ft->loop, &vm->machine, vm->disks,
 				  cfg->disklog_bytes, e);
@@ -346,7 +347,7 @@ static void connected_heart(struct primary *p)
 	loop_timer_del(p->ft->loop, &p->timer_op);
 	p->phase = PRI_SYNCING;
 	ft_set_state(p->ft, FT_SYNCING, NULL);
-	p->last_refusal[0] = 0;
+	p->last_trouble[0] = 0;
 	if (start_sync(p, &e)) {
 		log_error("%s", e.msg);
 		primary_lost(p, e.msg);
@@ -507,7 +508,13 @@ void primary_finish(struct primary *p)
 		send_drain(&p->send);
 		stream_send(&p->main, FRAME_BYE, 0, NULL, 0, loop_now_ns() + CONNECT_NS);
 	}
-	if (arbiter_release(p->ft->arbiter, p->ft->generation, &e))
+	/* Not given back, or the other side could be started from an image that lacks what was
+	 * acknowledged. */
+	if (p->peer_behind)
+		log_warn(
+			"the other side's image is older than this one: to run the VM again, start "
+			"this side, with --claim");
+	else if (arbiter_release(p->ft->arbiter, p->ft->generation, &e))
 		log_warn("%s", e.msg);
 	ft_set_state(p->ft, FT_STOPPED, NULL);
 	p->ft->on_exit(p->ft->arg, p->end_code);

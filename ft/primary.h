@@ -56,12 +56,13 @@ struct primary {
 	bool in_flight, due; /* an epoch awaits its ack; another seal is wanted after it */
 	uint64_t late_ack;   /* an ack that came while we were suspect, 0 for none */
 	struct disklog_list sent_log;
+	bool peer_behind;  /* this side ran on alone: the other's image is older */
 	bool peer_may_run; /* an epoch was sealed for this peer: it may take over */
 	bool owe_claim;	   /* the arbiter did not answer yet: VM stopped, output held */
 	bool user_paused;
 	bool ending;
 	int end_code;
-	char last_refusal[200], lost_why[200];
+	char last_trouble[480], lost_why[480];
 };
 
 /* The VM runs or is about to; starts looking for a peer at once. */

@@ -49,6 +49,7 @@ struct secondary {
 	struct stage stage;
 	struct diskapply disks;
 	bool reading_stopped; /* the images are slower than the stream */
+	char last_refused[480];
 	unsigned announces;
 	uint64_t lost_ns;
 	/* The VM runs here now. */

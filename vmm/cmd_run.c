@@ -306,6 +306,7 @@ static void taken_over(void *arg)
 	r->role = "primary";
 	if (primary_start(&r->primary, &r->ft, &r->vm, &e))
 		log_error("%s", e.msg);
+	r->primary.peer_behind = true;
 }
 
 static void raise_priority(void)
@@ -371,6 +372,9 @@ static int open_arbiter(struct run *r, struct err *e)
 
 	if (r->cfg.role == ROLE_PLAIN)
 		return 0;
+	if (!strcmp(r->cfg.arbiter, "none"))
+		log_warn("no arbiter: a link that breaks makes two VMs of one (--arbiter "
+			 "file:PATH)");
 	gethostname(host, sizeof(host) - 1);
 	snprintf(holder, sizeof(holder), "%s pid %d", host, getpid());
 	return arbiter_open(&r->ft.arbiter, r->cfg.arbiter, r->cfg.name, holder, e);

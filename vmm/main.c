@@ -4,6 +4,9 @@
 
 #include "vmm/cmd_run.h"
 #include "vmm/ctl.h"
+#include "vmm/stream.h"
+
+#define FTVMM_VERSION "0.1"
 
 static const struct {
 	const char *name;
@@ -35,6 +38,10 @@ int main(int argc, char **argv)
 		return usage(stderr, 1);
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help"))
 		return usage(stdout, 0);
+	if (!strcmp(argv[1], "--version")) {
+		printf("ftvmm %s, stream version %d\n", FTVMM_VERSION, STREAM_VERSION);
+		return 0;
+	}
 	for (unsigned i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (!strcmp(argv[1], commands[i].name))
 			return commands[i].main(argc - 1, argv + 1);
