@@ -54,6 +54,8 @@ void bytes_preface(struct bytes *b, uint32_t link, uint64_t session);
 /* h's length and sum are made to fit. */
 void bytes_frame(struct bytes *b, struct frame_hdr h, const void *data, uint32_t n);
 void bytes_free(struct bytes *b);
+/* Damage the epoch whose frames are [begin, end]. False when it has no frame of that kind. */
+bool tape_damage(struct tape *t, const char *kind, unsigned begin, unsigned end);
 /* Forward connections, and record what the first one sends, until SIGTERM. */
 int tape_record(const char *listen, const char *to, const char *path);
 
@@ -82,7 +84,7 @@ bool call_play(const char *uri, const struct bytes *b, uint64_t session, uint64_
 /* --- the two roles -------------------------------------------------------------------------------
  */
 
-/* libattack.c, libhello.c */
+/* libattack.c, libcrowd.c, libhello.c */
 struct attack {
 	const char *uri;
 	struct tape tape;
@@ -97,7 +99,13 @@ void attack_fail(struct attack *a, const char *fmt, ...) __attribute__((format(p
 void attack_play(struct attack *a, const struct bytes *b, unsigned max_acks, bool exact,
 		 bool must_welcome);
 void attack_tape(struct attack *a, const struct tape *t, unsigned max_acks, bool exact);
+/* The right session, to the end: whatever was before, this secondary can still protect. */
+void attack_golden(struct attack *a);
 void attack_hello(struct attack *a);
+void attack_heart(struct attack *a);
+void attack_second(struct attack *a);
+void attack_silent(struct attack *a);
+void attack_lone_hello(struct attack *a);
 void attack_fdt(struct attack *a);
 int attack_run(const char *uri, const char *tape, unsigned scale, char **names, int n);
 /* One damaged session; prints the epochs that were acknowledged. */

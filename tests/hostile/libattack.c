@@ -2,22 +2,14 @@
  * A primary that breaks the rules. Each attack is a number of sessions; a session is judged by the
  * acks it got, and by the next one being welcomed: the secondary lives and listens again.
  */
-#define _GNU_SOURCE
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include "ft/wire.h"
 #include "tests/hostile/hostile.h"
-#include "vmm/chan.h"
 #include "vmm/hash.h"
 #include "vmm/loop.h"
-#include "vmm/state_wire.h"
-#include "vmm/vcpu.h"
 
 #define SAMPLES 16 /* random sessions of an attack, times scale */
 
@@ -81,7 +73,7 @@ void attack_tape(struct attack *a, const struct tape *t, unsigned max_acks, bool
 }
 
 /* The right session, to the end: whatever was before, this secondary can still protect. */
-static void attack_golden(struct attack *a)
+void attack_golden(struct attack *a)
 {
 	attack_tape(a, &a->tape, tape_epochs(&a->tape, a->tape.n), true);
 }
@@ -199,89 +191,6 @@ static void attack_resign(struct attack *a)
 	}
 }
 
-/* The value of a field in a row of fields (vmm/state_wire.h), and its length. */
-static uint8_t *find_field(uint8_t *p, uint32_t *len, uint16_t id)
-{
-	uint32_t left = *len;
-
-	while (left >= STATE_FIELD_HEAD) {
-		uint32_t n = (uint32_t)state_get_int(p + 4, 4);
-
-		*len = n;
-		if (state_get_int(p, 2) == id)
-			return p + STATE_FIELD_HEAD;
-		p += STATE_FIELD_HEAD + n;
-		left -= STATE_FIELD_HEAD + n;
-	}
-	return NULL;
-}
-
-/* CR0 with paging but without protection: well-formed, and no processor takes it. */
-static bool impossible_cr0(struct shot *s)
-{
-	uint8_t *p = s->data;
-	uint64_t cr0 = 1ull << 31;
-
-	for (uint32_t len; p < s->data + s->h.length; p += STATE_SECTION_HEAD + len) {
-		len = (uint32_t)state_get_int(p + 8, 4);
-		if (state_get_int(p, 2) != vcpu_state_desc.id)
-			continue;
-		p = find_field(p + STATE_SECTION_HEAD, &len, 2); /* sregs */
-		p = p ? find_field(p, &len, 11) : NULL;
-		if (p)
-			memcpy(p, &cr0, sizeof(cr0));
-		return p;
-	}
-	return false;
-}
-
-/* Damage the epoch whose frames are [begin, end]. False when it has no frame of that kind. */
-static bool damage(struct tape *t, const char *kind, unsigned begin, unsigned end)
-{
-	static const struct {
-		const char *kind;
-		uint16_t type;
-		uint32_t at;
-		uint8_t flip;
-	} kinds[] = {
-		{"page", FRAME_PAGES, 7, 0x80},	  /* a page number far out */
-		{"log", FRAME_DISKLOG, 15, 0x40}, /* an offset far out */
-		{"state", FRAME_STATE, 14, 0x10}, /* an unknown field */
-		{"count", FRAME_EPOCH_END, 0, 1},
-	};
-
-	for (unsigned i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-		unsigned at = tape_find(t, begin, kinds[i].type);
-
-		if (strcmp(kinds[i].kind, kind) || at > end || t->f[at].h.length <= kinds[i].at)
-			continue;
-		t->f[at].data[kinds[i].at] ^= kinds[i].flip;
-		return true;
-	}
-	if (!strcmp(kind, "cr0"))
-		return impossible_cr0(&t->f[tape_find(t, begin, FRAME_STATE)]);
-	if (!strcmp(kind, "skip"))
-		for (unsigned i = begin; i < t->n; i++)
-			t->f[i].h.epoch++;
-	else if (!strcmp(kind, "type"))
-		t->f[end].h.type = FRAME_WELCOME;
-	else if (!strcmp(kind, "session"))
-		t->f[end].h.session ^= 1;
-	else if (!strcmp(kind, "end"))
-		tape_remove(t, end);
-	else if (!strcmp(kind, "before"))
-		tape_swap(t, begin, begin + 1);
-	else if (!strcmp(kind, "after"))
-		tape_insert(t, end + 1, &t->f[end - 1]);
-	else if (!strcmp(kind, "early"))
-		tape_swap(t, end - 2, end - 1);
-	else if (!strcmp(kind, "bye"))
-		t->f[begin].h.type = FRAME_BYE;
-	else if (strcmp(kind, "cut") && strcmp(kind, "flip"))
-		return false;
-	return true;
-}
-
 /* One thing wrong inside an epoch, the rest of the session right. */
 static void attack_parts(struct attack *a)
 {
@@ -299,7 +208,7 @@ static void attack_parts(struct attack *a)
 
 			end = tape_find(&a->tape, begin, FRAME_EPOCH_END);
 			tape_copy(&t, &a->tape);
-			done = damage(&t, kinds[k], begin, end);
+			done = tape_damage(&t, kinds[k], begin, end);
 			if (done)
 				attack_tape(a, &t, epoch + !strcmp(kinds[k], "after"), true);
 			tape_free(&t);
@@ -469,199 +378,6 @@ static void attack_garbage(struct attack *a)
 	bytes_free(&b);
 }
 
-/* --- more than one connection --------------------------------------------------------------------
- */
-
-static void put(int fd, const struct bytes *b)
-{
-	struct iovec iov = {b->p, b->len};
-
-	/* It may be closed already: that is what these attacks are about. */
-	(void)chan_write(fd, &iov, 1, loop_now_ns() + HOSTILE_WAIT_NS);
-}
-
-/* A connection with a preface and one frame. */
-static int open_with(struct attack *a, uint32_t link, uint64_t session, uint16_t type,
-		     const void *data, uint32_t n)
-{
-	struct bytes b = {0};
-	int fd = call_connect(a->uri);
-
-	if (fd < 0)
-		return -1;
-	bytes_preface(&b, link, session);
-	if (type)
-		bytes_frame(&b, (struct frame_hdr){.type = type, .session = session}, data, n);
-	put(fd, &b);
-	bytes_free(&b);
-	return fd;
-}
-
-/* The other side closes; what it says before goes to c. */
-static bool wait_end(int fd, uint64_t session, struct call *c)
-{
-	uint64_t until = loop_now_ns() + HOSTILE_WAIT_NS;
-	struct stream st;
-	struct frame f;
-	int r = 0;
-
-	memset(c, 0, sizeof(*c));
-	stream_init(&st, fd, STREAM_MAIN, session);
-	while (r >= 0 && loop_now_ns() < until) {
-		struct pollfd p = {.fd = fd, .events = POLLIN};
-
-		poll(&p, 1, 1000);
-		while ((r = stream_recv(&st, &f)) == 1)
-			c->welcomed |= f.type == FRAME_WELCOME;
-	}
-	stream_done(&st);
-	return r < 0;
-}
-
-/* A heartbeat link comes first, or belongs to nobody. */
-static void attack_heart(struct attack *a)
-{
-	struct wire_heart w = {.nonce = 1};
-	struct call c;
-
-	for (unsigned i = 0; i < 6; i++) {
-		int fd = open_with(a, STREAM_HEART, a->tape.preface.session,
-				   i % 2 ? FRAME_HEART : FRAME_PAGES, &w, i < 4 ? sizeof(w) : 0);
-
-		a->sessions++;
-		if (fd < 0 || !wait_end(fd, a->tape.preface.session, &c) || c.welcomed)
-			attack_fail(a, "a heartbeat link before the main one was not dropped");
-	}
-	attack_golden(a);
-}
-
-/* Frames [from, to) of the tape, as bytes. */
-static void put_frames(int fd, struct tape *t, unsigned from, unsigned to)
-{
-	struct bytes b = {0};
-
-	if (!from)
-		bytes_add(&b, &t->preface, sizeof(t->preface));
-	for (unsigned i = from; i < to; i++) {
-		t->f[i].h.seq = i;
-		bytes_frame(&b, t->f[i].h, t->f[i].data, t->f[i].h.length);
-	}
-	put(fd, &b);
-	bytes_free(&b);
-}
-
-/* Count acks until there are so many, or the other side closes (false). */
-static bool wait_acks(struct stream *st, unsigned *acks, unsigned want)
-{
-	uint64_t until = loop_now_ns() + HOSTILE_WAIT_NS;
-	struct frame f;
-	int r = 0;
-
-	while (*acks < want && r >= 0 && loop_now_ns() < until) {
-		struct pollfd p = {.fd = st->fd, .events = POLLIN};
-
-		poll(&p, 1, 1000);
-		while ((r = stream_recv(st, &f)) == 1)
-			*acks += f.type == FRAME_ACK;
-	}
-	return *acks >= want;
-}
-
-static void crowd(struct attack *a)
-{
-	const struct shot *hello = &a->tape.f[0];
-	struct wire_heart w = {.nonce = 1};
-	struct call c;
-
-	for (unsigned i = 0; i < 6; i++) {
-		int fd = i < 3 ? open_with(a, STREAM_MAIN, random_next() | 1, FRAME_HELLO,
-					   hello->data, hello->h.length)
-			       : open_with(a, STREAM_HEART, i == 3 ? random_next() | 1 : 99,
-					   FRAME_HEART, &w, sizeof(w));
-
-		if (fd < 0 || !wait_end(fd, 99, &c) || c.welcomed)
-			attack_fail(a, "a second primary was not sent away");
-	}
-}
-
-/* While one primary is served, others come; they are sent away, and it is not disturbed. */
-static void attack_second(struct attack *a)
-{
-	struct tape *t = &a->tape;
-	unsigned end = tape_find(t, 0, FRAME_EPOCH_END) + 1, acks = 0;
-	uint64_t until = loop_now_ns() + HOSTILE_WAIT_NS;
-	struct stream st;
-
-	a->sessions++;
-	/* Again when the session before was still being tidied up. */
-	do {
-		int fd = call_connect(a->uri);
-
-		if (fd < 0) {
-			attack_fail(a, "not listening");
-			return;
-		}
-		stream_init(&st, fd, STREAM_MAIN, t->preface.session);
-		put_frames(fd, t, 0, end);
-		if (!wait_acks(&st, &acks, 1))
-			stream_done(&st);
-	} while (!acks && loop_now_ns() < until);
-	if (acks) {
-		crowd(a);
-		put_frames(st.fd, t, end, t->n);
-		wait_acks(&st, &acks, tape_epochs(t, t->n));
-	}
-	if (acks != tape_epochs(t, t->n))
-		attack_fail(a, "%u acks of %u with others at the door", acks, tape_epochs(t, t->n));
-	stream_done(&st);
-}
-
-/* Connections that say nothing, or half a word, and stay: the right primary still gets in. */
-static void attack_silent(struct attack *a)
-{
-	enum { SILENT = 64 };
-	int fd[SILENT];
-	struct bytes b = {0};
-
-	for (unsigned i = 0; i < SILENT; i++) {
-		fd[i] = call_connect(a->uri);
-		b.len = 0;
-		bytes_preface(&b, STREAM_MAIN, random_next() | 1);
-		b.len = i % (sizeof(a->tape.preface) + 1);
-		if (fd[i] >= 0 && b.len)
-			put(fd[i], &b);
-	}
-	attack_golden(a);
-	for (unsigned i = 0; i < SILENT; i++)
-		if (fd[i] >= 0)
-			close(fd[i]);
-	attack_golden(a);
-	bytes_free(&b);
-}
-
-/* A hello, and nothing more, not even heartbeats: it does not keep the place for ever. */
-static void attack_lone_hello(struct attack *a)
-{
-	const struct shot *hello = &a->tape.f[0];
-	uint64_t until = loop_now_ns() + HOSTILE_WAIT_NS;
-	struct call c;
-
-	a->sessions++;
-	/* Again when the session before was still being tidied up. */
-	do {
-		int fd = open_with(a, STREAM_MAIN, a->tape.preface.session, FRAME_HELLO,
-				   hello->data, hello->h.length);
-
-		if (fd < 0 || !wait_end(fd, a->tape.preface.session, &c)) {
-			attack_fail(a, "still waiting for a primary that said only hello");
-			return;
-		}
-	} while (!c.welcomed && loop_now_ns() < until);
-	if (!c.welcomed)
-		attack_fail(a, "not welcomed");
-	attack_golden(a);
-}
-
 /* --- running them --------------------------------------------------------------------------------
  */
 
@@ -723,7 +439,7 @@ int attack_once(const char *uri, const char *path, const char *kind, unsigned ep
 	for (unsigned n = 0; n <= epoch; n++)
 		begin = tape_find(&t, begin + 1, FRAME_EPOCH_BEGIN);
 	end = tape_find(&t, begin, FRAME_EPOCH_END);
-	if (end >= t.n || !damage(&t, kind, begin, end)) {
+	if (end >= t.n || !tape_damage(&t, kind, begin, end)) {
 		fprintf(stderr, "hostile: no damage '%s' in epoch %u\n", kind, epoch);
 		return 2;
 	}
