@@ -302,7 +302,7 @@ static int start_sync(struct primary *p, struct err *e)
 
 	p->has_sender = true;
 	sync_init(&p->sync);
-	r = capture_init(&p->capture, vm, cfg->staging_bytes, e);
+	r = capture_init(&p->capture, &vm->kvm, &vm->mem, cfg->staging_bytes, e);
 	if (!r)
 		r = disklog_start(&p->disklog, p->ft->loop, &vm->machine, vm->disks,
 				  cfg->disklog_bytes, e);
