@@ -81,7 +81,8 @@ struct vm {
 	int vcpu_error; /* first failure of a save or load since asked */
 	const char *vcpu_what;
 	bool running;
-	uint64_t first_entry_ns; /* atomic: CLOCK_MONOTONIC when a vCPU first entered the guest, or 0 */
+	uint64_t first_entry_ns; /* atomic: CLOCK_MONOTONIC when a vCPU first entered the guest, or
+				    0 */
 
 	/* The end of the guest: set once, under lock; the loop hears of it through end_fd. */
 	enum vm_end end;
@@ -112,8 +113,9 @@ int vm_boot(struct vm *vm, const struct config *cfg, struct err *e);
 int vm_pause(struct vm *vm, struct err *e);
 void vm_resume(struct vm *vm);
 /*
- * Paused: have the vCPU threads, whose cores stand idle, run work(arg) as well. False when they would
- * not come at once (no real-time priority, or the guest has ended). vm_help_end() waits for all.
+ * Paused: have the vCPU threads, whose cores stand idle, run work(arg) as well. False when they
+ * would not come at once (no real-time priority, or the guest has ended). vm_help_end() waits for
+ * all.
  */
 bool vm_help_begin(struct vm *vm, void (*work)(void *arg), void *arg);
 void vm_help_end(struct vm *vm);
