@@ -10,17 +10,15 @@
 #define HOT_COOL      8	 /* equal this many epochs: protect again */
 #define BUFFER_WAIT_S 30 /* the link's own deadlines are much shorter */
 #define MIN_BUFS      256u
-#define HELP_MIN      128u /* fewer hot pages are not worth waking a vCPU thread */
-#define CHUNK	      16u
 
-int capture_init(struct capture *c, struct vm *vm, uint64_t staging_bytes, struct err *e)
+int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes,
+		 struct err *e)
 {
 	pthread_condattr_t ca;
 	int r;
 
 	memset(c, 0, sizeof(*c));
-	c->vm = vm;
-	c->mem = &vm->mem;
+	c->mem = mem;
 	c->nbufs =
 		staging_bytes / MEM_PAGE_SIZE > MIN_BUFS ? staging_bytes / MEM_PAGE_SIZE : MIN_BUFS;
 	c->hot_max = c->nbufs / 2;
@@ -29,19 +27,18 @@ int capture_init(struct capture *c, struct vm *vm, uint64_t staging_bytes, struc
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
 	pthread_cond_init(&c->returned, &ca);
 	pthread_condattr_destroy(&ca);
-	r = dirty_start(&c->dirty, &vm->kvm, &vm->mem, e);
+	r = dirty_start(&c->dirty, kvm, mem, e);
 	if (r)
 		return r;
 	c->free = calloc(c->nbufs, sizeof(*c->free));
 	c->hot = calloc(c->hot_max, sizeof(*c->hot));
-	c->spares = calloc(c->hot_max, sizeof(*c->spares));
 	c->hot_bits = calloc(c->dirty.nwords, sizeof(uint64_t));
 	c->last_bits = calloc(c->dirty.nwords, sizeof(uint64_t));
 	c->pool = mmap(NULL, (size_t)c->nbufs * MEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (c->pool == MAP_FAILED)
 		c->pool = NULL;
-	if (!c->free || !c->hot || !c->spares || !c->hot_bits || !c->last_bits || !c->pool ||
+	if (!c->free || !c->hot || !c->hot_bits || !c->last_bits || !c->pool ||
 	    bases_init(&c->bases, c->nbufs / 4)) {
 		capture_done(c);
 		return err_set(e, -ENOMEM, "staging memory of %u pages: out of memory (--staging)",
@@ -64,7 +61,6 @@ void capture_done(struct capture *c)
 	bases_done(&c->bases);
 	free(c->free);
 	free(c->hot);
-	free(c->spares);
 	free(c->hot_bits);
 	free(c->last_bits);
 	pthread_mutex_destroy(&c->lock);
@@ -165,22 +161,20 @@ static uint8_t *take_buf(struct run *r, int *ret_err)
 	return buf;
 }
 
-static void list_page(struct run *r, uint64_t page, uint8_t *now, uint8_t *base, bool keep)
+static int add_page(struct run *r, uint64_t page, uint8_t *base, bool keep, uint8_t **ret_copy)
 {
-	struct capture_batch *b = *r->batch;
-
-	b->pages[b->n++] = (struct capture_page){page, now, base, keep};
-	r->count++;
-}
-
-static int copy_page(struct run *r, uint64_t page, uint8_t **ret_copy)
-{
+	struct capture_batch *b;
 	int err;
+	uint8_t *buf = take_buf(r, &err);
 
-	*ret_copy = take_buf(r, &err);
-	if (*ret_copy)
-		memcpy(*ret_copy, mem_page(r->c->mem, page), MEM_PAGE_SIZE);
-	return err;
+	if (!buf)
+		return err;
+	memcpy(buf, mem_page(r->c->mem, page), MEM_PAGE_SIZE);
+	b = *r->batch;
+	b->pages[b->n++] = (struct capture_page){page, buf, base, keep};
+	r->count++;
+	*ret_copy = buf;
+	return 0;
 }
 
 static void keep_base(struct capture *c, uint64_t page, uint8_t *copy)
@@ -191,109 +185,41 @@ static void keep_base(struct capture *c, uint64_t page, uint8_t *copy)
 		put_buf(c, displaced);
 }
 
-/* --- hot pages: compared by several threads --------------------------------------------------- */
-
-static void compare_page(struct capture *c, struct hot_page *h)
-{
-	const uint8_t *page = mem_page(c->mem, h->page);
-	uint32_t spare;
-
-	h->now = NULL;
-	h->changed = memcmp(page, h->copy, MEM_PAGE_SIZE) != 0;
-	if (!h->changed)
-		return;
-	spare = __atomic_fetch_add(&c->spare, 1, __ATOMIC_RELAXED);
-	if (spare >= c->nspares)
-		return;
-	h->now = c->spares[spare];
-	memcpy(h->now, page, MEM_PAGE_SIZE);
-}
-
-static void compare_chunks(void *arg)
-{
-	struct capture *c = arg;
-	uint32_t from;
-
-	while ((from = __atomic_fetch_add(&c->chunk, CHUNK, __ATOMIC_RELAXED)) < c->nhot)
-		for (uint32_t i = from; i < from + CHUNK && i < c->nhot; i++)
-			compare_page(c, &c->hot[i]);
-}
-
-static void fetch_spares(struct capture *c)
-{
-	pthread_mutex_lock(&c->lock);
-	c->nspares = c->nfree < c->nhot ? c->nfree : c->nhot;
-	c->nfree -= c->nspares;
-	/* From the top of the stack down, where buffers used last are. */
-	for (uint32_t i = 0; i < c->nspares; i++)
-		c->spares[i] = c->free[c->nfree + c->nspares - 1 - i];
-	pthread_mutex_unlock(&c->lock);
-}
-
-static void return_spares(struct capture *c)
-{
-	pthread_mutex_lock(&c->lock);
-	while (c->nspares > c->spare)
-		c->free[c->nfree++] = c->spares[--c->nspares];
-	pthread_mutex_unlock(&c->lock);
-}
-
-static void compare_hot(struct capture *c)
-{
-	bool helped;
-
-	fetch_spares(c);
-	c->spare = c->chunk = 0;
-	helped = c->nhot >= HELP_MIN && vm_help_begin(c->vm, compare_chunks, c);
-	compare_chunks(c);
-	if (helped)
-		vm_help_end(c->vm);
-	return_spares(c);
-	c->compared += c->nhot;
-}
-
-/* Equal now and protected from here on: nothing is missed. */
-static void cool_down(struct capture *c, const struct hot_page *h)
-{
-	dirty_unset(c->hot_bits, h->page);
-	dirty_unset(c->last_bits, h->page);
-	dirty_set(c->dirty.clear, h->page);
-	if (bases_room(&c->bases, h->page))
-		keep_base(c, h->page, h->copy);
-	else
-		put_buf(c, h->copy);
-}
-
 /* Compare every hot page with what was sent last; drop the ones that cooled down. */
 static int capture_hot(struct run *r)
 {
 	struct capture *c = r->c;
 
-	compare_hot(c);
 	for (uint32_t i = 0; i < c->nhot;) {
 		struct hot_page *h = &c->hot[i];
+		uint8_t *copy;
+		int err;
 
-		if (h->changed) {
-			int err = h->now ? 0 : copy_page(r, h->page, &h->now);
-
+		c->compared++;
+		if (memcmp(mem_page(c->mem, h->page), h->copy, MEM_PAGE_SIZE)) {
+			err = add_page(r, h->page, h->copy, true, &copy);
 			if (err)
 				return err;
-			list_page(r, h->page, h->now, h->copy, true);
-			h->copy = h->now;
+			h->copy = copy;
 			h->equal = 0;
 			c->sent_hot++;
 			i++;
 		} else if (++h->equal < HOT_COOL) {
 			i++;
 		} else {
-			cool_down(c, h);
+			/* Equal now and protected from here on: nothing is missed. */
+			dirty_unset(c->hot_bits, h->page);
+			dirty_unset(c->last_bits, h->page);
+			dirty_set(c->dirty.clear, h->page);
+			if (bases_room(&c->bases, h->page))
+				keep_base(c, h->page, h->copy);
+			else
+				put_buf(c, h->copy);
 			*h = c->hot[--c->nhot];
 		}
 	}
 	return 0;
 }
-
-/* --- cold pages ------------------------------------------------------------------------------- */
 
 static int capture_cold_page(struct run *r, uint64_t page, bool was_dirty)
 {
@@ -309,10 +235,9 @@ static int capture_cold_page(struct run *r, uint64_t page, bool was_dirty)
 		return 0;
 	}
 #endif
-	err = copy_page(r, page, &copy);
+	err = add_page(r, page, bases_take(&c->bases, page), keep, &copy);
 	if (err)
 		return err;
-	list_page(r, page, copy, bases_take(&c->bases, page), keep);
 	if (!hot) {
 		dirty_set(c->dirty.clear, page);
 		if (keep)
@@ -320,7 +245,7 @@ static int capture_cold_page(struct run *r, uint64_t page, bool was_dirty)
 		return 0;
 	}
 	dirty_set(c->hot_bits, page);
-	c->hot[c->nhot++] = (struct hot_page){.page = page, .copy = copy};
+	c->hot[c->nhot++] = (struct hot_page){page, copy, 0};
 	return 0;
 }
 

@@ -10,8 +10,6 @@
  * Staging memory is bounded: when it runs out in the middle of a capture, the batch so far is
  * pushed to the sender and the VM stays stopped until buffers come back.
  *
- * Comparing many hot pages takes as long as memory is slow, so the vCPU threads do a share of it.
- *
  * Owner: the loop, but for capture_put(), which the sender calls.
  */
 #ifndef FT_CAPTURE_H
@@ -24,7 +22,6 @@
 #include "ft/bases.h"
 #include "vmm/dirty.h"
 #include "vmm/err.h"
-#include "vmm/vm.h"
 
 struct capture_page {
 	uint64_t page;
@@ -42,16 +39,13 @@ struct capture_batch {
 
 struct hot_page {
 	uint64_t page;
-	uint8_t *copy; /* as last sent */
-	uint8_t *now;  /* in a capture: what it changed to; NULL: not copied yet */
-	bool changed;
+	uint8_t *copy;	/* as last sent */
 	uint32_t equal; /* epochs in a row without a change */
 };
 
 struct capture {
 	struct dirty dirty;
 	struct mem *mem;
-	struct vm *vm; /* its vCPUs help to compare */
 	uint8_t *pool;
 	uint32_t nbufs;
 	uint8_t **free; /* stack */
@@ -63,12 +57,9 @@ struct capture {
 	bool closed;
 	struct hot_page *hot;
 	uint32_t nhot, hot_max;
-	uint8_t **spares; /* buffers for hot pages that changed */
-	uint32_t nspares;
-	uint32_t spare, chunk; /* atomic: the next one of each to take */
-	struct bases bases;    /* copies of cold pages */
-	uint64_t *hot_bits;    /* pages in the hot set */
-	uint64_t *last_bits;   /* cold pages of the epoch before */
+	struct bases bases;  /* copies of cold pages */
+	uint64_t *hot_bits;  /* pages in the hot set */
+	uint64_t *last_bits; /* cold pages of the epoch before */
 	uint64_t compared, sent_hot, waits;
 };
 
@@ -76,7 +67,8 @@ struct capture {
  */
 typedef struct capture_batch *capture_push_fn(void *arg, struct capture_batch *full);
 
-int capture_init(struct capture *c, struct vm *vm, uint64_t staging_bytes, struct err *e);
+int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes,
+		 struct err *e);
 void capture_done(struct capture *c);
 /*
  * VM stopped: put all pages that changed since the last capture into *batch (replaced when it was

@@ -34,7 +34,7 @@ struct vcpu_state {
 extern const struct state_desc vcpu_state_desc;
 
 /* What a parked vCPU can be asked to do. */
-enum vcpu_task { VCPU_TRY_LOAD, VCPU_LOAD, VCPU_SAVE, VCPU_HELP };
+enum vcpu_task { VCPU_TRY_LOAD, VCPU_LOAD, VCPU_SAVE };
 
 struct vcpu {
 	struct vm *vm;

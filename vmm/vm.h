@@ -76,8 +76,6 @@ struct vm {
 	unsigned nparked, nanswered;
 	uint32_t request; /* counts what vCPUs were asked to do while parked: task */
 	enum vcpu_task task;
-	void (*help)(void *arg); /* the work of VCPU_HELP */
-	void *help_arg;
 	int vcpu_error; /* first failure of a save or load since asked */
 	const char *vcpu_what;
 	bool running;
@@ -112,13 +110,6 @@ int vm_boot(struct vm *vm, const struct config *cfg, struct err *e);
  */
 int vm_pause(struct vm *vm, struct err *e);
 void vm_resume(struct vm *vm);
-/*
- * Paused: have the vCPU threads, whose cores stand idle, run work(arg) as well. False when they
- * would not come at once (no real-time priority, or the guest has ended). vm_help_end() waits for
- * all.
- */
-bool vm_help_begin(struct vm *vm, void (*work)(void *arg), void *arg);
-void vm_help_end(struct vm *vm);
 /* First start, restore or takeover: devices look at their queues again, then vCPUs run. */
 void vm_start(struct vm *vm);
 

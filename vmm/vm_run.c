@@ -34,8 +34,6 @@ static void boost(struct vcpu *v)
 {
 	struct sched_param p = {.sched_priority = 1};
 
-	if (v->boosted)
-		return;
 	v->boosted = v->may_boost && !pthread_setschedparam(v->thread, SCHED_RR, &p);
 	v->may_boost = v->boosted;
 }
@@ -71,11 +69,12 @@ static void quiet_devices(struct vm *vm, bool on)
 }
 
 /* Most vCPUs stop within 100 us; sleeping and being woken would cost half as much again. */
-static void spin_until(const unsigned *count, unsigned n)
+static void spin_until_parked(const struct vm *vm)
 {
 	uint64_t until = loop_now_ns() + SPIN_NS;
 
-	while (__atomic_load_n(count, __ATOMIC_ACQUIRE) < n && loop_now_ns() < until)
+	while (__atomic_load_n(&vm->nparked, __ATOMIC_ACQUIRE) < vm->machine.vcpus &&
+	       loop_now_ns() < until)
 		__builtin_ia32_pause();
 }
 
@@ -111,7 +110,7 @@ int vm_pause(struct vm *vm, struct err *e)
 	vm->vcpu_error = 0;
 	kick_all(vm);
 	pthread_mutex_unlock(&vm->lock);
-	spin_until(&vm->nparked, vm->machine.vcpus);
+	spin_until_parked(vm);
 	pthread_mutex_lock(&vm->lock);
 	r = wait_count(vm, &vm->nparked, vm->machine.vcpus);
 	if (r)
@@ -153,9 +152,12 @@ void vm_start(struct vm *vm)
 	vm_resume(vm);
 }
 
-/* Under vm->lock. */
-static void ask(struct vm *vm, enum vcpu_task task)
+/* Every vCPU thread does this for itself; parked threads only. */
+int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e)
 {
+	int r;
+
+	pthread_mutex_lock(&vm->lock);
 	vm->vcpu_error = 0;
 	vm->nanswered = 0;
 	vm->task = task;
@@ -163,15 +165,6 @@ static void ask(struct vm *vm, enum vcpu_task task)
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)
 		boost(&vm->vcpus[i]);
 	pthread_cond_broadcast(&vm->go_cond);
-}
-
-/* Every vCPU thread does this for itself; parked threads only. */
-int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e)
-{
-	int r;
-
-	pthread_mutex_lock(&vm->lock);
-	ask(vm, task);
 	r = wait_count(vm, &vm->nanswered, vm->machine.vcpus);
 	if (r)
 		err_set(e, r, "vCPUs: only %u of %u answered", vm->nanswered, vm->machine.vcpus);
@@ -181,33 +174,6 @@ int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e)
 			    strerror(-vm->vcpu_error));
 	pthread_mutex_unlock(&vm->lock);
 	return r;
-}
-
-bool vm_help_begin(struct vm *vm, void (*work)(void *arg), void *arg)
-{
-	bool prompt;
-
-	pthread_mutex_lock(&vm->lock);
-	prompt = vm->end == VM_END_NONE;
-	for (unsigned i = 0; i < vm->machine.vcpus; i++)
-		prompt &= vm->vcpus[i].boosted;
-	if (prompt) {
-		vm->help = work;
-		vm->help_arg = arg;
-		ask(vm, VCPU_HELP);
-	}
-	pthread_mutex_unlock(&vm->lock);
-	return prompt;
-}
-
-/* No deadline: the work is short, and its memory is in use until all are done. */
-void vm_help_end(struct vm *vm)
-{
-	spin_until(&vm->nanswered, vm->machine.vcpus);
-	pthread_mutex_lock(&vm->lock);
-	while (vm->nanswered < vm->machine.vcpus)
-		pthread_cond_wait(&vm->parked_cond, &vm->lock);
-	pthread_mutex_unlock(&vm->lock);
 }
 
 void vm_quit_vcpus(struct vm *vm)
@@ -237,10 +203,6 @@ static int do_task(struct vcpu *v, enum vcpu_task task, const char **ret_what)
 {
 	if (task == VCPU_SAVE)
 		return vcpu_save(v, ret_what);
-	if (task == VCPU_HELP) {
-		v->vm->help(v->vm->help_arg);
-		return 0;
-	}
 	return vcpu_load(v, task == VCPU_TRY_LOAD, ret_what);
 }
 
@@ -263,7 +225,7 @@ static void wait_for_go(struct vcpu *v)
 		r = do_task(v, task, &what);
 		pthread_mutex_lock(&vm->lock);
 		note_error(vm, r, what);
-		__atomic_fetch_add(&vm->nanswered, 1, __ATOMIC_RELEASE);
+		vm->nanswered++;
 		pthread_cond_signal(&vm->parked_cond);
 	}
 }
