@@ -59,7 +59,8 @@ struct ft {
 	uint64_t generation; /* under which this side runs, or would take over from */
 	char peer[300];	     /* who is at the other end, "" for nobody */
 	char note[480];	     /* why the state is what it is, for status */
-	bool images_behind;  /* after a takeover: the acknowledged disk log is not in the images yet */
+	bool images_behind;  /* after a takeover: the acknowledged disk log is not in the images yet
+			      */
 	struct ft_stats stats;
 	void (*on_state)(void *arg, enum ft_state from, enum ft_state to);
 	/* The process is to end with this code (exit codes: README). */

@@ -11,7 +11,8 @@
  *	mode=flood	doorbells without need, output without end; kicks=N (100000) of them
  *	mode=mix	rings and status in turn
  *
- *	seed=S (1) ops=N attacks (200, or fewer long ones; 0 for ever) first=N number of the first (1)
+ *	seed=S (1) ops=N attacks (200, or fewer long ones; 0 for ever) first=N number of the first
+ *(1)
  *
  * Prints `attack N ok`, at last `hostile ok ...`. Attack N of a seed is always the same one, so
  * `first=N ops=1` repeats it alone.

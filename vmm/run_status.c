@@ -38,9 +38,8 @@ static void add_epochs(json_t *o, struct run *r)
 	json_object_set_new(o, "throttled_total", json_integer(s->throttled));
 	json_object_set_new(o, "takeover_us", json_integer(s->takeover_ns / 1000));
 	json_object_set_new(o, "first_run_mono_ns", json_integer(s->first_run_mono_ns));
-	json_object_set_new(
-		o, "first_entry_mono_ns",
-		json_integer(__atomic_load_n(&r->vm.first_entry_ns, __ATOMIC_RELAXED)));
+	json_object_set_new(o, "first_entry_mono_ns",
+			    json_integer(__atomic_load_n(&r->vm.first_entry_ns, __ATOMIC_RELAXED)));
 }
 
 json_t *run_status(struct run *r)

@@ -257,7 +257,8 @@ int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const stru
 {
 	int r;
 
-	/* A vCPU is cleared by vcpu_init(); zeros before that come from the owner and vcpu_done(). */
+	/* A vCPU is cleared by vcpu_init(); zeros before that come from the owner and vcpu_done().
+	 */
 	memset(vm, 0, offsetof(struct vm, vcpus));
 	vm->machine = *m;
 	vm->loop = l;

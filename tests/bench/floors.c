@@ -22,11 +22,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE	   4096u
-#define RAM	   (64u << 20)
-#define FAR	   7919u /* prime: neighbours are far apart, all RAM is used */
-#define CHUNK	   (256u << 10)
-#define NS_PER_S   1000000000ull
+#define PAGE	 4096u
+#define RAM	 (64u << 20)
+#define FAR	 7919u /* prime: neighbours are far apart, all RAM is used */
+#define CHUNK	 (256u << 10)
+#define NS_PER_S 1000000000ull
 
 static uint64_t now_ns(void)
 {
@@ -97,7 +97,7 @@ static uint64_t copy_once(struct copy *c)
 static int run_memcpy(unsigned stride, unsigned pages, unsigned rounds, unsigned rest_us)
 {
 	int fd = memfd_create("floors-ram", 0);
-	struct copy c = { .pages = pages, .stride = stride };
+	struct copy c = {.pages = pages, .stride = stride};
 	uint64_t *ns = calloc(rounds, sizeof(*ns));
 	pthread_t t;
 
@@ -124,8 +124,8 @@ static int run_memcpy(unsigned stride, unsigned pages, unsigned rounds, unsigned
 	atomic_store(&c.stop, true);
 	pthread_join(t, NULL);
 	qsort(ns, rounds, sizeof(*ns), compare);
-	printf("{\"pages\": %u, \"min_us\": %.2f, \"p50_us\": %.2f, \"p99_us\": %.2f}\n", pages, ns[0] / 1e3,
-	       ns[rounds / 2] / 1e3, ns[rounds * 99 / 100] / 1e3);
+	printf("{\"pages\": %u, \"min_us\": %.2f, \"p50_us\": %.2f, \"p99_us\": %.2f}\n", pages,
+	       ns[0] / 1e3, ns[rounds / 2] / 1e3, ns[rounds * 99 / 100] / 1e3);
 	return 0;
 }
 
@@ -147,7 +147,7 @@ static void *send_all(void *arg)
 
 static void connect_pair(int *ret_from, int *ret_to)
 {
-	struct sockaddr_in sa = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
 	socklen_t len = sizeof(sa);
 	int l = socket(AF_INET, SOCK_STREAM, 0);
 
@@ -199,6 +199,7 @@ int main(int argc, char **argv)
 				  (unsigned)atoi(argv[4]), (unsigned)atoi(argv[5]));
 	if (argc == 3 && !strcmp(argv[1], "tcp"))
 		return run_tcp(atof(argv[2]));
-	fprintf(stderr, "usage: floors memcpy row|scattered PAGES ROUNDS REST_US | floors tcp SECONDS\n");
+	fprintf(stderr,
+		"usage: floors memcpy row|scattered PAGES ROUNDS REST_US | floors tcp SECONDS\n");
 	return 2;
 }

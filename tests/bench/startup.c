@@ -74,10 +74,11 @@ static int run_first(char **argv)
 /* One slot, interrupt chips, one vCPU in real mode: what every machine of ours needs as well. */
 static int run_kvm(size_t bytes)
 {
-	static const uint8_t code[] = { 0xba, 0xf8, 0x03, 0xee, 0xf4 }; /* mov $0x3f8,%dx; out %al,%dx; hlt */
-	struct kvm_userspace_memory_region slot = { .memory_size = bytes };
+	static const uint8_t code[] = {0xba, 0xf8, 0x03, 0xee,
+				       0xf4}; /* mov $0x3f8,%dx; out %al,%dx; hlt */
+	struct kvm_userspace_memory_region slot = {.memory_size = bytes};
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC), vm, cpu;
-	struct kvm_regs regs = { .rip = 0x1000, .rflags = 2 };
+	struct kvm_regs regs = {.rip = 0x1000, .rflags = 2};
 	struct kvm_sregs sregs;
 	struct kvm_run *run;
 	uint8_t *ram;
@@ -85,7 +86,8 @@ static int run_kvm(size_t bytes)
 	if (kvm < 0)
 		die("/dev/kvm");
 	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	ram = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ram = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		   -1, 0);
 	if (vm < 0 || ram == MAP_FAILED)
 		die("KVM_CREATE_VM");
 	memcpy(ram + 0x1000, code, sizeof(code));
@@ -98,8 +100,10 @@ static int run_kvm(size_t bytes)
 	if (cpu < 0 || ioctl(cpu, KVM_GET_SREGS, &sregs) < 0)
 		die("KVM_CREATE_VCPU");
 	sregs.cs.base = sregs.cs.selector = 0;
-	run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED, cpu, 0);
-	if (run == MAP_FAILED || ioctl(cpu, KVM_SET_SREGS, &sregs) < 0 || ioctl(cpu, KVM_SET_REGS, &regs) < 0)
+	run = mmap(NULL, (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
+		   MAP_SHARED, cpu, 0);
+	if (run == MAP_FAILED || ioctl(cpu, KVM_SET_SREGS, &sregs) < 0 ||
+	    ioctl(cpu, KVM_SET_REGS, &regs) < 0)
 		die("vCPU");
 	if (ioctl(cpu, KVM_RUN, 0) < 0 || run->exit_reason != KVM_EXIT_IO)
 		die("KVM_RUN");

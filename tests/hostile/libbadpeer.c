@@ -341,10 +341,25 @@ static bool way_ack_twice(struct peer *p)
 	       answer(p, FRAME_ACK, p->epoch, NULL, 0);
 }
 
+/*
+ * The right ack and the one after it, in one piece: between them the next epoch could be sent
+ * whole, and nobody could tell that its ack was written before that.
+ */
 static bool way_ack_ahead(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_ACK, p->epoch, NULL, 0) &&
-	       answer(p, FRAME_ACK, p->epoch + 1, NULL, 0);
+	struct bytes b = {0};
+	struct frame_hdr h;
+
+	if (!sealed(p))
+		return false;
+	h = ack_header(p);
+	bytes_frame(&b, h, NULL, 0);
+	h.seq++;
+	h.epoch++;
+	bytes_frame(&b, h, NULL, 0);
+	put(p->main.fd, b.p, b.len);
+	bytes_free(&b);
+	return true;
 }
 
 /* The right ack; in the next epoch the same once more. */
