@@ -94,15 +94,30 @@ class Writer:
     def speeds(self):
         return [int(n) for n in re.findall(r"^speed (\d+)$", self.vm.console_text(), re.M)]
 
-    def next_speed(self, skip=1, seconds=15):
-        """The guest's next whole report, after `skip` that began earlier."""
-        have = len(self.speeds())
+    def wait_reports(self, count, seconds=15):
         d = ftlab.Deadline(seconds)
-        while len(self.speeds()) <= have + skip:
+        while len(self.speeds()) < count:
             ftlab.expect(self.vm.alive(), f"{self.vm} ended: {ftlab.tail(self.vm.log, 3)}")
             d.check("the guest's speed")
-            self.vm.nap(0.02)
-        return self.speeds()[have + skip]
+            self.vm.nap(0.01)
+
+    def waited_ns(self):
+        """Time that the vCPU was ready to run and had no CPU, so far."""
+        for task in os.listdir(f"/proc/{self.vm.pid}/task"):
+            if ftlab.read_text(f"/proc/{self.vm.pid}/task/{task}/comm").strip() == "vcpu0":
+                return int(ftlab.read_text(f"/proc/{self.vm.pid}/task/{task}/schedstat").split()[1])
+        raise ftlab.LabError(f"{self.vm} has no vCPU")
+
+    def next_speed(self):
+        """The guest's next whole report, after one that began earlier: passes per second, and the same
+        without the time that the vCPU waited for a CPU."""
+        have = len(self.speeds())
+        self.wait_reports(have + 1)
+        begin, waited = ftlab.mono(), self.waited_ns()
+        self.wait_reports(have + 2)
+        share = (self.waited_ns() - waited) / (ftlab.mono() - begin)
+        speed = self.speeds()[have + 1]
+        return speed, speed / max(0.01, 1 - share)
 
 
 def plain(lab, guest, cmdline, memory="64M", more=()):
