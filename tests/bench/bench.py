@@ -39,7 +39,7 @@ def raise_priority(nice):
         with open("/proc/self/autogroup", "w") as f:
             f.write(str(nice))
     except OSError as e:
-        print(f"# priority within this session only: {e}")
+        print(f"# priority only among processes of this terminal: {e}")
 
 
 def run_one(name, report):
