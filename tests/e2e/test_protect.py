@@ -66,6 +66,22 @@ def mc_stop_goodbye_lost(lab):
 
 
 @test(60)
+def mc_stop_alone(lab):
+    """a side that ran on alone is stopped: the other, whose image is older, does not start unasked"""
+    pair = Pair(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
+    a, b = pair.protect()
+    a.kill()
+    b.wait_state("DEGRADED")
+    expect(b.stop() == 0, f"stop of the survivor: exit code {b.code}")
+    a = pair.primary("A")
+    a.wait_exit(10)
+    expect(a.code == EXIT_FENCED and "--claim" in a.log_text(), f"{a.code}: {a.log_text()}")
+    b = pair.primary("B", "--claim")
+    b.wait_state("UNPROTECTED")
+    pair.end()
+
+
+@test(60)
 def mc_other_arbiter(lab):
     """a secondary with another arbiter than the primary's refuses at once, not when it must claim"""
     pair = Pair(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
