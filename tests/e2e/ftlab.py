@@ -19,6 +19,8 @@ import time
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BUILD = os.path.join(ROOT, os.environ.get("FTVMM_BUILD", "build/normal"))
 FTVMM = os.path.join(BUILD, "ftvmm")
+# A sanitizer keeps freed memory for a while: limits of memory say nothing then.
+SANITIZED = os.path.basename(BUILD) in ("asan", "tsan")
 TOOLS = os.path.join(ROOT, "build/normal/tests")
 GUESTS = os.path.join(ROOT, "build/guests")
 

@@ -94,7 +94,7 @@ def attack(lab, mode, binary=None):
     frames = Frames(lab)
     half = max(2, ATTACKS[mode] * TIMES // (4 if asan else 2))
     seconds = 30 * TIMES * (4 if asan else 1)
-    limit = None if asan else ANON_KIB
+    limit = None if asan or ftlab.SANITIZED else ANON_KIB
     try:
         watch(vm, half, frames, seconds, limit)
         first = sum(vm.status()["device_faults"].values())
