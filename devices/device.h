@@ -28,7 +28,7 @@ struct dev_env {
 	struct obuf *obuf;
 };
 
-#define DEVICE_MAX_DOORBELLS 16
+#define DEVICE_MAX_DOORBELLS 17
 
 struct device;
 

@@ -120,7 +120,7 @@ static void stop_queue(struct virtio_dev *vd, unsigned qi)
 static void stop_queues(struct virtio_dev *vd)
 {
 	vd->activate_pending = false;
-	for (unsigned i = 0; i < vd->ops->nqueues; i++)
+	for (unsigned i = 0; i < vd->nqueues; i++)
 		stop_queue(vd, i);
 }
 
@@ -138,7 +138,7 @@ static void reset(struct virtio_dev *vd)
 
 static void apply_features(struct virtio_dev *vd)
 {
-	for (unsigned i = 0; i < vd->ops->nqueues; i++) {
+	for (unsigned i = 0; i < vd->nqueues; i++) {
 		vd->vq[i].event_idx = virtio_has(vd, VIRTIO_RING_F_EVENT_IDX);
 		vd->vq[i].indirect = virtio_has(vd, VIRTIO_RING_F_INDIRECT_DESC);
 	}
@@ -182,7 +182,7 @@ void virtio_set_status(struct virtio_dev *vd, uint32_t val)
 		apply_features(vd);
 	if (base & ~old & DRIVER_OK) {
 		vd->activate_pending = true;
-		for (unsigned i = 0; i < vd->ops->nqueues; i++)
+		for (unsigned i = 0; i < vd->nqueues; i++)
 			virtio_kick(vd, i);
 	}
 }
@@ -291,10 +291,12 @@ int virtio_init(struct virtio_dev *vd, const struct device_ops *dops, const stru
 	vd->ops = ops;
 	vd->features = ops->features | COMMON_FEATURES;
 	vd->st = live;
-	vd->st->nqueues = ops->nqueues;
+	if (!vd->nqueues)
+		vd->nqueues = ops->nqueues;
+	vd->st->nqueues = vd->nqueues;
 	vd->dev.gsi = md->gsi;
 	vd->dev.doorbell_gpa = md->gpa + VIRTIO_MMIO_QUEUE_NOTIFY;
-	for (unsigned i = 0; i < ops->nqueues; i++) {
+	for (unsigned i = 0; i < vd->nqueues; i++) {
 		vd->vq[i] = (struct virtq){.st = &vd->st->queues[i], .mem = env->mem};
 		vd->kick[i] = (struct loop_op){.fn = on_kick, .arg = vd};
 		r = device_add_doorbell(&vd->dev);
@@ -336,6 +338,8 @@ void virtio_load(struct device *d, const void *pod)
 	pthread_mutex_lock(&d->lock);
 	stop_queues(vd);
 	memcpy(vd->st, pod, d->ops->state->size);
+	vd->odd_state = vd->st->nqueues > vd->nqueues;
+	vd->st->nqueues = vd->nqueues;
 	apply_features(vd);
 	pthread_mutex_unlock(&d->lock);
 }
@@ -343,9 +347,12 @@ void virtio_load(struct device *d, const void *pod)
 /* What a table cannot know: this device's features and this machine's memory. */
 static void check_loaded(struct virtio_dev *vd)
 {
+	if (vd->odd_state)
+		virtio_fault(vd, "restored with more queues than this device has");
+	vd->odd_state = false;
 	if ((vd->st->status & FEATURES_OK) && !features_acceptable(vd))
 		virtio_fault(vd, "restored with features this device does not offer");
-	for (unsigned i = 0; i < vd->ops->nqueues; i++) {
+	for (unsigned i = 0; i < vd->nqueues; i++) {
 		if (vd->st->queues[i].ready && virtq_validate(&vd->vq[i]))
 			virtio_fault(vd, "restored with a queue outside memory");
 	}
@@ -359,7 +366,7 @@ void virtio_resume(struct device *d)
 	check_loaded(vd);
 	if (virtio_running(vd)) {
 		vd->activate_pending = true;
-		for (unsigned i = 0; i < vd->ops->nqueues; i++)
+		for (unsigned i = 0; i < vd->nqueues; i++)
 			virtio_kick(vd, i);
 		/* An edge may have been under way to the other machine's interrupt controller. */
 		vd->st->irq_status |= VIRTIO_INT_USED;
@@ -378,7 +385,7 @@ void virtio_quiet(struct device *d, bool on)
 	pthread_mutex_lock(&d->lock);
 	vd->quiet = on;
 	if (!on) {
-		for (unsigned i = 0; i < vd->ops->nqueues; i++) {
+		for (unsigned i = 0; i < vd->nqueues; i++) {
 			if (vd->kicked >> i & 1)
 				virtio_kick(vd, i);
 		}

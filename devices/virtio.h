@@ -12,7 +12,7 @@
 #include "devices/virtq.h"
 #include "vmm/machine.h"
 
-#define VIRTIO_MAX_QUEUES 2
+#define VIRTIO_MAX_QUEUES 17 /* 8 pairs of a NIC and its control queue */
 
 /* InterruptStatus bits, virtio 1.2 section 4.2.2 */
 enum { VIRTIO_INT_USED = 1, VIRTIO_INT_CONFIG = 2 };
@@ -29,14 +29,18 @@ struct virtio_state {
 };
 
 extern const struct field virtio_fields[8];
-/* Relations inside a decoded state; for state_desc.check of each type. */
+/*
+ * Relations inside a decoded state; for state_desc.check of each type. A type whose devices differ
+ * in queues passes s->nqueues: a state with more than the device has faults it when it resumes, one
+ * with fewer leaves the others unused.
+ */
 int virtio_state_check(const struct virtio_state *s, unsigned nqueues, struct err *e);
 
 struct virtio_dev;
 
 struct virtio_ops {
 	uint32_t device_id;
-	unsigned nqueues;
+	unsigned nqueues;  /* unless virtio_dev.nqueues says otherwise */
 	uint64_t features; /* of the type; the transport-independent ones are added */
 	/* Which sets hang together; NULL: any subset of the offered ones. */
 	bool (*features_ok)(struct virtio_dev *vd, uint64_t features);
@@ -61,18 +65,21 @@ struct virtio_dev {
 	struct dev_env env;
 	const struct virtio_ops *ops;
 	char id[32];
+	unsigned nqueues;	 /* of this device */
 	uint64_t features;	 /* offered */
 	struct virtio_state *st; /* begins the live POD */
 	struct virtq vq[VIRTIO_MAX_QUEUES];
 	struct loop_op kick[VIRTIO_MAX_QUEUES];
 	bool activate_pending;
+	bool odd_state; /* loaded, and not of a device like this one */
 	bool quiet;
 	uint32_t kicked; /* queues kicked while quiet */
 };
 
 /*
  * Set up vd; live is the POD, whose first member is struct virtio_state, of dops->state->size
- * bytes. Makes doorbells and their polls and registers the registers on the bus.
+ * bytes. Makes doorbells and their polls and registers the registers on the bus. vd->nqueues may be
+ * set before, to at most VIRTIO_MAX_QUEUES; 0 takes that of the type.
  */
 int virtio_init(struct virtio_dev *vd, const struct device_ops *dops, const struct virtio_ops *ops,
 		const struct dev_env *env, const struct mdev *md, void *live, struct err *e);

@@ -10,7 +10,7 @@ static struct virtq *selected(struct virtio_dev *vd)
 {
 	uint32_t sel = vd->st->queue_sel;
 
-	return sel < vd->ops->nqueues ? &vd->vq[sel] : NULL;
+	return sel < vd->nqueues ? &vd->vq[sel] : NULL;
 }
 
 static uint32_t read_features(const struct virtio_dev *vd)
@@ -142,7 +142,7 @@ static void write_reg(struct virtio_dev *vd, uint64_t off, uint32_t val)
 		break;
 	case VIRTIO_MMIO_QUEUE_NOTIFY:
 		/* Normally the kernel's ioeventfd takes this write and we never see it. */
-		if (val < vd->ops->nqueues)
+		if (val < vd->nqueues)
 			virtio_kick(vd, val);
 		break;
 	case VIRTIO_MMIO_INTERRUPT_ACK:
