@@ -37,7 +37,7 @@ PREFIX ?= /usr/local
 all: deps-build
 	@$(MAKE) --no-print-directory $(B)/ftvmm guests tools
 deps: deps-test
-deps-build deps-test deps-lint deps-fuzz: deps-%:
+deps-build deps-test deps-lint deps-fuzz deps-linux: deps-%:
 	@configs/deps.sh $*
 guests: $(GUESTS:%=build/guests/%.elf)
 tools: $(TOOLS)

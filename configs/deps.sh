@@ -1,5 +1,5 @@
 #!/bin/bash
-# Debian packages: `deps.sh build|test|lint|fuzz` installs what is missing when root, else prints the one line to run.
+# Debian packages: `deps.sh build|test|lint|fuzz|linux` installs what is missing when root, else prints the one line to run.
 set -eu
 build="gcc make libc6-dev linux-libc-dev liburing-dev libfdt-dev libnl-3-dev libnl-route-3-dev libjansson-dev liblz4-dev libxxhash-dev"
 declare -A sets=(
@@ -7,8 +7,9 @@ declare -A sets=(
 	[test]="$build libcmocka-dev iproute2 python3 procps util-linux"
 	[lint]="clang-format cppcheck shellcheck"
 	[fuzz]="$build clang libclang-rt-14-dev"
+	[linux]="$build qemu-system-x86 busybox-static cpio xz-utils lz4 zstd e2fsprogs iproute2 python3 util-linux"
 )
-want=${sets[${1:-build}]:?"deps.sh: build, test, lint or fuzz"}
+want=${sets[${1:-build}]:?"deps.sh: build, test, lint, fuzz or linux"}
 
 command -v dpkg-query > /dev/null || exit 0 # another system: the compiler will say what is missing
 missing=()

@@ -12,7 +12,7 @@ say() { # say TITLE < lines
 }
 mapfile -t code < <(git ls-files '*.c' '*.h')
 mapfile -t own < <(git ls-files 'vmm/*.[ch]' 'devices/*.[ch]' 'ft/*.[ch]' 'net/*.[ch]' 'postcopy/*.[ch]')
-mapfile -t shell < <(git ls-files '*.sh' .ci/run)
+mapfile -t shell < <(git ls-files '*.sh' .ci/run tests/testbed/testbed '*/init')
 
 wc -l "${code[@]}" | awk '$2 != "total" && $1 > 800 { print $2 ": " $1 " lines, 800 at most" }' | say "long files"
 clang-format --dry-run "${code[@]}" 2>&1 | grep 'warning:' | cut -d: -f1 | sort | uniq -c | say "not as clang-format would have it (make format)"
@@ -23,5 +23,5 @@ grep -nE '\b(sleep|usleep|nanosleep)\(' "${own[@]}" | say "sleep in the program"
 cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=0 -I. \
 	--suppress=missingIncludeSystem --suppress=unknownMacro --suppress=nullPointer:tests/* -j2 \
 	"${own[@]}" 2>&1 | grep -E '(error|warning):' | say "cppcheck"
-shellcheck -S warning "${shell[@]}" | say "shellcheck"
+shellcheck -x -S warning "${shell[@]}" | say "shellcheck"
 exit $bad
