@@ -16,6 +16,7 @@
 #define SEG_MAX	     126u
 #define SEG_BYTES    8192u
 #define REQ_MAX	     (1u << 20)
+#define REQUESTS_MAX 256u	  /* in flight, of all queues together */
 #define INFLIGHT_MAX (16u << 20)  /* bytes of all buffers in use */
 #define POOL_BUF_MAX (128u << 10) /* larger buffers are not kept */
 #define POOL_MAX     (4u << 20)
@@ -23,17 +24,19 @@
 #define BUDGET	     64
 
 struct inflight {
-	uint16_t head;
+	uint16_t head, queue;
 };
 
 struct blk_state {
 	struct virtio_state common;
 	uint32_t ninflight;
-	struct inflight inflight[VIRTQ_MAX_SIZE]; /* in the order they were popped */
+	struct inflight inflight[REQUESTS_MAX]; /* of all queues, in the order they were popped */
 };
 
 static const struct field inflight_fields[] = {
 	F_U16(struct inflight, head, 1, "descriptor head", .max = VIRTQ_MAX_SIZE - 1),
+	F_U16(struct inflight, queue, 2, "queue it came from", .max = MACHINE_MAX_QUEUES - 1,
+	      .since = 2),
 };
 
 static const struct field blk_fields[] = {
@@ -46,6 +49,7 @@ struct request {
 	struct disk_req dr;
 	struct blk *blk;
 	struct request *next_free;
+	unsigned qi;
 	uint32_t gen;	   /* of the queue when it was popped; if that moved on: drop it */
 	uint32_t cap;	   /* bytes of dr.buf */
 	uint32_t data_len; /* bytes that the guest gets before the status byte */
@@ -59,7 +63,7 @@ struct blk {
 	struct blk_state live;
 	struct disk *disk;
 	struct virtio_blk_config config;
-	struct request *active[VIRTQ_MAX_SIZE]; /* same order as live.inflight */
+	struct request *active[REQUESTS_MAX]; /* same order as live.inflight */
 	unsigned nactive;
 	unsigned at_disk; /* submitted and not done, those of a queue that stopped included */
 	struct request *free;
@@ -78,20 +82,29 @@ static struct blk *to_blk(struct virtio_dev *vd)
 static int blk_check(const void *pod, struct err *e)
 {
 	const struct blk_state *s = pod;
-	int r = virtio_state_check(&s->common, 1, e);
+	unsigned nqueues = s->common.nqueues, of[MACHINE_MAX_QUEUES] = {0};
 
-	if (r)
-		return r;
-	if (s->ninflight > s->common.queues[0].size)
-		return err_set(e, -EBADMSG, "%u requests in flight, the queue has %u entries",
-			       s->ninflight, s->common.queues[0].size);
-	return 0;
+	if (!nqueues || nqueues > MACHINE_MAX_QUEUES)
+		return err_set(e, -EBADMSG, "%u queues, must be 1..%d", nqueues,
+			       MACHINE_MAX_QUEUES);
+	for (uint32_t i = 0; i < s->ninflight; i++) {
+		unsigned qi = s->inflight[i].queue;
+
+		if (qi >= nqueues)
+			return err_set(e, -EBADMSG, "a request of queue %u, there are %u", qi,
+				       nqueues);
+		if (++of[qi] > s->common.queues[qi].size)
+			return err_set(e, -EBADMSG,
+				       "queue %u has %u entries, and more requests in flight", qi,
+				       s->common.queues[qi].size);
+	}
+	return virtio_state_check(&s->common, nqueues, e);
 }
 
 static const struct state_desc blk_desc = {
 	.name = "virtio-blk",
 	.id = 30,
-	.version = 1,
+	.version = 2,
 	.size = sizeof(struct blk_state),
 	.fields = blk_fields,
 	.nfields = sizeof(blk_fields) / sizeof(blk_fields[0]),
@@ -108,7 +121,7 @@ static struct request *get_request(struct blk *b)
 		b->free = rq->next_free;
 		b->pool_bytes -= rq->cap;
 	} else {
-		if (b->total >= 2 * VIRTQ_MAX_SIZE)
+		if (b->total >= 2 * REQUESTS_MAX)
 			return NULL;
 		rq = calloc(1, sizeof(*rq));
 		if (!rq)
@@ -166,9 +179,9 @@ static void free_blk(struct blk *b)
 
 static void add_active(struct blk *b, struct request *rq)
 {
-	rq->gen = b->vd.vq[0].gen;
+	rq->gen = b->vd.vq[rq->qi].gen;
 	b->active[b->nactive] = rq;
-	b->live.inflight[b->nactive].head = rq->chain.head;
+	b->live.inflight[b->nactive] = (struct inflight){rq->chain.head, (uint16_t)rq->qi};
 	b->live.ninflight = ++b->nactive;
 }
 
@@ -190,7 +203,7 @@ static void del_active(struct blk *b, const struct request *rq)
 
 static void answer(struct blk *b, struct request *rq, uint8_t status)
 {
-	struct virtq *vq = &b->vd.vq[0];
+	struct virtq *vq = &b->vd.vq[rq->qi];
 	const struct virtq_chain *c = &rq->chain;
 	uint32_t written = 1;
 
@@ -212,7 +225,9 @@ static void answer_result(struct blk *b, struct request *rq, int res)
 
 static void take_result(struct blk *b, struct request *rq, int res)
 {
-	if (rq->gen != b->vd.vq[0].gen) {
+	unsigned qi = rq->qi;
+
+	if (rq->gen != b->vd.vq[qi].gen) {
 		put_request(b, rq);
 	} else if (!virtio_running(&b->vd)) {
 		del_active(b, rq);
@@ -222,11 +237,12 @@ static void take_result(struct blk *b, struct request *rq, int res)
 		rq->res = res;
 	} else {
 		answer_result(b, rq, res);
-		virtio_signal_used(&b->vd, 0);
+		virtio_signal_used(&b->vd, qi);
 	}
 	if (b->stalled) {
 		b->stalled = false;
-		virtio_kick(&b->vd, 0);
+		for (qi = 0; qi < b->vd.nqueues; qi++)
+			virtio_kick(&b->vd, qi);
 	}
 }
 
@@ -266,7 +282,7 @@ static int prepare_rw(struct blk *b, struct request *rq, uint64_t sector, bool w
 	/* The only copy: what goes to the image and to the peer is the same, whatever the guest
 	 * does. */
 	if (write)
-		virtq_chain_read(&b->vd.vq[0], c, sizeof(struct virtio_blk_outhdr), rq->dr.buf,
+		virtq_chain_read(&b->vd.vq[rq->qi], c, sizeof(struct virtio_blk_outhdr), rq->dr.buf,
 				 rq->dr.len);
 	else
 		rq->data_len = rq->dr.len;
@@ -283,7 +299,8 @@ static int prepare_range(struct blk *b, struct request *rq, bool discard)
 		return ANSWER(VIRTIO_BLK_S_UNSUPP);
 	if (c->read_bytes != sizeof(struct virtio_blk_outhdr) + sizeof(range))
 		return ANSWER(VIRTIO_BLK_S_IOERR);
-	virtq_chain_read(&b->vd.vq[0], c, sizeof(struct virtio_blk_outhdr), &range, sizeof(range));
+	virtq_chain_read(&b->vd.vq[rq->qi], c, sizeof(struct virtio_blk_outhdr), &range,
+			 sizeof(range));
 	if (range.flags & ~flags)
 		return ANSWER(VIRTIO_BLK_S_UNSUPP);
 	if (range.sector > UINT64_MAX >> 9 || range.num_sectors > RANGE_MAX)
@@ -338,7 +355,7 @@ static int begin(struct blk *b, struct request *rq)
 
 	if (rq->chain.read_bytes < sizeof(hdr) || !rq->chain.write_bytes)
 		return -EBADMSG;
-	virtq_chain_read(&b->vd.vq[0], &rq->chain, 0, &hdr, sizeof(hdr));
+	virtq_chain_read(&b->vd.vq[rq->qi], &rq->chain, 0, &hdr, sizeof(hdr));
 	r = prepare(b, rq, &hdr);
 	if (r) {
 		answer(b, rq, (uint8_t)(r - 1));
@@ -355,7 +372,8 @@ static int begin(struct blk *b, struct request *rq)
 static int one(struct virtio_dev *vd, unsigned qi)
 {
 	struct blk *b = to_blk(vd);
-	struct request *rq = b->buf_bytes < INFLIGHT_MAX ? get_request(b) : NULL;
+	bool full = b->buf_bytes >= INFLIGHT_MAX || b->nactive == REQUESTS_MAX;
+	struct request *rq = full ? NULL : get_request(b);
 	int r;
 
 	if (!rq) {
@@ -365,6 +383,7 @@ static int one(struct virtio_dev *vd, unsigned qi)
 			virtio_kick(vd, qi);
 		return -EAGAIN;
 	}
+	rq->qi = qi;
 	r = virtq_pop(&vd->vq[qi], &rq->chain);
 	if (r > 0) {
 		r = begin(b, rq);
@@ -383,26 +402,33 @@ static bool blk_notify(struct virtio_dev *vd, unsigned qi)
 static void blk_queue_stop(struct virtio_dev *vd, unsigned qi)
 {
 	struct blk *b = to_blk(vd);
+	unsigned kept = 0;
 
-	(void)qi;
 	/* Requests at the disk come back later, with an old generation. */
 	for (unsigned i = 0; i < b->nactive; i++) {
-		if (b->active[i]->answered)
-			put_request(b, b->active[i]);
+		struct request *rq = b->active[i];
+
+		if (rq->qi != qi) {
+			b->active[kept] = rq;
+			b->live.inflight[kept++] = b->live.inflight[i];
+		} else if (rq->answered) {
+			put_request(b, rq);
+		}
 	}
-	b->nactive = 0;
-	b->live.ninflight = 0;
+	b->live.ninflight = b->nactive = kept;
 }
 
-static int replay_one(struct blk *b, uint16_t head)
+static int replay_one(struct blk *b, const struct inflight *in)
 {
-	struct request *rq = get_request(b);
+	struct virtq *vq = &b->vd.vq[in->queue];
+	struct request *rq = vq->st->ready ? get_request(b) : NULL;
 	int r;
 
 	if (!rq)
-		return -ENOMEM;
-	b->vd.vq[0].inuse++;
-	r = virtq_reload(&b->vd.vq[0], head, &rq->chain);
+		return vq->st->ready ? -ENOMEM : -EBADMSG;
+	rq->qi = in->queue;
+	vq->inuse++;
+	r = virtq_reload(vq, in->head, &rq->chain);
 	if (!r)
 		r = begin(b, rq);
 	if (r)
@@ -413,15 +439,15 @@ static int replay_one(struct blk *b, uint16_t head)
 static void blk_replay(struct virtio_dev *vd)
 {
 	struct blk *b = to_blk(vd);
-	struct inflight heads[VIRTQ_MAX_SIZE];
+	struct inflight before[REQUESTS_MAX];
 	uint32_t n = b->live.ninflight;
 
 	if (b->nactive) /* the same VM goes on: they are at the disk still */
 		return;
-	memcpy(heads, b->live.inflight, sizeof(heads));
+	memcpy(before, b->live.inflight, sizeof(before));
 	b->live.ninflight = 0;
 	for (uint32_t i = 0; i < n; i++) {
-		if (replay_one(b, heads[i].head)) {
+		if (replay_one(b, &before[i])) {
 			virtio_fault(vd, "a request in flight cannot be replayed");
 			return;
 		}
@@ -440,7 +466,8 @@ static void blk_wake(struct virtio_dev *vd)
 		else
 			i++;
 	}
-	virtio_signal_used(vd, 0);
+	for (unsigned qi = 0; qi < vd->nqueues; qi++)
+		virtio_signal_used(vd, qi);
 }
 
 static void blk_config(struct virtio_dev *vd, void *buf)
@@ -452,7 +479,8 @@ static void blk_free(struct device *d)
 {
 	struct blk *b = (struct blk *)d;
 
-	blk_queue_stop(&b->vd, 0);
+	for (unsigned qi = 0; qi < b->vd.nqueues; qi++)
+		blk_queue_stop(&b->vd, qi);
 	virtio_done(&b->vd);
 	b->dying = true;
 	/* The kernel may still write to buffers of reads: those keep everything alive. */
@@ -471,7 +499,6 @@ static const struct device_ops blk_device_ops = {
 
 static const struct virtio_ops blk_ops = {
 	.device_id = VIRTIO_ID_BLOCK,
-	.nqueues = 1,
 	.features = 1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX |
 		    1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH |
 		    1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES,
@@ -492,12 +519,15 @@ int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk
 	_Static_assert(SEG_MAX * SEG_BYTES <= REQ_MAX, "a good driver never meets REQ_MAX");
 	if (!b)
 		return err_set(e, -ENOMEM, "device %s: out of memory", md->id);
+	b->vd.nqueues = md->queues ? md->queues : 1;
 	r = virtio_init(&b->vd, &blk_device_ops, &blk_ops, env, md, &b->live, e);
 	if (r) {
 		free(b);
 		return r;
 	}
 	b->disk = disk;
+	if (b->vd.nqueues > 1)
+		b->vd.features |= 1ull << VIRTIO_BLK_F_MQ;
 	if (md->readonly || disk->readonly)
 		b->vd.features |= 1ull << VIRTIO_BLK_F_RO;
 	b->config = (struct virtio_blk_config){
@@ -505,7 +535,7 @@ int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk
 		.size_max = SEG_BYTES,
 		.seg_max = SEG_MAX,
 		.blk_size = 512,
-		.num_queues = 1,
+		.num_queues = (uint16_t)b->vd.nqueues,
 		.max_discard_sectors = RANGE_MAX,
 		.max_discard_seg = 1,
 		.discard_sector_alignment = 1,

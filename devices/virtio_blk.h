@@ -1,4 +1,4 @@
-/* virtio-blk (virtio 1.2 section 5.2): one queue, over a struct disk. */
+/* virtio-blk (virtio 1.2 section 5.2): up to 8 queues, over a struct disk. */
 #ifndef DEVICES_VIRTIO_BLK_H
 #define DEVICES_VIRTIO_BLK_H
 

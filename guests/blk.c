@@ -1,6 +1,7 @@
 /*
  * Checks a disk: random writes of stamped sectors, reads that must return the last stamp, flush,
- * discard and write-zeroes where the device has them, several requests at a time.
+ * discard and write-zeroes where the device has them, several requests at a time, over all queues
+ * that it has.
  *
  *	ops=N (1000; 0 for ever) region=SECTORS (at most 65536) depth=N (4) seed=S
  *
@@ -198,8 +199,9 @@ int main(void)
 	print("READY\n");
 	run(&c, ops);
 	check_everything(&c, region);
-	print("blk ok ops=%lu reads=%lu writes=%lu flushes=%lu discards=%lu zeroes=%lu\n", c.ops,
-	      c.kinds[BLK_READ], c.kinds[BLK_WRITE], c.kinds[BLK_FLUSH], c.kinds[BLK_DISCARD],
-	      c.kinds[BLK_ZEROES]);
+	print("blk ok ops=%lu reads=%lu writes=%lu flushes=%lu discards=%lu zeroes=%lu "
+	      "queues=%u\n",
+	      c.ops, c.kinds[BLK_READ], c.kinds[BLK_WRITE], c.kinds[BLK_FLUSH],
+	      c.kinds[BLK_DISCARD], c.kinds[BLK_ZEROES], blk_queues(c.disk));
 	return 0;
 }

@@ -325,6 +325,7 @@ static int append_cmdline(struct machine *m, struct err *e)
 
 int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 {
+	_Static_assert(MACHINE_MAX_VCPUS <= MACHINE_MAX_QUEUES, "a queue for each CPU");
 	if (c->ndisks + c->nnets + FIXED_DEVS > MACHINE_MAX_DEVS)
 		return err_set(e, -E2BIG, "more than %d devices", MACHINE_MAX_DEVS);
 	memset(m, 0, sizeof(*m));
@@ -337,12 +338,14 @@ int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 	for (unsigned i = 0; i < c->ndisks; i++) {
 		struct mdev *d = add_dev(m, MDEV_BLK, c->disks[i].id);
 
+		d->queues = c->vcpus; /* each CPU its own */
 		d->readonly = c->disks[i].readonly;
 		d->ft = c->disks[i].ft;
 	}
 	for (unsigned i = 0; i < c->nnets; i++) {
 		struct mdev *d = add_dev(m, MDEV_NET, c->nets[i].id);
 
+		d->queues = c->vcpus;
 		if (c->nets[i].has_mac)
 			memcpy(d->mac, c->nets[i].mac, 6);
 		else

@@ -89,6 +89,8 @@ static void build_dev(void *f, int *r, const struct mdev *d)
 	u32(f, r, "interrupts", d->gsi);
 	str(f, r, "ftvmm,kind", kind_name[d->kind]);
 	str(f, r, "ftvmm,id", d->id);
+	if (d->kind == MDEV_BLK || d->kind == MDEV_NET)
+		u32(f, r, "ftvmm,queues", d->queues);
 	if (d->kind == MDEV_BLK) {
 		if (!*r)
 			*r = fdt_property_u64(f, "ftvmm,bytes", d->bytes);
@@ -187,6 +189,16 @@ static int find_name(const char *const *names, unsigned n, const char *want)
 	return -EBADMSG;
 }
 
+/* Descriptions of before there were several (snapshots) do not say: one. */
+static int parse_queues(const void *f, int node, struct mdev *d)
+{
+	if (!fdt_getprop(f, node, "ftvmm,queues", NULL))
+		d->queues = 1;
+	else if (get_u32(f, node, "ftvmm,queues", &d->queues))
+		return -EBADMSG;
+	return !d->queues || d->queues > MACHINE_MAX_QUEUES ? -EBADMSG : 0;
+}
+
 static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 {
 	struct mdev *d = &m->devs[m->ndevs];
@@ -212,6 +224,8 @@ static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 	if (kind < 0)
 		return bad(e, "unknown kind of device");
 	d->kind = kind;
+	if ((d->kind == MDEV_BLK || d->kind == MDEV_NET) && parse_queues(f, node, d))
+		return bad(e, "disk or NIC with a bad number of queues");
 	if (d->kind == MDEV_BLK) {
 		if (get_u64(f, node, "ftvmm,bytes", 0, &d->bytes) ||
 		    get_u32(f, node, "ftvmm,readonly", &ro) ||

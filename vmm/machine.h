@@ -11,11 +11,12 @@
 
 #include "vmm/err.h"
 
-#define MACHINE_MAX_VCPUS 8
-#define MACHINE_MAX_DEVS  8 /* virtio devices: one IOAPIC pin each, 16..23 */
-#define MACHINE_MMIO_BASE 0xd0000000ull
-#define MACHINE_MMIO_STEP 0x1000ull
-#define MACHINE_GSI_BASE  16
+#define MACHINE_MAX_VCPUS  8
+#define MACHINE_MAX_QUEUES 8 /* of a disk; pairs of a NIC */
+#define MACHINE_MAX_DEVS   8 /* virtio devices: one IOAPIC pin each, 16..23 */
+#define MACHINE_MMIO_BASE  0xd0000000ull
+#define MACHINE_MMIO_STEP  0x1000ull
+#define MACHINE_GSI_BASE   16
 
 enum mdev_kind { MDEV_BLK = 1, MDEV_NET, MDEV_CONSOLE, MDEV_RNG };
 enum disk_ft { DISK_FT_MIRROR = 1, DISK_FT_SHARED, DISK_FT_NONE };
@@ -29,6 +30,7 @@ struct mdev {
 	bool readonly;	 /* blk */
 	enum disk_ft ft; /* blk */
 	uint8_t mac[6];	 /* net */
+	uint32_t queues; /* blk: request queues, net: pairs; 0 is 1 */
 };
 
 struct machine {

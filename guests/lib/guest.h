@@ -179,6 +179,7 @@ struct blk_req {
 /* The n-th disk in command-line order, ready for use, or NULL. Opening twice gives the same one. */
 struct blk *blk_open(unsigned n);
 uint64_t blk_sectors(const struct blk *b);
+unsigned blk_queues(const struct blk *b);
 bool blk_readonly(const struct blk *b);
 /* Whether the device offers flush, discard or write-zeroes (read and write: always). */
 bool blk_can(const struct blk *b, enum blk_op op);

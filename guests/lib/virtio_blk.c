@@ -2,14 +2,17 @@
 #include "guests/lib/sys.h"
 #include "guests/lib/virtio.h"
 
-#define DISK_MAX 4u
+#define DISK_MAX  4u
+#define QUEUE_MAX 8u
 
 #define F_RO	  (1ull << 5)
 #define F_FLUSH	  (1ull << 9)
+#define F_MQ	  (1ull << 12)
 #define F_DISCARD (1ull << 13)
 #define F_ZEROES  (1ull << 14)
 
 #define C_CAPACITY    0
+#define C_NUM_QUEUES  34
 #define C_DISCARD_MAX 36
 #define C_ZEROES_MAX  48
 
@@ -17,7 +20,8 @@
 
 struct blk {
 	struct virtio_dev dev;
-	struct virtq queue;
+	struct virtq queues[QUEUE_MAX];
+	unsigned nqueues, next; /* requests go to all in turn */
 	uint64_t sectors;
 	uint32_t discard_max;
 	uint32_t zeroes_max;
@@ -25,6 +29,20 @@ struct blk {
 };
 
 static struct blk disks[DISK_MAX];
+
+static int open_queues(struct blk *b)
+{
+	int r = 0;
+
+	b->nqueues = 1;
+	if (b->dev.features & F_MQ)
+		b->nqueues = virtio_config32(&b->dev, C_NUM_QUEUES & ~3u) >> 16;
+	if (b->nqueues > QUEUE_MAX)
+		b->nqueues = QUEUE_MAX;
+	for (unsigned i = 0; i < b->nqueues && !r; i++)
+		r = virtq_init(&b->queues[i], &b->dev, i, VIRTQ_MAX);
+	return r;
+}
 
 struct blk *blk_open(unsigned n)
 {
@@ -36,8 +54,7 @@ struct blk *blk_open(unsigned n)
 	if (b->open)
 		return b;
 	if (!virtio_find(&b->dev, VIRTIO_ID_BLK, n) ||
-	    virtio_setup(&b->dev, F_RO | F_FLUSH | F_DISCARD | F_ZEROES) ||
-	    virtq_init(&b->queue, &b->dev, 0, VIRTQ_MAX))
+	    virtio_setup(&b->dev, F_RO | F_FLUSH | F_MQ | F_DISCARD | F_ZEROES) || open_queues(b))
 		return NULL;
 	b->sectors = virtio_config64(&b->dev, C_CAPACITY);
 	if (b->dev.features & F_DISCARD)
@@ -52,6 +69,11 @@ struct blk *blk_open(unsigned n)
 uint64_t blk_sectors(const struct blk *b)
 {
 	return b->sectors;
+}
+
+unsigned blk_queues(const struct blk *b)
+{
+	return b->nqueues;
 }
 
 bool blk_readonly(const struct blk *b)
@@ -99,24 +121,38 @@ int blk_submit(struct blk *b, struct blk_req *r)
 			in++;
 	}
 	bufs[out + in - 1] = (struct virtq_buf){(const void *)&r->status, 1};
-	if (!virtq_add(&b->queue, bufs, out, in, r))
-		return -EAGAIN;
-	virtq_kick(&b->queue);
-	return 0;
+	for (unsigned tries = 0; tries < b->nqueues; tries++) {
+		struct virtq *q = &b->queues[b->next++ % b->nqueues];
+
+		if (virtq_add(q, bufs, out, in, r)) {
+			virtq_kick(q);
+			return 0;
+		}
+	}
+	return -EAGAIN;
 }
 
-unsigned blk_poll(struct blk *b)
+static unsigned poll_queue(struct virtq *q)
 {
 	struct blk_req *r;
 	unsigned n = 0;
 
-	for (; (r = virtq_get(&b->queue, NULL)); n++) {
+	for (; (r = virtq_get(q, NULL)); n++) {
 		if (r->status == 0)
 			r->result = 0;
 		else
 			r->result = r->status == STATUS_UNSUPPORTED ? -ENOTSUP : -EIO;
 		r->done = true;
 	}
+	return n;
+}
+
+unsigned blk_poll(struct blk *b)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < b->nqueues; i++)
+		n += poll_queue(&b->queues[i]);
 	return n;
 }
 

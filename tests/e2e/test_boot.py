@@ -88,7 +88,16 @@ def boot_blk(lab):
     for i, how in enumerate(("", ",direct")):
         disk = lab.disk(f"disk{i}", 32)
         ends(boot(lab, "blk", f"ops=3000 seed={lab.rng.randrange(1 << 16)}", "-d",
-                  f"id=d0,path={disk}{how}"), 0, "^READY", "^blk ok ops=3000 reads=[1-9]", seconds=40)
+                  f"id=d0,path={disk}{how}"), 0, "^READY", "^blk ok ops=3000 reads=[1-9].*queues=1$", seconds=40)
+
+
+@test(60)
+def boot_blk_queues(lab):
+    """a disk with as many queues as CPUs"""
+    for cpus in (2, 8):
+        disk = lab.disk(f"disk{cpus}", 32)
+        ends(boot(lab, "blk", f"ops=3000 depth=16 seed={lab.rng.randrange(1 << 16)}", "-d",
+                  f"id=d0,path={disk}", cpus=cpus), 0, "^READY", f"^blk ok ops=3000.*queues={cpus}$", seconds=40)
 
 
 @test(60)

@@ -317,6 +317,21 @@ def smp_takeover(lab):
         pair.end()
 
 
+@test(90)
+def blk_takeover(lab):
+    """a busy disk of two queues carried over a takeover: what was in flight is done again"""
+    for depth in (2, 16):
+        pair = Pair(lab, guest="blk", cmdline=f"ops=60000 region=8K depth={depth}", cpus=2, disk=16, net=False)
+        a, b = pair.protect()
+        random_wait(lab, a, 0.1, 1.5)
+        expect(a.alive(), "the guest was done too early: more operations are needed")
+        a.kill()
+        b.wait_exit(40)
+        expect(b.code == 0 and "queues=2" in b.console_text(),
+               f"exit code {b.code}: {b.console_text()} {b.log_text()}")
+        pair.end()
+
+
 @test(60)
 def peer_list(lab):
     """of two peers the one that answers is taken"""

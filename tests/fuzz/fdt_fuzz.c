@@ -16,9 +16,14 @@ static size_t build_good(uint8_t *out)
 	static const struct mdev devs[] = {
 		{.kind = MDEV_CONSOLE, .id = "console"},
 		{.kind = MDEV_RNG, .id = "rng"},
-		{.kind = MDEV_BLK, .id = "d0", .bytes = 1 << 20, .ft = DISK_FT_MIRROR},
-		{.kind = MDEV_BLK, .id = "d1", .bytes = 512, .ft = DISK_FT_NONE, .readonly = true},
-		{.kind = MDEV_NET, .id = "n0", .mac = {2, 1, 2, 3, 4, 5}},
+		{.kind = MDEV_BLK, .id = "d0", .bytes = 1 << 20, .ft = DISK_FT_MIRROR, .queues = 8},
+		{.kind = MDEV_BLK,
+		 .id = "d1",
+		 .bytes = 512,
+		 .ft = DISK_FT_NONE,
+		 .readonly = true,
+		 .queues = 1},
+		{.kind = MDEV_NET, .id = "n0", .mac = {2, 1, 2, 3, 4, 5}, .queues = 2},
 	};
 	struct machine m = {
 		.name = "vm", .mem_bytes = 5ull << 30, .vcpus = 3, .cmdline = "a=b", .ndevs = 5};
@@ -57,6 +62,8 @@ static void check_accepted(const struct machine *m)
 		require(d->id[0] && memchr(d->id, 0, sizeof(d->id)) && !strchr(d->id, '/'));
 		require(d->gpa == MACHINE_MMIO_BASE + i * MACHINE_MMIO_STEP);
 		require(d->gsi == MACHINE_GSI_BASE + i);
+		require((d->kind != MDEV_BLK && d->kind != MDEV_NET) ||
+			(d->queues && d->queues <= MACHINE_MAX_QUEUES));
 		require(d->kind != MDEV_BLK || (d->bytes && d->bytes % 512 == 0 && d->ft));
 	}
 	n = fdt_build(m, buf, sizeof(buf), NULL);

@@ -120,6 +120,8 @@ static void limits(void **state)
 	BAD("size", m.devs[2].bytes = 0);
 	BAD("size", m.devs[2].bytes = 513);
 	BAD("size", m.devs[2].bytes = (1ull << 50) + 512);
+	BAD("queues", m.devs[2].queues = 0);
+	BAD("queues", m.devs[2].queues = MACHINE_MAX_QUEUES + 1);
 	BAD("mirror", m.devs[2].readonly = true);
 #undef BAD
 }
@@ -234,6 +236,23 @@ static void properties(void **state)
 		}
 }
 
+/* What older descriptions do not say. */
+static void defaults(void **state)
+{
+	struct machine m;
+	struct err e;
+
+	open_tree();
+	assert_int_equal(fdt_delprop(tree, node("/virtio_mmio@d0002000"), "ftvmm,queues"), 0);
+	assert_int_equal(parse_tree(&m, &e), 0);
+	assert_int_equal(m.devs[2].queues, 1);
+	assert_int_equal(m.devs[4].queues, 2);
+	open_tree();
+	assert_int_equal(
+		fdt_setprop(tree, node("/virtio_mmio@d0002000"), "ftvmm,queues", "\0\0\1", 3), 0);
+	refuses_tree();
+}
+
 static void nodes(void **state)
 {
 	static const char *const needed[] = {"/chosen", "/memory@0", "/cpus"};
@@ -275,7 +294,7 @@ int main(void)
 		cmocka_unit_test(round_trip), cmocka_unit_test(every_length),
 		cmocka_unit_test(every_byte), cmocka_unit_test(limits),
 		cmocka_unit_test(texts),      cmocka_unit_test(properties),
-		cmocka_unit_test(nodes),
+		cmocka_unit_test(nodes),      cmocka_unit_test(defaults),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

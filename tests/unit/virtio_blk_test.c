@@ -7,19 +7,23 @@
 #include <sys/stat.h>
 
 #include "devices/disk.h"
+#include "devices/virtio.h"
 #include "devices/virtio_blk.h"
 
 #define DISK_BYTES (4u << 20)
 #define HDR	   RIG_DATA
 #define STATUS	   (RIG_DATA + 0x80)
 #define BUF	   (RIG_DATA + 0x10000)
+#define QUEUES	   3
 
 struct fix {
 	struct rig rig;
 	char path[64];
 	struct disk disk;
 	struct device *dev;
-	struct rig_q q;
+	struct rig_q qs[QUEUES];
+	unsigned queues;
+	uint64_t offs[64]; /* of the first submits */
 	unsigned submits, dones;
 	int last_res;
 	uint8_t last_byte;
@@ -30,6 +34,8 @@ static void on_submit(void *arg, struct disk *d, const struct disk_req *r)
 	struct fix *f = arg;
 
 	(void)d;
+	if (f->submits < 64)
+		f->offs[f->submits] = r->off;
 	f->submits++;
 	if (r->kind == DISK_WRITE)
 		f->last_byte = r->buf[0];
@@ -56,14 +62,16 @@ static void make_device(struct fix *f)
 	struct mdev md = rig_mdev(MDEV_BLK, 0);
 
 	md.bytes = DISK_BYTES;
+	md.queues = f->queues;
 	assert_int_equal(virtio_blk_new(&f->rig.env, &md, &f->disk, &f->dev, NULL), 0);
 }
 
-static int setup_flags(void **state, int flags)
+static int setup_with(void **state, int flags, unsigned queues)
 {
 	struct fix *f = calloc(1, sizeof(*f));
 	int fd;
 
+	f->queues = queues;
 	rig_init(&f->rig, 0);
 	strcpy(f->path, "/tmp/ftvmm-blk-XXXXXX");
 	fd = mkstemp(f->path);
@@ -78,12 +86,17 @@ static int setup_flags(void **state, int flags)
 
 static int setup(void **state)
 {
-	return setup_flags(state, 0);
+	return setup_with(state, 0, 1);
 }
 
 static int setup_ro(void **state)
 {
-	return setup_flags(state, DISK_OPEN_RO);
+	return setup_with(state, DISK_OPEN_RO, 1);
+}
+
+static int setup_mq(void **state)
+{
+	return setup_with(state, 0, QUEUES);
 }
 
 static int teardown(void **state)
@@ -102,7 +115,7 @@ static int teardown(void **state)
 
 static void start(struct fix *f)
 {
-	rig_start(&f->rig, 0, rig_offered(&f->rig, 0), &f->q, 1, 64);
+	rig_start(&f->rig, 0, rig_offered(&f->rig, 0), f->qs, f->queues, 64);
 }
 
 static uint8_t *ram(struct fix *f, uint64_t gpa)
@@ -110,9 +123,9 @@ static uint8_t *ram(struct fix *f, uint64_t gpa)
 	return rig_ptr(&f->rig, gpa);
 }
 
-/* Post request number n (own header and status) without a kick. */
-static uint16_t post(struct fix *f, unsigned n, uint32_t type, uint64_t sector, uint64_t buf,
-		     uint32_t len)
+/* Post request number n (own header and status) on a queue without a kick. */
+static uint16_t post_on(struct fix *f, unsigned qi, unsigned n, uint32_t type, uint64_t sector,
+			uint64_t buf, uint32_t len)
 {
 	struct virtio_blk_outhdr h = {.type = type, .sector = sector};
 	bool in = type == VIRTIO_BLK_T_IN || type == VIRTIO_BLK_T_GET_ID;
@@ -124,7 +137,23 @@ static uint16_t post(struct fix *f, unsigned n, uint32_t type, uint64_t sector, 
 	if (len)
 		s[k++] = (struct rig_seg){buf, len, in};
 	s[k++] = (struct rig_seg){STATUS + 0x100 * n, 1, true};
-	return rig_add(&f->q, s, k);
+	return rig_add(&f->qs[qi], s, k);
+}
+
+static uint16_t post(struct fix *f, unsigned n, uint32_t type, uint64_t sector, uint64_t buf,
+		     uint32_t len)
+{
+	return post_on(f, 0, n, type, sector, buf, len);
+}
+
+/* Requests held at the disk. */
+static unsigned waiting(struct fix *f)
+{
+	unsigned n = 0;
+
+	for (const struct disk_req *r = f->disk.queue; r; r = r->next)
+		n++;
+	return n;
 }
 
 static uint8_t status(struct fix *f, unsigned n)
@@ -135,12 +164,12 @@ static uint8_t status(struct fix *f, unsigned n)
 static void wait_used(struct fix *f, uint16_t n)
 {
 	rig_kick(&f->rig, 0, 0);
-	rig_until(&f->rig, rig_used_idx(&f->q) == n);
+	rig_until(&f->rig, rig_used_idx(f->qs) == n);
 }
 
 static uint8_t run(struct fix *f, uint32_t type, uint64_t sector, uint32_t len)
 {
-	uint16_t want = rig_used_idx(&f->q) + 1;
+	uint16_t want = rig_used_idx(f->qs) + 1;
 
 	post(f, 0, type, sector, BUF, len);
 	wait_used(f, want);
@@ -164,12 +193,12 @@ static void writes_and_reads_back(void **state)
 	for (unsigned i = 0; i < 8192; i++)
 		ram(f, BUF)[i] = (uint8_t)(i * 7);
 	assert_int_equal(run(f, VIRTIO_BLK_T_OUT, 3, 8192), VIRTIO_BLK_S_OK);
-	assert_int_equal(rig_used(&f->q, 0)->len, 1);
+	assert_int_equal(rig_used(f->qs, 0)->len, 1);
 	file_bytes(f, 3 * 512, got, sizeof(got));
 	assert_memory_equal(got, ram(f, BUF), sizeof(got));
 	memset(ram(f, BUF), 0, 8192);
 	assert_int_equal(run(f, VIRTIO_BLK_T_IN, 3, 8192), VIRTIO_BLK_S_OK);
-	assert_int_equal(rig_used(&f->q, 1)->len, 8193);
+	assert_int_equal(rig_used(f->qs, 1)->len, 8193);
 	assert_memory_equal(got, ram(f, BUF), sizeof(got));
 	assert_true(rig_took_signal(f->dev->irq_fd));
 	assert_int_equal(rig_get(&f->rig, 0, VIRTIO_MMIO_INTERRUPT_STATUS), 1);
@@ -178,7 +207,7 @@ static void writes_and_reads_back(void **state)
 	assert_int_equal(f->submits, 1);
 	assert_int_equal(f->dones, 1);
 	/* It wants to be told of the next one: avail_event. */
-	assert_int_equal(*(uint16_t *)ram(f, f->q.used + 4 + 8 * 64), 2);
+	assert_int_equal(*(uint16_t *)ram(f, f->qs[0].used + 4 + 8 * 64), 2);
 }
 
 /* Framing is the driver's business: a header cut in three, the status byte behind data. */
@@ -199,7 +228,7 @@ static void any_framing(void **state)
 	memcpy(ram(f, HDR + 0x60), (uint8_t *)&h + 15, 1);
 	*ram(f, HDR + 0x61) = 0xa5;
 	memset(ram(f, BUF), 0x5a, 511);
-	rig_add(&f->q, s, 5);
+	rig_add(f->qs, s, 5);
 	wait_used(f, 1);
 	assert_int_equal(*ram(f, STATUS), VIRTIO_BLK_S_OK);
 	file_bytes(f, 512, got, 512);
@@ -211,7 +240,7 @@ static void any_framing(void **state)
 	s[0] = (struct rig_seg){HDR, 16, false};
 	s[1] = (struct rig_seg){BUF, 513, true};
 	ram(f, BUF)[512] = 0xee;
-	rig_add(&f->q, s, 2);
+	rig_add(f->qs, s, 2);
 	wait_used(f, 2);
 	assert_memory_equal(ram(f, BUF), got, 512);
 	assert_int_equal(ram(f, BUF)[512], VIRTIO_BLK_S_OK);
@@ -306,7 +335,7 @@ static void chains_that_are_no_request(void **state)
 
 	for (unsigned i = 0; i < 3; i++) {
 		start(f);
-		rig_add(&f->q,
+		rig_add(f->qs,
 			i == 0	 ? no_status
 			: i == 1 ? no_header
 				 : short_header,
@@ -345,7 +374,7 @@ static void guest_cannot_change_a_write_under_way(void **state)
 	rig_until(&f->rig, f->disk.queue);
 	memset(ram(f, BUF), 0x22, 512);
 	disk_hold(&f->disk, false);
-	rig_until(&f->rig, rig_used_idx(&f->q) == 1);
+	rig_until(&f->rig, rig_used_idx(f->qs) == 1);
 	file_bytes(f, 0, got, 512);
 	assert_int_equal(got[0], 0x11);
 	assert_int_equal(f->last_byte, 0x11);
@@ -365,9 +394,10 @@ static void reset_while_requests_are_at_the_disk(void **state)
 		rig_settle(&f->rig);
 		if (round == 0)
 			rig_set(&f->rig, 0, VIRTIO_MMIO_STATUS, 0);
-		else if (round == 1) /* the queue alone is switched off */
+		else if (round == 1) { /* the queue alone is switched off */
+			rig_set(&f->rig, 0, VIRTIO_MMIO_QUEUE_SEL, 0);
 			rig_set(&f->rig, 0, VIRTIO_MMIO_QUEUE_READY, 0);
-		else
+		} else
 			start(f); /* and a new queue is there when the old ones come back */
 		memset(ram(f, BUF), 0x99, 512);
 		disk_hold(&f->disk, false);
@@ -375,7 +405,7 @@ static void reset_while_requests_are_at_the_disk(void **state)
 		rig_settle(&f->rig);
 		for (unsigned i = 0; i < 10; i++)
 			assert_int_equal(status(f, i), 0xee);
-		assert_int_equal(rig_used_idx(&f->q), 0);
+		assert_int_equal(rig_used_idx(f->qs), 0);
 		assert_int_equal(ram(f, BUF)[0], 0x99);
 	}
 	start(f);
@@ -392,7 +422,7 @@ static void flood_is_bounded(void **state)
 	disk_hold(&f->disk, true);
 	post(f, 0, VIRTIO_BLK_T_IN, 0, BUF, 512);
 	for (unsigned i = 0; i < 63; i++)
-		rig_post(&f->q, 0);
+		rig_post(f->qs, 0);
 	for (unsigned i = 0; i < 100000; i++)
 		rig_kick(&f->rig, 0, 0);
 	rig_settle(&f->rig);
@@ -407,7 +437,7 @@ static void flood_is_bounded(void **state)
 	free(pod);
 	rig_settle(&f->rig);
 	assert_int_equal(f->dev->faults, 0);
-	rig_post(&f->q, 0); /* 65 in flight with 64 entries */
+	rig_post(f->qs, 0); /* 65 in flight with 64 entries */
 	rig_kick(&f->rig, 0, 0);
 	rig_until(&f->rig, f->dev->faults == 1);
 }
@@ -424,13 +454,9 @@ static void large_requests_wait_for_each_other(void **state)
 	rig_kick(&f->rig, 0, 0);
 	rig_until(&f->rig, f->disk.queue);
 	rig_settle(&f->rig);
-	unsigned n = 0;
-
-	for (struct disk_req *r = f->disk.queue; r; r = r->next)
-		n++;
-	assert_int_equal(n, 16);
+	assert_int_equal(waiting(f), 16);
 	disk_hold(&f->disk, false);
-	rig_until(&f->rig, rig_used_idx(&f->q) == 21);
+	rig_until(&f->rig, rig_used_idx(f->qs) == 21);
 }
 
 /*
@@ -482,7 +508,7 @@ static void in_flight_requests_survive(void **state)
 	assert_int_equal(f->submits, 0);
 	f->dev->ops->resume(f->dev);
 	assert_true(rig_took_signal(f->dev->irq_fd));
-	rig_until(&f->rig, rig_used_idx(&f->q) == 8);
+	rig_until(&f->rig, rig_used_idx(f->qs) == 8);
 	assert_int_equal(f->submits, 8);
 	for (unsigned i = 0; i < 8; i++)
 		assert_int_equal(status(f, i), VIRTIO_BLK_S_OK);
@@ -499,7 +525,7 @@ static void in_flight_requests_survive(void **state)
 	rig_settle(&f->rig);
 	disk_hold(&f->disk, false);
 	rig_until(&f->rig, !f->disk.inflight);
-	assert_int_equal(rig_used_idx(&f->q), 9);
+	assert_int_equal(rig_used_idx(f->qs), 9);
 
 	/* Only now let the old one go; its requests are answered by the test. */
 	while (old.queue) {
@@ -530,11 +556,11 @@ static void quiet_keeps_still(void **state)
 	post(f, 1, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
 	rig_kick(&f->rig, 0, 0);
 	rig_settle(&f->rig);
-	assert_int_equal(rig_used_idx(&f->q), 0);
+	assert_int_equal(rig_used_idx(f->qs), 0);
 	assert_int_equal(status(f, 0), 0xee);
 	assert_int_equal(f->submits, 1);
 	f->dev->ops->quiet(f->dev, false);
-	rig_until(&f->rig, rig_used_idx(&f->q) == 2);
+	rig_until(&f->rig, rig_used_idx(f->qs) == 2);
 	assert_int_equal(status(f, 0), VIRTIO_BLK_S_OK);
 	/* A reset while an answer waits. */
 	post(f, 2, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
@@ -567,9 +593,165 @@ static void free_with_requests_at_the_disk(void **state)
 	make_device(f);
 }
 
+/* Several queues. */
+
+static uint16_t num_queues(struct fix *f)
+{
+	uint64_t at = RIG_BASE + VIRTIO_MMIO_CONFIG;
+
+	return (uint16_t)bus_read(&f->rig.bus, BUS_MMIO,
+				  at + offsetof(struct virtio_blk_config, num_queues), 2);
+}
+
+static void one_queue_is_not_many(void **state)
+{
+	struct fix *f = *state;
+
+	assert_int_equal(rig_offered(&f->rig, 0) >> VIRTIO_BLK_F_MQ & 1, f->queues > 1);
+	assert_int_equal(num_queues(f), f->queues);
+	assert_int_equal(f->dev->ndoorbells, f->queues);
+}
+
+static void every_queue_answers_its_own(void **state)
+{
+	struct fix *f = *state;
+
+	start(f);
+	for (unsigned i = 0; i < 9; i++)
+		post_on(f, i % QUEUES, i, VIRTIO_BLK_T_IN, i, BUF + 0x1000 * i, 512);
+	for (unsigned qi = 0; qi < QUEUES; qi++) {
+		rig_kick(&f->rig, 0, qi);
+		rig_until(&f->rig, rig_used_idx(&f->qs[qi]) == 3);
+		for (unsigned next = qi + 1; next < QUEUES; next++)
+			assert_int_equal(rig_used_idx(&f->qs[next]), 0);
+	}
+	for (unsigned i = 0; i < 9; i++)
+		assert_int_equal(status(f, i), VIRTIO_BLK_S_OK);
+}
+
+/* A queue that stops takes its own requests along and no other's. */
+static void one_queue_stops(void **state)
+{
+	struct fix *f = *state;
+
+	start(f);
+	disk_hold(&f->disk, true);
+	for (unsigned i = 0; i < 9; i++)
+		post_on(f, i % QUEUES, i, VIRTIO_BLK_T_OUT, i, BUF, 512);
+	for (unsigned qi = 0; qi < QUEUES; qi++)
+		rig_kick(&f->rig, 0, qi);
+	rig_until(&f->rig, f->disk.queue);
+	rig_settle(&f->rig);
+	rig_set(&f->rig, 0, VIRTIO_MMIO_QUEUE_SEL, 1);
+	rig_set(&f->rig, 0, VIRTIO_MMIO_QUEUE_READY, 0);
+	disk_hold(&f->disk, false);
+	rig_until(&f->rig, !f->disk.inflight);
+	rig_settle(&f->rig);
+	for (unsigned i = 0; i < 9; i++)
+		assert_int_equal(status(f, i), i % QUEUES == 1 ? 0xee : VIRTIO_BLK_S_OK);
+	assert_int_equal(rig_used_idx(&f->qs[0]), 3);
+	assert_int_equal(rig_used_idx(&f->qs[1]), 0);
+	assert_int_equal(rig_used_idx(&f->qs[2]), 3);
+	assert_int_equal(f->dev->faults, 0);
+}
+
+/* More than may be in flight, over all queues: no queue is forgotten. */
+static void queues_share_the_bound(void **state)
+{
+	struct fix *f = *state;
+
+	rig_start(&f->rig, 0, rig_offered(&f->rig, 0), f->qs, f->queues, 256);
+	disk_hold(&f->disk, true);
+	for (unsigned qi = 0; qi < QUEUES; qi++) {
+		uint16_t head = post_on(f, qi, qi, VIRTIO_BLK_T_IN, 0, BUF, 512);
+
+		for (unsigned i = 1; i < 200; i++)
+			rig_post(&f->qs[qi], head);
+		rig_kick(&f->rig, 0, qi);
+	}
+	rig_until(&f->rig, f->disk.queue);
+	for (unsigned i = 0; i < 20; i++)
+		rig_settle(&f->rig);
+	assert_int_equal(waiting(f), 256);
+	disk_hold(&f->disk, false);
+	for (unsigned qi = 0; qi < QUEUES; qi++)
+		rig_until(&f->rig, rig_used_idx(&f->qs[qi]) == 200);
+	assert_int_equal(f->dev->faults, 0);
+}
+
+struct common_state { /* begins the device's POD */
+	struct virtio_state common;
+	uint32_t ninflight;
+	struct {
+		uint16_t head, queue;
+	} inflight[256];
+};
+
+/* A takeover: requests of all queues are done again in the order in which they were taken. */
+static void replay_keeps_the_order_of_all_queues(void **state)
+{
+	struct fix *f = *state;
+	static const uint8_t order[] = {2, 0, 1, 1, 2, 0, 0, 2, 1};
+	struct common_state *pod = malloc(f->dev->ops->state->size);
+
+	start(f);
+	disk_hold(&f->disk, true);
+	for (unsigned i = 0; i < sizeof(order); i++) {
+		post_on(f, order[i], i, VIRTIO_BLK_T_OUT, i, BUF, 512);
+		rig_kick(&f->rig, 0, order[i]);
+		rig_until(&f->rig, waiting(f) == i + 1);
+	}
+	f->dev->ops->save(f->dev);
+	memcpy(pod, f->dev->pod, f->dev->ops->state->size);
+	assert_int_equal(pod->ninflight, sizeof(order));
+	for (unsigned i = 0; i < sizeof(order); i++)
+		assert_int_equal(pod->inflight[i].queue, order[i]);
+	assert_int_equal(f->dev->ops->state->check(pod, NULL), 0);
+	f->dev->ops->load(f->dev, pod); /* as on another machine: what is at the disk is void */
+	disk_hold(&f->disk, false);
+	rig_until(&f->rig, !f->disk.inflight);
+	f->submits = 0;
+	f->dev->ops->resume(f->dev);
+	for (unsigned qi = 0; qi < QUEUES; qi++)
+		rig_until(&f->rig, rig_used_idx(&f->qs[qi]) == 3);
+	assert_int_equal(f->submits, sizeof(order));
+	for (unsigned i = 0; i < sizeof(order); i++)
+		assert_int_equal(f->offs[i], 512 * i);
+
+	/* What no device can have put there. */
+	pod->inflight[0].queue = QUEUES;
+	assert_int_equal(f->dev->ops->state->check(pod, NULL), -EBADMSG);
+	pod->inflight[0].queue = 0;
+	pod->common.queues[0].size = 2;
+	assert_int_equal(f->dev->ops->state->check(pod, NULL), -EBADMSG);
+	pod->common.queues[0].size = 64;
+	pod->common.nqueues = 0;
+	assert_int_equal(f->dev->ops->state->check(pod, NULL), -EBADMSG);
+	pod->common.nqueues = 9;
+	assert_int_equal(f->dev->ops->state->check(pod, NULL), -EBADMSG);
+	/* Of a disk with more queues than this one. */
+	pod->common.nqueues = QUEUES + 1;
+	assert_int_equal(f->dev->ops->state->check(pod, NULL), 0);
+	f->dev->ops->load(f->dev, pod);
+	f->dev->ops->resume(f->dev);
+	assert_int_equal(f->dev->faults, 1);
+	/* A request on a queue that is not ready. */
+	start(f);
+	f->dev->ops->save(f->dev);
+	memcpy(pod, f->dev->pod, f->dev->ops->state->size);
+	pod->ninflight = 1;
+	pod->inflight[0].queue = 1;
+	pod->common.queues[1].ready = 0;
+	f->dev->ops->load(f->dev, pod);
+	f->dev->ops->resume(f->dev);
+	assert_int_equal(f->dev->faults, 2);
+	free(pod);
+}
+
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define MQ(f) cmocka_unit_test_setup_teardown(f, setup_mq, teardown)
+#define T(f)  cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(writes_and_reads_back),
 		T(any_framing),
@@ -584,6 +766,15 @@ int main(void)
 		T(in_flight_requests_survive),
 		T(quiet_keeps_still),
 		T(free_with_requests_at_the_disk),
+		T(one_queue_is_not_many),
+		MQ(one_queue_is_not_many),
+		MQ(every_queue_answers_its_own),
+		MQ(one_queue_stops),
+		MQ(queues_share_the_bound),
+		MQ(replay_keeps_the_order_of_all_queues),
+		MQ(reset_while_requests_are_at_the_disk),
+		MQ(in_flight_requests_survive),
+		MQ(quiet_keeps_still),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

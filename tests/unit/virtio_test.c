@@ -530,7 +530,7 @@ static void check_refuses_impossible_states(void **state)
 		s->drv_features = 0;
 		assert_int_equal(desc->check(s, NULL), -EBADMSG);
 		*s = good;
-		s->nqueues = nqueues[d] ^ 3;
+		s->nqueues = d < 2 ? 0 : nqueues[d] ^ 3; /* disks and NICs differ in them */
 		assert_int_equal(desc->check(s, NULL), -EBADMSG);
 		*s = good;
 		s->queues[0].size = 24;
