@@ -34,7 +34,7 @@ int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t s
 	c->hot = calloc(c->hot_max, sizeof(*c->hot));
 	c->hot_bits = calloc(c->dirty.nwords, sizeof(uint64_t));
 	c->last_bits = calloc(c->dirty.nwords, sizeof(uint64_t));
-	c->pool = mmap(NULL, (size_t)c->nbufs * MEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
+	c->pool = mmap(NULL, ((size_t)c->nbufs + 1) * MEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (c->pool == MAP_FAILED)
 		c->pool = NULL;
@@ -48,6 +48,7 @@ int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t s
 	for (uint32_t i = 0; i < c->nbufs; i++)
 		c->free[i] = c->pool + (size_t)(c->nbufs - 1 - i) * MEM_PAGE_SIZE;
 	c->nfree = c->nbufs;
+	c->zeros = c->pool + (size_t)c->nbufs * MEM_PAGE_SIZE;
 	return 0;
 }
 
@@ -57,7 +58,7 @@ void capture_done(struct capture *c)
 		return;
 	dirty_stop(&c->dirty);
 	if (c->pool)
-		munmap(c->pool, (size_t)c->nbufs * MEM_PAGE_SIZE);
+		munmap(c->pool, ((size_t)c->nbufs + 1) * MEM_PAGE_SIZE);
 	bases_done(&c->bases);
 	free(c->free);
 	free(c->hot);
@@ -107,17 +108,26 @@ struct run {
 	int64_t count;
 };
 
-/* No buffer free: let the sender have what there is, and wait for it to give buffers back. */
-static int wait_for_buffers(struct run *r)
+/* Let the sender have what there is so far. */
+static int push_batch(struct run *r)
 {
-	struct capture *c = r->c;
 	struct capture_batch *next = r->push(r->arg, *r->batch);
-	struct timespec until;
-	int res = 0;
 
 	if (!next)
 		return -EPIPE;
 	*r->batch = next;
+	return 0;
+}
+
+/* No buffer free: wait for the sender to give some back. */
+static int wait_for_buffers(struct run *r)
+{
+	struct capture *c = r->c;
+	struct timespec until;
+	int res = push_batch(r);
+
+	if (res)
+		return res;
 	c->waits++;
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += BUFFER_WAIT_S;
@@ -161,20 +171,41 @@ static uint8_t *take_buf(struct run *r, int *ret_err)
 	return buf;
 }
 
+/* Pages of zeros take no buffer, so a batch may be full while there are buffers. */
+static int put_page(struct run *r, struct capture_page page)
+{
+	int err = (*r->batch)->n == (*r->batch)->cap ? push_batch(r) : 0;
+
+	if (err)
+		return err;
+	(*r->batch)->pages[(*r->batch)->n++] = page;
+	r->count++;
+	return 0;
+}
+
 static int add_page(struct run *r, uint64_t page, uint8_t *base, bool keep, uint8_t **ret_copy)
 {
-	struct capture_batch *b;
 	int err;
 	uint8_t *buf = take_buf(r, &err);
 
 	if (!buf)
 		return err;
 	memcpy(buf, mem_page(r->c->mem, page), MEM_PAGE_SIZE);
-	b = *r->batch;
-	b->pages[b->n++] = (struct capture_page){page, buf, base, keep};
-	r->count++;
 	*ret_copy = buf;
-	return 0;
+	return put_page(r, (struct capture_page){page, buf, base, keep});
+}
+
+/* Given back to the host, and still without memory? */
+static bool is_hole(struct capture *c, uint64_t page)
+{
+	return mem_absent(c->mem, page, &c->hole);
+}
+
+/* `keep`, so that the sender leaves the one page of zeros alone. */
+static int add_zeros(struct run *r, uint64_t page)
+{
+	dirty_set(r->c->dirty.clear, page);
+	return put_page(r, (struct capture_page){page, r->c->zeros, NULL, true});
 }
 
 static void keep_base(struct capture *c, uint64_t page, uint8_t *copy)
@@ -183,6 +214,23 @@ static void keep_base(struct capture *c, uint64_t page, uint8_t *copy)
 
 	if (displaced)
 		put_buf(c, displaced);
+}
+
+/* The page is not in the hot set any more; the place is the last one's now. */
+static void forget_hot(struct capture *c, struct hot_page *h)
+{
+	dirty_unset(c->hot_bits, h->page);
+	dirty_unset(c->last_bits, h->page);
+	*h = c->hot[--c->nhot];
+}
+
+static int capture_hot_hole(struct run *r, struct hot_page *h)
+{
+	uint64_t page = h->page;
+
+	put_buf(r->c, h->copy);
+	forget_hot(r->c, h);
+	return add_zeros(r, page);
 }
 
 /* Compare every hot page with what was sent last; drop the ones that cooled down. */
@@ -195,6 +243,12 @@ static int capture_hot(struct run *r)
 		uint8_t *copy;
 		int err;
 
+		if (is_hole(c, h->page)) {
+			err = capture_hot_hole(r, h);
+			if (err)
+				return err;
+			continue;
+		}
 		c->compared++;
 		if (memcmp(mem_page(c->mem, h->page), h->copy, MEM_PAGE_SIZE)) {
 			err = add_page(r, h->page, h->copy, true, &copy);
@@ -208,17 +262,24 @@ static int capture_hot(struct run *r)
 			i++;
 		} else {
 			/* Equal now and protected from here on: nothing is missed. */
-			dirty_unset(c->hot_bits, h->page);
-			dirty_unset(c->last_bits, h->page);
 			dirty_set(c->dirty.clear, h->page);
 			if (bases_room(&c->bases, h->page))
 				keep_base(c, h->page, h->copy);
 			else
 				put_buf(c, h->copy);
-			*h = c->hot[--c->nhot];
+			forget_hot(c, h);
 		}
 	}
 	return 0;
+}
+
+static int capture_cold_hole(struct run *r, uint64_t page)
+{
+	uint8_t *base = bases_take(&r->c->bases, page);
+
+	if (base)
+		put_buf(r->c, base);
+	return add_zeros(r, page);
 }
 
 static int capture_cold_page(struct run *r, uint64_t page, bool was_dirty)
@@ -235,6 +296,9 @@ static int capture_cold_page(struct run *r, uint64_t page, bool was_dirty)
 		return 0;
 	}
 #endif
+	if (is_hole(c, page))
+		return capture_cold_hole(r, page);
+	mem_found(c->mem, page);
 	err = add_page(r, page, bases_take(&c->bases, page), keep, &copy);
 	if (err)
 		return err;
@@ -278,6 +342,7 @@ int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_p
 	int err = dirty_get(&c->dirty, true);
 
 	bases_begin(&c->bases);
+	c->hole = (struct mem_hole){0};
 	if (!err)
 		err = capture_hot(&r);
 	if (!err)

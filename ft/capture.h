@@ -7,6 +7,9 @@
  * is also the base of its delta. A hot page that stays equal for HOT_COOL epochs is protected
  * again.
  *
+ * A page that was given back to the host (mem_discard()) and not touched since takes no staging
+ * memory and is not looked at: it is sent as the page of zeros that it is, and stops being hot.
+ *
  * Staging memory is bounded: when it runs out in the middle of a capture, the batch so far is
  * pushed to the sender and the VM stays stopped until buffers come back.
  *
@@ -25,7 +28,7 @@
 
 struct capture_page {
 	uint64_t page;
-	uint8_t *now;  /* content at the seal */
+	uint8_t *now;  /* content at the seal, not to be written */
 	uint8_t *base; /* content the peer holds, or NULL; goes back to the pool after sending */
 	bool keep;     /* `now` stays here, as the next base */
 };
@@ -46,7 +49,8 @@ struct hot_page {
 struct capture {
 	struct dirty dirty;
 	struct mem *mem;
-	uint8_t *pool;
+	uint8_t *pool;	/* nbufs pages, and one more that stays zero */
+	uint8_t *zeros; /* that one */
 	uint32_t nbufs;
 	uint8_t **free; /* stack */
 	uint32_t nfree;
@@ -57,9 +61,10 @@ struct capture {
 	bool closed;
 	struct hot_page *hot;
 	uint32_t nhot, hot_max;
-	struct bases bases;  /* copies of cold pages */
-	uint64_t *hot_bits;  /* pages in the hot set */
-	uint64_t *last_bits; /* cold pages of the epoch before */
+	struct bases bases;   /* copies of cold pages */
+	uint64_t *hot_bits;   /* pages in the hot set */
+	uint64_t *last_bits;  /* cold pages of the epoch before */
+	struct mem_hole hole; /* during a capture */
 	uint64_t compared, sent_hot, waits;
 };
 

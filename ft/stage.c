@@ -40,10 +40,10 @@ void stage_done(struct stage *s)
 static void close_epoch(struct stage *s)
 {
 	for (uint64_t i = 0; i < s->npages; i++)
-		s->seen[s->page[i] / 64] = 0;
+		s->seen[(s->page[i] & ~STAGE_ZERO) / 64] = 0;
 	s->open = false;
 	s->part = STAGE_PAGES;
-	s->npages = 0;
+	s->npages = s->nslots = 0;
 }
 
 void stage_abort(struct stage *s)
@@ -59,28 +59,57 @@ static uint8_t *slot(const struct stage *s, uint64_t i)
 
 static uint8_t *new_slot(struct stage *s)
 {
-	if (s->npages / STAGE_SLAB_PAGES == s->nslabs) {
+	if (s->nslots / STAGE_SLAB_PAGES == s->nslabs) {
 		uint8_t *slab = aligned_alloc(4096, STAGE_SLAB_PAGES * MEM_PAGE_SIZE);
 
 		if (!slab)
 			return NULL;
 		s->slabs[s->nslabs++] = slab;
 	}
-	return slot(s, s->npages);
+	return slot(s, s->nslots);
+}
+
+/* Pages of zeros in a row are made in one go, and take no memory. */
+struct zero_run {
+	uint64_t page, n;
+};
+
+static void zero_flush(struct stage *s, struct zero_run *z)
+{
+	if (z->n)
+		mem_zero_pages(&s->vm->mem, z->page, z->n);
+	z->n = 0;
+}
+
+static void zero_add(struct stage *s, struct zero_run *z, uint64_t page)
+{
+	if (z->n && page != z->page + z->n)
+		zero_flush(s, z);
+	if (!z->n)
+		z->page = page;
+	z->n++;
 }
 
 /* First sync: straight into RAM, which counts for nothing before the first commit. */
 static int sync_pages(struct stage *s, const struct frame *f, struct err *e)
 {
 	const uint8_t *pos = f->data, *end = f->data + f->length;
+	struct zero_run zeros = {0};
 	struct page_entry en;
 	int r;
 
-	/* Without a base, so that a delta fails. */
-	while ((r = pages_next(&pos, end, s->vm->mem.npages, &en)) == 1)
+	while ((r = pages_next(&pos, end, s->vm->mem.npages, &en)) == 1) {
+		if (en.method == PAGE_ZERO) {
+			zero_add(s, &zeros, en.page);
+			continue;
+		}
+		zero_flush(s, &zeros); /* the same page may come again */
+		/* Without a base, so that a delta fails. */
 		if (pages_decode(&en, NULL, mem_page(&s->vm->mem, en.page)))
 			return err_set(e, -EBADMSG, "malformed page %llu in the first sync",
 				       (unsigned long long)en.page);
+	}
+	zero_flush(s, &zeros);
 	return r < 0 ? err_set(e, -EBADMSG, "malformed page entry in the first sync") : 0;
 }
 
@@ -98,6 +127,11 @@ static int stage_pages(struct stage *s, const struct frame *f, struct err *e)
 		if (s->seen[en.page / 64] & bit)
 			return err_set(e, -EBADMSG, "page %llu comes twice in an epoch",
 				       (unsigned long long)en.page);
+		if (en.method == PAGE_ZERO) {
+			s->seen[en.page / 64] |= bit;
+			s->page[s->npages++] = en.page | STAGE_ZERO;
+			continue;
+		}
 		to = new_slot(s);
 		if (!to)
 			return err_set(e, -ENOMEM, "staging memory: out of memory after %llu pages",
@@ -108,6 +142,7 @@ static int stage_pages(struct stage *s, const struct frame *f, struct err *e)
 				       (unsigned long long)en.page);
 		s->seen[en.page / 64] |= bit;
 		s->page[s->npages++] = en.page;
+		s->nslots++;
 	}
 	step_reached(STEP_STAGE_PAGES);
 	return r < 0 ? err_set(e, -EBADMSG, "malformed page entry") : 0;
@@ -217,8 +252,14 @@ int stage_frame(struct stage *s, const struct frame *f, struct err *e)
 
 void stage_commit(struct stage *s)
 {
+	struct zero_run zeros = {0};
+	uint64_t used = 0;
+
 	for (uint64_t i = 0; i < s->npages; i++) {
-		memcpy(mem_page(&s->vm->mem, s->page[i]), slot(s, i), MEM_PAGE_SIZE);
+		if (s->page[i] & STAGE_ZERO)
+			zero_add(s, &zeros, s->page[i] & ~STAGE_ZERO);
+		else
+			memcpy(mem_page(&s->vm->mem, s->page[i]), slot(s, used++), MEM_PAGE_SIZE);
 #ifdef BUG_PARTIAL_EPOCH /* planted: the tests must notice */
 		if (i == s->npages / 2 && s->epoch % 8 == 0)
 			break;
@@ -226,6 +267,7 @@ void stage_commit(struct stage *s)
 		if (i == s->npages / 2)
 			step_reached(STEP_COMMIT_MIDDLE);
 	}
+	zero_flush(s, &zeros);
 	vm_commit(s->vm);
 	diskapply_push(s->disks, &s->disklog);
 	s->committed = s->epoch;

@@ -18,6 +18,7 @@
 #include "vmm/vm.h"
 
 #define STAGE_SLAB_PAGES 256
+#define STAGE_ZERO	 (1ull << 63)
 
 /* An epoch's frames come in this order; every part may be absent but the last two. */
 enum stage_part { STAGE_PAGES, STAGE_DISKLOG, STAGE_STATE, STAGE_END };
@@ -31,9 +32,10 @@ struct stage {
 	uint64_t committed;   /* last committed epoch, 0: none */
 	enum stage_part part; /* which the frames of the open epoch have reached */
 	uint64_t npages;
-	uint64_t *page;	 /* page numbers */
+	uint64_t nslots;
+	uint64_t *page;	 /* page numbers; with STAGE_ZERO those of zeros, which take no slot */
 	uint64_t *seen;	 /* a bit for each of them: no page comes twice in an epoch */
-	uint8_t **slabs; /* contents, STAGE_SLAB_PAGES each */
+	uint8_t **slabs; /* slots for contents, STAGE_SLAB_PAGES each */
 	uint64_t nslabs;
 	struct diskapply_list disklog;
 	struct wire_end end;

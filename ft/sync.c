@@ -185,6 +185,7 @@ struct ram_out {
 	struct squeeze *z;
 	uint8_t *enc;
 	size_t fill;
+	struct mem_hole hole; /* of this pass */
 };
 
 static int flush_pages(struct ram_out *o)
@@ -216,9 +217,13 @@ static int send_page(struct ram_out *o, uint64_t page, bool skip_zero)
 	const uint8_t *bytes = (const uint8_t *)copy;
 
 	/* The encoding is chosen from what is sent, not from what changes meanwhile. */
-	copy_live_page(copy, mem_page(o->s->mem, page));
+	if (mem_absent(o->s->mem, page, &o->hole))
+		memset(copy, 0, sizeof(copy));
+	else
+		copy_live_page(copy, mem_page(o->s->mem, page));
 	if (skip_zero && mem_is_zero_page(bytes))
 		return 0;
+	__atomic_fetch_add(&o->s->pages, 1, __ATOMIC_RELAXED);
 	o->fill += squeeze_encode(o->z, page, bytes, NULL, o->enc + o->fill);
 	return o->fill >= FRAME_FILL ? flush_pages(o) : 0;
 }
@@ -226,10 +231,14 @@ static int send_page(struct ram_out *o, uint64_t page, bool skip_zero)
 /* Every page that is not zero: the peer's memory is. */
 static int first_ram_pass(struct ram_out *o)
 {
-	const struct mem *m = o->s->mem;
+	struct mem *m = o->s->mem;
 	uint64_t off = 0, end;
 	int r = 0;
 
+	/* What was discarded until now is zero at the peer, too, or was written again: seen below.
+	 */
+	for (uint64_t w = 0; w < o->s->dirty->nwords; w++)
+		mem_take_discarded(m, w);
 	for (; mem_next_data(m, &off, &end) && !r; off = end)
 		for (uint64_t at = off; at < end && !r; at += MEM_PAGE_SIZE)
 			r = send_page(o, at >> MEM_PAGE_SHIFT, true);
@@ -243,6 +252,7 @@ static int dirty_ram_pass(struct ram_out *o, uint64_t *count)
 	int r = dirty_get(d, false);
 
 	*count = 0;
+	o->hole = (struct mem_hole){0};
 	/* Protect first, read after: what the guest writes in between is seen by the next pass. */
 	if (!r) {
 		memcpy(d->clear, d->bits, d->nwords * sizeof(uint64_t));
@@ -258,7 +268,7 @@ static int dirty_ram_pass(struct ram_out *o, uint64_t *count)
 
 static int sync_ram(struct sync *s, struct stream *st, struct squeeze *z)
 {
-	struct ram_out o = {s, st, z, malloc(FRAME_FILL + PAGE_ENTRY_MAX), 0};
+	struct ram_out o = {s, st, z, malloc(FRAME_FILL + PAGE_ENTRY_MAX), 0, {0}};
 	uint64_t count = UINT64_MAX;
 	int r = o.enc ? first_ram_pass(&o) : -ENOMEM;
 

@@ -23,6 +23,7 @@ struct sync {
 	struct disk *disks;
 	bool stop;	/* atomic: give up */
 	uint64_t bytes; /* atomic: sent so far, for status */
+	uint64_t pages; /* atomic: of memory, pages of zeros included; likewise */
 	/* Asks the loop to switch the disk log; sync_log_is_on() answers. */
 	void (*ask_log)(void *arg);
 	void *arg;

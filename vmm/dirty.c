@@ -56,8 +56,11 @@ int dirty_get(struct dirty *d, bool host)
 		if (r < 0)
 			return r;
 	}
-	for (uint64_t w = 0; host && w < d->nwords; w++)
-		d->bits[w] |= mem_take_host_dirty(d->mem, w);
+	for (uint64_t w = 0; w < d->nwords; w++) {
+		d->bits[w] |= mem_take_discarded(d->mem, w);
+		if (host)
+			d->bits[w] |= mem_take_host_dirty(d->mem, w);
+	}
 	return 0;
 }
 

@@ -26,8 +26,9 @@ struct dirty {
 int dirty_start(struct dirty *d, struct kvm *kvm, struct mem *mem, struct err *e);
 void dirty_stop(struct dirty *d);
 /*
- * d->bits := pages the guest wrote since their bit was last cleared. With `host` also those the
- * host wrote, which are taken (cleared): loop thread only, as it is the one that writes them.
+ * d->bits := pages the guest wrote since their bit was last cleared, and those that were discarded
+ * (vmm/mem.h), which are taken. With `host` also those the host wrote, which are taken (cleared):
+ * loop thread only, as it is the one that writes them.
  */
 int dirty_get(struct dirty *d, bool host);
 /* Protect the pages in d->clear again and empty it. Only pages that dirty_get() reported. */

@@ -9,6 +9,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#define PUNCH_PAGES 16 /* fewer are cheaper to fill with zeros than to give back */
+
 static int check_size(uint64_t bytes, struct err *e)
 {
 	uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
@@ -49,7 +51,9 @@ int mem_init(struct mem *m, uint64_t bytes, struct err *e)
 	madvise(m->base, bytes, MADV_HUGEPAGE);
 	madvise(m->base, bytes, MADV_DONTDUMP);
 	m->host_dirty = calloc((m->npages + 63) / 64, sizeof(uint64_t));
-	if (!m->host_dirty)
+	m->discarded = calloc((m->npages + 63) / 64, sizeof(uint64_t));
+	m->holes = calloc((m->npages + 63) / 64, sizeof(uint64_t));
+	if (!m->host_dirty || !m->discarded || !m->holes)
 		goto fail;
 	return 0;
 fail:
@@ -65,6 +69,8 @@ void mem_done(struct mem *m)
 	if (m->fd >= 0)
 		close(m->fd);
 	free(m->host_dirty);
+	free(m->discarded);
+	free(m->holes);
 	memset(m, 0, sizeof(*m));
 	m->fd = -1;
 }
@@ -87,12 +93,12 @@ static bool range_offset(const struct mem *m, gpa_t gpa, uint64_t len, uint64_t 
 	return true;
 }
 
-static void mark_range(struct mem *m, uint64_t off, uint64_t len)
+static void mark_range(uint64_t *set, uint64_t off, uint64_t len)
 {
 	uint64_t first = off >> MEM_PAGE_SHIFT, last = (off + len - 1) >> MEM_PAGE_SHIFT;
 
 	for (uint64_t p = first; len && p <= last; p++)
-		__atomic_fetch_or(&m->host_dirty[p / 64], 1ull << (p % 64), __ATOMIC_RELAXED);
+		__atomic_fetch_or(&set[p / 64], 1ull << (p % 64), __ATOMIC_RELEASE);
 }
 
 const void *mem_ptr(const struct mem *m, gpa_t gpa, uint64_t len)
@@ -108,7 +114,7 @@ void *mem_ptr_write(struct mem *m, gpa_t gpa, uint64_t len)
 
 	if (!range_offset(m, gpa, len, &off))
 		return NULL;
-	mark_range(m, off, len);
+	mark_range(m->host_dirty, off, len);
 	return m->base + off;
 }
 
@@ -139,11 +145,78 @@ bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len)
 	return range_offset(m, gpa, len, &off);
 }
 
+static uint64_t take_word(uint64_t *set, uint64_t word)
+{
+	if (!__atomic_load_n(&set[word], __ATOMIC_RELAXED))
+		return 0;
+	return __atomic_exchange_n(&set[word], 0, __ATOMIC_ACQUIRE);
+}
+
 uint64_t mem_take_host_dirty(struct mem *m, uint64_t word)
 {
-	if (!__atomic_load_n(&m->host_dirty[word], __ATOMIC_RELAXED))
-		return 0;
-	return __atomic_exchange_n(&m->host_dirty[word], 0, __ATOMIC_RELAXED);
+	return take_word(m->host_dirty, word);
+}
+
+uint64_t mem_take_discarded(struct mem *m, uint64_t word)
+{
+	return take_word(m->discarded, word);
+}
+
+static int punch(const struct mem *m, uint64_t off, uint64_t len)
+{
+	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len) ? -errno : 0;
+}
+
+int mem_discard(struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+	int r;
+
+	if (gpa % MEM_PAGE_SIZE || len % MEM_PAGE_SIZE || !len)
+		return -EINVAL;
+	if (!range_offset(m, gpa, len, &off))
+		return -EFAULT;
+	r = punch(m, off, len);
+	/* After it, so that whoever takes the mark sees zeros; also when only a part was done. */
+	mark_range(m->holes, off, len);
+	mark_range(m->discarded, off, len);
+	return r;
+}
+
+/* Where allocated memory begins at or after off; UINT64_MAX: nowhere; off when nobody can tell. */
+static uint64_t seek_data(const struct mem *m, uint64_t off)
+{
+	off_t data = lseek(m->fd, off, SEEK_DATA);
+
+	return data >= 0 ? (uint64_t)data : errno == ENXIO ? UINT64_MAX : off;
+}
+
+bool mem_absent(const struct mem *m, uint64_t page, struct mem_hole *h)
+{
+	uint64_t off = page << MEM_PAGE_SHIFT;
+
+	if (!(__atomic_load_n(&m->holes[page / 64], __ATOMIC_RELAXED) >> (page % 64) & 1))
+		return false;
+	if (off < h->from || off >= h->end)
+		*h = (struct mem_hole){off, seek_data(m, off)};
+	return off < h->end;
+}
+
+void mem_found(struct mem *m, uint64_t page)
+{
+	__atomic_fetch_and(&m->holes[page / 64], ~(1ull << (page % 64)), __ATOMIC_RELAXED);
+}
+
+void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n)
+{
+	uint64_t off = page << MEM_PAGE_SHIFT, stop = (page + n) << MEM_PAGE_SHIFT;
+
+	if (n >= PUNCH_PAGES && !punch(m, off, stop - off))
+		return;
+	while (off < stop && (off = seek_data(m, off)) < stop) {
+		memset(m->base + off, 0, MEM_PAGE_SIZE);
+		off += MEM_PAGE_SIZE;
+	}
 }
 
 bool mem_is_zero_page(const uint8_t *page)

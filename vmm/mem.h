@@ -30,6 +30,13 @@ struct mem {
 	uint64_t low_bytes; /* RAM below the hole */
 	uint64_t npages;
 	uint64_t *host_dirty; /* atomic bit per page: written by the host since last collected */
+	uint64_t *discarded;  /* atomic, likewise: given back to the host */
+	uint64_t *holes;      /* atomic: given back once, may still have no memory (mem_absent()) */
+};
+
+/* Where mem_absent() has looked last; {0} to begin with. Good for one pass over the pages. */
+struct mem_hole {
+	uint64_t from, end; /* bytes in the memfd without memory */
 };
 
 /* Map `bytes` of RAM (multiple of 2 MiB, at most the host's memory). Any thread, once. */
@@ -59,5 +66,26 @@ bool mem_is_zero_page(const uint8_t *page);
 bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end);
 /* Take and clear one 64-page word of the host-dirty set (owner of dirty collection only). */
 uint64_t mem_take_host_dirty(struct mem *m, uint64_t word);
+
+/*
+ * Give guest memory back to the host: it reads as zeros and takes no memory until the next write.
+ * Whole pages, wholly RAM, or -EINVAL and -EFAULT; else what the host said, after which some pages
+ * may be as they were. Takes 0.1 us a page: the caller bounds len. Loop thread.
+ */
+int mem_discard(struct mem *m, gpa_t gpa, uint64_t len);
+/* Take and clear one word of the discarded set. What is in there was discarded before. */
+uint64_t mem_take_discarded(struct mem *m, uint64_t word);
+/*
+ * Was the page discarded, and has it no memory now? It is zero then, and reading it through the
+ * mapping would allocate it. *h saves system calls. Any thread; a guest that runs may change it.
+ */
+bool mem_absent(const struct mem *m, uint64_t page, struct mem_hole *h);
+/* The page has memory (again): mem_absent() need not ask for it until it is discarded. Loop. */
+void mem_found(struct mem *m, uint64_t page);
+/*
+ * Make n pages zero without allocating any; long runs give theirs back. Cannot fail. Marks nothing:
+ * for memory that a peer fills. Loop thread.
+ */
+void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n);
 
 #endif

@@ -100,7 +100,7 @@ static void check_whole(const struct parts *ps, unsigned end)
 	}
 	assert_true(states == 1 && ps->p[at].epoch == ps->p[end].epoch);
 	for (uint64_t i = 0; i < rig.stage.npages; i++) {
-		uint64_t page = rig.stage.page[i];
+		uint64_t page = rig.stage.page[i] & ~STAGE_ZERO;
 
 		assert_true(page < RIG_PAGES && !(seen[page / 64] >> (page % 64) & 1));
 		seen[page / 64] |= 1ull << (page % 64);
@@ -120,9 +120,11 @@ static void check_commit(void)
 	stage_commit(s);
 	assert_true(s->committed == s->epoch && !s->open && !s->npages);
 	for (uint64_t i = 0; i < n; i++) {
-		assert_true(s->page[i] < RIG_PAGES);
-		memcpy(mem_page(&rig.vm.mem, s->page[i]),
-		       rig.before.ram + s->page[i] * MEM_PAGE_SIZE, MEM_PAGE_SIZE);
+		uint64_t page = s->page[i] & ~STAGE_ZERO;
+
+		assert_true(page < RIG_PAGES);
+		memcpy(mem_page(&rig.vm.mem, page), rig.before.ram + page * MEM_PAGE_SIZE,
+		       MEM_PAGE_SIZE);
 	}
 	for (unsigned i = 0; i < rig.vm.nitems; i++) {
 		const struct state_item *it = &rig.vm.items[i];

@@ -1,0 +1,175 @@
+/* Guest memory that is given back: what reads as zeros, what takes memory, what is marked. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/mem.h"
+
+#define BYTES (4ull << 20)
+#define PAGES (BYTES / MEM_PAGE_SIZE)
+
+static struct mem m;
+
+static int setup(void **state)
+{
+	return mem_init(&m, BYTES, NULL);
+}
+
+static int teardown(void **state)
+{
+	mem_done(&m);
+	return 0;
+}
+
+/* Pages that take memory. */
+static uint64_t allocated(void)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(m.fd, &st), 0);
+	return (uint64_t)st.st_blocks / (MEM_PAGE_SIZE / 512);
+}
+
+static void fill(uint64_t page, uint64_t n)
+{
+	memset(mem_page(&m, page), 'x', n * MEM_PAGE_SIZE);
+}
+
+static void discard(uint64_t page, uint64_t n)
+{
+	assert_int_equal(mem_discard(&m, page * MEM_PAGE_SIZE, n * MEM_PAGE_SIZE), 0);
+}
+
+static uint64_t marked(void)
+{
+	uint64_t n = 0;
+
+	for (uint64_t w = 0; w < PAGES / 64; w++)
+		n += (uint64_t)__builtin_popcountll(mem_take_discarded(&m, w));
+	return n;
+}
+
+static void discarded_pages_are_zero_and_free(void **state)
+{
+	uint64_t before;
+
+	fill(0, PAGES);
+	before = allocated();
+	assert_int_equal(before, PAGES);
+	assert_int_equal(marked(), 0);
+	discard(3, 1);
+	discard(64, 100);
+	assert_int_equal(allocated(), before - 101);
+	assert_int_equal(marked(), 101);
+	assert_int_equal(marked(), 0);
+	assert_int_equal(mem_take_host_dirty(&m, 1), 0);
+	assert_int_equal(*mem_page(&m, 2), 'x');
+	assert_int_equal(*mem_page(&m, 4), 'x');
+	assert_true(mem_is_zero_page(mem_page(&m, 3)));
+	assert_true(mem_is_zero_page(mem_page(&m, 64)));
+	assert_true(mem_is_zero_page(mem_page(&m, 163)));
+	assert_int_equal(*mem_page(&m, 164), 'x');
+}
+
+static void what_is_no_ram_is_refused(void **state)
+{
+	static const struct {
+		uint64_t gpa, len;
+		int want;
+	} cases[] = {
+		{1, 4096, -EINVAL},
+		{4096, 1, -EINVAL},
+		{0, 0, -EINVAL},
+		{BYTES, 4096, -EFAULT},
+		{BYTES - 4096, 8192, -EFAULT},
+		{0, BYTES + 4096, -EFAULT},
+		{0xd0000000, 4096, -EFAULT},
+		{MEM_HIGH_BASE, 4096, -EFAULT},
+		{UINT64_MAX - 4095, 4096, -EFAULT},
+		{4096, UINT64_MAX - 4095, -EFAULT},
+	};
+
+	fill(0, PAGES);
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		assert_int_equal(mem_discard(&m, cases[i].gpa, cases[i].len), cases[i].want);
+	assert_int_equal(allocated(), PAGES);
+	assert_int_equal(marked(), 0);
+}
+
+/* Asking allocates nothing; a write ends it, with or without a new question; so does mem_found().
+ */
+static void absent_is_known_until_written(void **state)
+{
+	struct mem_hole h = {0};
+	uint64_t before;
+
+	fill(0, PAGES);
+	discard(100, 300);
+	before = allocated();
+	for (uint64_t p = 0; p < PAGES; p++)
+		assert_int_equal(mem_absent(&m, p, &h), p >= 100 && p < 400);
+	for (uint64_t p = PAGES; p-- > 0;)
+		assert_int_equal(mem_absent(&m, p, &h), p >= 100 && p < 400);
+	assert_int_equal(allocated(), before);
+	fill(200, 1);
+	h = (struct mem_hole){0};
+	assert_true(mem_absent(&m, 199, &h));
+	assert_false(mem_absent(&m, 200, &h));
+	assert_true(mem_absent(&m, 201, &h));
+	mem_found(&m, 200);
+	assert_false(mem_absent(&m, 200, &h));
+	discard(200, 1);
+	h = (struct mem_hole){0};
+	assert_true(mem_absent(&m, 200, &h));
+}
+
+/* What was never touched is absent too, but nobody asks: reading it is how it has always been. */
+static void only_what_was_discarded_is_asked_for(void **state)
+{
+	struct mem_hole h = {0};
+
+	assert_false(mem_absent(&m, 5, &h));
+	discard(0, PAGES);
+	assert_true(mem_absent(&m, 5, &h));
+	assert_true(mem_absent(&m, PAGES - 1, &h));
+	assert_int_equal(allocated(), 0);
+}
+
+static void zeroing_allocates_nothing(void **state)
+{
+	for (unsigned n = 1; n < 64; n += 7) {
+		discard(0, PAGES);
+		fill(40, 8);
+		mem_zero_pages(&m, 10, n); /* before them, then into, then over them */
+		mem_zero_pages(&m, 30, n);
+		for (uint64_t p = 40; p < 48; p++)
+			assert_int_equal(*mem_page(&m, p), p < 30 + n || p < 10 + n ? 0 : 'x');
+		assert_true(allocated() <= 8);
+	}
+	fill(0, PAGES);
+	mem_zero_pages(&m, 64, 128);
+	assert_true(allocated() <= PAGES - 128);
+	marked();
+	mem_zero_pages(&m, 0, PAGES);
+	assert_int_equal(marked(), 0);
+	assert_int_equal(mem_hash(&m), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+		T(discarded_pages_are_zero_and_free), T(what_is_no_ram_is_refused),
+		T(absent_is_known_until_written),     T(only_what_was_discarded_is_asked_for),
+		T(zeroing_allocates_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
