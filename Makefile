@@ -40,9 +40,13 @@ deps: deps-test
 deps-build deps-test deps-lint deps-fuzz deps-linux: deps-%:
 	@configs/deps.sh $*
 guests: $(GUESTS:%=build/guests/%.elf)
+# Linux kernels, initramfs and a root image from Debian packages: guests/linux/README.md.
+.PHONY: linux-guest
+linux-guest: deps-linux
+	@guests/linux/build
 tools: $(TOOLS)
 help:
-	@echo "targets: all demo test bench lint asan tsan fuzz install deps clean"
+	@echo "targets: all demo test linux-guest bench lint asan tsan fuzz install deps clean"
 
 $(B)/ftvmm: $(OBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
