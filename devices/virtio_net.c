@@ -11,22 +11,29 @@
 
 #include "devices/virtio.h"
 #include "net/announce.h"
+#include "net/flow.h"
 #include "net/obuf.h"
 #include "vmm/log.h"
 
-#define RX	  0
-#define TX	  1
+/* Queues: receive and transmit of pair 0, of pair 1, ..., then control. */
+#define RX(pair)  (2 * (pair))
+#define TX(pair)  (2 * (pair) + 1)
 #define BUDGET	  64 /* frames a callback, so that one busy NIC does not starve the rest */
 #define FRAME_MIN (NET_VNET_HDR + ETH_HLEN)
 #define BUF_BYTES (NET_VNET_HDR + NET_FRAME_MAX)
 
 #define BIT(n) (1ull << (n))
+#define OFFLOADS                                                                                   \
+	(BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) |    \
+	 BIT(VIRTIO_NET_F_GUEST_TSO6) | BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6))
 
 struct net_state {
 	struct virtio_state common;
 	uint8_t link_down;
 	uint8_t src_mac[6]; /* as last seen in what the guest sent, for the announcement */
 	uint8_t ipv4[4];
+	uint8_t pairs;	  /* the driver uses; 0, as in a state of version 1, is 1 */
+	uint8_t announce; /* the driver is asked to say where its addresses are */
 };
 
 static const struct field net_fields[] = {
@@ -34,6 +41,10 @@ static const struct field net_fields[] = {
 	F_U8(struct net_state, link_down, 2, "cable unplugged", .max = 1),
 	F_BYTES(struct net_state, src_mac, 3, "address the guest sends from"),
 	F_BYTES(struct net_state, ipv4, 4, "IPv4 address the guest sends from, 0 when unknown"),
+	F_U8(struct net_state, pairs, 5, "queue pairs the driver uses", .since = 2,
+	     .max = MACHINE_MAX_QUEUES),
+	F_U8(struct net_state, announce, 6, "the driver is asked to announce", .since = 2,
+	     .max = 1),
 };
 
 struct net {
@@ -43,9 +54,11 @@ struct net {
 	struct loop_op input;
 	bool polling; /* input is armed */
 	int sink;
+	unsigned pairs; /* that the device has */
 	uint8_t mac[6];
 	struct virtio_net_stats stats;
 	uint32_t pending; /* bytes of a frame in rx_buf that waits for guest buffers */
+	uint32_t flow;	  /* and its hash */
 	uint16_t too_few; /* chains that were waiting and not enough for it */
 	struct virtq_chain first, chain;
 	uint8_t rx_buf[BUF_BYTES];
@@ -61,18 +74,39 @@ static int net_check(const void *pod, struct err *e)
 {
 	const struct net_state *s = pod;
 
-	return virtio_state_check(&s->common, 2, e);
+	unsigned nqueues = s->common.nqueues;
+
+	/* A version 1 had no control queue. */
+	if (nqueues < 2 || (nqueues > 2 && nqueues % 2 == 0))
+		return err_set(e, -EBADMSG, "%u queues are no pairs and a control queue", nqueues);
+	if (s->pairs > nqueues / 2)
+		return err_set(e, -EBADMSG, "%u pairs in use, there are %u", s->pairs, nqueues / 2);
+	return virtio_state_check(&s->common, nqueues, e);
 }
 
 static const struct state_desc net_desc = {
 	.name = "virtio-net",
 	.id = 31,
-	.version = 1,
+	.version = 2,
 	.size = sizeof(struct net_state),
 	.fields = net_fields,
 	.nfields = sizeof(net_fields) / sizeof(net_fields[0]),
 	.check = net_check,
 };
+
+/* Pairs in use. */
+static unsigned net_pairs(const struct net *n)
+{
+	unsigned pairs = n->live.pairs < n->pairs ? n->live.pairs : n->pairs;
+
+	return virtio_has(&n->vd, VIRTIO_NET_F_MQ) && pairs ? pairs : 1;
+}
+
+/* Section 5.1.2: behind all pairs for a driver that knows of them, else behind the first. */
+static unsigned ctrl_queue(const struct net *n)
+{
+	return virtio_has(&n->vd, VIRTIO_NET_F_MQ) ? 2 * n->pairs : 2;
+}
 
 /*
  * Does the header only ask for what this direction negotiated, and stay inside the frame? len is
@@ -125,8 +159,9 @@ static void learn(struct net *n, const uint8_t *eth, uint32_t len)
 		memcpy(n->live.ipv4, ip, 4);
 }
 
-/* Copy the frame of n->chain to tx_buf and check it there. Returns bytes, 0 to drop it. */
-static uint32_t take_frame(struct net *n)
+/* Copy the frame of n->chain, from queue qi, to tx_buf and check it there. Returns bytes, 0 to drop
+ * it. */
+static uint32_t take_frame(struct net *n, unsigned qi)
 {
 	struct virtio_dev *vd = &n->vd;
 	uint64_t len = n->chain.read_bytes;
@@ -134,7 +169,7 @@ static uint32_t take_frame(struct net *n)
 
 	if (len < FRAME_MIN || len > BUF_BYTES || n->live.link_down)
 		return 0;
-	virtq_chain_read(&vd->vq[TX], &n->chain, 0, n->tx_buf, (uint32_t)len);
+	virtq_chain_read(&vd->vq[qi], &n->chain, 0, n->tx_buf, (uint32_t)len);
 	if (!header_ok(h, (uint32_t)len - NET_VNET_HDR, virtio_has(vd, VIRTIO_NET_F_CSUM),
 		       virtio_has(vd, VIRTIO_NET_F_HOST_TSO4),
 		       virtio_has(vd, VIRTIO_NET_F_HOST_TSO6)))
@@ -154,7 +189,7 @@ static int tx_one(struct virtio_dev *vd, unsigned qi)
 		return r;
 	if (n->chain.read_bytes < NET_VNET_HDR)
 		return -EBADMSG;
-	iov.iov_len = take_frame(n);
+	iov.iov_len = take_frame(n, qi);
 	if (!iov.iov_len) {
 		n->stats.tx_bad++;
 	} else if (obuf_put(vd->env.obuf, n->sink, &iov, 1) == -EAGAIN) {
@@ -178,19 +213,30 @@ static void room(void *arg)
 {
 	struct net *n = arg;
 
-	virtio_kick(&n->vd, TX);
+	for (unsigned i = 0; i < n->pairs; i++)
+		virtio_kick(&n->vd, TX(i));
 }
 
 /* Receive. */
 
 /*
+ * The queue for the frame in rx_buf. By its flow alone: the frames of one flow stay in order, which
+ * steering by what the driver last sent (section 5.1.6.5.5) would not promise.
+ */
+static unsigned rx_queue(const struct net *n)
+{
+	unsigned qi = RX(n->flow % net_pairs(n));
+
+	return n->vd.vq[qi].st->ready ? qi : RX(0);
+}
+
+/*
  * Put the frame in rx_buf into as many chains as it takes. 1 given, 0 not enough buffers, -ENOSPC
  * it can never fit, -EBADMSG.
  */
-static int give_frame(struct net *n, uint32_t len)
+static int give_frame(struct net *n, struct virtq *vq, uint32_t len)
 {
 	struct virtio_dev *vd = &n->vd;
-	struct virtq *vq = &vd->vq[RX];
 	bool merge = virtio_has(vd, VIRTIO_NET_F_MRG_RXBUF);
 	uint16_t used = 0;
 	uint32_t pos = 0;
@@ -245,6 +291,7 @@ static int fetch_frame(struct net *n)
 		return 1;
 	}
 	n->pending = (uint32_t)r;
+	n->flow = flow_hash(n->rx_buf + NET_VNET_HDR, n->pending - NET_VNET_HDR);
 	return 1;
 }
 
@@ -267,10 +314,14 @@ static void set_polling(struct net *n, bool on)
 	}
 }
 
-/* Move one frame. Returns whether to go on now; sets *poll to whether more input may wake us. */
-static bool receive_one(struct net *n, bool *poll)
+/*
+ * Move one frame. Returns whether to go on now; sets *poll to whether more input may wake us, and
+ * the bit of a queue that got something in *used.
+ */
+static bool receive_one(struct net *n, bool *poll, uint32_t *used)
 {
 	int r = fetch_frame(n);
+	unsigned qi;
 
 	if (r <= 0) {
 		*poll = r == 0;
@@ -278,9 +329,12 @@ static bool receive_one(struct net *n, bool *poll)
 	}
 	if (!n->pending)
 		return true;
-	r = give_frame(n, n->pending);
-	if (r == 1)
+	qi = rx_queue(n);
+	r = give_frame(n, &n->vd.vq[qi], n->pending);
+	if (r == 1) {
 		n->stats.rx_frames++;
+		*used |= 1u << qi;
+	}
 	if (r == -ENOSPC)
 		n->stats.rx_bad++;
 	if (r == -EBADMSG)
@@ -289,8 +343,11 @@ static bool receive_one(struct net *n, bool *poll)
 		n->pending = 0;
 	if (r == 1 || r == -ENOSPC)
 		return true;
-	/* No buffers: stop listening until the guest's kick says there are some. */
-	if (!r && virtq_kick_on(&n->vd.vq[RX], n->too_few))
+	/*
+	 * No buffers: stop listening until the guest's kick says there are some. Frames for other
+	 * queues wait as well; a queue without buffers is rare, and none is lost this way.
+	 */
+	if (!r && virtq_kick_on(&n->vd.vq[qi], n->too_few))
 		return true;
 	n->stats.rx_starved += !r;
 	*poll = false;
@@ -300,15 +357,17 @@ static bool receive_one(struct net *n, bool *poll)
 static void receive(struct net *n)
 {
 	struct virtio_dev *vd = &n->vd;
-	bool poll = !vd->quiet && virtio_running(vd) && vd->vq[RX].st->ready;
+	bool poll = !vd->quiet && virtio_running(vd) && vd->vq[RX(0)].st->ready;
 	unsigned budget = BUDGET;
 	bool more = poll && n->nd->fd >= 0;
+	uint32_t used = 0;
 
 	while (more && budget--)
-		more = receive_one(n, &poll);
+		more = receive_one(n, &poll, &used);
 	if (more) /* a frame may be waiting in rx_buf, which no poll would tell */
-		virtio_kick(vd, RX);
-	virtio_signal_used(vd, RX);
+		virtio_kick(vd, RX(0));
+	for (; used; used &= used - 1)
+		virtio_signal_used(vd, (unsigned)__builtin_ctz(used));
 	set_polling(n, poll);
 }
 
@@ -325,11 +384,69 @@ static void on_input(struct loop_op *op, int res)
 	pthread_mutex_unlock(&n->vd.dev.lock);
 }
 
+/* Control (section 5.1.6.5). */
+
+static uint8_t set_pairs(struct net *n, uint32_t len)
+{
+	const struct virtq_chain *c = &n->chain;
+	uint16_t pairs;
+
+	if (!virtio_has(&n->vd, VIRTIO_NET_F_MQ) || len != sizeof(pairs))
+		return VIRTIO_NET_ERR;
+	virtq_chain_read(&n->vd.vq[ctrl_queue(n)], c, sizeof(struct virtio_net_ctrl_hdr), &pairs,
+			 sizeof(pairs));
+	if (pairs < VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MIN || pairs > n->pairs)
+		return VIRTIO_NET_ERR;
+	n->live.pairs = (uint8_t)pairs;
+	virtio_kick(&n->vd, RX(0)); /* a frame may wait for a queue that is not used any more */
+	return VIRTIO_NET_OK;
+}
+
+/* len: bytes behind the header. */
+static uint8_t command(struct net *n, const struct virtio_net_ctrl_hdr *h, uint32_t len)
+{
+	if (h->class == VIRTIO_NET_CTRL_MQ && h->cmd == VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET)
+		return set_pairs(n, len);
+	if (h->class == VIRTIO_NET_CTRL_ANNOUNCE && h->cmd == VIRTIO_NET_CTRL_ANNOUNCE_ACK &&
+	    virtio_has(&n->vd, VIRTIO_NET_F_GUEST_ANNOUNCE)) {
+		n->live.announce = 0;
+		return VIRTIO_NET_OK;
+	}
+	return VIRTIO_NET_ERR;
+}
+
+static int ctrl_one(struct virtio_dev *vd, unsigned qi)
+{
+	struct net *n = to_net(vd);
+	struct virtq *vq = &vd->vq[qi];
+	struct virtio_net_ctrl_hdr h;
+	uint64_t len;
+	uint8_t ack;
+	int r = virtq_pop(vq, &n->chain);
+
+	if (r <= 0)
+		return r;
+	len = n->chain.read_bytes;
+	if (len < sizeof(h) || len > UINT32_MAX || n->chain.write_bytes < sizeof(ack))
+		return -EBADMSG;
+	virtq_chain_read(vq, &n->chain, 0, &h, sizeof(h));
+	ack = command(n, &h, (uint32_t)len - (uint32_t)sizeof(h));
+	virtq_chain_write(vq, &n->chain, 0, &ack, sizeof(ack));
+	r = virtq_push(vq, n->chain.head, sizeof(ack));
+	return r ? r : 1;
+}
+
 static bool net_notify(struct virtio_dev *vd, unsigned qi)
 {
-	if (qi == TX)
-		return virtio_drain(vd, TX, BUDGET, tx_one);
-	receive(to_net(vd));
+	struct net *n = to_net(vd);
+
+	if (qi == ctrl_queue(n) && virtio_has(vd, VIRTIO_NET_F_CTRL_VQ))
+		return virtio_drain(vd, qi, BUDGET, ctrl_one);
+	if (qi > 1 && (!virtio_has(vd, VIRTIO_NET_F_MQ) || qi == ctrl_queue(n)))
+		return false; /* a queue that this driver does not have */
+	if (qi % 2)
+		return virtio_drain(vd, qi, BUDGET, tx_one);
+	receive(n);
 	return false;
 }
 
@@ -343,32 +460,41 @@ static void net_activate(struct virtio_dev *vd)
 
 static void net_queue_stop(struct virtio_dev *vd, unsigned qi)
 {
-	if (qi == RX)
-		to_net(vd)->pending = 0;
+	struct net *n = to_net(vd);
+
+	if (qi == RX(0)) { /* a reset, mostly */
+		n->pending = 0;
+		n->live.pairs = n->live.announce = 0;
+	} else {
+		virtio_kick(vd, RX(0)); /* a frame may wait for buffers of this one */
+	}
 }
 
 static void net_wake(struct virtio_dev *vd)
 {
-	virtio_kick(vd, RX); /* it stopped listening */
+	virtio_kick(vd, RX(0)); /* it stopped listening */
 }
 
 static bool net_features_ok(struct virtio_dev *vd, uint64_t f)
 {
 	uint64_t guest_tso = BIT(VIRTIO_NET_F_GUEST_TSO4) | BIT(VIRTIO_NET_F_GUEST_TSO6);
+	uint64_t on_ctrl = BIT(VIRTIO_NET_F_MQ) | BIT(VIRTIO_NET_F_GUEST_ANNOUNCE);
 	uint64_t host_tso = BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6);
 
 	(void)vd;
 	/* Section 5.1.3.1 */
 	return (!(f & guest_tso) || (f & BIT(VIRTIO_NET_F_GUEST_CSUM))) &&
-	       (!(f & host_tso) || (f & BIT(VIRTIO_NET_F_CSUM)));
+	       (!(f & host_tso) || (f & BIT(VIRTIO_NET_F_CSUM))) &&
+	       (!(f & on_ctrl) || (f & BIT(VIRTIO_NET_F_CTRL_VQ)));
 }
 
 static void net_config(struct virtio_dev *vd, void *buf)
 {
 	struct net *n = to_net(vd);
 	struct virtio_net_config cfg = {
-		.status = n->live.link_down ? 0 : VIRTIO_NET_S_LINK_UP,
-		.max_virtqueue_pairs = 1,
+		.status = (n->live.link_down ? 0 : VIRTIO_NET_S_LINK_UP) |
+			  (n->live.announce ? VIRTIO_NET_S_ANNOUNCE : 0),
+		.max_virtqueue_pairs = (uint16_t)n->pairs,
 	};
 
 	memcpy(cfg.mac, n->mac, sizeof(cfg.mac));
@@ -387,6 +513,18 @@ void virtio_net_announce(struct device *d)
 	announce_send(mac, ipv4, deliver, n);
 }
 
+void virtio_net_ask_announce(struct device *d)
+{
+	struct net *n = (struct net *)d;
+
+	pthread_mutex_lock(&d->lock);
+	if (virtio_running(&n->vd) && virtio_has(&n->vd, VIRTIO_NET_F_GUEST_ANNOUNCE)) {
+		n->live.announce = 1;
+		virtio_signal_config(&n->vd);
+	}
+	pthread_mutex_unlock(&d->lock);
+}
+
 void virtio_net_set_link(struct device *d, bool up)
 {
 	struct net *n = (struct net *)d;
@@ -395,7 +533,7 @@ void virtio_net_set_link(struct device *d, bool up)
 	if (n->live.link_down == up) {
 		n->live.link_down = !up;
 		virtio_signal_config(&n->vd);
-		virtio_kick(&n->vd, RX); /* input may have ended with the link */
+		virtio_kick(&n->vd, RX(0)); /* input may have ended with the link */
 	}
 	pthread_mutex_unlock(&d->lock);
 }
@@ -429,11 +567,8 @@ static const struct device_ops net_device_ops = {
 
 static const struct virtio_ops net_ops = {
 	.device_id = VIRTIO_ID_NET,
-	.nqueues = 2,
-	.features = BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_STATUS) | BIT(VIRTIO_NET_F_CSUM) |
-		    BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) |
-		    BIT(VIRTIO_NET_F_GUEST_TSO6) | BIT(VIRTIO_NET_F_HOST_TSO4) |
-		    BIT(VIRTIO_NET_F_HOST_TSO6) | BIT(VIRTIO_NET_F_MRG_RXBUF),
+	.features = BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_STATUS) | BIT(VIRTIO_NET_F_MRG_RXBUF) |
+		    BIT(VIRTIO_NET_F_CTRL_VQ) | BIT(VIRTIO_NET_F_GUEST_ANNOUNCE),
 	.features_ok = net_features_ok,
 	.config = net_config,
 	.activate = net_activate,
@@ -449,10 +584,13 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 	int r;
 
 	_Static_assert(sizeof(struct virtio_net_hdr_v1) == NET_VNET_HDR, "header size");
+	_Static_assert(2 * MACHINE_MAX_QUEUES + 1 <= VIRTIO_MAX_QUEUES, "pairs and control");
 	_Static_assert(sizeof(struct virtio_net_config) <= VIRTIO_CONFIG_MAX, "config space");
 	if (!n)
 		return err_set(e, -ENOMEM, "device %s: out of memory", md->id);
 	n->nd = nd;
+	n->pairs = md->queues ? md->queues : 1;
+	n->vd.nqueues = 2 * n->pairs + 1;
 	memcpy(n->mac, md->mac, sizeof(n->mac));
 	memcpy(n->live.src_mac, md->mac, sizeof(n->live.src_mac));
 	r = virtio_init(&n->vd, &net_device_ops, &net_ops, env, md, &n->live, e);
@@ -460,6 +598,8 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 		free(n);
 		return r;
 	}
+	n->vd.features |=
+		(md->no_offload ? 0 : OFFLOADS) | (n->pairs > 1 ? BIT(VIRTIO_NET_F_MQ) : 0);
 	n->sink = obuf_add_sink(env->obuf, deliver, room, n);
 	if (n->sink < 0) {
 		r = err_set(e, n->sink, "device %s: too many outputs", md->id);

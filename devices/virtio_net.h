@@ -1,4 +1,8 @@
-/* virtio-net (virtio 1.2 section 5.1): one receive and one transmit queue, over a struct netdev. */
+/*
+ * virtio-net (virtio 1.2 section 5.1): up to 8 pairs of queues and a control queue, over a struct
+ * netdev. There is one netdev whatever the number of pairs: one thread does all the work, so what
+ * comes in is spread over the pairs here, by flow.
+ */
 #ifndef DEVICES_VIRTIO_NET_H
 #define DEVICES_VIRTIO_NET_H
 
@@ -23,6 +27,11 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
  * RARP, straight to the netdev. Only the owner of the VM may call this. Loop thread.
  */
 void virtio_net_announce(struct device *d);
+/*
+ * Have the guest say itself where its addresses are (all of them, not just the one we learnt), if
+ * its driver can. After a takeover, once. Loop thread.
+ */
+void virtio_net_ask_announce(struct device *d);
 /* Show the guest the cable as plugged or not. Loop thread. */
 void virtio_net_set_link(struct device *d, bool up);
 void virtio_net_get_stats(struct device *d, struct virtio_net_stats *ret);

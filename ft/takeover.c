@@ -26,6 +26,13 @@ void takeover_announce(struct secondary *s)
 		loop_timer_set(s->ft->loop, &s->announce_op, ANNOUNCE_NS << s->announces);
 }
 
+static void ask_guest_to_announce(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		if (vm->machine.devs[i].kind == MDEV_NET)
+			virtio_net_ask_announce(vm->mdevs[i]);
+}
+
 static void announce_again(struct loop_op *op, int res)
 {
 	takeover_announce(op->arg);
@@ -72,6 +79,7 @@ static void run_here(struct secondary *s)
 	step_reached(STEP_TAKEOVER_RUN);
 	s->announce_op = (struct loop_op){.fn = announce_again, .arg = s};
 	takeover_announce(s);
+	ask_guest_to_announce(s->vm);
 	ft_set_state(ft, FT_DEGRADED, "took over");
 	stage_done(&s->stage);
 	s->taken_over(s->arg);

@@ -97,8 +97,11 @@ static void build_dev(void *f, int *r, const struct mdev *d)
 		str(f, r, "ftvmm,ft", ft_name[d->ft]);
 		u32(f, r, "ftvmm,readonly", d->readonly);
 	}
-	if (d->kind == MDEV_NET && !*r)
-		*r = fdt_property(f, "local-mac-address", d->mac, 6);
+	if (d->kind == MDEV_NET) {
+		u32(f, r, "ftvmm,no-offload", d->no_offload);
+		if (!*r)
+			*r = fdt_property(f, "local-mac-address", d->mac, 6);
+	}
 	end(f, r);
 }
 
@@ -203,7 +206,7 @@ static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 {
 	struct mdev *d = &m->devs[m->ndevs];
 	char word[32];
-	uint32_t ro;
+	uint32_t ro, flag = 0;
 	int len;
 
 	if (m->ndevs == MACHINE_MAX_DEVS)
@@ -245,6 +248,10 @@ static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 
 		if (!mac || len != 6)
 			return bad(e, "NIC without a MAC address");
+		if (fdt_getprop(f, node, "ftvmm,no-offload", NULL) &&
+		    (get_u32(f, node, "ftvmm,no-offload", &flag) || flag > 1))
+			return bad(e, "NIC with a bad word about offloads");
+		d->no_offload = flag;
 		memcpy(d->mac, mac, 6);
 	}
 	m->ndevs++;

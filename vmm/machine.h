@@ -30,6 +30,7 @@ struct mdev {
 	bool readonly;	 /* blk */
 	enum disk_ft ft; /* blk */
 	uint8_t mac[6];	 /* net */
+	bool no_offload; /* net: the guest does all checksums and segments itself */
 	uint32_t queues; /* blk: request queues, net: pairs; 0 is 1 */
 };
 

@@ -23,7 +23,11 @@ static size_t build_good(uint8_t *out)
 		 .ft = DISK_FT_NONE,
 		 .readonly = true,
 		 .queues = 1},
-		{.kind = MDEV_NET, .id = "n0", .mac = {2, 1, 2, 3, 4, 5}, .queues = 2},
+		{.kind = MDEV_NET,
+		 .id = "n0",
+		 .mac = {2, 1, 2, 3, 4, 5},
+		 .no_offload = true,
+		 .queues = 2},
 	};
 	struct machine m = {
 		.name = "vm", .mem_bytes = 5ull << 30, .vcpus = 3, .cmdline = "a=b", .ndevs = 5};

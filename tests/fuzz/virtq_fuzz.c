@@ -26,7 +26,7 @@
 #define BASE	  0xd0000000ull
 #define MEM_BYTES (2ull << 20)
 #define RINGS(q)  (0x10000ull + 0x4000ull * (q))
-#define DATA	  0x20000u
+#define DATA	  0x30000u
 #define DATA_LEN  0x10000u
 #define NDEV	  4
 
@@ -93,7 +93,8 @@ static struct world *make_world(void)
 	w->nd.fd = sv[0];
 	w->peer = sv[1];
 	for (unsigned i = 0; i < NDEV; i++) {
-		struct mdev md = {.kind = MDEV_BLK + i, .id = "dev", .gpa = BASE + 0x1000 * i};
+		struct mdev md = {
+			.kind = MDEV_BLK + i, .id = "dev", .gpa = BASE + 0x1000 * i, .queues = 2};
 		int r = i == 0	 ? virtio_blk_new(&w->env, &md, &w->disk, &w->dev[i], NULL)
 			: i == 1 ? virtio_net_new(&w->env, &md, &w->nd, &w->dev[i], NULL)
 			: i == 2 ? virtio_console_new(&w->env, &md, swallow, NULL, &w->dev[i], NULL)
@@ -250,7 +251,7 @@ static void output(struct world *w, unsigned what)
 
 static void step(struct world *w, struct input *in, unsigned d, unsigned size)
 {
-	unsigned cmd = (unsigned)take(in, 1), q = cmd >> 4 & 1;
+	unsigned cmd = (unsigned)take(in, 1), q = (cmd >> 4 & 7) % w->dev[d]->ndoorbells;
 
 	switch (cmd & 15) {
 	case 0:

@@ -247,6 +247,15 @@ static void defaults(void **state)
 	assert_int_equal(parse_tree(&m, &e), 0);
 	assert_int_equal(m.devs[2].queues, 1);
 	assert_int_equal(m.devs[4].queues, 2);
+	assert_true(m.devs[4].no_offload);
+	open_tree();
+	assert_int_equal(fdt_delprop(tree, node("/virtio_mmio@d0004000"), "ftvmm,no-offload"), 0);
+	assert_int_equal(parse_tree(&m, &e), 0);
+	assert_false(m.devs[4].no_offload);
+	open_tree();
+	assert_int_equal(
+		fdt_setprop_u32(tree, node("/virtio_mmio@d0004000"), "ftvmm,no-offload", 2), 0);
+	refuses_tree();
 	open_tree();
 	assert_int_equal(
 		fdt_setprop(tree, node("/virtio_mmio@d0002000"), "ftvmm,queues", "\0\0\1", 3), 0);

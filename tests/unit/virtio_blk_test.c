@@ -595,6 +595,14 @@ static void free_with_requests_at_the_disk(void **state)
 
 /* Several queues. */
 
+struct blk_pod { /* begins the device's POD */
+	struct virtio_state common;
+	uint32_t ninflight;
+	struct {
+		uint16_t head, queue;
+	} inflight[256];
+};
+
 static uint16_t num_queues(struct fix *f)
 {
 	uint64_t at = RIG_BASE + VIRTIO_MMIO_CONFIG;
@@ -633,6 +641,7 @@ static void every_queue_answers_its_own(void **state)
 static void one_queue_stops(void **state)
 {
 	struct fix *f = *state;
+	const struct blk_pod *pod;
 
 	start(f);
 	disk_hold(&f->disk, true);
@@ -644,6 +653,11 @@ static void one_queue_stops(void **state)
 	rig_settle(&f->rig);
 	rig_set(&f->rig, 0, VIRTIO_MMIO_QUEUE_SEL, 1);
 	rig_set(&f->rig, 0, VIRTIO_MMIO_QUEUE_READY, 0);
+	f->dev->ops->save(f->dev);
+	pod = f->dev->pod;
+	assert_int_equal(pod->ninflight, 6);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(pod->inflight[i].queue, i / 3 * 2);
 	disk_hold(&f->disk, false);
 	rig_until(&f->rig, !f->disk.inflight);
 	rig_settle(&f->rig);
@@ -679,20 +693,12 @@ static void queues_share_the_bound(void **state)
 	assert_int_equal(f->dev->faults, 0);
 }
 
-struct common_state { /* begins the device's POD */
-	struct virtio_state common;
-	uint32_t ninflight;
-	struct {
-		uint16_t head, queue;
-	} inflight[256];
-};
-
 /* A takeover: requests of all queues are done again in the order in which they were taken. */
 static void replay_keeps_the_order_of_all_queues(void **state)
 {
 	struct fix *f = *state;
 	static const uint8_t order[] = {2, 0, 1, 1, 2, 0, 0, 2, 1};
-	struct common_state *pod = malloc(f->dev->ops->state->size);
+	struct blk_pod *pod = malloc(f->dev->ops->state->size);
 
 	start(f);
 	disk_hold(&f->disk, true);

@@ -17,8 +17,9 @@
 #include "devices/virtio_rng.h"
 #include "net/netdev.h"
 
-#define NDEV 4
-#define V1   (1ull << VIRTIO_F_VERSION_1)
+#define NDEV	   4
+#define MAX_QUEUES 3
+#define V1	   (1ull << VIRTIO_F_VERSION_1)
 
 struct fix {
 	struct rig rig;
@@ -29,7 +30,7 @@ struct fix {
 	struct device *dev[NDEV];
 };
 
-static const unsigned nqueues[NDEV] = {1, 2, 2, 1};
+static const unsigned nqueues[NDEV] = {1, 3, 2, 1};
 static const uint32_t ids[NDEV] = {2, 1, 3, 4};
 
 static void make(struct fix *f)
@@ -110,7 +111,7 @@ static void every_register_access_is_defined(void **state)
 	struct fix *f = *state;
 	static const uint64_t patterns[] = {0, 1, UINT64_MAX, 0x5555555555555555, 0x80000000, 256};
 	static const unsigned sizes[] = {1, 2, 4, 8};
-	struct rig_q q[2];
+	struct rig_q q[MAX_QUEUES];
 
 	for (unsigned d = 0; d < NDEV; d++) {
 		for (unsigned mode = 0; mode < 3; mode++) {
@@ -141,7 +142,7 @@ static void every_register_access_is_defined(void **state)
 static void odd_accesses_change_nothing(void **state)
 {
 	struct fix *f = *state;
-	struct rig_q q[2];
+	struct rig_q q[MAX_QUEUES];
 	uint32_t before[64], after;
 
 	for (unsigned d = 0; d < NDEV; d++) {
@@ -363,7 +364,7 @@ static void queues_are_set_up_in_their_time_only(void **state)
 static void every_queue_survives_a_lying_ring(void **state)
 {
 	struct fix *f = *state;
-	struct rig_q q[2];
+	struct rig_q q[MAX_QUEUES];
 
 	for (unsigned d = 0; d < NDEV; d++) {
 		for (unsigned qi = 0; qi < nqueues[d]; qi++) {
@@ -394,7 +395,7 @@ static void every_queue_survives_a_lying_ring(void **state)
 static void notify_of_a_queue_that_is_not_there(void **state)
 {
 	struct fix *f = *state;
-	struct rig_q q[2];
+	struct rig_q q[MAX_QUEUES];
 
 	for (unsigned d = 0; d < NDEV; d++) {
 		rig_start(&f->rig, d, V1, q, nqueues[d], 16);
@@ -424,7 +425,7 @@ static void tables_are_sound(void **state)
 static void save_load_save_is_equal(void **state)
 {
 	struct fix *f = *state;
-	struct rig_q q[2];
+	struct rig_q q[MAX_QUEUES];
 
 	for (unsigned d = 0; d < NDEV; d++) {
 		const struct state_desc *desc = f->dev[d]->ops->state;
@@ -461,7 +462,7 @@ static void save_load_save_is_equal(void **state)
 static void loaded_lies_are_found_at_resume(void **state)
 {
 	struct fix *f = *state;
-	struct rig_q q[2];
+	struct rig_q q[MAX_QUEUES];
 
 	for (unsigned d = 0; d < NDEV; d++) {
 		for (unsigned lie = 0; lie < 5; lie++) {
@@ -513,7 +514,7 @@ static void check_refuses_impossible_states(void **state)
 	for (unsigned d = 0; d < NDEV; d++) {
 		const struct state_desc *desc = f->dev[d]->ops->state;
 		struct virtio_state *s = calloc(1, desc->size), good;
-		struct rig_q q[2];
+		struct rig_q q[MAX_QUEUES];
 
 		rig_start(&f->rig, d, V1, q, nqueues[d], 32);
 		f->dev[d]->ops->save(f->dev[d]);
@@ -551,7 +552,7 @@ static void check_refuses_impossible_states(void **state)
 static void resume_raises_what_was_pending(void **state)
 {
 	struct fix *f = *state;
-	struct rig_q q[2];
+	struct rig_q q[MAX_QUEUES];
 
 	for (unsigned d = 0; d < NDEV; d++) {
 		/* Not running, nothing pending: silence. */
