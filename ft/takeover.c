@@ -69,6 +69,7 @@ static void run_here(struct secondary *s)
 		ft->on_exit(ft->arg, 2);
 		return;
 	}
+	vm_new_generation(s->vm);
 	step_reached(STEP_TAKEOVER_LINK);
 	plug_network(s->vm);
 	s->phase = SEC_TAKEN;

@@ -37,7 +37,10 @@ int main(void)
 	for (const char *text = cmdline_text(); *text; text++)
 		print("%c", *text);
 	print("\n");
-	module = boot_module(0, &size);
+	/* ftvmm's second module; QEMU has at most one. */
+	module = boot_module(1, &size);
+	if (!module)
+		module = boot_module(0, &size);
 	if (module && size >= sizeof(*module)) {
 		uint32_t magic = __builtin_bswap32(*module);
 

@@ -1,6 +1,6 @@
 /*
- * Getting a guest into memory: a bounded ELF loader and the PVH boot data (Xen PVH entry ABI,
- * public/arch-x86/hvm/start_info.h).
+ * Getting a guest into memory: the kernel (an ELF file with a PVH entry, or a Linux bzImage), its
+ * initrd and command line, the memory map, ACPI tables and the device tree.
  */
 #ifndef VMM_BOOT_H
 #define VMM_BOOT_H
@@ -12,13 +12,15 @@
 #include "vmm/machine.h"
 #include "vmm/mem.h"
 
-/* Load an x86-64 ELF with a PVH note; *ret_entry is its 32-bit entry point. */
-int boot_load_elf(struct mem *m, const char *path, uint64_t *ret_entry, struct err *e);
-/*
- * Write start info, memory map, command line, device tree and initrd (path, "" for none).
- * Modules are the device tree, then the initrd. *ret_start_info is what rbx must hold.
- */
-int boot_write_pvh(struct mem *m, const struct machine *mc, const char *initrd,
-		   uint64_t *ret_start_info, struct err *e);
+/* What the first vCPU starts with. */
+struct boot_entry {
+	bool long_mode; /* 64-bit with paging, else 32-bit flat without */
+	uint64_t rip;
+	uint64_t info; /* PVH: rbx; Linux: rsi */
+};
+
+/* initrd: a path, or "" for none. The device tree is a PVH module, or Linux setup data. */
+int boot_load(struct mem *m, const struct machine *mc, const char *kernel, const char *initrd,
+	      struct boot_entry *ret, struct err *e);
 
 #endif

@@ -232,18 +232,40 @@ static int run_simple(const struct words *w)
 	return call_simple(w, json_pack("{ss}", "cmd", w->cmd));
 }
 
+static json_t *stop_request(const struct words *w, struct err *e)
+{
+	static const char key[] = "timeout=";
+	json_t *request = json_pack("{ss}", "cmd", "stop");
+	uint64_t ns;
+
+	if (!w->nargs)
+		return request;
+	if (strncmp(w->args[0], key, strlen(key)))
+		err_set(e, -EINVAL, "stop: unknown argument '%.40s'; there is timeout=TIME",
+			w->args[0]);
+	else if (!config_parse_time(w->args[0] + strlen(key), &ns, e) && ns > CONFIG_STOP_MAX_NS)
+		err_set(e, -EINVAL, "stop: timeout=%.40s is above the limit of 8 minutes",
+			w->args[0] + strlen(key));
+	if (e->code) {
+		json_decref(request);
+		return NULL;
+	}
+	json_object_set_new(request, "timeout_ns", json_integer(ns));
+	return request;
+}
+
 /* Done when the VM has left, so that the next command finds its name, disks and taps free. */
 static int run_stop(const struct words *w)
 {
 	struct ctl_client *c;
 	struct err e = {0};
 	char *line = NULL;
-	json_t *ok;
-	int r = ctl_client_open(&c, w->name, SHORT_MS, &e);
+	json_t *request = stop_request(w, &e), *ok;
+	int r = request ? ctl_client_open(&c, w->name, SHORT_MS, &e) : e.code;
 
 	if (r)
 		return fail(&e);
-	ok = ctl_client_call(c, json_pack("{ss}", "cmd", "stop"), LONG_MS, &e);
+	ok = ctl_client_call(c, request, LONG_MS, &e);
 	r = ok ? 0 : -EPROTO;
 	if (!r)
 		r = ctl_client_line(c, LONG_MS, &line, &e);
@@ -330,7 +352,7 @@ static int run_events(const struct words *w)
 
 static const struct subcommand subcommands[] = {
 	{"status", "[NAME] [--json]", run_status, 0, 0, true},
-	{"stop", "NAME [--json]", run_stop, 0, 0, false},
+	{"stop", "NAME [timeout=TIME] [--json]", run_stop, 0, 1, false},
 	{"pause", "NAME [--json]", run_simple, 0, 0, false},
 	{"resume", "NAME [--json]", run_simple, 0, 0, false},
 	{"events", "NAME", run_events, 0, 0, false},

@@ -78,6 +78,40 @@ static void guest_ended(void *arg)
 	end_vm(r, end_code(&r->vm));
 }
 
+static void stop_late(struct loop_op *op, int res)
+{
+	struct run *r = op->arg;
+
+	log_warn("the guest did not switch itself off in time: stopping it");
+	end_vm(r, 0);
+}
+
+/*
+ * Ask the guest to switch itself off, and stop it when it has not within timeout_ns; at once when
+ * that is 0, when the guest does not listen or does not run, or when this is the second time.
+ */
+static void stop_vm(struct run *r, uint64_t timeout_ns)
+{
+	if (r->stopping || !timeout_ns || !r->has_vm || !r->vm.running ||
+	    !vm_power_button(&r->vm)) {
+		end_vm(r, 0);
+		return;
+	}
+	r->stopping = true;
+	log_info("power button pressed; waiting %llu s for the guest",
+		 (unsigned long long)(timeout_ns / 1000000000));
+	r->stop_op = (struct loop_op){.fn = stop_late, .arg = r};
+	loop_timer_set(&r->loop, &r->stop_op, timeout_ns);
+}
+
+static void guest_panicked(void *arg)
+{
+	struct run *r = arg;
+
+	if (r->ctl)
+		ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-panic"));
+}
+
 static void signalled(struct loop_op *op, int res)
 {
 	struct run *r = op->arg;
@@ -86,7 +120,7 @@ static void signalled(struct loop_op *op, int res)
 	if (read(r->signal_fd, &si, sizeof(si)) != sizeof(si))
 		return;
 	log_info("signal %u: stopping in order", si.ssi_signo);
-	end_vm(r, 0);
+	stop_vm(r, CONFIG_STOP_NS);
 }
 
 /* --- control commands --------------------------------------------------------------------------
@@ -97,6 +131,8 @@ static int set_going(struct run *r, struct err *e)
 {
 	int code = r->cfg.restore[0] ? vm_load(&r->vm, e) : 0;
 
+	if (!code && r->cfg.restore[0])
+		vm_new_generation(&r->vm);
 	if (!code)
 		vm_start(&r->vm);
 	return code;
@@ -165,6 +201,20 @@ static json_t *do_set(struct run *r, json_t *args, struct err *e)
 	return json_object();
 }
 
+static json_t *do_stop(struct run *r, json_t *args, struct err *e)
+{
+	json_t *timeout = json_object_get(args, "timeout_ns");
+	json_int_t ns = timeout ? json_integer_value(timeout) : (json_int_t)CONFIG_STOP_NS;
+
+	if ((timeout && !json_is_integer(timeout)) || ns < 0 ||
+	    ns > (json_int_t)CONFIG_STOP_MAX_NS) {
+		err_set(e, -EINVAL, "stop: timeout must be between 0 and 8 minutes");
+		return NULL;
+	}
+	stop_vm(r, ns);
+	return json_object();
+}
+
 static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 {
 	struct run *r = arg;
@@ -177,10 +227,8 @@ static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 		return do_snapshot(r, args, e);
 	if (!strcmp(cmd, "set"))
 		return do_set(r, args, e);
-	if (!strcmp(cmd, "stop")) {
-		end_vm(r, 0);
-		return json_object();
-	}
+	if (!strcmp(cmd, "stop"))
+		return do_stop(r, args, e);
 	err_set(e, -EINVAL,
 		"no command '%s'; there are status, events, pause, resume, set, snapshot, stop",
 		cmd);
@@ -238,6 +286,13 @@ static int build_vm(struct run *r, struct err *e)
 	return code;
 }
 
+static void watch_guest(struct run *r)
+{
+	r->vm.on_end = guest_ended;
+	r->vm.on_panic = guest_panicked;
+	r->vm.on_end_arg = r;
+}
+
 static int run_vm(struct run *r, struct err *e)
 {
 	int code = build_vm(r, e);
@@ -245,8 +300,7 @@ static int run_vm(struct run *r, struct err *e)
 	if (code)
 		return code;
 	r->has_vm = true;
-	r->vm.on_end = guest_ended;
-	r->vm.on_end_arg = r;
+	watch_guest(r);
 	for (unsigned i = 0; i < r->vm.machine.ndevs; i++) {
 		code = r->vm.machine.devs[i].kind == MDEV_NET ? netdev_link(&r->vm.nets[i], true, e)
 							      : 0;
@@ -301,8 +355,7 @@ static void taken_over(void *arg)
 	struct err e = {0};
 
 	r->has_vm = true;
-	r->vm.on_end = guest_ended;
-	r->vm.on_end_arg = r;
+	watch_guest(r);
 	r->role = "primary";
 	if (primary_start(&r->primary, &r->ft, &r->vm, &e))
 		log_error("%s", e.msg);

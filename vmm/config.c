@@ -70,11 +70,11 @@ static const struct option net_rows[] = {
 };
 static const struct option rows[] = {
 	{ "kernel", 'k', OPT_TEXT, FIELD(struct config, kernel), .tags = OWNER | GUEST,
-	  .metavar = "FILE", .help = "ELF file with a PVH entry" },
+	  .metavar = "FILE", .help = "bzImage, or ELF file with a PVH entry" },
 	{ "initrd", 'i', OPT_TEXT, FIELD(struct config, initrd), .tags = OWNER | GUEST,
 	  .metavar = "FILE", .help = "initial RAM disk" },
 	{ "cmdline", 'a', OPT_TEXT, FIELD(struct config, cmdline), .tags = OWNER | GUEST,
-	  .metavar = "TEXT", .help = "kernel command line; devices are appended" },
+	  .metavar = "TEXT", .help = "kernel command line" },
 	{ "memory", 'm', OPT_SIZE, FIELD(struct config, mem_bytes), .min = MEM_MIN_BYTES,
 	  .max = 1ull << 42, .tags = OWNER | GUEST, .metavar = "SIZE", .help = "guest RAM" },
 	{ "cpus", 'c', OPT_NUMBER, FIELD(struct config, vcpus), .min = 1, .max = MACHINE_MAX_VCPUS,

@@ -14,6 +14,8 @@
 #define CONFIG_MAX_PEERS    4
 #define CONFIG_EPOCH_MIN_NS 100000ull /* the same bounds at start and while running */
 #define CONFIG_EPOCH_MAX_NS 10000000000ull
+#define CONFIG_STOP_NS	    30000000000ull /* a guest has this to switch itself off */
+#define CONFIG_STOP_MAX_NS  480000000000ull
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
 enum ft_mode { FT_MODE_NONE, FT_MODE_MC };

@@ -305,24 +305,6 @@ static struct mdev *add_dev(struct machine *m, enum mdev_kind kind, const char *
 	return d;
 }
 
-/* How a Linux guest learns of virtio-mmio devices without ACPI. */
-static int append_cmdline(struct machine *m, struct err *e)
-{
-	size_t n = strlen(m->cmdline);
-
-	for (unsigned i = 0; i < m->ndevs; i++) {
-		n += snprintf(m->cmdline + n, sizeof(m->cmdline) - n,
-			      "%svirtio_mmio.device=4K@0x%" PRIx64 ":%u", n ? " " : "",
-			      m->devs[i].gpa, m->devs[i].gsi);
-		if (n >= sizeof(m->cmdline))
-			return err_set(e, -E2BIG,
-				       "--cmdline: too long with %u devices appended; at most %zu "
-				       "characters",
-				       m->ndevs, sizeof(m->cmdline) - 1);
-	}
-	return 0;
-}
-
 int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 {
 	_Static_assert(MACHINE_MAX_VCPUS <= MACHINE_MAX_QUEUES, "a queue for each CPU");
@@ -351,5 +333,5 @@ int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 		else
 			derive_mac(c->name, c->nets[i].id, d->mac);
 	}
-	return append_cmdline(m, e);
+	return 0;
 }

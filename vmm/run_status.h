@@ -27,6 +27,8 @@ struct run {
 	const char *role;
 	int signal_fd;
 	struct loop_op signal_op;
+	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */
+	bool stopping;
 	bool over;
 	int exit_code;
 };

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "vmm/boot_layout.h"
 #include "vmm/log.h"
 #include "vmm/vm.h"
 
@@ -130,24 +131,53 @@ void vcpu_done(struct vcpu *v)
 	v->fd = -1;
 }
 
-int vcpu_set_boot(struct vcpu *v, uint64_t entry, uint64_t start_info, struct err *e)
+/* Xen PVH entry ABI: flat 32-bit segments, CR0 = PE (and ET), EFLAGS clear. */
+static void set_pvh(struct kvm_sregs *s)
 {
-	struct kvm_regs regs = {.rip = entry, .rbx = start_info, .rflags = 2};
 	struct kvm_segment flat = {.limit = 0xffffffff, .present = 1, .s = 1, .g = 1, .db = 1};
+
+	s->cs = flat;
+	s->cs.type = 0xb;
+	s->cs.selector = 0x8;
+	s->ds = s->es = s->fs = s->gs = s->ss = flat;
+	s->ds.type = s->es.type = s->fs.type = s->gs.type = s->ss.type = 3;
+	s->ds.selector = s->es.selector = s->ss.selector = 0x10;
+	s->fs.selector = s->gs.selector = 0x10;
+	s->tr = (struct kvm_segment){.limit = 0x67, .type = 0xb, .present = 1};
+	s->cr0 = 0x11;
+}
+
+/* Linux 64-bit boot protocol: long mode, memory below 4 GiB mapped as it is, flat segments. */
+static void set_long_mode(struct kvm_sregs *s)
+{
+	struct kvm_segment flat = {.limit = 0xffffffff, .present = 1, .s = 1, .g = 1, .type = 3};
+
+	s->ds = s->es = s->fs = s->gs = s->ss = flat;
+	s->ds.selector = s->es.selector = s->fs.selector = s->gs.selector = s->ss.selector = 0x18;
+	s->ds.db = s->es.db = s->fs.db = s->gs.db = s->ss.db = 1;
+	s->cs = flat;
+	s->cs.type = 0xb;
+	s->cs.selector = 0x10;
+	s->cs.l = 1;
+	s->tr = (struct kvm_segment){.limit = 0x67, .type = 0xb, .present = 1};
+	s->gdt = (struct kvm_dtable){.base = GDT_GPA, .limit = 4 * 8 - 1};
+	s->cr3 = PML4_GPA;
+	s->cr4 = 0x20;		/* PAE */
+	s->efer = 0x500;	/* LME, LMA */
+	s->cr0 = 0x80000011ull; /* PG, ET, PE */
+}
+
+int vcpu_set_boot(struct vcpu *v, const struct boot_entry *b, struct err *e)
+{
+	struct kvm_regs regs = {.rip = b->rip, .rbx = b->info, .rsi = b->info, .rflags = 2};
 	struct kvm_sregs s;
 	int r = kvm_ioctl(v->fd, KVM_GET_SREGS, &s);
 
 	if (!r) {
-		/* Xen PVH entry ABI: flat 32-bit segments, CR0 = PE (and ET), EFLAGS clear. */
-		s.cs = flat;
-		s.cs.type = 0xb;
-		s.cs.selector = 0x8;
-		s.ds = s.es = s.fs = s.gs = s.ss = flat;
-		s.ds.type = s.es.type = s.fs.type = s.gs.type = s.ss.type = 3;
-		s.ds.selector = s.es.selector = s.ss.selector = 0x10;
-		s.fs.selector = s.gs.selector = 0x10;
-		s.tr = (struct kvm_segment){.limit = 0x67, .type = 0xb, .present = 1};
-		s.cr0 = 0x11;
+		if (b->long_mode)
+			set_long_mode(&s);
+		else
+			set_pvh(&s);
 		r = kvm_ioctl(v->fd, KVM_SET_SREGS, &s);
 	}
 	if (!r)

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vmm/boot.h"
 #include "vmm/err.h"
 #include "vmm/kvm.h"
 #include "vmm/state.h"
@@ -56,8 +57,8 @@ struct vcpu {
 /* Create the vCPU in its reset state (index > 0: waits for INIT/SIPI). Loop thread. */
 int vcpu_init(struct vcpu *v, struct vm *vm, unsigned index, struct err *e);
 void vcpu_done(struct vcpu *v); /* the thread has ended */
-/* Start values for the PVH entry: 32-bit protected mode, paging off, rbx = start_info. */
-int vcpu_set_boot(struct vcpu *v, uint64_t entry, uint64_t start_info, struct err *e);
+/* Start values for the first vCPU; boot_load() has put what they refer to into memory. */
+int vcpu_set_boot(struct vcpu *v, const struct boot_entry *b, struct err *e);
 /* The signal that takes a vCPU out of KVM_RUN; its handler does nothing. Once per process. */
 #define VCPU_SIGNAL SIGUSR1
 void vcpu_setup_signal(void);

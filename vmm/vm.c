@@ -7,17 +7,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "devices/debugexit.h"
+#include "devices/ged.h"
 #include "devices/i8042.h"
+#include "devices/pvpanic.h"
 #include "devices/rtc.h"
 #include "devices/serial.h"
 #include "devices/virtio_blk.h"
 #include "devices/virtio_console.h"
 #include "devices/virtio_net.h"
 #include "devices/virtio_rng.h"
+#include "devices/watchdog.h"
 #include "vmm/boot.h"
+#include "vmm/boot_layout.h"
 #include "vmm/log.h"
 #include "vmm/vm_internal.h"
 
@@ -38,6 +43,40 @@ static void reset_port(void *arg)
 	vm_guest_stopped(arg, VM_END_RESET, "keyboard controller reset");
 }
 
+static void acpi_off(void *arg, bool is_reset)
+{
+	vm_guest_stopped(arg, is_reset ? VM_END_RESET : VM_END_OFF,
+			 is_reset ? "reset" : "switched off");
+}
+
+static void watchdog_expired(void *arg, unsigned seconds)
+{
+	char why[80];
+
+	snprintf(why, sizeof(why), "watchdog: no sign of life from the guest for %u s", seconds);
+	vm_guest_stopped(arg, VM_END_CRASH, why);
+}
+
+static void guest_panicked(void *arg, uint8_t event)
+{
+	struct vm *vm = arg;
+
+	__atomic_fetch_or(&vm->panics, event, __ATOMIC_RELEASE);
+	device_signal(vm->end_fd);
+}
+
+static void report_panic(struct vm *vm)
+{
+	uint8_t events = __atomic_exchange_n(&vm->panics, 0, __ATOMIC_ACQUIRE);
+
+	if (!events)
+		return;
+	log_error("guest: its kernel panicked%s; see its console",
+		  events & PVPANIC_PANICKED ? "" : " and runs a crash kernel");
+	if (vm->on_panic)
+		vm->on_panic(vm->on_end_arg);
+}
+
 static void end_event(struct loop_op *op, int res)
 {
 	struct vm *vm = op->arg;
@@ -45,6 +84,7 @@ static void end_event(struct loop_op *op, int res)
 
 	if (read(vm->end_fd, &n, sizeof(n)) < 0)
 		return;
+	report_panic(vm);
 	if (vm->end != VM_END_NONE && vm->on_end)
 		vm->on_end(vm->on_end_arg);
 }
@@ -80,6 +120,22 @@ static int add_legacy(struct vm *vm, struct err *e)
 		r = add_device(vm, d, e);
 	if (!r)
 		r = debugexit_new(&vm->env, exit_port, vm, &d, e);
+	return r ? r : add_device(vm, d, e);
+}
+
+static int add_acpi(struct vm *vm, struct err *e)
+{
+	struct device *d;
+	int r = ged_new(&vm->env, acpi_off, vm, &vm->ged, e);
+
+	if (!r)
+		r = add_device(vm, vm->ged, e);
+	if (!r)
+		r = pvpanic_new(&vm->env, guest_panicked, vm, &d, e);
+	if (!r)
+		r = add_device(vm, d, e);
+	if (!r)
+		r = watchdog_new(&vm->env, watchdog_expired, vm, &d, e);
 	return r ? r : add_device(vm, d, e);
 }
 
@@ -245,6 +301,8 @@ static int create(struct vm *vm, const struct config *cfg, struct err *e)
 	if (vm->end_fd < 0 || loop_poll_add(vm->loop, &vm->end_op, vm->end_fd, POLLIN) < 0)
 		return err_sys(e, "eventfd");
 	r = add_legacy(vm, e);
+	if (!r)
+		r = add_acpi(vm, e);
 	for (unsigned i = 0; i < vm->machine.ndevs && !r; i++)
 		r = add_mdev(vm, i, cfg, e);
 	if (!r)
@@ -319,14 +377,40 @@ void vm_destroy(struct vm *vm)
 	vm->loop = NULL;
 }
 
+static void new_generation_id(struct vm *vm)
+{
+	uint8_t id[16];
+
+	if (getrandom(id, sizeof(id), 0) == sizeof(id))
+		mem_write(&vm->mem, GENID_GPA, id, sizeof(id));
+}
+
+void vm_new_generation(struct vm *vm)
+{
+	new_generation_id(vm);
+	ged_raise(vm->ged, GED_GENERATION);
+}
+
+bool vm_power_button(struct vm *vm)
+{
+	if (!vm_chips_irq_open(vm, GED_GSI))
+		return false;
+	ged_raise(vm->ged, GED_POWER_BUTTON);
+	return true;
+}
+
 int vm_boot(struct vm *vm, const struct config *cfg, struct err *e)
 {
-	uint64_t entry, start_info;
-	int r = boot_load_elf(&vm->mem, cfg->kernel, &entry, e);
+	struct boot_entry entry;
+	int r = boot_load(&vm->mem, &vm->machine, cfg->kernel, cfg->initrd, &entry, e);
 
 	if (!r)
-		r = boot_write_pvh(&vm->mem, &vm->machine, cfg->initrd, &start_info, e);
-	return r ? r : vcpu_set_boot(&vm->vcpus[0], entry, start_info, e);
+		r = vm_chips_mask_pic(vm, e);
+	if (!r)
+		r = vcpu_set_boot(&vm->vcpus[0], &entry, e);
+	if (!r)
+		new_generation_id(vm);
+	return r;
 }
 
 /* --- state ----------------------------------------------------------------------------------- */

@@ -29,7 +29,7 @@
 #include "vmm/mem.h"
 #include "vmm/vcpu.h"
 
-#define VM_MAX_DEVICES (4 + MACHINE_MAX_DEVS)
+#define VM_MAX_DEVICES (7 + MACHINE_MAX_DEVS)
 #define VM_MAX_ITEMS   (1 + MACHINE_MAX_VCPUS + VM_MAX_DEVICES)
 
 enum vm_end {
@@ -61,6 +61,7 @@ struct vm {
 	struct dev_env env;
 	struct device *devs[VM_MAX_DEVICES]; /* legacy first, then machine.devs in order */
 	unsigned ndevs;
+	struct device *ged;
 	struct device *mdevs[MACHINE_MAX_DEVS]; /* the device of machine.devs[i] */
 	struct disk disks[MACHINE_MAX_DEVS];  /* by index of machine.devs; fd -1 when not a disk */
 	struct netdev nets[MACHINE_MAX_DEVS]; /* likewise */
@@ -89,7 +90,9 @@ struct vm {
 	int end_fd;
 	struct loop_op end_op;
 	void (*on_end)(void *arg);
+	void (*on_panic)(void *arg); /* the guest's kernel said that it panicked; may be NULL */
 	void *on_end_arg;
+	uint8_t panics; /* atomic: pvpanic events not reported yet */
 
 	struct vcpu vcpus[MACHINE_MAX_VCPUS]; /* last: most of it stays untouched */
 };
@@ -112,6 +115,17 @@ int vm_pause(struct vm *vm, struct err *e);
 void vm_resume(struct vm *vm);
 /* First start, restore or takeover: devices look at their queues again, then vCPUs run. */
 void vm_start(struct vm *vm);
+
+/*
+ * Press the power button. False when the guest does not listen to it (no ACPI, or not yet).
+ * Loop thread.
+ */
+bool vm_power_button(struct vm *vm);
+/*
+ * This VM may have a twin: it was restored, or its other side is lost with random numbers drawn
+ * from the same state. Tells the guest (VM generation ID). VM paused, loaded, about to start.
+ */
+void vm_new_generation(struct vm *vm);
 
 /* Paused: bring every item's pod up to date and encode them all. Bytes, or a negative errno. */
 int64_t vm_save(struct vm *vm, void *buf, size_t cap);

@@ -72,3 +72,27 @@ int vm_chips_load(struct vm *vm, struct err *e)
 	return r ? err_set(e, r, "interrupt chips: this host refuses the state: %s", strerror(-r))
 		 : 0;
 }
+
+int vm_chips_mask_pic(struct vm *vm, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < 2 && !r; i++) {
+		struct kvm_irqchip pic = {.chip_id = i ? KVM_IRQCHIP_PIC_SLAVE
+						       : KVM_IRQCHIP_PIC_MASTER};
+
+		r = kvm_ioctl(vm->kvm.vm_fd, KVM_GET_IRQCHIP, &pic);
+		pic.chip.pic.imr = 0xff;
+		if (!r)
+			r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_IRQCHIP, &pic);
+	}
+	return r ? err_set(e, r, "PIC: masking: %s", strerror(-r)) : 0;
+}
+
+bool vm_chips_irq_open(struct vm *vm, unsigned pin)
+{
+	struct kvm_irqchip io = {.chip_id = KVM_IRQCHIP_IOAPIC};
+
+	return !kvm_ioctl(vm->kvm.vm_fd, KVM_GET_IRQCHIP, &io) && pin < KVM_IOAPIC_NUM_PINS &&
+	       !io.chip.ioapic.redirtbl[pin].fields.mask;
+}

@@ -10,5 +10,9 @@ void vm_quit_vcpus(struct vm *vm);
 /* vm_chips.c */
 int vm_chips_save(struct vm *vm);
 int vm_chips_load(struct vm *vm, struct err *e);
+/* As firmware leaves it: a guest that ignores the PIC must not get its interrupts. */
+int vm_chips_mask_pic(struct vm *vm, struct err *e);
+/* Does the guest take interrupts of this I/O APIC pin? */
+bool vm_chips_irq_open(struct vm *vm, unsigned pin);
 
 #endif

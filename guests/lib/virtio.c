@@ -32,6 +32,9 @@
 #define CONFIG_TRIES	 100u
 #define GSI_MAX		 23u
 #define DEVICE_MAX	 8u
+#define SLOT_BASE	 0xd0000000u /* ftvmm's devices are side by side from here on */
+#define SLOT_STEP	 0x1000u
+#define SLOT_GSI	 16u
 
 static struct virtio_dev *started[DEVICE_MAX];
 static unsigned started_count;
@@ -59,14 +62,32 @@ static void reg_write(const struct virtio_dev *d, unsigned reg, uint32_t value)
 	mmio_write32(d->regs + reg, value);
 }
 
+static bool device_is(const struct virtio_dev *d, uint32_t id)
+{
+	return reg_read(d, R_MAGIC) == MAGIC && reg_read(d, R_VERSION) == 2 &&
+	       reg_read(d, R_DEVICE_ID) == id;
+}
+
+static bool find_slot(struct virtio_dev *d, uint32_t id, unsigned n)
+{
+	for (unsigned i = 0; i < DEVICE_MAX; i++) {
+		*d = (struct virtio_dev){.regs = SLOT_BASE + i * SLOT_STEP, .gsi = SLOT_GSI + i};
+		if (device_is(d, id) && n-- == 0)
+			return true;
+	}
+	return false;
+}
+
 bool virtio_find(struct virtio_dev *d, uint32_t id, unsigned n)
 {
 	static const char key[] = "virtio_mmio.device=";
+	const char *p = cmdline_next(NULL, key);
 
-	for (const char *p = cmdline_next(NULL, key); p; p = cmdline_next(p, key)) {
+	if (!p)
+		return find_slot(d, id, n);
+	for (; p; p = cmdline_next(p, key)) {
 		*d = (struct virtio_dev){0};
-		if (device_parse(p, d) && reg_read(d, R_MAGIC) == MAGIC &&
-		    reg_read(d, R_VERSION) == 2 && reg_read(d, R_DEVICE_ID) == id && n-- == 0)
+		if (device_parse(p, d) && device_is(d, id) && n-- == 0)
 			return true;
 	}
 	return false;

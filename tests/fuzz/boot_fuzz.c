@@ -1,22 +1,19 @@
 /*
  * A kernel file. The first byte picks: the rest is the file; or a list of edits {u16 place, u8
- * value} to a good one. Nothing is written below 1 MiB, where the boot data goes, and an accepted
- * entry is one that a 32-bit register can hold.
+ * value} to a good one, an ELF file or a bzImage. Nothing is written below 1 MiB, where the boot
+ * data goes, and an accepted entry is one that a 32-bit register can hold.
  */
 #define _GNU_SOURCE
 #include <elf.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include "vmm/boot.h"
+#include "vmm/boot_elf.h"
+#include "vmm/boot_linux.h"
 
 #define RAM	   (4ull << 20)
 #define LOW	   (1u << 20)
-#define FILE_BYTES 1024
+#define FILE_BYTES 2048
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -59,14 +56,22 @@ static void build_good(uint8_t *out)
 	memcpy(out + 512, note, sizeof(note));
 }
 
-/* The loader is told a path: a file in memory has one. */
-static int put_file(const uint8_t *p, size_t n, char *path, size_t cap)
+/* A setup header in front: two sectors, then 512 bytes of kernel. */
+static void build_good_linux(uint8_t *out)
 {
-	int fd = memfd_create("kernel", MFD_CLOEXEC);
+	struct setup_header h = {.setup_sects = 1,
+				 .syssize = 32,
+				 .boot_flag = 0xaa55,
+				 .jump = 0x66eb,
+				 .header = 0x53726448,
+				 .version = 0x20f,
+				 .loadflags = 1,
+				 .xloadflags = 1,
+				 .pref_address = LOW,
+				 .init_size = 65536};
 
-	require(fd >= 0 && write(fd, p, n) == (ssize_t)n);
-	snprintf(path, cap, "/proc/self/fd/%d", fd);
-	return fd;
+	memset(out, 0, FILE_BYTES);
+	memcpy(out + 0x1f1, &h, sizeof(h));
 }
 
 /* All that was written is known as such, and lies where a kernel may lie. Back to zeros. */
@@ -81,30 +86,48 @@ static void clean(struct mem *m)
 		}
 }
 
+/* A bzImage: the loader finds its place in memory in the file. */
+static void load_linux(struct mem *m, const struct boot_file *f)
+{
+	struct boot_linux image;
+	struct err e = {0};
+	int r = boot_linux_load(m, f, "k", &image, &e);
+
+	require(r ? r < 0 && e.msg[0] : image.entry < image.end && image.end <= RAM);
+}
+
+static void load_elf(struct mem *m, const struct boot_file *f)
+{
+	uint64_t entry = UINT64_MAX, end;
+	struct err e = {0};
+	int r = boot_elf_load(m, f, "k", &entry, &end, &e);
+
+	require(r ? r < 0 && e.msg[0] : entry <= UINT32_MAX && end <= RAM);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct mem mem;
 	uint8_t file[FILE_BYTES];
-	uint64_t entry = UINT64_MAX;
-	struct err e = {0};
-	char path[64];
-	int fd, r;
+	struct boot_file f = {file, FILE_BYTES};
 
 	if (!mem.base)
 		require(mem_init(&mem, RAM, NULL) == 0);
-	if (!size)
+	if (size < 2)
 		return 0;
 	if (data[0] & 1) {
-		fd = put_file(data + 1, size - 1, path, sizeof(path));
+		f = (struct boot_file){data + 1, size - 1};
 	} else {
 		build_good(file);
+		if (data[0] & 2)
+			build_good_linux(file);
 		for (size_t i = 1; i + 3 <= size; i += 3)
 			file[(data[i] | data[i + 1] << 8) % FILE_BYTES] = data[i + 2];
-		fd = put_file(file, FILE_BYTES, path, sizeof(path));
 	}
-	r = boot_load_elf(&mem, path, &entry, &e);
-	require(r ? r < 0 && e.msg[0] : entry <= UINT32_MAX);
+	if (boot_linux_is(&f))
+		load_linux(&mem, &f);
+	else
+		load_elf(&mem, &f);
 	clean(&mem);
-	close(fd);
 	return 0;
 }

@@ -627,7 +627,10 @@ static void wrong_usage_says_how(void **state)
 	} cases[] = {
 		{"status none", 1, "ftvmm: no VM named 'none' runs here"},
 		{"stop", 1, "the name of the VM is missing; usage: ftvmm stop NAME"},
-		{"stop web1 now", 1, "too many arguments; usage:"},
+		{"stop web1 now", 1, "unknown argument 'now'; there is timeout=TIME"},
+		{"stop web1 timeout=1h", 1, "'1h' is not a time"},
+		{"stop web1 timeout=9000s", 1, "above the limit of 8 minutes"},
+		{"stop web1 timeout=1s now", 1, "too many arguments; usage:"},
 		{"pause --force web1", 1, "unknown option --force; usage:"},
 		{"snapshot web1", 1, "an argument is missing; usage: ftvmm snapshot NAME FILE"},
 		{"set web1", 1, "an argument is missing"},
