@@ -44,8 +44,10 @@ struct virtio_ops {
 	uint64_t features; /* of the type; the transport-independent ones are added */
 	/* Which sets hang together; NULL: any subset of the offered ones. */
 	bool (*features_ok)(struct virtio_dev *vd, uint64_t features);
-	/* Copy the config space out, at most VIRTIO_CONFIG_MAX bytes; writes to it are ignored. */
+	/* Copy the config space out, at most VIRTIO_CONFIG_MAX bytes. */
 	void (*config)(struct virtio_dev *vd, void *buf);
+	/* The driver writes to it, 1 to 8 bytes at any offset. vCPU thread. NULL: ignored. */
+	void (*config_write)(struct virtio_dev *vd, uint64_t off, unsigned size, uint64_t val);
 	/* Loop thread, once when the driver set DRIVER_OK, and at resume. May be NULL. */
 	void (*activate)(struct virtio_dev *vd);
 	/* Loop thread: work on queue qi; return true to be called again (budget used up). */

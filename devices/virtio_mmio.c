@@ -160,10 +160,14 @@ static void write_reg(struct virtio_dev *vd, uint64_t off, uint32_t val)
 void virtio_mmio_write(void *arg, uint64_t off, unsigned size, uint64_t val)
 {
 	struct virtio_dev *vd = arg;
+	bool config = off >= VIRTIO_MMIO_CONFIG;
 
-	if (off >= VIRTIO_MMIO_CONFIG || size != 4 || off % 4)
+	if (config ? !vd->ops->config_write : size != 4 || off % 4)
 		return;
 	pthread_mutex_lock(&vd->dev.lock);
-	write_reg(vd, off, (uint32_t)val);
+	if (config)
+		vd->ops->config_write(vd, off - VIRTIO_MMIO_CONFIG, size, val);
+	else
+		write_reg(vd, off, (uint32_t)val);
 	pthread_mutex_unlock(&vd->dev.lock);
 }

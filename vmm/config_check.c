@@ -15,8 +15,8 @@
 #include "vmm/option.h"
 
 #define SECTOR 512
-/* The console and the random number source are always there. */
-#define FIXED_DEVS 2
+/* Console, random numbers and balloon are always there. */
+#define FIXED_DEVS 3
 
 static bool name_ok(const char *s)
 {
@@ -32,7 +32,7 @@ static int check_id(const char *what, const char *id, struct err *e)
 	if (!name_ok(id))
 		return err_set(e, -EINVAL, "%s id '%s': use letters, digits, '.', '_' and '-'",
 			       what, id);
-	if (!strcmp(id, "console") || !strcmp(id, "rng"))
+	if (!strcmp(id, "console") || !strcmp(id, "rng") || !strcmp(id, "balloon"))
 		return err_set(e, -EEXIST, "%s id '%s' is taken by the built-in device", what, id);
 	return 0;
 }
@@ -317,6 +317,7 @@ int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 	m->vcpus = c->vcpus;
 	add_dev(m, MDEV_CONSOLE, "console");
 	add_dev(m, MDEV_RNG, "rng");
+	add_dev(m, MDEV_BALLOON, "balloon");
 	for (unsigned i = 0; i < c->ndisks; i++) {
 		struct mdev *d = add_dev(m, MDEV_BLK, c->disks[i].id);
 

@@ -9,8 +9,11 @@
 
 #define MODEL "ftvmm,machine-1" /* changes when the same description means another machine */
 
-static const char *const kind_name[] = {
-	[MDEV_BLK] = "block", [MDEV_NET] = "net", [MDEV_CONSOLE] = "console", [MDEV_RNG] = "rng"};
+static const char *const kind_name[] = {[MDEV_BLK] = "block",
+					[MDEV_NET] = "net",
+					[MDEV_CONSOLE] = "console",
+					[MDEV_RNG] = "rng",
+					[MDEV_BALLOON] = "balloon"};
 static const char *const ft_name[] = {
 	[DISK_FT_MIRROR] = "mirror", [DISK_FT_SHARED] = "shared", [DISK_FT_NONE] = "none"};
 

@@ -18,7 +18,7 @@
 #define MACHINE_MMIO_STEP  0x1000ull
 #define MACHINE_GSI_BASE   16
 
-enum mdev_kind { MDEV_BLK = 1, MDEV_NET, MDEV_CONSOLE, MDEV_RNG };
+enum mdev_kind { MDEV_BLK = 1, MDEV_NET, MDEV_CONSOLE, MDEV_RNG, MDEV_BALLOON };
 enum disk_ft { DISK_FT_MIRROR = 1, DISK_FT_SHARED, DISK_FT_NONE };
 
 struct mdev {

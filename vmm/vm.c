@@ -16,6 +16,7 @@
 #include "devices/pvpanic.h"
 #include "devices/rtc.h"
 #include "devices/serial.h"
+#include "devices/virtio_balloon.h"
 #include "devices/virtio_blk.h"
 #include "devices/virtio_console.h"
 #include "devices/virtio_net.h"
@@ -201,6 +202,9 @@ static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct 
 		break;
 	case MDEV_RNG:
 		r = virtio_rng_new(&vm->env, md, &d, e);
+		break;
+	case MDEV_BALLOON:
+		r = virtio_balloon_new(&vm->env, md, &d, e);
 		break;
 	case MDEV_BLK:
 		r = open_disk(vm, i, cfg, e);

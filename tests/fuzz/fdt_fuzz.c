@@ -28,9 +28,10 @@ static size_t build_good(uint8_t *out)
 		 .mac = {2, 1, 2, 3, 4, 5},
 		 .no_offload = true,
 		 .queues = 2},
+		{.kind = MDEV_BALLOON, .id = "balloon"},
 	};
 	struct machine m = {
-		.name = "vm", .mem_bytes = 5ull << 30, .vcpus = 3, .cmdline = "a=b", .ndevs = 5};
+		.name = "vm", .mem_bytes = 5ull << 30, .vcpus = 3, .cmdline = "a=b", .ndevs = 6};
 	int n;
 
 	memcpy(m.devs, devs, sizeof(devs));
@@ -62,7 +63,7 @@ static void check_accepted(const struct machine *m)
 	for (unsigned i = 0; i < m->ndevs; i++) {
 		const struct mdev *d = &m->devs[i];
 
-		require(d->kind >= MDEV_BLK && d->kind <= MDEV_RNG);
+		require(d->kind >= MDEV_BLK && d->kind <= MDEV_BALLOON);
 		require(d->id[0] && memchr(d->id, 0, sizeof(d->id)) && !strchr(d->id, '/'));
 		require(d->gpa == MACHINE_MMIO_BASE + i * MACHINE_MMIO_STEP);
 		require(d->gsi == MACHINE_GSI_BASE + i);

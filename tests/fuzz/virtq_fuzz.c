@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "devices/disk.h"
+#include "devices/virtio_balloon.h"
 #include "devices/virtio_blk.h"
 #include "devices/virtio_console.h"
 #include "devices/virtio_net.h"
@@ -28,7 +29,7 @@
 #define RINGS(q)  (0x10000ull + 0x4000ull * (q))
 #define DATA	  0x30000u
 #define DATA_LEN  0x10000u
-#define NDEV	  4
+#define NDEV	  5
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -98,7 +99,8 @@ static struct world *make_world(void)
 		int r = i == 0	 ? virtio_blk_new(&w->env, &md, &w->disk, &w->dev[i], NULL)
 			: i == 1 ? virtio_net_new(&w->env, &md, &w->nd, &w->dev[i], NULL)
 			: i == 2 ? virtio_console_new(&w->env, &md, swallow, NULL, &w->dev[i], NULL)
-				 : virtio_rng_new(&w->env, &md, &w->dev[i], NULL);
+			: i == 3 ? virtio_rng_new(&w->env, &md, &w->dev[i], NULL)
+				 : virtio_balloon_new(&w->env, &md, &w->dev[i], NULL);
 
 		require(r == 0);
 	}

@@ -109,7 +109,7 @@ static void examples_load(void **state)
 					 : strstr(path, "secondary") ? ROLE_SECONDARY
 								     : ROLE_PLAIN);
 		assert_int_equal(config_to_machine(&c, &m, &e), 0);
-		assert_int_equal(m.ndevs, 4);
+		assert_int_equal(m.ndevs, 5);
 		seen++;
 	}
 	closedir(dir);
@@ -308,7 +308,7 @@ static const struct bad bad_flags[] = {
 	{"-k k -d id=n,path=root.raw -n id=n,tap=t", "'n' is the id of a disk and of a net"},
 	{"-k k -n id=1,tap=a -n id=2,tap=b -n id=3,tap=c -n id=4,tap=d -n id=5,tap=e -n id=6,tap=f "
 	 "-n id=7,tap=g",
-	 "0 disks and 7 nets: together at most 6"},
+	 "0 disks and 7 nets: together at most 5"},
 	/* roles */
 	{"--primary --secondary", "--primary and --secondary exclude each other"},
 	{"-k k --primary --ft mc", "--primary needs --peer URI"},
@@ -429,24 +429,25 @@ static void machine_is_in_fixed_order(void **state)
 	good(&c, "-k k -n id=n0,tap=t0 -d id=a,path=root.raw -d id=b,path=two.raw,ro --name web1 "
 		 "-a quiet");
 	assert_int_equal(config_to_machine(&c, &m, &e), 0);
-	assert_int_equal(m.ndevs, 5);
+	assert_int_equal(m.ndevs, 6);
 	assert_int_equal(m.devs[0].kind, MDEV_CONSOLE);
 	assert_int_equal(m.devs[1].kind, MDEV_RNG);
-	assert_int_equal(m.devs[2].kind, MDEV_BLK);
-	assert_string_equal(m.devs[2].id, "a");
-	assert_int_equal(m.devs[2].ft, DISK_FT_MIRROR);
-	assert_true(m.devs[3].readonly);
-	assert_int_equal(m.devs[4].kind, MDEV_NET);
-	assert_int_equal(m.devs[4].gpa, MACHINE_MMIO_BASE + 4 * MACHINE_MMIO_STEP);
-	assert_int_equal(m.devs[4].gsi, MACHINE_GSI_BASE + 4);
+	assert_int_equal(m.devs[2].kind, MDEV_BALLOON);
+	assert_int_equal(m.devs[3].kind, MDEV_BLK);
+	assert_string_equal(m.devs[3].id, "a");
+	assert_int_equal(m.devs[3].ft, DISK_FT_MIRROR);
+	assert_true(m.devs[4].readonly);
+	assert_int_equal(m.devs[5].kind, MDEV_NET);
+	assert_int_equal(m.devs[5].gpa, MACHINE_MMIO_BASE + 5 * MACHINE_MMIO_STEP);
+	assert_int_equal(m.devs[5].gsi, MACHINE_GSI_BASE + 5);
 	assert_string_equal(m.cmdline, "quiet");
 	/* Derived: unicast, locally administered, the same every time, another for another name. */
-	assert_int_equal(m.devs[4].mac[0] & 3, 2);
+	assert_int_equal(m.devs[5].mac[0] & 3, 2);
 	assert_int_equal(config_to_machine(&c, &again, &e), 0);
-	assert_memory_equal(m.devs[4].mac, again.devs[4].mac, 6);
+	assert_memory_equal(m.devs[5].mac, again.devs[5].mac, 6);
 	strcpy(c.name, "web2");
 	assert_int_equal(config_to_machine(&c, &again, &e), 0);
-	assert_memory_not_equal(m.devs[4].mac, again.devs[4].mac, 6);
+	assert_memory_not_equal(m.devs[5].mac, again.devs[5].mac, 6);
 }
 
 static void units(void **state)

@@ -11,14 +11,15 @@
 
 #include "devices/disk.h"
 #include "devices/virtio.h"
+#include "devices/virtio_balloon.h"
 #include "devices/virtio_blk.h"
 #include "devices/virtio_console.h"
 #include "devices/virtio_net.h"
 #include "devices/virtio_rng.h"
 #include "net/netdev.h"
 
-#define NDEV	   4
-#define MAX_QUEUES 3
+#define NDEV	   5
+#define MAX_QUEUES 5
 #define V1	   (1ull << VIRTIO_F_VERSION_1)
 
 struct fix {
@@ -30,8 +31,8 @@ struct fix {
 	struct device *dev[NDEV];
 };
 
-static const unsigned nqueues[NDEV] = {1, 3, 2, 1};
-static const uint32_t ids[NDEV] = {2, 1, 3, 4};
+static const unsigned nqueues[NDEV] = {1, 3, 2, 1, 5};
+static const uint32_t ids[NDEV] = {2, 1, 3, 4, 5};
 
 static void make(struct fix *f)
 {
@@ -44,6 +45,7 @@ static void make(struct fix *f)
 	assert_int_equal(
 		virtio_console_new(&f->rig.env, &md[2], rig_deliver, &f->out, &f->dev[2], NULL), 0);
 	assert_int_equal(virtio_rng_new(&f->rig.env, &md[3], &f->dev[3], NULL), 0);
+	assert_int_equal(virtio_balloon_new(&f->rig.env, &md[4], &f->dev[4], NULL), 0);
 }
 
 static int setup(void **state)
