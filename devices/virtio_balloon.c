@@ -281,6 +281,17 @@ static void balloon_wake(struct virtio_dev *vd)
 	b->has_target = false;
 }
 
+uint64_t virtio_balloon_target(struct device *d)
+{
+	struct balloon *b = (struct balloon *)d;
+	uint32_t pages;
+
+	pthread_mutex_lock(&d->lock);
+	pages = b->has_target ? b->target : b->live.num_pages;
+	pthread_mutex_unlock(&d->lock);
+	return pages;
+}
+
 uint64_t virtio_balloon_actual(struct device *d)
 {
 	struct balloon *b = (struct balloon *)d;

@@ -13,6 +13,8 @@ int virtio_balloon_new(const struct dev_env *env, const struct mdev *md, struct 
 		       struct err *e);
 /* How many 4 KiB pages the guest should give up. It takes its time, or does not. Loop. */
 void virtio_balloon_set_target(struct device *d, uint32_t pages);
+/* That number, as the guest knows it or will. Any thread. */
+uint64_t virtio_balloon_target(struct device *d);
 /* How many it says it has given up, at most all it has. Any thread. */
 uint64_t virtio_balloon_actual(struct device *d);
 

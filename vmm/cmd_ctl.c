@@ -297,9 +297,10 @@ static int add_setting(json_t *request, const char *pair, struct err *e)
 	static const struct option rows[] = {
 		{"epoch", .type = OPT_TIME, .min = CONFIG_EPOCH_MIN_NS, .max = CONFIG_EPOCH_MAX_NS,
 		 .metavar = "TIME"},
+		{"balloon", .type = OPT_SIZE, .min = 0, .max = INT64_MAX, .metavar = "SIZE"},
 	};
-	static const char *const wire[] = {"epoch_ns"};
-	const struct option_table t = {rows, 1};
+	static const char *const wire[] = {"epoch_ns", "balloon_bytes"};
+	const struct option_table t = {rows, 2};
 	size_t len = strcspn(pair, "=");
 	const struct option *o = option_find(&t, pair, len);
 	uint64_t value = 0;
@@ -356,7 +357,7 @@ static const struct subcommand subcommands[] = {
 	{"pause", "NAME [--json]", run_simple, 0, 0, false},
 	{"resume", "NAME [--json]", run_simple, 0, 0, false},
 	{"events", "NAME", run_events, 0, 0, false},
-	{"set", "NAME epoch=TIME [--json]", run_set, 1, 16, false},
+	{"set", "NAME [epoch=TIME] [balloon=SIZE] [--json]", run_set, 1, 16, false},
 	{"snapshot", "NAME FILE [--json]", run_snapshot, 1, 1, false},
 };
 

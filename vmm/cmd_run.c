@@ -12,6 +12,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "devices/virtio_balloon.h"
 #include "ft/ft.h"
 #include "ft/primary.h"
 #include "ft/secondary.h"
@@ -21,6 +22,8 @@
 #include "vmm/run_status.h"
 #include "vmm/snapshot.h"
 #include "vmm/vm.h"
+
+#define BALLOON_LEAVES (32 << 20) /* with less no guest of any use runs */
 
 /* --- state changes, events, the end ----------------------------------------------------------- */
 
@@ -185,19 +188,57 @@ static json_t *do_snapshot(struct run *r, json_t *args, struct err *e)
 	return code ? NULL : json_object();
 }
 
-static json_t *do_set(struct run *r, json_t *args, struct err *e)
+static int check_epoch(json_t *epoch, struct err *e)
 {
-	json_t *epoch = json_object_get(args, "epoch_ns");
 	json_int_t ns = json_integer_value(epoch);
 
 	if (!json_is_integer(epoch) || ns < (json_int_t)CONFIG_EPOCH_MIN_NS ||
-	    ns > (json_int_t)CONFIG_EPOCH_MAX_NS) {
-		err_set(e, -EINVAL, "set: epoch must be between 0.1 ms and 10 s");
+	    ns > (json_int_t)CONFIG_EPOCH_MAX_NS)
+		return err_set(e, -EINVAL, "set: epoch must be between 0.1 ms and 10 s");
+	return 0;
+}
+
+static int check_balloon(struct run *r, json_t *bytes, struct err *e)
+{
+	json_int_t n = json_integer_value(bytes), all = r->vm.machine.mem_bytes;
+
+	if (!r->has_vm)
+		return err_set(e, -EBUSY, "this side does not run the VM (state %s)",
+			       ft_state_name(r->ft.state));
+	if (!vm_find_device(&r->vm, MDEV_BALLOON))
+		return err_set(e, -ENODEV, "set: this VM has no balloon");
+	if (!json_is_integer(bytes) || n < 0 || n % MEM_PAGE_SIZE ||
+	    (n && n > all - BALLOON_LEAVES))
+		return err_set(e, -EINVAL,
+			       "set: balloon must be whole pages of 4K, and leave 32M of the "
+			       "guest's %lldM",
+			       (long long)(all >> 20));
+	return 0;
+}
+
+/* All or nothing. */
+static json_t *do_set(struct run *r, json_t *args, struct err *e)
+{
+	json_t *epoch = json_object_get(args, "epoch_ns");
+	json_t *balloon = json_object_get(args, "balloon_bytes");
+	int code = 0;
+
+	if (!epoch && !balloon)
+		code = err_set(e, -EINVAL, "set: nothing to set; there are epoch and balloon");
+	if (!code && epoch)
+		code = check_epoch(epoch, e);
+	if (!code && balloon)
+		code = check_balloon(r, balloon, e);
+	if (code)
 		return NULL;
+	if (epoch) {
+		r->cfg.epoch_ns = json_integer_value(epoch);
+		if (r->primary.ft)
+			primary_set_epoch(&r->primary, r->cfg.epoch_ns);
 	}
-	r->cfg.epoch_ns = ns;
-	if (r->primary.ft)
-		primary_set_epoch(&r->primary, ns);
+	if (balloon)
+		virtio_balloon_set_target(vm_find_device(&r->vm, MDEV_BALLOON),
+					  json_integer_value(balloon) >> MEM_PAGE_SHIFT);
 	return json_object();
 }
 

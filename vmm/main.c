@@ -18,7 +18,7 @@ static const struct {
 	{"events", ctl_main, "follow the state changes of a VM"},
 	{"pause", ctl_main, "stop the vCPUs"},
 	{"resume", ctl_main, "let them go on"},
-	{"set", ctl_main, "change a running VM: epoch=TIME"},
+	{"set", ctl_main, "change a running VM: epoch=TIME, balloon=SIZE"},
 	{"snapshot", ctl_main, "write a VM to a file"},
 	{"stop", ctl_main, "end a VM in order"},
 };

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include "devices/virtio_balloon.h"
+
 static json_t *device_faults(const struct vm *vm)
 {
 	json_t *faults = json_object();
@@ -42,6 +44,18 @@ static void add_epochs(json_t *o, struct run *r)
 			    json_integer(__atomic_load_n(&r->vm.first_entry_ns, __ATOMIC_RELAXED)));
 }
 
+static void add_balloon(json_t *o, struct vm *vm)
+{
+	struct device *d = vm_find_device(vm, MDEV_BALLOON);
+
+	if (!d)
+		return;
+	json_object_set_new(o, "balloon_target_bytes",
+			    json_integer(virtio_balloon_target(d) << MEM_PAGE_SHIFT));
+	json_object_set_new(o, "balloon_bytes",
+			    json_integer(virtio_balloon_actual(d) << MEM_PAGE_SHIFT));
+}
+
 json_t *run_status(struct run *r)
 {
 	const struct obuf *ob = &r->vm.obuf;
@@ -65,7 +79,12 @@ json_t *run_status(struct run *r)
 	json_object_set_new(
 		o, "sync_bytes",
 		json_integer(__atomic_load_n(&r->primary.sync.bytes, __ATOMIC_RELAXED)));
-	if (r->vm.loop)
-		json_object_set_new(o, "device_faults", device_faults(&r->vm));
+	json_object_set_new(
+		o, "sync_pages",
+		json_integer(__atomic_load_n(&r->primary.sync.pages, __ATOMIC_RELAXED)));
+	if (!r->vm.loop)
+		return o;
+	add_balloon(o, &r->vm);
+	json_object_set_new(o, "device_faults", device_faults(&r->vm));
 	return o;
 }

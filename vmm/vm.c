@@ -403,6 +403,14 @@ bool vm_power_button(struct vm *vm)
 	return true;
 }
 
+struct device *vm_find_device(struct vm *vm, enum mdev_kind kind)
+{
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		if (vm->machine.devs[i].kind == kind)
+			return vm->mdevs[i];
+	return NULL;
+}
+
 int vm_boot(struct vm *vm, const struct config *cfg, struct err *e)
 {
 	struct boot_entry entry;

@@ -113,6 +113,8 @@ int vm_boot(struct vm *vm, const struct config *cfg, struct err *e);
  */
 int vm_pause(struct vm *vm, struct err *e);
 void vm_resume(struct vm *vm);
+/* The first device of that kind, or NULL. */
+struct device *vm_find_device(struct vm *vm, enum mdev_kind kind);
 /* First start, restore or takeover: devices look at their queues again, then vCPUs run. */
 void vm_start(struct vm *vm);
 

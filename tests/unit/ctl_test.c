@@ -636,6 +636,7 @@ static void wrong_usage_says_how(void **state)
 		{"set web1", 1, "an argument is missing"},
 		{"set web1 epok=1ms", 1, "set: unknown key 'epok=1ms'; the nearest is 'epoch'"},
 		{"set web1 epoch", 1, "set: epoch needs a value: epoch=TIME"},
+		{"set web1 balloon", 1, "set: balloon needs a value: balloon=SIZE"},
 		{"set web1 epoch=1us", 1, "epoch: 1us is outside 100us..10s"},
 		{"frobnicate", 1, "unknown command 'frobnicate'"},
 		{"status ../x", 1, "'../x' is not a name of a VM"},
