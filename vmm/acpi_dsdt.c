@@ -146,7 +146,7 @@ static void add_s5(struct aml *a)
 {
 	size_t pkg;
 
-	aml_name(a, "\\_S5");
+	aml_name(a, "_S5");
 	pkg = aml_begin_package(a, 4);
 	aml_int(a, GED_SLEEP_OFF);
 	for (unsigned i = 0; i < 3; i++)
@@ -159,7 +159,7 @@ void acpi_dsdt_body(struct aml *a, const struct machine *m, uint64_t genid_gpa)
 	size_t sb;
 
 	add_s5(a);
-	sb = aml_begin_scope(a, "\\_SB");
+	sb = aml_begin_scope(a, "_SB");
 	add_com1(a);
 	add_rtc(a);
 	add_power_button(a);

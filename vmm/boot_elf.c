@@ -63,9 +63,9 @@ int boot_elf_load(struct mem *m, const struct boot_file *f, const char *path, ui
 	bool found = false;
 
 	*ret_end = KERNEL_MIN_GPA;
-	if (!boot_file_has(f, 0, sizeof(eh)))
-		return err_set(e, -ENOEXEC, "kernel '%s': too short for an ELF file", path);
-	memcpy(&eh, f->p, sizeof(eh));
+	memset(&eh, 0, sizeof(eh));
+	if (boot_file_has(f, 0, sizeof(eh)))
+		memcpy(&eh, f->p, sizeof(eh));
 	if (memcmp(eh.e_ident, ELFMAG, SELFMAG) || eh.e_ident[EI_CLASS] != ELFCLASS64 ||
 	    eh.e_ident[EI_DATA] != ELFDATA2LSB || eh.e_machine != EM_X86_64)
 		return err_set(
