@@ -146,7 +146,7 @@ install: deps-build
 
 clean:
 	rm -rf build
--include $(shell find build -name '*.d' 2>/dev/null)
+-include $(shell find build -path build/linux -prune -o -name '*.d' -type f -print 2>/dev/null)
 
 # BENCH=name runs one; tests/bench/bench.py --list names them. Results also in build/bench.json.
 .PHONY: bench
