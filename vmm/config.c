@@ -44,6 +44,14 @@ static const struct option_choice ft_choices[] = {
 	{0},
 };
 
+static const struct option_choice cpu_choices[] = {
+	{"host", CPU_HOST},
+	{"x86-64-v1", CPU_V1},
+	{"x86-64-v2", CPU_V2},
+	{"x86-64-v3", CPU_V3},
+	{0},
+};
+
 /* clang-format off */
 static const struct option disk_rows[] = {
 	{ "id", .type = OPT_TEXT, FIELD(struct config_disk, id), .metavar = "ID",
@@ -79,6 +87,9 @@ static const struct option rows[] = {
 	  .max = 1ull << 42, .tags = OWNER | GUEST, .metavar = "SIZE", .help = "guest RAM" },
 	{ "cpus", 'c', OPT_NUMBER, FIELD(struct config, vcpus), .min = 1, .max = MACHINE_MAX_VCPUS,
 	  .tags = OWNER | GUEST, .metavar = "N", .help = "virtual CPUs" },
+	{ "cpu", .type = OPT_CHOICE, FIELD(struct config, cpu), .choices = cpu_choices,
+	  .tags = OWNER | GUEST, .metavar = "NAME",
+	  .help = "features: host, x86-64-v1, -v2, -v3" },
 	{ "disk", 'd', OPT_LIST, ARRAY(struct config, disks, ndisks), .max = MACHINE_MAX_DEVS,
 	  .sub = disk_rows, .nsub = ROWS(disk_rows), .tags = ALL,
 	  .metavar = "id=ID,path=FILE[,ro][,direct][,ft=mirror|shared|none]",

@@ -40,6 +40,7 @@ struct config {
 	char kernel[512], initrd[512], cmdline[2048];
 	uint64_t mem_bytes; /* default 512M */
 	uint32_t vcpus;	    /* default 1 */
+	enum cpu_policy cpu;
 	struct config_disk disks[MACHINE_MAX_DEVS];
 	unsigned ndisks;
 	struct config_net nets[MACHINE_MAX_DEVS];

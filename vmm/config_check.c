@@ -315,6 +315,7 @@ int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 	snprintf(m->cmdline, sizeof(m->cmdline), "%s", c->cmdline);
 	m->mem_bytes = c->mem_bytes;
 	m->vcpus = c->vcpus;
+	m->cpu = c->cpu;
 	add_dev(m, MDEV_CONSOLE, "console");
 	add_dev(m, MDEV_RNG, "rng");
 	add_dev(m, MDEV_BALLOON, "balloon");

@@ -5,9 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vmm/cpuid.h"
 #include "vmm/mem.h"
 
-#define MODEL "ftvmm,machine-1" /* changes when the same description means another machine */
+#define MODEL "ftvmm,machine-2" /* changes when the same description means another machine */
 
 static const char *const kind_name[] = {[MDEV_BLK] = "block",
 					[MDEV_NET] = "net",
@@ -64,6 +65,31 @@ static void build_memory(void *f, int *r, const struct machine *m)
 	end(f, r);
 }
 
+#define CPUID_CELLS 7
+
+/* {function, index, flags, eax, ebx, ecx, edx} of each leaf. */
+static void build_cpuid(void *f, int *r, const struct machine *m)
+{
+	fdt32_t v[MACHINE_MAX_CPUID][CPUID_CELLS];
+
+	if (m->ncpuid > MACHINE_MAX_CPUID) {
+		*r = *r ? *r : -FDT_ERR_BADVALUE;
+		return;
+	}
+	for (uint32_t i = 0; i < m->ncpuid; i++) {
+		const struct machine_cpuid *c = &m->cpuid[i];
+		const uint32_t cell[CPUID_CELLS] = {c->function, c->index, c->flags, c->eax,
+						    c->ebx,	 c->ecx,   c->edx};
+
+		for (unsigned n = 0; n < CPUID_CELLS; n++)
+			v[i][n] = cpu_to_fdt32(cell[n]);
+	}
+	str(f, r, "ftvmm,cpu", cpuid_policy_name(m->cpu));
+	u32(f, r, "ftvmm,tsc-khz", m->tsc_khz);
+	if (!*r)
+		*r = fdt_property(f, "ftvmm,cpuid", v, (int)(m->ncpuid * sizeof(v[0])));
+}
+
 static void build_cpus(void *f, int *r, const struct machine *m)
 {
 	char name[32];
@@ -71,6 +97,7 @@ static void build_cpus(void *f, int *r, const struct machine *m)
 	begin(f, r, "cpus");
 	u32(f, r, "#address-cells", 1);
 	u32(f, r, "#size-cells", 0);
+	build_cpuid(f, r, m);
 	for (uint32_t i = 0; i < m->vcpus; i++) {
 		snprintf(name, sizeof(name), "cpu@%x", i);
 		begin(f, r, name);
@@ -287,6 +314,40 @@ static int count_cpus(const void *f, struct machine *m)
 	return m->vcpus ? 0 : -EBADMSG;
 }
 
+#define TSC_MIN_KHZ 10000u
+#define TSC_MAX_KHZ 100000000u
+
+/* What is a number and no feature: KVM and cpuid_check() judge the rest. */
+static int parse_cpuid(const void *f, struct machine *m)
+{
+	int len, cpus = fdt_path_offset(f, "/cpus");
+	const fdt32_t *p = fdt_getprop(f, cpus, "ftvmm,cpuid", &len);
+	const int each = CPUID_CELLS * (int)sizeof(fdt32_t);
+	char word[32];
+
+	if (!p || len < each || len % each || len / each > MACHINE_MAX_CPUID ||
+	    get_str(f, cpus, "ftvmm,cpu", word, sizeof(word)) ||
+	    get_u32(f, cpus, "ftvmm,tsc-khz", &m->tsc_khz) || m->tsc_khz < TSC_MIN_KHZ ||
+	    m->tsc_khz > TSC_MAX_KHZ)
+		return -EBADMSG;
+	m->cpu = 0;
+	while (cpuid_policy_name(m->cpu) && strcmp(cpuid_policy_name(m->cpu), word))
+		m->cpu++;
+	if (!cpuid_policy_name(m->cpu))
+		return -EBADMSG;
+	for (int i = 0; i < len / each; i++, p += CPUID_CELLS) {
+		struct machine_cpuid c = {fdt32_ld(p),	   fdt32_ld(p + 1), fdt32_ld(p + 2),
+					  fdt32_ld(p + 3), fdt32_ld(p + 4), fdt32_ld(p + 5),
+					  fdt32_ld(p + 6)};
+
+		if (c.flags & ~KVM_CPUID_FLAG_SIGNIFCANT_INDEX || (c.index && !c.flags) ||
+		    cpuid_find(m, c.function, c.index))
+			return -EBADMSG;
+		m->cpuid[m->ncpuid++] = c;
+	}
+	return cpuid_find(m, 0, 0) && cpuid_find(m, 1, 0) ? 0 : -EBADMSG;
+}
+
 int fdt_parse(const void *buf, size_t len, struct machine *m, struct err *e)
 {
 	char model[32];
@@ -308,6 +369,8 @@ int fdt_parse(const void *buf, size_t len, struct machine *m, struct err *e)
 		return bad(e, "bad memory size");
 	if (count_cpus(buf, m))
 		return bad(e, "bad number of vCPUs");
+	if (parse_cpuid(buf, m))
+		return bad(e, "bad CPUID table, --cpu or TSC frequency");
 	fdt_for_each_subnode(node, buf, 0)
 	{
 		int r;

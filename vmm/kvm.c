@@ -1,11 +1,20 @@
 #include "vmm/kvm.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+
+#include "vmm/kvm_probe.h"
+
+#define CPUID_1_ECX_TSC_DEADLINE (1u << 24)
+#define CPUID_1_ECX_XSAVE	 (1u << 26)
+#define CPUID_1_ECX_HYPERVISOR	 (1u << 31)
+#define MSR_HYPERV_FIRST	 0x40000000u
+#define MSR_HYPERV_LAST		 0x400001ffu
 
 /* Three pages below the BIOS area that Intel hosts need for real mode (KVM_SET_TSS_ADDR). */
 #define TSS_ADDR	 0xfffbd000ul
@@ -66,6 +75,45 @@ static int open_sys(struct kvm *k, struct err *e)
 	return 0;
 }
 
+static struct kvm_cpuid_entry2 *offered(struct kvm *k, uint32_t function)
+{
+	for (uint32_t i = 0; i < k->cpuid->nent; i++)
+		if (k->cpuid->entries[i].function == function && k->cpuid->entries[i].index == 0)
+			return &k->cpuid->entries[i];
+	return NULL;
+}
+
+/* Bare metal has no such trouble, and is not asked: it costs a VM. */
+static bool loses_xcr0(const struct kvm *k)
+{
+	unsigned a, b, c = 0, d;
+
+	return __get_cpuid(1, &a, &b, &c, &d) && c & CPUID_1_ECX_HYPERVISOR &&
+	       kvm_probe_loses_xcr0(k);
+}
+
+/* What KVM offers by other ways, and what it offers in vain. */
+static void complete_cpuid(struct kvm *k)
+{
+	struct kvm_cpuid_entry2 *one = offered(k, 1), *states = offered(k, 0xd);
+
+	if (one && ioctl(k->sys_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0)
+		one->ecx |= CPUID_1_ECX_TSC_DEADLINE;
+	if (!one || !(one->ecx & CPUID_1_ECX_XSAVE) || !loses_xcr0(k))
+		return;
+	one->ecx &= ~CPUID_1_ECX_XSAVE;
+	if (states)
+		states->eax = states->ebx = states->ecx = states->edx = 0;
+}
+
+/* Hyper-V's MSRs are listed always, and never used: its CPUID leaves are not offered. */
+static void take_msrs(struct kvm *k, const struct kvm_msr_list *list)
+{
+	for (uint32_t i = 0; i < list->nmsrs; i++)
+		if (list->indices[i] < MSR_HYPERV_FIRST || list->indices[i] > MSR_HYPERV_LAST)
+			k->msrs[k->nmsrs++] = list->indices[i];
+}
+
 static int read_features(struct kvm *k, struct err *e)
 {
 	struct {
@@ -81,12 +129,12 @@ static int read_features(struct kvm *k, struct err *e)
 	r = kvm_ioctl(k->sys_fd, KVM_GET_SUPPORTED_CPUID, k->cpuid);
 	if (r < 0)
 		return err_set(e, r, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-r));
+	complete_cpuid(k);
 	r = kvm_ioctl(k->sys_fd, KVM_GET_MSR_INDEX_LIST, &msrs);
 	if (r < 0)
 		return err_set(e, r, "KVM_GET_MSR_INDEX_LIST: %s (more than %d MSRs?)",
 			       strerror(-r), KVM_MAX_MSRS);
-	k->nmsrs = msrs.list.nmsrs;
-	memcpy(k->msrs, msrs.list.indices, k->nmsrs * sizeof(uint32_t));
+	take_msrs(k, &msrs.list);
 	return 0;
 }
 
@@ -95,6 +143,8 @@ static int create_vm(struct kvm *k, struct err *e)
 	uint64_t identity = IDENTITY_MAP_GPA;
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 				     .args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE};
+	/* Its counters are of one host; see vmm/cpuid.c. Where this is refused there is no PMU. */
+	struct kvm_enable_cap pmu = {.cap = KVM_CAP_PMU_CAPABILITY, .args[0] = KVM_PMU_CAP_DISABLE};
 	int r = kvm_ioctl(k->sys_fd, KVM_CREATE_VM, 0);
 
 	if (r < 0)
@@ -103,6 +153,7 @@ static int create_vm(struct kvm *k, struct err *e)
 	/* Both addresses matter on Intel only; other hosts may refuse them. */
 	kvm_ioctl(k->vm_fd, KVM_SET_TSS_ADDR, (void *)TSS_ADDR);
 	kvm_ioctl(k->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+	kvm_ioctl(k->vm_fd, KVM_ENABLE_CAP, &pmu);
 	k->manual_protect = kvm_ioctl(k->vm_fd, KVM_ENABLE_CAP, &cap) == 0;
 	return 0;
 }

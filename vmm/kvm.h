@@ -19,7 +19,7 @@
 struct kvm {
 	int sys_fd, vm_fd;
 	size_t run_size;	  /* bytes of a vCPU's kvm_run mapping */
-	struct kvm_cpuid2 *cpuid; /* what the host can offer */
+	struct kvm_cpuid2 *cpuid; /* what the host can offer, for vmm/cpuid.h */
 	uint32_t nmsrs;
 	uint32_t msrs[KVM_MAX_MSRS]; /* the MSRs that make up a vCPU's state */
 	bool manual_protect;	     /* KVM_CLEAR_DIRTY_LOG is there */

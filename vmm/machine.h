@@ -17,9 +17,11 @@
 #define MACHINE_MMIO_BASE  0xd0000000ull
 #define MACHINE_MMIO_STEP  0x1000ull
 #define MACHINE_GSI_BASE   16
+#define MACHINE_MAX_CPUID  128
 
 enum mdev_kind { MDEV_BLK = 1, MDEV_NET, MDEV_CONSOLE, MDEV_RNG, MDEV_BALLOON };
 enum disk_ft { DISK_FT_MIRROR = 1, DISK_FT_SHARED, DISK_FT_NONE };
+enum cpu_policy { CPU_HOST, CPU_V1, CPU_V2, CPU_V3 }; /* vmm/cpuid.h */
 
 struct mdev {
 	enum mdev_kind kind;
@@ -34,10 +36,20 @@ struct mdev {
 	uint32_t queues; /* blk: request queues, net: pairs; 0 is 1 */
 };
 
+/* One leaf of CPUID; what differs between vCPUs is zero in it. flags: KVM_CPUID_FLAG_*. */
+struct machine_cpuid {
+	uint32_t function, index, flags;
+	uint32_t eax, ebx, ecx, edx;
+};
+
 struct machine {
 	char name[64];
 	uint64_t mem_bytes;
 	uint32_t vcpus;
+	enum cpu_policy cpu; /* what the table below was made by */
+	uint32_t tsc_khz;    /* what the guest's TSC counts at; 0: not known yet */
+	uint32_t ncpuid;     /* 0: not known yet, made for the host that creates the VM */
+	struct machine_cpuid cpuid[MACHINE_MAX_CPUID];
 	char cmdline[2048];
 	uint32_t ndevs;
 	struct mdev devs[MACHINE_MAX_DEVS];

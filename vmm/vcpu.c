@@ -12,48 +12,47 @@
 #include <unistd.h>
 
 #include "vmm/boot_layout.h"
+#include "vmm/cpuid.h"
 #include "vmm/log.h"
 #include "vmm/vm.h"
+#include "vmm/vm_internal.h"
 
 #define SYNC_ALL (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
 
-/* Guests of the guest: their state is not part of ours, so no snapshot or takeover would have it.
- */
-#define CPUID_1_ECX_VMX	       (1u << 5)
-#define CPUID_80000001_ECX_SVM (1u << 2)
-
-/* What this vCPU may know of itself on top of what the host offers (APIC id, hypervisor bit). */
 static int set_cpuid(struct vcpu *v, struct err *e)
 {
-	const struct kvm_cpuid2 *host = v->vm->kvm.cpuid;
-	size_t bytes = sizeof(*host) + host->nent * sizeof(host->entries[0]);
-	struct kvm_cpuid2 *c = malloc(bytes);
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entries[MACHINE_MAX_CPUID];
+	} c;
 	int r;
 
-	if (!c)
-		return err_set(e, -ENOMEM, "vCPU %u: out of memory", v->index);
-	memcpy(c, host, bytes);
-	for (unsigned i = 0; i < c->nent; i++) {
-		struct kvm_cpuid_entry2 *en = &c->entries[i];
-
-		if (en->function == 1) {
-			en->ebx = (en->ebx & 0x0000ffff) | v->vm->machine.vcpus << 16 |
-				  v->index << 24;
-			en->ecx |=
-				1u
-				<< 31; /* a hypervisor is present: guests then look for kvmclock */
-			if (v->vm->machine.vcpus > 1)
-				en->edx |= 1u << 28;
-			en->ecx &= ~CPUID_1_ECX_VMX;
-		}
-		if (en->function == 0x80000001)
-			en->ecx &= ~CPUID_80000001_ECX_SVM;
-		if (en->function == 0xb || en->function == 0x1f)
-			en->edx = v->index;
-	}
-	r = kvm_ioctl(v->fd, KVM_SET_CPUID2, c);
-	free(c);
+	cpuid_for_vcpu(&v->vm->machine, v->index, &c.head);
+	r = kvm_ioctl(v->fd, KVM_SET_CPUID2, &c);
 	return r < 0 ? err_set(e, r, "vCPU %u: KVM_SET_CPUID2: %s", v->index, strerror(-r)) : 0;
+}
+
+/*
+ * What firmware would have set: memory is cached (else Linux does without PAT), and string
+ * instructions are fast (else it avoids them). KVM takes neither for more than it says.
+ */
+static void set_msrs(struct vcpu *v)
+{
+	static const struct kvm_msr_entry init[] = {{.index = 0x2ff, .data = 0xc06},
+						    {.index = 0x1a0, .data = 1}};
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} m;
+
+	for (unsigned i = 0; i < sizeof(init) / sizeof(init[0]); i++) {
+		m.head.nmsrs = 1;
+		m.entry.index = init[i].index;
+		m.entry.data = 0;
+		kvm_ioctl(v->fd, KVM_GET_MSRS, &m);
+		m.entry.data |= init[i].data;
+		kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
+	}
 }
 
 /* MSRs that the host lists but this vCPU cannot read are not part of its state. */
@@ -104,8 +103,11 @@ int vcpu_init(struct vcpu *v, struct vm *vm, unsigned index, struct err *e)
 		return err_sys(e, "vCPU %u: mmap", index);
 	}
 	r = set_cpuid(v, e);
+	if (!r)
+		r = vcpu_set_tsc_khz(v, e);
 	if (r)
 		return r;
+	set_msrs(v);
 	/* Touching the LAPIC makes KVM enter this vCPU in its APIC map; before, INIT may get lost.
 	 */
 	r = kvm_ioctl(v->fd, KVM_GET_LAPIC, &v->state.lapic);

@@ -24,6 +24,7 @@
 #include "devices/watchdog.h"
 #include "vmm/boot.h"
 #include "vmm/boot_layout.h"
+#include "vmm/cpuid.h"
 #include "vmm/log.h"
 #include "vmm/vm_internal.h"
 
@@ -286,10 +287,20 @@ static void init_sync(struct vm *vm)
 	vm->want_park = true;
 }
 
+/* A machine from elsewhere has its CPUID table, which must fit; a new one gets it here. */
+static int settle_cpuid(struct vm *vm, struct err *e)
+{
+	if (vm->machine.ncpuid)
+		return cpuid_check(vm->kvm.cpuid, &vm->machine, e);
+	return cpuid_build(vm->kvm.cpuid, vm->machine.cpu, &vm->machine, e);
+}
+
 static int create(struct vm *vm, const struct config *cfg, struct err *e)
 {
 	int r = kvm_open(&vm->kvm, e);
 
+	if (!r)
+		r = settle_cpuid(vm, e);
 	if (!r)
 		r = add_memory(vm, e);
 	if (!r)

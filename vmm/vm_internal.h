@@ -15,4 +15,7 @@ int vm_chips_mask_pic(struct vm *vm, struct err *e);
 /* Does the guest take interrupts of this I/O APIC pin? */
 bool vm_chips_irq_open(struct vm *vm, unsigned pin);
 
+/* vm_clock.c: vCPU 0 learns the machine's TSC frequency if it is not known, others get it. */
+int vcpu_set_tsc_khz(struct vcpu *v, struct err *e);
+
 #endif

@@ -41,6 +41,10 @@ static void check_accepted(const struct config *c)
 	for (unsigned i = 0; i < m.ndevs; i++)
 		if (m.devs[i].kind == MDEV_BLK)
 			m.devs[i].bytes = 1 << 20;
+	/* What the host that creates it adds. */
+	m.tsc_khz = 2000000;
+	m.ncpuid = 2;
+	m.cpuid[1].function = 1;
 	n = fdt_build(&m, buf, sizeof(buf), NULL);
 	require(n > 0 && !fdt_parse(buf, (size_t)n, &again, &e));
 	require(!memcmp(&m, &again, sizeof(m)));
@@ -59,10 +63,10 @@ static const char good[] =
 	"\"staging\": \"64M\", \"verify\": true}";
 
 static const char *const keys[] = {
-	"kernel",  "initrd",  "cmdline",      "memory",	 "cpus",	 "disk",	 "net",
-	"console", "name",    "restore",      "primary", "secondary",	 "peer",	 "listen",
-	"ft",	   "epoch",   "heartbeat",    "arbiter", "claim",	 "peer-timeout", "staging",
-	"verify",  "verbose", "output-limit", "nokey",	 "disklog-limit"};
+	"kernel",  "initrd",  "cmdline",      "memory",	 "cpus",	  "disk",	  "net",
+	"console", "name",    "restore",      "primary", "secondary",	  "peer",	  "listen",
+	"ft",	   "epoch",   "heartbeat",    "arbiter", "claim",	  "peer-timeout", "staging",
+	"verify",  "verbose", "output-limit", "nokey",	 "disklog-limit", "cpu"};
 static const char *const values[] = {
 	"true",
 	"false",

@@ -39,6 +39,12 @@ static size_t build_good(uint8_t *out)
 		m.devs[i].gpa = MACHINE_MMIO_BASE + i * MACHINE_MMIO_STEP;
 		m.devs[i].gsi = MACHINE_GSI_BASE + i;
 	}
+	m.tsc_khz = 2000000;
+	m.cpu = CPU_V2;
+	m.ncpuid = 3;
+	m.cpuid[0] = (struct machine_cpuid){.eax = 7, .ebx = 0x756e6547};
+	m.cpuid[1] = (struct machine_cpuid){.function = 1, .edx = 0xffffffff};
+	m.cpuid[2] = (struct machine_cpuid){.function = 7, .index = 1, .flags = 1, .eax = 1};
 	n = fdt_build(&m, out, FDT_MAX_BYTES, NULL);
 	if (n < 0)
 		abort();
@@ -71,6 +77,8 @@ static void check_accepted(const struct machine *m)
 			(d->queues && d->queues <= MACHINE_MAX_QUEUES));
 		require(d->kind != MDEV_BLK || (d->bytes && d->bytes % 512 == 0 && d->ft));
 	}
+	require(m->ncpuid >= 2 && m->ncpuid <= MACHINE_MAX_CPUID && m->cpu <= CPU_V3);
+	require(m->tsc_khz >= 10000);
 	n = fdt_build(m, buf, sizeof(buf), NULL);
 	require(n > 0 && !fdt_parse(buf, (size_t)n, &again, NULL));
 	require(!memcmp(m, &again, sizeof(again)));

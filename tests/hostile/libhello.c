@@ -127,6 +127,17 @@ static void refuse_machines(struct attack *a)
 	BAD("no vCPU", m.vcpus = 0);
 	BAD("nine vCPUs", m.vcpus = MACHINE_MAX_VCPUS + 1);
 	BAD("4096 vCPUs", m.vcpus = 4096);
+	BAD("no CPUID", m.ncpuid = 0);
+	BAD("AMX and nested VMs", m.cpuid[m.ncpuid++] = (struct machine_cpuid){.function = 0x1d});
+	for (unsigned i = 0; i < good.ncpuid; i++)
+		if (good.cpuid[i].function == 1)
+			BAD("every CPU feature", m.cpuid[i].ecx = ~0u);
+	for (unsigned i = 0; i < good.ncpuid; i++)
+		if (good.cpuid[i].function == 0)
+			BAD("another vendor", m.cpuid[i].ebx = 0x41414141);
+	BAD("a TSC twice as fast", m.tsc_khz *= 2);
+	BAD("a TSC of 100 GHz", m.tsc_khz = 100000000);
+	BAD("a TSC that stands still", m.tsc_khz = 0);
 	BAD("name with escapes", strcpy(m.name, "\033[2Jvm"));
 	BAD("name that is no UTF-8", strcpy(m.name, "\xff\xfe"));
 	BAD("no name", m.name[0] = 0);

@@ -123,6 +123,14 @@ static void limits(void **state)
 	BAD("queues", m.devs[2].queues = 0);
 	BAD("queues", m.devs[2].queues = MACHINE_MAX_QUEUES + 1);
 	BAD("mirror", m.devs[2].readonly = true);
+	BAD("CPUID", m.ncpuid = 0);
+	BAD("CPUID", m.ncpuid = 1);
+	BAD("CPUID", m.cpuid[0].function = 2);
+	BAD("CPUID", m.cpuid[2].flags = 0);
+	BAD("CPUID", m.cpuid[2].flags = 3);
+	BAD("CPUID", m.cpuid[2] = m.cpuid[1]);
+	BAD("CPUID", m.tsc_khz = 0);
+	BAD("CPUID", m.tsc_khz = UINT32_MAX);
 #undef BAD
 }
 
@@ -207,6 +215,9 @@ static void properties(void **state)
 		{"/", "model"},
 		{"/chosen", "bootargs"},
 		{"/memory@0", "reg"},
+		{"/cpus", "ftvmm,cpu"},
+		{"/cpus", "ftvmm,cpuid"},
+		{"/cpus", "ftvmm,tsc-khz"},
 		{"/virtio_mmio@d0000000", "reg"},
 		{"/virtio_mmio@d0000000", "interrupts"},
 		{"/virtio_mmio@d0000000", "ftvmm,id"},
@@ -297,13 +308,46 @@ static void nodes(void **state)
 	refuses_tree();
 }
 
+/* As many leaves as there can be, and one more. */
+static void cpuid_table(void **state)
+{
+	static uint8_t longer[(MACHINE_MAX_CPUID + 1) * 28];
+	struct machine m, again;
+	struct err e;
+	int n;
+
+	parse_good(&m);
+	while (m.ncpuid < MACHINE_MAX_CPUID) {
+		m.cpuid[m.ncpuid] = (struct machine_cpuid){.function = 0x100 + m.ncpuid, .eax = 1};
+		m.ncpuid++;
+	}
+	n = fdt_build(&m, good, sizeof(good), NULL);
+	assert_true(n > 0);
+	assert_int_equal(fdt_parse(good, (size_t)n, &again, NULL), 0);
+	assert_memory_equal(&m, &again, sizeof(m));
+	m.ncpuid++;
+	assert_true(fdt_build(&m, good, sizeof(good), NULL) < 0);
+
+	for (unsigned i = 0; i <= MACHINE_MAX_CPUID; i++)
+		longer[i * 28 + 3] = (uint8_t)i; /* leaves 0, 1, 2 ... */
+	for (int len = (int)sizeof(longer); len >= (int)sizeof(longer) - 28; len -= 28) {
+		open_tree();
+		assert_int_equal(fdt_setprop(tree, node("/cpus"), "ftvmm,cpuid", longer, len), 0);
+		assert_int_equal(parse_tree(&m, &e), len > MACHINE_MAX_CPUID * 28 ? -EBADMSG : 0);
+	}
+	open_tree();
+	assert_int_equal(fdt_setprop_string(tree, node("/cpus"), "ftvmm,cpu", "x86-64-v9"), 0);
+	refuses_tree();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(round_trip), cmocka_unit_test(every_length),
-		cmocka_unit_test(every_byte), cmocka_unit_test(limits),
-		cmocka_unit_test(texts),      cmocka_unit_test(properties),
-		cmocka_unit_test(nodes),      cmocka_unit_test(defaults),
+		cmocka_unit_test(round_trip),  cmocka_unit_test(every_length),
+		cmocka_unit_test(every_byte),  cmocka_unit_test(limits),
+		cmocka_unit_test(texts),       cmocka_unit_test(properties),
+		cmocka_unit_test(nodes),       cmocka_unit_test(defaults),
+		cmocka_unit_test(cpuid_table),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
