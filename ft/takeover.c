@@ -45,6 +45,9 @@ static void plug_network(struct vm *vm)
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
 		if (vm->machine.devs[i].kind == MDEV_NET && netdev_link(&vm->nets[i], true, &e))
 			log_error("%s", e.msg);
+	e = (struct err){0};
+	if (vsock_host_listen(&vm->vsock, &e))
+		log_error("%s", e.msg);
 }
 
 static void hold_disks(struct secondary *s)

@@ -348,6 +348,9 @@ static int run_vm(struct run *r, struct err *e)
 		if (code)
 			return code;
 	}
+	code = vsock_host_listen(&r->vm.vsock, e);
+	if (code)
+		return code;
 	r->paused = r->waiting = r->cfg.paused;
 	return r->waiting ? 0 : set_going(r, e);
 }

@@ -76,6 +76,13 @@ static const struct option net_rows[] = {
 	{ "mac", .type = OPT_MAC, FIELD(struct config_net, mac), .metavar = "MAC",
 	  .help = "default: derived from name and id" },
 };
+static const struct option vsock_rows[] = {
+	{ "path", .type = OPT_TEXT, FIELD(struct config_vsock, path), .metavar = "SOCK",
+	  .help = "programs connect here; the guest reaches port P at SOCK_P" },
+	{ "cid", .type = OPT_NUMBER, FIELD(struct config_vsock, cid), .min = MACHINE_CID_MIN,
+	  .max = MACHINE_CID_MAX, .metavar = "N",
+	  .help = "the guest's address, default 3; the primary's counts" },
+};
 static const struct option rows[] = {
 	{ "kernel", 'k', OPT_TEXT, FIELD(struct config, kernel), .tags = OWNER | GUEST,
 	  .metavar = "FILE", .help = "bzImage, or ELF file with a PVH entry" },
@@ -98,6 +105,9 @@ static const struct option rows[] = {
 	  .sub = net_rows, .nsub = ROWS(net_rows), .tags = ALL,
 	  .metavar = "id=ID,tap=NAME[,bridge=NAME][,mac=MAC]",
 	  .help = "add a network card (again for more)" },
+	{ "vsock", .type = OPT_LIST, ARRAY(struct config, vsock, nvsocks), .max = 1,
+	  .sub = vsock_rows, .nsub = ROWS(vsock_rows), .tags = ALL, .metavar = "path=SOCK[,cid=N]",
+	  .help = "sockets between guest and host programs" },
 	{ "console", .type = OPT_TEXT, FIELD(struct config, console), .tags = ALL,
 	  .metavar = "stdio|none|FILE", .help = "where guest output goes" },
 	{ "name", .type = OPT_TEXT, FIELD(struct config, name), .tags = ALL, .metavar = "NAME",
@@ -300,6 +310,8 @@ int config_parse_run(struct config *c, int argc, char **argv, struct err *e)
 	}
 	for (unsigned i = 0; i < c->nnets; i++)
 		c->nets[i].has_mac = memcmp(c->nets[i].mac, "\0\0\0\0\0", 6);
+	if (!c->vsock[0].cid)
+		c->vsock[0].cid = MACHINE_CID_MIN;
 	for (unsigned i = 0; i < c->ndisks; i++)
 		if (!c->disks[i].ft)
 			c->disks[i].ft = c->disks[i].readonly ? DISK_FT_NONE : DISK_FT_MIRROR;

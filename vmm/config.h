@@ -35,6 +35,11 @@ struct config_net {
 	bool has_mac; /* else derived from name and id, locally administered */
 };
 
+struct config_vsock {
+	char path[97]; /* VSOCK_PATH_MAX: net/vsock_host.h */
+	uint32_t cid;  /* default 3 */
+};
+
 struct config {
 	char name[64]; /* default "vm" */
 	char kernel[512], initrd[512], cmdline[2048];
@@ -45,6 +50,8 @@ struct config {
 	unsigned ndisks;
 	struct config_net nets[MACHINE_MAX_DEVS];
 	unsigned nnets;
+	struct config_vsock vsock[1];
+	unsigned nvsocks;  /* 0 or 1 */
 	char console[512]; /* "stdio" (default), "none" or a file */
 	char restore[512]; /* snapshot file to start from */
 	bool paused;	   /* vCPUs do not start until `ftvmm resume` */

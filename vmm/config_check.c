@@ -32,7 +32,8 @@ static int check_id(const char *what, const char *id, struct err *e)
 	if (!name_ok(id))
 		return err_set(e, -EINVAL, "%s id '%s': use letters, digits, '.', '_' and '-'",
 			       what, id);
-	if (!strcmp(id, "console") || !strcmp(id, "rng") || !strcmp(id, "balloon"))
+	if (!strcmp(id, "console") || !strcmp(id, "rng") || !strcmp(id, "balloon") ||
+	    !strcmp(id, "vsock"))
 		return err_set(e, -EEXIST, "%s id '%s' is taken by the built-in device", what, id);
 	return 0;
 }
@@ -173,14 +174,31 @@ static int check_net_pair(const struct config_net *a, const struct config_net *b
 	return 0;
 }
 
+/* A secondary makes its socket when it takes over: too late to learn that it cannot. */
+static int check_vsock(const struct config_vsock *v, struct err *e)
+{
+	char path[sizeof(v->path)], *folder;
+
+	memcpy(path, v->path, sizeof(path));
+	folder = dirname(path);
+	if (access(folder, W_OK | X_OK) < 0)
+		return err_sys(e, "--vsock: no socket can be made in '%s'", folder);
+	return 0;
+}
+
 static int check_devices(const struct config *c, struct err *e)
 {
-	unsigned most = MACHINE_MAX_DEVS - FIXED_DEVS;
+	unsigned most = MACHINE_MAX_DEVS - FIXED_DEVS - c->nvsocks;
 	int r;
 
 	if (c->ndisks + c->nnets > most)
-		return err_set(e, -E2BIG, "%u disks and %u nets: together at most %u", c->ndisks,
-			       c->nnets, most);
+		return err_set(e, -E2BIG, "%u disks and %u nets: together at most %u%s", c->ndisks,
+			       c->nnets, most, c->nvsocks ? " beside a vsock" : "");
+	if (c->nvsocks) {
+		r = check_vsock(&c->vsock[0], e);
+		if (r)
+			return r;
+	}
 	for (unsigned i = 0; i < c->ndisks; i++) {
 		for (unsigned j = 0; j < i; j++)
 			if (!strcmp(c->disks[i].path, c->disks[j].path))
@@ -308,7 +326,7 @@ static struct mdev *add_dev(struct machine *m, enum mdev_kind kind, const char *
 int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 {
 	_Static_assert(MACHINE_MAX_VCPUS <= MACHINE_MAX_QUEUES, "a queue for each CPU");
-	if (c->ndisks + c->nnets + FIXED_DEVS > MACHINE_MAX_DEVS)
+	if (c->ndisks + c->nnets + c->nvsocks + FIXED_DEVS > MACHINE_MAX_DEVS)
 		return err_set(e, -E2BIG, "more than %d devices", MACHINE_MAX_DEVS);
 	memset(m, 0, sizeof(*m));
 	snprintf(m->name, sizeof(m->name), "%s", c->name);
@@ -335,5 +353,7 @@ int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 		else
 			derive_mac(c->name, c->nets[i].id, d->mac);
 	}
+	if (c->nvsocks)
+		add_dev(m, MDEV_VSOCK, "vsock")->cid = c->vsock[0].cid;
 	return 0;
 }

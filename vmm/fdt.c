@@ -10,11 +10,9 @@
 
 #define MODEL "ftvmm,machine-2" /* changes when the same description means another machine */
 
-static const char *const kind_name[] = {[MDEV_BLK] = "block",
-					[MDEV_NET] = "net",
-					[MDEV_CONSOLE] = "console",
-					[MDEV_RNG] = "rng",
-					[MDEV_BALLOON] = "balloon"};
+static const char *const kind_name[] = {
+	[MDEV_BLK] = "block", [MDEV_NET] = "net",	  [MDEV_CONSOLE] = "console",
+	[MDEV_RNG] = "rng",   [MDEV_BALLOON] = "balloon", [MDEV_VSOCK] = "vsock"};
 static const char *const ft_name[] = {
 	[DISK_FT_MIRROR] = "mirror", [DISK_FT_SHARED] = "shared", [DISK_FT_NONE] = "none"};
 
@@ -132,6 +130,8 @@ static void build_dev(void *f, int *r, const struct mdev *d)
 		if (!*r)
 			*r = fdt_property(f, "local-mac-address", d->mac, 6);
 	}
+	if (d->kind == MDEV_VSOCK)
+		u32(f, r, "ftvmm,cid", d->cid);
 	end(f, r);
 }
 
@@ -232,6 +232,16 @@ static int parse_queues(const void *f, int node, struct mdev *d)
 	return !d->queues || d->queues > MACHINE_MAX_QUEUES ? -EBADMSG : 0;
 }
 
+static int parse_vsock(const void *f, int node, const struct machine *m, struct mdev *d)
+{
+	for (uint32_t i = 0; i < m->ndevs; i++)
+		if (m->devs[i].kind == MDEV_VSOCK)
+			return -EBADMSG;
+	if (get_u32(f, node, "ftvmm,cid", &d->cid))
+		return -EBADMSG;
+	return d->cid < MACHINE_CID_MIN || d->cid > MACHINE_CID_MAX ? -EBADMSG : 0;
+}
+
 static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 {
 	struct mdev *d = &m->devs[m->ndevs];
@@ -284,6 +294,8 @@ static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 		d->no_offload = flag;
 		memcpy(d->mac, mac, 6);
 	}
+	if (d->kind == MDEV_VSOCK && parse_vsock(f, node, m, d))
+		return bad(e, "vsock with a bad cid, or a second one");
 	m->ndevs++;
 	return 0;
 }

@@ -19,7 +19,10 @@
 #define MACHINE_GSI_BASE   16
 #define MACHINE_MAX_CPUID  128
 
-enum mdev_kind { MDEV_BLK = 1, MDEV_NET, MDEV_CONSOLE, MDEV_RNG, MDEV_BALLOON };
+#define MACHINE_CID_MIN 3u /* of a vsock; below are hypervisor, local and host */
+#define MACHINE_CID_MAX 0xfffffffeu
+
+enum mdev_kind { MDEV_BLK = 1, MDEV_NET, MDEV_CONSOLE, MDEV_RNG, MDEV_BALLOON, MDEV_VSOCK };
 enum disk_ft { DISK_FT_MIRROR = 1, DISK_FT_SHARED, DISK_FT_NONE };
 enum cpu_policy { CPU_HOST, CPU_V1, CPU_V2, CPU_V3 }; /* vmm/cpuid.h */
 
@@ -34,6 +37,7 @@ struct mdev {
 	uint8_t mac[6];	 /* net */
 	bool no_offload; /* net: the guest does all checksums and segments itself */
 	uint32_t queues; /* blk: request queues, net: pairs; 0 is 1 */
+	uint32_t cid;	 /* vsock */
 };
 
 /* One leaf of CPUID; what differs between vCPUs is zero in it. flags: KVM_CPUID_FLAG_*. */

@@ -269,6 +269,8 @@ static int list_append(const struct option *o, void *base, const char *elem, con
 
 	if (!*id)
 		return err_set(e, -EINVAL, "%s: %s is missing", where, o->sub[0].name);
+	if (o->max == 1) /* the last one wins */
+		*count = 0;
 	for (unsigned i = 0; i < *count; i++)
 		if (!strcmp(items + i * o->size + o->sub[0].offset, id))
 			return err_set(e, -EEXIST, "%s: the id '%s' is already in use", where, id);
@@ -381,7 +383,8 @@ static int wrong_json(const struct option *o, const char *where, struct err *e)
 		[OPT_LIST] = "an array of objects",
 	};
 
-	return err_set(e, -EINVAL, "%s: must be %s", where, form[o->type]);
+	return err_set(e, -EINVAL, "%s: must be %s", where,
+		       o->type == OPT_LIST && o->max == 1 ? "an object" : form[o->type]);
 }
 
 static int set_elem_json(const struct option *o, void *base, json_t *object, const char *where,
@@ -478,7 +481,9 @@ int option_set_json(const struct option *o, void *base, json_t *value, const cha
 			 json_integer_value(value));
 		return option_set_text(o, base, number, where, e);
 	}
-	if (json_is_array(value) && o->type == OPT_LIST)
+	if (json_is_object(value) && o->type == OPT_LIST && o->max == 1)
+		return set_elem_json(o, base, value, where, e);
+	if (json_is_array(value) && o->type == OPT_LIST && o->max > 1)
 		return set_list_json(o, base, value, where, e);
 	if (json_is_array(value) && o->type == OPT_TEXTS)
 		return set_texts_json(o, base, value, where, e);

@@ -24,7 +24,8 @@ enum option_type {
 	OPT_CHOICE, /* enum: one of `choices` */
 	OPT_MAC,    /* uint8_t[6]; all zero means not given */
 	OPT_TEXTS,  /* char[max][size], filled count at `count`: A,B or a JSON array */
-	OPT_LIST,   /* struct[max] of elem_size each, rows in `sub`; may be given again */
+	OPT_LIST,   /* struct[max] of elem_size each, rows in `sub`; may be given again. With max 1:
+			 one struct, in JSON an object; the last one wins */
 };
 
 struct option_choice {
@@ -40,7 +41,8 @@ struct option {
 	size_t count;	     /* offset of the unsigned element count */
 	uint64_t min, max;
 	const struct option_choice *choices;
-	const struct option *sub; /* first row must be the text "id", which is unique in the list */
+	const struct option
+		*sub; /* first row is a text that must be given, and is unique in the list */
 	unsigned nsub;
 	unsigned tags; /* the caller's own, e.g. for which roles the option is */
 	const char *metavar, *help;

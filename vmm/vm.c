@@ -21,6 +21,7 @@
 #include "devices/virtio_console.h"
 #include "devices/virtio_net.h"
 #include "devices/virtio_rng.h"
+#include "devices/virtio_vsock.h"
 #include "devices/watchdog.h"
 #include "vmm/boot.h"
 #include "vmm/boot_layout.h"
@@ -191,6 +192,15 @@ static int open_net(struct vm *vm, unsigned i, const struct config *cfg, struct 
 		       md->id);
 }
 
+static int open_vsock(struct vm *vm, const struct config *cfg, struct err *e)
+{
+	if (!cfg->nvsocks)
+		return err_set(e, -ENOENT,
+			       "the machine has a vsock, and none is given here; add --vsock "
+			       "path=SOCK");
+	return vsock_host_init(&vm->vsock, vm->loop, cfg->vsock[0].path, e);
+}
+
 static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
 {
 	const struct mdev *md = &vm->machine.devs[i];
@@ -216,6 +226,11 @@ static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct 
 		r = open_net(vm, i, cfg, e);
 		if (!r)
 			r = virtio_net_new(&vm->env, md, &vm->nets[i], &d, e);
+		break;
+	case MDEV_VSOCK:
+		r = open_vsock(vm, cfg, e);
+		if (!r)
+			r = virtio_vsock_new(&vm->env, md, &vm->vsock, &d, e);
 		break;
 	}
 	if (r)
@@ -374,6 +389,7 @@ void vm_destroy(struct vm *vm)
 		if (vm->nets[i].fd >= 0)
 			netdev_close(&vm->nets[i]);
 	}
+	vsock_host_done(&vm->vsock);
 	for (unsigned i = 0; i < vm->nitems; i++)
 		free(vm->scratch[i].pod);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)

@@ -20,6 +20,7 @@
 #include "devices/disk.h"
 #include "net/netdev.h"
 #include "net/obuf.h"
+#include "net/vsock_host.h"
 #include "vmm/bus.h"
 #include "vmm/config.h"
 #include "vmm/console.h"
@@ -65,6 +66,7 @@ struct vm {
 	struct device *mdevs[MACHINE_MAX_DEVS]; /* the device of machine.devs[i] */
 	struct disk disks[MACHINE_MAX_DEVS];  /* by index of machine.devs; fd -1 when not a disk */
 	struct netdev nets[MACHINE_MAX_DEVS]; /* likewise */
+	struct vsock_host vsock;	      /* unused without a device of that kind */
 	struct vm_chips chips;
 	struct state_item items[VM_MAX_ITEMS];	 /* pods are the live copies */
 	struct state_item scratch[VM_MAX_ITEMS]; /* pods of their own, for decoding */

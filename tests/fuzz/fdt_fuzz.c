@@ -29,9 +29,10 @@ static size_t build_good(uint8_t *out)
 		 .no_offload = true,
 		 .queues = 2},
 		{.kind = MDEV_BALLOON, .id = "balloon"},
+		{.kind = MDEV_VSOCK, .id = "vsock", .cid = 3},
 	};
 	struct machine m = {
-		.name = "vm", .mem_bytes = 5ull << 30, .vcpus = 3, .cmdline = "a=b", .ndevs = 6};
+		.name = "vm", .mem_bytes = 5ull << 30, .vcpus = 3, .cmdline = "a=b", .ndevs = 7};
 	int n;
 
 	memcpy(m.devs, devs, sizeof(devs));
@@ -69,12 +70,14 @@ static void check_accepted(const struct machine *m)
 	for (unsigned i = 0; i < m->ndevs; i++) {
 		const struct mdev *d = &m->devs[i];
 
-		require(d->kind >= MDEV_BLK && d->kind <= MDEV_BALLOON);
+		require(d->kind >= MDEV_BLK && d->kind <= MDEV_VSOCK);
 		require(d->id[0] && memchr(d->id, 0, sizeof(d->id)) && !strchr(d->id, '/'));
 		require(d->gpa == MACHINE_MMIO_BASE + i * MACHINE_MMIO_STEP);
 		require(d->gsi == MACHINE_GSI_BASE + i);
 		require((d->kind != MDEV_BLK && d->kind != MDEV_NET) ||
 			(d->queues && d->queues <= MACHINE_MAX_QUEUES));
+		require(d->kind != MDEV_VSOCK ||
+			(d->cid >= MACHINE_CID_MIN && d->cid <= MACHINE_CID_MAX));
 		require(d->kind != MDEV_BLK || (d->bytes && d->bytes % 512 == 0 && d->ft));
 	}
 	require(m->ncpuid >= 2 && m->ncpuid <= MACHINE_MAX_CPUID && m->cpu <= CPU_V3);

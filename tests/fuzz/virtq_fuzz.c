@@ -5,13 +5,17 @@
  *
  * Input: a byte for the device, one for the queue size, then commands (see step()).
  */
+#define _GNU_SOURCE
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
+#include <linux/virtio_vsock.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "devices/disk.h"
@@ -20,6 +24,7 @@
 #include "devices/virtio_console.h"
 #include "devices/virtio_net.h"
 #include "devices/virtio_rng.h"
+#include "devices/virtio_vsock_int.h"
 #include "net/netdev.h"
 #include "net/obuf.h"
 #include "vmm/log.h"
@@ -29,7 +34,7 @@
 #define RINGS(q)  (0x10000ull + 0x4000ull * (q))
 #define DATA	  0x30000u
 #define DATA_LEN  0x10000u
-#define NDEV	  5
+#define NDEV	  6
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -42,6 +47,11 @@ struct world {
 	struct disk disk;
 	struct netdev nd;
 	int peer;
+	struct vsock_host vsock;
+	struct sockaddr_un vsock_addr;
+	int vsock_listener; /* a program behind port 6 */
+	int programs[4];
+	unsigned next_program;
 	struct device *dev[NDEV];
 	uint64_t epoch;
 };
@@ -76,6 +86,25 @@ static void swallow(void *arg, const void *data, uint32_t len)
 	(void)len;
 }
 
+static void make_vsock(struct world *w)
+{
+	struct sockaddr_un *sa = &w->vsock_addr;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/tmp/ftvmm-fuzz-%d", getpid());
+	require(vsock_host_init(&w->vsock, &w->loop, path, NULL) == 0);
+	sa->sun_family = AF_UNIX;
+	snprintf(sa->sun_path, sizeof(sa->sun_path), "%s_6", path);
+	unlink(sa->sun_path);
+	w->vsock_listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	require(bind(w->vsock_listener, (struct sockaddr *)sa, sizeof(*sa)) == 0 &&
+		listen(w->vsock_listener, 8) == 0);
+	require(vsock_host_listen(&w->vsock, NULL) == 0);
+	snprintf(sa->sun_path, sizeof(sa->sun_path), "%s", path);
+	for (unsigned i = 0; i < 4; i++)
+		w->programs[i] = -1;
+}
+
 static struct world *make_world(void)
 {
 	struct world *w = calloc(1, sizeof(*w));
@@ -93,14 +122,19 @@ static struct world *make_world(void)
 	require(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, sv) == 0);
 	w->nd.fd = sv[0];
 	w->peer = sv[1];
+	make_vsock(w);
 	for (unsigned i = 0; i < NDEV; i++) {
-		struct mdev md = {
-			.kind = MDEV_BLK + i, .id = "dev", .gpa = BASE + 0x1000 * i, .queues = 2};
+		struct mdev md = {.kind = MDEV_BLK + i,
+				  .id = "dev",
+				  .gpa = BASE + 0x1000 * i,
+				  .queues = 2,
+				  .cid = 3};
 		int r = i == 0	 ? virtio_blk_new(&w->env, &md, &w->disk, &w->dev[i], NULL)
 			: i == 1 ? virtio_net_new(&w->env, &md, &w->nd, &w->dev[i], NULL)
 			: i == 2 ? virtio_console_new(&w->env, &md, swallow, NULL, &w->dev[i], NULL)
 			: i == 3 ? virtio_rng_new(&w->env, &md, &w->dev[i], NULL)
-				 : virtio_balloon_new(&w->env, &md, &w->dev[i], NULL);
+			: i == 4 ? virtio_balloon_new(&w->env, &md, &w->dev[i], NULL)
+				 : virtio_vsock_new(&w->env, &md, &w->vsock, &w->dev[i], NULL);
 
 		require(r == 0);
 	}
@@ -176,6 +210,63 @@ static void block_request(struct world *w, struct input *in, unsigned size)
 	d[next] = (struct vring_desc){DATA + 63, 1, VRING_DESC_F_WRITE, 0};
 	avail[2 + avail[1] % size] = (uint16_t)((next + size - 2) % size);
 	avail[1]++;
+}
+
+/* A packet as a good driver would send it; the bytes choose ports, operation, length, credit. */
+static void vsock_packet(struct world *w, struct input *in, unsigned size)
+{
+	const struct vsock_conn *c = &((struct vsock *)w->dev[5])->conns.at[take(in, 1) & 3];
+	struct vring_desc *d = (struct vring_desc *)(w->mem.base + RINGS(1));
+	uint16_t *avail = (uint16_t *)(w->mem.base + RINGS(1) + 0x1000);
+	unsigned at = avail[1] % size, how = (unsigned)take(in, 1), len = (unsigned)take(in, 2);
+	struct virtio_vsock_hdr h = {
+		.src_cid = 3,
+		.dst_cid = 2,
+		.src_port = c->id ? c->guest_port : how & 3,
+		.dst_port = c->id     ? c->host_port
+			    : how & 4 ? 6
+				      : 7,
+		.type = 1,
+		.op = (uint16_t)(how >> 4 & 15),
+		.flags = how & 3,
+		.len = (how >> 4 & 15) == VIRTIO_VSOCK_OP_RW ? len : 0,
+		.buf_alloc = (uint32_t)take(in, 2),
+		.fwd_cnt = (uint32_t)take(in, 1),
+	};
+
+	memcpy(w->mem.base + DATA + 64 * (at % 64), &h, sizeof(h));
+	d[at] = (struct vring_desc){DATA + 64 * (at % 64), (uint32_t)sizeof(h) + h.len, 0, 0};
+	avail[2 + at] = (uint16_t)at;
+	avail[1]++;
+}
+
+/* Programs come, write, shut down, go. */
+static void program_moves(struct world *w, struct input *in)
+{
+	unsigned how = (unsigned)take(in, 1), i = how & 3;
+	char buf[4096];
+
+	if (how & 4 && w->programs[i] >= 0) {
+		close(w->programs[i]);
+		w->programs[i] = -1;
+	}
+	if (w->programs[i] < 0 && how & 8) {
+		w->programs[i] = accept4(w->vsock_listener, NULL, NULL, SOCK_NONBLOCK);
+	} else if (w->programs[i] < 0) {
+		w->programs[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+		if (connect(w->programs[i], (struct sockaddr *)&w->vsock_addr,
+			    sizeof(w->vsock_addr)) < 0)
+			return;
+		snprintf(buf, sizeof(buf), "CONNECT %u\n", how >> 4);
+		if (write(w->programs[i], buf, strlen(buf)) < 0)
+			return;
+	}
+	if (how & 16)
+		shutdown(w->programs[i], how & 32 ? SHUT_WR : SHUT_RD);
+	if (how & 64 && send(w->programs[i], buf, sizeof(buf), MSG_NOSIGNAL) < 0)
+		return;
+	if (how & 128 && read(w->programs[i], buf, sizeof(buf)) < 0)
+		return;
 }
 
 static void post(struct world *w, struct input *in, unsigned q, unsigned size)
@@ -261,7 +352,10 @@ static void step(struct world *w, struct input *in, unsigned d, unsigned size)
 		put_desc(w, in, q);
 		break;
 	case 2:
-		block_request(w, in, size);
+		if (d == 5)
+			vsock_packet(w, in, size);
+		else
+			block_request(w, in, size);
 		break;
 	case 3:
 	case 4:
@@ -276,7 +370,10 @@ static void step(struct world *w, struct input *in, unsigned d, unsigned size)
 		loop_run_once(&w->loop, 0);
 		break;
 	case 8:
-		frame_comes_in(w, in);
+		if (d == 5)
+			program_moves(w, in);
+		else
+			frame_comes_in(w, in);
 		break;
 	case 9:
 		bus_write(&w->bus, BUS_MMIO, BASE + 0x1000 * d + take(in, 2) % 0x1000, 4,
@@ -316,6 +413,11 @@ static void clean_up(struct world *w)
 		loop_run_once(&w->loop, 1000000);
 	while (read(w->peer, buf, sizeof(buf)) > 0 || read(w->nd.fd, buf, sizeof(buf)) > 0)
 		;
+	for (unsigned i = 0; i < 4; i++)
+		if (w->programs[i] >= 0)
+			close(w->programs[i]);
+	memset(w->programs, 0xff, sizeof(w->programs));
+	vsock_host_close_all(&w->vsock);
 	memset(w->mem.base + 0x10000, 0, 0x30000);
 }
 

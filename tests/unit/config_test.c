@@ -294,6 +294,16 @@ static const struct bad bad_flags[] = {
 	 "--disk: id: 34 characters, at most 31"},
 	{"--secondary --listen fd:3 -d id=a,path=none/x", "disk 'a': cannot be made in 'none'"},
 	{"--secondary --listen fd:3 -d id=a,path=none,ft=shared", "ft=shared is not available"},
+	/* vsock */
+	{"-k k --vsock cid=3", "--vsock: path is missing"},
+	{"-k k --vsock path=v,cid=2", "--vsock: cid: 2 is outside 3..4294967294"},
+	{"-k k --vsock path=v,cid=4294967295", "--vsock: cid: 4294967295 is outside"},
+	{"-k k --vsock path=none/v", "--vsock: no socket can be made in 'none'"},
+	{"-k k --vsock path=0123456789012345678901234567890123456789012345678901234567890123456789"
+	 "012345678901234567890123456",
+	 "--vsock: path: 97 characters, at most 96"},
+	{"-k k --vsock path=v -d id=vsock,path=root.raw",
+	 "disk id 'vsock' is taken by the built-in device"},
 	{"-k k --paused", "--paused goes with --restore"},
 	/* nets */
 	{"-k k -n id=n", "net 'n': tap is missing"},
@@ -376,6 +386,10 @@ static const struct bad bad_json[] = {
 	 "bad.json: disk[0].ro: must be true or false"},
 	{"{\"net\":[{\"id\":\"a\",\"mac\":\"x\"}]}",
 	 "bad.json: net[0].mac: 'x' is not a MAC address"},
+	{"{\"vsock\":[{\"path\":\"v\"}]}", "bad.json: vsock: must be an object"},
+	{"{\"vsock\":{\"cid\":5}}", "bad.json: vsock: path is missing"},
+	{"{\"vsock\":{\"paht\":\"v\"}}",
+	 "bad.json: vsock.paht: unknown key; the nearest is 'path'"},
 	{"{\"net\":[1]}", "bad.json: net[0]: must be an object"},
 	{"{\"peer\":[1]}", "bad.json: peer: must be a string or an array of strings"},
 	{"{\"primary\":true,\"secondary\":true}", "--primary and --secondary exclude each other"},
@@ -418,6 +432,28 @@ static void deep_json_is_refused(void **state)
 	memset(text, '[', sizeof(text));
 	make_file("bad.json", text, sizeof(text));
 	check_bad(&b, "bad.json");
+}
+
+static void vsock_is_one(void **state)
+{
+	static const char json[] = "{\"kernel\":\"k\",\"vsock\":{\"path\":\"f\",\"cid\":7}}";
+	struct machine m;
+	struct config c;
+
+	good(&c, "-k k --vsock path=v");
+	assert_int_equal(config_to_machine(&c, &m, NULL), 0);
+	assert_int_equal(m.devs[3].kind, MDEV_VSOCK);
+	assert_int_equal(m.devs[3].cid, 3);
+	good(&c, "-k k --vsock path=v --vsock path=w,cid=4294967294");
+	assert_int_equal(c.nvsocks, 1);
+	assert_string_equal(c.vsock[0].path, "w");
+	assert_int_equal(c.vsock[0].cid, 4294967294);
+	make_file("vsock.json", json, strlen(json));
+	good(&c, "vsock.json");
+	assert_int_equal(c.vsock[0].cid, 7);
+	good(&c, "vsock.json --vsock path=v");
+	assert_string_equal(c.vsock[0].path, "v");
+	assert_int_equal(c.vsock[0].cid, 3);
 }
 
 static void machine_is_in_fixed_order(void **state)
@@ -513,6 +549,7 @@ int main(void)
 		cmocka_unit_test(bad_json_says_why),
 		cmocka_unit_test(deep_json_is_refused),
 		cmocka_unit_test(machine_is_in_fixed_order),
+		cmocka_unit_test(vsock_is_one),
 		cmocka_unit_test(units),
 		cmocka_unit_test(help_fits_a_screen),
 	};

@@ -41,7 +41,7 @@ static void round_trip(void **state)
 	int n;
 
 	parse_good(&m);
-	assert_int_equal(m.ndevs, 6);
+	assert_int_equal(m.ndevs, 7);
 	for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		for (m.vcpus = 1; m.vcpus <= MACHINE_MAX_VCPUS; m.vcpus++) {
 			m.mem_bytes = sizes[i];
@@ -131,6 +131,9 @@ static void limits(void **state)
 	BAD("CPUID", m.cpuid[2] = m.cpuid[1]);
 	BAD("CPUID", m.tsc_khz = 0);
 	BAD("CPUID", m.tsc_khz = UINT32_MAX);
+	BAD("cid", m.devs[6].cid = 2);
+	BAD("cid", m.devs[6].cid = UINT32_MAX);
+	BAD("second", m.devs[0].kind = MDEV_VSOCK; m.devs[0].cid = 3);
 #undef BAD
 }
 
@@ -292,7 +295,7 @@ static void nodes(void **state)
 	refuses_tree();
 	/* Nine devices, each right in itself. */
 	open_tree();
-	for (unsigned i = 6; i <= MACHINE_MAX_DEVS; i++) {
+	for (unsigned i = 7; i <= MACHINE_MAX_DEVS; i++) {
 		uint64_t gpa = MACHINE_MMIO_BASE + i * MACHINE_MMIO_STEP;
 		fdt64_t reg[2] = {cpu_to_fdt64(gpa), cpu_to_fdt64(0x1000)};
 

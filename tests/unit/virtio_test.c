@@ -16,9 +16,10 @@
 #include "devices/virtio_console.h"
 #include "devices/virtio_net.h"
 #include "devices/virtio_rng.h"
+#include "devices/virtio_vsock.h"
 #include "net/netdev.h"
 
-#define NDEV	   5
+#define NDEV	   6
 #define MAX_QUEUES 5
 #define V1	   (1ull << VIRTIO_F_VERSION_1)
 
@@ -26,13 +27,14 @@ struct fix {
 	struct rig rig;
 	struct disk disk;
 	struct netdev nd;
+	struct vsock_host vsock; /* without a socket */
 	int peer;
 	struct rig_out out;
 	struct device *dev[NDEV];
 };
 
-static const unsigned nqueues[NDEV] = {1, 3, 2, 1, 5};
-static const uint32_t ids[NDEV] = {2, 1, 3, 4, 5};
+static const unsigned nqueues[NDEV] = {1, 3, 2, 1, 5, 3};
+static const uint32_t ids[NDEV] = {2, 1, 3, 4, 5, 19};
 
 static void make(struct fix *f)
 {
@@ -46,6 +48,8 @@ static void make(struct fix *f)
 		virtio_console_new(&f->rig.env, &md[2], rig_deliver, &f->out, &f->dev[2], NULL), 0);
 	assert_int_equal(virtio_rng_new(&f->rig.env, &md[3], &f->dev[3], NULL), 0);
 	assert_int_equal(virtio_balloon_new(&f->rig.env, &md[4], &f->dev[4], NULL), 0);
+	assert_int_equal(vsock_host_init(&f->vsock, &f->rig.loop, "none", NULL), 0);
+	assert_int_equal(virtio_vsock_new(&f->rig.env, &md[5], &f->vsock, &f->dev[5], NULL), 0);
 }
 
 static int setup(void **state)
@@ -74,6 +78,7 @@ static int teardown(void **state)
 	rig_until(&f->rig, !f->disk.inflight);
 	for (unsigned i = 0; i < NDEV; i++)
 		f->dev[i]->ops->free(f->dev[i]);
+	vsock_host_done(&f->vsock);
 	disk_close(&f->disk);
 	close(f->nd.fd);
 	close(f->peer);
@@ -439,6 +444,10 @@ static void save_load_save_is_equal(void **state)
 		rig_start(&f->rig, d, rig_offered(&f->rig, d), q, nqueues[d], 32);
 		rig_set(&f->rig, d, VIRTIO_MMIO_QUEUE_SEL, 77);
 		f->dev[d]->ops->save(f->dev[d]);
+		if (d == 5) { /* a vsock notes that it was loaded */
+			f->dev[d]->ops->load(f->dev[d], f->dev[d]->pod);
+			f->dev[d]->ops->save(f->dev[d]);
+		}
 		n = state_encode_all(&item, 1, wire, state_bound(desc));
 		assert_true(n > 0);
 		rig_set(&f->rig, d, VIRTIO_MMIO_STATUS, 0);

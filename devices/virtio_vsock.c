@@ -1,0 +1,363 @@
+#include "devices/virtio_vsock.h"
+
+#include <errno.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "devices/virtio_vsock_int.h"
+#include "net/obuf.h"
+
+static const struct field vsock_fields[] = {
+	F_STRUCT(struct vsock_pod, common, 1, virtio_fields, "what all virtio devices have"),
+	F_U8(struct vsock_pod, reset_pending, 2, "the guest is to forget its connections",
+	     .max = 1),
+};
+
+static int vsock_check(const void *pod, struct err *e)
+{
+	const struct vsock_pod *s = pod;
+
+	return virtio_state_check(&s->common, NQUEUES, e);
+}
+
+static const struct state_desc vsock_desc = {
+	.name = "virtio-vsock",
+	.id = 38,
+	.version = 1,
+	.size = sizeof(struct vsock_pod),
+	.fields = vsock_fields,
+	.nfields = sizeof(vsock_fields) / sizeof(vsock_fields[0]),
+	.check = vsock_check,
+};
+
+void vsock_start_ticking(struct vsock *v)
+{
+	if (!v->ticking && loop_timer_set(v->vd.env.loop, &v->tick_op, TICK_NS) == 0)
+		v->ticking = true;
+}
+
+/* --- orders to the host's side -----------------------------------------------------------------
+ */
+
+static void deliver(void *arg, const void *data, uint32_t len)
+{
+	struct vsock *v = arg;
+
+	vsock_host_deliver(v->host, data, len);
+}
+
+static void room(void *arg)
+{
+	struct vsock *v = arg;
+
+	virtio_kick(&v->vd, TX);
+	device_signal(v->wake_fd);
+}
+
+/* What the guest knows is over, by its own reset or after it broke a rule. False: not yet. */
+static bool forget_all(struct vsock *v)
+{
+	uint64_t last = 0;
+
+	for (unsigned i = 0; i < VSOCK_MAX_CONNS; i++)
+		if (v->conns.at[i].id > last)
+			last = v->conns.at[i].id;
+	if (last && vsock_put(v, VSOCK_CLOSE_ALL, 0, last, 0))
+		return false;
+	vsock_conns_reset(&v->conns, v->conns.next_port);
+	v->nreplies = 0;
+	v->forget = false;
+	virtio_kick(&v->vd, TX);
+	return true;
+}
+
+/* --- events of the host's side -----------------------------------------------------------------
+ */
+
+static void take_program(struct vsock *v, const struct vsock_event *ev)
+{
+	struct vsock_conn *c = NULL;
+
+	if (virtio_running(&v->vd) && v->conns.n < VSOCK_MAX_CONNS)
+		c = vsock_conn_new(&v->conns, ev->id, vsock_conns_port(&v->conns, ev->port),
+				   ev->port, VSOCK_HOST_ASKS);
+	if (!c) {
+		vsock_host_refuse(v->host, ev->id);
+		return;
+	}
+	c->owed = VSOCK_OWE_REQUEST;
+	c->deadline_ns = loop_now_ns() + HOST_ASKS_NS;
+	vsock_start_ticking(v);
+}
+
+/* Nothing is left at the host's side. What the guest has not heard of, it need not hear of. */
+static void end_conn(struct vsock *v, struct vsock_conn *c)
+{
+	if (c->owed & VSOCK_OWE_REQUEST)
+		vsock_conn_free(&v->conns, c);
+	else
+		vsock_conn_end(c);
+}
+
+static void take_event(struct vsock *v, const struct vsock_event *ev)
+{
+	struct vsock_conn *c = vsock_conn_by_id(&v->conns, ev->id);
+
+	if (ev->notes & VSOCK_GONE) {
+		if (c)
+			end_conn(v, c);
+		return;
+	}
+	if (ev->notes & VSOCK_REQUEST) {
+		take_program(v, ev);
+		return;
+	}
+	if (!c)
+		return;
+	if (ev->notes & VSOCK_CONNECTED && c->state == VSOCK_GUEST_ASKS) {
+		c->state = VSOCK_ESTABLISHED;
+		c->deadline_ns = 0;
+		c->owed |= VSOCK_OWE_RESPONSE;
+	}
+	if (ev->notes & VSOCK_WRITTEN)
+		vsock_conn_written(c, ev->written);
+	if (ev->notes & VSOCK_READABLE)
+		c->readable = true;
+}
+
+/* All that there is to do but for the guest's packets. */
+static void work(struct vsock *v)
+{
+	struct vsock_event ev;
+
+	if (v->vd.quiet) /* vsock_wake() */
+		return;
+	if (!virtio_running(&v->vd) && v->conns.n)
+		v->forget = true;
+	if (v->forget && !forget_all(v)) /* room() */
+		return;
+	while (vsock_host_event(v->host, &ev))
+		take_event(v, &ev);
+	if (!virtio_running(&v->vd) || !v->vd.vq[RX].st->ready)
+		return;
+	vsock_tell_reset(v);
+	if (vsock_pump(v) || !virtio_running(&v->vd))
+		device_signal(v->wake_fd);
+}
+
+static void on_wake(struct loop_op *op, int res)
+{
+	struct vsock *v = op->arg;
+
+	if (res < 0)
+		return;
+	device_drain(v->wake_fd);
+	pthread_mutex_lock(&v->vd.dev.lock);
+	work(v);
+	pthread_mutex_unlock(&v->vd.dev.lock);
+}
+
+static void on_host_event(void *arg)
+{
+	struct vsock *v = arg;
+
+	device_signal(v->wake_fd);
+}
+
+/* End what nobody answers. Returns whether something is still waited for. */
+static bool check_deadlines(struct vsock *v)
+{
+	uint64_t now = loop_now_ns();
+	bool more = false;
+
+	for (unsigned i = 0; i < VSOCK_MAX_CONNS; i++) {
+		struct vsock_conn *c = &v->conns.at[i];
+
+		if (!c->id || !c->deadline_ns)
+			continue;
+		if (now < c->deadline_ns || vsock_put(v, VSOCK_CLOSE, 0, c->id, 0)) {
+			more = true;
+			continue;
+		}
+		c->deadline_ns = 0;
+		end_conn(v, c);
+	}
+	return more;
+}
+
+static void on_tick(struct loop_op *op, int res)
+{
+	struct vsock *v = op->arg;
+	bool more = true;
+
+	pthread_mutex_lock(&v->vd.dev.lock);
+	v->ticking = false;
+	if (!v->vd.quiet) {
+		if (v->put_again)
+			virtio_kick(&v->vd, TX);
+		v->put_again = false;
+		more = check_deadlines(v);
+		work(v);
+	}
+	if (more)
+		vsock_start_ticking(v);
+	pthread_mutex_unlock(&v->vd.dev.lock);
+}
+
+/* --- the device --------------------------------------------------------------------------------
+ */
+
+static bool vsock_notify(struct virtio_dev *vd, unsigned qi)
+{
+	bool again = qi == TX && virtio_drain(vd, TX, BUDGET, vsock_tx_one);
+
+	/* There may be nothing to put in: a lie is noticed all the same. */
+	if (qi != TX && virtq_waiting(&vd->vq[qi]) < 0)
+		virtio_fault(vd, "bad ring");
+	work(to_vsock(vd));
+	return again;
+}
+
+/* vCPU threads get here: the loop does the rest. */
+static void vsock_queue_stop(struct virtio_dev *vd, unsigned qi)
+{
+	struct vsock *v = to_vsock(vd);
+
+	v->forget = true;
+	if (qi == EVENT)
+		v->live.reset_pending = 0;
+	device_signal(v->wake_fd);
+}
+
+static void vsock_wake(struct virtio_dev *vd)
+{
+	device_signal(to_vsock(vd)->wake_fd);
+}
+
+static void vsock_config(struct virtio_dev *vd, void *buf)
+{
+	struct virtio_vsock_config cfg = {.guest_cid = to_vsock(vd)->cid};
+
+	memcpy(buf, &cfg, sizeof(cfg));
+}
+
+/*
+ * Ports of the host begin somewhere else in each life, so that a new connection is not taken for
+ * one that the guest still has to forget.
+ */
+static void start_afresh(struct vsock *v)
+{
+	uint32_t port = 0;
+
+	if (getrandom(&port, sizeof(port), GRND_NONBLOCK) != sizeof(port))
+		port = (uint32_t)loop_now_ns();
+	vsock_conns_reset(&v->conns, port & 0x1fffffff);
+	v->nreplies = 0;
+	v->forget = false;
+}
+
+static void vsock_load(struct device *d, const void *pod)
+{
+	struct vsock *v = (struct vsock *)d;
+
+	virtio_load(d, pod);
+	pthread_mutex_lock(&d->lock);
+	vsock_host_close_all(v->host);
+	start_afresh(v);
+	if (v->live.common.status & VIRTIO_CONFIG_S_DRIVER_OK)
+		v->live.reset_pending = 1;
+	pthread_mutex_unlock(&d->lock);
+}
+
+void virtio_vsock_get_stats(struct device *d, struct virtio_vsock_stats *ret)
+{
+	struct vsock *v = (struct vsock *)d;
+
+	pthread_mutex_lock(&d->lock);
+	*ret = v->stats;
+	ret->connections = v->conns.n;
+	pthread_mutex_unlock(&d->lock);
+}
+
+static void vsock_free(struct device *d)
+{
+	struct vsock *v = (struct vsock *)d;
+
+	loop_timer_del(v->vd.env.loop, &v->tick_op);
+	loop_poll_del(v->vd.env.loop, &v->wake_op);
+	virtio_done(&v->vd);
+	v->host->wake = NULL;
+	if (v->wake_fd >= 0)
+		close(v->wake_fd);
+	free(v);
+}
+
+static const struct device_ops vsock_device_ops = {
+	.state = &vsock_desc,
+	.save = virtio_save,
+	.load = vsock_load,
+	.resume = virtio_resume,
+	.quiet = virtio_quiet,
+	.free = vsock_free,
+};
+
+static const struct virtio_ops vsock_ops = {
+	.device_id = VIRTIO_ID_VSOCK,
+	.nqueues = NQUEUES,
+	.features = 1ull << VIRTIO_VSOCK_F_STREAM,
+	.config = vsock_config,
+	.notify = vsock_notify,
+	.queue_stop = vsock_queue_stop,
+	.wake = vsock_wake,
+};
+
+static int connect_parts(struct vsock *v, struct err *e)
+{
+	struct loop *l = v->vd.env.loop;
+
+	v->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (v->wake_fd < 0)
+		return err_sys(e, "device %s: eventfd", v->vd.id);
+	v->wake_op = (struct loop_op){.fn = on_wake, .arg = v};
+	v->tick_op = (struct loop_op){.fn = on_tick, .arg = v};
+	if (loop_poll_add(l, &v->wake_op, v->wake_fd, POLLIN) < 0)
+		return err_set(e, -ENOSPC, "device %s: the event loop is full", v->vd.id);
+	v->sink = obuf_add_sink(v->vd.env.obuf, deliver, room, v);
+	if (v->sink < 0)
+		return err_set(e, v->sink, "device %s: too many outputs", v->vd.id);
+	v->host->wake = on_host_event;
+	v->host->arg = v;
+	return 0;
+}
+
+int virtio_vsock_new(const struct dev_env *env, const struct mdev *md, struct vsock_host *host,
+		     struct device **ret, struct err *e)
+{
+	struct vsock *v = calloc(1, sizeof(*v));
+	int r;
+
+	if (!v)
+		return err_set(e, -ENOMEM, "device %s: out of memory", md->id);
+	v->host = host;
+	v->cid = md->cid;
+	v->wake_fd = -1;
+	start_afresh(v);
+	r = virtio_init(&v->vd, &vsock_device_ops, &vsock_ops, env, md, &v->live, e);
+	if (r) {
+		free(v);
+		return r;
+	}
+	r = connect_parts(v, e);
+	if (r) {
+		vsock_free(&v->vd.dev);
+		return r;
+	}
+	*ret = &v->vd.dev;
+	return 0;
+}

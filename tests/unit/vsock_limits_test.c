@@ -1,0 +1,252 @@
+/* virtio-vsock: limits, guests and programs that break the rules, the socket file. */
+#define _GNU_SOURCE
+#include "tests/unit/vsock_rig.h"
+
+/* --- limits and hostile sides ------------------------------------------------------------------
+ */
+
+static void too_many_connections(void **state)
+{
+	struct fix *f = *state;
+	int l, fd;
+
+	start(f);
+	l = listener(f, "_6000", 4096);
+	for (uint32_t i = 0; i < VSOCK_MAX_CONNS; i++) {
+		send_op(f, 1000 + i, 6000, OP(REQUEST));
+		expect(f, OP(RESPONSE));
+	}
+	send_op(f, 999, 6000, OP(REQUEST));
+	expect(f, OP(RST));
+	fd = program(f, "CONNECT 5000\n");
+	assert_true(closed(f, fd));
+	close(fd);
+	assert_int_equal(connections(f), VSOCK_MAX_CONNS);
+	send_op(f, 1000, 6000, OP(RST));
+	send_op(f, 999, 6000, OP(REQUEST));
+	expect(f, OP(RESPONSE));
+	close(l);
+}
+
+static void silent_programs_leave_room(void **state)
+{
+	struct fix *f = *state;
+	int fds[VSOCK_MAX_NEW + 1], l;
+
+	start(f);
+	l = listener(f, "_6000", 4);
+	for (unsigned i = 0; i <= VSOCK_MAX_NEW; i++) {
+		fds[i] = program(f, NULL);
+		rig_settle(&f->rig);
+	}
+	assert_true(closed(f, fds[VSOCK_MAX_NEW]));
+	assert_true(would_block(fds[0]));
+	close(open_from_guest(f, l));
+	for (unsigned i = 0; i <= VSOCK_MAX_NEW; i++)
+		close(fds[i]);
+	close(l);
+}
+
+static void program_with_a_full_queue(void **state)
+{
+	struct fix *f = *state;
+	struct sockaddr_un sa;
+	int l, first, fd = -1, fd2;
+
+	start(f);
+	l = listener(f, "_6000", 0);
+	first = unix_socket(f, "_6000", &sa);
+	assert_int_equal(connect(first, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	send_op(f, 1234, 6000, OP(REQUEST));
+	rig_settle(&f->rig);
+	expect_nothing(f);
+	fd = accept(l, NULL, NULL);
+	expect(f, OP(RESPONSE));
+	fd2 = accept(l, NULL, NULL);
+	assert_true(fd2 >= 0);
+	close(fd2);
+	close(fd);
+	close(first);
+	close(l);
+}
+
+/* Each of these ends the connection, and nothing else. */
+static void broken_packets(void **state)
+{
+	struct fix *f = *state;
+	static const uint16_t ops[] = {0, OP(REQUEST), OP(RESPONSE), 8, 0xffff};
+	uint32_t hp;
+	hdr_t h;
+	int fd;
+
+	start(f);
+	for (unsigned i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
+		fd = open_from_host(f, &hp);
+		send_op(f, 5000, hp, ops[i]);
+		expect(f, OP(RST));
+		assert_true(closed(f, fd));
+		assert_int_equal(connections(f), 0);
+		close(fd);
+	}
+	/* Longer than its buffer. */
+	fd = open_from_host(f, &hp);
+	h = packet(f, 5000, hp, OP(RW));
+	h.len = 11;
+	send_packet(f, h, "0123456789", 10);
+	expect(f, OP(RST));
+	assert_true(closed(f, fd));
+	close(fd);
+	fd = open_from_host(f, &hp);
+	h = packet(f, 5000, hp, OP(RW));
+	h.len = UINT32_MAX;
+	send_packet(f, h, "0123456789", 10);
+	expect(f, OP(RST));
+	close(fd);
+	/* Of another type, to another address, from another address. */
+	fd = open_from_host(f, &hp);
+	h = packet(f, 5000, hp, OP(RST));
+	h.type = VIRTIO_VSOCK_TYPE_SEQPACKET;
+	send_packet(f, h, NULL, 0);
+	h = packet(f, 5000, hp, OP(REQUEST));
+	h.type = VIRTIO_VSOCK_TYPE_SEQPACKET;
+	send_packet(f, h, NULL, 0);
+	assert_int_equal(expect(f, OP(RST)).type, VIRTIO_VSOCK_TYPE_SEQPACKET);
+	h = packet(f, 5000, hp, OP(REQUEST));
+	h.dst_cid = 77;
+	send_packet(f, h, NULL, 0);
+	assert_int_equal(expect(f, OP(RST)).src_cid, 77);
+	h = packet(f, 5000, hp, OP(RST));
+	h.src_cid = 1ull << 32 | CID;
+	send_packet(f, h, NULL, 0);
+	expect_nothing(f);
+	assert_int_equal(connections(f), 1);
+	assert_int_equal(f->dev->faults, 0);
+	/* Not even a header. */
+	struct rig_seg s = {RIG_DATA, HDR - 1, false};
+
+	rig_add(&f->q[TX], &s, 1);
+	rig_kick(&f->rig, 0, TX);
+	rig_until(&f->rig, f->dev->faults == 1);
+	assert_true(closed(f, fd));
+	close(fd);
+}
+
+static void small_receive_buffer(void **state)
+{
+	struct fix *f = *state;
+	struct rig_seg s = {RX_AT(0), HDR - 1, true};
+
+	start_with(f, 0);
+	rig_add(&f->q[RX], &s, 1);
+	rig_kick(&f->rig, 0, RX);
+	send_op(f, 1, 2, OP(RW));
+	rig_until(&f->rig, f->dev->faults == 1);
+}
+
+/* Section 5.10.6.1.1: a guest without receive buffers fills what is bounded, and then waits. */
+static void flood_without_buffers(void **state)
+{
+	struct fix *f = *state;
+
+	start_with(f, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		for (unsigned n = 0; n < QSIZE; n++) {
+			hdr_t h = packet(f, 1 + n, 2, OP(RW));
+
+			post(f, &h, NULL, 0);
+		}
+		rig_settle(&f->rig);
+		rig_settle(&f->rig);
+	}
+	assert_int_equal(rig_used_idx(&f->q[TX]), 128);
+	f->q[RX].next_desc = 0;
+	add_rx(f, QSIZE);
+	for (unsigned i = 0; i < 128 + QSIZE; i++)
+		expect(f, OP(RST));
+}
+
+static void starved_connections_keep_their_bytes(void **state)
+{
+	struct fix *f = *state;
+	uint32_t hp;
+	int fd;
+
+	start_with(f, 1);
+	fd = open_from_host(f, &hp);
+	for (unsigned i = 0; i < 10; i++) {
+		assert_int_equal(write(fd, "abc", 3), 3);
+		expect(f, OP(RW));
+		assert_memory_equal(f->data, "abc", 3);
+	}
+	close(fd);
+}
+
+static void quiet_device_waits(void **state)
+{
+	struct fix *f = *state;
+	uint32_t hp;
+	int fd, fd2;
+
+	start(f);
+	fd = open_from_host(f, &hp);
+	f->dev->ops->quiet(f->dev, true);
+	assert_int_equal(write(fd, "later", 5), 5);
+	fd2 = program(f, "CONNECT 5\n");
+	expect_nothing(f);
+	f->dev->ops->quiet(f->dev, false);
+	assert_int_equal(receive(f).op ^ receive(f).op, OP(RW) ^ OP(REQUEST));
+	close(fd);
+	close(fd2);
+}
+
+/* --- the socket file ---------------------------------------------------------------------------
+ */
+
+static void replaces_only_what_is_dead(void **state)
+{
+	struct fix *f = *state;
+	struct vsock_host *h = calloc(1, sizeof(*h));
+	struct err e = {0};
+	char path[80];
+	int fd;
+
+	assert_int_equal(vsock_host_init(h, &f->rig.loop, f->path, NULL), 0);
+	assert_int_equal(vsock_host_listen(h, &e), -EADDRINUSE);
+	vsock_host_done(h);
+	assert_int_equal(access(f->path, F_OK), 0); /* not its own */
+	/* A socket that nobody listens on. */
+	close(listener(f, "_dead", 1));
+	snprintf(path, sizeof(path), "%s_dead", f->path);
+	assert_int_equal(access(path, F_OK), 0);
+	assert_int_equal(vsock_host_init(h, &f->rig.loop, path, NULL), 0);
+	assert_int_equal(vsock_host_listen(h, NULL), 0);
+	vsock_host_done(h);
+	assert_int_equal(access(path, F_OK), -1);
+	/* A file. */
+	fd = open(path, O_CREAT | O_WRONLY, 0600);
+	close(fd);
+	e = (struct err){0};
+	assert_int_equal(vsock_host_init(h, &f->rig.loop, path, NULL), 0);
+	assert_int_equal(vsock_host_listen(h, &e), -EEXIST);
+	vsock_host_done(h);
+	assert_int_equal(access(path, F_OK), 0);
+	free(h);
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(too_many_connections),
+		T(silent_programs_leave_room),
+		T(program_with_a_full_queue),
+		T(broken_packets),
+		T(small_receive_buffer),
+		T(flood_without_buffers),
+		T(starved_connections_keep_their_bytes),
+		T(quiet_device_waits),
+		T(replaces_only_what_is_dead),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
