@@ -35,8 +35,13 @@
 
 #define DESC_INDIRECT 4u
 
-/* Flush, discard, zeroes of disks; mergeable buffers of cards; indirect, event index of all. */
-#define FEATURES_TRIED (1ull << 9 | 1ull << 13 | 1ull << 14 | 1ull << 15 | 1ull << 28 | 1ull << 29)
+/*
+ * Flush, discard, zeroes of disks; mergeable buffers of cards; reports of free pages; indirect,
+ * event index of all.
+ */
+#define F_REPORTING (1ull << 5)
+#define FEATURES_TRIED                                                                             \
+	(F_REPORTING | 1ull << 9 | 1ull << 13 | 1ull << 14 | 1ull << 15 | 1ull << 28 | 1ull << 29)
 
 #define RING_NUM     32u
 #define RING_AVAIL   0x400u /* in a ring's page */
@@ -49,7 +54,8 @@
 #define PROOF_NS     20000000000ull
 #define HOME_WORDS   (BLK_SECTOR / 8)
 #define HOME_MAGIC   0x656d6f6820656874ull
-#define DEVICES	     4u
+#define DEVICES	     5u
+#define QUEUES	     4u
 
 struct hring {
 	volatile struct virtq_desc *desc;
@@ -61,9 +67,9 @@ struct hring {
 struct hdev {
 	const char *name;
 	struct virtio_dev dev;
-	unsigned nq;
-	struct hring q[2];
-	uint8_t *mem;  /* two pages of rings and two of buffers, for proofs only */
+	unsigned first, nq; /* the device's queues that are used; q[0] is number `first` */
+	struct hring q[QUEUES];
+	uint8_t *mem;  /* QUEUES pages of rings and two of buffers, for proofs only */
 	bool mine;     /* set up on `mem`, and nobody has meddled since */
 	uint64_t home; /* disk: the sector that proofs read and attacks leave alone */
 };
@@ -174,7 +180,7 @@ static void reg_write64(const struct hdev *d, unsigned reg, uint64_t value)
 
 static void kick(const struct hdev *d, unsigned qi)
 {
-	reg_write(d, R_QUEUE_NOTIFY, qi);
+	reg_write(d, R_QUEUE_NOTIFY, d->first + qi);
 }
 
 static _Noreturn void failed(const struct hdev *d, const char *what)
@@ -209,7 +215,7 @@ static void queue_ready(struct hdev *d, unsigned qi)
 {
 	struct hring *r = &d->q[qi];
 
-	reg_write(d, R_QUEUE_SEL, qi);
+	reg_write(d, R_QUEUE_SEL, d->first + qi);
 	reg_write(d, R_QUEUE_NUM, RING_NUM);
 	reg_write64(d, R_QUEUE_DESC, (uint64_t)r->desc);
 	reg_write64(d, R_QUEUE_AVAIL, (uint64_t)r->avail);
@@ -282,13 +288,13 @@ static uint32_t ring_wait(struct hdev *d, unsigned qi)
 static void own(struct hdev *d)
 {
 	if (!d->mine)
-		dev_setup(d, d->mem, 0);
+		dev_setup(d, d->mem, F_REPORTING);
 	d->mine = true;
 }
 
 static uint8_t *own_buffer(struct hdev *d)
 {
-	return d->mem + 2 * PAGE_SIZE;
+	return d->mem + QUEUES * PAGE_SIZE;
 }
 
 /* Reads or writes the home sector. */
@@ -336,6 +342,19 @@ static void prove_rng(struct hdev *d)
 		any |= buf[i];
 	if (!len || len > 64 || !any || buf[64])
 		failed(d, "not the random bytes that were asked for");
+}
+
+/* A page reported free is zero, the one after it is not. */
+static void prove_balloon(struct hdev *d)
+{
+	uint8_t *buf = own_buffer(d);
+
+	memset(buf, '#', 2 * PAGE_SIZE);
+	desc_set(&d->q[1], 0, (uint64_t)buf, PAGE_SIZE, VIRTQ_DESC_WRITE, 0);
+	ring_offer(&d->q[1], 0);
+	kick(d, 1);
+	if (ring_wait(d, 1) || buf[0] || buf[PAGE_SIZE - 1] || buf[PAGE_SIZE] != '#')
+		failed(d, "not the page that was reported");
 }
 
 /* A broadcast of an experimental type (IEEE 802, 0x88b5). */
@@ -388,6 +407,9 @@ static void prove(struct hdev *d)
 	case 'r':
 		prove_rng(d);
 		break;
+	case 'b':
+		prove_balloon(d);
+		break;
 	default: /* the console proves itself with every line */
 		break;
 	}
@@ -403,14 +425,14 @@ static void attack_end(struct hdev *victim)
 
 /* ---- start ---- */
 
-static void dev_add(const char *name, uint32_t id, unsigned nq)
+static void dev_add(const char *name, uint32_t id, unsigned first, unsigned nq)
 {
 	struct hdev *d = &h.dev[h.ndev];
 
-	*d = (struct hdev){.name = name, .nq = nq};
+	*d = (struct hdev){.name = name, .first = first, .nq = nq};
 	if (!virtio_find(&d->dev, id, 0))
 		return;
-	d->mem = mem_alloc(4);
+	d->mem = mem_alloc(QUEUES + 2);
 	if (id == VIRTIO_ID_CONSOLE)
 		h.console = d;
 	h.ndev++;
@@ -435,10 +457,12 @@ static void hostile_init(void)
 	h.arena = mem_alloc((ARENA_BYTES + ARENA_GUARD) / PAGE_SIZE + 1);
 	h.arena += PAGE_SIZE; /* room for a ring before it, too */
 	memset(h.arena, '#', ARENA_BYTES + ARENA_GUARD);
-	dev_add("disk", VIRTIO_ID_BLK, 1);
-	dev_add("net", VIRTIO_ID_NET, 2);
-	dev_add("rng", VIRTIO_ID_RNG, 1);
-	dev_add("console", VIRTIO_ID_CONSOLE, 2);
+	dev_add("disk", VIRTIO_ID_BLK, 0, 1);
+	dev_add("net", VIRTIO_ID_NET, 0, 2);
+	dev_add("rng", VIRTIO_ID_RNG, 0, 1);
+	dev_add("console", VIRTIO_ID_CONSOLE, 0, 2);
+	/* Not the first queue: page numbers by chance are memory that this guest needs. */
+	dev_add("balloon", VIRTIO_ID_BALLOON, 1, 4);
 	if (!h.console)
 		guest_die(2, "hostile: no virtio console");
 }

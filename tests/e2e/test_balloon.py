@@ -1,0 +1,135 @@
+"""Memory that the guest gives back is not sent, and is zero wherever the guest goes."""
+
+import os
+import re
+
+from ftlab import Pair, expect
+from testlib import random_wait, test
+
+MB = 1 << 20
+
+
+def ram_of(vm):
+    """Bytes of host memory behind the guest's."""
+    folder = f"/proc/{vm.pid}/fd"
+    for fd in os.listdir(folder):
+        try:
+            if os.readlink(f"{folder}/{fd}").startswith("/memfd:ftvmm-ram"):
+                return os.stat(f"{folder}/{fd}").st_blocks * 512
+        except FileNotFoundError:
+            pass
+    raise AssertionError("no memory of a guest")
+
+
+def well(vm):
+    text = vm.console_text()
+    expect(not re.search("CORRUPT|TRAP", text), text)
+
+
+def goes_on(vm, lines=2):
+    """The guest says so again, and has found nothing wrong until then."""
+    begin = len(re.findall("^free ", vm.console_text(), re.M))
+    vm.wait_console(r"(^free .*\n(.*\n)*?){%d}|CORRUPT" % (begin + lines))
+    well(vm)
+
+
+def epochs(vm, n, seconds=20):
+    begin = vm.status()["epochs_total"]
+    vm.wait_status(lambda s: s["epochs_total"] >= begin + n or s["state"] != "PROTECTED",
+                   f"{n} epochs", seconds)
+    expect(vm.state() == "PROTECTED", f"{vm} is {vm.state()}")
+
+
+def pair_of(lab, cmdline, memory=256):
+    return Pair(lab, guest="free", cmdline=cmdline, memory=f"{memory}M", disk=0, net=False,
+                epoch="10ms", timeout="2s", extra=["--verify"])
+
+
+@test(60)
+def balloon_sync(lab):
+    """60 % of RAM were dirtied and freed: the first sync sends a tenth, a takeover has all of the rest"""
+    pair = pair_of(lab, "free=60 keep=16M churn=100")
+    a = pair.primary("A")
+    a.wait_console("^READY freed=", 20)
+    used = ram_of(a)
+    expect(used < 100 * MB, f"{used >> 20} MiB after the guest freed what it had")
+    b = pair.secondary("B")
+    pair.in_step()
+    status = a.status()
+    pages, size = status["sync_pages"], status["sync_bytes"]
+    lab.note(f"{pages * 4096 >> 20} MiB of pages, {size >> 20} MiB sent, of 256")
+    expect(16 * MB <= pages * 4096 <= 256 * MB * 45 // 100, f"{pages} pages in the first sync")
+    expect(16 * MB <= size <= 256 * MB * 45 // 100, f"{size} bytes in the first sync")
+    epochs(b, 100)
+    expect(ram_of(b) < 100 * MB, f"{ram_of(b) >> 20} MiB at the secondary")
+    random_wait(lab, a, 0, 0.5)
+    a.kill()
+    b.wait_state("DEGRADED")
+    goes_on(b)
+    pair.end()
+
+
+@test(60)
+def balloon_freed_while_syncing(lab):
+    """freed around the first sync: it arrives as zeros, which take no memory there"""
+    for _ in range(3):
+        wait = lab.rng.randrange(100, 900)
+        pair = pair_of(lab, f"free=60 churn=50 wait={wait}")
+        a = pair.primary("A")
+        a.wait_console("^DIRTY", 20)
+        b = pair.secondary("B")
+        pair.in_step()
+        lab.note(f"{a.status()['sync_pages'] >> 8} MiB synced with wait={wait}")
+        a.wait_console("^READY freed=", 20)
+        epochs(b, 50)
+        for vm in (a, b):
+            expect(ram_of(vm) < 80 * MB, f"{ram_of(vm) >> 20} MiB at {vm}")
+        a.kill()
+        b.wait_state("DEGRADED")
+        goes_on(b)
+        pair.end()
+
+
+@test(60)
+def balloon_churn(lab):
+    """memory freed and used again in every epoch, takeovers to and fro"""
+    pair = pair_of(lab, "free=50 churn=3000 tick=5", memory=128)
+    pair.protect()
+    here = "A"
+    for _ in range(3):
+        there = pair.other(here)
+        epochs(pair.vm[there], 60)
+        random_wait(lab, pair.vm[here], 0, 0.3)
+        pair.vm[here].kill()
+        pair.vm[there].wait_state("DEGRADED", "SYNCING", "PROTECTED")
+        goes_on(pair.vm[there], 1)
+        pair.secondary(here)
+        pair.in_step()
+        here = there
+    pair.end()
+
+
+@test(60)
+def balloon_target(lab):
+    """set balloon=: the guest fills and empties it, and a takeover in between changes nothing"""
+    pair = pair_of(lab, "free=60")
+    a = pair.primary("A")
+    a.wait_console("^READY freed=", 20)
+    b = pair.secondary("B")
+    pair.in_step()
+
+    def balloon(vm, megabytes):
+        vm.wait_status(lambda s: s["balloon_bytes"] == megabytes * MB, f"{megabytes}M in the balloon")
+
+    a.call("set", balloon_bytes=48 * MB)
+    balloon(a, 48)
+    a.call("set", balloon_bytes=60 * MB)
+    epochs(b, 3)
+    a.kill()
+    b.wait_state("DEGRADED")
+    expect(b.status()["balloon_target_bytes"] == 60 * MB, b.status())
+    balloon(b, 60)
+    b.call("set", balloon_bytes=0)
+    balloon(b, 0)
+    goes_on(b, 1)
+    pair.end()
