@@ -8,12 +8,17 @@
 #define SLEEP_ENABLE 0x20
 #define SLEEP_TYPE   0x1c
 
+enum { ASKED_NOTHING, ASKED_OFF, ASKED_RESET };
+
 struct ged_state {
 	uint8_t events;
+	uint8_t asked; /* the guest waits for it, and goes no further */
 };
 
 static const struct field ged_fields[] = {
 	F_U8(struct ged_state, events, 1, "events not taken yet", .max = ALL_EVENTS),
+	F_U8(struct ged_state, asked, 2, "the guest asked to be switched off, or reset",
+	     .max = ASKED_RESET),
 };
 
 static const struct state_desc ged_desc = {
@@ -48,6 +53,14 @@ static uint64_t ged_read(void *arg, uint64_t off, unsigned size)
 	return v;
 }
 
+static void ask(struct ged *g, uint8_t what)
+{
+	pthread_mutex_lock(&g->dev.lock);
+	g->live.asked = what;
+	pthread_mutex_unlock(&g->dev.lock);
+	g->off(g->arg, what == ASKED_RESET);
+}
+
 static void ged_write(void *arg, uint64_t off, unsigned size, uint64_t val)
 {
 	struct ged *g = arg;
@@ -55,10 +68,10 @@ static void ged_write(void *arg, uint64_t off, unsigned size, uint64_t val)
 	if (size != 1)
 		return;
 	if (off == GED_RESET && val == GED_RESET_VALUE)
-		g->off(g->arg, true);
+		ask(g, ASKED_RESET);
 	if (off == GED_SLEEP_CONTROL && val & SLEEP_ENABLE &&
 	    (val & SLEEP_TYPE) >> 2 == GED_SLEEP_OFF)
-		g->off(g->arg, false);
+		ask(g, ASKED_OFF);
 }
 
 void ged_raise(struct device *d, uint8_t events)
@@ -83,8 +96,12 @@ static void ged_load(struct device *d, const void *pod)
 
 static void ged_resume(struct device *d)
 {
-	if (((struct ged *)d)->live.events)
+	struct ged *g = (struct ged *)d;
+
+	if (g->live.events)
 		device_signal(d->irq_fd);
+	if (g->live.asked)
+		g->off(g->arg, g->live.asked == ASKED_RESET);
 }
 
 static void ged_free(struct device *d)

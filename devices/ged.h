@@ -16,7 +16,10 @@ enum { GED_POWER_BUTTON = 1, GED_GENERATION = 2 }; /* bits of GED_EVENTS; readin
 #define GED_SLEEP_OFF	5 /* sleep type of S5 */
 #define GED_RESET_VALUE 1
 
-/* off(arg, reset) is called on a vCPU thread: it must only leave a note for others. */
+/*
+ * off(arg, reset) is called on a vCPU thread: it must only leave a note for others. Also at resume,
+ * when the guest had asked on another side.
+ */
 int ged_new(const struct dev_env *env, void (*off)(void *arg, bool reset), void *arg,
 	    struct device **ret, struct err *e);
 /* Raise events; they wait for a guest that does not listen yet. Loop thread. */

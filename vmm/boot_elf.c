@@ -37,6 +37,26 @@ static bool find_pvh_note(const struct boot_file *f, const Elf64_Phdr *ph, uint6
 	return false;
 }
 
+/*
+ * At a reset memory holds what the last kernel left. Whole pages are given back instead of written,
+ * so that a large .bss costs nothing.
+ */
+static void zero(struct mem *m, uint64_t gpa, uint64_t len)
+{
+	uint64_t first = (gpa + MEM_PAGE_SIZE - 1) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
+	uint64_t last = (gpa + len) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
+	void *to;
+
+	if (first >= last || mem_discard(m, first, last - first)) {
+		to = len ? mem_ptr_write(m, gpa, len) : NULL;
+		if (to)
+			memset(to, 0, len);
+		return;
+	}
+	zero(m, gpa, first - gpa);
+	zero(m, last, gpa + len - last);
+}
+
 static int load_segment(struct mem *m, const struct boot_file *f, const Elf64_Phdr *ph)
 {
 	void *to;
@@ -46,9 +66,9 @@ static int load_segment(struct mem *m, const struct boot_file *f, const Elf64_Ph
 		return -EINVAL;
 	if (ph->p_memsz == 0)
 		return 0;
-	/* RAM is zero already: only the file's part is touched, so a large .bss costs nothing. */
 	if (!mem_valid(m, ph->p_paddr, ph->p_memsz))
 		return -ENOMEM;
+	zero(m, ph->p_paddr + ph->p_filesz, ph->p_memsz - ph->p_filesz);
 	if (ph->p_filesz == 0)
 		return 0;
 	to = mem_ptr_write(m, ph->p_paddr, ph->p_filesz);

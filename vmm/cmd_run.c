@@ -55,6 +55,7 @@ static int end_code(const struct vm *vm)
 	case VM_END_EXIT:
 		return vm->exit_code & 0xff;
 	case VM_END_CRASH:
+	case VM_END_WATCHDOG:
 		return 2;
 	default:
 		return 0;
@@ -70,10 +71,36 @@ static void end_vm(struct run *r, int code)
 		finish(r, code);
 }
 
+/* True: the guest was reset and runs again, or will be when the VM may run. */
+static bool reboot(struct run *r)
+{
+	struct err e = {0};
+
+	if ((r->vm.end != VM_END_RESET && r->vm.end != VM_END_WATCHDOG) || r->cfg.no_reboot ||
+	    r->stopping || r->primary.ending)
+		return false;
+	if (!r->cfg.kernel[0]) {
+		log_warn("guest: %s, but no kernel was given here to boot again (-k)",
+			 r->vm.end_why);
+		return false;
+	}
+	if (!r->vm.running)
+		return true;
+	log_info("guest: %s; booting again", r->vm.end_why);
+	if (vm_reset(&r->vm, &r->cfg, &e)) {
+		log_error("reboot: %s", e.msg);
+		return false;
+	}
+	ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-reset"));
+	return true;
+}
+
 static void guest_ended(void *arg)
 {
 	struct run *r = arg;
 
+	if (reboot(r))
+		return;
 	if (r->vm.end == VM_END_CRASH)
 		log_error("guest crashed: %s", r->vm.end_why);
 	else

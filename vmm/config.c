@@ -84,9 +84,9 @@ static const struct option vsock_rows[] = {
 	  .help = "the guest's address, default 3; the primary's counts" },
 };
 static const struct option rows[] = {
-	{ "kernel", 'k', OPT_TEXT, FIELD(struct config, kernel), .tags = OWNER | GUEST,
+	{ "kernel", 'k', OPT_TEXT, FIELD(struct config, kernel), .tags = ALL | GUEST,
 	  .metavar = "FILE", .help = "bzImage, or ELF file with a PVH entry" },
-	{ "initrd", 'i', OPT_TEXT, FIELD(struct config, initrd), .tags = OWNER | GUEST,
+	{ "initrd", 'i', OPT_TEXT, FIELD(struct config, initrd), .tags = ALL | GUEST,
 	  .metavar = "FILE", .help = "initial RAM disk" },
 	{ "cmdline", 'a', OPT_TEXT, FIELD(struct config, cmdline), .tags = OWNER | GUEST,
 	  .metavar = "TEXT", .help = "kernel command line" },
@@ -114,6 +114,8 @@ static const struct option rows[] = {
 	  .help = "name for ftvmm status, stop, ..." },
 	{ "restore", .type = OPT_TEXT, FIELD(struct config, restore), .tags = OWNER,
 	  .metavar = "FILE", .help = "start from a snapshot instead of a kernel" },
+	{ "no-reboot", .type = OPT_FLAG, FIELD(struct config, no_reboot), .tags = ALL,
+	  .help = "a reset by the guest ends the VM" },
 	{ "paused", .type = OPT_FLAG, FIELD(struct config, paused), .tags = OWNER,
 	  .help = "with --restore: vCPUs wait for ftvmm resume" },
 
@@ -152,6 +154,7 @@ static const struct option rows[] = {
 };
 /* clang-format on */
 
+_Static_assert(ROWS(rows) <= 64, "a bit per row in struct given");
 static const struct option_table table = {rows, ROWS(rows)};
 
 void config_init(struct config *c)
@@ -173,7 +176,7 @@ void config_init(struct config *c)
 
 /* Which options were given, and where: bit per row. */
 struct given {
-	uint32_t by_flag, by_file;
+	uint64_t by_flag, by_file;
 	const char *file; /* the last one, for messages */
 };
 
@@ -200,7 +203,7 @@ static int parse_file(struct config *c, struct given *g, const char *path, struc
 		if (r)
 			break;
 		if (!json_is_false(value))
-			g->by_file |= 1u << (o - rows);
+			g->by_file |= 1ull << (o - rows);
 	}
 	json_decref(root);
 	return r;
@@ -237,7 +240,7 @@ static int parse_flag(struct config *c, struct given *g, int argc, char **argv, 
 			return err_set(e, -EINVAL, "%s needs a value: %s", where, o->metavar);
 		value = argv[++*at];
 	}
-	g->by_flag |= 1u << (o - rows);
+	g->by_flag |= 1ull << (o - rows);
 	return option_set_text(o, c, value ? value : "", where, e);
 }
 
@@ -250,14 +253,14 @@ static int drop_unfit(struct config *c, const struct given *g, struct err *e)
 	static const char *const role_name[] = {"without --primary or --secondary",
 						"with --primary", "with --secondary"};
 	struct config fresh;
-	uint32_t role_rows = 0, restore_row = 0;
+	uint64_t role_rows = 0, restore_row = 0;
 
 	config_init(&fresh);
 	for (unsigned i = 0; i < table.n; i++) {
 		if (rows[i].type == OPT_SET)
-			role_rows |= 1u << i;
+			role_rows |= 1ull << i;
 		if (rows[i].offset == offsetof(struct config, restore))
-			restore_row = 1u << i;
+			restore_row = 1ull << i;
 	}
 	if ((g->by_flag & role_rows) == role_rows ||
 	    (!(g->by_flag & role_rows) && (g->by_file & role_rows) == role_rows))
@@ -266,10 +269,10 @@ static int drop_unfit(struct config *c, const struct given *g, struct err *e)
 		const struct option *o = &rows[i];
 		bool role_bad = !(o->tags & 1u << c->role);
 		bool restore_bad = c->restore[0] && o->tags & GUEST;
-		uint32_t why = role_bad ? role_rows : restore_row;
-		bool meant = g->by_flag & 1u << i || (g->by_file & 1u << i && g->by_file & why);
+		uint64_t why = role_bad ? role_rows : restore_row;
+		bool meant = g->by_flag & 1ull << i || (g->by_file & 1ull << i && g->by_file & why);
 
-		if (!((g->by_flag | g->by_file) & 1u << i) || (!role_bad && !restore_bad))
+		if (!((g->by_flag | g->by_file) & 1ull << i) || (!role_bad && !restore_bad))
 			continue;
 		if (meant)
 			return err_set(e, -EINVAL, "--%s has no meaning %s%s", o->name,

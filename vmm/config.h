@@ -54,6 +54,7 @@ struct config {
 	unsigned nvsocks;  /* 0 or 1 */
 	char console[512]; /* "stdio" (default), "none" or a file */
 	char restore[512]; /* snapshot file to start from */
+	bool no_reboot;	   /* a reset ends the VM */
 	bool paused;	   /* vCPUs do not start until `ftvmm resume` */
 	enum config_role role;
 	char listen[300]; /* URI; secondary */

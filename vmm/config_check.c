@@ -82,6 +82,17 @@ static int check_boot(const struct config *c, struct err *e)
 	return r;
 }
 
+/* What a secondary boots when the guest is reset after a takeover. */
+static int check_reboot(const struct config *c, struct err *e)
+{
+	uint64_t ignored;
+	int r = c->kernel[0] ? check_input("kernel", c->kernel, &ignored, e) : 0;
+
+	if (!r && c->initrd[0])
+		r = check_input("initrd", c->initrd, &ignored, e);
+	return r;
+}
+
 /* A secondary makes a mirror that is missing, so only its folder must be there. */
 static int check_new_disk(const struct config_disk *d, struct err *e)
 {
@@ -290,13 +301,12 @@ int config_check(struct config *c, struct err *e)
 	if (!c->vcpus || c->vcpus > MACHINE_MAX_VCPUS)
 		return err_set(e, -ERANGE, "--cpus: %u is outside 1..%d", c->vcpus,
 			       MACHINE_MAX_VCPUS);
-	if (c->role == ROLE_SECONDARY && (c->kernel[0] || c->restore[0]))
+	if (c->role == ROLE_SECONDARY && c->restore[0])
 		return err_set(e, -EINVAL,
-			       "--%s has no meaning with --secondary: the primary sends it",
-			       c->kernel[0] ? "kernel" : "restore");
+			       "--restore has no meaning with --secondary: the primary sends it");
 	r = c->role == ROLE_PLAIN ? check_plain(c, e) : check_pair(c, e);
-	if (!r && c->role != ROLE_SECONDARY)
-		r = check_boot(c, e);
+	if (!r)
+		r = c->role == ROLE_SECONDARY ? check_reboot(c, e) : check_boot(c, e);
 	return r ? r : check_devices(c, e);
 }
 

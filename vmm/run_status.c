@@ -82,6 +82,7 @@ json_t *run_status(struct run *r)
 	json_object_set_new(
 		o, "sync_pages",
 		json_integer(__atomic_load_n(&r->primary.sync.pages, __ATOMIC_RELAXED)));
+	json_object_set_new(o, "resets_total", json_integer(r->vm.resets));
 	if (!r->vm.loop)
 		return o;
 	add_balloon(o, &r->vm);

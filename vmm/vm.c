@@ -57,7 +57,7 @@ static void watchdog_expired(void *arg, unsigned seconds)
 	char why[80];
 
 	snprintf(why, sizeof(why), "watchdog: no sign of life from the guest for %u s", seconds);
-	vm_guest_stopped(arg, VM_END_CRASH, why);
+	vm_guest_stopped(arg, VM_END_WATCHDOG, why);
 }
 
 static void guest_panicked(void *arg, uint8_t event)
@@ -337,7 +337,11 @@ static int create(struct vm *vm, const struct config *cfg, struct err *e)
 		r = add_mdev(vm, i, cfg, e);
 	if (!r)
 		r = list_items(vm, e);
-	return r ? r : start_threads(vm, e);
+	if (!r)
+		r = vm_chips_mask_pic(vm, e);
+	if (!r)
+		r = start_threads(vm, e);
+	return r ? r : vm_reset_init(vm, e);
 }
 
 int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct config *cfg,
@@ -392,6 +396,7 @@ void vm_destroy(struct vm *vm)
 	vsock_host_done(&vm->vsock);
 	for (unsigned i = 0; i < vm->nitems; i++)
 		free(vm->scratch[i].pod);
+	free(vm->power_on);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)
 		if (vm->vcpus[i].vm)
 			vcpu_done(&vm->vcpus[i]);
@@ -443,8 +448,6 @@ int vm_boot(struct vm *vm, const struct config *cfg, struct err *e)
 	struct boot_entry entry;
 	int r = boot_load(&vm->mem, &vm->machine, cfg->kernel, cfg->initrd, &entry, e);
 
-	if (!r)
-		r = vm_chips_mask_pic(vm, e);
 	if (!r)
 		r = vcpu_set_boot(&vm->vcpus[0], &entry, e);
 	if (!r)

@@ -7,6 +7,8 @@
 /* vm_run.c */
 int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e);
 void vm_quit_vcpus(struct vm *vm);
+/* vm_reset.c; vCPUs parked, fresh */
+int vm_reset_init(struct vm *vm, struct err *e);
 /* vm_chips.c */
 int vm_chips_save(struct vm *vm);
 int vm_chips_load(struct vm *vm, struct err *e);

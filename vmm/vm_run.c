@@ -138,6 +138,9 @@ void vm_resume(struct vm *vm)
 	VMM_BUG_ON(vm->running);
 	vm->running = true;
 	quiet_devices(vm, false);
+	/* A reset that was asked for and could not be done while the VM stood. */
+	if (vm->end == VM_END_RESET || vm->end == VM_END_WATCHDOG)
+		device_signal(vm->end_fd);
 	pthread_mutex_lock(&vm->lock);
 	__atomic_store_n(&vm->want_park, false, __ATOMIC_RELEASE);
 	pthread_cond_broadcast(&vm->go_cond);
@@ -256,25 +259,28 @@ bool vm_park(struct vcpu *v)
 	return go;
 }
 
-/* A vCPU that cannot run any more counts as parked until the VM is destroyed. */
+/* A vCPU that cannot run any more counts as parked until the VM is reset or destroyed. */
 bool vm_park_dead(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
 	const char *what = "";
 	int r = vcpu_save(v, &what);
+	bool go;
 
 	pthread_mutex_lock(&vm->lock);
 	note_error(vm, r, what);
 	__atomic_fetch_add(&vm->nparked, 1, __ATOMIC_RELEASE);
 	pthread_cond_signal(&vm->parked_cond);
-	while (!vm->quit) {
+	wait_for_go(v);
+	while (!vm->quit && vm->end != VM_END_NONE) {
+		pthread_cond_wait(&vm->go_cond, &vm->lock);
 		wait_for_go(v);
-		if (!vm->quit)
-			pthread_cond_wait(&vm->go_cond, &vm->lock);
 	}
 	__atomic_fetch_sub(&vm->nparked, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELAXED);
+	go = !vm->quit;
 	pthread_mutex_unlock(&vm->lock);
-	return false;
+	return go;
 }
 
 void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why)
@@ -285,6 +291,8 @@ void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why)
 	if (vm->end == VM_END_NONE) {
 		vm->end = end;
 		snprintf(vm->end_why, sizeof(vm->end_why), "%s", why);
+		/* The vCPU that did this goes no further. */
+		__atomic_store_n(&vm->want_park, true, __ATOMIC_RELEASE);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	if (write(vm->end_fd, &one, sizeof(one)) < 0)

@@ -217,7 +217,7 @@ static void one_file_serves_both_roles(void **state)
 	assert_string_equal(c.listen, "");
 	assert_true(c.claim);
 	good(&c, "--secondary vm.json");
-	assert_string_equal(c.kernel, "");
+	assert_string_equal(c.kernel, "k"); /* for a reset after a takeover */
 	assert_string_equal(c.listen, "tcp:b:7000");
 	assert_false(c.claim);
 	assert_int_equal(c.npeers, 1);
@@ -337,8 +337,9 @@ static const struct bad bad_flags[] = {
 	{"-k k --primary --peer fd:1 --ft mc -d id=a,path=root.raw,ft=none",
 	 "disk 'a': ft=none would lose writes at a takeover"},
 	{"--secondary", "--secondary needs --listen URI"},
-	{"--secondary --listen fd:3 -k k",
-	 "--kernel has no meaning with --secondary: the primary sends"},
+	{"--secondary --listen fd:3 -m 64M",
+	 "--memory has no meaning with --secondary: the primary sends"},
+	{"--secondary --listen fd:3 -k none", "--kernel 'none': No such file"},
 	{"--secondary --listen fd:3 -m 1G", "--memory has no meaning with --secondary"},
 	{"--secondary --listen fd:3 --claim", "--claim has no meaning with --secondary"},
 	{"-k k --ft mc", "--ft has no meaning without --primary or --secondary"},
@@ -393,8 +394,8 @@ static const struct bad bad_json[] = {
 	{"{\"net\":[1]}", "bad.json: net[0]: must be an object"},
 	{"{\"peer\":[1]}", "bad.json: peer: must be a string or an array of strings"},
 	{"{\"primary\":true,\"secondary\":true}", "--primary and --secondary exclude each other"},
-	{"{\"secondary\":true,\"listen\":\"fd:3\",\"kernel\":\"k\"}",
-	 "--kernel has no meaning with --secondary"},
+	{"{\"secondary\":true,\"listen\":\"fd:3\",\"memory\":\"64M\"}",
+	 "--memory has no meaning with --secondary"},
 	{"{\"restore\":\"big\",\"kernel\":\"k\"}", "--kernel has no meaning with --restore"},
 	{"{\"name\":\"a\\u0000b\"}", "bad.json:1:"},
 	{"{\"name\":\"\xff\"}", "bad.json:1:"},

@@ -1,0 +1,73 @@
+"""A guest that resets its machine boots again, on either side of a pair."""
+
+import re
+
+from ftlab import GUESTS, Pair, Vm, expect
+from testlib import random_wait, test
+
+
+def reset_vm(lab, cmdline, *args, cpus=1):
+    return Vm(lab, "A", ["-k", f"{GUESTS}/reset.elf", "-m", "64M", "-c", str(cpus),
+                         "-a", f"{cmdline} cpus={cpus}", *args])
+
+
+def boots(vm):
+    return [int(n) for n in re.findall(r"^boot (\d+) ", vm.console_text(), re.M)]
+
+
+@test(60)
+def reset_again(lab):
+    """by the ACPI register, by the keyboard controller, by both at once; one and several CPUs"""
+    for how in (0, 1, 2):
+        for cpus in (1, 3):
+            disk = lab.disk(f"disk-{how}-{cpus}", 4)
+            vm = reset_vm(lab, f"boots=4 how={how} gap=10", "-d", f"id=d0,path={disk}", cpus=cpus)
+            vm.wait_exit(20)
+            expect(vm.code == 0 and boots(vm) == [1, 2, 3, 4],
+                   f"how={how} cpus={cpus}: exit code {vm.code}, boots {boots(vm)}: {vm.log_text()}")
+            lab.release(vm)
+
+
+@test(30)
+def reset_ends(lab):
+    """with --no-reboot a reset is the end"""
+    vm = reset_vm(lab, "boots=4", "--no-reboot")
+    vm.wait_exit(20)
+    expect(vm.code == 0 and boots(vm) == [1], f"exit code {vm.code}, boots {boots(vm)}")
+
+
+def reset_pair(lab, how=2):
+    return Pair(lab, "reset", f"boots=0 how={how} gap={lab.rng.randrange(10, 60)}", cpus=2, disk=8,
+                net=False, extra=("--verify",))
+
+
+@test(60)
+def reset_protected(lab):
+    """resets in a protected pair, then a death: the guest's count goes on, in memory and on disk"""
+    for _ in range(4):
+        pair = reset_pair(lab)
+        b = pair.secondary("B", *pair.guest_args[:2])
+        b.wait_state("STARTING")
+        a = pair.primary("A")
+        pair.in_step(15)
+        a.wait_status(lambda s: s["resets_total"] >= 5, "five resets")
+        random_wait(lab, a, 0.0, 0.3)
+        a.kill()
+        b.wait_status(lambda s: s["state"] == "DEGRADED" and s["resets_total"] >= 3,
+                      "three resets after the takeover")
+        before, after = boots(a), boots(b)
+        # The last boot that A may have announced too late for us to see.
+        expect(after[0] in (before[-1] + 1, before[-1] + 2), f"{before[-3:]} then {after[:3]}")
+        expect(after == list(range(after[0], after[0] + len(after))), f"boots {after}")
+        pair.end()
+
+
+@test(30)
+def reset_without_kernel(lab):
+    """a side that took over and has no kernel says so, and ends with the guest's reset"""
+    pair = reset_pair(lab, how=0)
+    a, b = pair.protect()
+    a.kill()
+    b.wait_log("no kernel was given here to boot again")
+    b.wait_exit(10)
+    expect(b.code == 0, f"exit code {b.code}")
