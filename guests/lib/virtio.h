@@ -14,6 +14,7 @@
 #define VIRTIO_ID_CONSOLE 3u
 #define VIRTIO_ID_RNG	  4u
 #define VIRTIO_ID_BALLOON 5u
+#define VIRTIO_ID_VSOCK	  19u
 
 #define VIRTIO_F_VERSION_1 (1ull << 32)
 

@@ -18,7 +18,7 @@ import ftlab
 import testlib
 
 MODULES = ("boot", "cli", "snapshot", "protect", "balloon", "faults", "kills", "attacks", "hostile", "bugs",
-           "reset")
+           "vsock", "reset")
 
 
 class OutOfTime(Exception):
