@@ -136,7 +136,7 @@ static void work(struct vsock *v)
 {
 	struct vsock_event ev;
 
-	if (v->vd.quiet) /* vsock_wake() */
+	if (v->vd.quiet || v->standby) /* vsock_wake(), vsock_resume() */
 		return;
 	if (!virtio_running(&v->vd) && v->conns.n)
 		v->forget = true;
@@ -198,7 +198,7 @@ static void on_tick(struct loop_op *op, int res)
 
 	pthread_mutex_lock(&v->vd.dev.lock);
 	v->ticking = false;
-	if (!v->vd.quiet) {
+	if (!v->vd.quiet && !v->standby) {
 		if (v->put_again)
 			virtio_kick(&v->vd, TX);
 		v->put_again = false;
@@ -248,31 +248,30 @@ static void vsock_config(struct virtio_dev *vd, void *buf)
 }
 
 /*
- * Ports of the host begin somewhere else in each life, so that a new connection is not taken for
- * one that the guest still has to forget.
+ * The connections of before are over. Of a side that stands by there are none; of one that boots
+ * its guest again they end as after a reset by the guest: with the epoch it belongs to.
  */
-static void start_afresh(struct vsock *v)
-{
-	uint32_t port = 0;
-
-	if (getrandom(&port, sizeof(port), GRND_NONBLOCK) != sizeof(port))
-		port = (uint32_t)loop_now_ns();
-	vsock_conns_reset(&v->conns, port & 0x1fffffff);
-	v->nreplies = 0;
-	v->forget = false;
-}
-
 static void vsock_load(struct device *d, const void *pod)
 {
 	struct vsock *v = (struct vsock *)d;
 
 	virtio_load(d, pod);
 	pthread_mutex_lock(&d->lock);
-	vsock_host_close_all(v->host);
-	start_afresh(v);
+	v->standby = true;
 	if (v->live.common.status & VIRTIO_CONFIG_S_DRIVER_OK)
 		v->live.reset_pending = 1;
 	pthread_mutex_unlock(&d->lock);
+}
+
+static void vsock_resume(struct device *d)
+{
+	struct vsock *v = (struct vsock *)d;
+
+	pthread_mutex_lock(&d->lock);
+	v->standby = false;
+	pthread_mutex_unlock(&d->lock);
+	virtio_resume(d);
+	device_signal(v->wake_fd);
 }
 
 void virtio_vsock_get_stats(struct device *d, struct virtio_vsock_stats *ret)
@@ -302,7 +301,7 @@ static const struct device_ops vsock_device_ops = {
 	.state = &vsock_desc,
 	.save = virtio_save,
 	.load = vsock_load,
-	.resume = virtio_resume,
+	.resume = vsock_resume,
 	.quiet = virtio_quiet,
 	.free = vsock_free,
 };
@@ -336,6 +335,19 @@ static int connect_parts(struct vsock *v, struct err *e)
 	return 0;
 }
 
+/*
+ * Ports of the host begin somewhere else in each process, so that a new connection is not taken for
+ * one that the guest still has to forget.
+ */
+static uint32_t first_port(void)
+{
+	uint32_t port = 0;
+
+	if (getrandom(&port, sizeof(port), GRND_NONBLOCK) != sizeof(port))
+		port = (uint32_t)loop_now_ns();
+	return port & 0x1fffffff;
+}
+
 int virtio_vsock_new(const struct dev_env *env, const struct mdev *md, struct vsock_host *host,
 		     struct device **ret, struct err *e)
 {
@@ -347,7 +359,7 @@ int virtio_vsock_new(const struct dev_env *env, const struct mdev *md, struct vs
 	v->host = host;
 	v->cid = md->cid;
 	v->wake_fd = -1;
-	start_afresh(v);
+	vsock_conns_reset(&v->conns, first_port());
 	r = virtio_init(&v->vd, &vsock_device_ops, &vsock_ops, env, md, &v->live, e);
 	if (r) {
 		free(v);

@@ -440,13 +440,6 @@ int vsock_host_listen(struct vsock_host *h, struct err *e)
 	return r < 0 && e && !e->code ? err_set(e, r, "vsock: the event loop is full") : r;
 }
 
-void vsock_host_close_all(struct vsock_host *h)
-{
-	for (unsigned i = 0; i < VSOCK_MAX_SOCKS; i++)
-		if (h->socks[i].phase != VSOCK_FREE)
-			vsock_sock_free(&h->socks[i]);
-}
-
 /* Only the socket file that is ours: another process may have replaced it. */
 static void remove_own(struct vsock_host *h)
 {
@@ -464,7 +457,9 @@ void vsock_host_done(struct vsock_host *h)
 {
 	if (!h->loop)
 		return;
-	vsock_host_close_all(h);
+	for (unsigned i = 0; i < VSOCK_MAX_SOCKS; i++)
+		if (h->socks[i].phase != VSOCK_FREE)
+			vsock_sock_free(&h->socks[i]);
 	if (h->listen_fd >= 0) {
 		loop_timer_del(h->loop, &h->retry_op);
 		loop_poll_del(h->loop, &h->listen_op);

@@ -119,9 +119,6 @@ int vsock_host_init(struct vsock_host *h, struct loop *l, const char *path, stru
 int vsock_host_listen(struct vsock_host *h, struct err *e);
 /* Close everything without a word to the programs; the socket file goes. Safe when zeroed. */
 void vsock_host_done(struct vsock_host *h);
-/* Close every connection: the VM was loaded, the guest knows none of them. */
-void vsock_host_close_all(struct vsock_host *h);
-
 /* An id for a connection that the guest makes; ids rise and never repeat. */
 uint64_t vsock_host_new_id(struct vsock_host *h);
 /* Carry an order out: struct vsock_order, then bytes. Never blocks. Unknown ids are ignored. */

@@ -313,3 +313,22 @@ def vsock_fenced(lab):
     random_wait(lab, b, 0.0, 0.2)
     expect(Stream(pair.path["B"], COUNT).count() == number + 1, "the survivor has lost its count")
     pair.end()
+
+
+@test(60)
+def vsock_verify(lab):
+    """under --verify both sides are equal after every epoch, with traffic"""
+    pair = VsockPair(lab, extra=["--verify"], timeout="2s")
+    a = pair.primary("A")
+    a.wait_console("^READY")  # the first epoch has a driver that runs
+    b = pair.secondary("B")
+    pair.in_step()
+    stream, data = Stream(pair.path["A"], COUNT), lab.rng.randbytes(300000)
+    begin = b.status()["epochs_total"]
+    for n in range(1, 40):
+        expect(stream.count() == n, "the counter does not count")
+    expect(echo(pair.path["A"], data) == data, "no echo")
+    b.wait_status(lambda s: s["epochs_total"] >= begin + 40 or s["state"] != "PROTECTED", "40 epochs", 30)
+    for vm in (a, b):
+        expect(vm.state() == "PROTECTED", f"{vm} is {vm.state()}: {vm.log_text()}")
+    pair.end()

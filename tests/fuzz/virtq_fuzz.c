@@ -417,7 +417,6 @@ static void clean_up(struct world *w)
 		if (w->programs[i] >= 0)
 			close(w->programs[i]);
 	memset(w->programs, 0xff, sizeof(w->programs));
-	vsock_host_close_all(&w->vsock);
 	memset(w->mem.base + 0x10000, 0, 0x30000);
 }
 

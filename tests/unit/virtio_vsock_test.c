@@ -416,7 +416,7 @@ static void dropped_output_never_leaves(void **state)
 	assert_true(would_block(fd));
 	assert_int_equal(accept4(l, NULL, NULL, SOCK_NONBLOCK), -1);
 	/* The side ends: programs see the end, and no byte before it. */
-	vsock_host_close_all(&f->host);
+	vsock_host_done(&f->host);
 	assert_true(at_end(fd));
 	close(fd);
 	close(l);
@@ -495,14 +495,14 @@ static void load_resets_the_transport(void **state)
 	rig_settle(&f->rig);
 	f->dev->ops->save(f->dev);
 	memcpy(pod, f->dev->pod, f->dev->ops->state->size);
-	/* As a secondary does: with the first epoch, and at takeover. */
 	f->dev->ops->load(f->dev, pod);
-	f->dev->ops->load(f->dev, pod);
+	rig_settle(&f->rig);
+	assert_true(would_block(fd)); /* not before it may run */
+	f->dev->ops->resume(f->dev);
+	rig_settle(&f->rig);
 	assert_true(at_end(fd));
 	close(fd);
 	assert_int_equal(connections(f), 0);
-	f->dev->ops->resume(f->dev);
-	rig_settle(&f->rig);
 	virtio_vsock_get_stats(f->dev, &st);
 	assert_int_equal(st.transport_resets, 0);
 	/* The flag lives in the state until there is a buffer. */
@@ -526,6 +526,58 @@ static void load_resets_the_transport(void **state)
 	send_data(f, 5000, old, "x", 1);
 	expect(f, OP(RST));
 	close(fd2);
+	free(pod);
+}
+
+/* A secondary loads the first epoch to see whether it can, and goes on to stand by. */
+static void side_that_stands_by_is_still(void **state)
+{
+	struct fix *f = *state;
+	uint32_t *event = ram(f, EVENT_AT);
+	uint8_t *before = malloc(RIG_MEM);
+
+	start(f);
+	f->dev->ops->save(f->dev);
+	f->dev->ops->load(f->dev, f->dev->pod);
+	/* What the primary's guest posts comes in with epochs. */
+	add_event(f);
+	hdr_t h = packet(f, 1, 2, OP(RW));
+
+	memcpy(before, f->rig.mem.base, RIG_MEM);
+	f->dev->ops->load(f->dev, f->dev->pod);
+	rig_settle(&f->rig);
+	assert_memory_equal(before, f->rig.mem.base, RIG_MEM);
+	f->dev->ops->resume(f->dev);
+	rig_settle(&f->rig);
+	assert_int_equal(*event, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET);
+	send_packet(f, h, NULL, 0);
+	expect(f, OP(RST));
+	free(before);
+}
+
+/* A guest that boots again under protection: its connections end with that epoch. */
+static void load_ends_connections_in_order(void **state)
+{
+	struct fix *f = *state;
+	void *pod = malloc(f->dev->ops->state->size);
+	uint32_t hp;
+	int fd;
+
+	f->dev->ops->save(f->dev);
+	memcpy(pod, f->dev->pod, f->dev->ops->state->size);
+	start(f);
+	fd = open_from_host(f, &hp);
+	obuf_hold(&f->rig.obuf, 1);
+	send_data(f, 5000, hp, "last", 4);
+	f->dev->ops->load(f->dev, pod);
+	f->dev->ops->resume(f->dev);
+	rig_settle(&f->rig);
+	assert_int_equal(connections(f), 0);
+	assert_true(would_block(fd));
+	obuf_pass(&f->rig.obuf);
+	reads(f, fd, "last", 4);
+	assert_true(closed(f, fd));
+	close(fd);
 	free(pod);
 }
 
@@ -565,6 +617,8 @@ int main(void)
 		T(full_buffer_stops_the_guest),
 		T(guest_resets_the_device),
 		T(load_resets_the_transport),
+		T(side_that_stands_by_is_still),
+		T(load_ends_connections_in_order),
 		T(no_reset_without_a_driver),
 	};
 
