@@ -253,8 +253,12 @@ static int save_xcr0(struct vcpu *v)
 
 static int load_xcr0(struct vcpu *v)
 {
-	struct kvm_xcrs x = {.nr_xcrs = 1, .xcrs[0].value = v->state.xcr0};
+	struct kvm_xcrs x;
 
+	/* A processor without XSAVE has no XCR0, and KVM refuses to set one. */
+	if (v->state.xcr0 == 1 && !kvm_ioctl(v->fd, KVM_GET_XCRS, &x) && !x.nr_xcrs)
+		return 0;
+	x = (struct kvm_xcrs){.nr_xcrs = 1, .xcrs[0].value = v->state.xcr0};
 	return kvm_ioctl(v->fd, KVM_SET_XCRS, &x);
 }
 
