@@ -1,7 +1,7 @@
 /*
  * Attacks its own devices, and proves after each attack that they still work. It needs a virtio
- * console; a disk (its contents are lost), a network card, an entropy device and a balloon are
- * attacked if they are there.
+ * console; a disk (its contents are lost), a network card, an entropy device, a balloon and a vsock
+ * are attacked if they are there.
  *
  *	mode=rings	lying descriptors and rings beside honest requests, resets under way
  *	mode=status	random walks through device states, queue sizes and addresses

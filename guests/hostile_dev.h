@@ -10,6 +10,7 @@
 
 #include "guests/lib/sys.h"
 #include "guests/lib/virtio.h"
+#include "guests/lib/vsock.h"
 
 /* virtio 1.2, section 4.2.2 */
 #define R_FEATURES	0x010
@@ -54,7 +55,7 @@
 #define PROOF_NS     20000000000ull
 #define HOME_WORDS   (BLK_SECTOR / 8)
 #define HOME_MAGIC   0x656d6f6820656874ull
-#define DEVICES	     5u
+#define DEVICES	     6u
 #define QUEUES	     4u
 
 struct hring {
@@ -366,6 +367,56 @@ static uint32_t frame_make(uint8_t *buf)
 	return NET_HEADER + 60;
 }
 
+/* A packet that may make sense: to the host's port with a listener, or to one without. */
+static uint32_t packet_make(struct hdev *d, uint8_t *buf, uint32_t ports)
+{
+	struct vsock_hdr p = {.src_cid = virtio_config64(&d->dev, 0),
+			      .dst_cid = VSOCK_HOST_CID,
+			      .src_port = below(ports),
+			      .dst_port = below(3) ? 6000 : below(4),
+			      .len = below(3) ? 0 : below(4096),
+			      .type = below(8) ? VSOCK_STREAM : (uint16_t)below(4),
+			      .op = (uint16_t)below(9),
+			      .flags = below(4),
+			      .buf_alloc = below(2) ? 65536 : below(1 << 20),
+			      .fwd_cnt = below(4) ? 0 : below(1 << 20)};
+	uint32_t len = sizeof(p) + p.len;
+
+	if (!below(8))
+		p.len += below(2) ? 1 : below(1 << 20);
+	if (!below(16))
+		p.dst_cid = below(5);
+	if (!below(16))
+		p.src_cid = below(5);
+	memcpy(buf, &p, sizeof(p));
+	return len;
+}
+
+/* What belongs to no connection is answered with a RST. Others may come in before it. */
+static void prove_vsock(struct hdev *d)
+{
+	struct vsock_hdr *out = (struct vsock_hdr *)own_buffer(d), *in = out + 4;
+	uint32_t port = 0x40000000u + (uint32_t)h.attack;
+
+	*out = (struct vsock_hdr){.src_cid = virtio_config64(&d->dev, 0),
+				  .dst_cid = VSOCK_HOST_CID,
+				  .src_port = port,
+				  .dst_port = 7,
+				  .type = VSOCK_STREAM,
+				  .op = VSOCK_RW};
+	desc_set(&d->q[1], 0, (uint64_t)out, sizeof(*out), 0, 0);
+	ring_offer(&d->q[1], 0);
+	kick(d, 1);
+	do {
+		desc_set(&d->q[0], 0, (uint64_t)in, 1024, VIRTQ_DESC_WRITE, 0);
+		ring_offer(&d->q[0], 0);
+		kick(d, 0);
+		if (ring_wait(d, 0) < sizeof(*in))
+			failed(d, "a packet without a header");
+	} while (in->op != VSOCK_RST || in->dst_port != port);
+	ring_wait(d, 1);
+}
+
 static void prove_net(struct hdev *d)
 {
 	uint32_t len = frame_make(own_buffer(d));
@@ -406,6 +457,9 @@ static void prove(struct hdev *d)
 		break;
 	case 'r':
 		prove_rng(d);
+		break;
+	case 'v':
+		prove_vsock(d);
 		break;
 	case 'b':
 		prove_balloon(d);
@@ -463,6 +517,7 @@ static void hostile_init(void)
 	dev_add("console", VIRTIO_ID_CONSOLE, 0, 2);
 	/* Not the first queue: page numbers by chance are memory that this guest needs. */
 	dev_add("balloon", VIRTIO_ID_BALLOON, 1, 4);
+	dev_add("vsock", VIRTIO_ID_VSOCK, 0, 3);
 	if (!h.console)
 		guest_die(2, "hostile: no virtio console");
 }

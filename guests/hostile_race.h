@@ -139,6 +139,36 @@ static void flood_disk(struct hdev *d, uint64_t rounds)
 	attack_end(d);
 }
 
+/* Connections without end, and packets of none, with and without room for the answers. */
+static void flood_vsock(struct hdev *d, uint64_t rounds)
+{
+	struct hring *r = &d->q[1];
+
+	attack_begin("vsock flood");
+	for (; rounds; rounds--) {
+		d->mine = false; /* what was under way is not for a proof */
+		own(d);
+		for (unsigned n = below(4); n; n--) {
+			for (uint16_t i = 0; i < RING_NUM; i++) {
+				uint8_t *buf = h.arena + i * 0x2000;
+
+				desc_set(&d->q[0], i, (uint64_t)h.arena + 0x80000 + i * 0x1000,
+					 4096, VIRTQ_DESC_WRITE, 0);
+				desc_set(r, i, (uint64_t)buf, packet_make(d, buf, 1000), 0, 0);
+				ring_offer(r, i);
+				if (rounds & 1)
+					ring_offer(&d->q[0], i);
+			}
+			kick(d, 1);
+			kick(d, 0);
+			for (unsigned i = below(20); i; i--)
+				reg_read(d, R_STATUS);
+		}
+	}
+	d->mine = false;
+	attack_end(d);
+}
+
 static void attack_flood(void)
 {
 	uint64_t kicks = cmdline_u64("kicks", 100000);
@@ -150,6 +180,8 @@ static void attack_flood(void)
 
 		if (d->name[0] == 'd')
 			flood_disk(d, kicks / 5000);
+		if (d->name[0] == 'v')
+			flood_vsock(d, kicks / 500);
 		if (d->nq != 2)
 			continue;
 		if (d == h.console)

@@ -39,7 +39,10 @@ static void honest_chain(struct victim *v, unsigned at)
 	} else if (v->flags) {
 		desc_set(v->r, at, buf, 2048, VIRTQ_DESC_WRITE, 0);
 	} else {
-		desc_set(v->r, at, buf, frame_make((uint8_t *)buf), 0, 0);
+		uint32_t len = v->d->name[0] == 'v' ? packet_make(v->d, (uint8_t *)buf, 3)
+						    : frame_make((uint8_t *)buf);
+
+		desc_set(v->r, at, buf, len, 0, 0);
 	}
 	ring_offer(v->r, (uint16_t)at);
 }
@@ -225,8 +228,9 @@ static struct victim victim_choose(void)
 	struct hdev *d = &h.dev[below(h.ndev)];
 	unsigned qi = below(d->nq);
 
-	/* of two queues the second one is the device's input */
-	return (struct victim){d, &d->q[qi], qi, d->nq == 2 && qi == 1 ? 0 : VIRTQ_DESC_WRITE};
+	/* of two queues, and of a vsock's, the second one is the device's input */
+	return (struct victim){d, &d->q[qi], qi,
+			       (d->nq == 2 || d->name[0] == 'v') && qi == 1 ? 0 : VIRTQ_DESC_WRITE};
 }
 
 static void attack_ring(void)

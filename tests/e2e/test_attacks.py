@@ -22,16 +22,48 @@ ANON_KIB = 32 << 10  # the disk may use 20 MiB for requests; under 2 MiB is usua
 
 
 class Frames:
-    """Something for the guest's card to receive: broadcasts of every length."""
+    """Something for the guest to receive: broadcasts of every length, and programs at its vsock."""
 
-    def __init__(self, lab):
-        self.lab = lab
+    def __init__(self, lab, vsock):
+        self.lab, self.vsock, self.programs = lab, vsock, []
+        if os.path.exists(vsock + "_6000"):
+            os.unlink(vsock + "_6000")
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(vsock + "_6000")
+        self.listener.listen(16)
+        self.listener.setblocking(False)
+        lab.closing.append(self.listener)
         self.sock = lab.socket_in("C", socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.sock.bind(("c0", 0))
         self.sock.setblocking(False)
         lab.closing.append(self.sock)
 
+    def connect(self):
+        """One connects, one is connected to; the oldest go."""
+        for how in (self.call, self.answer):
+            try:
+                how()
+            except (BlockingIOError, FileNotFoundError, ConnectionError):
+                pass
+        for old in self.programs[:-20]:
+            old.close()
+        del self.programs[:-20]
+
+    def call(self):
+        program = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.programs.append(program)
+        program.setblocking(False)
+        program.connect(self.vsock)
+        program.send(b"CONNECT %d\n" % self.lab.rng.randrange(4) + bytes(self.lab.rng.randrange(9999)))
+
+    def answer(self):
+        program = self.listener.accept()[0]
+        self.programs.append(program)
+        program.setblocking(False)
+        program.send(bytes(self.lab.rng.randrange(1, 99999)))
+
     def send(self, count=16):
+        self.connect()
         for _ in range(count):
             size = self.lab.rng.randrange(46, 1500)
             try:
@@ -44,7 +76,11 @@ class DirectPair(Pair):
     """With O_DIRECT the kernel does reorder requests that overlap."""
 
     def host_args(self, host):
-        return [a + ",direct" if a.startswith("id=d0,") else a for a in super().host_args(host)]
+        args = [a + ",direct" if a.startswith("id=d0,") else a for a in super().host_args(host)]
+        return args + ["--vsock", f"path={self.vsock(host)}"]
+
+    def vsock(self, host):
+        return self.lab.path(f"{self.serial:03}-v{host}")
 
 
 def attacks_done(vm):
@@ -90,8 +126,9 @@ def attack(lab, mode, binary=None):
     words = cmdline(lab, mode, cpus) + (" kicks=20000" if asan else "")
     disk = lab.disk(f"{lab.next_serial():03}-disk", 16)
     vm = Vm(lab, "A", ["-k", f"{GUESTS}/hostile.elf", "-a", words, "-m", "64M", "-c", str(cpus),
-                       "-d", f"id=d0,path={disk}", "-n", NET], binary=binary)
-    frames = Frames(lab)
+                       "-d", f"id=d0,path={disk}", "-n", NET,
+                       "--vsock", f"path={lab.path('v')}"], binary=binary)
+    frames = Frames(lab, lab.path("v"))
     half = max(2, ATTACKS[mode] * TIMES // (4 if asan else 2))
     seconds = 30 * TIMES * (4 if asan else 1)
     limit = None if asan else ANON_KIB
@@ -133,7 +170,7 @@ def protected(lab, mode, attacks, binary=None):
     pair.protect()
     a, b = pair.vm["A"], pair.vm["B"]
     begin = attacks_done(a)
-    frames = Frames(lab)
+    frames = Frames(lab, pair.vsock("A"))
     watch(a, begin + attacks * TIMES, frames, 60 * TIMES, None if binary else ANON_KIB)
     for vm in (a, b):
         expect(vm.state() == "PROTECTED", f"{vm} is {vm.state()}: {vm.log_text()}")
@@ -164,7 +201,7 @@ def hostile_kill(lab):
         a.kill()
         b.wait_state("DEGRADED")
         last = attacks_done(a)
-        watch(b, last + 20, Frames(lab), 60)
+        watch(b, last + 20, Frames(lab, pair.vsock("B")), 60)
         expect(b.stop() == 0, f"stop of the survivor: exit code {b.code}")
         look(b)
         pair.end()
