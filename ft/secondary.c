@@ -114,6 +114,7 @@ static bool take_epoch(struct secondary *s)
 	step_reached(STEP_ACK_SENT);
 	if (!first)
 		stage_commit(&s->stage);
+	s->committed_ns = s->begun_ns;
 	s->ft->stats.epochs++;
 	if (s->verify && stage_verify(&s->stage, &e)) {
 		log_error("%s", e.msg);
@@ -142,6 +143,8 @@ static bool take_frame(struct secondary *s, const struct frame *f)
 		lost(s, "stopped in order");
 		return false;
 	}
+	if (f->type == FRAME_EPOCH_BEGIN)
+		s->begun_ns = loop_now_ns();
 	r = stage_frame(&s->stage, f, &e);
 	if (r < 0) {
 		reject(s, e.msg);

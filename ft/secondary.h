@@ -52,6 +52,7 @@ struct secondary {
 	char last_refused[480];
 	unsigned announces;
 	uint64_t lost_ns;
+	uint64_t begun_ns, committed_ns; /* when the open, the committed epoch began to arrive */
 	/* The VM runs here now. */
 	void (*taken_over)(void *arg);
 	void *arg;

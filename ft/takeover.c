@@ -65,7 +65,8 @@ static void run_here(struct secondary *s)
 	struct err e = {0};
 
 	step_reached(STEP_TAKEOVER_LOAD);
-	if (vm_load(s->vm, &e)) {
+	/* Time does not stand still for the guest: it goes on by this side's clock. */
+	if (vm_load(s->vm, loop_now_ns() - s->committed_ns, &e)) {
 		/* Tried with the first epoch; a host that changes its mind leaves nothing to run.
 		 */
 		log_error("takeover: %s", e.msg);

@@ -159,7 +159,7 @@ static void signalled(struct loop_op *op, int res)
 /* The first instruction here: of the kernel, or of a restored VM. */
 static int set_going(struct run *r, struct err *e)
 {
-	int code = r->cfg.restore[0] ? vm_load(&r->vm, e) : 0;
+	int code = r->cfg.restore[0] ? vm_load(&r->vm, 0, e) : 0;
 
 	if (!code && r->cfg.restore[0])
 		vm_new_generation(&r->vm);

@@ -221,7 +221,7 @@ static int save_msrs(struct vcpu *v)
  */
 static bool leaves_a_trace(uint32_t msr)
 {
-	return msr == 0x10 || msr == 0x11 || msr == 0x12 ||
+	return msr == MSR_TSC || msr == 0x11 || msr == 0x12 ||
 	       (msr >= 0x4b564d00 && msr <= 0x4b564d0f);
 }
 
@@ -233,7 +233,8 @@ static int load_msrs(struct vcpu *v, bool trial)
 
 	memset(&m.head, 0, sizeof(m.head));
 	for (uint32_t i = 0; i < v->state.nmsrs; i++)
-		if (!trial || !leaves_a_trace(v->state.msrs[i].index))
+		if (trial ? !leaves_a_trace(v->state.msrs[i].index)
+			  : !(v->has_tsc_offset && v->state.msrs[i].index == MSR_TSC))
 			m.entries[n++] = v->state.msrs[i];
 	m.head.nmsrs = n;
 	r = kvm_ioctl(v->fd, KVM_SET_MSRS, &m);
@@ -310,6 +311,7 @@ int vcpu_save(struct vcpu *v, const char **ret_what)
 	STEP("xsave", kvm_ioctl(v->fd, KVM_GET_XSAVE, &s->xsave));
 	STEP("lapic", kvm_ioctl(v->fd, KVM_GET_LAPIC, &s->lapic));
 	STEP("msrs", save_msrs(v));
+	STEP("tsc", vcpu_tsc_save(v));
 	STEP("debugregs", kvm_ioctl(v->fd, KVM_GET_DEBUGREGS, &s->debugregs));
 	STEP("xcrs", save_xcr0(v));
 	return 0;
@@ -324,8 +326,11 @@ int vcpu_load(struct vcpu *v, bool trial, const char **ret_what)
 	STEP("regs", kvm_ioctl(v->fd, KVM_SET_REGS, &s->regs));
 	STEP("xcrs", load_xcr0(v));
 	STEP("xsave", kvm_ioctl(v->fd, KVM_SET_XSAVE, &s->xsave));
-	STEP("msrs", load_msrs(v, trial));
+	/* The deadline MSR counts by the TSC, and only if the LAPIC's timer is in that mode. */
 	STEP("lapic", kvm_ioctl(v->fd, KVM_SET_LAPIC, &s->lapic));
+	if (!trial)
+		STEP("tsc", vcpu_tsc_load(v));
+	STEP("msrs", load_msrs(v, trial));
 	STEP("debugregs", kvm_ioctl(v->fd, KVM_SET_DEBUGREGS, &s->debugregs));
 	STEP("events", kvm_ioctl(v->fd, KVM_SET_VCPU_EVENTS, &s->events));
 	STEP("mp_state", kvm_ioctl(v->fd, KVM_SET_MP_STATE, &s->mp));

@@ -49,6 +49,8 @@ struct vcpu {
 	bool fresh;	 /* has never run: nothing to save */
 	bool may_boost;	 /* its thread may have real-time priority while it stops and saves */
 	bool boosted;	 /* and has it; under vm->lock */
+	uint64_t tsc_offset; /* guest TSC minus host TSC: as saved, or to be loaded */
+	bool has_tsc_offset;
 	uint32_t answered; /* the vm->request that this vCPU has answered */
 	struct vcpu_state
 		state; /* owner: the vCPU thread while it runs, the loop while it is parked */

@@ -494,10 +494,12 @@ int vm_try_load(struct vm *vm, struct err *e)
 	return 0;
 }
 
-int vm_load(struct vm *vm, struct err *e)
+int vm_load(struct vm *vm, uint64_t advance_ns, struct err *e)
 {
 	int r = vm_try_load(vm, e);
 
+	if (!r)
+		r = vm_clock_load(vm, advance_ns, e);
 	/* Only now what makes KVM write into guest memory. */
 	return r ? r : vm_ask_vcpus(vm, VCPU_LOAD, e);
 }

@@ -48,6 +48,7 @@ struct vm_chips {
 	struct kvm_irqchip ioapic;
 	struct kvm_pit_state2 pit;
 	uint64_t clock_ns; /* kvmclock */
+	uint8_t tsc_exact; /* the TSC in each vCPU's state is that of the moment of clock_ns */
 };
 
 extern const struct state_desc vm_chips_desc;
@@ -86,6 +87,8 @@ struct vm {
 	int vcpu_error; /* first failure of a save or load since asked */
 	const char *vcpu_what;
 	bool running;
+	bool tsc_offsets;	 /* this host lets us set TSCs exactly */
+	uint64_t paused_ns;	 /* CLOCK_MONOTONIC of the last vm_pause(); 0: never */
 	uint64_t first_entry_ns; /* atomic: CLOCK_MONOTONIC when a vCPU first entered the guest, or
 				    0 */
 
@@ -148,8 +151,11 @@ size_t vm_state_bound(const struct vm *vm);
 int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e);
 /* Scratch becomes what vm_load() will load. Plain copies: cannot fail. VM paused or never run. */
 void vm_commit(struct vm *vm);
-/* Put the committed state into KVM and devices, to run it: KVM writes its clock into memory. */
-int vm_load(struct vm *vm, struct err *e);
+/*
+ * Put the committed state into KVM and devices, to run it: KVM writes its clock into memory.
+ * advance_ns: how long ago the guest was what is loaded, if its time went on meanwhile.
+ */
+int vm_load(struct vm *vm, uint64_t advance_ns, struct err *e);
 /* The same, but guest memory stays as it is: will this host take the state? */
 int vm_try_load(struct vm *vm, struct err *e);
 

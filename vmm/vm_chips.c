@@ -10,6 +10,8 @@ static const struct field chips_fields[] = {
 	F_BYTES(struct vm_chips, ioapic, 2, "I/O APIC"),
 	F_BYTES(struct vm_chips, pit, 3, "i8254", .flags = FIELD_UNSTABLE),
 	F_U64(struct vm_chips, clock_ns, 4, "kvmclock, ns", .flags = FIELD_UNSTABLE),
+	F_U8(struct vm_chips, tsc_exact, 5, "TSCs are those of clock_ns", .max = 1,
+	     .flags = FIELD_UNSTABLE),
 };
 
 static int check(const void *pod, struct err *e)
@@ -35,10 +37,8 @@ const struct state_desc vm_chips_desc = {
 int vm_chips_save(struct vm *vm)
 {
 	struct vm_chips *c = &vm->chips;
-	struct kvm_clock_data clock;
 	int r;
 
-	memset(&clock, 0, sizeof(clock));
 	c->pic[0].chip_id = KVM_IRQCHIP_PIC_MASTER;
 	c->pic[1].chip_id = KVM_IRQCHIP_PIC_SLAVE;
 	c->ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
@@ -49,16 +49,12 @@ int vm_chips_save(struct vm *vm)
 		r = kvm_ioctl(vm->kvm.vm_fd, KVM_GET_IRQCHIP, &c->ioapic);
 	if (!r)
 		r = kvm_ioctl(vm->kvm.vm_fd, KVM_GET_PIT2, &c->pit);
-	if (!r)
-		r = kvm_ioctl(vm->kvm.vm_fd, KVM_GET_CLOCK, &clock);
-	c->clock_ns = clock.clock;
-	return r;
+	return r ? r : vm_clock_save(vm);
 }
 
 int vm_chips_load(struct vm *vm, struct err *e)
 {
 	struct vm_chips *c = &vm->chips;
-	struct kvm_clock_data clock = {.clock = c->clock_ns};
 	int r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_IRQCHIP, &c->pic[0]);
 
 	if (!r)
@@ -67,8 +63,6 @@ int vm_chips_load(struct vm *vm, struct err *e)
 		r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_IRQCHIP, &c->ioapic);
 	if (!r)
 		r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_PIT2, &c->pit);
-	if (!r)
-		r = kvm_ioctl(vm->kvm.vm_fd, KVM_SET_CLOCK, &clock);
 	return r ? err_set(e, r, "interrupt chips: this host refuses the state: %s", strerror(-r))
 		 : 0;
 }

@@ -17,7 +17,17 @@ int vm_chips_mask_pic(struct vm *vm, struct err *e);
 /* Does the guest take interrupts of this I/O APIC pin? */
 bool vm_chips_irq_open(struct vm *vm, unsigned pin);
 
-/* vm_clock.c: vCPU 0 learns the machine's TSC frequency if it is not known, others get it. */
+/* vm_clock.c */
+#define MSR_TSC 0x10
+/* vCPU 0 learns the machine's TSC frequency if it is not known, others get it. Loop thread. */
 int vcpu_set_tsc_khz(struct vcpu *v, struct err *e);
+/* By the vCPU's own thread, in vcpu_save() and vcpu_load(). */
+int vcpu_tsc_save(struct vcpu *v);
+int vcpu_tsc_load(struct vcpu *v);
+/* With all vCPUs parked, after their save; before their load. Loop thread. */
+int vm_clock_save(struct vm *vm);
+int vm_clock_load(struct vm *vm, uint64_t advance_ns, struct err *e);
+/* The guest was stopped for a while and is about to go on. */
+void vm_clock_resume(struct vm *vm);
 
 #endif

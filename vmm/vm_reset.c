@@ -45,7 +45,7 @@ int vm_reset(struct vm *vm, const struct config *cfg, struct err *e)
 	if (r)
 		return r;
 	vm_commit(vm);
-	r = vm_load(vm, e);
+	r = vm_load(vm, 0, e);
 	if (!r)
 		r = vm_boot(vm, cfg, e);
 	if (r)

@@ -127,6 +127,7 @@ int vm_pause(struct vm *vm, struct err *e)
 		return r;
 	}
 	vm->running = false;
+	vm->paused_ns = loop_now_ns();
 	quiet_devices(vm, true);
 	/* Here, and not in vm_save(): the clock goes on, but a paused VM has one state. */
 	r = vm_chips_save(vm);
@@ -137,6 +138,7 @@ void vm_resume(struct vm *vm)
 {
 	VMM_BUG_ON(vm->running);
 	vm->running = true;
+	vm_clock_resume(vm);
 	quiet_devices(vm, false);
 	/* A reset that was asked for and could not be done while the VM stood. */
 	if (vm->end == VM_END_RESET || vm->end == VM_END_WATCHDOG)

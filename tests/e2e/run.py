@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ftlab
 import testlib
 
-MODULES = ("boot", "cli", "snapshot", "protect", "balloon", "faults", "kills", "attacks", "hostile", "bugs",
+MODULES = ("boot", "cli", "snapshot", "protect", "time", "balloon", "faults", "kills", "attacks", "hostile", "bugs",
            "vsock", "reset")
 
 
