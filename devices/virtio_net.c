@@ -547,10 +547,20 @@ void virtio_net_get_stats(struct device *d, struct virtio_net_stats *ret)
 	pthread_mutex_unlock(&d->lock);
 }
 
+/* The netdev lost its descriptor, or has a new one. With or without the lock. */
+static void netdev_changed(void *arg)
+{
+	struct net *n = arg;
+
+	set_polling(n, false);
+	virtio_kick(&n->vd, RX(0));
+}
+
 static void net_free(struct device *d)
 {
 	struct net *n = (struct net *)d;
 
+	netdev_watch(n->nd, NULL, NULL);
 	set_polling(n, false);
 	virtio_done(&n->vd);
 	free(n);
@@ -606,6 +616,7 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 		net_free(&n->vd.dev);
 		return r;
 	}
+	netdev_watch(nd, netdev_changed, n);
 	*ret = &n->vd.dev;
 	return 0;
 }

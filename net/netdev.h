@@ -1,6 +1,6 @@
 /*
- * A network back end as virtio-net sees it: a file descriptor that carries one Ethernet frame per
- * read/write, each behind a 12-byte virtio_net_hdr (v1). Loop thread.
+ * A network back end as virtio-net sees it: Ethernet frames, each behind a 12-byte virtio_net_hdr
+ * (v1), from and to a tap or a passt. Loop thread.
  */
 #ifndef NET_NETDEV_H
 #define NET_NETDEV_H
@@ -13,13 +13,30 @@
 #define NET_VNET_HDR  12
 #define NET_FRAME_MAX (65536 + 64) /* with offloads a frame may be 64 KiB */
 
+struct loop;
+struct netdev;
+
+struct netdev_ops {
+	int (*recv)(struct netdev *nd, void *buf, uint32_t cap);
+	void (*send)(struct netdev *nd, const void *frame, uint32_t len);
+	int (*set_offloads)(struct netdev *nd, uint64_t guest_features);
+	int (*link)(struct netdev *nd, bool up, struct err *e);
+	void (*close)(struct netdev *nd);
+};
+
 struct netdev {
 	char id[32];
 	char ifname[16]; /* host name of the tap */
 	int fd;	   /* non-blocking, poll for input; -1: unplugged (reads nothing, drops writes) */
 	bool ours; /* we made the tap: it goes away with the fd */
 	uint64_t tx_frames, rx_frames, tx_dropped;
+	const struct netdev_ops *ops; /* NULL: that of a tap */
+	void *back;		      /* of the back end */
+	void (*changed)(void *arg);   /* see netdev_watch() */
+	void *changed_arg;
 };
+
+extern const struct netdev_ops netdev_tap_ops;
 
 /*
  * Make the tap IFNAME, or attach to a persistent one that exists; set vnet header size 12. If
@@ -27,10 +44,27 @@ struct netdev {
  */
 int netdev_open_tap(struct netdev *nd, const char *id, const char *ifname, const char *bridge,
 		    struct err *e);
+/*
+ * The passt that listens on the unix socket PATH; it cannot do offloads. Nothing is connected until
+ * netdev_link(up). nd stays where it is until netdev_close().
+ */
+int netdev_open_passt(struct netdev *nd, struct loop *loop, const char *id, const char *path,
+		      struct err *e);
+/*
+ * Have fn called when nd->fd is about to be closed, or is a new one: a poll of the old one is to
+ * end, and there may be input on the new one. It may be called out of any netdev function; it must
+ * not call one. NULL: nobody.
+ */
+void netdev_watch(struct netdev *nd, void (*fn)(void *arg), void *arg);
 /* Tell the kernel which offloads the guest negotiated (virtio feature bits, host side of the tap).
  */
 int netdev_set_offloads(struct netdev *nd, uint64_t guest_features);
+/*
+ * Up: a tap is set up; a passt is connected to, and again every second when that fails or breaks.
+ * An error is that of the first attempt.
+ */
 int netdev_link(struct netdev *nd, bool up, struct err *e);
+/* Closed or all zero but fd = -1: nothing happens. */
 void netdev_close(struct netdev *nd);
 /* One frame with its header. >= 0 bytes, -EAGAIN when nothing waits. */
 int netdev_recv(struct netdev *nd, void *buf, uint32_t cap);

@@ -223,7 +223,7 @@ int netdev_open_tap(struct netdev *nd, const char *id, const char *ifname, const
 	return r;
 }
 
-int netdev_set_offloads(struct netdev *nd, uint64_t guest_features)
+static int tap_set_offloads(struct netdev *nd, uint64_t guest_features)
 {
 	unsigned long flags = 0;
 
@@ -242,19 +242,19 @@ int netdev_set_offloads(struct netdev *nd, uint64_t guest_features)
 	return ioctl(nd->fd, TUNSETOFFLOAD, flags) < 0 ? -errno : 0;
 }
 
-int netdev_link(struct netdev *nd, bool up, struct err *e)
+static int tap_link(struct netdev *nd, bool up, struct err *e)
 {
 	return nd->fd < 0 ? 0 : set_link(nd, up, e);
 }
 
-void netdev_close(struct netdev *nd)
+static void tap_close(struct netdev *nd)
 {
 	if (nd->fd >= 0)
 		close(nd->fd);
 	nd->fd = -1;
 }
 
-int netdev_recv(struct netdev *nd, void *buf, uint32_t cap)
+static int tap_recv(struct netdev *nd, void *buf, uint32_t cap)
 {
 	ssize_t n = nd->fd < 0 ? -1 : read(nd->fd, buf, cap);
 
@@ -266,7 +266,7 @@ int netdev_recv(struct netdev *nd, void *buf, uint32_t cap)
 	return n;
 }
 
-void netdev_send(struct netdev *nd, const void *frame, uint32_t len)
+static void tap_send(struct netdev *nd, const void *frame, uint32_t len)
 {
 	/* A tap takes a frame whole or not at all: down, full or malformed, it is a lost frame. */
 	if (nd->fd >= 0 && write(nd->fd, frame, len) == (ssize_t)len)
@@ -274,3 +274,11 @@ void netdev_send(struct netdev *nd, const void *frame, uint32_t len)
 	else
 		nd->tx_dropped++;
 }
+
+const struct netdev_ops netdev_tap_ops = {
+	.recv = tap_recv,
+	.send = tap_send,
+	.set_offloads = tap_set_offloads,
+	.link = tap_link,
+	.close = tap_close,
+};

@@ -30,6 +30,7 @@ struct config_disk {
 struct config_net {
 	char id[32];
 	char tap[16];
+	char socket[108]; /* of a passt; this or a tap */
 	char bridge[16];
 	uint8_t mac[6];
 	bool has_mac; /* else derived from name and id, locally administered */

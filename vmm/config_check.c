@@ -164,9 +164,14 @@ static int check_net(const struct config_net *n, struct err *e)
 
 	if (r)
 		return r;
-	if (!n->tap[0])
-		return err_set(e, -EINVAL, "net '%s': tap is missing", n->id);
-	if (!name_ok(n->tap))
+	if (!n->tap[0] == !n->socket[0])
+		return err_set(e, -EINVAL, "net '%s': %s", n->id,
+			       n->tap[0] ? "tap and socket exclude each other"
+					 : "tap or socket is missing");
+	if (n->socket[0] && n->bridge[0])
+		return err_set(e, -EINVAL, "net '%s': bridge goes with tap, not with socket",
+			       n->id);
+	if (n->tap[0] && !name_ok(n->tap))
 		return err_set(e, -EINVAL, "net '%s': '%s' is no name for an interface", n->id,
 			       n->tap);
 	if (n->bridge[0] && !name_ok(n->bridge))
@@ -177,7 +182,10 @@ static int check_net(const struct config_net *n, struct err *e)
 
 static int check_net_pair(const struct config_net *a, const struct config_net *b, struct err *e)
 {
-	if (!strcmp(a->tap, b->tap))
+	if (a->socket[0] && !strcmp(a->socket, b->socket))
+		return err_set(e, -EEXIST, "nets '%s' and '%s' use the same socket '%s'", a->id,
+			       b->id, a->socket);
+	if (a->tap[0] && !strcmp(a->tap, b->tap))
 		return err_set(e, -EEXIST, "nets '%s' and '%s' use the same tap '%s'", a->id, b->id,
 			       a->tap);
 	if (a->has_mac && b->has_mac && !memcmp(a->mac, b->mac, 6))
@@ -358,6 +366,7 @@ int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 		struct mdev *d = add_dev(m, MDEV_NET, c->nets[i].id);
 
 		d->queues = c->vcpus;
+		d->no_offload = c->nets[i].socket[0]; /* passt can do none */
 		if (c->nets[i].has_mac)
 			memcpy(d->mac, c->nets[i].mac, 6);
 		else

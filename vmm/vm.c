@@ -184,12 +184,23 @@ static int open_net(struct vm *vm, unsigned i, const struct config *cfg, struct 
 	for (unsigned n = 0; n < cfg->nnets; n++) {
 		const struct config_net *cn = &cfg->nets[n];
 
-		if (!strcmp(cn->id, md->id))
+		if (strcmp(cn->id, md->id))
+			continue;
+		if (!cn->socket[0])
 			return netdev_open_tap(&vm->nets[i], md->id, cn->tap,
 					       cn->bridge[0] ? cn->bridge : NULL, e);
+		if (!md->no_offload)
+			return err_set(e, -EINVAL,
+				       "network '%s': the guest has checksum and segmentation "
+				       "offload, which passt cannot do; give this side a tap, or "
+				       "start the guest with socket= as well",
+				       md->id);
+		return netdev_open_passt(&vm->nets[i], vm->loop, md->id, cn->socket, e);
 	}
-	return err_set(e, -ENOENT, "network '%s': no tap given here; add -n id=%s,tap=NAME", md->id,
-		       md->id);
+	return err_set(e, -ENOENT,
+		       "network '%s': not given here; add -n id=%s,tap=NAME or "
+		       "-n id=%s,socket=PATH",
+		       md->id, md->id, md->id);
 }
 
 static int open_vsock(struct vm *vm, const struct config *cfg, struct err *e)
@@ -390,8 +401,7 @@ void vm_destroy(struct vm *vm)
 	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
 		if (vm->disks[i].fd >= 0)
 			disk_close(&vm->disks[i]);
-		if (vm->nets[i].fd >= 0)
-			netdev_close(&vm->nets[i]);
+		netdev_close(&vm->nets[i]);
 	}
 	vsock_host_done(&vm->vsock);
 	for (unsigned i = 0; i < vm->nitems; i++)

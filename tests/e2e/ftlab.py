@@ -178,13 +178,13 @@ class Control:
 class Vm(Process):
     """One `ftvmm run` on host A or B."""
 
-    def __init__(self, lab, host, args, env=None, binary=None, name="vm", console=True):
+    def __init__(self, lab, host, args, env=None, binary=None, name="vm", console=True, before=()):
         self.lab, self.host, self.name = lab, host, name
         self.serial = lab.next_serial()
         self.console = os.path.join(lab.work, f"{self.serial:03}-{host}-console")
         self.run_dir = os.path.join(lab.work, host)
         self.ctl = None
-        argv = [binary or FTVMM, "run", *args]
+        argv = [*before, binary or FTVMM, "run", *args]
         if console:
             argv += ["--console", self.console]
         if name != "vm":
@@ -476,11 +476,11 @@ class Lab:
             os.close(here)
             os.close(there)
 
-    def probe(self, seconds=10):
+    def probe(self, seconds=10, ip=GUEST_IP):
         """Until the kv guest answers a GET over UDP. The time of the answer, CLOCK_MONOTONIC ns."""
         d = Deadline(seconds)
         with self.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM) as s:
-            s.connect((GUEST_IP, 7000))
+            s.connect((ip, 7000))
             s.settimeout(0.02)
             while True:
                 ident = (1 << 63) | self.rng.getrandbits(48)

@@ -306,7 +306,15 @@ static const struct bad bad_flags[] = {
 	 "disk id 'vsock' is taken by the built-in device"},
 	{"-k k --paused", "--paused goes with --restore"},
 	/* nets */
-	{"-k k -n id=n", "net 'n': tap is missing"},
+	{"-k k -n id=n", "net 'n': tap or socket is missing"},
+	{"-k k -n id=n,tap=t,socket=s", "net 'n': tap and socket exclude each other"},
+	{"-k k -n id=n,socket=s,bridge=b", "net 'n': bridge goes with tap"},
+	{"-k k -n id=n,socket=s -n id=m,socket=s", "nets 'n' and 'm' use the same socket 's'"},
+	{"-k k -n "
+	 "id=n,socket="
+	 "01234567890123456789012345678901234567890123456789"
+	 "0123456789012345678901234567890123456789012345678901234567",
+	 "--net: socket: 108 characters, at most 107"},
 	{"-k k -n id=n,tap=0123456789abcdef", "--net: tap: 16 characters, at most 15"},
 	{"-k k -n id=n,tap=a/b", "net 'n': 'a/b' is no name for an interface"},
 	{"-k k -n id=n,tap=t,mac=1:2:3", "'1:2:3' is not a MAC address"},
@@ -478,6 +486,9 @@ static void machine_is_in_fixed_order(void **state)
 	assert_int_equal(m.devs[5].gpa, MACHINE_MMIO_BASE + 5 * MACHINE_MMIO_STEP);
 	assert_int_equal(m.devs[5].gsi, MACHINE_GSI_BASE + 5);
 	assert_string_equal(m.cmdline, "quiet");
+	assert_int_equal(m.devs[3].queues, 1);
+	assert_int_equal(m.devs[5].queues, 1);
+	assert_false(m.devs[5].no_offload);
 	/* Derived: unicast, locally administered, the same every time, another for another name. */
 	assert_int_equal(m.devs[5].mac[0] & 3, 2);
 	assert_int_equal(config_to_machine(&c, &again, &e), 0);
@@ -485,6 +496,13 @@ static void machine_is_in_fixed_order(void **state)
 	strcpy(c.name, "web2");
 	assert_int_equal(config_to_machine(&c, &again, &e), 0);
 	assert_memory_not_equal(m.devs[5].mac, again.devs[5].mac, 6);
+	/* A queue for each CPU; and what a passt cannot do is not the guest's. */
+	good(&c, "-k k -c 8 -n id=n0,socket=s0 -n id=n1,socket=s1 -d id=a,path=root.raw");
+	assert_int_equal(config_to_machine(&c, &m, &e), 0);
+	for (unsigned i = 3; i < 6; i++)
+		assert_int_equal(m.devs[i].queues, 8);
+	assert_true(m.devs[4].no_offload);
+	assert_true(m.devs[5].no_offload);
 }
 
 static void units(void **state)

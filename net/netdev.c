@@ -1,0 +1,38 @@
+/* From a netdev to its back end. */
+#include "net/netdev.h"
+
+static const struct netdev_ops *ops_of(const struct netdev *nd)
+{
+	return nd->ops ? nd->ops : &netdev_tap_ops;
+}
+
+void netdev_watch(struct netdev *nd, void (*fn)(void *arg), void *arg)
+{
+	nd->changed = fn;
+	nd->changed_arg = arg;
+}
+
+int netdev_set_offloads(struct netdev *nd, uint64_t guest_features)
+{
+	return ops_of(nd)->set_offloads(nd, guest_features);
+}
+
+int netdev_link(struct netdev *nd, bool up, struct err *e)
+{
+	return ops_of(nd)->link(nd, up, e);
+}
+
+void netdev_close(struct netdev *nd)
+{
+	ops_of(nd)->close(nd);
+}
+
+int netdev_recv(struct netdev *nd, void *buf, uint32_t cap)
+{
+	return ops_of(nd)->recv(nd, buf, cap);
+}
+
+void netdev_send(struct netdev *nd, const void *frame, uint32_t len)
+{
+	ops_of(nd)->send(nd, frame, len);
+}
