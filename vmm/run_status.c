@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "devices/virtio_balloon.h"
+#include "devices/virtio_vsock.h"
 
 static json_t *device_faults(const struct vm *vm)
 {
@@ -56,6 +57,23 @@ static void add_balloon(json_t *o, struct vm *vm)
 			    json_integer(virtio_balloon_actual(d) << MEM_PAGE_SHIFT));
 }
 
+static void add_vsock(json_t *o, struct vm *vm)
+{
+	struct device *d = vm_find_device(vm, MDEV_VSOCK);
+	const struct vsock_host_stats *h = &vm->vsock.stats;
+	struct virtio_vsock_stats s;
+
+	if (!d)
+		return;
+	virtio_vsock_get_stats(d, &s);
+	json_object_set_new(o, "vsock",
+			    json_pack("{s:i, s:I, s:I, s:I, s:I, s:I}", "connections",
+				      s.connections, "from_host", (json_int_t)h->accepted,
+				      "from_host_refused", (json_int_t)h->refused, "from_guest",
+				      (json_int_t)h->connected, "from_guest_failed",
+				      (json_int_t)h->failed, "bad_packets", (json_int_t)s.tx_bad));
+}
+
 json_t *run_status(struct run *r)
 {
 	const struct obuf *ob = &r->vm.obuf;
@@ -86,6 +104,7 @@ json_t *run_status(struct run *r)
 	if (!r->vm.loop)
 		return o;
 	add_balloon(o, &r->vm);
+	add_vsock(o, &r->vm);
 	json_object_set_new(o, "device_faults", device_faults(&r->vm));
 	return o;
 }

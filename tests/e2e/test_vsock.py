@@ -147,6 +147,9 @@ def vsock_echo(lab):
     vm.call("resume")
     expect(struct.unpack("<Q", counter.exactly(8))[0] == 4, "a pause has cost a byte")
     expect(resets(vm) == 0, "a pause was told as a reset")
+    status = vm.wait_status(lambda s: s["vsock"]["connections"] == 2, "the end of the echoes")["vsock"]
+    expect(status == {"connections": 2, "from_host": 6, "from_host_refused": 0, "from_guest": 1,
+                      "from_guest_failed": 0, "bad_packets": 0}, f"status: {status}")
     expect(vm.stop() == 0, f"exit code {vm.code}")
     expect(counter.rest() == b"" and out.recv(1) == b"", "connections did not end with the VM")
     expect(not os.path.exists(path), "the socket file is left over")
