@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "devices/ged.h"
 #include "vmm/acpi.h"
 #include "vmm/boot_elf.h"
 #include "vmm/boot_layout.h"
@@ -62,6 +63,27 @@ static int write_initrd(struct boot *b, const char *path, uint64_t end_max, stru
 	return r;
 }
 
+/*
+ * Linux on hardware-reduced ACPI without EFI reboots by a jump to the BIOS, in real mode: there is
+ * one, and all it can do is write to the reset register.
+ */
+static void write_reset_vector(struct mem *m)
+{
+	static const uint8_t code[] = {
+		0xba,
+		(GED_BASE + GED_RESET) & 0xff,
+		(GED_BASE + GED_RESET) >> 8, /* mov dx, port */
+		0xb0,
+		GED_RESET_VALUE, /* mov al, value */
+		0xee,		 /* out dx, al */
+		0xf4,
+		0xeb,
+		0xfd, /* hlt; again */
+	};
+
+	mem_write(m, RESET_VECTOR_GPA, code, sizeof(code));
+}
+
 static int write_common(struct boot *b, const char *initrd, uint64_t initrd_end_max, struct err *e)
 {
 	const struct machine *mc = b->machine;
@@ -78,6 +100,7 @@ static int write_common(struct boot *b, const char *initrd, uint64_t initrd_end_
 	r = acpi_build(mc, acpi, ACPI_BYTES, ACPI_GPA, GENID_GPA, e);
 	if (r < 0)
 		return r;
+	write_reset_vector(b->mem);
 	mem_write(b->mem, CMDLINE_GPA, mc->cmdline, strlen(mc->cmdline) + 1);
 	return initrd[0] ? write_initrd(b, initrd, initrd_end_max, e) : 0;
 }

@@ -304,6 +304,17 @@ static void pvh_start_info(void **state)
 	assert_int_equal(__builtin_bswap32(magic), 0xd00dfeed);
 }
 
+/* mov dx, port; mov al, value; out dx, al */
+static void bios_resets(void **state)
+{
+	struct fix *f = *state;
+	uint8_t code[6];
+
+	assert_int_equal(boot_pvh(f), 0);
+	mem_read(&f->mem, 0xffff0, code, sizeof(code));
+	assert_memory_equal(code, ((uint8_t[]){0xba, 0x03, 0x06, 0xb0, 0x01, 0xee}), 6);
+}
+
 static void pvh_without_initrd(void **state)
 {
 	struct fix *f = *state;
@@ -326,6 +337,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(initrd_must_fit, setup, teardown),
 		cmocka_unit_test_setup_teardown(pvh_start_info, setup, teardown),
 		cmocka_unit_test_setup_teardown(pvh_without_initrd, setup, teardown),
+		cmocka_unit_test_setup_teardown(bios_resets, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("boot", tests, NULL, NULL);
