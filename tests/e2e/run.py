@@ -18,7 +18,7 @@ import ftlab
 import testlib
 
 MODULES = ("boot", "cli", "snapshot", "protect", "time", "balloon", "faults", "kills", "attacks", "hostile", "bugs",
-           "vsock", "reset", "passt")
+           "vsock", "reset", "power", "passt")
 
 
 class OutOfTime(Exception):
