@@ -36,7 +36,10 @@ struct device_ops {
 	const struct state_desc *state; /* a device without a table does not exist */
 	/* Copy live state into pod (d->pod). vCPUs stopped, loop thread. Cannot fail. */
 	void (*save)(struct device *d);
-	/* Take a checked scratch pod over as the live state. vCPUs stopped. Cannot fail. */
+	/*
+	 * Take a checked scratch pod over as the live state, and be quiet until resume(): a
+	 * secondary loads to try, and stands by. vCPUs stopped. Cannot fail.
+	 */
 	void (*load)(struct device *d, const void *pod);
 	/*
 	 * The VM is about to run (first start, restore, takeover): look at every queue again,

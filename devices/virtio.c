@@ -338,6 +338,7 @@ void virtio_load(struct device *d, const void *pod)
 	pthread_mutex_lock(&d->lock);
 	stop_queues(vd);
 	memcpy(vd->st, pod, d->ops->state->size);
+	vd->quiet = true; /* until resume: it may belong to a VM that runs elsewhere */
 	vd->odd_state = vd->st->nqueues > vd->nqueues;
 	vd->st->nqueues = vd->nqueues;
 	apply_features(vd);
@@ -363,6 +364,7 @@ void virtio_resume(struct device *d)
 	struct virtio_dev *vd = (struct virtio_dev *)d;
 
 	pthread_mutex_lock(&d->lock);
+	vd->quiet = false;
 	check_loaded(vd);
 	if (virtio_running(vd)) {
 		vd->activate_pending = true;

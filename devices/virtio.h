@@ -73,8 +73,8 @@ struct virtio_dev {
 	struct virtq vq[VIRTIO_MAX_QUEUES];
 	struct loop_op kick[VIRTIO_MAX_QUEUES];
 	bool activate_pending;
-	bool odd_state; /* loaded, and not of a device like this one */
-	bool quiet;
+	bool odd_state;	 /* loaded, and not of a device like this one */
+	bool quiet;	 /* also from load to resume */
 	uint32_t kicked; /* queues kicked while quiet */
 };
 

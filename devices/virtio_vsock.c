@@ -136,7 +136,7 @@ static void work(struct vsock *v)
 {
 	struct vsock_event ev;
 
-	if (v->vd.quiet || v->standby) /* vsock_wake(), vsock_resume() */
+	if (v->vd.quiet) /* vsock_wake(), vsock_resume() */
 		return;
 	if (!virtio_running(&v->vd) && v->conns.n)
 		v->forget = true;
@@ -198,7 +198,7 @@ static void on_tick(struct loop_op *op, int res)
 
 	pthread_mutex_lock(&v->vd.dev.lock);
 	v->ticking = false;
-	if (!v->vd.quiet && !v->standby) {
+	if (!v->vd.quiet) {
 		if (v->put_again)
 			virtio_kick(&v->vd, TX);
 		v->put_again = false;
@@ -257,7 +257,6 @@ static void vsock_load(struct device *d, const void *pod)
 
 	virtio_load(d, pod);
 	pthread_mutex_lock(&d->lock);
-	v->standby = true;
 	if (v->live.common.status & VIRTIO_CONFIG_S_DRIVER_OK)
 		v->live.reset_pending = 1;
 	pthread_mutex_unlock(&d->lock);
@@ -267,9 +266,6 @@ static void vsock_resume(struct device *d)
 {
 	struct vsock *v = (struct vsock *)d;
 
-	pthread_mutex_lock(&d->lock);
-	v->standby = false;
-	pthread_mutex_unlock(&d->lock);
 	virtio_resume(d);
 	device_signal(v->wake_fd);
 }

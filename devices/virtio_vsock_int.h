@@ -43,7 +43,6 @@ struct vsock {
 	int wake_fd; /* eventfd: there is work for the loop */
 	struct loop_op wake_op, tick_op;
 	bool ticking;
-	bool standby;	/* loaded and not resumed: it may not run here */
 	bool forget;	/* the guest reset the device: its connections are to end */
 	bool put_again; /* an order found no memory */
 	struct vsock_conns conns;
