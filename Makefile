@@ -46,7 +46,7 @@ linux-guest: deps-linux
 	@guests/linux/build
 tools: $(TOOLS)
 help:
-	@echo "targets: all demo test linux-guest bench lint asan tsan fuzz install deps clean"
+	@echo "targets: all demo test test-linux linux-guest bench lint asan tsan fuzz install deps clean"
 
 $(B)/ftvmm: $(OBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -119,6 +119,11 @@ tests: $(B)/ftvmm guests tools unit bugs
 test: deps-test
 	@$(MAKE) --no-print-directory -j2 tests
 	@tests/run
+# Stock Linux kernels in the test bed: tests/linux/README.md. LINUX_BOOTS=N: so many boots.
+.PHONY: test-linux
+test-linux: deps-build
+	@$(MAKE) --no-print-directory -j2 $(B)/ftvmm
+	@tests/run linux
 demo: deps-test
 	@$(MAKE) --no-print-directory -j2 $(B)/ftvmm guests tools
 	@tests/e2e/demo.py

@@ -18,7 +18,6 @@
 #define R_DRV_FEATURES	0x020
 #define R_DRV_FEAT_SEL	0x024
 #define R_QUEUE_SEL	0x030
-#define R_QUEUE_NUM_MAX 0x034
 #define R_QUEUE_NUM	0x038
 #define R_QUEUE_READY	0x044
 #define R_QUEUE_NOTIFY	0x050
@@ -38,14 +37,12 @@
 #define DESC_INDIRECT 4u
 
 /*
- * Flush, several queues, discard, zeroes of disks; mergeable buffers and control queue of cards;
- * reports of free pages; indirect, event index of all.
+ * Flush, discard, zeroes of disks; mergeable buffers of cards; reports of free pages; indirect,
+ * event index of all.
  */
 #define F_REPORTING (1ull << 5)
-#define F_BLK_MQ    (1ull << 12)
 #define FEATURES_TRIED                                                                             \
-	(F_REPORTING | F_BLK_MQ | 1ull << 9 | 1ull << 17 | 1ull << 13 | 1ull << 14 | 1ull << 15 |  \
-	 1ull << 28 | 1ull << 29)
+	(F_REPORTING | 1ull << 9 | 1ull << 13 | 1ull << 14 | 1ull << 15 | 1ull << 28 | 1ull << 29)
 
 #define RING_NUM     32u
 #define RING_AVAIL   0x400u /* in a ring's page */
@@ -234,8 +231,6 @@ static void dev_setup(struct hdev *d, uint8_t *pages, uint64_t features)
 	uint64_t offered;
 
 	dev_reset(d);
-	if (d->name[0] == 'n')
-		features &= ~F_BLK_MQ; /* another thing for a card, and not alone */
 	reg_write(d, R_STATUS, status);
 	reg_write(d, R_FEATURES_SEL, 1);
 	offered = (uint64_t)reg_read(d, R_FEATURES) << 32;
@@ -497,9 +492,6 @@ static void dev_add(const char *name, uint32_t id, unsigned first, unsigned nq)
 	h.ndev++;
 	if (id != VIRTIO_ID_BLK)
 		return;
-	reg_write(d, R_QUEUE_SEL, 1);
-	if (reg_read(d, R_QUEUE_NUM_MAX)) /* with two CPUs there are two */
-		d->nq = 2;
 	d->home = virtio_config64(&d->dev, 0) / 2;
 	own(d);
 	for (unsigned i = 0; i < HOME_WORDS; i++)
@@ -520,7 +512,7 @@ static void hostile_init(void)
 	h.arena += PAGE_SIZE; /* room for a ring before it, too */
 	memset(h.arena, '#', ARENA_BYTES + ARENA_GUARD);
 	dev_add("disk", VIRTIO_ID_BLK, 0, 1);
-	dev_add("net", VIRTIO_ID_NET, 0, 3);
+	dev_add("net", VIRTIO_ID_NET, 0, 2);
 	dev_add("rng", VIRTIO_ID_RNG, 0, 1);
 	dev_add("console", VIRTIO_ID_CONSOLE, 0, 2);
 	/* Not the first queue: page numbers by chance are memory that this guest needs. */

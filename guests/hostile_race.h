@@ -182,7 +182,7 @@ static void attack_flood(void)
 			flood_disk(d, kicks / 5000);
 		if (d->name[0] == 'v')
 			flood_vsock(d, kicks / 500);
-		if (d != h.console && d->name[0] != 'n')
+		if (d->nq != 2)
 			continue;
 		if (d == h.console)
 			memset(own_buffer(d), '.', len);

@@ -36,10 +36,6 @@ static void honest_chain(struct victim *v, unsigned at)
 		desc_set(v->r, at + 1, buf, BLK_SECTOR * (1 + below(8)), VIRTQ_DESC_NEXT | way,
 			 at + 2);
 		desc_set(v->r, at + 2, (uint64_t)(header + 2), 1, VIRTQ_DESC_WRITE, 0);
-	} else if (v->d->name[0] == 'n' && v->qi == 2) {
-		header[0] = below(2) ? below(8) | below(3) << 8 : random_next(&h.random);
-		desc_set(v->r, at, (uint64_t)header, below(9), VIRTQ_DESC_NEXT, at + 1);
-		desc_set(v->r, at + 1, (uint64_t)(header + 1), 1, VIRTQ_DESC_WRITE, 0);
 	} else if (v->flags) {
 		desc_set(v->r, at, buf, 2048, VIRTQ_DESC_WRITE, 0);
 	} else {
@@ -232,11 +228,9 @@ static struct victim victim_choose(void)
 	struct hdev *d = &h.dev[below(h.ndev)];
 	unsigned qi = below(d->nq);
 
-	/* the second one of a console, card and vsock is the device's input */
+	/* of two queues, and of a vsock's, the second one is the device's input */
 	return (struct victim){d, &d->q[qi], qi,
-			       (d == h.console || d->name[0] == 'n' || d->name[0] == 'v') && qi == 1
-				       ? 0
-				       : VIRTQ_DESC_WRITE};
+			       (d->nq == 2 || d->name[0] == 'v') && qi == 1 ? 0 : VIRTQ_DESC_WRITE};
 }
 
 static void attack_ring(void)

@@ -32,6 +32,7 @@ EXIT_DONE, EXIT_USAGE, EXIT_FAILED, EXIT_GONE, EXIT_UNPROTECTED, EXIT_FENCED = r
 
 PREFIX = "ftlab"
 POLL = 0.005
+SLOW = 1  # every deadline times this: tests/linux runs on an emulated machine
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,7 +51,8 @@ def mono():
 
 class Deadline:
     def __init__(self, seconds):
-        self.seconds, self.end = seconds, time.monotonic() + seconds
+        self.seconds = seconds * SLOW
+        self.end = time.monotonic() + self.seconds
 
     def left(self):
         return self.end - time.monotonic()
@@ -209,7 +211,7 @@ class Vm(Process):
 
     def call(self, cmd, seconds=5, **args):
         ctl = self.control(Deadline(seconds))
-        ctl.sock.settimeout(seconds)
+        ctl.sock.settimeout(seconds * SLOW)
         try:
             return ctl.call(cmd, **args)
         except (ConnectionError, OSError) as e:
@@ -235,7 +237,7 @@ class Vm(Process):
             if accept(status):
                 return status
             if d.left() <= 0:
-                raise LabError(f"{self} on host {self.host}: waited {seconds:g} s for {what}, is "
+                raise LabError(f"{self} on host {self.host}: waited {d.seconds:g} s for {what}, is "
                                f"{status['state']} ({status.get('note', '')})")
             self.nap()
 
@@ -523,14 +525,14 @@ class Lab:
                 match = re.search(r".*(Sanitizer|runtime error:|bug in ftvmm).*", read_text(self.path(name)))
                 expect(not match, f"{name}: {match and match[0]}")
 
-    def report(self):
+    def report(self, lines=12):
         """What one wants to see after a failure."""
-        out = self.lines[-12:]
+        out = self.lines[-lines:]
         for name in sorted(os.listdir(self.work)):
             path = self.path(name)
             if re.match(r"\d+-.*(log|console|kvclient|summary|wire)$", name) and os.path.getsize(path):
                 out.append(f"--- {path}")
-                out.append(tail(path))
+                out.append(tail(path, lines))
         return "\n".join(out)
 
     def close(self, keep):

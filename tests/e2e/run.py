@@ -18,7 +18,7 @@ import ftlab
 import testlib
 
 MODULES = ("boot", "cli", "snapshot", "protect", "time", "balloon", "faults", "kills", "attacks", "hostile", "bugs",
-           "vsock", "reset", "power", "passt")
+           "vsock", "reset", "passt")
 
 
 class OutOfTime(Exception):

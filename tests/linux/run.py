@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Runs stock Linux guests in the test bed. usage: run.py [--list] [--seed N] [NAME|PREFIX...]
+LINUX_BOOTS=N: so many boots (8)."""
+
+import argparse
+import collections
+import importlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "e2e")]
+import ftlab
+import testlib
+from linuxlab import TOOLS
+
+MODULES = ("boot", "power")  # one bed each; the boots: one for each round
+TESTBED = os.path.join(ftlab.ROOT, "tests/testbed/testbed")
+LOGS = os.path.join(ftlab.ROOT, "build/linux-logs")
+BED_SECONDS = 60  # for all that is not a test
+BED_LATE, BED_FAILED = 124, 125
+RESULT = re.compile(r"(ok|not ok) (\w+) (.*)")
+
+
+class Results:
+    """Numbers the tests, prints and counts them."""
+
+    def __init__(self):
+        self.count = {"ok": 0, "not ok": 0, "skip": 0}
+        self.number, self.repeated = 0, 0
+
+    def add(self, verdict, name, words):
+        self.number += 1
+        self.count["skip" if "# SKIP" in words else verdict] += 1
+        print(f"{verdict} {self.number} {name} {words}", flush=True)
+
+
+def in_bed(module, tests, seed, results):
+    """One bed for these tests. Its exit code, and the tests without a result."""
+    limit = BED_SECONDS + sum(t.deadline for t in tests)
+    argv = [TESTBED, *importlib.import_module(module).BED, "-t", str(limit), "-w", LOGS]
+    for name in ("FTVMM_BUILD", "LINUX_BOOTS"):
+        if name in os.environ:
+            argv += ["-e", name]
+    argv += ["--", os.path.join(HERE, "inside.py"), "--seed", str(seed), "--logs", LOGS, module,
+             *(t.name for t in tests)]
+    left = {t.name: t for t in tests}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                          text=True, errors="replace", cwd=ftlab.ROOT) as bed:
+        try:
+            for line in bed.stdout:
+                match = RESULT.fullmatch(line.rstrip("\n"))
+                if match and match[2] in left:
+                    del left[match[2]]
+                    results.add(*match.groups())
+                else:
+                    print(line, end="", flush=True)
+        except BaseException:
+            bed.terminate()
+            raise
+    return bed.returncode, list(left.values())
+
+
+def run_group(module, tests, seed, results):
+    """A bed that hung or died is the emulator's fault and is repeated once, for what it had not done."""
+    left = tests
+    for attempt in (1, 2):
+        begin = time.monotonic()
+        code, left = in_bed(module, left, seed, results)
+        print(f"# bed of {module}: exit code {code}, {time.monotonic() - begin:.0f}s", flush=True)
+        if not left:
+            return
+        if code not in (BED_LATE, BED_FAILED):
+            break
+        if attempt == 1:
+            results.repeated += 1
+            print(f"# repeated for {' '.join(t.name for t in left)}", flush=True)
+    for t in left:
+        results.add("not ok", t.name, f"0.0s # seed {seed}: the bed ended with {code} before this test did")
+
+
+def why_not():
+    """Why nothing can be run here: only that QEMU is not there and cannot be had. Or None."""
+    p = subprocess.run([os.path.join(ftlab.ROOT, "configs/deps.sh"), "linux"], stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, text=True, errors="replace")
+    if shutil.which("qemu-system-x86_64"):
+        return None
+    return "QEMU is not there and cannot be installed: " + (p.stdout.strip().splitlines() or ["no reason given"])[-1]
+
+
+def prepare():
+    """Guests and the programs that are put into them."""
+    subprocess.run([os.path.join(ftlab.ROOT, "guests/linux/build"), "kernels"], check=True)
+    os.makedirs(TOOLS, exist_ok=True)
+    for name in os.listdir(os.path.join(HERE, "guest")):
+        source, program = os.path.join(HERE, "guest", name), os.path.join(TOOLS, name[:-2])
+        if name.endswith(".c") and not (os.path.exists(program) and
+                                        os.path.getmtime(program) > os.path.getmtime(source)):
+            subprocess.run([os.environ.get("CC", "gcc"), "-O2", "-s", "-static", "-Wall", "-Wextra", "-o", program,
+                            source], check=True)
+    shutil.rmtree(LOGS, ignore_errors=True)
+    os.makedirs(LOGS)
+
+
+def groups(names):
+    """[(module, its tests)]; the boots' rounds have a bed each."""
+    found = collections.OrderedDict()
+    for module in MODULES:
+        importlib.import_module(module)
+    for t in testlib.tests:
+        if not names or any(t.name.startswith(n) for n in names):
+            round_ = re.search(r"_round\d+$", t.name)
+            found.setdefault((t.function.__module__, round_ and round_[0]), []).append(t)
+    return [(module, tests) for (module, _), tests in found.items()]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("FT_SEED", 0)) or
+                        random.SystemRandom().randrange(1, 1 << 31))
+    parser.add_argument("names", nargs="*")
+    args = parser.parse_args()
+    todo = groups(args.names)
+    if args.list:
+        for module, tests in todo:
+            for t in tests:
+                print(f"{t.name:32} {t.about}")
+        return 0
+    if not todo:
+        print(f"no test is called {' '.join(args.names)}; see --list")
+        return 2
+    ftlab.main_signals()
+    results, why = Results(), why_not()
+    print(f"# seed {args.seed}", flush=True)
+    if not why:
+        prepare()
+    for module, tests in todo:
+        if why:
+            for t in tests:
+                results.add("ok", t.name, f"0.0s # SKIP {why}")
+        else:
+            run_group(module, tests, args.seed, results)
+    n = results.count
+    print(f"{n['ok']} passed, {n['not ok']} failed, {n['skip']} skipped; beds repeated: {results.repeated}")
+    return 1 if n["not ok"] else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted")
+        sys.exit(130)
