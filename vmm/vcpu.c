@@ -184,6 +184,7 @@ int vcpu_set_boot(struct vcpu *v, const struct boot_entry *b, struct err *e)
 	}
 	if (!r)
 		r = kvm_ioctl(v->fd, KVM_SET_REGS, &regs);
+	v->unfinished = true; /* what kvm_run has is older */
 	return r ? err_set(e, r, "vCPU %u: start values: %s", v->index, strerror(-r)) : 0;
 }
 

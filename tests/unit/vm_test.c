@@ -1,0 +1,74 @@
+/* A VM on /dev/kvm, without a loop that runs. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "vmm/config.h"
+#include "vmm/log.h"
+#include "vmm/vm.h"
+
+struct fix {
+	struct config cfg;
+	struct loop loop;
+	struct vm vm;
+};
+
+static int setup(void **state)
+{
+	const char *args[] = {"-k", "build/guests/hello.elf", "-m", "64M"};
+	struct fix *f = calloc(1, sizeof(*f));
+	struct machine m;
+	struct err e = {0};
+
+	*state = f;
+	log_init(LOG_ERROR, "test");
+	assert_int_equal(loop_init(&f->loop, &e), 0);
+	if (config_parse_run(&f->cfg, 4, (char **)args, &e) || config_to_machine(&f->cfg, &m, &e) ||
+	    vm_create(&f->vm, &f->loop, &m, &f->cfg, &e) || vm_boot(&f->vm, &f->cfg, &e))
+		fail_msg("%s", e.msg);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fix *f = *state;
+
+	vm_destroy(&f->vm);
+	loop_done(&f->loop);
+	free(f);
+	return 0;
+}
+
+/* A vCPU that was let go and did not get its turn is where the kernel begins. */
+static void paused_before_the_first_instruction(void **state)
+{
+	struct fix *f = *state;
+	struct vcpu *v = &f->vm.vcpus[0];
+	struct kvm_regs regs;
+
+	f->vm.running = true; /* as vm_resume() does, but nobody wakes the vCPU */
+	assert_int_equal(vm_pause(&f->vm, NULL), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_REGS, &regs), 0);
+	assert_int_not_equal(regs.rip, 0xfff0);
+	assert_int_equal(v->state.regs.rip, regs.rip);
+	assert_int_equal(v->state.sregs.cs.base, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(paused_before_the_first_instruction, setup,
+						teardown),
+	};
+
+	if (access("/dev/kvm", R_OK | W_OK) || access("build/guests/hello.elf", R_OK)) {
+		print_message("SKIP vm_test: no /dev/kvm, or no guests\n");
+		return 0;
+	}
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
