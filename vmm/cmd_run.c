@@ -71,41 +71,45 @@ static void end_vm(struct run *r, int code)
 		finish(r, code);
 }
 
-/* True: the guest was reset and runs again, or will be when the VM may run. */
-static bool reboot(struct run *r)
+/* 1: the guest was reset and runs again, or will when the VM may; 0: it is over; else an error. */
+static int reboot(struct run *r)
 {
 	struct err e = {0};
+	int code;
 
 	if ((r->vm.end != VM_END_RESET && r->vm.end != VM_END_WATCHDOG) || r->cfg.no_reboot ||
 	    r->stopping || r->primary.ending)
-		return false;
+		return 0;
 	if (!r->cfg.kernel[0]) {
 		log_warn("guest: %s, but no kernel was given here to boot again (-k)",
 			 r->vm.end_why);
-		return false;
+		return 0;
 	}
 	if (!r->vm.running)
-		return true;
-	log_info("guest: %s; booting again", r->vm.end_why);
-	if (vm_reset(&r->vm, &r->cfg, &e)) {
+		return 1;
+	if (log_may(&r->reset_told))
+		log_info("guest: %s; booting again", r->vm.end_why);
+	code = vm_reset(&r->vm, &r->cfg, &e);
+	if (code) {
 		log_error("reboot: %s", e.msg);
-		return false;
+		return code;
 	}
 	ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-reset"));
-	return true;
+	return 1;
 }
 
 static void guest_ended(void *arg)
 {
 	struct run *r = arg;
+	int code = r->over ? 1 : reboot(r);
 
-	if (reboot(r))
+	if (code > 0)
 		return;
 	if (r->vm.end == VM_END_CRASH)
 		log_error("guest crashed: %s", r->vm.end_why);
 	else
 		log_info("guest ended: %s", r->vm.end_why);
-	end_vm(r, end_code(&r->vm));
+	end_vm(r, code < 0 ? 2 : end_code(&r->vm));
 }
 
 static void stop_late(struct loop_op *op, int res)

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static const char *const level_name[] = {"error", "warning", "info", "debug"};
@@ -43,6 +44,19 @@ void log_write(enum log_level level, const char *fmt, ...)
 	/* One write, so that lines of several threads and processes do not mix. */
 	if (write(STDERR_FILENO, line, n) < 0)
 		return;
+}
+
+bool log_may(uint64_t *last)
+{
+	struct timespec t;
+	uint64_t now;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	now = (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+	if (*last && now - *last < 1000000000ull)
+		return false;
+	*last = now;
+	return true;
 }
 
 void log_bug(const char *file, int line, const char *what)

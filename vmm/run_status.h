@@ -29,6 +29,7 @@ struct run {
 	struct loop_op signal_op;
 	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */
 	bool stopping;
+	uint64_t reset_told; /* log_may() */
 	bool over;
 	int exit_code;
 };

@@ -72,7 +72,7 @@ static void report_panic(struct vm *vm)
 {
 	uint8_t events = __atomic_exchange_n(&vm->panics, 0, __ATOMIC_ACQUIRE);
 
-	if (!events)
+	if (!events || !log_may(&vm->panic_told))
 		return;
 	log_error("guest: its kernel panicked%s; see its console",
 		  events & PVPANIC_PANICKED ? "" : " and runs a crash kernel");

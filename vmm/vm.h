@@ -101,7 +101,8 @@ struct vm {
 	void (*on_end)(void *arg);
 	void (*on_panic)(void *arg); /* the guest's kernel said that it panicked; may be NULL */
 	void *on_end_arg;
-	uint8_t panics; /* atomic: pvpanic events not reported yet */
+	uint8_t panics;	     /* atomic: pvpanic events not reported yet */
+	uint64_t panic_told; /* log_may() */
 
 	struct vcpu vcpus[MACHINE_MAX_VCPUS]; /* last: most of it stays untouched */
 };

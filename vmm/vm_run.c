@@ -235,27 +235,35 @@ static void wait_for_go(struct vcpu *v)
 	}
 }
 
+/* The end of a park, under vm->lock, which is given back. False: the thread is to end. */
+static bool leave_park(struct vcpu *v)
+{
+	struct vm *vm = v->vm;
+	bool go = !vm->quit, boosted = v->boosted;
+
+	__atomic_fetch_sub(&vm->nparked, 1, __ATOMIC_RELEASE);
+	/* Under the lock, so that a pause that comes now sets it again after us. */
+	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELAXED);
+	v->boosted = false;
+	pthread_mutex_unlock(&vm->lock);
+	if (boosted)
+		unboost(v);
+	return go;
+}
+
 bool vm_park(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
 	const char *what = "";
 	int r = v->fresh || vm->machine.vcpus > 1 ? 0 : vcpu_save(v, &what);
-	bool go, boosted;
+	bool go;
 
 	pthread_mutex_lock(&vm->lock);
 	note_error(vm, r, what);
 	__atomic_fetch_add(&vm->nparked, 1, __ATOMIC_RELEASE);
 	pthread_cond_signal(&vm->parked_cond);
 	wait_for_go(v);
-	__atomic_fetch_sub(&vm->nparked, 1, __ATOMIC_RELEASE);
-	/* Under the lock, so that a pause that comes now sets it again after us. */
-	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELAXED);
-	go = !vm->quit;
-	boosted = v->boosted;
-	v->boosted = false;
-	pthread_mutex_unlock(&vm->lock);
-	if (boosted)
-		unboost(v);
+	go = leave_park(v);
 	if (!__atomic_load_n(&vm->first_entry_ns, __ATOMIC_RELAXED))
 		__atomic_store_n(&vm->first_entry_ns, loop_now_ns(), __ATOMIC_RELAXED);
 	return go;
@@ -267,7 +275,6 @@ bool vm_park_dead(struct vcpu *v)
 	struct vm *vm = v->vm;
 	const char *what = "";
 	int r = vcpu_save(v, &what);
-	bool go;
 
 	pthread_mutex_lock(&vm->lock);
 	note_error(vm, r, what);
@@ -278,11 +285,7 @@ bool vm_park_dead(struct vcpu *v)
 		pthread_cond_wait(&vm->go_cond, &vm->lock);
 		wait_for_go(v);
 	}
-	__atomic_fetch_sub(&vm->nparked, 1, __ATOMIC_RELEASE);
-	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELAXED);
-	go = !vm->quit;
-	pthread_mutex_unlock(&vm->lock);
-	return go;
+	return leave_park(v);
 }
 
 void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why)

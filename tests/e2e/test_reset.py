@@ -1,6 +1,9 @@
 """A guest that resets its machine boots again, on either side of a pair."""
 
+import os
 import re
+import shutil
+import time
 
 from ftlab import GUESTS, Pair, Vm, expect
 from testlib import random_wait, test
@@ -34,6 +37,29 @@ def reset_ends(lab):
     vm = reset_vm(lab, "boots=4", "--no-reboot")
     vm.wait_exit(20)
     expect(vm.code == 0 and boots(vm) == [1], f"exit code {vm.code}, boots {boots(vm)}")
+
+
+@test(30)
+def reset_all_day(lab):
+    """a guest that does nothing but reset does not fill the log"""
+    begin = time.monotonic()
+    vm = reset_vm(lab, "boots=0 gap=0")
+    vm.wait_status(lambda s: s["resets_total"] >= 50, "fifty resets")
+    lines, seconds = vm.log_text().count("booting again"), time.monotonic() - begin
+    expect(1 <= lines <= seconds + 1, f"{lines} lines in {seconds:.1f} s")
+
+
+@test(30)
+def reset_into_nothing(lab):
+    """the kernel is gone: the VM ends, and not as if the guest had wanted that"""
+    kernel = lab.path("kernel")
+    shutil.copy(f"{GUESTS}/reset.elf", kernel)
+    vm = Vm(lab, "A", ["-k", kernel, "-m", "64M", "-a", "boots=0 gap=100 cpus=1"])
+    vm.wait_console("^boot 1 ")
+    os.unlink(kernel)
+    vm.wait_exit(20)
+    expect(vm.code == 2, f"exit code {vm.code}")
+    vm.wait_log("reboot: .*No such file")
 
 
 def reset_pair(lab, how=2):
