@@ -11,6 +11,8 @@
 
 #define PERIOD_NS (WATCHDOG_PERIOD_MS * 1000000ull)
 
+enum { STOPPED, COUNTING, EXPIRED };
+
 struct watchdog_state {
 	uint32_t running;
 	uint32_t count;
@@ -18,7 +20,8 @@ struct watchdog_state {
 };
 
 static const struct field watchdog_fields[] = {
-	F_U32(struct watchdog_state, running, 1, "counting", .max = 1),
+	F_U32(struct watchdog_state, running, 1, "counting; or expired, which a reset is to follow",
+	      .max = EXPIRED),
 	F_U32(struct watchdog_state, count, 2, "what a reset begins with", .min = 1,
 	      .max = WATCHDOG_COUNT_MAX),
 	F_U64(struct watchdog_state, left_ns, 3, "until it expires, ns",
@@ -48,7 +51,7 @@ struct watchdog {
 
 static uint64_t left(const struct watchdog *w)
 {
-	uint64_t gone = w->quiet || !w->live.running ? 0 : loop_now_ns() - w->since_ns;
+	uint64_t gone = w->quiet || w->live.running != COUNTING ? 0 : loop_now_ns() - w->since_ns;
 
 	return gone < w->live.left_ns ? w->live.left_ns - gone : 0;
 }
@@ -75,7 +78,7 @@ static uint64_t watchdog_read(void *arg, uint64_t off, unsigned size)
 		return 0;
 	pthread_mutex_lock(&w->dev.lock);
 	if (off == WATCHDOG_CONTROL)
-		v = w->live.running;
+		v = w->live.running == COUNTING;
 	else if (off == WATCHDOG_COUNT)
 		v = w->live.count;
 	else if (off == WATCHDOG_LEFT)
@@ -86,11 +89,11 @@ static uint64_t watchdog_read(void *arg, uint64_t off, unsigned size)
 
 static void control(struct watchdog *w, bool run)
 {
-	if (run && !w->live.running) {
+	if (run && w->live.running != COUNTING) {
 		reset(w);
 		device_signal(w->started_fd);
 	}
-	w->live.running = run;
+	w->live.running = run ? COUNTING : STOPPED;
 }
 
 static void watchdog_write(void *arg, uint64_t off, unsigned size, uint64_t val)
@@ -109,6 +112,11 @@ static void watchdog_write(void *arg, uint64_t off, unsigned size, uint64_t val)
 	pthread_mutex_unlock(&w->dev.lock);
 }
 
+static unsigned seconds_of(const struct watchdog *w)
+{
+	return w->live.count * WATCHDOG_PERIOD_MS / 1000;
+}
+
 /* The timer is not moved at every kick: it looks how much is left, and sleeps on. */
 static void look(struct loop_op *op, int res)
 {
@@ -119,11 +127,11 @@ static void look(struct loop_op *op, int res)
 
 	pthread_mutex_lock(&w->dev.lock);
 	rest = left(w);
-	seconds = w->live.count * WATCHDOG_PERIOD_MS / 1000;
-	if (w->live.running && !w->quiet) {
+	seconds = seconds_of(w);
+	if (w->live.running == COUNTING && !w->quiet) {
 		over = !rest;
 		if (over)
-			w->live.running = 0;
+			w->live.running = EXPIRED;
 		else
 			loop_timer_set(w->loop, &w->timer_op, rest);
 	}
@@ -169,14 +177,19 @@ static void watchdog_quiet(struct device *d, bool on)
 	settle(w);
 	w->quiet = on;
 	/* A timer that came meanwhile found nothing to do. */
-	if (!on && w->live.running)
+	if (!on && w->live.running == COUNTING)
 		device_signal(w->started_fd);
 	pthread_mutex_unlock(&d->lock);
 }
 
+/* The side before this one may not have come to the reset. */
 static void watchdog_resume(struct device *d)
 {
+	struct watchdog *w = (struct watchdog *)d;
+
 	watchdog_quiet(d, false);
+	if (w->live.running == EXPIRED)
+		w->expired(w->arg, seconds_of(w));
 }
 
 static void watchdog_free(struct device *d)

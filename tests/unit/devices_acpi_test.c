@@ -161,8 +161,13 @@ static void watchdog_expires(void **state)
 	/* Once, until it is started again. */
 	rig_settle(&f->rig);
 	assert_int_equal(f->expired, 1);
+	/* A side that takes over before the reset hears of it. */
+	move(f->dog);
+	f->dog->ops->resume(f->dog);
+	assert_int_equal(f->expired, 2);
+	assert_int_equal(in(f, DOG(CONTROL), 4), 0);
 	start_dog(f, 1);
-	while (f->expired < 2)
+	while (f->expired < 3)
 		loop_run_once(&f->rig.loop, 1000000000);
 }
 
