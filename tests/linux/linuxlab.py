@@ -4,7 +4,6 @@ import os
 import re
 import socket
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -12,7 +11,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 import ftlab
-from ftlab import CLIENT_IP, GUEST_IP, Deadline, LabError, Vm, expect, read_text
+from ftlab import GUEST_IP, Deadline, Pair, Process, Vm, expect, read_text
 
 LINUX = os.path.join(ftlab.ROOT, "build/linux")
 TOOLS = os.path.join(ftlab.ROOT, "build/linux-tests")
@@ -20,7 +19,6 @@ KERNELS, IMAGES = ("cloud", "standard"), ("vmlinux", "vmlinuz")
 SHELL_PORT = 7
 VSOCK_PORT = 5005
 NET = f"id=n0,tap=t0,bridge=br0,mac={ftlab.GUEST_MAC.hex(':')}"
-FT_ARGS = ["--epoch", "100ms"]
 
 
 def newc(files):
@@ -66,6 +64,48 @@ def linux(lab, run, *args, net=True, host="A", env=None, **guest):
     return Vm(lab, host, [*guest_args(lab, run, **guest), *args], env=env)
 
 
+class LinuxPair(Pair):
+    """A protected Linux guest with run.d/agent, a disk, a network card and a vsock. Epochs and patience as the bed
+    needs them."""
+
+    def __init__(self, lab, kernel="cloud", image="vmlinux", cpus=1, memory="256M", extra=(), **pair):
+        super().__init__(lab, disk=pair.pop("disk", 16), memory=memory, cpus=cpus, epoch="100ms", timeout="5s",
+                         extra=["--heartbeat", "500ms", *extra], **pair)
+        self.guest_args = guest_args(lab, "agent", kernel, image, cpus, memory, f"ftvmm.ip={GUEST_IP}/24")
+        self.vsock = {h: lab.path(f"{self.serial:03}-vsock-{h}") for h in "AB"}
+        for path in self.vsock.values():
+            lab.closing.append(VsockEcho(path))
+
+    def host_args(self, host):
+        return [*super().host_args(host), "--vsock", f"path={self.vsock[host]}"]
+
+    def protect(self, seconds=30, env=None):
+        return super().protect(seconds, env)
+
+    def in_step(self, seconds=30):
+        super().in_step(seconds)
+
+
+class Ping(Process):
+    """The client pings the guest twice a second."""
+
+    def __init__(self, lab):
+        super().__init__(lab.ns["C"], ["busybox", "ping", "-i", "0.5", GUEST_IP],
+                         lab.path(f"{lab.next_serial():03}-ping"))
+        lab.processes.append(self)
+
+    def answers(self):
+        return read_text(self.log).count(" bytes from ")
+
+    def more(self, seconds=10):
+        """Until one more is answered."""
+        d, seen = Deadline(seconds), self.answers()
+        while self.answers() == seen:
+            expect(self.alive(), f"ping ended: {self.log_text()}")
+            d.check("an answer to a ping")
+            self.nap(0.05)
+
+
 def ctl(vm, *argv, check=True):
     """One `ftvmm COMMAND` for that VM, as a user gives it."""
     return ftlab.run(ftlab.FTVMM, argv[0], vm.name, *argv[1:], check=check,
@@ -92,6 +132,9 @@ class Shell:
                 time.sleep(0.05)
         lab.closing.append(self.sock)
 
+    def watch_clock(self):
+        self.run("clockwatch /tmp/clockwatch > /dev/null 2>&1 &")
+
     def start(self, script):
         """Send it; its output is for finish()."""
         self.serial += 1
@@ -117,6 +160,16 @@ class Shell:
     def run(self, script, seconds=30, check=True):
         self.start(script)
         return self.finish(seconds, check)
+
+
+def check_clock(shell):
+    """clockwatch has seen no clock go back, and the date is the host's, by a second."""
+    seen = re.fullmatch(r"reads (\d+) backwards (\d+) gap (\d+)", shell.run("cat /tmp/clockwatch"))
+    expect(seen and int(seen[1]) and not int(seen[2]), f"clockwatch: {seen and seen[0]}")
+    before = time.time()
+    found = re.findall(r"time\.tv_u?sec: +(\d+)", shell.run("adjtimex"))
+    now = int(found[0]) + int(found[1]) / 1e6
+    expect(before - 1 <= now <= time.time() + 1, f"the guest's date is off by {now - before:.3f} s")
 
 
 class VsockEcho(threading.Thread):

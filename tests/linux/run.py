@@ -21,7 +21,8 @@ import ftlab
 import testlib
 from linuxlab import TOOLS
 
-MODULES = ("boot", "power", "memory")  # one bed each; the boots: one for each round
+# One bed each; the boots: one for each round.
+MODULES = ("boot", "power", "memory", "snapshots", "protect")
 TESTBED = os.path.join(ftlab.ROOT, "tests/testbed/testbed")
 LOGS = os.path.join(ftlab.ROOT, "build/linux-logs")
 BED_SECONDS = 60  # for all that is not a test
