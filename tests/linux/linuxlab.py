@@ -18,6 +18,7 @@ TOOLS = os.path.join(ftlab.ROOT, "build/linux-tests")
 KERNELS, IMAGES = ("cloud", "standard"), ("vmlinux", "vmlinuz")
 SHELL_PORT = 7
 VSOCK_PORT = 5005
+FT_ARGS = ["--epoch", "100ms", "--heartbeat", "500ms"]  # as the bed needs them
 NET = f"id=n0,tap=t0,bridge=br0,mac={ftlab.GUEST_MAC.hex(':')}"
 
 
@@ -65,12 +66,11 @@ def linux(lab, run, *args, net=True, host="A", env=None, **guest):
 
 
 class LinuxPair(Pair):
-    """A protected Linux guest with run.d/agent, a disk, a network card and a vsock. Epochs and patience as the bed
-    needs them."""
+    """A protected Linux guest with run.d/agent, a disk, a network card and a vsock."""
 
     def __init__(self, lab, kernel="cloud", image="vmlinux", cpus=1, memory="256M", extra=(), **pair):
-        super().__init__(lab, disk=pair.pop("disk", 16), memory=memory, cpus=cpus, epoch="100ms", timeout="5s",
-                         extra=["--heartbeat", "500ms", *extra], **pair)
+        super().__init__(lab, disk=pair.pop("disk", 16), memory=memory, cpus=cpus, timeout="5s",
+                         extra=[*FT_ARGS, *extra], **pair)
         self.guest_args = guest_args(lab, "agent", kernel, image, cpus, memory, f"ftvmm.ip={GUEST_IP}/24")
         self.vsock = {h: lab.path(f"{self.serial:03}-vsock-{h}") for h in "AB"}
         for path in self.vsock.values():
