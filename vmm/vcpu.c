@@ -184,7 +184,8 @@ int vcpu_set_boot(struct vcpu *v, const struct boot_entry *b, struct err *e)
 	}
 	if (!r)
 		r = kvm_ioctl(v->fd, KVM_SET_REGS, &regs);
-	v->unfinished = true; /* what kvm_run has is older */
+	/* What was saved or loaded before, and what kvm_run has, is older. */
+	v->fresh = v->unfinished = true;
 	return r ? err_set(e, r, "vCPU %u: start values: %s", v->index, strerror(-r)) : 0;
 }
 

@@ -46,7 +46,7 @@ struct vcpu {
 	bool has_thread;
 	bool unfinished; /* kvm_run does not hold the registers yet: one more KVM_RUN before a save
 			  */
-	bool fresh;	 /* has never run: nothing to save */
+	bool fresh;	 /* has not run since it was built or booted: what it has is in KVM only */
 	bool may_boost;	 /* its thread may have real-time priority while it stops and saves */
 	bool boosted;	 /* and has it; under vm->lock */
 	uint64_t tsc_offset; /* guest TSC minus host TSC: as saved, or to be loaded */

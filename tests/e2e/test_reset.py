@@ -62,9 +62,10 @@ def reset_into_nothing(lab):
     vm.wait_log("reboot: .*No such file")
 
 
-def reset_pair(lab, how=2):
-    return Pair(lab, "reset", f"boots=0 how={how} gap={lab.rng.randrange(10, 60)}", cpus=2, disk=8,
-                net=False, extra=("--verify",))
+def reset_pair(lab, how=2, cpus=2, gap=None):
+    gap = lab.rng.randrange(10, 60) if gap is None else gap
+    return Pair(lab, "reset", f"boots=0 how={how} gap={gap}", cpus=cpus, disk=8, net=False,
+                extra=("--verify",))
 
 
 @test(60)
@@ -85,6 +86,22 @@ def reset_protected(lab):
         # The last boot that A may have announced too late for us to see.
         expect(after[0] in (before[-1] + 1, before[-1] + 2), f"{before[-3:]} then {after[:3]}")
         expect(after == list(range(after[0], after[0] + len(after))), f"boots {after}")
+        pair.end()
+
+
+@test(60)
+def reset_sealed(lab):
+    """a guest that only resets, one CPU: an epoch may end before its first instruction"""
+    for _ in range(12):
+        pair = reset_pair(lab, cpus=1, gap=0)
+        b = pair.secondary("B", *pair.guest_args[:2])
+        b.wait_state("STARTING")
+        a = pair.primary("A")
+        pair.in_step(15)
+        random_wait(lab, a, 0.0, 0.2)
+        a.kill()
+        b.wait_status(lambda s: s["state"] == "DEGRADED" and s["resets_total"] >= 3,
+                      "three resets after the takeover")
         pair.end()
 
 

@@ -59,11 +59,30 @@ static void paused_before_the_first_instruction(void **state)
 	assert_int_equal(v->state.sregs.cs.base, 0);
 }
 
+/* The same after a reset: what it was loaded with is not what it begins with. */
+static void paused_after_a_reset(void **state)
+{
+	struct fix *f = *state;
+	struct vcpu *v = &f->vm.vcpus[0];
+	struct kvm_regs regs;
+
+	v->fresh = false; /* it has run before */
+	assert_int_equal(vm_decode(&f->vm, f->vm.power_on, f->vm.power_on_len, NULL), 0);
+	vm_commit(&f->vm);
+	assert_int_equal(vm_load(&f->vm, 0, NULL), 0);
+	assert_int_equal(vm_boot(&f->vm, &f->cfg, NULL), 0);
+	f->vm.running = true;
+	assert_int_equal(vm_pause(&f->vm, NULL), 0);
+	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_REGS, &regs), 0);
+	assert_int_equal(v->state.regs.rip, regs.rip);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(paused_before_the_first_instruction, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(paused_after_a_reset, setup, teardown),
 	};
 
 	if (access("/dev/kvm", R_OK | W_OK) || access("build/guests/hello.elf", R_OK)) {
