@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import socket
 import stat
 import sys
@@ -52,9 +53,16 @@ def initramfs(lab, kernel):
 
 def guest_args(lab, run, kernel="cloud", image="vmlinux", cpus=1, memory="384M", cmdline=""):
     """Kernel, initramfs, size: what a secondary does not get."""
-    words = f"console=ttyS0 quiet ftvmm.run={run} {cmdline}"
+    words = f"console=ttyS0 quiet {f'ftvmm.run={run}' if run else ''} {cmdline}"
     args = ["-k", f"{LINUX}/{kernel}/{image}", "-i", initramfs(lab, kernel), "-m", memory, "-c", str(cpus)]
     return [*args, "-a", " ".join(words.split())]
+
+
+def root_args(lab, services="shell", memory="384M", cpus=1, kernel="cloud", image="vmlinux"):
+    """The root image of guests/linux, only read; a second disk holds its /data."""
+    args = guest_args(lab, "", kernel, image, cpus, memory,
+                      f"root=/dev/vda ro ftvmm.ip={GUEST_IP}/24 ftvmm.services={services}")
+    return [*args, "-d", f"id=root,path={LINUX}/root.img,ro"]
 
 
 def linux(lab, run, *args, net=True, host="A", env=None, **guest):
@@ -139,6 +147,10 @@ class Shell:
         """Send it; its output is for finish()."""
         self.serial += 1
         self.sock.sendall(f"{script}\necho \"<<end {self.serial} $?>>\"\n".encode())
+
+    def busy(self):
+        """No output of what start() began has come yet."""
+        return not select.select([self.sock], [], [], 0)[0]
 
     def finish(self, seconds=30, check=True):
         """Output of the oldest command that was not finished yet."""

@@ -22,7 +22,7 @@ import testlib
 from linuxlab import TOOLS
 
 # One bed each; the boots: one for each round.
-MODULES = ("boot", "power", "memory", "snapshots", "protect")
+MODULES = ("boot", "power", "memory", "snapshots", "protect", "disks")
 TESTBED = os.path.join(ftlab.ROOT, "tests/testbed/testbed")
 LOGS = os.path.join(ftlab.ROOT, "build/linux-logs")
 BED_SECONDS = 60  # for all that is not a test
@@ -96,9 +96,10 @@ def why_not():
     return "QEMU is not there and cannot be installed: " + (p.stdout.strip().splitlines() or ["no reason given"])[-1]
 
 
-def prepare():
+def prepare(modules):
     """Guests and the programs that are put into them."""
-    subprocess.run([os.path.join(ftlab.ROOT, "guests/linux/build"), "kernels"], check=True)
+    parts = {"kernels"}.union(*(getattr(importlib.import_module(m), "PARTS_OF_LINUX", ()) for m in modules))
+    subprocess.run([os.path.join(ftlab.ROOT, "guests/linux/build"), *sorted(parts)], check=True)
     os.makedirs(TOOLS, exist_ok=True)
     for name in os.listdir(os.path.join(HERE, "guest")):
         source, program = os.path.join(HERE, "guest", name), os.path.join(TOOLS, name[:-2])
@@ -142,7 +143,7 @@ def main():
     results, why = Results(), why_not()
     print(f"# seed {args.seed}", flush=True)
     if not why:
-        prepare()
+        prepare([module for module, _ in todo])
     for module, tests in todo:
         if why:
             for t in tests:
