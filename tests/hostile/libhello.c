@@ -9,6 +9,8 @@
 #include "vmm/fdt.h"
 #include "vmm/machine.h"
 
+#define FDT_HEADER 40 /* bytes */
+
 /* Play one hello alone; it must be refused with words. */
 static void refuse_hello(struct attack *a, const char *what, const void *data, uint32_t n)
 {
@@ -186,8 +188,10 @@ void attack_fdt(struct attack *a)
 			tape_remove(&t, 1);
 		s = &t.f[0];
 		for (uint64_t n = 1 + random_below(4); n; n--) {
+			uint64_t len = s->h.length - sizeof(struct wire_hello);
+			/* Most of it is numbers of CPUID: its header gets its share, too. */
 			uint64_t at = sizeof(struct wire_hello) +
-				      random_below(s->h.length - sizeof(struct wire_hello));
+				      random_below(random_below(4) ? len : FDT_HEADER);
 
 			s->data[at] =
 				(uint8_t)(random_below(2) ? s->data[at] ^ (1u << random_below(8))
