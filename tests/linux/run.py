@@ -9,7 +9,7 @@ import os
 import random
 import re
 import shutil
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,12 +19,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "e2e")]
 import ftlab
 import testlib
-from linuxlab import TOOLS
+from linuxlab import LOGS, TOOLS
 
 # One bed each; the boots: one for each round.
-MODULES = ("boot", "power", "memory", "snapshots", "protect", "disks")
+MODULES = ("boot", "power", "memory", "snapshots", "protect", "disks", "beds")
 TESTBED = os.path.join(ftlab.ROOT, "tests/testbed/testbed")
-LOGS = os.path.join(ftlab.ROOT, "build/linux-logs")
 BED_SECONDS = 60  # for all that is not a test
 BED_LATE, BED_FAILED = 124, 125
 RESULT = re.compile(r"(ok|not ok) (\w+) (.*)")
@@ -43,22 +42,55 @@ class Results:
         print(f"{verdict} {self.number} {name} {words}", flush=True)
 
 
+def free_ports(n):
+    """TCP ports that nobody listens at now."""
+    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [s.getsockname()[1] for s in socks]
+    for s in socks:
+        s.close()
+    return ports
+
+
+class FarBed:
+    """The other machine of a module that has FAR_BED."""
+
+    def __init__(self, options, limit):
+        self.path = os.path.join(LOGS, "far-bed")
+        with open(self.path, "wb") as out:
+            self.proc = subprocess.Popen([TESTBED, *options, "-t", str(limit), "-w", LOGS, "--",
+                                          os.path.join(HERE, "far.py")],
+                                         stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=ftlab.ROOT)
+
+    def end(self):
+        """True if it froze. A test may have crashed it on purpose."""
+        self.proc.terminate()
+        self.proc.wait()
+        return "frozen" in ftlab.read_text(self.path)
+
+
 def in_bed(module, tests, seed, results):
     """One bed for these tests. Its exit code, and the tests without a result."""
     limit = BED_SECONDS + sum(t.deadline for t in tests)
-    argv = [TESTBED, *importlib.import_module(module).BED, "-t", str(limit), "-w", LOGS]
+    module = importlib.import_module(module)
+    ports = free_ports(2)
+    options = [o.format(*ports) for o in module.BED]
+    argv = [TESTBED, *options, "-t", str(limit), "-w", LOGS]
     for name in ("FTVMM_BUILD", "LINUX_BOOTS"):
         if name in os.environ:
             argv += ["-e", name]
-    argv += ["--", os.path.join(HERE, "inside.py"), "--seed", str(seed), "--logs", LOGS, module,
+    argv += ["--", os.path.join(HERE, "inside.py"), "--seed", str(seed), "--logs", LOGS, module.__name__,
              *(t.name for t in tests)]
-    left = {t.name: t for t in tests}
+    left, failed = {t.name: t for t in tests}, []
+    far = FarBed([o.format(*ports) for o in module.FAR_BED], limit) if hasattr(module, "FAR_BED") else None
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                           text=True, errors="replace", cwd=ftlab.ROOT) as bed:
         try:
             for line in bed.stdout:
                 match = RESULT.fullmatch(line.rstrip("\n"))
                 if match and match[2] in left:
+                    if far and match[1] == "not ok":
+                        failed.append(match.groups())
+                        continue
                     del left[match[2]]
                     results.add(*match.groups())
                 else:
@@ -66,6 +98,13 @@ def in_bed(module, tests, seed, results):
         except BaseException:
             bed.terminate()
             raise
+        finally:
+            far_frozen = far and far.end()
+    if far_frozen:
+        return BED_FAILED, list(left.values())
+    for one in failed:
+        del left[one[1]]
+        results.add(*one)
     return bed.returncode, list(left.values())
 
 
