@@ -33,7 +33,7 @@ enum { Q_INFLATE, Q_DEFLATE, Q_REPORTING, QUEUES = 5 };
  */
 #define WINDOW_NS    25000000ull
 #define WINDOW_BYTES (64ull << 20)
-#define LEAST_COST   16384u /* what a call costs, in bytes, however few pages it is for */
+#define LEAST_COST   65536u /* what a call costs, in bytes, however few pages it is for */
 
 struct balloon_state {
 	struct virtio_state common;

@@ -47,7 +47,7 @@ static int write_initrd(struct boot *b, const char *path, uint64_t end_max, stru
 {
 	uint64_t end = b->mem->low_bytes < end_max ? b->mem->low_bytes : end_max;
 	struct boot_file f;
-	int r = boot_file_map(&f, "initrd", path, e);
+	int r = boot_file_read(&f, "initrd", path, e);
 
 	if (r)
 		return r;
@@ -59,7 +59,7 @@ static int write_initrd(struct boot *b, const char *path, uint64_t end_max, stru
 			    "and %lluM (-m)",
 			    path, (unsigned long long)f.len,
 			    (unsigned long long)b->kernel_end >> 20, (unsigned long long)end >> 20);
-	boot_file_unmap(&f);
+	boot_file_free(&f);
 	return r;
 }
 
@@ -211,7 +211,7 @@ int boot_load(struct mem *m, const struct machine *mc, const char *kernel, const
 {
 	struct boot b = {.mem = m, .machine = mc};
 	struct boot_file f;
-	int r = boot_file_map(&f, "kernel", kernel, e);
+	int r = boot_file_read(&f, "kernel", kernel, e);
 
 	if (r)
 		return r;
@@ -220,6 +220,6 @@ int boot_load(struct mem *m, const struct machine *mc, const char *kernel, const
 		r = boot_bzimage(&b, &f, kernel, initrd, ret, e);
 	else
 		r = boot_pvh(&b, &f, kernel, initrd, ret, e);
-	boot_file_unmap(&f);
+	boot_file_free(&f);
 	return r;
 }

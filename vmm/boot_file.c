@@ -3,32 +3,69 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define MAX_FILE_BYTES (1ull << 30)
 
-int boot_file_map(struct boot_file *f, const char *what, const char *path, struct err *e)
+/* All of it, or a negative errno; a file that shrinks meanwhile is one that cannot be read. */
+static int read_all(int fd, uint8_t *to, uint64_t len)
+{
+	uint64_t have = 0;
+
+	while (have < len) {
+		ssize_t n = pread(fd, to + have, len - have, have);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		have += n;
+	}
+	return 0;
+}
+
+/*
+ * Copied, not mapped: at a reset the file may be replaced in place at this moment, and a mapping of
+ * what is gone is SIGBUS.
+ */
+static int load(struct boot_file *f, int fd)
 {
 	struct stat st;
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	void *p;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode) || st.st_size == 0 || (uint64_t)st.st_size > MAX_FILE_BYTES)
+		return -EINVAL;
+	p = mmap(NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	r = read_all(fd, p, st.st_size);
+	if (r)
+		munmap(p, st.st_size);
+	else
+		*f = (struct boot_file){p, st.st_size};
+	return r;
+}
+
+int boot_file_read(struct boot_file *f, const char *what, const char *path, struct err *e)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC), r;
 
 	if (fd < 0)
 		return err_sys(e, "%s '%s'", what, path);
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size == 0 ||
-	    (uint64_t)st.st_size > MAX_FILE_BYTES) {
-		close(fd);
-		return err_set(e, -EINVAL, "%s '%s': not a regular file of 1 byte to 1G", what,
-			       path);
-	}
-	f->len = st.st_size;
-	f->p = mmap(NULL, f->len, PROT_READ, MAP_PRIVATE, fd, 0);
+	r = load(f, fd);
 	close(fd);
-	return f->p == MAP_FAILED ? err_sys(e, "%s '%s'", what, path) : 0;
+	if (r == -EINVAL)
+		return err_set(e, r, "%s '%s': not a regular file of 1 byte to 1G", what, path);
+	return r ? err_set(e, r, "%s '%s': %s", what, path, strerror(-r)) : 0;
 }
 
-void boot_file_unmap(struct boot_file *f)
+void boot_file_free(struct boot_file *f)
 {
 	munmap((void *)f->p, f->len);
 }
