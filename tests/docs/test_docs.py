@@ -8,6 +8,7 @@ An example is a fence of `sh` with words behind it:
     sh host=A bg      start it; for `ftvmm run`, go on when its control socket answers
     sh host=A wait    first wait until what was started on that host has ended
     sh                only `make TARGET` lines: the target must exist
+    sh linux          the same, and tests/linux/work.py runs it
 A fence of `text` behind it is what it prints: each line must occur, digits and spaces aside.
 """
 

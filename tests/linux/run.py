@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Runs stock Linux guests in the test bed. usage: run.py [--list] [--seed N] [NAME|PREFIX...]
-LINUX_BOOTS=N: so many boots (8)."""
+LINUX_BOOTS=N: so many boots (8). LINUX_KILLS=N: so many kills (6)."""
 
 import argparse
 import collections
@@ -22,7 +22,7 @@ import testlib
 from linuxlab import LOGS, TOOLS
 
 # One bed each; the boots: one for each round.
-MODULES = ("boot", "power", "memory", "snapshots", "protect", "disks", "beds")
+MODULES = ("boot", "power", "memory", "snapshots", "protect", "disks", "beds", "work")
 TESTBED = os.path.join(ftlab.ROOT, "tests/testbed/testbed")
 BED_SECONDS = 60  # for all that is not a test
 BED_LATE, BED_FAILED = 124, 125
@@ -75,7 +75,7 @@ def in_bed(module, tests, seed, results):
     ports = free_ports(2)
     options = [o.format(*ports) for o in module.BED]
     argv = [TESTBED, *options, "-t", str(limit), "-w", LOGS]
-    for name in ("FTVMM_BUILD", "LINUX_BOOTS"):
+    for name in ("FTVMM_BUILD", "LINUX_BOOTS", "LINUX_KILLS"):
         if name in os.environ:
             argv += ["-e", name]
     argv += ["--", os.path.join(HERE, "inside.py"), "--seed", str(seed), "--logs", LOGS, module.__name__,

@@ -1,0 +1,106 @@
+"""A protected guest with the root image of guests/linux: how it is started, killed and stopped, and its disks
+looked at."""
+
+import os
+
+import ftlab
+from ftlab import GUEST_IP, Pair, Process, expect
+from linuxlab import LINUX, NET
+
+ROOT = f"{LINUX}/root"
+SCRATCH = "/scratch"  # of the bed
+EPOCH = "100ms"  # longer than the timer's steps and the exits of an emulated machine ask for
+DATA_MIB = 256
+
+
+def scratch(lab, name):
+    """A place for an image: the bed's own disk, where O_DIRECT works."""
+    if not os.path.isdir(SCRATCH):
+        return lab.path(name)
+    lab.closing.append(Scratch(f"{SCRATCH}/{name}"))
+    return f"{SCRATCH}/{name}"
+
+
+class Scratch:
+    def __init__(self, path):
+        self.path = path
+
+    def close(self):
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+class WorkPair(Pair):
+    """The root image of guests/linux, which is only read, and a disk with the services' data, which is mirrored:
+    past the page cache on host A, through it on host B."""
+
+    def __init__(self, lab, services, memory="512M", epoch=EPOCH):
+        # A host that is emulated may be silent for long; a killed one is not: its connections end.
+        super().__init__(lab, disk=0, epoch=epoch, timeout="30s")
+        self.image = {h: scratch(lab, f"{self.serial:03}-data-{h}") for h in "AB"}
+        ftlab.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", f"{ROOT}/data", "-E", "root_owner=0:0",
+                  "-J", "size=16", self.image["A"], f"{DATA_MIB}M")
+        words = f"console=ttyS0 quiet root=/dev/vda ro ftvmm.ip={GUEST_IP}/24 ftvmm.services={services}"
+        self.guest_args = ["-k", f"{LINUX}/cloud/vmlinux", "-i", f"{LINUX}/cloud/initramfs", "-m", memory,
+                           "-a", words]
+
+    def host_args(self, host):
+        direct = ",direct" if host == "A" and self.image["A"].startswith(SCRATCH) else ""
+        return ["-d", f"id=root,path={LINUX}/root.img,ro", "-d", f"id=data,path={self.image[host]}{direct}", "-n", NET,
+                *self.pair_args, "--peer", self.peer_of[host]]
+
+    def boot(self):
+        """Runs on A, unprotected until its services answer: nothing of the boot is an epoch."""
+        a = self.primary("A")
+        a.wait_console("^(ready|init:)", 60)
+        expect("init:" not in a.console_text(), a.console_text())
+        return a
+
+    def protect_here(self, here):
+        """The other side stands by for the one that runs."""
+        self.secondary(self.other(here))
+        self.in_step(120)
+
+    def kill(self, here):
+        """SIGKILL for the side that runs the guest; the other one runs it on return. Which."""
+        there = self.other(here)
+        self.vm[here].kill()
+        self.vm[there].wait_state("DEGRADED", seconds=60)
+        self.lab.release(self.vm[here])
+        return there
+
+    def stop_in_order(self, here):
+        """The power button. Both images are the same then, and clean."""
+        vm, there = self.vm[here], self.other(here)
+        vm.call("stop", 100, timeout_ns=400 * 10 ** 9)
+        expect(vm.wait_exit(60) == ftlab.EXIT_DONE, f"{vm} ended with {vm.code}: {vm.log_text()}")
+        expect("down: off" in vm.console_text(), f"the guest was not switched off in order: {vm.console_text()}")
+        self.vm[there].wait_state("STARTING", seconds=60)
+        self.vm[there].stop()
+        ftlab.run("cmp", self.image["A"], self.image["B"], timeout=600)
+
+
+class Mounted:
+    """The root image's files with that data image in them, for programs of this host."""
+
+    def __init__(self, lab, image):
+        self.lab, self.at = lab, lab.path("mounted")
+        os.makedirs(self.at)
+        lab.closing.append(self)
+        for argv in (["--bind", ROOT, self.at], ["--bind", "/dev", f"{self.at}/dev"],
+                     ["-t", "tmpfs", "run", f"{self.at}/run"], ["-t", "tmpfs", "tmp", f"{self.at}/tmp"],
+                     ["-t", "tmpfs", "shm", f"{self.at}/dev/shm"], ["-o", "loop", image, f"{self.at}/data"]):
+            ftlab.run("mount", *argv)
+
+    def run(self, *argv):
+        return ftlab.run("chroot", self.at, *argv, timeout=600)
+
+    def start(self, user, *argv):
+        """A server, in the clients' network."""
+        p = Process(self.lab.ns["C"], ["chroot", f"--userspec={user}", self.at, *argv],
+                    self.lab.path(f"{self.lab.next_serial():03}-{user}-log"))
+        self.lab.processes.append(p)
+        return p
+
+    def close(self):
+        ftlab.run("umount", "-R", self.at, check=False)
