@@ -151,7 +151,8 @@ install: deps-build
 	install -D -m 755 build/normal/ftvmm $(DESTDIR)$(PREFIX)/bin/ftvmm
 	@if command -v scdoc > /dev/null; then \
 		scdoc < docs/ftvmm.1.scd > build/ftvmm.1 && \
-		install -D -m 644 build/ftvmm.1 $(DESTDIR)$(PREFIX)/share/man/man1/ftvmm.1; fi
+		install -D -m 644 build/ftvmm.1 $(DESTDIR)$(PREFIX)/share/man/man1/ftvmm.1; \
+	else echo 'no manual page: it needs scdoc (apt-get install scdoc)'; fi
 
 clean:
 	rm -rf build

@@ -165,6 +165,7 @@ static int run_status_all(const struct words *w)
 	json_t *all[VMS_MAX] = {NULL}, *array;
 	struct err e = {0};
 	int n = list_all(all, &e), code = EXIT_DONE;
+	char dir[192];
 
 	if (n < 0)
 		return fail(&e);
@@ -177,7 +178,12 @@ static int run_status_all(const struct words *w)
 	} else if (n) {
 		print_table(all, n);
 	} else {
-		fprintf(stderr, "ftvmm: no VM runs here\n");
+		if (ctl_sock_dir(dir, sizeof(dir), &e))
+			return fail(&e);
+		fprintf(stderr,
+			"ftvmm: no VM runs here: none has its socket in '%s' (XDG_RUNTIME_DIR as "
+			"where it was started?)\n",
+			dir);
 	}
 	for (int i = 0; i < n; i++) {
 		int one = state_exit(all[i]);
@@ -243,7 +249,9 @@ static json_t *stop_request(const struct words *w, struct err *e)
 	if (strncmp(w->args[0], key, strlen(key)))
 		err_set(e, -EINVAL, "stop: unknown argument '%.40s'; there is timeout=TIME",
 			w->args[0]);
-	else if (!config_parse_time(w->args[0] + strlen(key), &ns, e) && ns > CONFIG_STOP_MAX_NS)
+	else if (config_parse_time(w->args[0] + strlen(key), &ns, e))
+		err_wrap(e, "stop: timeout");
+	else if (ns > CONFIG_STOP_MAX_NS)
 		err_set(e, -EINVAL, "stop: timeout=%.40s is above the limit of 8 minutes",
 			w->args[0] + strlen(key));
 	if (e->code) {

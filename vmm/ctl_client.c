@@ -44,8 +44,10 @@ int ctl_client_open(struct ctl_client **ret, const char *name, int timeout_ms, s
 	if (fd == -ECONNREFUSED)
 		ctl_sock_reap(&sa);
 	if (fd == -ECONNREFUSED || fd == -ENOENT)
-		return err_set(e, -ENOENT, "no VM named '%s' runs here (ftvmm status lists them)",
-			       name);
+		return err_set(e, -ENOENT,
+			       "no VM named '%s' runs here: nobody listens on '%s' "
+			       "(XDG_RUNTIME_DIR as where it was started?)",
+			       name, sa.sun_path);
 	if (fd < 0)
 		return err_set(e, fd, "'%s': %s", sa.sun_path, strerror(-fd));
 	c = malloc(sizeof(*c));

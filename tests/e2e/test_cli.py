@@ -86,6 +86,10 @@ def cli_files(lab):
             (["run", "/no/vm.json"], "/no/vm.json"),
     ):
         refused(lab, args, pattern)
+    with open(lab.path("qcow2"), "wb") as f:
+        f.write(b"QFI\xfb" + bytes(65532))
+    vm = boot(lab, "idle", "", "-d", f"id=d0,path={lab.path('qcow2')}")
+    vm.wait_log("looks like a qcow2 image")
 
 
 @test(60)

@@ -110,6 +110,7 @@ def reset_without_kernel(lab):
     """a side that took over and has no kernel says so, and ends with the guest's reset"""
     pair = reset_pair(lab, how=0)
     a, b = pair.protect()
+    b.wait_log(r"no kernel \(-k\): after a takeover")
     a.kill()
     b.wait_log("no kernel was given here to boot again")
     b.wait_exit(10)
