@@ -56,9 +56,10 @@ static int write_initrd(struct boot *b, const char *path, uint64_t end_max, stru
 	if (b->initrd < b->kernel_end || mem_write(b->mem, b->initrd, f.p, f.len))
 		r = err_set(e, -ENOMEM,
 			    "initrd '%s': %llu bytes do not fit between the kernel's end at %lluM "
-			    "and %lluM (-m)",
+			    "and %lluM; give more with -m",
 			    path, (unsigned long long)f.len,
-			    (unsigned long long)b->kernel_end >> 20, (unsigned long long)end >> 20);
+			    (unsigned long long)(b->kernel_end + (1 << 20) - 1) >> 20,
+			    (unsigned long long)end >> 20);
 	boot_file_free(&f);
 	return r;
 }

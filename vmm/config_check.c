@@ -76,9 +76,9 @@ static int check_boot(const struct config *c, struct err *e)
 		r = check_input("initrd", c->initrd, &initrd, e);
 	if (!r && kernel + initrd > c->mem_bytes)
 		r = err_set(e, -E2BIG,
-			    "--memory: kernel and initrd are %" PRIu64
-			    " bytes, the guest has %" PRIu64 "; give more with -m",
-			    kernel + initrd, c->mem_bytes);
+			    "--memory: kernel and initrd are %" PRIu64 "M, the guest has %" PRIu64
+			    "M; give more with -m",
+			    (kernel + initrd + (1 << 20) - 1) >> 20, c->mem_bytes >> 20);
 	return r;
 }
 

@@ -252,7 +252,7 @@ static const struct bad bad_flags[] = {
 	{"-k empty", "--kernel 'empty' is empty"},
 	{"-k dir", "--kernel 'dir' is not a regular file"},
 	{"-k k -i none", "--initrd 'none': No such file"},
-	{"-k big -m 2M", "kernel and initrd are 3145728 bytes, the guest has 2097152"},
+	{"-k big -m 2M", "kernel and initrd are 3M, the guest has 2M; give more with -m"},
 	{"-k k -m 512", "--memory: 512 bytes is outside 2M..4T"},
 	{"-k k -m 3000K", "--memory: 3000K is not a multiple of 2M"},
 	{"-k k -m 16E", "--memory: '16E' is not a size; write a number and K, M, G or T"},
