@@ -310,17 +310,6 @@ static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 /* --- roles -------------------------------------------------------------------------------------
  */
 
-/* Only a warning: it is for the guest to say what its disk begins with. */
-static void warn_qcow2(const struct config_disk *d, int fd)
-{
-	char head[4];
-
-	if (pread(fd, head, sizeof(head), 0) == sizeof(head) && !memcmp(head, "QFI\xfb", 4))
-		log_warn("disk '%s': '%s' looks like a qcow2 image, and is taken as a raw one; to "
-			 "convert it: qemu-img convert -O raw",
-			 d->id, d->path);
-}
-
 /* The machine has the sizes of the images; the image itself is opened and locked by vm_create(). */
 static int measure_disks(const struct config *cfg, struct machine *m, struct err *e)
 {
@@ -340,8 +329,6 @@ static int measure_disks(const struct config *cfg, struct machine *m, struct err
 					"disk '%s': '%s' has %lld bytes; a raw image is a multiple "
 					"of 512 bytes (truncate -s)",
 					cfg->disks[n].id, cfg->disks[n].path, (long long)end);
-			if (end >= 0)
-				warn_qcow2(&cfg->disks[n], fd);
 			if (fd >= 0)
 				close(fd);
 			if (e->code)

@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #include "vmm/chan.h"
+#include "vmm/log.h"
 #include "vmm/option.h"
 
 #define SECTOR 512
@@ -105,6 +106,21 @@ static int check_new_disk(const struct config_disk *d, struct err *e)
 	return 0;
 }
 
+/* Only a warning: it is for the guest to say what its disk begins with. */
+static void warn_qcow2(const struct config_disk *d)
+{
+	char head[4];
+	int fd = open(d->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return;
+	if (pread(fd, head, sizeof(head), 0) == sizeof(head) && !memcmp(head, "QFI\xfb", 4))
+		log_warn("disk '%s': '%s' looks like a qcow2 image, and is taken as a raw one; to "
+			 "convert it: qemu-img convert -O raw",
+			 d->id, d->path);
+	close(fd);
+}
+
 static int check_disk_file(const struct config *c, const struct config_disk *d, struct err *e)
 {
 	struct stat st;
@@ -126,6 +142,8 @@ static int check_disk_file(const struct config *c, const struct config_disk *d, 
 	if (access(d->path, d->readonly ? R_OK : R_OK | W_OK) < 0)
 		return err_sys(e, "disk '%s': '%s'%s", d->id, d->path,
 			       d->readonly ? "" : " (add ro?)");
+	if (c->role != ROLE_SECONDARY)
+		warn_qcow2(d);
 	if (S_ISREG(st.st_mode) && (!st.st_size || st.st_size % SECTOR) &&
 	    c->role != ROLE_SECONDARY)
 		return err_set(e, -EINVAL,
