@@ -13,7 +13,7 @@ class Split:
 
     def __init__(self, lab, **options):
         self.lab, self.wire = lab, Wire(lab) if options.pop("proxy", True) else None
-        self.pair = Pair(lab, disk=32, timeout=options.pop("timeout", "200ms"), wire=self.wire, **options)
+        self.pair = Pair(lab, disk=32, timeout=options.pop("timeout", "400ms"), wire=self.wire, **options)
         self.here = "A"
         self.pair.protect()
         self.load = start_load(lab)

@@ -57,7 +57,10 @@ run -- --keys 4 --seconds 0.3 --udp 2 --tcp 2 --rate 200
 expect "correct server, until time is up" 0 '^OK: '
 
 while read -r bug pattern; do
-	run --bug "$bug" --bug-every 40 -- "${common[@]}" --udp 3 --tcp 3 --echo 1 --echo-rate 0 \
+	every=40
+	# A lie only where the value is another one: rare when a busy machine runs one client at a time.
+	[ "$bug" = cas-always ] && every=1
+	run --bug "$bug" --bug-every "$every" -- "${common[@]}" --udp 3 --tcp 3 --echo 1 --echo-rate 0 \
 		--stream 1 --stream-rate 0 --timeout 100 --drain 100
 	expect "bug $bug" 1 "^VIOLATION: .*($pattern)"
 done <<-'END'
