@@ -1,6 +1,7 @@
 """Databases and a web server in a protected guest, whose primary is killed again and again."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -117,6 +118,29 @@ def work_kills(lab):
     pair.protect_here(here)
     pair.stop_in_order(here)
     check_image(lab, pair.image[here], work)
+
+
+@test(180)
+def work_readme_vm(lab):
+    """README.md's Linux guest starts as it says there, and `ftvmm stop` switches it off"""
+    example, = (b for b in test_docs.blocks("README.md") if b.words == ["sh", "linux", "run"])
+    script = "\n".join(line for line in example.body if not line.startswith("make "))
+    env = {"PATH": f"{os.path.dirname(ftlab.FTVMM)}:{os.environ['PATH']}", "XDG_RUNTIME_DIR": lab.work}
+    path = lab.path("readme-log")
+    vm = ftlab.Process(lab.ns["A"], ["bash", "-ec", f"cd {ftlab.ROOT}\n{script}"], path, env)
+    lab.processes.append(vm)
+    d = ftlab.Deadline(25)
+    while not re.search("^ready redis", ftlab.read_text(path), re.M):
+        expect(vm.alive(), f"{example.where}: ended with {vm.code}: {vm.log_text()}")
+        d.check(f"the guest of {example.where}")
+        vm.nap(0.1)
+    ftlab.run(ftlab.FTVMM, "stop", "web", env=dict(os.environ, **env))
+    expect(vm.wait_exit(10) == 0, f"{example.where}: exit code {vm.code}")
+    try:
+        test_docs.check_output(example, ftlab.read_text(path))
+    except test_docs.Failed as e:
+        raise ftlab.LabError(str(e)) from e
+    os.remove(os.path.join(ftlab.ROOT, "root.img"))  # of the bed's layer over this folder
 
 
 @test(400)
