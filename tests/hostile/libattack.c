@@ -428,18 +428,35 @@ int attack_run(const char *uri, const char *tape, unsigned scale, char **names, 
 /* --- one session ---------------------------------------------------------------------------------
  */
 
+/*
+ * Damage the epoch of that number; when a guest that waited has left it without such a frame, the
+ * next one that has it (never another one than the first). Its end, or t->n.
+ */
+static unsigned damage_epoch(struct tape *t, const char *kind, unsigned epoch)
+{
+	unsigned begin = 0, end;
+
+	for (unsigned n = 0; n <= epoch; n++)
+		begin = tape_find(t, begin + 1, FRAME_EPOCH_BEGIN);
+	do {
+		end = tape_find(t, begin, FRAME_EPOCH_END);
+		if (end < t->n && tape_damage(t, kind, begin, end))
+			return end;
+		begin = tape_find(t, begin + 1, FRAME_EPOCH_BEGIN);
+	} while (epoch && begin < t->n);
+	return t->n;
+}
+
 int attack_once(const char *uri, const char *path, const char *kind, unsigned epoch)
 {
 	struct tape t;
 	struct bytes b = {0};
-	unsigned begin = 0, end;
+	unsigned end;
 	struct call c;
 
 	tape_load(&t, path);
-	for (unsigned n = 0; n <= epoch; n++)
-		begin = tape_find(&t, begin + 1, FRAME_EPOCH_BEGIN);
-	end = tape_find(&t, begin, FRAME_EPOCH_END);
-	if (end >= t.n || !tape_damage(&t, kind, begin, end)) {
+	end = damage_epoch(&t, kind, epoch);
+	if (end >= t.n) {
 		fprintf(stderr, "hostile: no damage '%s' in epoch %u\n", kind, epoch);
 		return 2;
 	}
