@@ -37,7 +37,7 @@ class Through:
     peer_of = {"A": PROXY, "B": f"tcp:{ftlab.LINK_IP['A']}:{ftlab.FT_PORT}"}
 
 
-BLK = dict(guest="blk", cmdline="ops=4000 region=512", disk=16, net=False, timeout="5s")
+BLK = dict(guest="blk", cmdline="ops=10000 region=512", disk=16, net=False, timeout="5s")
 
 
 def record(lab, epochs=6):
