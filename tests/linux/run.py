@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Runs stock Linux guests in the test bed. usage: run.py [--list] [--seed N] [NAME|PREFIX...]
-LINUX_BOOTS=N: so many boots (8). LINUX_KILLS=N: so many kills (6)."""
+LINUX_BOOTS=N: so many boots (8). LINUX_JOBS=N: so many beds at once (2, or 1 on one processor). LINUX_KILLS=N: so many kills (6)."""
 
 import argparse
 import collections
@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 sys.dont_write_bytecode = True
@@ -30,16 +31,32 @@ RESULT = re.compile(r"(ok|not ok) (\w+) (.*)")
 
 
 class Results:
-    """Numbers the tests, prints and counts them."""
+    """Numbers the tests, prints and counts them. For all threads."""
 
     def __init__(self):
+        self.lock = threading.Lock()
         self.count = {"ok": 0, "not ok": 0, "skip": 0}
         self.number, self.repeated = 0, 0
 
-    def add(self, verdict, name, words):
-        self.number += 1
-        self.count["skip" if "# SKIP" in words else verdict] += 1
-        print(f"{verdict} {self.number} {name} {words}", flush=True)
+    def add(self, verdict, name, words, before=""):
+        """before: what the test said until then."""
+        with self.lock:
+            self.number += 1
+            self.count["skip" if "# SKIP" in words else verdict] += 1
+            print(f"{before}{verdict} {self.number} {name} {words}", flush=True)
+
+    def say(self, text):
+        with self.lock:
+            print(text, end="", flush=True)
+
+    def take(self, waiting):
+        with self.lock:
+            return waiting.popleft() if waiting else None
+
+    def repeat(self, tests):
+        with self.lock:
+            self.repeated += 1
+            print(f"# repeated for {' '.join(t.name for t in tests)}", flush=True)
 
 
 def free_ports(n):
@@ -80,7 +97,7 @@ def in_bed(module, tests, seed, results):
             argv += ["-e", name]
     argv += ["--", os.path.join(HERE, "inside.py"), "--seed", str(seed), "--logs", LOGS, module.__name__,
              *(t.name for t in tests)]
-    left, failed = {t.name: t for t in tests}, []
+    left, failed, said = {t.name: t for t in tests}, [], ""
     far = FarBed([o.format(*ports) for o in module.FAR_BED], limit) if hasattr(module, "FAR_BED") else None
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                           text=True, errors="replace", cwd=ftlab.ROOT) as bed:
@@ -89,17 +106,19 @@ def in_bed(module, tests, seed, results):
                 match = RESULT.fullmatch(line.rstrip("\n"))
                 if match and match[2] in left:
                     if far and match[1] == "not ok":
-                        failed.append(match.groups())
-                        continue
-                    del left[match[2]]
-                    results.add(*match.groups())
+                        failed.append((*match.groups(), said))
+                    else:
+                        del left[match[2]]
+                        results.add(*match.groups(), said)
+                    said = ""
                 else:
-                    print(line, end="", flush=True)
+                    said += line
         except BaseException:
             bed.terminate()
             raise
         finally:
             far_frozen = far and far.end()
+            results.say(said)
     if far_frozen:
         return BED_FAILED, list(left.values())
     for one in failed:
@@ -114,16 +133,39 @@ def run_group(module, tests, seed, results):
     for attempt in (1, 2):
         begin = time.monotonic()
         code, left = in_bed(module, left, seed, results)
-        print(f"# bed of {module}: exit code {code}, {time.monotonic() - begin:.0f}s", flush=True)
+        results.say(f"# bed of {module}: exit code {code}, {time.monotonic() - begin:.0f}s\n")
         if not left:
             return
         if code not in (BED_LATE, BED_FAILED):
             break
         if attempt == 1:
-            results.repeated += 1
-            print(f"# repeated for {' '.join(t.name for t in left)}", flush=True)
+            results.repeat(left)
     for t in left:
         results.add("not ok", t.name, f"0.0s # seed {seed}: the bed ended with {code} before this test did")
+
+
+def run_all(todo, seed, results, jobs):
+    """So many beds at once, the longest first. Those of modules that need two come last, alone."""
+    todo = sorted(todo, key=lambda group: -sum(t.deadline for t in group[1]))
+    alone = [g for g in todo if hasattr(importlib.import_module(g[0]), "FAR_BED")]
+    waiting, broken = collections.deque(g for g in todo if g not in alone), []
+
+    def work():
+        try:
+            while group := results.take(waiting):
+                run_group(*group, seed, results)
+        except Exception as e:
+            broken.append(e)
+    # Daemons: the beds of a run that is interrupted end with their threads.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    if broken:
+        raise broken[0]
+    for module, tests in alone:
+        run_group(module, tests, seed, results)
 
 
 def why_not():
@@ -181,14 +223,13 @@ def main():
     ftlab.main_signals()
     results, why = Results(), why_not()
     print(f"# seed {args.seed}", flush=True)
-    if not why:
-        prepare([module for module, _ in todo])
-    for module, tests in todo:
-        if why:
+    if why:
+        for _, tests in todo:
             for t in tests:
                 results.add("ok", t.name, f"0.0s # SKIP {why}")
-        else:
-            run_group(module, tests, args.seed, results)
+    else:
+        prepare([module for module, _ in todo])
+        run_all(todo, args.seed, results, int(os.environ.get("LINUX_JOBS") or min(2, os.cpu_count() or 1)))
     n = results.count
     print(f"{n['ok']} passed, {n['not ok']} failed, {n['skip']} skipped; beds repeated: {results.repeated}")
     return 1 if n["not ok"] else 0
