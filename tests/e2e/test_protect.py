@@ -7,7 +7,8 @@ import signal
 
 import ftlab
 from ftlab import EXIT_FENCED, FrameWatch, Pair, Vm, expect
-from testlib import check_load, flowing, random_wait, start_load, test
+from testlib import (check_load, flowing, hash_cmdline, host_digest, random_wait, start_load, test,
+                     wait_hash)
 
 
 @test(60)
@@ -233,15 +234,14 @@ def ping_pong(lab):
 @test(60)
 def hash_takeover(lab):
     """a computation carried over a takeover has the right result"""
-    from testlib import host_digest
-    pages, rounds = 64, 6000
-    pair = Pair(lab, guest="hash", cmdline=f"pages={pages} rounds={rounds}", disk=0, net=False)
+    work = 64, 24000  # pages, rounds
+    pair = Pair(lab, guest="hash", cmdline=hash_cmdline(work), disk=0, net=False)
     a, b = pair.protect()
-    random_wait(lab, a, 0.1, 0.6)
-    expect(a.alive(), "the guest ended before the kill: more rounds are needed")
+    wait_hash(lab, a, work)
     a.kill()
+    expect("digest" not in a.console_text(), "the computation ended before the kill")
     b.wait_exit(50)
-    want = host_digest(lab, pages, rounds)
+    want = host_digest(lab, *work)
     expect(b.code == 0 and f"digest {want}" in b.console_text(),
            f"exit code {b.code}, not digest {want}: {b.console_text()}")
 

@@ -5,8 +5,11 @@ import re
 
 import ftlab
 from ftlab import GUESTS, GUEST_IP, Pair, Vm, expect
-from testlib import check_load, host_digest, random_wait, start_load, test
+from testlib import check_load, hash_cmdline, host_digest, random_wait, start_load, test, wait_hash
 from test_boot import NET, boot
+
+
+HASH = 128, 8000  # pages, rounds
 
 
 def restore(lab, path, *args, host="A"):
@@ -21,13 +24,11 @@ def snapshot(vm, path):
 @test(60)
 def snapshot_hash(lab):
     """taken in the middle of a computation: original and restored have the right result"""
-    pages, rounds = 128, 5000
-    want = f"digest {host_digest(lab, pages, rounds)}"
-    vm = boot(lab, "hash", f"pages={pages} rounds={rounds}")
-    vm.wait_console("^READY")
-    random_wait(lab, vm, 0.1, 0.8)
-    expect(vm.alive(), "the guest ended before the snapshot: more rounds are needed")
+    want = f"digest {host_digest(lab, *HASH)}"
+    vm = boot(lab, "hash", hash_cmdline(HASH))
+    wait_hash(lab, vm, HASH)
     snapshot(vm, lab.path("snap"))
+    expect("digest" not in vm.console_text(), "the computation ended before the snapshot")
     expect(vm.wait_exit(30) == 0 and want in vm.console_text(), f"the original: {vm.console_text()}")
     for _ in range(2):
         vm = restore(lab, lab.path("snap"))

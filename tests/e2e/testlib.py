@@ -36,6 +36,21 @@ def host_digest(lab, pages, rounds, seed=1):
     return ftlab.run(program, str(pages), str(rounds), str(seed)).stdout.strip()
 
 
+HASH_STEPS = 16
+
+
+def hash_cmdline(work):
+    """For the hash guest; work: pages and rounds, as for host_digest."""
+    pages, rounds = work
+    return f"pages={pages} rounds={rounds} every={rounds // HASH_STEPS}"
+
+
+def wait_hash(lab, vm, work):
+    """Until the guest says that it is somewhere in the first half: then time is left on a machine of any speed."""
+    done = work[1] // HASH_STEPS * lab.rng.randint(1, HASH_STEPS // 2)
+    vm.wait_console(f"^hash {done} ", 30)
+
+
 def check_load(lab, loads, image, allow_conn_lost=False):
     """Ends the loads; histories and image must be those of one correct server. The summaries."""
     summaries = [l.finish() for l in loads]
