@@ -8,17 +8,12 @@
 #define SLEEP_ENABLE 0x20
 #define SLEEP_TYPE   0x1c
 
-enum { ASKED_NOTHING, ASKED_OFF, ASKED_RESET };
-
 struct ged_state {
 	uint8_t events;
-	uint8_t asked; /* the guest waits for it, and goes no further */
 };
 
 static const struct field ged_fields[] = {
 	F_U8(struct ged_state, events, 1, "events not taken yet", .max = ALL_EVENTS),
-	F_U8(struct ged_state, asked, 2, "the guest asked to be switched off, or reset",
-	     .max = ASKED_RESET),
 };
 
 static const struct state_desc ged_desc = {
@@ -53,14 +48,6 @@ static uint64_t ged_read(void *arg, uint64_t off, unsigned size)
 	return v;
 }
 
-static void ask(struct ged *g, uint8_t what)
-{
-	pthread_mutex_lock(&g->dev.lock);
-	g->live.asked = what;
-	pthread_mutex_unlock(&g->dev.lock);
-	g->off(g->arg, what == ASKED_RESET);
-}
-
 static void ged_write(void *arg, uint64_t off, unsigned size, uint64_t val)
 {
 	struct ged *g = arg;
@@ -68,10 +55,10 @@ static void ged_write(void *arg, uint64_t off, unsigned size, uint64_t val)
 	if (size != 1)
 		return;
 	if (off == GED_RESET && val == GED_RESET_VALUE)
-		ask(g, ASKED_RESET);
+		g->off(g->arg, true);
 	if (off == GED_SLEEP_CONTROL && val & SLEEP_ENABLE &&
 	    (val & SLEEP_TYPE) >> 2 == GED_SLEEP_OFF)
-		ask(g, ASKED_OFF);
+		g->off(g->arg, false);
 }
 
 void ged_raise(struct device *d, uint8_t events)
@@ -100,8 +87,6 @@ static void ged_resume(struct device *d)
 
 	if (g->live.events)
 		device_signal(d->irq_fd);
-	if (g->live.asked)
-		g->off(g->arg, g->live.asked == ASKED_RESET);
 }
 
 static void ged_free(struct device *d)

@@ -505,6 +505,7 @@ void primary_finish(struct primary *p)
 	struct err e = {0};
 
 	if (p->phase == PRI_EPOCHS) {
+		step_reached(STEP_GOODBYE);
 		send_drain(&p->send);
 		stream_send(&p->main, FRAME_BYE, 0, NULL, 0, loop_now_ns() + CONNECT_NS);
 	}

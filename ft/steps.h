@@ -22,6 +22,7 @@
 	X(SEND_END, "send-end")                                                                    \
 	X(ACK_RECEIVED, "ack-received")                                                            \
 	X(RELEASED, "released")                                                                    \
+	X(GOODBYE, "goodbye")                                                                      \
 	X(PEER_LOST, "peer-lost")                                                                  \
 	X(HELLO_RECEIVED, "hello-received")                                                        \
 	X(STAGE_BEGIN, "stage-begin")                                                              \

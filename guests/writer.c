@@ -214,5 +214,5 @@ int main(void)
 	for (uint64_t page = 0; page < w->total; page++)
 		page_check_all(w, page);
 	print("writer ok passes=%lu\n", w->passes);
-	return 0;
+	return (int)cmdline_u64("code", 0);
 }

@@ -16,6 +16,7 @@
 struct boot {
 	struct mem *mem;
 	const struct machine *machine;
+	const struct boot_files *files;
 	uint64_t kernel_end;
 	uint64_t initrd, initrd_len;
 	uint32_t fdt_len;
@@ -43,25 +44,21 @@ static unsigned list_ranges(const struct mem *m, struct range ret[4])
 /* --- parts that both protocols have ---------------------------------------------------------- */
 
 /* At the end of low RAM, page aligned: far from the kernel. */
-static int write_initrd(struct boot *b, const char *path, uint64_t end_max, struct err *e)
+static int write_initrd(struct boot *b, uint64_t end_max, struct err *e)
 {
+	const struct boot_file *f = &b->files->initrd;
 	uint64_t end = b->mem->low_bytes < end_max ? b->mem->low_bytes : end_max;
-	struct boot_file f;
-	int r = boot_file_read(&f, "initrd", path, e);
 
-	if (r)
-		return r;
-	b->initrd_len = f.len;
-	b->initrd = f.len < end ? (end - f.len) & ~(uint64_t)(MEM_PAGE_SIZE - 1) : 0;
-	if (b->initrd < b->kernel_end || mem_write(b->mem, b->initrd, f.p, f.len))
-		r = err_set(e, -ENOMEM,
-			    "initrd '%s': %llu bytes do not fit between the kernel's end at %lluM "
-			    "and %lluM; give more with -m",
-			    path, (unsigned long long)f.len,
-			    (unsigned long long)(b->kernel_end + (1 << 20) - 1) >> 20,
-			    (unsigned long long)end >> 20);
-	boot_file_free(&f);
-	return r;
+	b->initrd_len = f->len;
+	b->initrd = f->len < end ? (end - f->len) & ~(uint64_t)(MEM_PAGE_SIZE - 1) : 0;
+	if (b->initrd >= b->kernel_end && !mem_write(b->mem, b->initrd, f->p, f->len))
+		return 0;
+	return err_set(e, -ENOMEM,
+		       "initrd '%s': %llu bytes do not fit between the kernel's end at %lluM and "
+		       "%lluM; give more with -m",
+		       f->path, (unsigned long long)f->len,
+		       (unsigned long long)(b->kernel_end + (1 << 20) - 1) >> 20,
+		       (unsigned long long)end >> 20);
 }
 
 /*
@@ -85,7 +82,7 @@ static void write_reset_vector(struct mem *m)
 	mem_write(m, RESET_VECTOR_GPA, code, sizeof(code));
 }
 
-static int write_common(struct boot *b, const char *initrd, uint64_t initrd_end_max, struct err *e)
+static int write_common(struct boot *b, uint64_t initrd_end_max, struct err *e)
 {
 	const struct machine *mc = b->machine;
 	void *fdt = mem_ptr_write(b->mem, FDT_GPA, FDT_MAX_BYTES);
@@ -103,7 +100,7 @@ static int write_common(struct boot *b, const char *initrd, uint64_t initrd_end_
 		return r;
 	write_reset_vector(b->mem);
 	mem_write(b->mem, CMDLINE_GPA, mc->cmdline, strlen(mc->cmdline) + 1);
-	return initrd[0] ? write_initrd(b, initrd, initrd_end_max, e) : 0;
+	return b->files->initrd.p ? write_initrd(b, initrd_end_max, e) : 0;
 }
 
 /* --- PVH (Xen public/arch-x86/hvm/start_info.h) ---------------------------------------------- */
@@ -149,13 +146,12 @@ static void write_start_info(struct boot *b)
 	mem_write(b->mem, START_INFO_GPA, &si, sizeof(si));
 }
 
-static int boot_pvh(struct boot *b, const struct boot_file *f, const char *path, const char *initrd,
-		    struct boot_entry *ret, struct err *e)
+static int boot_pvh(struct boot *b, struct boot_entry *ret, struct err *e)
 {
-	int r = boot_elf_load(b->mem, f, path, &ret->rip, &b->kernel_end, e);
+	int r = boot_elf_load(b->mem, &b->files->kernel, &ret->rip, &b->kernel_end, e);
 
 	if (!r)
-		r = write_common(b, initrd, INITRD_END_MAX, e);
+		r = write_common(b, INITRD_END_MAX, e);
 	if (r)
 		return r;
 	write_start_info(b);
@@ -186,20 +182,20 @@ static void write_zero_page(struct boot *b, struct boot_params *p)
 	boot_linux_write_tables(b->mem);
 }
 
-static int boot_bzimage(struct boot *b, const struct boot_file *f, const char *path,
-			const char *initrd, struct boot_entry *ret, struct err *e)
+static int boot_bzimage(struct boot *b, struct boot_entry *ret, struct err *e)
 {
+	const struct boot_file *f = &b->files->kernel;
 	struct boot_linux image;
 	size_t cmdline = strlen(b->machine->cmdline);
-	int r = boot_linux_load(b->mem, f, path, &image, e);
+	int r = boot_linux_load(b->mem, f, &image, e);
 
 	if (r)
 		return r;
 	if (image.params.hdr.cmdline_size && cmdline > image.params.hdr.cmdline_size)
 		return err_set(e, -E2BIG, "--cmdline: %zu characters, kernel '%s' takes %u",
-			       cmdline, path, image.params.hdr.cmdline_size);
+			       cmdline, f->path, image.params.hdr.cmdline_size);
 	b->kernel_end = image.end;
-	r = write_common(b, initrd, image.params.hdr.initrd_addr_max + 1ull, e);
+	r = write_common(b, image.params.hdr.initrd_addr_max + 1ull, e);
 	if (r)
 		return r;
 	write_zero_page(b, &image.params);
@@ -207,20 +203,11 @@ static int boot_bzimage(struct boot *b, const struct boot_file *f, const char *p
 	return 0;
 }
 
-int boot_load(struct mem *m, const struct machine *mc, const char *kernel, const char *initrd,
+int boot_load(struct mem *m, const struct machine *mc, const struct boot_files *files,
 	      struct boot_entry *ret, struct err *e)
 {
-	struct boot b = {.mem = m, .machine = mc};
-	struct boot_file f;
-	int r = boot_file_read(&f, "kernel", kernel, e);
+	struct boot b = {.mem = m, .machine = mc, .files = files};
 
-	if (r)
-		return r;
 	*ret = (struct boot_entry){0};
-	if (boot_linux_is(&f))
-		r = boot_bzimage(&b, &f, kernel, initrd, ret, e);
-	else
-		r = boot_pvh(&b, &f, kernel, initrd, ret, e);
-	boot_file_free(&f);
-	return r;
+	return boot_linux_is(&files->kernel) ? boot_bzimage(&b, ret, e) : boot_pvh(&b, ret, e);
 }

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vmm/boot_file.h"
 #include "vmm/err.h"
 #include "vmm/machine.h"
 #include "vmm/mem.h"
@@ -19,8 +20,8 @@ struct boot_entry {
 	uint64_t info; /* PVH: rbx; Linux: rsi */
 };
 
-/* initrd: a path, or "" for none. The device tree is a PVH module, or Linux setup data. */
-int boot_load(struct mem *m, const struct machine *mc, const char *kernel, const char *initrd,
+/* The device tree is a PVH module, or Linux setup data. The files are not needed afterwards. */
+int boot_load(struct mem *m, const struct machine *mc, const struct boot_files *files,
 	      struct boot_entry *ret, struct err *e);
 
 #endif

@@ -76,8 +76,8 @@ static int load_segment(struct mem *m, const struct boot_file *f, const Elf64_Ph
 	return 0;
 }
 
-int boot_elf_load(struct mem *m, const struct boot_file *f, const char *path, uint64_t *ret_entry,
-		  uint64_t *ret_end, struct err *e)
+int boot_elf_load(struct mem *m, const struct boot_file *f, uint64_t *ret_entry, uint64_t *ret_end,
+		  struct err *e)
 {
 	Elf64_Ehdr eh;
 	bool found = false;
@@ -92,10 +92,10 @@ int boot_elf_load(struct mem *m, const struct boot_file *f, const char *path, ui
 			e, -ENOEXEC,
 			"kernel '%s': neither an x86-64 ELF file nor a bzImage (use vmlinuz, "
 			"vmlinux or a guest with a PVH note)",
-			path);
+			f->path);
 	if (eh.e_phentsize != sizeof(Elf64_Phdr) || eh.e_phnum == 0 || eh.e_phnum > MAX_PHDRS ||
 	    !boot_file_has(f, eh.e_phoff, (uint64_t)eh.e_phnum * sizeof(Elf64_Phdr)))
-		return err_set(e, -ENOEXEC, "kernel '%s': bad program headers", path);
+		return err_set(e, -ENOEXEC, "kernel '%s': bad program headers", f->path);
 	for (unsigned i = 0; i < eh.e_phnum; i++) {
 		Elf64_Phdr ph;
 		int r = 0;
@@ -111,17 +111,17 @@ int boot_elf_load(struct mem *m, const struct boot_file *f, const char *path, ui
 			return err_set(e, r,
 				       "kernel '%s': segment of %llu bytes at %#llx does not fit "
 				       "into %lluM of memory (-m)",
-				       path, (unsigned long long)ph.p_memsz,
+				       f->path, (unsigned long long)ph.p_memsz,
 				       (unsigned long long)ph.p_paddr,
 				       (unsigned long long)(m->bytes >> 20));
 		if (r)
 			return err_set(e, r,
 				       "kernel '%s': segment at %#llx is below 1M or reaches past "
 				       "the end of the file; is this a kernel (vmlinux)?",
-				       path, (unsigned long long)ph.p_paddr);
+				       f->path, (unsigned long long)ph.p_paddr);
 	}
 	if (!found)
 		return err_set(e, -ENOEXEC, "kernel '%s': no PVH entry note (Linux: CONFIG_PVH=y)",
-			       path);
+			       f->path);
 	return 0;
 }

@@ -6,7 +6,7 @@
 #include "vmm/mem.h"
 
 /* Load all segments; *ret_entry is the 32-bit entry point, *ret_end where the image ends. */
-int boot_elf_load(struct mem *m, const struct boot_file *f, const char *path, uint64_t *ret_entry,
-		  uint64_t *ret_end, struct err *e);
+int boot_elf_load(struct mem *m, const struct boot_file *f, uint64_t *ret_entry, uint64_t *ret_end,
+		  struct err *e);
 
 #endif

@@ -48,7 +48,7 @@ static int load(struct boot_file *f, int fd)
 	if (r)
 		munmap(p, st.st_size);
 	else
-		*f = (struct boot_file){p, st.st_size};
+		*f = (struct boot_file){p, st.st_size, NULL};
 	return r;
 }
 
@@ -60,6 +60,7 @@ int boot_file_read(struct boot_file *f, const char *what, const char *path, stru
 		return err_sys(e, "%s '%s'", what, path);
 	r = load(f, fd);
 	close(fd);
+	f->path = path;
 	if (r == -EINVAL)
 		return err_set(e, r, "%s '%s': not a regular file of 1 byte to 1G", what, path);
 	return r ? err_set(e, r, "%s '%s': %s", what, path, strerror(-r)) : 0;
@@ -67,5 +68,27 @@ int boot_file_read(struct boot_file *f, const char *what, const char *path, stru
 
 void boot_file_free(struct boot_file *f)
 {
-	munmap((void *)f->p, f->len);
+	if (f->p)
+		munmap((void *)f->p, f->len);
+	f->p = NULL;
+}
+
+int boot_files_read(struct boot_files *f, const char *kernel, const char *initrd, struct err *e)
+{
+	int r;
+
+	*f = (struct boot_files){0};
+	r = boot_file_read(&f->kernel, "kernel", kernel, e);
+	if (r || !initrd[0])
+		return r;
+	r = boot_file_read(&f->initrd, "initrd", initrd, e);
+	if (r)
+		boot_files_free(f);
+	return r;
+}
+
+void boot_files_free(struct boot_files *f)
+{
+	boot_file_free(&f->kernel);
+	boot_file_free(&f->initrd);
 }

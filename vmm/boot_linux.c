@@ -57,8 +57,7 @@ static int check_header(const struct setup_header *h, const char *path, struct e
 	return 0;
 }
 
-int boot_linux_load(struct mem *m, const struct boot_file *f, const char *path,
-		    struct boot_linux *ret, struct err *e)
+int boot_linux_load(struct mem *m, const struct boot_file *f, struct boot_linux *ret, struct err *e)
 {
 	struct setup_header *h = &ret->params.hdr;
 	uint64_t code, len;
@@ -66,8 +65,8 @@ int boot_linux_load(struct mem *m, const struct boot_file *f, const char *path,
 
 	memset(ret, 0, sizeof(*ret));
 	if (!read_header(f, h))
-		return err_set(e, -ENOEXEC, "kernel '%s': no Linux setup header", path);
-	r = check_header(h, path, e);
+		return err_set(e, -ENOEXEC, "kernel '%s': no Linux setup header", f->path);
+	r = check_header(h, f->path, e);
 	if (r)
 		return r;
 	/* Zero setup sectors mean 4, for history's sake. */
@@ -78,13 +77,13 @@ int boot_linux_load(struct mem *m, const struct boot_file *f, const char *path,
 		len = f->len - code;
 	if (len <= ENTRY64 || !boot_file_has(f, code, len))
 		return err_set(e, -ENOEXEC, "kernel '%s': the file ends before the kernel does",
-			       path);
+			       f->path);
 	ret->entry = h->pref_address + ENTRY64;
 	ret->end = h->pref_address + (h->init_size > len ? h->init_size : len);
 	if (!mem_valid(m, h->pref_address, ret->end - h->pref_address))
 		return err_set(e, -ENOMEM,
-			       "kernel '%s': needs memory up to %lluM, there is %lluM (-m)", path,
-			       (unsigned long long)(ret->end >> 20) + 1,
+			       "kernel '%s': needs memory up to %lluM, there is %lluM (-m)",
+			       f->path, (unsigned long long)(ret->end >> 20) + 1,
 			       (unsigned long long)(m->bytes >> 20));
 	mem_write(m, h->pref_address, f->p + code, len);
 	h->type_of_loader = LOADER_OTHER;

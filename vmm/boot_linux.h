@@ -17,8 +17,8 @@ struct boot_linux {
 };
 
 bool boot_linux_is(const struct boot_file *f);
-int boot_linux_load(struct mem *m, const struct boot_file *f, const char *path,
-		    struct boot_linux *ret, struct err *e);
+int boot_linux_load(struct mem *m, const struct boot_file *f, struct boot_linux *ret,
+		    struct err *e);
 /* GDT and identity map of the first 4 GiB, as the protocol wants them at the entry. */
 void boot_linux_write_tables(struct mem *m);
 

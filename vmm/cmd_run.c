@@ -51,9 +51,9 @@ static void state_changed(void *arg, enum ft_state from, enum ft_state to)
 
 static int end_code(const struct vm *vm)
 {
-	switch (vm->end) {
+	switch (vm->ending.end) {
 	case VM_END_EXIT:
-		return vm->exit_code & 0xff;
+		return vm->ending.code;
 	case VM_END_CRASH:
 	case VM_END_WATCHDOG:
 		return 2;
@@ -71,45 +71,69 @@ static void end_vm(struct run *r, int code)
 		finish(r, code);
 }
 
-/* 1: the guest was reset and runs again, or will when the VM may; 0: it is over; else an error. */
-static int reboot(struct run *r)
+static void reboot_failed(struct run *r, const struct err *e)
+{
+	log_error("reboot: %s", e->msg);
+	end_vm(r, 2);
+}
+
+static void reboot_read(void *arg, int code, struct boot_files *files, const struct err *read_err)
+{
+	struct run *r = arg;
+	struct err e = *read_err;
+
+	r->reader = NULL;
+	if (r->over || r->primary.ending)
+		code = 0;
+	else if (!code && r->vm.running) /* else asked for again when it may run */
+		code = vm_reset(&r->vm, files, &e);
+	boot_files_free(files);
+	if (code)
+		reboot_failed(r, &e);
+	else if (r->vm.ending.end == VM_END_NONE)
+		ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-reset"));
+}
+
+/* False: it is not to boot again. */
+static bool may_reboot(const struct run *r)
+{
+	if (!vm_end_is_reset(&r->vm) || r->cfg.no_reboot || r->stopping || r->primary.ending)
+		return false;
+	if (!r->cfg.kernel[0])
+		log_warn("guest: %s, but no kernel was given here to boot again (-k)",
+			 vm_end_why(&r->vm));
+	return r->cfg.kernel[0];
+}
+
+/* The guest stays in its last instruction, and epochs go on, until its kernel is read. */
+static void reboot(struct run *r)
 {
 	struct err e = {0};
-	int code;
 
-	if ((r->vm.end != VM_END_RESET && r->vm.end != VM_END_WATCHDOG) || r->cfg.no_reboot ||
-	    r->stopping || r->primary.ending)
-		return 0;
-	if (!r->cfg.kernel[0]) {
-		log_warn("guest: %s, but no kernel was given here to boot again (-k)",
-			 r->vm.end_why);
-		return 0;
-	}
-	if (!r->vm.running)
-		return 1;
+	if (r->reader || !r->vm.running)
+		return;
 	if (log_may(&r->reset_told))
-		log_info("guest: %s; booting again", r->vm.end_why);
-	code = vm_reset(&r->vm, &r->cfg, &e);
-	if (code) {
-		log_error("reboot: %s", e.msg);
-		return code;
-	}
-	ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-reset"));
-	return 1;
+		log_info("guest: %s; booting again", vm_end_why(&r->vm));
+	if (boot_reader_start(&r->reader, &r->loop, r->cfg.kernel, r->cfg.initrd, reboot_read, r,
+			      &e))
+		reboot_failed(r, &e);
 }
 
 static void guest_ended(void *arg)
 {
 	struct run *r = arg;
-	int code = r->over ? 1 : reboot(r);
 
-	if (code > 0)
+	if (r->over)
 		return;
-	if (r->vm.end == VM_END_CRASH)
-		log_error("guest crashed: %s", r->vm.end_why);
+	if (may_reboot(r)) {
+		reboot(r);
+		return;
+	}
+	if (r->vm.ending.end == VM_END_CRASH)
+		log_error("guest crashed: %s", vm_end_why(&r->vm));
 	else
-		log_info("guest ended: %s", r->vm.end_why);
-	end_vm(r, code < 0 ? 2 : end_code(&r->vm));
+		log_info("guest ended: %s", vm_end_why(&r->vm));
+	end_vm(r, end_code(&r->vm));
 }
 
 static void stop_late(struct loop_op *op, int res)
@@ -122,11 +146,12 @@ static void stop_late(struct loop_op *op, int res)
 
 /*
  * Ask the guest to switch itself off, and stop it when it has not within timeout_ns; at once when
- * that is 0, when the guest does not listen or does not run, or when this is the second time.
+ * that is 0, when the guest does not listen, does not run or boots again, or when this is the
+ * second time.
  */
 static void stop_vm(struct run *r, uint64_t timeout_ns)
 {
-	if (r->stopping || !timeout_ns || !r->has_vm || !r->vm.running ||
+	if (r->stopping || !timeout_ns || !r->has_vm || !r->vm.running || r->reader ||
 	    !vm_power_button(&r->vm)) {
 		end_vm(r, 0);
 		return;
@@ -338,6 +363,18 @@ static int measure_disks(const struct config *cfg, struct machine *m, struct err
 	return 0;
 }
 
+static int boot(struct run *r, struct err *e)
+{
+	struct boot_files files;
+	int code = boot_files_read(&files, r->cfg.kernel, r->cfg.initrd, e);
+
+	if (code)
+		return code;
+	code = vm_boot(&r->vm, &files, e);
+	boot_files_free(&files);
+	return code;
+}
+
 static int build_vm(struct run *r, struct err *e)
 {
 	struct machine m;
@@ -352,7 +389,7 @@ static int build_vm(struct run *r, struct err *e)
 		code = vm_create(&r->vm, &r->loop, &m, &r->cfg, e);
 	if (code)
 		return code;
-	code = vm_boot(&r->vm, &r->cfg, e);
+	code = boot(r, e);
 	if (code)
 		vm_destroy(&r->vm);
 	return code;
@@ -532,6 +569,7 @@ static int start(struct run *r, struct err *e)
 
 static void stop(struct run *r)
 {
+	boot_reader_drop(r->reader);
 	primary_stop(&r->primary);
 	if (r->has_vm || r->secondary.has_vm) {
 		secondary_stop(&r->secondary);

@@ -8,6 +8,7 @@
 #include "ft/ft.h"
 #include "ft/primary.h"
 #include "ft/secondary.h"
+#include "vmm/boot_reader.h"
 #include "vmm/config.h"
 #include "vmm/ctl.h"
 #include "vmm/loop.h"
@@ -29,7 +30,8 @@ struct run {
 	struct loop_op signal_op;
 	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */
 	bool stopping;
-	uint64_t reset_told; /* log_may() */
+	struct boot_reader *reader; /* of a reboot, or NULL */
+	uint64_t reset_told;	    /* log_may() */
 	bool over;
 	int exit_code;
 };

@@ -265,7 +265,7 @@ static int load_xcr0(struct vcpu *v)
 	return kvm_ioctl(v->fd, KVM_SET_XCRS, &x);
 }
 
-static bool handle_exit(struct vcpu *v);
+static void handle_exit(struct vcpu *v);
 
 /*
  * The state of a vCPU is complete only when the instruction that exited is finished: a KVM_RUN with
@@ -380,8 +380,8 @@ static void exit_mmio(struct vcpu *v)
 	}
 }
 
-/* False: this vCPU cannot go on; the VM has been told why. */
-static bool handle_exit(struct vcpu *v)
+/* When this vCPU cannot go on the VM is told why, and it is going to be parked. */
+static void handle_exit(struct vcpu *v)
 {
 	struct kvm_run *run = v->run;
 	char why[160];
@@ -391,34 +391,34 @@ static bool handle_exit(struct vcpu *v)
 	case KVM_EXIT_IO:
 		exit_io(v);
 		v->unfinished = true;
-		return true;
+		break;
 	case KVM_EXIT_MMIO:
 		exit_mmio(v);
 		v->unfinished = true;
-		return true;
+		break;
 	case KVM_EXIT_INTR:
 	case KVM_EXIT_HLT:
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
-		return true;
+		break;
 	case KVM_EXIT_SHUTDOWN:
 		vm_guest_stopped(v->vm, VM_END_CRASH, "triple fault");
-		return false;
+		break;
 	case KVM_EXIT_SYSTEM_EVENT:
 		vm_guest_stopped(v->vm,
 				 run->system_event.type == KVM_SYSTEM_EVENT_RESET ? VM_END_RESET
 										  : VM_END_OFF,
 				 "system event");
-		return false;
+		break;
 	case KVM_EXIT_INTERNAL_ERROR:
 		snprintf(why, sizeof(why), "KVM internal error %u at rip %#llx",
 			 run->internal.suberror, (unsigned long long)run->s.regs.regs.rip);
 		vm_guest_stopped(v->vm, VM_END_CRASH, why);
-		return false;
+		break;
 	default:
 		snprintf(why, sizeof(why), "unexpected KVM exit %u at rip %#llx", run->exit_reason,
 			 (unsigned long long)run->s.regs.regs.rip);
 		vm_guest_stopped(v->vm, VM_END_CRASH, why);
-		return false;
+		break;
 	}
 }
 
@@ -450,11 +450,8 @@ void *vcpu_thread(void *arg)
 			if (errno == EINTR || errno == EAGAIN)
 				continue;
 			vm_guest_stopped(v->vm, VM_END_CRASH, strerror(errno));
-			if (!vm_park_dead(v))
-				return NULL;
-			continue;
+		} else {
+			handle_exit(v);
 		}
-		if (!handle_exit(v) && !vm_park_dead(v))
-			return NULL;
 	}
 }

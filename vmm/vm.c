@@ -33,12 +33,7 @@
 
 static void exit_port(void *arg, int code)
 {
-	struct vm *vm = arg;
-	char why[32];
-
-	vm->exit_code = code;
-	snprintf(why, sizeof(why), "exit port, code %d", code);
-	vm_guest_stopped(vm, VM_END_EXIT, why);
+	vm_guest_exited(arg, (uint8_t)code);
 }
 
 static void reset_port(void *arg)
@@ -88,7 +83,7 @@ static void end_event(struct loop_op *op, int res)
 	if (read(vm->end_fd, &n, sizeof(n)) < 0)
 		return;
 	report_panic(vm);
-	if (vm->end != VM_END_NONE && vm->on_end)
+	if (vm->ending.end != VM_END_NONE && vm->on_end)
 		vm->on_end(vm->on_end_arg);
 }
 
@@ -281,6 +276,8 @@ static int list_items(struct vm *vm, struct err *e)
 {
 	int r = add_item(vm, &vm_chips_desc, 0, &vm->chips);
 
+	if (!r)
+		r = add_item(vm, &vm_ending_desc, 0, &vm->ending);
 	for (unsigned i = 0; i < vm->machine.vcpus && !r; i++)
 		r = add_item(vm, &vcpu_state_desc, i, &vm->vcpus[i].state);
 	for (unsigned i = 0; i < vm->ndevs && !r; i++)
@@ -453,10 +450,10 @@ struct device *vm_find_device(struct vm *vm, enum mdev_kind kind)
 	return NULL;
 }
 
-int vm_boot(struct vm *vm, const struct config *cfg, struct err *e)
+int vm_boot(struct vm *vm, const struct boot_files *files, struct err *e)
 {
 	struct boot_entry entry;
-	int r = boot_load(&vm->mem, &vm->machine, cfg->kernel, cfg->initrd, &entry, e);
+	int r = boot_load(&vm->mem, &vm->machine, files, &entry, e);
 
 	if (!r)
 		r = vcpu_set_boot(&vm->vcpus[0], &entry, e);

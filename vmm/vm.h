@@ -21,6 +21,7 @@
 #include "net/netdev.h"
 #include "net/obuf.h"
 #include "net/vsock_host.h"
+#include "vmm/boot_file.h"
 #include "vmm/bus.h"
 #include "vmm/config.h"
 #include "vmm/console.h"
@@ -29,18 +30,10 @@
 #include "vmm/machine.h"
 #include "vmm/mem.h"
 #include "vmm/vcpu.h"
+#include "vmm/vm_end.h"
 
 #define VM_MAX_DEVICES (7 + MACHINE_MAX_DEVS)
-#define VM_MAX_ITEMS   (1 + MACHINE_MAX_VCPUS + VM_MAX_DEVICES)
-
-enum vm_end {
-	VM_END_NONE,
-	VM_END_EXIT,	 /* the guest wrote exit_code to the exit port */
-	VM_END_RESET,	 /* the guest asked for a reset */
-	VM_END_WATCHDOG, /* it hangs: a reset, too */
-	VM_END_OFF,
-	VM_END_CRASH, /* triple fault or an exit that KVM could not handle */
-};
+#define VM_MAX_ITEMS   (2 + MACHINE_MAX_VCPUS + VM_MAX_DEVICES)
 
 /* Interrupt chips and clock of the VM (KVM_GET_IRQCHIP, KVM_GET_PIT2, KVM_GET_CLOCK). */
 struct vm_chips {
@@ -92,11 +85,8 @@ struct vm {
 	uint64_t first_entry_ns; /* atomic: CLOCK_MONOTONIC when a vCPU first entered the guest, or
 				    0 */
 
-	/* The end of the guest: set once, under lock; the loop hears of it through end_fd. */
-	enum vm_end end;
-	int exit_code;
-	char end_why[160];
-	int end_fd;
+	struct vm_ending ending;
+	int end_fd; /* tells the loop of the guest's end */
 	struct loop_op end_op;
 	void (*on_end)(void *arg);
 	void (*on_panic)(void *arg); /* the guest's kernel said that it panicked; may be NULL */
@@ -115,19 +105,20 @@ int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const stru
 	      struct err *e);
 void vm_destroy(struct vm *vm); /* safe on a zeroed or half-built vm */
 /* Load kernel and boot data into RAM and set vCPU 0 to its entry. */
-int vm_boot(struct vm *vm, const struct config *cfg, struct err *e);
+int vm_boot(struct vm *vm, const struct boot_files *files, struct err *e);
 
 /*
- * After VM_END_RESET: power-on state, boot, run. The kernel is read again: 1 ms for each 10 MiB
- * when the host has it in its cache. On failure the VM is paused and of no use.
+ * After VM_END_RESET: power-on state, boot, run; 1 ms for each 10 MiB of files. On failure the VM
+ * is paused and of no use.
  */
-int vm_reset(struct vm *vm, const struct config *cfg, struct err *e);
+int vm_reset(struct vm *vm, const struct boot_files *files, struct err *e);
 
 /*
  * Stop all vCPUs, save their state and that of the interrupt chips (no-op when paused).
  * -ETIMEDOUT after 5 s says how many stopped; the VM goes on then.
  */
 int vm_pause(struct vm *vm, struct err *e);
+/* A guest that has ended stays where it is; on_end is called once more. */
 void vm_resume(struct vm *vm);
 /* The first device of that kind, or NULL. */
 struct device *vm_find_device(struct vm *vm, enum mdev_kind kind);
@@ -160,15 +151,11 @@ int vm_load(struct vm *vm, uint64_t advance_ns, struct err *e);
 /* The same, but guest memory stays as it is: will this host take the state? */
 int vm_try_load(struct vm *vm, struct err *e);
 
-/* From vCPU threads and devices: the guest is over. The first reason counts. */
-void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why);
-
 /* vCPU threads only. vm_park() returns false when the thread is to end. */
 static inline bool vm_should_park(const struct vm *vm)
 {
 	return __atomic_load_n(&vm->want_park, __ATOMIC_ACQUIRE);
 }
 bool vm_park(struct vcpu *v);
-bool vm_park_dead(struct vcpu *v);
 
 #endif

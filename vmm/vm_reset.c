@@ -36,7 +36,7 @@ int vm_reset_init(struct vm *vm, struct err *e)
 	return r;
 }
 
-int vm_reset(struct vm *vm, const struct config *cfg, struct err *e)
+int vm_reset(struct vm *vm, const struct boot_files *files, struct err *e)
 {
 	int r = vm_pause(vm, e);
 
@@ -47,12 +47,9 @@ int vm_reset(struct vm *vm, const struct config *cfg, struct err *e)
 	vm_commit(vm);
 	r = vm_load(vm, 0, e);
 	if (!r)
-		r = vm_boot(vm, cfg, e);
+		r = vm_boot(vm, files, e);
 	if (r)
 		return r;
-	pthread_mutex_lock(&vm->lock);
-	vm->end = VM_END_NONE;
-	pthread_mutex_unlock(&vm->lock);
 	vm->resets++;
 	vm_start(vm);
 	return 0;

@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -89,11 +88,11 @@ static int save_parked(struct vm *vm, struct err *e)
 	return vm_ask_vcpus(vm, VCPU_SAVE, e);
 }
 
-/* The pause failed: nobody stays behind in it. */
+/* The pause failed: nobody stays behind in it, unless the guest has ended. */
 static void let_go(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
-	__atomic_store_n(&vm->want_park, false, __ATOMIC_RELEASE);
+	__atomic_store_n(&vm->want_park, vm->ending.end != VM_END_NONE, __ATOMIC_RELEASE);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)
 		__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 0, __ATOMIC_RELAXED);
 	pthread_cond_broadcast(&vm->go_cond);
@@ -140,9 +139,10 @@ void vm_resume(struct vm *vm)
 	vm->running = true;
 	vm_clock_resume(vm);
 	quiet_devices(vm, false);
-	/* A reset that was asked for and could not be done while the VM stood. */
-	if (vm->end == VM_END_RESET || vm->end == VM_END_WATCHDOG)
+	if (vm->ending.end != VM_END_NONE) {
 		device_signal(vm->end_fd);
+		return;
+	}
 	pthread_mutex_lock(&vm->lock);
 	__atomic_store_n(&vm->want_park, false, __ATOMIC_RELEASE);
 	pthread_cond_broadcast(&vm->go_cond);
@@ -267,39 +267,4 @@ bool vm_park(struct vcpu *v)
 	if (!__atomic_load_n(&vm->first_entry_ns, __ATOMIC_RELAXED))
 		__atomic_store_n(&vm->first_entry_ns, loop_now_ns(), __ATOMIC_RELAXED);
 	return go;
-}
-
-/* A vCPU that cannot run any more counts as parked until the VM is reset or destroyed. */
-bool vm_park_dead(struct vcpu *v)
-{
-	struct vm *vm = v->vm;
-	const char *what = "";
-	int r = vcpu_save(v, &what);
-
-	pthread_mutex_lock(&vm->lock);
-	note_error(vm, r, what);
-	__atomic_fetch_add(&vm->nparked, 1, __ATOMIC_RELEASE);
-	pthread_cond_signal(&vm->parked_cond);
-	wait_for_go(v);
-	while (!vm->quit && vm->end != VM_END_NONE) {
-		pthread_cond_wait(&vm->go_cond, &vm->lock);
-		wait_for_go(v);
-	}
-	return leave_park(v);
-}
-
-void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why)
-{
-	uint64_t one = 1;
-
-	pthread_mutex_lock(&vm->lock);
-	if (vm->end == VM_END_NONE) {
-		vm->end = end;
-		snprintf(vm->end_why, sizeof(vm->end_why), "%s", why);
-		/* The vCPU that did this goes no further. */
-		__atomic_store_n(&vm->want_park, true, __ATOMIC_RELEASE);
-	}
-	pthread_mutex_unlock(&vm->lock);
-	if (write(vm->end_fd, &one, sizeof(one)) < 0)
-		log_error("end of guest: %s", strerror(errno));
 }

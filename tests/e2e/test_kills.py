@@ -70,12 +70,13 @@ EPOCH_SECONDARY = ("stage-begin", "stage-pages", "stage-state", "ack-before", "a
                    "commit-middle", "commit-end")
 TAKEOVER = ("takeover-claim", "takeover-load", "takeover-link", "takeover-run")
 LOSER = ("peer-lost",)
+STOPPING = ("goodbye",)
 
 
 @test(30)
 def kill_steps_known(lab):
     """every step of ft/steps.h has a place in these tests"""
-    mine = ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER
+    mine = ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER + STOPPING
     expect(sorted(mine) == sorted(steps()), f"differ: {set(mine) ^ set(steps())}")
 
 
@@ -210,3 +211,13 @@ def kill_steps_peer_lost(lab):
     dies(a)
     load.finish()
     lab.check([load], pair.image["A"], "--allow-conn-lost")
+
+
+@test(60)
+def kill_steps_goodbye(lab):
+    """the guest has ended, the primary dies before it can say so: it does not run on at the other side"""
+    pair = Pair(lab, "writer", "mode=hot tick=10 pages=32 seconds=1 code=7", disk=0, net=False)
+    b = pair.secondary("B")
+    b.wait_state("STARTING")
+    dies(pair.primary("A", env={"FTVMM_DIE_AT": "goodbye"}))
+    expect(b.wait_exit(20) == 7, f"exit code {b.code}: {b.log_text()}")

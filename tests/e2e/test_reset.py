@@ -1,12 +1,39 @@
 """A guest that resets its machine boots again, on either side of a pair."""
 
+import fcntl
 import os
 import re
 import shutil
+import signal
 import time
 
 from ftlab import GUESTS, Pair, Vm, expect
 from testlib import random_wait, test
+
+
+class Away:
+    """A file on storage that does not answer: a lease keeps the next open() waiting (fcntl(2))."""
+
+    def __init__(self, path):
+        self.asked = False
+        self.old = signal.signal(signal.SIGIO, self.broken)
+        self.fd = os.open(path, os.O_RDWR)
+        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    def broken(self, *_):
+        self.asked = True
+
+    def wait_asked(self, vm):
+        end = time.monotonic() + 10
+        while not self.asked:
+            expect(time.monotonic() < end, "nobody opens the kernel")
+            vm.nap()
+
+    def end(self):
+        if self.fd >= 0:
+            os.close(self.fd)
+            signal.signal(signal.SIGIO, self.old)
+        self.fd = -1
 
 
 def reset_vm(lab, cmdline, *args, cpus=1):
@@ -115,3 +142,73 @@ def reset_without_kernel(lab):
     b.wait_log("no kernel was given here to boot again")
     b.wait_exit(10)
     expect(b.code == 0, f"exit code {b.code}")
+
+
+def kernel_copy(lab, name):
+    path = lab.path(name)
+    shutil.copy(f"{GUESTS}/reset.elf", path)
+    return path
+
+
+def reset_away(lab):
+    """A protected guest whose reset waits for the kernel file. The pair, and what gives it back."""
+    kernel = {h: kernel_copy(lab, f"kernel-{lab.next_serial()}") for h in "AB"}
+    pair = reset_pair(lab, how=1, cpus=lab.rng.randint(1, 2))
+    b = pair.secondary("B", "-k", kernel["B"])
+    b.wait_state("STARTING")
+    a = pair.primary("A", "-k", kernel["A"])
+    pair.in_step(15)
+    a.wait_status(lambda s: s["resets_total"] >= 2, "two resets")
+    away = Away(kernel["A"])
+    away.wait_asked(a)
+    return pair, away
+
+
+@test(60)
+def reset_slow_storage(lab):
+    """the kernel is read for a second: the pair stays protected, and the guest boots after it"""
+    pair, away = reset_away(lab)
+    a, b = pair.vm["A"], pair.vm["B"]
+    try:
+        begin = a.status()
+        a.wait_status(lambda s: s["epochs_total"] >= begin["epochs_total"] + 40, "forty epochs")
+        expect(a.status()["resets_total"] == begin["resets_total"], "it booted without a kernel")
+    finally:
+        away.end()
+    a.wait_status(lambda s: s["resets_total"] >= begin["resets_total"] + 2, "two resets more")
+    expect((a.state(), b.state()) == ("PROTECTED", "PROTECTED"), f"{a.state()}, {b.state()}")
+    pair.end()
+
+
+@test(60)
+def reset_taken_over(lab):
+    """the primary dies between the guest's reset and the boot: the other side boots it"""
+    pair, away = reset_away(lab)
+    a, b = pair.vm["A"], pair.vm["B"]
+    try:
+        begin = a.status()["epochs_total"]
+        a.wait_status(lambda s: s["epochs_total"] >= begin + 2, "two epochs")
+        a.kill()
+        b.wait_status(lambda s: s["state"] == "DEGRADED" and s["resets_total"] >= 2, "two resets")
+    finally:
+        away.end()
+    after = boots(b)
+    expect(after[0] == boots(a)[-1] + 1 and after == list(range(after[0], after[0] + len(after))),
+           f"{boots(a)[-3:]} then {after[:5]}")
+    pair.end()
+
+
+@test(60)
+def reset_stopped(lab):
+    """`stop` does not wait for a guest that waits for its kernel"""
+    kernel = kernel_copy(lab, "kernel")
+    vm = Vm(lab, "A", ["-k", kernel, "-m", "64M", "-a", "boots=0 gap=50 cpus=1"])
+    vm.wait_console("^boot 1 ")
+    away = Away(kernel)
+    try:
+        away.wait_asked(vm)
+        vm.call("stop")
+        vm.wait_exit(5)
+    finally:
+        away.end()
+    expect(vm.code == 0, f"exit code {vm.code}: {vm.log_text()}")

@@ -91,7 +91,7 @@ static void load_linux(struct mem *m, const struct boot_file *f)
 {
 	struct boot_linux image;
 	struct err e = {0};
-	int r = boot_linux_load(m, f, "k", &image, &e);
+	int r = boot_linux_load(m, f, &image, &e);
 
 	require(r ? r < 0 && e.msg[0] : image.entry < image.end && image.end <= RAM);
 }
@@ -100,7 +100,7 @@ static void load_elf(struct mem *m, const struct boot_file *f)
 {
 	uint64_t entry = UINT64_MAX, end;
 	struct err e = {0};
-	int r = boot_elf_load(m, f, "k", &entry, &end, &e);
+	int r = boot_elf_load(m, f, &entry, &end, &e);
 
 	require(r ? r < 0 && e.msg[0] : entry <= UINT32_MAX && end <= RAM);
 }

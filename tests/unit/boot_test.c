@@ -88,6 +88,18 @@ static struct setup_header good_header(void)
 				     .init_size = INIT_SIZE};
 }
 
+static int load(struct fix *f, const char *initrd)
+{
+	struct boot_files files;
+	int r = boot_files_read(&files, f->kernel, initrd, &f->e);
+
+	if (r)
+		return r;
+	r = boot_load(&f->mem, &f->machine, &files, &f->entry, &f->e);
+	boot_files_free(&files);
+	return r;
+}
+
 /* Two sectors with the header, then 1 KiB of kernel. */
 static int boot_linux(struct fix *f, const struct setup_header *h)
 {
@@ -97,7 +109,7 @@ static int boot_linux(struct fix *f, const struct setup_header *h)
 	memset(image + 1024, 0x90, 1024);
 	memcpy(image + 0x1f1, h, sizeof(*h));
 	write_file(f->kernel, image, sizeof(image));
-	return boot_load(&f->mem, &f->machine, f->kernel, f->initrd, &f->entry, &f->e);
+	return load(f, f->initrd);
 }
 
 static void give_initrd(struct fix *f, size_t len)
@@ -236,7 +248,7 @@ static void linux_refused(void **state)
 	/* Not a kernel at all. */
 	f->e = (struct err){0};
 	write_file(f->kernel, "#!/bin/sh\n", 10);
-	assert_true(boot_load(&f->mem, &f->machine, f->kernel, "", &f->entry, &f->e) < 0);
+	assert_true(load(f, "") < 0);
 	assert_non_null(strstr(f->e.msg, "neither an x86-64 ELF file nor a bzImage"));
 }
 
@@ -280,7 +292,7 @@ static int boot_pvh(struct fix *f)
 	};
 
 	write_file(f->kernel, &im, sizeof(im));
-	return boot_load(&f->mem, &f->machine, f->kernel, f->initrd, &f->entry, &f->e);
+	return load(f, f->initrd);
 }
 
 /* hvm_start_info: Linux takes the first module for its initrd; the device tree is the second. */

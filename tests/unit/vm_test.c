@@ -18,6 +18,17 @@ struct fix {
 	struct vm vm;
 };
 
+static int boot(struct fix *f, struct err *e)
+{
+	struct boot_files files;
+	int r = boot_files_read(&files, f->cfg.kernel, "", e);
+
+	if (!r)
+		r = vm_boot(&f->vm, &files, e);
+	boot_files_free(&files);
+	return r;
+}
+
 static int setup(void **state)
 {
 	const char *args[] = {"-k", "build/guests/hello.elf", "-m", "64M"};
@@ -29,7 +40,7 @@ static int setup(void **state)
 	log_init(LOG_ERROR, "test");
 	assert_int_equal(loop_init(&f->loop, &e), 0);
 	if (config_parse_run(&f->cfg, 4, (char **)args, &e) || config_to_machine(&f->cfg, &m, &e) ||
-	    vm_create(&f->vm, &f->loop, &m, &f->cfg, &e) || vm_boot(&f->vm, &f->cfg, &e))
+	    vm_create(&f->vm, &f->loop, &m, &f->cfg, &e) || boot(f, &e))
 		fail_msg("%s", e.msg);
 	return 0;
 }
@@ -70,7 +81,7 @@ static void paused_after_a_reset(void **state)
 	assert_int_equal(vm_decode(&f->vm, f->vm.power_on, f->vm.power_on_len, NULL), 0);
 	vm_commit(&f->vm);
 	assert_int_equal(vm_load(&f->vm, 0, NULL), 0);
-	assert_int_equal(vm_boot(&f->vm, &f->cfg, NULL), 0);
+	assert_int_equal(boot(f, NULL), 0);
 	f->vm.running = true;
 	assert_int_equal(vm_pause(&f->vm, NULL), 0);
 	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_REGS, &regs), 0);
