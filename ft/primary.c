@@ -504,6 +504,7 @@ void primary_finish(struct primary *p)
 {
 	struct err e = {0};
 
+	obuf_flush(&p->vm->obuf);
 	if (p->phase == PRI_EPOCHS) {
 		step_reached(STEP_GOODBYE);
 		send_drain(&p->send);

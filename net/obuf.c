@@ -1,10 +1,13 @@
 #include "net/obuf.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "vmm/log.h"
+
+#define SLICE 256 /* entries: about a millisecond */
 
 struct obuf_entry {
 	struct obuf_entry *next;
@@ -53,6 +56,12 @@ void obuf_done(struct obuf *ob)
 	/* The output rule: nothing leaves in teardown. */
 	throw_all(ob);
 	ob->closed = true;
+}
+
+void obuf_set_later(struct obuf *ob, obuf_later_fn *later, void *arg)
+{
+	ob->later = later;
+	ob->later_arg = arg;
 }
 
 int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg)
@@ -146,7 +155,8 @@ int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
 		ob->dropped++;
 		return 0;
 	}
-	if (ob->holding)
+	/* Not ahead of what may leave, but did not get its turn yet. */
+	if (ob->holding || ob->head)
 		return put_held(ob, sink, iov, niov, (uint32_t)len);
 	return put_now(ob, sink, iov, niov, (uint32_t)len);
 }
@@ -154,6 +164,8 @@ int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
 void obuf_hold(struct obuf *ob, uint64_t epoch)
 {
 	VMM_BUG_ON(epoch < ob->epoch);
+	if (epoch && ob->may >= epoch)
+		ob->may = epoch - 1;
 	ob->holding = true;
 	ob->epoch = epoch;
 }
@@ -179,33 +191,50 @@ static void offer_room(struct obuf *ob)
 	}
 }
 
-static void release_until(struct obuf *ob, uint64_t epoch)
+/* At most `limit` entries of those that may leave. True: that was all. */
+static bool let_out(struct obuf *ob, unsigned limit)
 {
-	while (ob->head && ob->head->epoch <= epoch) {
-		struct obuf_entry *en = take_head(ob);
+	while (ob->head && ob->head->epoch <= ob->may) {
+		struct obuf_entry *en;
 
+		if (!limit--)
+			return false;
+		en = take_head(ob);
 		deliver(ob, en->sink, en->data, en->len);
 		free(en);
 	}
+	return true;
+}
+
+void obuf_continue(struct obuf *ob)
+{
+	if (ob->closed)
+		return;
+	if (!let_out(ob, ob->later ? SLICE : UINT_MAX))
+		ob->later(ob->later_arg);
+	offer_room(ob);
+}
+
+void obuf_flush(struct obuf *ob)
+{
+	if (!ob->closed)
+		let_out(ob, UINT_MAX);
 }
 
 void obuf_release(struct obuf *ob, uint64_t epoch)
 {
 	/* Only a sealed epoch can be held by the peer, whatever it says. */
 	VMM_BUG_ON(ob->holding && epoch >= ob->epoch);
-	if (ob->closed)
-		return;
-	release_until(ob, epoch);
-	offer_room(ob);
+	if (epoch > ob->may)
+		ob->may = epoch;
+	obuf_continue(ob);
 }
 
 void obuf_pass(struct obuf *ob)
 {
-	if (ob->closed)
-		return;
-	release_until(ob, UINT64_MAX);
+	ob->may = UINT64_MAX;
 	ob->holding = false;
-	offer_room(ob);
+	obuf_continue(ob);
 }
 
 void obuf_drop(struct obuf *ob)

@@ -21,6 +21,9 @@ typedef void obuf_sink_fn(void *arg, const void *data, uint32_t len);
 /* There is room again after obuf_put() said -EAGAIN. */
 typedef void obuf_room_fn(void *arg);
 
+/* Released output is left: call obuf_continue() soon, after other work. */
+typedef void obuf_later_fn(void *arg);
+
 struct obuf_entry;
 
 struct obuf {
@@ -34,6 +37,9 @@ struct obuf {
 	bool holding;
 	bool closed;	/* fenced: everything put is thrown away */
 	uint64_t epoch; /* the open epoch that new output belongs to */
+	uint64_t may;	/* the last epoch that may leave */
+	obuf_later_fn *later;
+	void *later_arg;
 	uint64_t bytes, limit;
 	struct obuf_entry *head, **tail;
 	uint64_t held;	   /* entries waiting now */
@@ -47,16 +53,24 @@ void obuf_done(struct obuf *ob);
 /* room may be NULL (a sink that cannot wait, like the serial port, drops). Returns the sink or
  * -ENOSPC. */
 int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg);
+/*
+ * Without this a release delivers everything at once; with it, a few hundred entries before it asks
+ * for obuf_continue(): a full buffer must not keep the loop from its heartbeats.
+ */
+void obuf_set_later(struct obuf *ob, obuf_later_fn *later, void *arg);
+void obuf_continue(struct obuf *ob);
 /* 0 delivered or held (copied), -EAGAIN over the limit, -ENOMEM, -ENODEV unknown sink. */
 int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov);
 /* From now on output is held and belongs to `epoch`. */
 void obuf_hold(struct obuf *ob, uint64_t epoch);
 /* Close the open epoch; later output belongs to `epoch` (must be greater). vCPUs are stopped. */
 void obuf_seal(struct obuf *ob, uint64_t epoch);
-/* The peer holds `epoch` whole: deliver everything of it and of those before, in order. */
+/* The peer holds `epoch` whole: everything of it and of those before is delivered, in order. */
 void obuf_release(struct obuf *ob, uint64_t epoch);
-/* Protection ended and this side owns the VM: deliver everything in order and stop holding. */
+/* Protection ended and this side owns the VM: everything is delivered in order, nothing held. */
 void obuf_pass(struct obuf *ob);
+/* The VM ends in order: deliver what may leave now, however long that takes. */
+void obuf_flush(struct obuf *ob);
 /* This side does not own the VM any more: throw everything away, now and from now on. */
 void obuf_drop(struct obuf *ob);
 

@@ -352,6 +352,22 @@ static int create(struct vm *vm, const struct config *cfg, struct err *e)
 	return r ? r : vm_reset_init(vm, e);
 }
 
+static void output_again(struct loop_op *op, int res)
+{
+	struct vm *vm = op->arg;
+
+	obuf_continue(&vm->obuf);
+}
+
+static void output_later(void *arg)
+{
+	struct vm *vm = arg;
+
+	/* No room for a timer: now, then. */
+	if (loop_timer_set(vm->loop, &vm->output_op, 0) < 0)
+		obuf_flush(&vm->obuf);
+}
+
 int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct config *cfg,
 	      struct err *e)
 {
@@ -369,6 +385,8 @@ int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const stru
 	vm->env = (struct dev_env){&vm->mem, l, &vm->bus, &vm->obuf};
 	init_sync(vm);
 	obuf_init(&vm->obuf, cfg->output_bytes);
+	obuf_set_later(&vm->obuf, output_later, vm);
+	vm->output_op = (struct loop_op){.fn = output_again, .arg = vm};
 	vcpu_setup_signal();
 	r = create(vm, cfg, e);
 	if (r)
@@ -392,6 +410,7 @@ void vm_destroy(struct vm *vm)
 		return;
 	vm_quit_vcpus(vm);
 	obuf_drop(&vm->obuf);
+	loop_timer_del(vm->loop, &vm->output_op);
 	drain_disks(vm);
 	for (unsigned i = 0; i < vm->ndevs; i++)
 		vm->devs[i]->ops->free(vm->devs[i]);

@@ -53,6 +53,7 @@ struct vm {
 	struct bus bus;
 	struct loop *loop;
 	struct obuf obuf;
+	struct loop_op output_op; /* obuf_continue() */
 	struct console console;
 	struct dev_env env;
 	struct device *devs[VM_MAX_DEVICES]; /* legacy first, then machine.devs in order */

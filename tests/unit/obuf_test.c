@@ -239,6 +239,113 @@ static void as_many_sinks_as_there_are(void **state)
 	assert_int_equal(obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a), -ENOSPC);
 }
 
+struct many {
+	unsigned out, laters;
+};
+
+static void count_out(void *arg, const void *data, uint32_t len)
+{
+	struct many *m = arg;
+	unsigned id;
+
+	assert_int_equal(len, sizeof(id));
+	memcpy(&id, data, len);
+	assert_int_equal(id, m->out);
+	m->out++;
+}
+
+static void count_later(void *arg)
+{
+	((struct many *)arg)->laters++;
+}
+
+static void put_many(struct fix *f, int sink, unsigned from, unsigned to)
+{
+	for (unsigned i = from; i < to; i++) {
+		struct iovec iov = {&i, sizeof(i)};
+
+		assert_int_equal(obuf_put(&f->ob, sink, &iov, 1), 0);
+	}
+}
+
+/* A release of many comes in parts, and each part is asked for. */
+static void many_leave_in_parts(void **state)
+{
+	struct fix *f = *state;
+	struct many m = {0};
+	int s = obuf_add_sink(&f->ob, count_out, NULL, &m);
+	unsigned parts = 0;
+
+	f->ob.limit = 1 << 20;
+	obuf_set_later(&f->ob, count_later, &m);
+	obuf_hold(&f->ob, 1);
+	put_many(f, s, 0, 2000);
+	obuf_seal(&f->ob, 2);
+	put_many(f, s, 2000, 2100);
+	obuf_release(&f->ob, 1);
+	while (m.laters) {
+		assert_in_range(m.out, 1, 1999);
+		m.laters = 0;
+		parts++;
+		obuf_continue(&f->ob);
+	}
+	assert_int_equal(m.out, 2000);
+	assert_in_range(parts, 2, 100);
+	obuf_continue(&f->ob);
+	obuf_flush(&f->ob); /* nothing of epoch 2 */
+	assert_int_equal(m.out, 2000);
+	obuf_seal(&f->ob, 3);
+	obuf_release(&f->ob, 2);
+	assert_int_equal(m.out, 2100);
+	assert_int_equal(m.laters, 0);
+}
+
+/* What is put behind a release that is not through waits for its turn; a new hold is one. */
+static void parts_keep_order_and_epochs(void **state)
+{
+	struct fix *f = *state;
+	struct many m = {0};
+	int s = obuf_add_sink(&f->ob, count_out, NULL, &m);
+
+	f->ob.limit = 1 << 20;
+	obuf_set_later(&f->ob, count_later, &m);
+	obuf_hold(&f->ob, 1);
+	put_many(f, s, 0, 2000);
+	obuf_pass(&f->ob);
+	put_many(f, s, 2000, 2001);
+	assert_in_range(m.out, 1, 1999);
+	obuf_hold(&f->ob, 3);
+	put_many(f, s, 2001, 2005);
+	obuf_flush(&f->ob);
+	assert_int_equal(m.out, 2001);
+	obuf_continue(&f->ob);
+	assert_int_equal(m.out, 2001);
+	obuf_pass(&f->ob);
+	assert_int_equal(m.out, 2005);
+	put_many(f, s, 2005, 2006); /* at once again */
+	assert_int_equal(m.out, 2006);
+}
+
+static void dropped_between_parts(void **state)
+{
+	struct fix *f = *state;
+	struct many m = {0};
+	int s = obuf_add_sink(&f->ob, count_out, NULL, &m);
+	unsigned out;
+
+	f->ob.limit = 1 << 20;
+	obuf_set_later(&f->ob, count_later, &m);
+	obuf_hold(&f->ob, 1);
+	put_many(f, s, 0, 2000);
+	obuf_seal(&f->ob, 2);
+	obuf_release(&f->ob, 1);
+	out = m.out;
+	obuf_drop(&f->ob);
+	obuf_continue(&f->ob);
+	obuf_flush(&f->ob);
+	assert_int_equal(m.out, out);
+}
+
 /*
  * Random walk against a model: every entry carries its number and its epoch; deliveries must come
  * in order, none before its epoch was released, none lost unless refused or dropped.
@@ -247,7 +354,13 @@ struct model {
 	uint32_t next; /* number expected next */
 	uint32_t epoch_of[100000];
 	uint32_t allowed; /* highest epoch that may be out */
+	bool later;
 };
+
+static void model_later(void *arg)
+{
+	((struct model *)arg)->later = true;
+}
 
 static void model_deliver(void *arg, const void *data, uint32_t len)
 {
@@ -270,20 +383,41 @@ static void random_walk(void **state)
 	unsigned seed = 7;
 	char buf[64];
 
-	f->ob.limit = 20000;
+	f->ob.limit = 60000;
+	obuf_set_later(&f->ob, model_later, m);
 	obuf_hold(&f->ob, epoch);
 	for (unsigned i = 0; i < 200000 && id < 99999; i++) {
 		struct iovec iov = {buf, 4 + rand_r(&seed) % 60};
 
-		switch (rand_r(&seed) % 4) {
-		case 0:
-			obuf_seal(&f->ob, ++epoch);
+		switch (rand_r(&seed) % 1000) {
+		case 0: /* the peer is lost, */
+			m->allowed = UINT32_MAX;
+			obuf_pass(&f->ob);
 			break;
-		case 1:
+		case 1: /* and another one is in step; what was put meanwhile is of the last epoch
+			 */
+			if (f->ob.holding)
+				break;
+			m->allowed = epoch++;
+			obuf_hold(&f->ob, epoch);
+			break;
+		case 2 ... 6:
+			if (f->ob.holding)
+				obuf_seal(&f->ob, ++epoch);
+			break;
+		case 7 ... 10:
+			if (!f->ob.holding)
+				break;
 			m->allowed += rand_r(&seed) % 4;
 			if (m->allowed >= epoch)
 				m->allowed = epoch - 1;
 			obuf_release(&f->ob, m->allowed);
+			break;
+		case 11 ... 30:
+			if (m->later) {
+				m->later = false;
+				obuf_continue(&f->ob);
+			}
 			break;
 		default:
 			memcpy(buf, &id, 4);
@@ -292,8 +426,9 @@ static void random_walk(void **state)
 				id++;
 		}
 	}
-	m->allowed = epoch;
+	m->allowed = UINT32_MAX;
 	obuf_pass(&f->ob);
+	obuf_flush(&f->ob);
 	assert_int_equal(m->next, id);
 	assert_true(id > 10000);
 	free(m);
@@ -313,6 +448,9 @@ int main(void)
 		T(one_entry_always_fits),
 		T(tiny_entries_are_bounded),
 		T(as_many_sinks_as_there_are),
+		T(many_leave_in_parts),
+		T(parts_keep_order_and_epochs),
+		T(dropped_between_parts),
 		T(random_walk),
 	};
 
