@@ -12,7 +12,7 @@ CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-
 CFLAGS := -std=gnu17 $(WARN) $(CFLAGS_$(V)) -fstack-protector-strong -fPIE -pthread -I. -MMD -MP $(EXTRA)
 LDFLAGS := $(filter -fsanitize=%,$(CFLAGS_$(V))) -pie -Wl,-z,relro,-z,now -pthread
 INCS := -I/usr/include/libnl3
-LIBS := -luring -lfdt -lnl-route-3 -lnl-3 -ljansson -llz4 -lxxhash
+LIBS := -luring -lfdt -lnl-3 -ljansson -llz4 -lxxhash
 
 SRCS := $(sort $(wildcard vmm/*.c devices/*.c ft/*.c postcopy/*.c net/*.c))
 OBJS := $(SRCS:%.c=$(B)/%.o)

@@ -5,144 +5,56 @@
 #include <linux/if_tun.h>
 #include <linux/virtio_net.h>
 #include <net/if.h>
-#include <netlink/netlink.h>
-#include <netlink/route/link.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-/* libnl speaks its own error numbers; the few that matter to a user. */
-static int errno_of_nl(int nle)
-{
-	switch (nle < 0 ? -nle : nle) {
-	case NLE_PERM:
-	case NLE_NOACCESS:
-		return -EPERM;
-	case NLE_NODEV:
-	case NLE_OBJ_NOTFOUND:
-		return -ENODEV;
-	case NLE_BUSY:
-		return -EBUSY;
-	case NLE_NOMEM:
-		return -ENOMEM;
-	case NLE_INVAL:
-	case NLE_RANGE:
-		return -EINVAL;
-	case NLE_OPNOTSUPP:
-		return -EOPNOTSUPP;
-	default:
-		return -EIO;
-	}
-}
-
-/* A netlink socket for one change; none is kept while the guest runs. */
-static int route_open(struct nl_sock **ret, struct err *e)
-{
-	struct nl_sock *sk = nl_socket_alloc();
-	int r = sk ? nl_connect(sk, NETLINK_ROUTE) : -NLE_NOMEM;
-
-	if (r) {
-		nl_socket_free(sk);
-		return err_set(e, errno_of_nl(r), "netlink: %s", nl_geterror(r));
-	}
-	*ret = sk;
-	return 0;
-}
-
-static int link_get(struct nl_sock *sk, const char *name, struct rtnl_link **ret, struct err *e)
-{
-	int r = rtnl_link_get_kernel(sk, 0, name, ret);
-
-	if (r)
-		return err_set(e, errno_of_nl(r), "interface '%s': %s", name, nl_geterror(r));
-	return 0;
-}
+#include "net/iface.h"
 
 /* Bridge ports must not lower the bridge's MTU nor, by a low address, change its MAC address. */
-static int fit_to_bridge(struct nl_sock *sk, struct rtnl_link *port, struct rtnl_link *bridge)
+static void fit_to_bridge(struct iface_change *c, struct iface *port, const struct iface *bridge)
 {
-	struct rtnl_link *change = rtnl_link_alloc();
-	struct nl_addr *old = rtnl_link_get_addr(port), *addr = old ? nl_addr_clone(old) : NULL;
-	int r = -NLE_NOMEM;
-
-	if (change && addr) {
-		*(unsigned char *)nl_addr_get_binary_addr(addr) = 0xfe;
-		rtnl_link_set_addr(change, addr);
-		rtnl_link_set_mtu(change, rtnl_link_get_mtu(bridge));
-		r = rtnl_link_change(sk, port, change, 0);
-	}
-	nl_addr_put(addr);
-	rtnl_link_put(change);
-	return r;
+	port->mac[0] = 0xfe;
+	c->mac = port->mac;
+	c->mtu = bridge->mtu;
 }
 
 static int join_bridge(struct netdev *nd, const char *bridge, struct err *e)
 {
-	struct rtnl_link *port = NULL, *master = NULL;
-	struct nl_sock *sk;
-	const char *type;
-	int r = route_open(&sk, e);
+	struct iface_change c = {0};
+	struct iface port, master;
+	struct err why = {0};
+	int r = iface_get(nd->ifname, &port, e);
 
+	if (!r)
+		r = iface_get(bridge, &master, e);
 	if (r)
 		return r;
-	r = link_get(sk, nd->ifname, &port, e);
-	if (!r)
-		r = link_get(sk, bridge, &master, e);
-	if (r)
-		goto out;
-	type = rtnl_link_get_type(master);
-	if (!type || strcmp(type, "bridge")) {
-		r = err_set(e, -EINVAL, "'%s' is no bridge", bridge);
-		goto out;
-	}
-	if (rtnl_link_get_master(port) == rtnl_link_get_ifindex(master))
-		goto out;
-	r = nd->ours ? fit_to_bridge(sk, port, master) : 0;
-	if (!r)
-		r = rtnl_link_enslave_ifindex(sk, rtnl_link_get_ifindex(master),
-					      rtnl_link_get_ifindex(port));
-	if (r)
-		r = err_set(e, errno_of_nl(r), "tap '%s' into bridge '%s': %s", nd->ifname, bridge,
-			    nl_geterror(r));
-out:
-	rtnl_link_put(port);
-	rtnl_link_put(master);
-	nl_socket_free(sk);
-	return r;
+	if (strcmp(master.kind, "bridge"))
+		return err_set(e, -EINVAL, "'%s' is no bridge", bridge);
+	if (port.master == master.index)
+		return 0;
+	c.master = master.index;
+	if (nd->ours)
+		fit_to_bridge(&c, &port, &master);
+	r = iface_set(&port, &c, &why);
+	return r ? err_set(e, r, "tap '%s' into bridge '%s': %s", nd->ifname, bridge, why.msg) : 0;
 }
 
 static int set_link(struct netdev *nd, bool up, struct err *e)
 {
-	struct rtnl_link *link = NULL, *change = NULL;
-	struct nl_sock *sk;
-	int r = route_open(&sk, e);
+	struct iface_change c = {.set_up = true, .up = up};
+	struct err why = {0};
+	struct iface tap;
+	int r = iface_get(nd->ifname, &tap, e);
 
-	if (r)
-		return r;
-	r = link_get(sk, nd->ifname, &link, e);
 	/* A tap that an administrator gave us may be right already, and beyond our rights to
 	 * change. */
-	if (r || !!(rtnl_link_get_flags(link) & IFF_UP) == up)
-		goto out;
-	change = rtnl_link_alloc();
-	if (!change) {
-		r = err_set(e, -ENOMEM, "out of memory");
-		goto out;
-	}
-	if (up)
-		rtnl_link_set_flags(change, IFF_UP);
-	else
-		rtnl_link_unset_flags(change, IFF_UP);
-	r = rtnl_link_change(sk, link, change, 0);
-	if (r)
-		r = err_set(e, errno_of_nl(r), "tap '%s' %s: %s", nd->ifname, up ? "up" : "down",
-			    nl_geterror(r));
-out:
-	rtnl_link_put(change);
-	rtnl_link_put(link);
-	nl_socket_free(sk);
-	return r;
+	if (r || !!(tap.flags & IFF_UP) == up)
+		return r;
+	r = iface_set(&tap, &c, &why);
+	return r ? err_set(e, r, "tap '%s' %s: %s", nd->ifname, up ? "up" : "down", why.msg) : 0;
 }
 
 static int attach_error(const char *ifname, bool existed, struct err *e)
