@@ -2,10 +2,12 @@
  * Boots again and again: [boots=N] [cpus=N] [how=0|1|2] [gap=MS].
  *
  * A count in memory below the kernel survives the reset; the .bss does not. All CPUs are started in
- * each boot, the disk and the network card are used, and so is the timer.
+ * each boot, the disk and the network card are used, and so is the timer. Vector registers must be
+ * zeros, and are not when the next reset comes.
  */
 #include "guests/lib/guest.h"
 #include "guests/lib/cpu.h"
+#include "guests/lib/vector.h"
 
 #define COUNT_AT    0x90000ul /* low memory that neither loader nor kernel uses */
 #define COUNT_MAGIC 0x626f6f740000ul
@@ -74,6 +76,8 @@ int main(void)
 	*count += 1;
 	boot = *count & 0xffff;
 	check_fresh();
+	vector_start();
+	vector_mix(boot);
 	start_cpus();
 	use_disk(boot);
 	print("boot %lu cpus %u\n", boot, cpu_count());

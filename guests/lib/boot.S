@@ -114,6 +114,23 @@ start64:
 	mov	$0x4b564d01, %ecx
 	wrmsr
 1:
+	/* vector registers beyond SSE (vector.c); some hypervisors have them on from the start */
+	mov	$1, %eax
+	cpuid
+	and	$0x0c000000, %ecx	/* OSXSAVE, XSAVE */
+	cmp	$0x04000000, %ecx
+	jne	1f
+	mov	%cr4, %rax
+	or	$0x40000, %eax		/* OSXSAVE */
+	mov	%rax, %cr4
+	mov	$0xd, %eax
+	xor	%ecx, %ecx
+	cpuid
+	and	$0xe7, %eax		/* x87, SSE, AVX, AVX-512 */
+	xor	%edx, %edx
+	xor	%ecx, %ecx
+	xsetbv
+1:
 	fninit
 	pushq	$SEL_UDATA
 	lea	PC_USTACK(%rbp), %rax

@@ -85,7 +85,9 @@ test_hash()
 	"${CC:-cc}" -O1 -I. -o "$tmp/model" "$tmp/model.c" || exit 1
 	want=$("$tmp/model")
 	boot hash 1 "pages=64 rounds=40 seed=9 every=20" "${serial[@]}"
-	expect "hash" 0 '^READY' '^hash 20 0x' '^hash 40 0x' "^digest $want"
+	expect "hash" 0 '^vector ' '^READY' '^hash 20 0x' '^hash 40 0x' "^digest $want"
+	boot hash 1 "pages=64 rounds=40 seed=9" "${serial[@]}" -cpu max
+	expect "hash, vector registers that the guest has to turn on" 0 '^vector avx' "^digest $want"
 }
 
 test_writer()
