@@ -15,8 +15,7 @@
 #include "vmm/fdt.h"
 #include "vmm/log.h"
 
-#define RETRY_NS     500000000ull /* between attempts to find a peer, or an arbiter that answers */
-#define CONNECT_NS   1000000000ull
+#define RETRY_NS     500000000ull  /* between attempts to find a peer, or an arbiter that answers */
 #define HANDSHAKE_NS 5000000000ull /* the peer builds a VM in this time */
 /* A peer that is alive but acknowledges nothing for so long (its image hangs) is no protection. */
 #define ACK_NS 30000000000ull
@@ -67,7 +66,7 @@ static void run_on(struct primary *p)
 		vm_resume(p->vm);
 }
 
-static void fence(struct primary *p)
+void primary_fence(struct primary *p)
 {
 	struct err e = {0};
 
@@ -89,7 +88,7 @@ static void claim(struct primary *p)
 	int r = arbiter_claim(p->ft->arbiter, p->ft->generation, &gen, &e);
 
 	if (r == -ESTALE) {
-		fence(p);
+		primary_fence(p);
 		return;
 	}
 	if (r) {
@@ -103,6 +102,7 @@ static void claim(struct primary *p)
 	}
 	p->owe_claim = p->peer_may_run = false;
 	p->peer_behind = true;
+	primary_keep(p);
 	p->ft->generation = gen;
 	obuf_pass(&p->vm->obuf);
 	run_on(p);
@@ -244,7 +244,7 @@ static int send_hello(struct primary *p)
 			       .verify = cfg->verify,
 			       .shared_arbiter = arbiter_is_shared(p->ft->arbiter)};
 	struct iovec iov[2] = {{&h, sizeof(h)}, {fdt, 0}};
-	uint64_t deadline = loop_now_ns() + CONNECT_NS;
+	uint64_t deadline = loop_now_ns() + PRIMARY_CONNECT_NS;
 	int r = fdt ? fdt_build(&p->vm->machine, fdt, FDT_MAX_BYTES, NULL) : -ENOMEM;
 
 	if (r > 0) {
@@ -337,7 +337,7 @@ static void connected_heart(struct primary *p)
 	p->heart.lost = peer_silent;
 	p->heart.trusted = trusted_again;
 	p->heart.arg = p;
-	if (stream_send_preface(&st, loop_now_ns() + CONNECT_NS) < 0 ||
+	if (stream_send_preface(&st, loop_now_ns() + PRIMARY_CONNECT_NS) < 0 ||
 	    heart_start(&p->heart, p->ft->loop, &st, p->ft->cfg->heartbeat_ns,
 			p->ft->cfg->peer_timeout_ns) < 0) {
 		stream_done(&st);
@@ -410,7 +410,7 @@ static void try_peer(struct primary *p)
 		return;
 	}
 	p->phase = PRI_CONNECTING;
-	loop_timer_set(p->ft->loop, &p->timer_op, CONNECT_NS);
+	loop_timer_set(p->ft->loop, &p->timer_op, PRIMARY_CONNECT_NS);
 	if (start_connect(p))
 		primary_lost(p, "cannot connect");
 }
@@ -497,50 +497,6 @@ void primary_stop(struct primary *p)
 	loop_poll_del(p->ft->loop, &p->notify_op);
 	close(p->notify_fd);
 	memset(p, 0, sizeof(*p));
-}
-
-/* Everything the guest did is acknowledged, or this side alone owns the VM: say goodbye. */
-void primary_finish(struct primary *p)
-{
-	struct err e = {0};
-
-	obuf_flush(&p->vm->obuf);
-	if (p->phase == PRI_EPOCHS) {
-		step_reached(STEP_GOODBYE);
-		send_drain(&p->send);
-		stream_send(&p->main, FRAME_BYE, 0, NULL, 0, loop_now_ns() + CONNECT_NS);
-	}
-	/* Not given back, or the other side could be started from an image that lacks what was
-	 * acknowledged. */
-	if (p->peer_behind)
-		log_warn(
-			"the other side's image is older than this one: to run the VM again, start "
-			"this side, with --claim");
-	else if (arbiter_release(p->ft->arbiter, p->ft->generation, &e))
-		log_warn("%s", e.msg);
-	ft_set_state(p->ft, FT_STOPPED, NULL);
-	p->ft->on_exit(p->ft->arg, p->end_code);
-}
-
-void primary_end(struct primary *p, int code)
-{
-	struct err e = {0};
-
-	if (p->ending)
-		return;
-	p->ending = true;
-	p->end_code = code;
-	vm_pause(p->vm, &e);
-	if (p->owe_claim) {
-		fence(p); /* nobody may say that this side owns the VM: its output is not let out */
-	} else if (p->phase != PRI_EPOCHS) {
-		primary_finish(p);
-	} else if (p->in_flight) {
-		p->due = true; /* one more after it: it has what the guest did since */
-		loop_timer_set(p->ft->loop, &p->epoch_op, 0);
-	} else {
-		epoch_seal(p);
-	}
 }
 
 void primary_pause(struct primary *p, bool pause)

@@ -24,6 +24,8 @@
 #include "vmm/stream.h"
 #include "vmm/vm.h"
 
+#define PRIMARY_CONNECT_NS 1000000000ull
+
 enum primary_phase {
 	PRI_IDLE,
 	PRI_CONNECTING,
@@ -61,6 +63,7 @@ struct primary {
 	bool owe_claim;	   /* the arbiter did not answer yet: VM stopped, output held */
 	bool user_paused;
 	bool ending;
+	bool handing_over; /* ending, for the secondary to go on */
 	int end_code;
 	char last_trouble[480], lost_why[480];
 };
@@ -69,6 +72,12 @@ struct primary {
 int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e);
 /* The VM is over (guest ended, or stop): last epoch, ack, release, BYE; then ft->on_exit(code). */
 void primary_end(struct primary *p, int code);
+/*
+ * The secondary is to run the VM: last epoch, ack, release, HAND_OVER; then ft->on_exit(3). A
+ * secondary that is lost meanwhile leaves the VM running here. -EBUSY when not PROTECTED, or
+ * paused; fails when the arbiter does not answer. Loop thread.
+ */
+int primary_hand_over(struct primary *p, struct err *e);
 void primary_pause(struct primary *p, bool pause);
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns);
 /* Ends links and threads. Held output is dropped by the VM's own end. */
@@ -79,6 +88,9 @@ void epoch_seal(struct primary *p);
 void epoch_acked(struct primary *p, uint64_t epoch);
 /* ft/primary.c, for ft/epoch.c */
 void primary_lost(struct primary *p, const char *why);
+void primary_fence(struct primary *p);
+/* ft/ending.c */
 void primary_finish(struct primary *p);
+void primary_keep(struct primary *p); /* this side owns the VM: no hand-over any more */
 
 #endif

@@ -143,6 +143,10 @@ static bool take_frame(struct secondary *s, const struct frame *f)
 		lost(s, "stopped in order");
 		return false;
 	}
+	if (f->type == FRAME_HAND_OVER) {
+		lost(s, "hands over");
+		return false;
+	}
 	if (f->type == FRAME_EPOCH_BEGIN)
 		s->begun_ns = loop_now_ns();
 	r = stage_frame(&s->stage, f, &e);

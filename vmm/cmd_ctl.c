@@ -15,6 +15,7 @@
 #include "vmm/option.h"
 
 #define SHORT_MS 5000
+#define LOOK_MS	 200
 #define LONG_MS	 600000 /* stop may have to drain to a peer, a snapshot writes all RAM */
 #define VMS_MAX	 256
 
@@ -284,6 +285,53 @@ static int run_stop(const struct words *w)
 	return r ? fail(&e) : EXIT_DONE;
 }
 
+/* Of a primary that was told to hand over: does it still run the VM for good? */
+static bool kept(json_t *status)
+{
+	const char *role = json_string_value(json_object_get(status, "role"));
+	const char *state = json_string_value(json_object_get(status, "state"));
+
+	return role && state && !strcmp(role, "primary") && strcmp(state, "PROTECTED") &&
+	       strcmp(state, "STOPPED");
+}
+
+/* Done when the secondary has the VM. */
+static int run_failover(const struct words *w)
+{
+	struct ctl_client *c;
+	struct err e = {0};
+	char *line = NULL;
+	json_t *ok, *status;
+	int r = ctl_client_open(&c, w->name, SHORT_MS, &e);
+
+	if (r)
+		return fail(&e);
+	ok = ctl_client_call(c, json_pack("{ss}", "cmd", "failover"), SHORT_MS, &e);
+	r = ok ? -ETIMEDOUT : -EPROTO;
+	/* It leaves; or it loses the secondary, and stays. */
+	for (int waited = 0; r == -ETIMEDOUT && waited < LONG_MS; waited += LOOK_MS) {
+		struct err ignored = {0};
+
+		e = (struct err){0};
+		r = ctl_client_line(c, LOOK_MS, &line, &e);
+		if (r != -ETIMEDOUT)
+			break;
+		status = ctl_call(w->name, json_pack("{ss}", "cmd", "status"), SHORT_MS, &ignored);
+		if (status && kept(status)) {
+			e = (struct err){0};
+			r = err_set(&e, -EBUSY,
+				    "failover: the secondary was lost meanwhile; `ftvmm status` "
+				    "says what this side does");
+		}
+		json_decref(status);
+	}
+	if (!r && w->json)
+		print_json(ok);
+	json_decref(ok);
+	ctl_client_close(c);
+	return r ? fail(&e) : EXIT_DONE;
+}
+
 static int run_snapshot(const struct words *w)
 {
 	char path[PATH_MAX], cwd[PATH_MAX];
@@ -362,6 +410,7 @@ static int run_events(const struct words *w)
 static const struct subcommand subcommands[] = {
 	{"status", "[NAME] [--json]", run_status, 0, 0, true},
 	{"stop", "NAME [timeout=TIME] [--json]", run_stop, 0, 1, false},
+	{"failover", "NAME [--json]", run_failover, 0, 0, false},
 	{"pause", "NAME [--json]", run_simple, 0, 0, false},
 	{"resume", "NAME [--json]", run_simple, 0, 0, false},
 	{"events", "NAME", run_events, 0, 0, false},

@@ -312,6 +312,16 @@ static json_t *do_stop(struct run *r, json_t *args, struct err *e)
 	return json_object();
 }
 
+static json_t *do_failover(struct run *r, struct err *e)
+{
+	if (r->primary.ft)
+		return primary_hand_over(&r->primary, e) ? NULL : json_object();
+	err_set(e, -EBUSY, "failover: only the side that runs a protected VM can hand it over; %s",
+		r->cfg.role == ROLE_PLAIN ? "this VM has no fault tolerance"
+					  : "a secondary takes over by itself");
+	return NULL;
+}
+
 static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 {
 	struct run *r = arg;
@@ -326,8 +336,12 @@ static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 		return do_set(r, args, e);
 	if (!strcmp(cmd, "stop"))
 		return do_stop(r, args, e);
+	if (!strcmp(cmd, "failover"))
+		return do_failover(r, e);
 	err_set(e, -EINVAL,
-		"no command '%s'; there are status, events, pause, resume, set, snapshot, stop",
+		"no command '%s'; there are status, events, pause, resume, set, snapshot, "
+		"failover, "
+		"stop",
 		cmd);
 	return NULL;
 }

@@ -33,6 +33,7 @@ static const struct {
 	[FRAME_EPOCH_END] = {"epoch-end", 256},
 	[FRAME_ACK] = {"ack", 64},
 	[FRAME_BYE] = {"bye", 4096},
+	[FRAME_HAND_OVER] = {"hand-over", 64},
 };
 
 _Static_assert(sizeof(struct frame_hdr) == 40, "the wire has no padding");

@@ -49,6 +49,7 @@ enum frame_type {
 	FRAME_EPOCH_END,   /* counts and digests of what belongs to the epoch */
 	FRAME_ACK,	   /* epoch is whole, verified, cannot fail to apply */
 	FRAME_BYE,	   /* orderly end: the sender stopped; nobody is to take over */
+	FRAME_HAND_OVER,   /* orderly end: the receiver is to run the VM */
 	FRAME_TYPE_MAX,
 };
 

@@ -455,6 +455,11 @@ static bool way_bye(struct peer *p)
 	return sealed(p) && answer(p, FRAME_BYE, 0, NULL, 0);
 }
 
+static bool way_hand_over(struct peer *p)
+{
+	return sealed(p) && answer(p, FRAME_HAND_OVER, 0, NULL, 0);
+}
+
 static bool way_garbage(struct peer *p)
 {
 	uint64_t junk[8192];
@@ -628,6 +633,7 @@ static const struct {
 	{"ack-half", way_ack_half},
 	{"echo", way_echo},
 	{"bye", way_bye},
+	{"hand-over", way_hand_over},
 	{"garbage", way_garbage},
 	{"close-at-hello", way_close_at_hello},
 	{"close-at-welcome", way_close_at_welcome},

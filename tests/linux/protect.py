@@ -10,12 +10,12 @@ from testlib import random_wait, test
 BED = ["-m", "4G"]
 
 
-def take_over(lab, pair, shell, ping, dies, sig):
-    """The side that runs the guest dies, or freezes, at an instant that nothing knows of; all goes on at the other."""
+def take_over(lab, pair, shell, ping, dies, how):
+    """The side that runs the guest leaves, at an instant that nothing knows of; all goes on at the other."""
     lives = pair.other(dies)
     random_wait(lab, pair.vm[dies], 0.2, 2)
     shell.start("sleep 1; echo $((6 * 7))")
-    pair.vm[dies].signal(sig)
+    how(pair.vm[dies])
     pair.vm[lives].wait_state("DEGRADED", seconds=20)
     lab.release(pair.vm[dies])
     expect(shell.finish() == "42", "the connection has lost or mixed up bytes")
@@ -30,11 +30,18 @@ def protect_linux(lab, kernel, image, cpus):
     shell.watch_clock()
     digest = shell.run("dd if=/dev/urandom of=/tmp/data bs=64k count=16; dd if=/tmp/data of=/dev/vda bs=64k conv=fsync; "
                        "sha256sum < /tmp/data").splitlines()[-1]
-    take_over(lab, pair, shell, ping, "A", signal.SIGKILL)
+    take_over(lab, pair, shell, ping, "A", lambda vm: vm.signal(signal.SIGKILL))
     pair.secondary("A")
     pair.in_step()
     # Noticed only by its silence: the guest's clocks have seconds to make up for.
-    take_over(lab, pair, shell, ping, "B", signal.SIGSTOP)
+    take_over(lab, pair, shell, ping, "B", lambda vm: vm.signal(signal.SIGSTOP))
+    if kernel == "cloud":
+        pair.secondary("B")
+        pair.in_step()
+        take_over(lab, pair, shell, ping, "A", lambda vm: vm.call("failover"))
+        runs = pair.vm["B"]
+    else:
+        runs = pair.vm["A"]
     for source in ("cat /tmp/data", "dd if=/dev/vda bs=64k count=16 iflag=direct 2> /dev/null"):
         seen = shell.run(f"{source} | sha256sum")
         expect(seen == digest, f"{source}: {seen}, not {digest}")
@@ -43,17 +50,17 @@ def protect_linux(lab, kernel, image, cpus):
     if kernel == "standard":
         expect(RESEEDED in shell.run("dmesg"), f"no '{RESEEDED}' in the kernel log")
     check_guest_log(shell)
-    pair.vm["A"].call("stop")
-    expect(pair.vm["A"].wait_exit(30) == 0 and "switched off" in pair.vm["A"].log_text(),
-           f"the power button: {pair.vm['A'].log_text()}")
+    runs.call("stop")
+    expect(runs.wait_exit(30) == 0 and "switched off" in runs.log_text(), f"the power button: {runs.log_text()}")
 
 
 def add(kernel, image, cpus):
     def protect(lab):
         protect_linux(lab, kernel, image, cpus)
     protect.__name__ = f"protect_{kernel}_{cpus}"
-    protect.__doc__ = f"{kernel} kernel as {image}, {cpus} vCPUs: a death, protected again, a frozen host"
-    test(300)(protect)
+    protect.__doc__ = f"{kernel} kernel as {image}, {cpus} vCPUs: a death, protected again, a frozen host" + \
+        (", handed over" if kernel == "cloud" else "")
+    test(360)(protect)
 
 
 add("cloud", "vmlinuz", 1)

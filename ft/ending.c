@@ -1,0 +1,109 @@
+/*
+ * How a primary comes to its end: the VM is over, or the secondary is to run it. Both begin with a
+ * last epoch, so that the secondary has all that the guest did and its output may leave.
+ */
+#include <errno.h>
+
+#include "ft/primary.h"
+#include "ft/steps.h"
+#include "vmm/log.h"
+
+#define EXIT_HANDED_OVER 3
+
+/* --- the last word ---------------------------------------------------------------------------- */
+
+static void say(struct primary *p, enum frame_type type)
+{
+	if (p->phase != PRI_EPOCHS)
+		return;
+	step_reached(STEP_GOODBYE);
+	send_drain(&p->send);
+	stream_send(&p->main, type, 0, NULL, 0, loop_now_ns() + PRIMARY_CONNECT_NS);
+}
+
+static void give_back(struct primary *p)
+{
+	struct err e = {0};
+
+	/* Not given back, or the other side could be started from an image that lacks what was
+	 * acknowledged. */
+	if (p->peer_behind)
+		log_warn(
+			"the other side's image is older than this one: to run the VM again, start "
+			"this side, with --claim");
+	else if (arbiter_release(p->ft->arbiter, p->ft->generation, &e))
+		log_warn("%s", e.msg);
+}
+
+/* Everything the guest did is acknowledged, or this side alone owns the VM. */
+void primary_finish(struct primary *p)
+{
+	obuf_flush(&p->vm->obuf);
+	if (p->handing_over) {
+		/* The generation stays as it is: the secondary claims the next one. */
+		say(p, FRAME_HAND_OVER);
+		log_info("handed over to %s", p->ft->peer);
+	} else {
+		say(p, FRAME_BYE);
+		give_back(p);
+	}
+	ft_set_state(p->ft, FT_STOPPED, p->handing_over ? "handed over" : NULL);
+	p->ft->on_exit(p->ft->arg, p->end_code);
+}
+
+/* --- the last epoch --------------------------------------------------------------------------- */
+
+void primary_end(struct primary *p, int code)
+{
+	struct err e = {0};
+
+	if (p->ending)
+		return;
+	p->ending = true;
+	p->end_code = code;
+	vm_pause(p->vm, &e);
+	if (p->owe_claim) {
+		primary_fence(p); /* nobody may say that this side owns the VM: its output stays */
+	} else if (p->phase != PRI_EPOCHS) {
+		primary_finish(p);
+	} else if (p->in_flight) {
+		p->due = true; /* one more after it: it has what the guest did since */
+		loop_timer_set(p->ft->loop, &p->epoch_op, 0);
+	} else {
+		epoch_seal(p);
+	}
+}
+
+int primary_hand_over(struct primary *p, struct err *e)
+{
+	struct arbiter_record rec;
+	int r;
+
+	if (p->ending)
+		return err_set(e, -EBUSY, "failover: the VM is being stopped");
+	if (p->ft->state != FT_PROTECTED)
+		return err_set(e, -EBUSY, "failover: the VM is %s: there is no secondary in step",
+			       ft_state_name(p->ft->state));
+	if (p->user_paused)
+		return err_set(e, -EBUSY,
+			       "failover: the VM is paused, and would run at the "
+			       "secondary; resume it first");
+	/* Without it the secondary could not go on, and this side would be gone. */
+	r = arbiter_read(p->ft->arbiter, &rec, e);
+	if (r) {
+		err_wrap(e, "failover");
+		return r;
+	}
+	log_info("failover: handing over to %s", p->ft->peer);
+	p->handing_over = true;
+	primary_end(p, EXIT_HANDED_OVER);
+	return 0;
+}
+
+void primary_keep(struct primary *p)
+{
+	if (!p->handing_over)
+		return;
+	log_warn("failover: the secondary is lost; the VM goes on here");
+	p->handing_over = p->ending = false;
+}
