@@ -14,6 +14,7 @@
 #include "vmm/boot.h"
 #include "vmm/err.h"
 #include "vmm/kvm.h"
+#include "vmm/machine.h"
 #include "vmm/state.h"
 
 struct vm;
@@ -33,6 +34,11 @@ struct vcpu_state {
 };
 
 extern const struct state_desc vcpu_state_desc;
+/*
+ * Are its extended registers such as the machine's CPUID offers? Not every KVM asks. 0, or
+ * -EBADMSG. Pure.
+ */
+int vcpu_state_fits(const struct vcpu_state *s, struct machine *m, struct err *e);
 
 /* What a parked vCPU can be asked to do. */
 enum vcpu_task { VCPU_TRY_LOAD, VCPU_LOAD, VCPU_SAVE };

@@ -3,6 +3,14 @@
 #include "vmm/vcpu.h"
 
 #include <errno.h>
+#include <string.h>
+
+#include "vmm/cpuid.h"
+
+#define X87	  0x1u
+#define SSE	  0x2u
+#define PKRU	  0x200u
+#define XSTATE_BV 512 /* in the XSAVE area: Intel SDM volume 1, 13.4.2 */
 
 #define R(f, i) F_U64(struct kvm_regs, f, i, "general register")
 static const struct field regs_fields[] = {
@@ -85,6 +93,22 @@ static int check(const void *pod, struct err *e)
 		return err_set(e, -EBADMSG, "vcpu: XCR0 %#llx without x87",
 			       (unsigned long long)s->xcr0);
 	return 0;
+}
+
+int vcpu_state_fits(const struct vcpu_state *s, struct machine *m, struct err *e)
+{
+	const struct machine_cpuid *en = cpuid_find(m, 0xd, 0);
+	uint64_t offered = en ? en->eax : 0, present;
+
+	memcpy(&present, (const char *)&s->xsave + XSTATE_BV, sizeof(present));
+	/* All guests have FXSAVE; Linux before 5.17 says PKRU of all. */
+	if (!(s->xcr0 & ~(offered | X87)) && !(present & ~(offered | X87 | SSE | PKRU)))
+		return 0;
+	return err_set(e, -EBADMSG,
+		       "vcpu: XCR0 %#llx and XSAVE state of %#llx, but the guest's CPUID offers "
+		       "%#llx; where KVM shows guests more than that, use --cpu host",
+		       (unsigned long long)s->xcr0, (unsigned long long)present,
+		       (unsigned long long)offered);
 }
 
 const struct state_desc vcpu_state_desc = {

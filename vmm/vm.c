@@ -498,7 +498,12 @@ int64_t vm_save(struct vm *vm, void *buf, size_t cap)
 
 int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e)
 {
-	return state_decode_all(vm->scratch, vm->nitems, buf, len, e);
+	int r = state_decode_all(vm->scratch, vm->nitems, buf, len, e);
+
+	for (unsigned i = 0; i < vm->nitems && !r; i++)
+		if (vm->scratch[i].desc == &vcpu_state_desc)
+			r = vcpu_state_fits(vm->scratch[i].pod, &vm->machine, e);
+	return r;
 }
 
 void vm_commit(struct vm *vm)

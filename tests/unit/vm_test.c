@@ -5,7 +5,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "vmm/config.h"
@@ -88,12 +90,32 @@ static void paused_after_a_reset(void **state)
 	assert_int_equal(v->state.regs.rip, regs.rip);
 }
 
+/* XCR0 with a bit that no guest is offered: refused before KVM is asked. */
+static void registers_beyond_the_cpuid(void **state)
+{
+	struct fix *f = *state;
+	struct vm *vm = &f->vm;
+	size_t cap = vm_state_bound(vm);
+	uint8_t *buf = malloc(cap);
+	int64_t len = vm_save(vm, buf, cap);
+	struct err e = {0};
+
+	assert_non_null(buf);
+	assert_int_equal(vm_decode(vm, buf, len, &e), 0);
+	vm->vcpus[0].state.xcr0 |= 1u << 18;
+	len = vm_save(vm, buf, cap);
+	assert_int_equal(vm_decode(vm, buf, len, &e), -EBADMSG);
+	assert_non_null(strstr(e.msg, "CPUID"));
+	free(buf);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(paused_before_the_first_instruction, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(paused_after_a_reset, setup, teardown),
+		cmocka_unit_test_setup_teardown(registers_beyond_the_cpuid, setup, teardown),
 	};
 
 	if (access("/dev/kvm", R_OK | W_OK) || access("build/guests/hello.elf", R_OK)) {
