@@ -501,6 +501,15 @@ static void net_config(struct virtio_dev *vd, void *buf)
 	memcpy(buf, &cfg, sizeof(cfg));
 }
 
+/* What the guest was seen to send from is its own word, too: it leaves as its frames do. */
+static void put_announcement(void *arg, const void *frame, uint32_t len)
+{
+	struct net *n = arg;
+	struct iovec iov = {.iov_base = (void *)frame, .iov_len = len};
+
+	obuf_put(n->vd.env.obuf, n->sink, &iov, 1);
+}
+
 void virtio_net_announce(struct device *d)
 {
 	struct net *n = (struct net *)d;
@@ -510,7 +519,7 @@ void virtio_net_announce(struct device *d)
 	memcpy(mac, n->live.src_mac, sizeof(mac));
 	memcpy(ipv4, n->live.ipv4, sizeof(ipv4));
 	pthread_mutex_unlock(&d->lock);
-	announce_send(mac, ipv4, deliver, n);
+	announce_send(mac, ipv4, put_announcement, n);
 }
 
 void virtio_net_ask_announce(struct device *d)

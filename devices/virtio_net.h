@@ -24,7 +24,8 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 		   struct device **ret, struct err *e);
 /*
  * Tell the switches where the guest lives now: gratuitous ARP (when its address is known) and
- * RARP, straight to the netdev. Only the owner of the VM may call this. Loop thread.
+ * RARP, through the output buffer: the address is what the guest sent from. Only the owner of the
+ * VM may call this. Loop thread.
  */
 void virtio_net_announce(struct device *d);
 /*

@@ -40,7 +40,7 @@ extern const struct netdev_ops netdev_tap_ops;
 
 /*
  * Make the tap IFNAME, or attach to a persistent one that exists; set vnet header size 12. If
- * bridge is not NULL, enslave it. It stays DOWN until netdev_link(up)..
+ * bridge is not NULL, enslave it. It stays DOWN until netdev_link(up).
  */
 int netdev_open_tap(struct netdev *nd, const char *id, const char *ifname, const char *bridge,
 		    struct err *e);

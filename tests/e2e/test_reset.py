@@ -198,6 +198,35 @@ def reset_taken_over(lab):
     pair.end()
 
 
+def all_parked(vm):
+    """Does no vCPU run, or want to?"""
+    states = []
+    for task in os.listdir(f"/proc/{vm.pid}/task"):
+        with open(f"/proc/{vm.pid}/task/{task}/stat") as f:
+            name, state = re.match(r"\d+ \((.*)\) (\w)", f.read()).groups()
+        states += [state] if name.startswith("vcpu") else []
+    expect(len(states) == 2, f"{len(states)} vCPUs")
+    return states == ["S", "S"]
+
+
+@test(30)
+def reset_stops_all(lab):
+    """a reset stops all CPUs at once, also those that run on without an exit"""
+    kernel = kernel_copy(lab, "kernel")
+    vm = Vm(lab, "A", ["-k", kernel, "-m", "64M", "-c", "2", "-a", "boots=0 gap=50 cpus=2"])
+    vm.wait_console("^boot 1 ")
+    away = Away(kernel)
+    try:
+        away.wait_asked(vm)
+        end = time.monotonic() + 5
+        while not all_parked(vm):
+            expect(time.monotonic() < end, "a CPU runs on after the reset")
+            vm.nap()
+    finally:
+        away.end()
+    vm.wait_console("^boot 3 ")
+
+
 @test(60)
 def reset_stopped(lab):
     """`stop` does not wait for a guest that waits for its kernel"""

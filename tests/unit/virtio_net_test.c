@@ -561,6 +561,24 @@ static void learns_and_announces(void **state)
 	assert_int_equal(got(f), -EAGAIN);
 }
 
+/* An address that the peer does not hold yet is announced when it does. */
+static void announcement_is_held(void **state)
+{
+	struct fix *f = *state;
+
+	start(f, F(MAC));
+	obuf_hold(&f->rig.obuf, 2);
+	frame(f, 60, 0);
+	send_frame(f, 60); /* from another address than the machine's */
+	virtio_net_announce(f->dev);
+	assert_int_equal(got(f), -EAGAIN);
+	obuf_seal(&f->rig.obuf, 3);
+	obuf_release(&f->rig.obuf, 2);
+	assert_int_equal(got(f), HDR + 60);
+	assert_int_equal(got(f), HDR + 60);
+	assert_memory_equal(f->buf + HDR + 6, "\x02\x00\x00\x00\x00\x99\x80\x35", 8);
+}
+
 /* Many frames: nobody else waits longer than a budget, and none is forgotten. */
 static void bursts_are_finished(void **state)
 {
@@ -599,6 +617,7 @@ int main(void)
 		T(loaded_stands_still),
 		T(reset_between_frames),
 		T(learns_and_announces),
+		T(announcement_is_held),
 		T(bursts_are_finished),
 		MQ(hold_release_and_back_pressure),
 		MQ(starved_then_kicked),
