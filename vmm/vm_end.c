@@ -2,7 +2,7 @@
 
 #include <stdio.h>
 
-#include "vmm/vm.h"
+#include "vmm/vm_internal.h"
 
 static const struct field ending_fields[] = {
 	F_U8(struct vm_ending, end, 1, "how the guest ended, if it did", .max = VM_END_MAX - 1),
@@ -27,8 +27,8 @@ static void stopped(struct vm *vm, enum vm_end end, uint8_t code, const char *wh
 		ending->end = end;
 		ending->code = code;
 		snprintf(ending->why, sizeof(ending->why), "%s", why);
-		/* The vCPU that did this goes no further. */
-		__atomic_store_n(&vm->want_park, true, __ATOMIC_RELEASE);
+		/* Neither the vCPU that did this nor any other goes further. */
+		vm_kick_vcpus(vm);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	device_signal(vm->end_fd);

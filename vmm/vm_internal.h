@@ -7,6 +7,11 @@
 /* vm_run.c */
 int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e);
 void vm_quit_vcpus(struct vm *vm);
+/*
+ * Have all vCPUs park, without waiting for it. Any thread, under vm->lock: nobody can clear
+ * immediate_exit between here and the signal.
+ */
+void vm_kick_vcpus(struct vm *vm);
 /* vm_reset.c; vCPUs parked, fresh */
 int vm_reset_init(struct vm *vm, struct err *e);
 /* vm_chips.c */

@@ -44,8 +44,7 @@ static void unboost(struct vcpu *v)
 	pthread_setschedparam(v->thread, SCHED_OTHER, &p);
 }
 
-/* Caller holds the lock: nobody can clear immediate_exit between here and the signal. */
-static void kick_all(struct vm *vm)
+void vm_kick_vcpus(struct vm *vm)
 {
 	__atomic_store_n(&vm->want_park, true, __ATOMIC_RELEASE);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
@@ -107,7 +106,7 @@ int vm_pause(struct vm *vm, struct err *e)
 		return 0;
 	pthread_mutex_lock(&vm->lock);
 	vm->vcpu_error = 0;
-	kick_all(vm);
+	vm_kick_vcpus(vm);
 	pthread_mutex_unlock(&vm->lock);
 	spin_until_parked(vm);
 	pthread_mutex_lock(&vm->lock);
@@ -185,7 +184,7 @@ void vm_quit_vcpus(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
 	vm->quit = true;
-	kick_all(vm);
+	vm_kick_vcpus(vm);
 	pthread_cond_broadcast(&vm->go_cond);
 	pthread_mutex_unlock(&vm->lock);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
