@@ -38,13 +38,15 @@ static void give_back(struct primary *p)
 /* Everything the guest did is acknowledged, or this side alone owns the VM. */
 void primary_finish(struct primary *p)
 {
-	obuf_flush(&p->vm->obuf);
 	if (p->handing_over) {
+		obuf_flush(&p->vm->obuf); /* not once the secondary speaks for the guest */
 		/* The generation stays as it is: the secondary claims the next one. */
 		say(p, FRAME_HAND_OVER);
 		log_info("handed over to %s", p->ft->peer);
 	} else {
+		/* First, as a full buffer takes longer than the peer waits for a heartbeat. */
 		say(p, FRAME_BYE);
+		obuf_flush(&p->vm->obuf);
 		give_back(p);
 	}
 	ft_set_state(p->ft, FT_STOPPED, p->handing_over ? "handed over" : NULL);

@@ -4,10 +4,11 @@ import json
 import os
 import re
 import signal
+import socket
 
 import ftlab
 from ftlab import EXIT_FENCED, FrameWatch, Pair, Vm, expect
-from testlib import (check_load, flowing, hash_cmdline, host_digest, random_wait, start_load, test,
+from testlib import (Skip, check_load, flowing, hash_cmdline, host_digest, random_wait, start_load, test,
                      wait_hash)
 
 
@@ -362,6 +363,37 @@ def pause_protected(lab):
     b.wait_state("DEGRADED")
     lab.probe()
     check_load(lab, [load], pair.image["B"])
+
+
+def fill_output(lab, pair, packets):
+    """Have the guest answer until so many frames of it are held. True: they are, in step."""
+    a, b = pair.vm["A"], pair.vm["B"]
+    end = ftlab.mono() + 15 * 10 ** 9
+    with lab.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect((ftlab.GUEST_IP, 7))
+        while ftlab.mono() < end:
+            for _ in range(2000):
+                try:
+                    s.send(b"echo me!")
+                except OSError:  # no ARP yet, or the guest does not listen
+                    pass
+            if a.status()["held_packets"] >= packets:
+                return (a.state(), b.state()) == ("PROTECTED", "PROTECTED")
+    return False
+
+
+@test(60)
+def stop_full(lab):
+    """`stop` with more output held than can leave before the peer misses a heartbeat: it is over"""
+    pair = Pair(lab, epoch="1500ms", timeout="100ms", extra=["--output-limit", "64M"], disk=0)
+    a, b = pair.protect()
+    lab.probe()
+    if not fill_output(lab, pair, 60000):
+        raise Skip("this machine is too slow, or too busy")
+    a.call("stop", timeout_ns=0)
+    expect(a.wait_exit(20) == 0, f"exit code {a.code}: {a.log_text()}")
+    b.wait_log("stopped in order|TAKING-OVER")
+    expect(b.state() == "STARTING", f"it goes on at the other side: {b.log_text()}")
 
 
 @test(90)
