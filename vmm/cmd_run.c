@@ -81,16 +81,16 @@ static void reboot_read(void *arg, int code, struct boot_files *files, const str
 {
 	struct run *r = arg;
 	struct err e = *read_err;
+	/* One that does not run now asks again when it may, whatever was read. */
+	bool wanted = !r->over && !r->primary.ending && r->vm.running;
 
 	r->reader = NULL;
-	if (r->over || r->primary.ending)
-		code = 0;
-	else if (!code && r->vm.running) /* else asked for again when it may run */
+	if (wanted && !code)
 		code = vm_reset(&r->vm, files, &e);
 	boot_files_free(files);
-	if (code)
+	if (wanted && code)
 		reboot_failed(r, &e);
-	else if (r->vm.ending.end == VM_END_NONE)
+	else if (wanted)
 		ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-reset"));
 }
 
@@ -123,7 +123,8 @@ static void guest_ended(void *arg)
 {
 	struct run *r = arg;
 
-	if (r->over)
+	/* Told again when the arbiter has let this side go on. */
+	if (r->over || r->primary.owe_claim)
 		return;
 	if (may_reboot(r)) {
 		reboot(r);

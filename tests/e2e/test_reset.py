@@ -8,6 +8,7 @@ import signal
 import time
 
 from ftlab import GUESTS, Pair, Vm, expect
+from test_faults import Arbiter
 from testlib import random_wait, test
 
 
@@ -15,7 +16,7 @@ class Away:
     """A file on storage that does not answer: a lease keeps the next open() waiting (fcntl(2))."""
 
     def __init__(self, path):
-        self.asked = False
+        self.path, self.asked = path, False
         self.old = signal.signal(signal.SIGIO, self.broken)
         self.fd = os.open(path, os.O_RDWR)
         fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
@@ -225,6 +226,43 @@ def reset_stops_all(lab):
     finally:
         away.end()
     vm.wait_console("^boot 3 ")
+
+
+def reader_of(vm):
+    """The thread that waits for the kernel: the one that has no name of its own."""
+    names = {}
+    for task in os.listdir(f"/proc/{vm.pid}/task"):
+        with open(f"/proc/{vm.pid}/task/{task}/comm") as f:
+            names[int(task)] = f.read()
+    found = [t for t, name in names.items() if t != vm.pid and name == names[vm.pid]]
+    expect(len(found) == 1, f"threads {names}")
+    return found[0]
+
+
+@test(60)
+def reset_all_away(lab):
+    """peer, arbiter and kernel are lost at once: the reset waits until this side may go on"""
+    pair, away = reset_away(lab)
+    a, arbiter = pair.vm["A"], Arbiter(pair)
+    begin, reader = a.status()["resets_total"], reader_of(a)
+    kernel = os.pread(away.fd, 1 << 24, 0)
+    try:
+        arbiter.leave()
+        pair.vm["B"].kill()
+        a.wait_state("PAUSED")
+        os.ftruncate(away.fd, 0)
+        away.end()
+        while os.path.exists(f"/proc/{a.pid}/task/{reader}"):
+            a.nap()
+        expect(a.state() == "PAUSED", a.state())
+    finally:
+        away.end()
+    with open(away.path, "wb") as f:
+        f.write(kernel)
+    arbiter.back()
+    a.wait_state("DEGRADED")
+    a.wait_status(lambda s: s["resets_total"] >= begin + 2, "two resets more")
+    pair.end()
 
 
 @test(60)
