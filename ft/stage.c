@@ -90,26 +90,63 @@ static void zero_add(struct stage *s, struct zero_run *z, uint64_t page)
 	z->n++;
 }
 
+/* Raw pages in a row are written in one go. */
+struct raw_run {
+	uint64_t page;
+	unsigned n;
+	struct iovec data[MEM_FILL_MAX];
+};
+
+static int raw_flush(struct stage *s, struct raw_run *run, struct err *e)
+{
+	int r = run->n ? mem_fill_pages(&s->vm->mem, run->page, run->data, run->n) : 0;
+
+	run->n = 0;
+	return r ? err_set(e, r, "guest memory in the first sync: %s", strerror(-r)) : 0;
+}
+
+static int raw_add(struct stage *s, struct raw_run *run, const struct page_entry *en, struct err *e)
+{
+	int r = 0;
+
+	if (run->n == MEM_FILL_MAX || (run->n && en->page != run->page + run->n))
+		r = raw_flush(s, run, e);
+	if (!run->n)
+		run->page = en->page;
+	run->data[run->n++] = (struct iovec){(void *)en->data, MEM_PAGE_SIZE};
+	return r;
+}
+
 /* First sync: straight into RAM, which counts for nothing before the first commit. */
 static int sync_pages(struct stage *s, const struct frame *f, struct err *e)
 {
 	const uint8_t *pos = f->data, *end = f->data + f->length;
 	struct zero_run zeros = {0};
+	struct raw_run raws;
 	struct page_entry en;
-	int r;
+	int r = 0, bad = 0;
 
-	while ((r = pages_next(&pos, end, s->vm->mem.npages, &en)) == 1) {
-		if (en.method == PAGE_ZERO) {
+	raws.n = 0;
+	while (!bad && (r = pages_next(&pos, end, s->vm->mem.npages, &en)) == 1) {
+		/* The same page may come again: one run at a time. */
+		if (en.method != PAGE_ZERO)
+			zero_flush(s, &zeros);
+		if (en.method != PAGE_RAW)
+			bad = raw_flush(s, &raws, e);
+		if (en.method == PAGE_ZERO)
 			zero_add(s, &zeros, en.page);
-			continue;
-		}
-		zero_flush(s, &zeros); /* the same page may come again */
+		else if (en.method == PAGE_RAW)
+			bad = raw_add(s, &raws, &en, e);
 		/* Without a base, so that a delta fails. */
-		if (pages_decode(&en, NULL, mem_page(&s->vm->mem, en.page)))
-			return err_set(e, -EBADMSG, "malformed page %llu in the first sync",
-				       (unsigned long long)en.page);
+		else if (!bad && pages_decode(&en, NULL, mem_page(&s->vm->mem, en.page)))
+			bad = err_set(e, -EBADMSG, "malformed page %llu in the first sync",
+				      (unsigned long long)en.page);
 	}
 	zero_flush(s, &zeros);
+	if (!bad)
+		bad = raw_flush(s, &raws, e);
+	if (bad)
+		return bad;
 	return r < 0 ? err_set(e, -EBADMSG, "malformed page entry in the first sync") : 0;
 }
 

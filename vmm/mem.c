@@ -219,6 +219,22 @@ void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n)
 	}
 }
 
+int mem_fill_pages(struct mem *m, uint64_t page, const struct iovec *data, unsigned n)
+{
+	for (unsigned done = 0; done < n;) {
+		ssize_t r = pwritev(m->fd, data + done, (int)(n - done),
+				    (off_t)((page + done) << MEM_PAGE_SHIFT));
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		/* A short write means that the next one says why. */
+		if (r < (ssize_t)MEM_PAGE_SIZE)
+			return r < 0 ? -errno : -ENOMEM;
+		done += (unsigned)(r / (ssize_t)MEM_PAGE_SIZE);
+	}
+	return 0;
+}
+
 bool mem_is_zero_page(const uint8_t *page)
 {
 	return page[0] == 0 && !memcmp(page, page + 1, MEM_PAGE_SIZE - 1);

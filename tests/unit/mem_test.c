@@ -162,13 +162,36 @@ static void zeroing_allocates_nothing(void **state)
 	assert_int_equal(mem_hash(&m), 0);
 }
 
+/* Also over pages that have memory, and were discarded; what the mapping shows is the same. */
+static void filled_pages_are_what_was_given(void **state)
+{
+	static uint8_t src[MEM_FILL_MAX][MEM_PAGE_SIZE];
+	struct iovec data[MEM_FILL_MAX];
+
+	for (unsigned i = 0; i < MEM_FILL_MAX; i++) {
+		memset(src[i], (int)i + 1, MEM_PAGE_SIZE);
+		data[i] = (struct iovec){src[i], MEM_PAGE_SIZE};
+	}
+	fill(110, 4);
+	fill(120, 8);
+	discard(120, 8);
+	assert_int_equal(mem_fill_pages(&m, 100, data, MEM_FILL_MAX), 0);
+	for (unsigned i = 0; i < MEM_FILL_MAX; i++)
+		assert_memory_equal(mem_page(&m, 100 + i), src[i], MEM_PAGE_SIZE);
+	assert_true(mem_is_zero_page(mem_page(&m, 99)));
+	assert_true(mem_is_zero_page(mem_page(&m, 100 + MEM_FILL_MAX)));
+	/* Past the end nothing is written, and it says so. */
+	assert_true(mem_fill_pages(&m, PAGES - 1, data, 2) < 0);
+	assert_int_equal(mem_fill_pages(&m, PAGES - 1, data, 1), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(discarded_pages_are_zero_and_free), T(what_is_no_ram_is_refused),
 		T(absent_is_known_until_written),     T(only_what_was_discarded_is_asked_for),
-		T(zeroing_allocates_nothing),
+		T(zeroing_allocates_nothing),	      T(filled_pages_are_what_was_given),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
