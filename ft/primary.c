@@ -466,6 +466,14 @@ static void epoch_timer(struct loop_op *op, int res)
 		epoch_seal(p); /* also when paused: what the guest did before is not lost */
 }
 
+/* We were away: the rest of an epoch that was acknowledged before waits, as an ack would. */
+static bool doubts(void *arg)
+{
+	struct primary *p = arg;
+
+	return p->owe_claim || (p->phase == PRI_EPOCHS && heart_suspect(&p->heart));
+}
+
 /* --- interface -------------------------------------------------------------------------------- */
 
 int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e)
@@ -484,6 +492,8 @@ int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e
 	p->epoch_op = (struct loop_op){.fn = epoch_timer, .arg = p};
 	if (loop_poll_add(ft->loop, &p->notify_op, p->notify_fd, POLLIN) < 0)
 		return err_set(e, -ENOSPC, "event loop is full");
+	vm->doubts = doubts;
+	vm->doubts_arg = p;
 	try_peer(p);
 	return 0;
 }
@@ -496,6 +506,7 @@ void primary_stop(struct primary *p)
 	loop_timer_del(p->ft->loop, &p->claim_op);
 	loop_poll_del(p->ft->loop, &p->notify_op);
 	close(p->notify_fd);
+	p->vm->doubts = NULL;
 	memset(p, 0, sizeof(*p));
 }
 

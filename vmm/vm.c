@@ -29,6 +29,8 @@
 #include "vmm/log.h"
 #include "vmm/vm_internal.h"
 
+#define DOUBT_NS 1000000ull /* until it is asked again */
+
 /* --- the end of the guest ------------------------------------------------------------------- */
 
 static void exit_port(void *arg, int code)
@@ -356,7 +358,9 @@ static void output_again(struct loop_op *op, int res)
 {
 	struct vm *vm = op->arg;
 
-	obuf_continue(&vm->obuf);
+	if (!vm->doubts || !vm->doubts(vm->doubts_arg) ||
+	    loop_timer_set(vm->loop, &vm->output_op, DOUBT_NS) < 0)
+		obuf_continue(&vm->obuf);
 }
 
 static void output_later(void *arg)

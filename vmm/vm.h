@@ -53,7 +53,9 @@ struct vm {
 	struct bus bus;
 	struct loop *loop;
 	struct obuf obuf;
-	struct loop_op output_op; /* obuf_continue() */
+	struct loop_op output_op;  /* obuf_continue() */
+	bool (*doubts)(void *arg); /* may another side run the VM? Then output waits; may be NULL */
+	void *doubts_arg;
 	struct console console;
 	struct dev_env env;
 	struct device *devs[VM_MAX_DEVICES]; /* legacy first, then machine.devs in order */

@@ -109,12 +109,56 @@ static void registers_beyond_the_cpuid(void **state)
 	free(buf);
 }
 
+static void count(void *arg, const void *data, uint32_t len)
+{
+	++*(unsigned *)arg;
+}
+
+static bool doubts(void *arg)
+{
+	return *(bool *)arg;
+}
+
+static void run_a_while(struct fix *f)
+{
+	for (uint64_t until = loop_now_ns() + 20000000; loop_now_ns() < until;)
+		assert_int_equal(loop_run_once(&f->loop, 1000000), 0);
+}
+
+/* What is left of released output stays when another side may run the VM, until that is denied. */
+static void output_waits_in_doubt(void **state)
+{
+	struct fix *f = *state;
+	struct obuf *ob = &f->vm.obuf;
+	struct iovec iov = {"x", 1};
+	unsigned n = 0, first;
+	bool doubt = true;
+	int sink = obuf_add_sink(ob, count, NULL, &n);
+
+	f->vm.doubts = doubts;
+	f->vm.doubts_arg = &doubt;
+	obuf_hold(ob, 1);
+	for (unsigned i = 0; i < 1000; i++)
+		assert_int_equal(obuf_put(ob, sink, &iov, 1), 0);
+	obuf_seal(ob, 2);
+	obuf_release(ob, 1);
+	first = n;
+	assert_in_range(first, 1, 999);
+	run_a_while(f);
+	assert_int_equal(n, first);
+	doubt = false;
+	for (unsigned i = 0; i < 100 && n < 1000; i++)
+		run_a_while(f);
+	assert_int_equal(n, 1000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(paused_before_the_first_instruction, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(paused_after_a_reset, setup, teardown),
+		cmocka_unit_test_setup_teardown(output_waits_in_doubt, setup, teardown),
 		cmocka_unit_test_setup_teardown(registers_beyond_the_cpuid, setup, teardown),
 	};
 
