@@ -32,6 +32,7 @@ EXIT_DONE, EXIT_USAGE, EXIT_FAILED, EXIT_GONE, EXIT_UNPROTECTED, EXIT_FENCED = r
 
 PREFIX = "ftlab"
 POLL = 0.005
+TAKEOVER_SECONDS = 2  # beside the time in which a silent peer counts as alive
 SLOW = 1  # every deadline times this: tests/linux runs on an emulated machine
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -578,7 +579,7 @@ class Pair:
     def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
                  net=True, epoch="25ms", extra=(), binary=None, arbiter=True, timeout="500ms",
                  wire=None):
-        self.lab, self.binary, self.net, self.memory = lab, binary, net, memory
+        self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, timeout
         self.serial = lab.next_serial()
         self.image = {}
         if disk:
@@ -643,6 +644,17 @@ class Pair:
     def in_step(self, seconds=15):
         for host in "AB":
             self.vm[host].wait_state("PROTECTED", seconds=seconds)
+
+    def taken_over(self, host, since):
+        """That side runs the guest, in the time that README.md promises (P6). since: when the other one was
+        killed or frozen."""
+        status = self.vm[host].wait_status(lambda s: s["state"] == "DEGRADED" and s["first_entry_mono_ns"],
+                                           "a vCPU that runs after the takeover")
+        took = (status["first_entry_mono_ns"] - since) / 1e9
+        match = re.fullmatch(r"(\d+)(ms|s)", self.timeout)
+        bound = int(match[1]) / (1000 if match[2] == "ms" else 1) + TAKEOVER_SECONDS * SLOW
+        expect(0 < took < bound, f"the guest runs {took:.3f} s after the death, not within {bound:g} s")
+        return status
 
     def other(self, host):
         return "B" if host == "A" else "A"

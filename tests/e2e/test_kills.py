@@ -34,9 +34,12 @@ def kill_one(lab, victim):
     pair.protect()
     load = random_load(lab)
     random_wait(lab, load, 0.0, 0.8)
-    pair.vm[victim].kill()
+    killed = pair.vm[victim].kill()
     survivor = pair.other(victim)
-    pair.vm[survivor].wait_state("DEGRADED")
+    if victim == "A":
+        pair.taken_over(survivor, killed)
+    else:
+        pair.vm[survivor].wait_state("DEGRADED")
     lab.probe()
     random_wait(lab, load, 0.1, 0.3)
     check_load(lab, [load], pair.image[survivor])

@@ -21,7 +21,7 @@ def mc_basic(lab):
     load = start_load(lab, udp=2, tcp=2, echo=1, stream=1)
     random_wait(lab, load, 0.5, 1.0)
     killed = a.kill()
-    status = b.wait_state("DEGRADED")
+    status = pair.taken_over("B", killed)
     expect(status["role"] == "primary", f"the survivor calls itself {status['role']}")
     answered = lab.probe()
     random_wait(lab, load, 0.5, 1.0)
@@ -32,7 +32,6 @@ def mc_basic(lab):
     run = (status["first_run_mono_ns"] - killed) / 1e6
     lab.note(f"takeover {run:.0f} ms, first answer {(answered - killed) / 1e6:.0f} ms, "
              f"longest gap {summary['client_gap_ms']:.0f} ms, {summary['acked']} acknowledged")
-    expect(0 < run < 10000, f"first_run_mono_ns is {run} ms after the kill")
 
 
 @test(60)
@@ -255,8 +254,9 @@ def sigstop(lab):
     load = start_load(lab)
     watch = {h: FrameWatch(lab, h) for h in "AB"}
     random_wait(lab, load, 0.2, 0.6)
+    frozen = ftlab.mono()
     a.signal(signal.SIGSTOP)
-    status = b.wait_state("DEGRADED")
+    status = pair.taken_over("B", frozen)
     lab.probe()
     load.nap(2)
     expect(watch["A"].drain(), "no frame of the guest was seen on host A before the stop")
