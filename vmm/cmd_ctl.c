@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "vmm/cmd_console.h"
 #include "vmm/config.h"
 #include "vmm/ctl.h"
 #include "vmm/ctl_client.h"
@@ -407,10 +408,16 @@ static int run_events(const struct words *w)
 	return r ? fail(&e) : EXIT_DONE;
 }
 
+static int run_console(const struct words *w)
+{
+	return console_attach(w->name);
+}
+
 static const struct subcommand subcommands[] = {
 	{"status", "[NAME] [--json]", run_status, 0, 0, true},
 	{"stop", "NAME [timeout=TIME] [--json]", run_stop, 0, 1, false},
 	{"failover", "NAME [--json]", run_failover, 0, 0, false},
+	{"console", "NAME", run_console, 0, 0, false},
 	{"pause", "NAME [--json]", run_simple, 0, 0, false},
 	{"resume", "NAME [--json]", run_simple, 0, 0, false},
 	{"events", "NAME", run_events, 0, 0, false},

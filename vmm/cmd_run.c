@@ -12,6 +12,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "devices/serial.h"
 #include "devices/virtio_balloon.h"
 #include "ft/ft.h"
 #include "ft/primary.h"
@@ -329,6 +330,11 @@ static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 
 	if (!strcmp(cmd, "status"))
 		return run_status(r);
+	/* Events are still served while the last writes go to the images. */
+	if (r->over) {
+		err_set(e, -EBUSY, "the VM has ended; this process is about to");
+		return NULL;
+	}
 	if (!strcmp(cmd, "pause") || !strcmp(cmd, "resume"))
 		return do_pause(r, cmd[0] == 'p', e);
 	if (!strcmp(cmd, "snapshot"))
@@ -410,8 +416,17 @@ static int build_vm(struct run *r, struct err *e)
 	return code;
 }
 
+static int typed(void *arg, const void *bytes, unsigned len)
+{
+	struct run *r = arg;
+
+	return r->has_vm && !r->over ? (int)serial_input(r->vm.serial, bytes, len) : -ENODEV;
+}
+
 static void watch_guest(struct run *r)
 {
+	r->vm.console.tee = console_sock_put;
+	r->vm.console.tee_arg = r->console;
 	r->vm.on_end = guest_ended;
 	r->vm.on_panic = guest_panicked;
 	r->vm.on_end_arg = r;
@@ -579,6 +594,8 @@ static int start(struct run *r, struct err *e)
 		code = open_arbiter(r, e);
 	if (!code)
 		code = ctl_open(&r->ctl, &r->loop, r->cfg.name, command, r, e);
+	if (!code)
+		code = console_sock_open(&r->console, &r->loop, r->cfg.name, typed, r, e);
 	return code ? code : start_role(r, e);
 }
 
@@ -592,6 +609,7 @@ static void stop(struct run *r)
 	} else {
 		secondary_stop(&r->secondary);
 	}
+	console_sock_close(r->console);
 	ctl_close(r->ctl);
 	arbiter_close(r->ft.arbiter);
 	loop_done(&r->loop);

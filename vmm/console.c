@@ -17,6 +17,8 @@ void console_deliver(void *arg, const void *data, uint32_t len)
 	struct console *c = arg;
 	const uint8_t *p = data;
 
+	if (c->tee)
+		c->tee(c->tee_arg, data, len);
 	while (len && c->out_fd >= 0) {
 		struct pollfd pfd = {.fd = c->out_fd, .events = POLLOUT};
 		ssize_t n;

@@ -14,6 +14,9 @@ struct console {
 	int out_fd; /* -1: bytes are dropped */
 	uint64_t dropped;
 	bool stuck; /* the last write found no room in time */
+	/* Gets the same bytes; may be NULL. */
+	void (*tee)(void *arg, const void *data, uint32_t len);
+	void *tee_arg;
 };
 
 /* "stdio", "none", or a file that is appended to (created 0600). */

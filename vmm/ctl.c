@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* accept4, struct ucred */
+#define _GNU_SOURCE /* accept4 */
 #include "vmm/ctl.h"
 
 #include <errno.h>
@@ -246,15 +246,6 @@ static void on_client(struct loop_op *op, int res)
 	run_lines(c);
 }
 
-static bool peer_allowed(int fd)
-{
-	struct ucred cred;
-	socklen_t len = sizeof(cred);
-
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 &&
-	       (cred.uid == geteuid() || cred.uid == 0);
-}
-
 static void refuse(int fd, const char *line)
 {
 	/* A fresh socket has room for one line; if not, the end of file says enough. */
@@ -297,7 +288,7 @@ static void on_accept(struct loop_op *op, int res)
 	fd = accept4(ctl->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return;
-	if (peer_allowed(fd))
+	if (ctl_sock_peer_allowed(fd))
 		add_client(ctl, fd);
 	else
 		refuse(fd, "{\"error\":\"only the owner of this VM or root may connect\"}\n");
@@ -318,13 +309,8 @@ static int bind_socket(struct ctl *ctl, const char *name, struct err *e)
 	}
 	if (probe == -ECONNREFUSED)
 		unlink(ctl->addr.sun_path);
-	ctl->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	/* The mode of the socket before it has a name is the mode of the name. */
-	if (ctl->fd < 0 || fchmod(ctl->fd, 0600) < 0 ||
-	    bind(ctl->fd, (struct sockaddr *)&ctl->addr, sizeof(ctl->addr)) < 0 ||
-	    listen(ctl->fd, CLIENTS_MAX) < 0)
-		return err_sys(e, "control socket '%s'", ctl->addr.sun_path);
-	return 0;
+	ctl->fd = ctl_sock_listen(&ctl->addr, CLIENTS_MAX, e);
+	return ctl->fd < 0 ? ctl->fd : 0;
 }
 
 int ctl_open(struct ctl **ret, struct loop *l, const char *name, ctl_fn *fn, void *arg,

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* struct ucred */
 #include "vmm/ctl_sock.h"
 
 #include <errno.h>
@@ -34,7 +35,7 @@ int ctl_sock_dir(char *ret, size_t cap, struct err *e)
 	return 0;
 }
 
-int ctl_path(const char *name, char *ret, size_t cap, struct err *e)
+static int path_of(const char *name, const char *suffix, char *ret, size_t cap, struct err *e)
 {
 	char dir[192];
 	int n, r = ctl_sock_dir(dir, sizeof(dir), e);
@@ -43,11 +44,16 @@ int ctl_path(const char *name, char *ret, size_t cap, struct err *e)
 		return r;
 	if (!*name || *name == '.' || strchr(name, '/'))
 		return err_set(e, -EINVAL, "'%.40s' is not a name of a VM", name);
-	n = snprintf(ret, cap, "%s/%s.sock", dir, name);
+	n = snprintf(ret, cap, "%s/%s.%s", dir, name, suffix);
 	if (n < 0 || (size_t)n >= cap)
-		return err_set(e, -ENAMETOOLONG, "control socket: '%s/%.40s.sock' is too long", dir,
-			       name);
+		return err_set(e, -ENAMETOOLONG, "control socket: '%s/%.40s.%s' is too long", dir,
+			       name, suffix);
 	return 0;
+}
+
+int ctl_path(const char *name, char *ret, size_t cap, struct err *e)
+{
+	return path_of(name, "sock", ret, cap, e);
 }
 
 int ctl_sock_addr(const char *name, struct sockaddr_un *sa, struct err *e)
@@ -55,6 +61,36 @@ int ctl_sock_addr(const char *name, struct sockaddr_un *sa, struct err *e)
 	memset(sa, 0, sizeof(*sa));
 	sa->sun_family = AF_UNIX;
 	return ctl_path(name, sa->sun_path, sizeof(sa->sun_path), e);
+}
+
+int ctl_sock_console_addr(const char *name, struct sockaddr_un *sa, struct err *e)
+{
+	memset(sa, 0, sizeof(*sa));
+	sa->sun_family = AF_UNIX;
+	return path_of(name, "console", sa->sun_path, sizeof(sa->sun_path), e);
+}
+
+int ctl_sock_listen(const struct sockaddr_un *sa, int backlog, struct err *e)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), r;
+
+	/* The mode of the socket before it has a name is the mode of the name. */
+	if (fd >= 0 && !fchmod(fd, 0600) && !bind(fd, (const struct sockaddr *)sa, sizeof(*sa)) &&
+	    !listen(fd, backlog))
+		return fd;
+	r = err_sys(e, "control socket '%s'", sa->sun_path);
+	if (fd >= 0)
+		close(fd);
+	return r;
+}
+
+bool ctl_sock_peer_allowed(int fd)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 &&
+	       (cred.uid == geteuid() || cred.uid == 0);
 }
 
 int ctl_sock_lock(struct err *e)

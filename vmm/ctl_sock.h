@@ -2,6 +2,7 @@
 #ifndef VMM_CTL_SOCK_H
 #define VMM_CTL_SOCK_H
 
+#include <stdbool.h>
 #include <sys/un.h>
 
 #include "vmm/err.h"
@@ -18,6 +19,12 @@ int ctl_sock_dir(char *ret, size_t cap, struct err *e);
 int ctl_sock_lock(struct err *e);
 /* Fill sa; fails when the path is longer than a socket address takes. */
 int ctl_sock_addr(const char *name, struct sockaddr_un *sa, struct err *e);
+/* The same for the socket of its console. */
+int ctl_sock_console_addr(const char *name, struct sockaddr_un *sa, struct err *e);
+/* Bind and listen, mode 0600. The fd, non-blocking, or a negative errno. */
+int ctl_sock_listen(const struct sockaddr_un *sa, int backlog, struct err *e);
+/* Is the client of this socket our user, or root? */
+bool ctl_sock_peer_allowed(int fd);
 /* Connect, non-blocking socket. The fd, -ENOENT or -ECONNREFUSED (nobody there), other errno. */
 int ctl_sock_connect(const struct sockaddr_un *sa, int timeout_ms);
 /* Remove the socket if nobody listens on it. */

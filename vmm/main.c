@@ -20,6 +20,7 @@ static const struct {
 	{"resume", ctl_main, "let them go on"},
 	{"set", ctl_main, "change a running VM: epoch=TIME, balloon=SIZE"},
 	{"snapshot", ctl_main, "write a VM to a file"},
+	{"console", ctl_main, "a terminal at the guest's serial port"},
 	{"failover", ctl_main, "hand a protected VM over to its secondary"},
 	{"stop", ctl_main, "end a VM in order"},
 };

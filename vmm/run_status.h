@@ -10,6 +10,7 @@
 #include "ft/secondary.h"
 #include "vmm/boot_reader.h"
 #include "vmm/config.h"
+#include "vmm/console_sock.h"
 #include "vmm/ctl.h"
 #include "vmm/loop.h"
 #include "vmm/vm.h"
@@ -18,6 +19,7 @@ struct run {
 	struct config cfg;
 	struct loop loop;
 	struct ctl *ctl;
+	struct console_sock *console;
 	struct ft ft;
 	struct vm vm;
 	bool has_vm; /* the VM runs (or is paused) here */

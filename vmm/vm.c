@@ -106,10 +106,10 @@ static int add_device(struct vm *vm, struct device *d, struct err *e)
 static int add_legacy(struct vm *vm, struct err *e)
 {
 	struct device *d;
-	int r = serial_new(&vm->env, console_deliver, &vm->console, &d, e);
+	int r = serial_new(&vm->env, console_deliver, &vm->console, &vm->serial, e);
 
 	if (!r)
-		r = add_device(vm, d, e);
+		r = add_device(vm, vm->serial, e);
 	if (!r)
 		r = rtc_new(&vm->env, &d, e);
 	if (!r)

@@ -60,7 +60,7 @@ struct vm {
 	struct dev_env env;
 	struct device *devs[VM_MAX_DEVICES]; /* legacy first, then machine.devs in order */
 	unsigned ndevs;
-	struct device *ged;
+	struct device *ged, *serial;
 	struct device *mdevs[MACHINE_MAX_DEVS]; /* the device of machine.devs[i] */
 	struct disk disks[MACHINE_MAX_DEVS];  /* by index of machine.devs; fd -1 when not a disk */
 	struct netdev nets[MACHINE_MAX_DEVS]; /* likewise */

@@ -17,8 +17,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import ftlab
 import testlib
 
-MODULES = ("boot", "cli", "snapshot", "protect", "failover", "time", "balloon", "faults", "kills", "attacks", "hostile",
-           "bugs", "vsock", "reset", "passt")
+MODULES = ("boot", "cli", "console", "snapshot", "protect", "failover", "time", "balloon", "faults", "kills", "attacks",
+           "hostile", "bugs", "vsock", "reset", "passt")
 
 
 class OutOfTime(Exception):

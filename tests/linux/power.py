@@ -5,6 +5,7 @@ import time
 
 from ftlab import expect
 from linuxlab import KERNELS, Shell, check_guest_log, ctl, linux
+from test_console import Terminal
 from testlib import test
 
 BED = ["-m", "3G"]
@@ -25,6 +26,20 @@ def power_stop(lab):
         expect(vm.wait_exit(20) == 0, f"{kernel}: exit code {vm.code}")
         expect("switched off" in vm.log_text(), f"{kernel}: it did not switch itself off: {vm.log_text()}")
         lab.release(vm)
+
+
+@test(60)
+def power_console(lab):
+    """a shell at `ftvmm console`, by the port's interrupts; it switches the guest off"""
+    vm = linux(lab, "", net=False)
+    vm.wait_console("^/ # ", 30)
+    terminal = Terminal(lab, tty=True)
+    terminal.type("echo $((6 * 7))\r")
+    terminal.wait("\n42\r?\n")
+    terminal.type("grep ttyS0 /proc/interrupts; poweroff -f\r")
+    terminal.wait_exit(0)
+    expect(vm.wait_exit(10) == 0 and "switched off" in vm.log_text(), f"exit code {vm.code}: {vm.log_text()}")
+    expect(b"ttyS0" in terminal.seen.split(b"42")[-1], f"no interrupts of the port: {terminal.seen[-300:]}")
 
 
 @test(90)

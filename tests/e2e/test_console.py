@@ -1,0 +1,146 @@
+"""Typing at the guest: `ftvmm console` and its socket."""
+
+import os
+import pty
+import re
+import select
+import socket
+import subprocess
+
+import ftlab
+from ftlab import GUESTS, Pair, Vm, expect
+from testlib import test
+
+
+class Terminal:
+    """`ftvmm console vm` on a host, at a pipe or at a terminal of its own."""
+
+    def __init__(self, lab, host="A", tty=False):
+        self.seen, self.master = b"", None
+        mine, theirs = pty.openpty() if tty else os.pipe()
+        self.keys = mine if tty else theirs
+        stdin = theirs if tty else mine
+        self.proc = subprocess.Popen([ftlab.FTVMM, "console", "vm"], stdin=stdin, stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT,
+                                     env=dict(os.environ, XDG_RUNTIME_DIR=lab.path(host)))
+        os.close(stdin)
+        os.set_blocking(self.proc.stdout.fileno(), False)
+        lab.closing.append(self)
+
+    def type(self, text):
+        os.write(self.keys, text.encode())
+
+    def wait(self, pattern, seconds=10):
+        d = ftlab.Deadline(seconds)
+        while not re.search(pattern, self.seen.decode(errors="replace")):
+            ready, _, _ = select.select([self.proc.stdout], [], [], max(0.01, d.left()))
+            more = self.proc.stdout.read() if ready else b""
+            expect(more or not ready, f"console ended without '{pattern}': {self.seen[-300:]}")
+            expect(d.left() > 0, f"console: no '{pattern}' in {self.seen[-300:]}")
+            self.seen += more or b""
+
+    def wait_exit(self, code):
+        out, _ = self.proc.communicate(timeout=10 * ftlab.SLOW)
+        self.seen += out or b""
+        expect(self.proc.returncode == code, f"console: exit code {self.proc.returncode}: {self.seen[-300:]}")
+
+    def close(self):
+        if self.keys >= 0:
+            os.close(self.keys)
+        self.keys = -1
+        if self.proc.poll() is None:
+            self.proc.kill()
+            self.proc.wait()
+
+
+@test(60)
+def console_typed(lab):
+    """lines by a pipe, by a terminal, more at once than the port holds; the end of the VM"""
+    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
+    vm.wait_console("^READY")
+    pipe = Terminal(lab)
+    pipe.type("hello\n")
+    pipe.wait("line 1: hello\n")
+    tty = Terminal(lab, tty=True)
+    tty.wait("Ctrl-. leaves")
+    tty.type("from a terminal \x03\r")  # Ctrl-C is the guest's
+    tty.wait("line 2: from a terminal \x03\r?\n")
+    pipe.wait("line 2: ")
+    many = [f"{i:04} " + "x" * 150 for i in range(100)]
+    pipe.type("".join(text + "\n" for text in many))
+    pipe.wait("line 102: ", 30)
+    got = re.findall(r"^line \d+: (.*)$", pipe.seen.decode(), re.M)
+    expect(got[2:] == many, f"{len(got)} lines, not as typed")
+    tty.type("rest\x1dnot this")
+    tty.wait_exit(0)
+    pipe.type("\n")
+    pipe.wait("line 103: rest\n")
+    expect("not this" not in vm.console_text(), vm.console_text())
+    pipe.type("quit")
+    pipe.wait_exit(0)
+    expect(vm.wait_exit() == 0, f"exit code {vm.code}")
+
+
+@test(60)
+def console_protected(lab):
+    """the side that runs the VM has the console: before and after a takeover"""
+    pair = Pair(lab, "console", "x", disk=0, net=False)
+    a, b = pair.protect()
+    here = Terminal(lab)
+    here.type("before\n")
+    here.wait("line 1: before")
+    there = Terminal(lab, "B")
+    there.wait("this side does not run the VM")
+    there.wait_exit(0)
+    a.kill()
+    here.wait_exit(0)
+    b.wait_state("DEGRADED")
+    there = Terminal(lab, "B")
+    there.type("after\n")
+    there.wait("line 2: after")
+    pair.end()
+
+
+@test(60)
+def console_held(lab):
+    """what the guest prints while its epoch is not acknowledged is not shown"""
+    pair = Pair(lab, "console", "x", disk=0, net=False, timeout="10s")
+    _, b = pair.protect()
+    here = Terminal(lab)
+    here.type("first\n")
+    here.wait("line 1: first")
+    b.signal(19)  # SIGSTOP
+    a = pair.vm["A"]
+    here.type("secret\n")
+    a.wait_status(lambda s: s["held_packets"] > 0, "held output")
+    a.nap(0.3)  # what is wrongly let out would be here
+    ready, _, _ = select.select([here.proc.stdout], [], [], 0)
+    expect(not ready, f"shown before its epoch was acknowledged: {here.proc.stdout.read() if ready else ''}")
+    b.signal(18)  # SIGCONT
+    here.wait("line 2: secret")
+    pair.end()
+
+
+@test(60)
+def console_clients(lab):
+    """a fifth one is told so, one that does not read is dropped, none hinders the VM"""
+    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
+    vm.wait_console("^READY")
+    path = vm.socket_path().replace(".sock", ".console")
+    expect(os.stat(path).st_mode & 0o777 == 0o600, "others may connect")
+    clients = []
+    for _ in range(4):
+        clients.append(socket.socket(socket.AF_UNIX))
+        clients[-1].connect(path)
+    # The order of arrival is that of connect().
+    fifth = socket.socket(socket.AF_UNIX)
+    fifth.settimeout(10)
+    fifth.connect(path)
+    expect(b"4 clients" in fifth.recv(100), "a fifth client is served")
+    clients[0].settimeout(30)
+    reader = clients[0].makefile("rb")
+    clients[0].sendall(b"flood 8000\n")
+    for i in range(8000):
+        expect(reader.readline().strip() == b"%0100d" % (7999 - i), f"line {i}")
+    vm.wait_log("a client does not read; dropped")
+    expect(vm.state() == "RUNNING", vm.state())
