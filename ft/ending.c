@@ -55,12 +55,10 @@ void primary_finish(struct primary *p)
 
 /* --- the last epoch --------------------------------------------------------------------------- */
 
-void primary_end(struct primary *p, int code)
+static void last_epoch(struct primary *p, int code)
 {
 	struct err e = {0};
 
-	if (p->ending)
-		return;
 	p->ending = true;
 	p->end_code = code;
 	vm_pause(p->vm, &e);
@@ -76,13 +74,24 @@ void primary_end(struct primary *p, int code)
 	}
 }
 
+void primary_end(struct primary *p, int code)
+{
+	if (p->ending && !p->handing_over)
+		return;
+	if (p->handing_over)
+		log_warn("failover: not any more, the VM is being stopped");
+	p->handing_over = false;
+	last_epoch(p, code);
+}
+
 int primary_hand_over(struct primary *p, struct err *e)
 {
 	struct arbiter_record rec;
 	int r;
 
 	if (p->ending)
-		return err_set(e, -EBUSY, "failover: the VM is being stopped");
+		return err_set(e, -EBUSY, "failover: the VM is being %s",
+			       p->handing_over ? "handed over" : "stopped");
 	if (p->ft->state != FT_PROTECTED)
 		return err_set(e, -EBUSY, "failover: the VM is %s: there is no secondary in step",
 			       ft_state_name(p->ft->state));
@@ -98,7 +107,7 @@ int primary_hand_over(struct primary *p, struct err *e)
 	}
 	log_info("failover: handing over to %s", p->ft->peer);
 	p->handing_over = true;
-	primary_end(p, EXIT_HANDED_OVER);
+	last_epoch(p, EXIT_HANDED_OVER);
 	return 0;
 }
 

@@ -136,8 +136,9 @@ static void note_ack(struct primary *p)
 static void schedule_seal(struct primary *p)
 {
 	uint64_t since = loop_now_ns() - p->sealed_ns;
+	bool now = p->ending || since >= p->epoch_ns; /* at the end the VM stands and waits */
 
-	loop_timer_set(p->ft->loop, &p->epoch_op, since < p->epoch_ns ? p->epoch_ns - since : 0);
+	loop_timer_set(p->ft->loop, &p->epoch_op, now ? 0 : p->epoch_ns - since);
 }
 
 void epoch_acked(struct primary *p, uint64_t epoch)

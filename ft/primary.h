@@ -70,7 +70,10 @@ struct primary {
 
 /* The VM runs or is about to; starts looking for a peer at once. */
 int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e);
-/* The VM is over (guest ended, or stop): last epoch, ack, release, BYE; then ft->on_exit(code). */
+/*
+ * The VM is over (guest ended, or stop): last epoch, ack, release, BYE; then ft->on_exit(code). A
+ * hand-over that is under way becomes that.
+ */
 void primary_end(struct primary *p, int code);
 /*
  * The secondary is to run the VM: last epoch, ack, release, HAND_OVER; then ft->on_exit(3). A

@@ -124,8 +124,8 @@ static void guest_ended(void *arg)
 {
 	struct run *r = arg;
 
-	/* Told again when the arbiter has let this side go on. */
-	if (r->over || r->primary.owe_claim)
+	/* Told again when this side may go on; else the secondary's guest_ended() is told. */
+	if (r->over || r->primary.owe_claim || r->primary.handing_over)
 		return;
 	if (may_reboot(r)) {
 		reboot(r);
@@ -316,6 +316,10 @@ static json_t *do_stop(struct run *r, json_t *args, struct err *e)
 
 static json_t *do_failover(struct run *r, struct err *e)
 {
+	if (r->stopping) {
+		err_set(e, -EBUSY, "failover: the VM is being stopped");
+		return NULL;
+	}
 	if (r->primary.ft)
 		return primary_hand_over(&r->primary, e) ? NULL : json_object();
 	err_set(e, -EBUSY, "failover: only the side that runs a protected VM can hand it over; %s",

@@ -95,6 +95,27 @@ def failover_secondary_lost(lab):
 
 
 @test(60)
+def failover_stopped(lab):
+    """`stop` while the secondary is to have the last epoch: nobody runs the VM then, and it can be started again"""
+    pair = Pair(lab, timeout="10s")
+    a, b = pair.protect()
+    lab.probe()
+    b.signal(signal.SIGSTOP)
+    command = failover(lab, "A")
+    a.wait_log("failover: handing over")
+    refused(lab, ["failover", "vm"], "being handed over", code=2)
+    a.call("stop", timeout_ns=0)
+    b.signal(signal.SIGCONT)
+    expect(a.wait_exit(5) == 0, f"exit code {a.code}: {a.log_text()}")
+    command.communicate(timeout=20 * ftlab.SLOW)
+    b.wait_log("stopped in order")
+    expect(b.state() == "STARTING", f"it runs at the other side: {b.log_text()}")
+    pair.primary("A")
+    pair.in_step()
+    lab.probe()
+
+
+@test(60)
 def failover_primary_lost(lab):
     """the primary dies instead of saying that it hands over: a takeover like any other"""
     pair = Pair(lab)
