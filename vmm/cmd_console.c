@@ -13,6 +13,7 @@
 
 #define CONNECT_MS 5000
 #define ESCAPE	   0x1d /* Ctrl-] */
+#define LOOK_MS	   500	/* until a signal is looked for that came right before the wait */
 
 struct terminal {
 	int sock;
@@ -76,13 +77,15 @@ static bool show(struct terminal *t)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return true;
 	while (done < n) {
+		struct pollfd p = {.fd = STDOUT_FILENO, .events = POLLOUT};
 		ssize_t w = write(STDOUT_FILENO, buf + done, (size_t)(n - done));
 
-		if (w < 0 && errno == EINTR)
-			continue;
-		if (w <= 0)
+		if (w == 0 || (w < 0 && errno != EAGAIN && errno != EINTR) || signalled)
 			return false;
-		done += w;
+		if (w < 0)
+			poll(&p, 1, LOOK_MS);
+		else
+			done += w;
 	}
 	return n > 0;
 }
@@ -105,7 +108,7 @@ static void talk(struct terminal *t)
 			{.fd = t->sock, .events = (short)(POLLIN | (t->out_len ? POLLOUT : 0))},
 			{.fd = listen ? STDIN_FILENO : -1, .events = POLLIN}};
 
-		if (poll(p, 2, -1) < 0)
+		if (poll(p, 2, LOOK_MS) <= 0)
 			continue;
 		if (p[0].revents & POLLOUT)
 			send_typed(t);

@@ -156,13 +156,32 @@ static void refuse(int fd, const char *line)
 	close(fd);
 }
 
+/* Not noticed while it is not read from: it has typed more than the guest has taken. */
+static bool has_left(const struct client *c)
+{
+	struct pollfd p = {.fd = c->fd};
+
+	return poll(&p, 1, 0) == 1;
+}
+
+static struct client *free_client(struct console_sock *s)
+{
+	for (unsigned i = 0; i < CLIENTS_MAX; i++)
+		if (s->clients[i].fd < 0)
+			return &s->clients[i];
+	for (unsigned i = 0; i < CLIENTS_MAX; i++)
+		if (has_left(&s->clients[i])) {
+			drop(&s->clients[i]);
+			return &s->clients[i];
+		}
+	return NULL;
+}
+
 static void add_client(struct console_sock *s, int fd)
 {
-	struct client *c = s->clients;
+	struct client *c = free_client(s);
 
-	while (c < s->clients + CLIENTS_MAX && c->fd >= 0)
-		c++;
-	if (c == s->clients + CLIENTS_MAX) {
+	if (!c) {
 		refuse(fd, "ftvmm: 4 clients are at this console already\r\n");
 		return;
 	}

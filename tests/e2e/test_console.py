@@ -144,3 +144,40 @@ def console_clients(lab):
         expect(reader.readline().strip() == b"%0100d" % (7999 - i), f"line {i}")
     vm.wait_log("a client does not read; dropped")
     expect(vm.state() == "RUNNING", vm.state())
+
+
+@test(60)
+def console_left(lab):
+    """who left with bytes that the guest has not read takes no place"""
+    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
+    vm.wait_console("^READY")
+    vm.call("pause")
+    path = vm.socket_path().replace(".sock", ".console")
+    for _ in range(4):
+        with socket.socket(socket.AF_UNIX) as gone:
+            gone.connect(path)
+            gone.sendall(b"x" * 20000)
+    stays = socket.socket(socket.AF_UNIX)
+    stays.settimeout(10)
+    stays.connect(path)
+    vm.call("status")  # served after the client
+    vm.call("resume")
+    stays.sendall(b"\nhere\n" * 20)  # others' bytes may come in between
+    seen = b""
+    while b": here" not in seen:
+        more = stays.recv(65536)
+        expect(more and b"clients" not in more, f"not served: {more}")
+        seen += more
+
+
+@test(60)
+def console_killed(lab):
+    """a console that waits for its reader ends by a signal"""
+    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
+    vm.wait_console("^READY")
+    stuck = Terminal(lab)
+    stuck.type("flood 8000\n")
+    with open(f"/proc/{stuck.proc.pid}/syscall") as f:
+        vm.wait_status(lambda _: (f.seek(0), f.read())[1].startswith("1 0x1 "), "a full pipe")
+    stuck.proc.terminate()
+    expect(stuck.proc.wait(10 * ftlab.SLOW) == 0, "exit code")
