@@ -27,8 +27,12 @@ static void stopped(struct vm *vm, enum vm_end end, uint8_t code, const char *wh
 		ending->end = end;
 		ending->code = code;
 		snprintf(ending->why, sizeof(ending->why), "%s", why);
-		/* Neither the vCPU that did this nor any other goes further. */
-		vm_kick_vcpus(vm);
+		/*
+		 * Neither the vCPU that did this nor any other goes further. In teardown they are
+		 * told already, and some are joined.
+		 */
+		if (!vm->quit)
+			vm_kick_vcpus(vm);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	device_signal(vm->end_fd);
