@@ -125,13 +125,19 @@ void primary_lost(struct primary *p, const char *why)
 {
 	char note[sizeof(p->ft->note)];
 	bool was_in_step = p->phase >= PRI_SYNCING;
+	size_t n = strlen(p->ft->peer);
 
 	if (p->phase == PRI_IDLE)
 		return;
+	/* The errors of a connection begin with the address, too: it is said once. */
+	if (!strncmp(why, p->ft->peer, n) && !strncmp(why + n, ": ", 2))
+		why += n + 2;
 	snprintf(note, sizeof(note), "peer %.100s: %.360s", p->ft->peer, why);
 	/* What keeps a peer away is said once, not at every try. */
 	if (was_in_step || strcmp(note, p->last_trouble))
 		log_warn("%s", note);
+	else
+		log_debug("%s", note);
 	snprintf(p->last_trouble, sizeof(p->last_trouble), "%s", note);
 	step_reached(STEP_PEER_LOST);
 	close_link(p);
@@ -361,7 +367,6 @@ static void writable(struct loop_op *op, int res)
 
 	loop_poll_del(p->ft->loop, &p->conn_op);
 	if (chan_connected(p->conn_fd, &e)) {
-		log_debug("peer %s: %s", p->ft->peer, e.msg);
 		primary_lost(p, e.msg);
 	} else if (p->phase == PRI_CONNECTING) {
 		connected_main(p);
@@ -370,25 +375,28 @@ static void writable(struct loop_op *op, int res)
 	}
 }
 
-static int start_connect(struct primary *p)
+static int start_connect(struct primary *p, struct err *e)
 {
-	struct err e = {0};
-	int r = chan_connect_start(&p->uri, &p->conn_fd, &e);
+	int r = chan_connect_start(&p->uri, &p->conn_fd, e);
 
 	if (r) {
-		log_debug("peer %s: %s", p->ft->peer, e.msg);
 		p->conn_fd = -1;
 		return r;
 	}
 	p->conn_op = (struct loop_op){.fn = writable, .arg = p};
-	return loop_poll_add(p->ft->loop, &p->conn_op, p->conn_fd, POLLOUT);
+	r = loop_poll_add(p->ft->loop, &p->conn_op, p->conn_fd, POLLOUT);
+	return r ? err_set(e, r, "cannot wait for the connection: %s", strerror(-r)) : 0;
 }
 
 static void connect_heart(struct primary *p)
 {
+	struct err e = {0};
+
 	p->phase = PRI_HEART;
-	if (start_connect(p))
-		primary_lost(p, "heartbeat link: cannot connect");
+	if (start_connect(p, &e)) {
+		err_wrap(&e, "heartbeat link");
+		primary_lost(p, e.msg);
+	}
 }
 
 static void try_peer(struct primary *p)
@@ -411,8 +419,8 @@ static void try_peer(struct primary *p)
 	}
 	p->phase = PRI_CONNECTING;
 	loop_timer_set(p->ft->loop, &p->timer_op, PRIMARY_CONNECT_NS);
-	if (start_connect(p))
-		primary_lost(p, "cannot connect");
+	if (start_connect(p, &e))
+		primary_lost(p, e.msg);
 }
 
 static void timer(struct loop_op *op, int res)

@@ -39,6 +39,11 @@ static int join_bridge(struct netdev *nd, const char *bridge, struct err *e)
 	if (nd->ours)
 		fit_to_bridge(&c, &port, &master);
 	r = iface_set(&port, &c, &why);
+	if (r == -EPERM)
+		return err_set(e, r,
+			       "tap '%s' into bridge '%s': %s; let an administrator do it: ip link "
+			       "set %s master %s up",
+			       nd->ifname, bridge, why.msg, nd->ifname, bridge);
 	return r ? err_set(e, r, "tap '%s' into bridge '%s': %s", nd->ifname, bridge, why.msg) : 0;
 }
 
@@ -54,6 +59,10 @@ static int set_link(struct netdev *nd, bool up, struct err *e)
 	if (r || !!(tap.flags & IFF_UP) == up)
 		return r;
 	r = iface_set(&tap, &c, &why);
+	if (r == -EPERM && up)
+		return err_set(e, r,
+			       "tap '%s' up: %s; let an administrator do it: ip link set %s up",
+			       nd->ifname, why.msg, nd->ifname);
 	return r ? err_set(e, r, "tap '%s' %s: %s", nd->ifname, up ? "up" : "down", why.msg) : 0;
 }
 
@@ -92,8 +101,12 @@ static int attach(struct netdev *nd, const char *ifname, struct err *e)
 	nd->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (nd->fd < 0 && errno == ENOENT)
 		return err_sys(e, "/dev/net/tun (modprobe tun)");
+	if (nd->fd < 0 && errno == EACCES)
+		return err_set(e, -EACCES,
+			       "/dev/net/tun: no permission: run as root, or let an administrator "
+			       "chmod it to 0666");
 	if (nd->fd < 0)
-		return attach_error(ifname, existed, e);
+		return err_sys(e, "/dev/net/tun");
 	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", ifname);
 	if (ioctl(nd->fd, TUNSETIFF, &ifr) < 0)
 		return attach_error(ifname, existed, e);

@@ -140,8 +140,8 @@ static int check_disk_file(const struct config *c, const struct config_disk *d, 
 			"a regular file in this version",
 			d->id, d->path);
 	if (access(d->path, d->readonly ? R_OK : R_OK | W_OK) < 0)
-		return err_sys(e, "disk '%s': '%s'%s", d->id, d->path,
-			       d->readonly ? "" : " (add ro?)");
+		return err_set(e, -errno, "disk '%s': '%s': %s%s", d->id, d->path, strerror(errno),
+			       d->readonly ? "" : "; with ro the guest only reads it");
 	if (c->role != ROLE_SECONDARY)
 		warn_qcow2(d);
 	if (S_ISREG(st.st_mode) && (!st.st_size || st.st_size % SECTOR) &&

@@ -48,8 +48,13 @@ int ctl_client_open(struct ctl_client **ret, const char *name, int timeout_ms, s
 			       "no VM named '%s' runs here: nobody listens on '%s' "
 			       "(XDG_RUNTIME_DIR as where it was started?)",
 			       name, sa.sun_path);
+	if (fd == -EACCES)
+		return err_set(e, fd,
+			       "control socket '%s': %s; only the user who started the VM and root "
+			       "may use it",
+			       sa.sun_path, strerror(-fd));
 	if (fd < 0)
-		return err_set(e, fd, "'%s': %s", sa.sun_path, strerror(-fd));
+		return err_set(e, fd, "control socket '%s': %s", sa.sun_path, strerror(-fd));
 	c = malloc(sizeof(*c));
 	if (!c) {
 		close(fd);

@@ -44,10 +44,16 @@ static int path_of(const char *name, const char *suffix, char *ret, size_t cap, 
 		return r;
 	if (!*name || *name == '.' || strchr(name, '/'))
 		return err_set(e, -EINVAL, "'%.40s' is not a name of a VM", name);
+	if (strlen(name) > CTL_NAME_MAX)
+		return err_set(e, -EINVAL,
+			       "'%.20s...' is not a name of a VM: %zu characters, at most %d", name,
+			       strlen(name), CTL_NAME_MAX);
 	n = snprintf(ret, cap, "%s/%s.%s", dir, name, suffix);
 	if (n < 0 || (size_t)n >= cap)
-		return err_set(e, -ENAMETOOLONG, "control socket: '%s/%.40s.%s' is too long", dir,
-			       name, suffix);
+		return err_set(e, -ENAMETOOLONG,
+			       "control socket '%s/%.63s.%s': %d characters, at most %zu; give a "
+			       "shorter --name or XDG_RUNTIME_DIR",
+			       dir, name, suffix, n, cap - 1);
 	return 0;
 }
 

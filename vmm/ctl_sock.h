@@ -9,6 +9,7 @@
 
 #define CTL_LINE_MAX  65536u /* a request or reply line with its newline */
 #define CTL_DEPTH_MAX 8u
+#define CTL_NAME_MAX  63 /* as config.h has it for a VM's name */
 
 /* The folder of the sockets, without a slash at the end. */
 int ctl_sock_dir(char *ret, size_t cap, struct err *e);
