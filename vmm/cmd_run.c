@@ -310,6 +310,7 @@ static json_t *do_stop(struct run *r, json_t *args, struct err *e)
 		err_set(e, -EINVAL, "stop: timeout must be between 0 and 8 minutes");
 		return NULL;
 	}
+	log_info("stop command: stopping in order");
 	stop_vm(r, ns);
 	return json_object();
 }
@@ -458,14 +459,16 @@ static int run_vm(struct run *r, struct err *e)
 }
 
 /* A VM that another holder may be running must not be started a second time from an old image. */
-static int first_claim(struct run *r, struct err *e)
+static int first_claim(struct run *r, bool *ret_forced, struct err *e)
 {
 	struct arbiter_record rec;
 	int code = arbiter_read(r->ft.arbiter, &rec, e);
 
 	if (code)
 		return code;
-	if (rec.generation && !rec.released && !r->cfg.claim)
+	/* What was claimed by force may have left an older image at the other side. */
+	*ret_forced = rec.generation && !rec.released;
+	if (*ret_forced && !r->cfg.claim)
 		return err_set(e, -ESTALE,
 			       "arbiter: generation %llu of '%s' is held by '%s' and was not given "
 			       "back: it may be "
@@ -484,14 +487,17 @@ static int first_claim(struct run *r, struct err *e)
 
 static int run_primary(struct run *r, struct err *e)
 {
-	int code = first_claim(r, e);
+	bool forced;
+	int code = first_claim(r, &forced, e);
 
 	if (!code)
 		code = run_vm(r, e);
 	if (code)
 		return code;
 	ft_set_state(&r->ft, FT_UNPROTECTED, "no peer yet");
-	return primary_start(&r->primary, &r->ft, &r->vm, e);
+	code = primary_start(&r->primary, &r->ft, &r->vm, e);
+	r->primary.peer_behind = forced;
+	return code;
 }
 
 /* The secondary has become the one that runs the VM: from here on it is a primary. */

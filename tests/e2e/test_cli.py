@@ -153,12 +153,13 @@ def cli_arbiter(lab):
     b = pair.primary("B")
     expect(b.wait_exit() == ftlab.EXIT_FENCED and "--claim" in b.log_text(),
            f"exit code {b.code}: {b.log_text()}")
-    lab.release(a, b)
+    lab.release(b)
+    expect(a.stop() == 0, f"exit code {a.code}")
+    a.settle()
+    a = pair.primary("A")  # an orderly end without a secondary: nothing to insist on
+    a.wait_state("UNPROTECTED")
+    lab.release(a)
     b = pair.primary("B", "--claim")
-    b.wait_state("UNPROTECTED")
-    expect(b.stop() == 0, f"exit code {b.code}")
-    b.settle()
-    b = pair.primary("B")
     b.wait_state("UNPROTECTED")
 
 
