@@ -121,6 +121,12 @@ static void claim_again(struct loop_op *op, int res)
 		claim(p);
 }
 
+/* Of the peer in use: peer_index is the next one. */
+static char *last_trouble(struct primary *p)
+{
+	return p->last_trouble[(p->peer_index ? p->peer_index : p->ft->cfg->npeers) - 1];
+}
+
 void primary_lost(struct primary *p, const char *why)
 {
 	char note[sizeof(p->ft->note)];
@@ -134,11 +140,11 @@ void primary_lost(struct primary *p, const char *why)
 		why += n + 2;
 	snprintf(note, sizeof(note), "peer %.100s: %.360s", p->ft->peer, why);
 	/* What keeps a peer away is said once, not at every try. */
-	if (was_in_step || strcmp(note, p->last_trouble))
+	if (was_in_step || strcmp(note, last_trouble(p)))
 		log_warn("%s", note);
 	else
 		log_debug("%s", note);
-	snprintf(p->last_trouble, sizeof(p->last_trouble), "%s", note);
+	snprintf(last_trouble(p), sizeof(p->last_trouble[0]), "%s", note);
 	step_reached(STEP_PEER_LOST);
 	close_link(p);
 	if (p->peer_may_run) {
@@ -353,7 +359,7 @@ static void connected_heart(struct primary *p)
 	loop_timer_del(p->ft->loop, &p->timer_op);
 	p->phase = PRI_SYNCING;
 	ft_set_state(p->ft, FT_SYNCING, NULL);
-	p->last_trouble[0] = 0;
+	last_trouble(p)[0] = 0;
 	if (start_sync(p, &e)) {
 		log_error("%s", e.msg);
 		primary_lost(p, e.msg);

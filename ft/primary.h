@@ -65,7 +65,8 @@ struct primary {
 	bool ending;
 	bool handing_over; /* ending, for the secondary to go on */
 	int end_code;
-	char last_trouble[480], lost_why[480];
+	char last_trouble[CONFIG_MAX_PEERS][480]; /* of each peer: said once */
+	char lost_why[480];
 };
 
 /* The VM runs or is about to; starts looking for a peer at once. */

@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -64,11 +65,9 @@ static int unix_address(const struct chan_uri *u, struct sockaddr_un *sa, struct
 }
 
 /* Blocks in the resolver when host is a name: /etc/hosts or a numeric address does not. */
-static int tcp_addresses(const struct chan_uri *u, bool passive, struct addrinfo **ret,
-			 struct err *e)
+static int tcp_addresses(const struct chan_uri *u, int flags, struct addrinfo **ret, struct err *e)
 {
-	struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-				 .ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0)};
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | flags};
 	int r = getaddrinfo(u->host, u->port, &hints, ret);
 
 	if (r)
@@ -116,10 +115,33 @@ static int start_fd(const struct chan_uri *u, int *ret_fd, struct err *e)
 	return 0;
 }
 
+int chan_resolve(char *text, size_t cap, struct err *e)
+{
+	struct addrinfo *list;
+	struct chan_uri u;
+	char host[256];
+	bool six;
+	int r = chan_parse(text, &u, e);
+
+	if (r || u.kind != CHAN_TCP)
+		return r;
+	r = tcp_addresses(&u, 0, &list, e);
+	if (r)
+		return r;
+	six = list->ai_family == AF_INET6;
+	r = getnameinfo(list->ai_addr, list->ai_addrlen, host, sizeof(host), NULL, 0,
+			NI_NUMERICHOST);
+	freeaddrinfo(list);
+	if (r)
+		return err_set(e, -EHOSTUNREACH, "%s: %s", text, gai_strerror(r));
+	snprintf(text, cap, six ? "tcp:[%s]:%s" : "tcp:%s:%s", host, u.port);
+	return 0;
+}
+
 static int start_tcp(const struct chan_uri *u, int *ret_fd, struct err *e)
 {
 	struct addrinfo *list;
-	int fd = -EADDRNOTAVAIL, r = tcp_addresses(u, false, &list, e);
+	int fd = -EADDRNOTAVAIL, r = tcp_addresses(u, AI_NUMERICHOST, &list, e);
 
 	if (r)
 		return r;
@@ -180,7 +202,7 @@ static int finish(int fd, uint64_t deadline_ns)
 static int connect_tcp(const struct chan_uri *u, uint64_t deadline_ns, struct err *e)
 {
 	struct addrinfo *list;
-	int fd = -EADDRNOTAVAIL, r = tcp_addresses(u, false, &list, e);
+	int fd = -EADDRNOTAVAIL, r = tcp_addresses(u, 0, &list, e);
 
 	if (r)
 		return r;
@@ -247,7 +269,7 @@ static int bind_listen(int family, const struct sockaddr *sa, socklen_t len)
 static int listen_tcp(const struct chan_uri *u, struct err *e)
 {
 	struct addrinfo *list;
-	int fd = -EADDRNOTAVAIL, r = tcp_addresses(u, true, &list, e);
+	int fd = -EADDRNOTAVAIL, r = tcp_addresses(u, AI_PASSIVE, &list, e);
 
 	if (r)
 		return r;

@@ -6,6 +6,7 @@
 #define VMM_CHAN_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "vmm/err.h"
@@ -26,8 +27,13 @@ struct chan_uri {
 /* Parse and check; the message names what is wrong and shows the right form. */
 int chan_parse(const char *text, struct chan_uri *ret, struct err *e);
 /*
- * Start a non-blocking connect; *ret_fd becomes writable when done, then chan_connected(). Of a
- * name's addresses the first that can be tried is used. fd:N is handed out as it is.
+ * Put the first address of HOST in its place, in the cap bytes of text: a name server that does not
+ * answer takes many seconds, which the loop thread does not have. Other kinds stay as they are.
+ */
+int chan_resolve(char *text, size_t cap, struct err *e);
+/*
+ * Start a non-blocking connect; *ret_fd becomes writable when done, then chan_connected(). HOST
+ * must be an address. fd:N is handed out as it is.
  */
 int chan_connect_start(const struct chan_uri *u, int *ret_fd, struct err *e);
 /* 0, -EINPROGRESS, or why it failed. */

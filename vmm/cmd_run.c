@@ -588,6 +588,22 @@ static int open_arbiter(struct run *r, struct err *e)
 	return arbiter_open(&r->ft.arbiter, r->cfg.arbiter, r->cfg.name, holder, e);
 }
 
+/* Once, before the guest runs: no retry waits for a name server. */
+static int resolve_peers(struct config *cfg, struct err *e)
+{
+	int code = 0;
+
+	for (unsigned i = 0; i < cfg->npeers && !code; i++) {
+		char was[sizeof(cfg->peers[i])];
+
+		memcpy(was, cfg->peers[i], sizeof(was));
+		code = chan_resolve(cfg->peers[i], sizeof(cfg->peers[i]), e);
+		if (!code && strcmp(was, cfg->peers[i]))
+			log_info("--peer %s is %s", was, cfg->peers[i]);
+	}
+	return code ? err_wrap(e, "--peer") : 0;
+}
+
 static int start(struct run *r, struct err *e)
 {
 	int code = loop_init(&r->loop, e);
@@ -600,6 +616,8 @@ static int start(struct run *r, struct err *e)
 	r->ft.arg = r;
 	if (!code)
 		code = watch_signals(r, e);
+	if (!code)
+		code = resolve_peers(&r->cfg, e);
 	if (!code)
 		code = open_arbiter(r, e);
 	if (!code)

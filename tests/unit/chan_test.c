@@ -228,6 +228,30 @@ static void tcp_connects(void **state)
 	check_tcp("localhost");
 }
 
+/* The loop connects without a name server, which may take long. */
+static void names_are_resolved_beforehand(void **state)
+{
+	struct chan_uri u = {.kind = CHAN_TCP, .host = "localhost", .port = "1"};
+	struct err e = {0};
+	char text[64] = "tcp:localhost:007";
+	int fd;
+
+	assert_int_equal(chan_connect_start(&u, &fd, &e), -EHOSTUNREACH);
+	assert_int_equal(chan_resolve(text, sizeof(text), NULL), 0);
+	assert_true(!strcmp(text, "tcp:127.0.0.1:7") || !strcmp(text, "tcp:[::1]:7"));
+	u = parse(text);
+	strcpy(text, "tcp:[::1]:7000");
+	assert_int_equal(chan_resolve(text, sizeof(text), NULL), 0);
+	assert_string_equal(text, "tcp:[::1]:7000");
+	strcpy(text, "unix:/x");
+	assert_int_equal(chan_resolve(text, sizeof(text), NULL), 0);
+	assert_string_equal(text, "unix:/x");
+	strcpy(text, "tcp:no such host:1");
+	e.code = 0;
+	assert_int_equal(chan_resolve(text, sizeof(text), &e), -EHOSTUNREACH);
+	assert_non_null(strstr(e.msg, "use an address"));
+}
+
 static void connect_can_be_started_and_finished_later(void **state)
 {
 	struct chan_uri u;
@@ -560,6 +584,7 @@ int main(void)
 		cmocka_unit_test(long_addresses_are_refused),
 		cmocka_unit_test(tcp_connects),
 		cmocka_unit_test(connect_can_be_started_and_finished_later),
+		cmocka_unit_test(names_are_resolved_beforehand),
 		cmocka_unit_test(failed_connects_say_why),
 		cmocka_unit_test(unix_sockets_connect),
 		cmocka_unit_test(only_stale_unix_sockets_are_replaced),
