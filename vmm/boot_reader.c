@@ -44,6 +44,7 @@ static void *thread_main(void *arg)
 	uint64_t one = 1;
 	bool dropped;
 
+	pthread_setname_np(pthread_self(), "bootread");
 	b->code = boot_files_read(&b->files, b->kernel, b->initrd, &b->err);
 	pthread_mutex_lock(&b->lock);
 	b->done = true;

@@ -229,12 +229,12 @@ def reset_stops_all(lab):
 
 
 def reader_of(vm):
-    """The thread that waits for the kernel: the one that has no name of its own."""
+    """The thread that waits for the kernel."""
     names = {}
     for task in os.listdir(f"/proc/{vm.pid}/task"):
         with open(f"/proc/{vm.pid}/task/{task}/comm") as f:
-            names[int(task)] = f.read()
-    found = [t for t, name in names.items() if t != vm.pid and name == names[vm.pid]]
+            names[int(task)] = f.read().strip()
+    found = [t for t, name in names.items() if name == "bootread"]
     expect(len(found) == 1, f"threads {names}")
     return found[0]
 
