@@ -6,12 +6,15 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <termios.h>
 #include <unistd.h>
 
 #include "vmm/ctl_sock.h"
+#include "vmm/loop.h"
 
 #define CONNECT_MS 5000
+#define HANG_UP_MS 1000
 #define ESCAPE	   0x1d /* Ctrl-] */
 #define LOOK_MS	   500	/* until a signal is looked for that came right before the wait */
 
@@ -119,6 +122,23 @@ static void talk(struct terminal *t)
 	}
 }
 
+/* Closed with output unread, the socket would lose what was typed last: let the VM end it. */
+static void hang_up(struct terminal *t)
+{
+	struct pollfd p = {.fd = t->sock, .events = POLLIN};
+	uint64_t until = loop_now_ns() + HANG_UP_MS * 1000000ull;
+	char buf[4096];
+	ssize_t n = 1;
+
+	shutdown(t->sock, SHUT_WR);
+	while (n && !signalled && loop_now_ns() < until && poll(&p, 1, HANG_UP_MS) > 0) {
+		n = read(t->sock, buf, sizeof(buf));
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
+			break;
+	}
+	close(t->sock);
+}
+
 int console_attach(const char *name)
 {
 	struct terminal t = {0};
@@ -148,6 +168,6 @@ int console_attach(const char *name)
 		fprintf(stderr, "\n%s\n",
 			t.left || signalled ? "left the console" : "the console has ended");
 	}
-	close(t.sock);
+	hang_up(&t);
 	return 0;
 }
