@@ -127,6 +127,21 @@ static char *last_trouble(struct primary *p)
 	return p->last_trouble[(p->peer_index ? p->peer_index : p->ft->cfg->npeers) - 1];
 }
 
+/*
+ * What keeps a peer away is said once, not at every try. A host that is off is reported in turns as
+ * silent and as unreachable: that is one trouble.
+ */
+static void tell_trouble(struct primary *p, const char *note, bool was_in_step)
+{
+	const char *kind = p->phase == PRI_CONNECTING ? "cannot be reached" : note;
+
+	if (was_in_step || strcmp(kind, last_trouble(p)))
+		log_warn("%s", note);
+	else
+		log_debug("%s", note);
+	snprintf(last_trouble(p), sizeof(p->last_trouble[0]), "%s", kind);
+}
+
 void primary_lost(struct primary *p, const char *why)
 {
 	char note[sizeof(p->ft->note)];
@@ -139,12 +154,7 @@ void primary_lost(struct primary *p, const char *why)
 	if (!strncmp(why, p->ft->peer, n) && !strncmp(why + n, ": ", 2))
 		why += n + 2;
 	snprintf(note, sizeof(note), "peer %.100s: %.360s", p->ft->peer, why);
-	/* What keeps a peer away is said once, not at every try. */
-	if (was_in_step || strcmp(note, last_trouble(p)))
-		log_warn("%s", note);
-	else
-		log_debug("%s", note);
-	snprintf(last_trouble(p), sizeof(p->last_trouble[0]), "%s", note);
+	tell_trouble(p, note, was_in_step);
 	step_reached(STEP_PEER_LOST);
 	close_link(p);
 	if (p->peer_may_run) {
@@ -435,6 +445,8 @@ static void timer(struct loop_op *op, int res)
 
 	if (p->phase == PRI_IDLE)
 		try_peer(p);
+	else if (p->phase == PRI_HELLO)
+		primary_lost(p, "connected, but no answer in time; is that a --secondary?");
 	else if (p->phase != PRI_EPOCHS)
 		primary_lost(p, "no answer in time");
 	else if (p->in_flight && loop_now_ns() - p->sealed_ns > ACK_NS)
