@@ -54,6 +54,7 @@ static void make_raw(struct terminal *t)
 	raw = t->before;
 	cfmakeraw(&raw);
 	raw.c_oflag = t->before.c_oflag;
+	signal(SIGTSTP, SIG_IGN); /* whoever stops us would have a terminal that is raw */
 	tcsetattr(STDIN_FILENO, TCSANOW, &raw);
 }
 
@@ -68,7 +69,7 @@ static void take_typed(struct terminal *t)
 		t->input_ended = true;
 	else
 		t->out_len = escape ? (size_t)(escape - t->out) : (size_t)n;
-	t->left = escape;
+	t->left = escape || (t->input_ended && t->is_tty); /* it was hung up */
 }
 
 /* False: the VM has closed the console, or nobody reads what we write. */

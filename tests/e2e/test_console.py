@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import socket
 import subprocess
 
@@ -48,7 +49,12 @@ class Terminal:
         if self.keys >= 0:
             os.close(self.keys)
         self.keys = -1
+        # A sanitizer, killed at its work at the end of the process, takes that for a bug.
         if self.proc.poll() is None:
+            self.proc.terminate()
+        try:
+            self.proc.wait(5)
+        except subprocess.TimeoutExpired:
             self.proc.kill()
             self.proc.wait()
 
@@ -168,6 +174,21 @@ def console_left(lab):
         more = stays.recv(65536)
         expect(more and b"clients" not in more, f"not served: {more}")
         seen += more
+
+
+@test(60)
+def console_terminal(lab):
+    """it is not stopped with its terminal raw, and ends with the terminal"""
+    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
+    vm.wait_console("^READY")
+    tty = Terminal(lab, tty=True)
+    tty.wait("Ctrl-. leaves")
+    tty.proc.send_signal(signal.SIGTSTP)
+    tty.type("goes on\r")
+    tty.wait("line 1: goes on")
+    os.close(tty.keys)
+    tty.keys = -1
+    tty.wait_exit(0)
 
 
 @test(60)
