@@ -3,12 +3,15 @@
  * last epoch, so that the secondary has all that the guest did and its output may leave.
  */
 #include <errno.h>
+#include <stdio.h>
 
 #include "ft/primary.h"
 #include "ft/steps.h"
 #include "vmm/log.h"
 
 #define EXIT_HANDED_OVER 3
+#define LOOK_NS		 20000000ull   /* between looks for the secondary's claim */
+#define CLAIMED_NS	 5000000000ull /* the secondary has claimed the VM by then, or never will */
 
 /* --- the last word ---------------------------------------------------------------------------- */
 
@@ -35,22 +38,59 @@ static void give_back(struct primary *p)
 		log_warn("%s", e.msg);
 }
 
+static void leave(struct primary *p, const char *why)
+{
+	ft_set_state(p->ft, FT_STOPPED, why);
+	p->ft->on_exit(p->ft->arg, p->end_code);
+}
+
+/* The secondary's claim is the proof that the VM goes on there. Without one, this side claims it.
+ */
+static void look_for_claim(struct loop_op *op, int res)
+{
+	struct primary *p = op->arg;
+	struct arbiter_record rec;
+
+	if (!arbiter_read(p->ft->arbiter, &rec, NULL) && rec.generation > p->ft->generation) {
+		leave(p, "handed over");
+	} else if (loop_now_ns() - p->handed_ns < CLAIMED_NS) {
+		loop_timer_set(p->ft->loop, op, LOOK_NS);
+	} else {
+		p->handed_ns = 0;
+		snprintf(p->lost_why, sizeof(p->lost_why),
+			 "failover: the secondary did not claim the VM");
+		primary_claim(p);
+	}
+}
+
+static void hand_over(struct primary *p)
+{
+	obuf_flush(&p->vm->obuf); /* not once the secondary speaks for the guest */
+	/* The generation stays as it is: the secondary claims the next one. */
+	say(p, FRAME_HAND_OVER);
+	log_info("handed over to %s", p->ft->peer);
+	if (!arbiter_is_shared(p->ft->arbiter)) {
+		leave(p, "handed over");
+		return;
+	}
+	primary_close_link(p);
+	p->handed_ns = loop_now_ns();
+	p->handed_op = (struct loop_op){.fn = look_for_claim, .arg = p};
+	loop_timer_set(p->ft->loop, &p->handed_op, LOOK_NS);
+}
+
 /* Everything the guest did is acknowledged, or this side alone owns the VM. */
 void primary_finish(struct primary *p)
 {
 	if (p->handing_over) {
-		obuf_flush(&p->vm->obuf); /* not once the secondary speaks for the guest */
-		/* The generation stays as it is: the secondary claims the next one. */
-		say(p, FRAME_HAND_OVER);
-		log_info("handed over to %s", p->ft->peer);
-	} else {
-		/* First, as a full buffer takes longer than the peer waits for a heartbeat. */
-		say(p, FRAME_BYE);
-		obuf_flush(&p->vm->obuf);
-		give_back(p);
+		hand_over(p);
+		return;
 	}
-	ft_set_state(p->ft, FT_STOPPED, p->handing_over ? "handed over" : NULL);
-	p->ft->on_exit(p->ft->arg, p->end_code);
+	/* First, as a full buffer takes longer than the peer waits for a heartbeat. */
+	say(p, FRAME_BYE);
+	obuf_flush(&p->vm->obuf);
+	give_back(p);
+	leave(p, NULL);
 }
 
 /* --- the last epoch --------------------------------------------------------------------------- */
@@ -76,7 +116,7 @@ static void last_epoch(struct primary *p, int code)
 
 void primary_end(struct primary *p, int code)
 {
-	if (p->ending && !p->handing_over)
+	if ((p->ending && !p->handing_over) || p->handed_ns)
 		return;
 	if (p->handing_over)
 		log_warn("failover: not any more, the VM is being stopped");

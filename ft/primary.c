@@ -24,7 +24,7 @@ static void try_peer(struct primary *p);
 
 /* --- end of a link ---------------------------------------------------------------------------- */
 
-static void close_link(struct primary *p)
+void primary_close_link(struct primary *p)
 {
 	struct loop *l = p->ft->loop;
 
@@ -81,7 +81,7 @@ void primary_fence(struct primary *p)
  * The peer may have taken over: only the arbiter's word lets this side go on. Until it gives one,
  * the VM is stopped and its output stays held.
  */
-static void claim(struct primary *p)
+void primary_claim(struct primary *p)
 {
 	struct err e = {0};
 	uint64_t gen = 0;
@@ -118,7 +118,7 @@ static void claim_again(struct loop_op *op, int res)
 	struct primary *p = op->arg;
 
 	if (p->owe_claim)
-		claim(p);
+		primary_claim(p);
 }
 
 /* Of the peer in use: peer_index is the next one. */
@@ -156,10 +156,10 @@ void primary_lost(struct primary *p, const char *why)
 	snprintf(note, sizeof(note), "peer %.100s: %.360s", p->ft->peer, why);
 	tell_trouble(p, note, was_in_step);
 	step_reached(STEP_PEER_LOST);
-	close_link(p);
+	primary_close_link(p);
 	if (p->peer_may_run) {
 		snprintf(p->lost_why, sizeof(p->lost_why), "%s", note);
-		claim(p);
+		primary_claim(p);
 		return;
 	}
 	run_on(p);
@@ -528,8 +528,9 @@ void primary_stop(struct primary *p)
 {
 	if (!p->ft)
 		return;
-	close_link(p);
+	primary_close_link(p);
 	loop_timer_del(p->ft->loop, &p->claim_op);
+	loop_timer_del(p->ft->loop, &p->handed_op);
 	loop_poll_del(p->ft->loop, &p->notify_op);
 	close(p->notify_fd);
 	p->vm->doubts = NULL;

@@ -63,7 +63,9 @@ struct primary {
 	bool owe_claim;	   /* the arbiter did not answer yet: VM stopped, output held */
 	bool user_paused;
 	bool ending;
-	bool handing_over; /* ending, for the secondary to go on */
+	bool handing_over;  /* ending, for the secondary to go on */
+	uint64_t handed_ns; /* when it was told to, or 0 */
+	struct loop_op handed_op;
 	int end_code;
 	char last_trouble[CONFIG_MAX_PEERS][480]; /* of each peer: said once */
 	char lost_why[480];
@@ -93,6 +95,8 @@ void epoch_acked(struct primary *p, uint64_t epoch);
 /* ft/primary.c, for ft/epoch.c */
 void primary_lost(struct primary *p, const char *why);
 void primary_fence(struct primary *p);
+void primary_claim(struct primary *p); /* lost_why says why */
+void primary_close_link(struct primary *p);
 /* ft/ending.c */
 void primary_finish(struct primary *p);
 void primary_keep(struct primary *p); /* this side owns the VM: no hand-over any more */

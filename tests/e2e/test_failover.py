@@ -126,3 +126,27 @@ def failover_primary_lost(lab):
     b.wait_state("DEGRADED")
     lab.probe()
     check_load(lab, [load], pair.image["B"])
+
+
+@test(60)
+def failover_unclaimed(lab):
+    """the secondary cannot reach the arbiter: the VM goes on where it was, and not twice"""
+    pair = Pair(lab)
+    way = lab.path("way")
+    os.symlink(pair.arbiter_dir, way)
+    b = pair.secondary("B", "--arbiter", f"file:{way}/vm")
+    b.wait_state("STARTING")
+    a = pair.primary("A")
+    pair.in_step()
+    load = start_load(lab)
+    os.unlink(way)
+    command = failover(lab, "A")
+    b.wait_state("TAKING-OVER")
+    ends(command, 2, "the secondary was lost")
+    expect("did not claim" in a.wait_state("DEGRADED")["note"], a.log_text())
+    lab.probe()
+    os.symlink(pair.arbiter_dir, way)
+    b.wait_state("STARTING", "SYNCING", "PROTECTED")
+    pair.in_step()
+    check_load(lab, [load], pair.image["A"])
+    pair.end()
