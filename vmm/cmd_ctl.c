@@ -17,6 +17,7 @@
 
 #define SHORT_MS 5000
 #define LOOK_MS	 200
+#define BUSY_MS	 60000	/* for an answer: the VM may be writing a snapshot */
 #define LONG_MS	 600000 /* stop may have to drain to a peer, a snapshot writes all RAM */
 #define VMS_MAX	 256
 
@@ -217,7 +218,7 @@ static int run_status(const struct words *w)
 }
 
 /* Send and report: nothing on success, unless --json. */
-static int call_simple(const struct words *w, json_t *request)
+static int call_simple(const struct words *w, json_t *request, int timeout_ms)
 {
 	struct err e = {0};
 	json_t *ok;
@@ -226,7 +227,7 @@ static int call_simple(const struct words *w, json_t *request)
 		fprintf(stderr, "ftvmm: %s: an argument is not valid UTF-8\n", w->cmd);
 		return EXIT_USAGE;
 	}
-	ok = ctl_call(w->name, request, LONG_MS, &e);
+	ok = ctl_call(w->name, request, timeout_ms, &e);
 	if (!ok)
 		return fail(&e);
 	if (w->json)
@@ -237,7 +238,7 @@ static int call_simple(const struct words *w, json_t *request)
 
 static int run_simple(const struct words *w)
 {
-	return call_simple(w, json_pack("{ss}", "cmd", w->cmd));
+	return call_simple(w, json_pack("{ss}", "cmd", w->cmd), BUSY_MS);
 }
 
 static json_t *stop_request(const struct words *w, struct err *e)
@@ -275,7 +276,7 @@ static int run_stop(const struct words *w)
 
 	if (r)
 		return fail(&e);
-	ok = ctl_client_call(c, request, LONG_MS, &e);
+	ok = ctl_client_call(c, request, BUSY_MS, &e);
 	r = ok ? 0 : -EPROTO;
 	if (!r)
 		r = ctl_client_line(c, LONG_MS, &line, &e);
@@ -345,7 +346,7 @@ static int run_snapshot(const struct words *w)
 		fprintf(stderr, "ftvmm: snapshot: the path of '%s' is too long\n", w->args[0]);
 		return EXIT_USAGE;
 	}
-	return call_simple(w, json_pack("{ssss}", "cmd", "snapshot", "file", path));
+	return call_simple(w, json_pack("{ssss}", "cmd", "snapshot", "file", path), LONG_MS);
 }
 
 /* What can be changed while the VM runs; the key on the wire is the field's name. */
@@ -385,7 +386,7 @@ static int run_set(const struct words *w)
 			json_decref(request);
 			return fail(&e);
 		}
-	return call_simple(w, request);
+	return call_simple(w, request, BUSY_MS);
 }
 
 static int run_events(const struct words *w)
