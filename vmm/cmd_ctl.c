@@ -411,6 +411,19 @@ static int run_events(const struct words *w)
 
 static int run_console(const struct words *w)
 {
+	struct err e = {0};
+	json_t *status = ctl_call(w->name, json_pack("{ss}", "cmd", "status"), SHORT_MS, &e);
+	const char *role = json_string_value(json_object_get(status, "role"));
+	bool secondary = role && !strcmp(role, "secondary");
+
+	if (!status)
+		return fail(&e);
+	json_decref(status);
+	if (secondary) {
+		fprintf(stderr, "ftvmm: console: this side does not run '%s'; ask the other one\n",
+			w->name);
+		return EXIT_FAILED;
+	}
 	return console_attach(w->name);
 }
 
