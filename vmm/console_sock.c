@@ -148,14 +148,6 @@ void console_sock_put(void *arg, const void *data, uint32_t len)
 	}
 }
 
-static void refuse(int fd, const char *line)
-{
-	/* A fresh socket has room for one line; if not, the end of file says enough. */
-	if (send(fd, line, strlen(line), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		log_debug("console: refused a client without a word");
-	close(fd);
-}
-
 /* Not noticed while it is not read from: it has typed more than the guest has taken. */
 static bool has_left(const struct client *c)
 {
@@ -182,7 +174,7 @@ static void add_client(struct console_sock *s, int fd)
 	struct client *c = free_client(s);
 
 	if (!c) {
-		refuse(fd, "ftvmm: 4 clients are at this console already\r\n");
+		ctl_sock_refuse(fd, "ftvmm: 4 clients are at this console already\r\n");
 		return;
 	}
 	memset(c, 0, sizeof(*c));
@@ -205,9 +197,9 @@ static void on_accept(struct loop_op *op, int res)
 	if (fd < 0)
 		return;
 	if (!ctl_sock_peer_allowed(fd))
-		refuse(fd, "ftvmm: only the owner of this VM or root may connect\r\n");
+		ctl_sock_refuse(fd, "ftvmm: only the owner of this VM or root may connect\r\n");
 	else if (s->input(s->arg, "", 0) < 0)
-		refuse(fd, "ftvmm: this side does not run the VM\r\n");
+		ctl_sock_refuse(fd, "ftvmm: this side does not run the VM\r\n");
 	else
 		add_client(s, fd);
 }

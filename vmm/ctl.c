@@ -246,14 +246,6 @@ static void on_client(struct loop_op *op, int res)
 	run_lines(c);
 }
 
-static void refuse(int fd, const char *line)
-{
-	/* A fresh socket has room for one line; if not, the end of file says enough. */
-	if (send(fd, line, strlen(line), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		log_debug("control: refused a client without a word");
-	close(fd);
-}
-
 static void add_client(struct ctl *ctl, int fd)
 {
 	struct client *c = ctl->clients;
@@ -261,7 +253,8 @@ static void add_client(struct ctl *ctl, int fd)
 	while (c < ctl->clients + CLIENTS_MAX && c->fd >= 0)
 		c++;
 	if (c == ctl->clients + CLIENTS_MAX) {
-		refuse(fd, "{\"error\":\"16 clients are connected already; close one\"}\n");
+		ctl_sock_refuse(fd,
+				"{\"error\":\"16 clients are connected already; close one\"}\n");
 		return;
 	}
 	memset(c, 0, sizeof(*c));
@@ -291,7 +284,8 @@ static void on_accept(struct loop_op *op, int res)
 	if (ctl_sock_peer_allowed(fd))
 		add_client(ctl, fd);
 	else
-		refuse(fd, "{\"error\":\"only the owner of this VM or root may connect\"}\n");
+		ctl_sock_refuse(fd,
+				"{\"error\":\"only the owner of this VM or root may connect\"}\n");
 }
 
 /* With the folder locked: nobody else tests, unlinks or binds meanwhile. */

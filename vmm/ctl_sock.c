@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "vmm/ctl.h"
+#include "vmm/log.h"
 
 #define LOCK_WAIT_MS 2000
 #define STEP_MS	     10
@@ -97,6 +98,14 @@ bool ctl_sock_peer_allowed(int fd)
 
 	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 &&
 	       (cred.uid == geteuid() || cred.uid == 0);
+}
+
+void ctl_sock_refuse(int fd, const char *line)
+{
+	/* A fresh socket has room for one line; if not, the end of file says enough. */
+	if (send(fd, line, strlen(line), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		log_debug("control: refused a client without a word");
+	close(fd);
 }
 
 int ctl_sock_lock(struct err *e)

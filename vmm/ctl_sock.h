@@ -26,6 +26,8 @@ int ctl_sock_console_addr(const char *name, struct sockaddr_un *sa, struct err *
 int ctl_sock_listen(const struct sockaddr_un *sa, int backlog, struct err *e);
 /* Is the client of this socket our user, or root? */
 bool ctl_sock_peer_allowed(int fd);
+/* Say why in a line, if the socket has room for it, and close it. */
+void ctl_sock_refuse(int fd, const char *line);
 /* Connect, non-blocking socket. The fd, -ENOENT or -ECONNREFUSED (nobody there), other errno. */
 int ctl_sock_connect(const struct sockaddr_un *sa, int timeout_ms);
 /* Remove the socket if nobody listens on it. */

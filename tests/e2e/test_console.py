@@ -59,11 +59,17 @@ class Terminal:
             self.proc.wait()
 
 
+def typist(lab):
+    """A guest that says back what is typed."""
+    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
+    vm.wait_console("^READY")
+    return vm
+
+
 @test(60)
 def console_typed(lab):
     """lines by a pipe, by a terminal, more at once than the port holds; the end of the VM"""
-    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
-    vm.wait_console("^READY")
+    vm = typist(lab)
     pipe = Terminal(lab)
     pipe.type("hello\n")
     pipe.wait("line 1: hello\n")
@@ -130,8 +136,7 @@ def console_held(lab):
 @test(60)
 def console_clients(lab):
     """a fifth one is told so, one that does not read is dropped, none hinders the VM"""
-    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
-    vm.wait_console("^READY")
+    vm = typist(lab)
     path = vm.socket_path().replace(".sock", ".console")
     expect(os.stat(path).st_mode & 0o777 == 0o600, "others may connect")
     clients = []
@@ -155,8 +160,7 @@ def console_clients(lab):
 @test(60)
 def console_left(lab):
     """who left with bytes that the guest has not read takes no place"""
-    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
-    vm.wait_console("^READY")
+    vm = typist(lab)
     vm.call("pause")
     path = vm.socket_path().replace(".sock", ".console")
     for _ in range(4):
@@ -179,8 +183,7 @@ def console_left(lab):
 @test(60)
 def console_terminal(lab):
     """it is not stopped with its terminal raw, and ends with the terminal"""
-    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
-    vm.wait_console("^READY")
+    vm = typist(lab)
     tty = Terminal(lab, tty=True)
     tty.wait("Ctrl-. leaves")
     tty.proc.send_signal(signal.SIGTSTP)
@@ -194,8 +197,7 @@ def console_terminal(lab):
 @test(60)
 def console_killed(lab):
     """a console that waits for its reader ends by a signal"""
-    vm = Vm(lab, "A", ["-k", f"{GUESTS}/console.elf", "-m", "64M"])
-    vm.wait_console("^READY")
+    vm = typist(lab)
     stuck = Terminal(lab)
     stuck.type("flood 8000\n")
     with open(f"/proc/{stuck.proc.pid}/syscall") as f:
