@@ -5,7 +5,7 @@ import time
 
 from ftlab import expect
 from linuxlab import KERNELS, Shell, check_guest_log, ctl, linux
-from test_console import Terminal
+from terminal import Terminal
 from testlib import test
 
 BED = ["-m", "3G"]
