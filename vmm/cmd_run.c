@@ -352,8 +352,7 @@ static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 		return do_failover(r, e);
 	err_set(e, -EINVAL,
 		"no command '%s'; there are status, events, pause, resume, set, snapshot, "
-		"failover, "
-		"stop",
+		"failover, stop",
 		cmd);
 	return NULL;
 }
