@@ -74,7 +74,7 @@ start64:
 	mov	%eax, %ss
 	lidt	idt_ptr
 
-	/* TSS: RSP0, and an I/O bitmap of zeroes, since IOPL may not survive native execution */
+	/* TSS: RSP0, and an I/O bitmap of zeroes, for hosts on which IOPL does not survive native execution */
 	mov	%rsp, PC_TSS + 4(%rbp)
 	movw	$TSS_IOMAP, PC_TSS + 0x66(%rbp)
 	movb	$0xff, PC_TSS + TSS_LIMIT(%rbp)
@@ -136,7 +136,7 @@ start64:
 	lea	PC_USTACK(%rbp), %rax
 	sub	$8, %rax		/* as after a call: the ABI's alignment */
 	push	%rax
-	pushq	$0x202
+	pushq	$0x3202			/* IOPL 3, for hosts that do not look into a busy TSS: QEMU's after a restore */
 	pushq	$SEL_UCODE
 	pushq	$start_cpu
 	iretq
