@@ -310,6 +310,14 @@ class Load(Process):
         lab.note(f"client: {' '.join(argv)}")
         lab.processes.append(self)
 
+    def wait_ready(self, seconds=10):
+        """Until all clients are connected. Before that kvclient does not end in order."""
+        d = Deadline(seconds)
+        while "kvclient: ready" not in self.log_text():
+            expect(self.alive(), f"kvclient ended with {self.code}: {self.log_text()}")
+            d.check("the connections of kvclient")
+            self.nap()
+
     def finish(self, seconds=30, stop=True):
         """End the load; its summary."""
         if stop:

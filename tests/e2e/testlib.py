@@ -66,9 +66,9 @@ def check_load(lab, loads, image, allow_conn_lost=False):
 
 
 def flowing(lab, load, seconds=10):
-    """The load has begun, and the guest answers."""
+    """The guest answers, and all clients of the load are connected."""
     lab.probe(seconds)
-    expect(load.alive(), f"kvclient ended: {load.log_text()}")
+    load.wait_ready(seconds)
 
 
 def random_wait(lab, process, low, high):

@@ -337,6 +337,8 @@ void *kvload_run(void *arg)
 		if (k->fd != -ECANCELED)
 			atomic_store(&c->load->broken, true);
 		load_stop(c->load);
+	} else {
+		load_ready(c->load);
 	}
 	while (k->fd >= 0 && !k->lost && load_take(k->l)) {
 		kvload_step(k);

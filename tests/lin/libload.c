@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -92,6 +93,14 @@ uint64_t load_pace(struct load_client *c, double rate)
 	return c->next;
 }
 
+void load_ready(struct load *l)
+{
+	const struct load_config *cfg = &l->cfg;
+
+	if (atomic_fetch_add(&l->ready, 1) + 1 == cfg->udp + cfg->tcp + cfg->echo + cfg->stream)
+		fputs("kvclient: ready\n", stderr);
+}
+
 static int load_connect_once(struct load *l, uint16_t port, int rcvbuf, uint64_t until)
 {
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), one = 1, err = 0;
@@ -152,8 +161,10 @@ int load_open_stream(struct load_client *c, uint16_t port, int rcvbuf)
 
 	atomic_fetch_add(&c->load->tcp_total, 1);
 	fd = load_connect(c->load, port, rcvbuf);
-	if (fd >= 0)
+	if (fd >= 0) {
+		load_ready(c->load);
 		return fd;
+	}
 	if (fd != -ECANCELED)
 		atomic_store(&c->load->broken, true);
 	load_stop(c->load);

@@ -39,7 +39,8 @@ struct load {
 	_Atomic uint64_t failed, timeouts, late, unknown, dups, strays;
 	_Atomic uint64_t tcp_total, tcp_lost, bad_replies;
 	_Atomic uint64_t echo_total, echo_ok, echo_bytes, stream_total, stream_ok, stream_bytes;
-	_Atomic bool broken; /* a client could not even start */
+	_Atomic unsigned ready; /* clients that are under way, TCP connections made */
+	_Atomic bool broken;	/* a client could not even start */
 };
 
 struct load_stream { /* what is known about one checked byte stream */
@@ -79,6 +80,8 @@ bool load_take(struct load *l);
 int load_wait(struct load *l, int fd, short events, uint64_t until, bool is_op);
 /* The time of the client's next operation of that rate (per second). */
 uint64_t load_pace(struct load_client *c, double rate);
+/* This client is under way; the last of all says so on standard error: "kvclient: ready". */
+void load_ready(struct load *l);
 /*
  * A connected non-blocking TCP socket; tries again while nobody listens, up to cfg.connect.
  * -ECANCELED when the run stops first. rcvbuf: bytes of receive buffer, 0 for the default.
