@@ -7,6 +7,7 @@ declare -A sets=(
 	[test]="$build libcmocka-dev acpica-tools iproute2 python3 procps util-linux passt"
 	[lint]="clang-format cppcheck shellcheck"
 	[fuzz]="$build clang libclang-rt-14-dev"
+	[bed]="qemu-system-x86 busybox-static cpio xz-utils lz4 zstd e2fsprogs iproute2 python3 util-linux"
 	[linux]="$build qemu-system-x86 busybox-static cpio xz-utils lz4 zstd e2fsprogs iproute2 python3 util-linux"
 )
 want=${sets[${1:-build}]:?"deps.sh: build, test, lint, fuzz or linux"}

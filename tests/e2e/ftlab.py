@@ -33,7 +33,7 @@ EXIT_DONE, EXIT_USAGE, EXIT_FAILED, EXIT_GONE, EXIT_UNPROTECTED, EXIT_FENCED = r
 PREFIX = "ftlab"
 POLL = 0.005
 TAKEOVER_SECONDS = 2  # beside the time in which a silent peer counts as alive
-SLOW = 1  # every deadline times this: tests/linux runs on an emulated machine
+SLOW = 1  # every deadline times this, every amount of work by it: measured by tests/worker.py
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -48,6 +48,22 @@ def expect(condition, what):
 
 def mono():
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def work(amount):
+    """What a machine gets through that is as slow as this one in the time that another needs for that amount."""
+    return max(1, int(amount / SLOW))
+
+
+def milliseconds(time_):
+    number, unit = re.fullmatch(r"(\d+)(ms|s)", time_).groups()
+    return int(number) * (1 if unit == "ms" else 1000)
+
+
+def patience(time_):
+    """A --peer-timeout for a machine as slow as this one: shorter silences than a few seconds say little on one."""
+    ms = milliseconds(time_)
+    return f"{int(max(ms, min(ms * SLOW, 3000)))}ms"
 
 
 class Deadline:
@@ -301,7 +317,8 @@ class Load(Process):
         self.summary_path = os.path.join(lab.work, f"{serial:03}-summary")
         argv = [os.path.join(TOOLS, "lin/kvclient"), "--server", GUEST_IP, "--history", self.history,
                 "--udp", str(udp), "--tcp", str(tcp), "--echo", str(echo), "--stream", str(stream),
-                "--client-base", str(1 + 1000 * serial), "--seed", str(lab.rng.randrange(1, 1 << 31))]
+                "--client-base", str(1 + 1000 * serial), "--seed", str(lab.rng.randrange(1, 1 << 31)),
+                "--connect-timeout", str(int(10000 * SLOW)), "--drain", str(int(2000 * SLOW))]
         for key, value in options.items():
             argv += ["--" + key.replace("_", "-"), str(value)]
         with open(self.summary_path, "wb") as out:
@@ -587,7 +604,7 @@ class Pair:
     def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
                  net=True, epoch="25ms", extra=(), binary=None, arbiter=True, timeout="500ms",
                  wire=None):
-        self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, timeout
+        self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, patience(timeout)
         self.serial = lab.next_serial()
         self.image = {}
         if disk:
@@ -601,7 +618,7 @@ class Pair:
         self.arbiter_dir = lab.path(f"{self.serial:03}-arbiter")
         os.mkdir(self.arbiter_dir)
         # The test machine may be busy: silence means death later than by default.
-        self.pair_args = ["--ft", "mc", "--epoch", epoch, "--peer-timeout", timeout, *extra]
+        self.pair_args = ["--ft", "mc", "--epoch", epoch, "--peer-timeout", self.timeout, *extra]
         if arbiter:
             self.pair_args += ["--arbiter", f"file:{self.arbiter_dir}/vm"]
         self.peer_of = {h: f"tcp:{LINK_IP[o]}:{FT_PORT}" for h, o in ("AB", "BA")}
@@ -659,8 +676,7 @@ class Pair:
         status = self.vm[host].wait_status(lambda s: s["state"] == "DEGRADED" and s["first_entry_mono_ns"],
                                            "a vCPU that runs after the takeover")
         took = (status["first_entry_mono_ns"] - since) / 1e9
-        match = re.fullmatch(r"(\d+)(ms|s)", self.timeout)
-        bound = int(match[1]) / (1000 if match[2] == "ms" else 1) + TAKEOVER_SECONDS * SLOW
+        bound = milliseconds(self.timeout) / 1000 + TAKEOVER_SECONDS * SLOW
         expect(0 < took < bound, f"the guest runs {took:.3f} s after the death, not within {bound:g} s")
         return status
 

@@ -29,7 +29,7 @@ def ends(vm, code, *patterns, seconds=20):
     return text
 
 
-@test(60)
+@test(60, mem="8G")
 def boot_hello(lab):
     """hello, with and without devices, from 64M to 5G"""
     ends(boot(lab, "hello", "a=1"), 0, "^READY", "^hello from CPL3", "^cpus 1")

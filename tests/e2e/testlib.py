@@ -7,19 +7,22 @@ import subprocess
 import ftlab
 from ftlab import Load, expect
 
-Test = collections.namedtuple("Test", "name function deadline about")
+# module: its file below tests/. bed: what it needs of a bed beside what that has anyway (tests/pool.py).
+Test = collections.namedtuple("Test", "name function deadline about module bed")
 tests = []
+TESTS = os.path.join(ftlab.ROOT, "tests")
 
 
 class Skip(Exception):
     pass
 
 
-def test(deadline=60):
-    """Registers a function: its name and the first line of its text are what --list shows."""
+def test(deadline=60, **bed):
+    """Registers a function: its name and the first line of its text are what --list shows. bed: mem="8G" or disk."""
     def add(function):
+        module = os.path.splitext(os.path.relpath(function.__code__.co_filename, TESTS))[0]
         tests.append(Test(function.__name__, function, deadline,
-                          (function.__doc__ or "").strip().splitlines()[0]))
+                          (function.__doc__ or "").strip().splitlines()[0], module, bed))
         return function
     return add
 

@@ -11,9 +11,9 @@ from ftlab import FT_PORT, Deadline, Vm, expect
 from linuxlab import FT_ARGS, LOGS, NET, Ping, Shell, check_clock, check_guest_log, guest_args
 from testlib import random_wait, test
 
-# run.py fills in the ports.
-BED = ["-m", "3G", "--net", "listen:{0}", "--net", "listen:{1}"]
-FAR_BED = ["-m", "2G", "--net", "connect:127.0.0.1:{0}", "--net", "connect:127.0.0.1:{1}"]
+# tests/pool.py fills in the ports.
+BED = {"net": ("--net", "listen:{0}", "--net", "listen:{1}"),
+       "far": ("-m", "2G", "--net", "connect:127.0.0.1:{0}", "--net", "connect:127.0.0.1:{1}")}
 NEAR = "10.79.0.2"
 DATE_SLACK = 4  # the clocks of the two machines differ, s
 

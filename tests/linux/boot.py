@@ -9,7 +9,6 @@ from linuxlab import (IMAGES, KERNELS, LINUX, VSOCK_PORT, VsockEcho, check_kerne
                       initramfs, linux)
 from testlib import test
 
-BED = ["-m", "6G"]
 PARTS = {"cpus", "mem", "vda", "vdb", "net", "rng", "clock", "balloon", "vsock", "console", "watchdog", "pvpanic",
          "ptp", "done"}
 
@@ -53,7 +52,7 @@ def add_matrix():
 add_matrix()
 
 
-@test(120)
+@test(120, mem="6G")
 def boot_hole(lab):
     """4.5 GiB: memory on both sides of the hole below 4 GiB"""
     boot_check(lab, "cloud", "vmlinux", 1, 4608)

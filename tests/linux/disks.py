@@ -7,19 +7,15 @@ from ftlab import GUEST_IP, Vm, expect
 from linuxlab import NET, LinuxPair, Ping, Shell, check_guest_log, root_args
 from testlib import random_wait, test
 
-BED = ["-m", "4G", "--disk", "4G"]
 PARTS_OF_LINUX = ("root",)
 IMAGE_BYTES = 192 << 20
 FIO = "fio --name=v --directory=/data --size=16M --rw=randwrite --bsrange=4k-64k --ioengine=libaio --iodepth=8 " \
       "--verify=crc32c --verify_fatal=1 --verify_dump=0 --do_verify=1 --end_fsync=1 --output=/tmp/fio"
 
 
-def image(name):
-    """A blank one on the bed's disk."""
-    path = f"/scratch/{name}"
-    with open(path, "wb") as f:
-        f.truncate(IMAGE_BYTES)
-    return path
+def image(lab, name):
+    """A blank one."""
+    return lab.disk(name, IMAGE_BYTES >> 20)
 
 
 def check_image(path):
@@ -47,7 +43,7 @@ def is_direct(vm, path):
 @test(240)
 def disk_direct(lab):
     """fio verifies what it wrote, with O_DIRECT in the host, and with it in the guest as well; then e2fsck"""
-    path = image("plain.img")
+    path = image(lab, "plain.img")
     vm = Vm(lab, "A", [*root_args(lab, cpus=2), "-d", f"id=d0,path={path},direct", "-n", NET])
     vm.wait_console("^ready ", 60)
     expect(is_direct(vm, path), "the image is not open with O_DIRECT")
@@ -64,7 +60,7 @@ class DirectPair(LinuxPair):
 
     def __init__(self, lab):
         super().__init__(lab, disk=0)
-        self.path = {h: image(f"{h}.img") for h in "AB"}
+        self.path = {h: image(lab, f"{h}.img") for h in "AB"}
         self.guest_args = root_args(lab)[:-2]
         self.root = root_args(lab)[-2:]
 

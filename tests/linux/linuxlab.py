@@ -16,7 +16,7 @@ from ftlab import GUEST_IP, Deadline, Pair, Process, Vm, expect, read_text
 
 LINUX = os.path.join(ftlab.ROOT, "build/linux")
 TOOLS = os.path.join(ftlab.ROOT, "build/linux-tests")
-LOGS = os.path.join(ftlab.ROOT, "build/linux-logs")  # shared with the beds
+LOGS = os.path.join(ftlab.ROOT, "build/test-logs")  # shared with the beds
 KERNELS, IMAGES = ("cloud", "standard"), ("vmlinux", "vmlinuz")
 SHELL_PORT = 7
 VSOCK_PORT = 5005

@@ -8,7 +8,6 @@ from ftlab import Deadline, LINK_IP, FT_PORT, Vm, expect, read_text
 from linuxlab import FT_ARGS, Shell, check_guest_log, ctl, guest_args, linux
 from testlib import test
 
-BED = ["-m", "3G"]
 MEMORY = 512
 USED_PERCENT, SENT_PERCENT = 60, 45
 TIMEOUT = ["--peer-timeout", "10s"]

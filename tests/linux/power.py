@@ -8,7 +8,6 @@ from linuxlab import KERNELS, Shell, check_guest_log, ctl, linux
 from terminal import Terminal
 from testlib import test
 
-BED = ["-m", "3G"]
 
 
 def idle(lab, **guest):

@@ -7,7 +7,6 @@ from linuxlab import VSOCK_PORT, LinuxPair, Ping, Shell, check_clock, check_gues
 from snapshots import RESEEDED
 from testlib import random_wait, test
 
-BED = ["-m", "4G"]
 
 
 def take_over(lab, pair, shell, ping, dies, how):

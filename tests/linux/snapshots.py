@@ -6,7 +6,6 @@ from ftlab import Vm, expect
 from linuxlab import NET, Ping, Shell, check_guest_log, linux
 from testlib import test
 
-BED = ["-m", "3G"]
 RESEEDED = "crng reseeded due to virtual machine fork"
 
 

@@ -16,7 +16,6 @@ from testlib import random_wait, test
 from workclients import Download, Postgres, Redis, Wrong, pg_connect, redis_connect, sha256_of
 from worklab import ROOT, Mounted, WorkPair
 
-BED = ["-m", "4G", "--disk", "4G"]
 PARTS_OF_LINUX = ("root",)
 KILLS = int(os.environ.get("LINUX_KILLS") or 6)
 

@@ -8,26 +8,8 @@ from ftlab import GUEST_IP, Pair, Process, expect
 from linuxlab import LINUX, NET
 
 ROOT = f"{LINUX}/root"
-SCRATCH = "/scratch"  # of the bed
 EPOCH = "100ms"  # longer than the timer's steps and the exits of an emulated machine ask for
 DATA_MIB = 256
-
-
-def scratch(lab, name):
-    """A place for an image: the bed's own disk, where O_DIRECT works."""
-    if not os.path.isdir(SCRATCH):
-        return lab.path(name)
-    lab.closing.append(Scratch(f"{SCRATCH}/{name}"))
-    return f"{SCRATCH}/{name}"
-
-
-class Scratch:
-    def __init__(self, path):
-        self.path = path
-
-    def close(self):
-        if os.path.exists(self.path):
-            os.unlink(self.path)
 
 
 class WorkPair(Pair):
@@ -37,7 +19,7 @@ class WorkPair(Pair):
     def __init__(self, lab, services, memory="512M", epoch=EPOCH):
         # A host that is emulated may be silent for long; a killed one is not: its connections end.
         super().__init__(lab, disk=0, epoch=epoch, timeout="30s")
-        self.image = {h: scratch(lab, f"{self.serial:03}-data-{h}") for h in "AB"}
+        self.image = {h: lab.path(f"{self.serial:03}-data-{h}") for h in "AB"}
         ftlab.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", f"{ROOT}/data", "-E", "root_owner=0:0",
                   "-J", "size=16", self.image["A"], f"{DATA_MIB}M")
         words = f"console=ttyS0 quiet root=/dev/vda ro ftvmm.ip={GUEST_IP}/24 ftvmm.services={services}"
@@ -45,7 +27,7 @@ class WorkPair(Pair):
                            "-a", words]
 
     def host_args(self, host):
-        direct = ",direct" if host == "A" and self.image["A"].startswith(SCRATCH) else ""
+        direct = ",direct" if host == "A" else ""
         return ["-d", f"id=root,path={LINUX}/root.img,ro", "-d", f"id=data,path={self.image[host]}{direct}", "-n", NET,
                 *self.pair_args, "--peer", self.peer_of[host]]
 
