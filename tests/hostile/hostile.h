@@ -11,7 +11,8 @@
 
 #include "vmm/stream.h"
 
-#define HOSTILE_WAIT_NS 15000000000ull /* only something broken gets there */
+#define HOSTILE_WAIT_NS 60000000000ull /* only something broken gets there */
+#define HOSTILE_TURN_NS 5000000000ull  /* an epoch that will be acknowledged is by then */
 
 /* --- libtape.c: a recorded session of a real primary, and bytes made of it -----------------------
  */
@@ -76,10 +77,12 @@ struct call {
 int call_connect(const char *uri);
 /*
  * Send all bytes, say that this is all, and read what comes until the other side closes. first:
- * the epoch that the first ack must be for. False when it does not close.
+ * the epoch that the first ack must be for. in_turns: as a primary does, each epoch after the ack
+ * of the one before; else an end of the connection may overtake an ack. False when it does not
+ * close.
  */
 bool call_play(const char *uri, const struct bytes *b, uint64_t session, uint64_t first,
-	       struct call *ret);
+	       bool in_turns, struct call *ret);
 
 /* --- the two roles -------------------------------------------------------------------------------
  */

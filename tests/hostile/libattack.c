@@ -30,12 +30,13 @@ void attack_fail(struct attack *a, const char *fmt, ...)
  * then again, until it listens.
  */
 static bool play_when_ready(struct attack *a, const struct bytes *b, bool must_welcome,
-			    struct call *c)
+			    bool in_turns, struct call *c)
 {
 	uint64_t until = loop_now_ns() + HOSTILE_WAIT_NS;
 
 	do {
-		if (!call_play(a->uri, b, a->tape.preface.session, tape_first_epoch(&a->tape), c))
+		if (!call_play(a->uri, b, a->tape.preface.session, tape_first_epoch(&a->tape),
+			       in_turns, c))
 			return false;
 	} while (must_welcome && !c->welcomed && !c->refusal[0] && loop_now_ns() < until);
 	return true;
@@ -47,7 +48,7 @@ void attack_play(struct attack *a, const struct bytes *b, unsigned max_acks, boo
 	struct call c;
 
 	a->sessions++;
-	if (!play_when_ready(a, b, must_welcome, &c)) {
+	if (!play_when_ready(a, b, must_welcome, exact, &c)) {
 		attack_fail(a, "the secondary does not end the session");
 		return;
 	}
@@ -467,7 +468,8 @@ int attack_once(const char *uri, const char *path, const char *kind, unsigned ep
 		b.len -= 20;
 	if (!strcmp(kind, "flip"))
 		b.p[b.len - 10] ^= 4;
-	if (!call_play(uri, &b, t.preface.session, tape_first_epoch(&t), &c) || !c.acks_in_order)
+	if (!call_play(uri, &b, t.preface.session, tape_first_epoch(&t), true, &c) ||
+	    !c.acks_in_order)
 		return 1;
 	printf("%u acks, last epoch %llu, refusal '%s'\n", c.acks,
 	       (unsigned long long)(tape_first_epoch(&t) + c.acks - 1), c.refusal);

@@ -51,13 +51,42 @@ static bool take_answers(struct call *c, struct stream *st, uint64_t first)
 	return r == 0;
 }
 
-bool call_play(const char *uri, const struct bytes *b, uint64_t session, uint64_t first,
-	       struct call *ret)
+/*
+ * Where the next epoch ends, at or after byte `from`: frames are followed from the start for as
+ * long as they are right.
+ */
+static size_t epoch_end(const struct bytes *b, size_t from)
 {
-	uint64_t until = loop_now_ns() + HOSTILE_WAIT_NS;
+	size_t at = sizeof(struct stream_preface);
+	struct frame_hdr h;
+
+	while (at + sizeof(h) <= b->len) {
+		memcpy(&h, b->p + at, sizeof(h));
+		if (h.length > b->len - at - sizeof(h))
+			break;
+		at += sizeof(h) + h.length;
+		if (h.type == FRAME_EPOCH_END && at > from)
+			return at;
+	}
+	return b->len;
+}
+
+static size_t send_some(int fd, const struct bytes *b, size_t sent, size_t end)
+{
+	ssize_t n = send(fd, b->p + sent, end - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	/* Closed already: what it said before can still be read. */
+	return n >= 0 ? sent + (size_t)n : errno == EAGAIN ? sent : b->len;
+}
+
+bool call_play(const char *uri, const struct bytes *b, uint64_t session, uint64_t first,
+	       bool in_turns, struct call *ret)
+{
+	uint64_t until = loop_now_ns() + HOSTILE_WAIT_NS, turn_until = until;
+	size_t sent = 0, end = in_turns ? epoch_end(b, 0) : b->len;
 	int fd = call_connect(uri);
+	unsigned ends = 0;
 	struct stream st;
-	size_t sent = 0;
 
 	*ret = (struct call){.acks_in_order = true};
 	if (fd < 0)
@@ -66,14 +95,17 @@ bool call_play(const char *uri, const struct bytes *b, uint64_t session, uint64_
 	while (!ret->ended && loop_now_ns() < until) {
 		struct pollfd p = {.fd = fd, .events = POLLIN};
 
-		p.events |= sent < b->len ? POLLOUT : 0;
-		poll(&p, 1, 1000);
-		if (p.revents & POLLOUT && sent < b->len) {
-			ssize_t n =
-				send(fd, b->p + sent, b->len - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-
-			/* Closed already: what it said before can still be read. */
-			sent = n >= 0 ? sent + (size_t)n : errno == EAGAIN ? sent : b->len;
+		if (sent == end && end < b->len &&
+		    (ret->acks >= ends || loop_now_ns() > turn_until))
+			end = epoch_end(b, end);
+		p.events |= sent < end ? POLLOUT : 0;
+		poll(&p, 1, 20);
+		if (p.revents & POLLOUT && sent < end) {
+			sent = send_some(fd, b, sent, end);
+			if (sent == end) {
+				ends++;
+				turn_until = loop_now_ns() + HOSTILE_TURN_NS;
+			}
 			if (sent == b->len)
 				shutdown(fd, SHUT_WR);
 		} else if (!b->len) {

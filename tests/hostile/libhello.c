@@ -23,7 +23,7 @@ static void refuse_hello(struct attack *a, const char *what, const void *data, u
 	a->sessions++;
 	/* Without an answer it came while the session before was tidied up. */
 	for (int tries = 0; tries < 200 && !c.refusal[0] && !c.welcomed; tries++)
-		if (!call_play(a->uri, &b, session, 0, &c))
+		if (!call_play(a->uri, &b, session, 0, false, &c))
 			break;
 	if (c.welcomed || !c.ended || strlen(c.refusal) < 8)
 		attack_fail(a, "%s: %s '%s'", what, c.welcomed ? "welcomed" : "not refused",
@@ -199,7 +199,7 @@ void attack_fdt(struct attack *a)
 		}
 		tape_write(&t, &b);
 		a->sessions++;
-		if (!call_play(a->uri, &b, t.preface.session, 0, &c))
+		if (!call_play(a->uri, &b, t.preface.session, 0, false, &c))
 			attack_fail(a, "no end");
 		bytes_free(&b);
 		tape_free(&t);
