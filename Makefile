@@ -46,7 +46,7 @@ linux-guest: deps-linux
 	@guests/linux/build
 tools: $(TOOLS)
 help:
-	@echo "targets: all demo demo-linux test test-linux linux-guest bench lint asan tsan fuzz install deps clean"
+	@echo "targets: all demo demo-linux test test-linux test-all linux-guest bench lint asan tsan fuzz install deps clean"
 
 $(B)/ftvmm: $(OBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -113,23 +113,26 @@ $(FUZZ:%=fuzz-run-%): fuzz-run-%:
 		-rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 -artifact_prefix=build/fuzz/$*- build/fuzz/$*
 
 # Everything a test needs; then unit, lin, wire, guests, docs and e2e tests, and one line that sums up.
-.PHONY: tests test demo demo-linux unit
+.PHONY: tests test test-all demo demo-linux unit
 unit: $(UNIT)
 tests: $(B)/ftvmm guests tools unit bugs
 test: deps-test
 	@$(MAKE) --no-print-directory -j2 tests
 	@tests/run
-# Stock Linux kernels in the test bed: tests/linux/README.md. LINUX_BOOTS=N: so many boots.
+test-all: deps-test deps-linux
+	@$(MAKE) --no-print-directory -j2 tests
+	@tests/run all
+# Stock Linux kernels: tests/linux/README.md. LINUX_BOOTS=N: so many boots.
 .PHONY: test-linux
 test-linux: deps-build
-	@$(MAKE) --no-print-directory -j2 $(B)/ftvmm
+	@$(MAKE) --no-print-directory -j2 $(B)/ftvmm guests
 	@tests/run linux
 demo: deps-test
 	@$(MAKE) --no-print-directory -j2 $(B)/ftvmm guests tools
 	@tests/e2e/demo.py
-# The same with a Linux guest, in the test bed where KVM cannot run one.
+# The same with a Linux guest.
 demo-linux: linux-guest deps-build
-	@$(MAKE) --no-print-directory -j2 $(B)/ftvmm
+	@$(MAKE) --no-print-directory -j2 $(B)/ftvmm guests
 	@tests/linux/demo.py
 
 # All tests that can run so, under a sanitizer; a report of any process is a failure.

@@ -271,6 +271,17 @@ class Bed(Place):
         self.end_far()
 
 
+def run_in_bed(program, arguments):
+    """This program again, in a bed, with what it prints. Its exit code."""
+    missing = bed_missing()
+    if missing:
+        print(missing)
+        return 1
+    argv = [TESTBED, "-m", BED["mem"], "--disk", BED["disk"], "-t", "900", "-e", "FTVMM_IN_BED=1",
+            "-e", f"FTVMM_BUILD={os.path.relpath(ftlab.BUILD, ftlab.ROOT)}", "--", program, *arguments]
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, cwd=ftlab.ROOT).returncode
+
+
 # --- the pool ---------------------------------------------------------------------------------------
 
 class Pool:

@@ -53,8 +53,9 @@ static int open_sys(struct kvm *k, struct err *e)
 		return err_set(
 			e, -ENOENT,
 			"/dev/kvm is missing: load kvm_intel or kvm_amd (modprobe), enable "
-			"VT-x/SVM "
-			"in the firmware, or enable nested virtualisation on the outer host");
+			"VT-x/SVM in the firmware, or nested virtualisation on the outer host; "
+			"meanwhile `tests/testbed/testbed -- ftvmm run ...`, in ftvmm's sources, "
+			"runs it in an emulated machine, slowly");
 	if (k->sys_fd < 0 && errno == EACCES)
 		return err_set(e, -EACCES,
 			       "/dev/kvm: no permission: run as root or join its group (usermod "

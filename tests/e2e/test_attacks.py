@@ -16,7 +16,7 @@ TIMES = int(os.environ.get("FT_ATTACKS", "1"))
 ASAN = os.path.join(ftlab.ROOT, "build/asan/ftvmm")
 NET = "id=n0,tap=t0,bridge=br0,mac=" + ftlab.GUEST_MAC.hex(":")
 BAD = r"FAILED|STALLED|CORRUPT|TRAP|AddressSanitizer|runtime error"
-# How many attacks make one run; a pass of regs and of flood is long.
+# How many attacks make one run, on a machine with KVM of its own; a pass of regs and of flood is long.
 ATTACKS = {"rings": 400, "status": 400, "regs": 10, "race": 300, "mix": 300, "flood": 5, "pieces": 30}
 ANON_KIB = 32 << 10  # the disk may use 20 MiB for requests; under 2 MiB is usual
 
@@ -129,7 +129,7 @@ def attack(lab, mode, binary=None):
                        "-d", f"id=d0,path={disk}", "-n", NET,
                        "--vsock", f"path={lab.path('v')}"], binary=binary)
     frames = Frames(lab, lab.path("v"))
-    half = max(2, ATTACKS[mode] * TIMES // (4 if asan else 2))
+    half = max(2, ftlab.work(ATTACKS[mode] * TIMES / (4 if asan else 2)))
     seconds = 30 * TIMES * (4 if asan else 1)
     limit = None if asan else ANON_KIB
     try:
@@ -171,7 +171,7 @@ def protected(lab, mode, attacks, binary=None):
     a, b = pair.vm["A"], pair.vm["B"]
     begin = attacks_done(a)
     frames = Frames(lab, pair.vsock("A"))
-    watch(a, begin + attacks * TIMES, frames, 60 * TIMES, None if binary else ANON_KIB)
+    watch(a, begin + ftlab.work(attacks * TIMES), frames, 60 * TIMES, None if binary else ANON_KIB)
     for vm in (a, b):
         expect(vm.state() == "PROTECTED", f"{vm} is {vm.state()}: {vm.log_text()}")
         look(vm)

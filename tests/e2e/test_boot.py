@@ -88,19 +88,21 @@ def boot_smp(lab):
 @test(90)
 def boot_blk(lab):
     """a disk: writes, reads, flush, discard, zeroes"""
+    ops = ftlab.work(3000)
     for i, how in enumerate(("", ",direct")):
         disk = lab.disk(f"disk{i}", 32)
-        ends(boot(lab, "blk", f"ops=3000 seed={lab.rng.randrange(1 << 16)}", "-d",
-                  f"id=d0,path={disk}{how}"), 0, "^READY", "^blk ok ops=3000 reads=[1-9].*queues=1$", seconds=40)
+        ends(boot(lab, "blk", f"ops={ops} seed={lab.rng.randrange(1 << 16)}", "-d",
+                  f"id=d0,path={disk}{how}"), 0, "^READY", f"^blk ok ops={ops} reads=[1-9].*queues=1$", seconds=40)
 
 
 @test(60)
 def boot_blk_queues(lab):
     """a disk with as many queues as CPUs"""
+    ops = ftlab.work(3000)
     for cpus in (2, 8):
         disk = lab.disk(f"disk{cpus}", 32)
-        ends(boot(lab, "blk", f"ops=3000 depth=16 seed={lab.rng.randrange(1 << 16)}", "-d",
-                  f"id=d0,path={disk}", cpus=cpus), 0, "^READY", f"^blk ok ops=3000.*queues={cpus}$", seconds=40)
+        ends(boot(lab, "blk", f"ops={ops} depth=16 seed={lab.rng.randrange(1 << 16)}", "-d",
+                  f"id=d0,path={disk}", cpus=cpus), 0, "^READY", f"^blk ok ops={ops}.*queues={cpus}$", seconds=40)
 
 
 @test(60)

@@ -57,7 +57,7 @@ def memory_takeover(lab, binary=None):
 
 def disk_takeover(lab, binary=None):
     """A guest that reads back what it wrote to a few sectors, over a takeover."""
-    pair = Pair(lab, guest="blk", cmdline="ops=40000 region=64 depth=4", net=False, disk=8,
+    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(40000)} region=64 depth=4", net=False, disk=8,
                 binary=binary)
     a, b = pair.protect()
     random_wait(lab, a, 0.4, 0.8)

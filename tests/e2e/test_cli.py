@@ -136,12 +136,14 @@ def cli_busy(lab):
 
 @test(60)
 def cli_no_kvm(lab):
-    """without /dev/kvm it says so"""
-    p = ftlab.run("unshare", "-m", "sh", "-c",
-                  f"mount --bind /dev/null /dev/kvm && exec {ftlab.FTVMM} run {' '.join(KERNEL)}",
-                  check=False, env=dict(os.environ, XDG_RUNTIME_DIR=lab.path("A")))
-    expect(p.returncode == 1 and "/dev/kvm" in p.stdout and len(p.stdout.splitlines()) == 1,
-           f"exit code {p.returncode}: {p.stdout}")
+    """without /dev/kvm, and with something else in its place, it says so, and what to do"""
+    for mount, pattern in (("-t tmpfs none /dev", "is missing: load .* `tests/testbed/testbed --"),
+                           ("--bind /dev/null /dev/kvm", "/dev/kvm: ")):
+        p = ftlab.run("unshare", "-m", "sh", "-c",
+                      f"mount {mount} && exec {ftlab.FTVMM} run {' '.join(KERNEL)}",
+                      check=False, env=dict(os.environ, XDG_RUNTIME_DIR=lab.path("A")))
+        expect(p.returncode == 1 and re.search(pattern, p.stdout) and len(p.stdout.splitlines()) == 1,
+               f"exit code {p.returncode}: {p.stdout}")
 
 
 @test(60)

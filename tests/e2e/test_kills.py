@@ -49,13 +49,13 @@ def kill_one(lab, victim):
 
 @test(max(60, 15 * KILLS))
 def kill_random(lab):
-    """FT_KILLS (10) deaths, mostly of the primary, each with fresh sides"""
-    for i in range(KILLS):
+    """FT_KILLS (10) deaths, mostly of the primary, each with fresh sides; fewer on a slow machine"""
+    for i in range(max(min(KILLS, 6), ftlab.work(KILLS))):
         victim = lab.rng.choice("AAAAB")
         try:
             kill_one(lab, victim)
         except ftlab.LabError as e:
-            raise ftlab.LabError(f"kill {i + 1} of {KILLS}, of {victim}: {e}") from e
+            raise ftlab.LabError(f"kill {i + 1}, of {victim}: {e}") from e
 
 
 def steps():

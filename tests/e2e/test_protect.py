@@ -8,7 +8,7 @@ import socket
 
 import ftlab
 from ftlab import EXIT_FENCED, FrameWatch, Pair, Vm, expect
-from testlib import (Skip, check_load, flowing, hash_cmdline, host_digest, random_wait, start_load, test,
+from testlib import (Skip, check_load, flowing, hash_cmdline, hash_work, host_digest, random_wait, start_load, test,
                      wait_hash)
 
 
@@ -112,6 +112,7 @@ def verify(lab, guest, cmdline, epochs=200, seconds=40, **options):
     pair = Pair(lab, guest=guest, cmdline=cmdline, extra=["--verify"], epoch="10ms",
                 timeout="2s", **options)
     a, b = pair.protect()
+    epochs = max(20, ftlab.work(epochs))
     b.wait_status(lambda s: s["epochs_total"] >= epochs or s["state"] != "PROTECTED",
                   f"{epochs} epochs", seconds)
     expect(b.state() == "PROTECTED", f"the secondary is {b.state()}")
@@ -158,7 +159,7 @@ def mc_kill_ipi(lab):
 @test(60)
 def mc_verify_blk(lab):
     """--verify: a busy disk; when the guest is done the images are equal"""
-    pair = verify(lab, "blk", "ops=80000 region=8K", net=False, disk=16)
+    pair = verify(lab, "blk", f"ops={ftlab.work(80000)} region=8K", net=False, disk=16)
     a, b = pair.vm["A"], pair.vm["B"]
     expect(a.alive(), "the guest was done too early: more operations are needed")
     expect(a.wait_exit(40) == 0, f"exit code {a.code}: {a.console_text()}")
@@ -187,7 +188,7 @@ def mc_verify_kv(lab):
     load = start_load(lab)
     b = pair.vm["B"]
     begin = b.status()["epochs_total"]
-    b.wait_status(lambda s: s["epochs_total"] >= begin + 200, "200 epochs", 30)
+    b.wait_status(lambda s: s["epochs_total"] >= begin + ftlab.work(200), "200 epochs", 30)
     check_load(lab, [load], pair.image["A"])
     still_well(pair)
 
@@ -235,7 +236,7 @@ def ping_pong(lab):
 @test(60)
 def hash_takeover(lab):
     """a computation carried over a takeover has the right result"""
-    work = 64, 24000  # pages, rounds
+    work = hash_work(64, 24000)
     pair = Pair(lab, guest="hash", cmdline=hash_cmdline(work), disk=0, net=False)
     a, b = pair.protect()
     wait_hash(lab, a, work)
@@ -309,7 +310,7 @@ def restart_at_once(lab):
 def smp_takeover(lab):
     """two and four CPUs carried over a takeover"""
     for cpus in (2, 4):
-        pair = Pair(lab, guest="smp", cmdline="seconds=3", cpus=cpus, disk=0, net=False)
+        pair = Pair(lab, guest="smp", cmdline=f"seconds={int(1 + 2 * ftlab.SLOW)}", cpus=cpus, disk=0, net=False)
         a, b = pair.protect()
         random_wait(lab, a, 0.1, 1.5)
         a.kill()
@@ -323,7 +324,7 @@ def smp_takeover(lab):
 def blk_takeover(lab):
     """a busy disk of two queues carried over a takeover: what was in flight is done again"""
     for depth in (2, 16):
-        pair = Pair(lab, guest="blk", cmdline=f"ops=60000 region=8K depth={depth}", cpus=2, disk=16, net=False)
+        pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(60000)} region=8K depth={depth}", cpus=2, disk=16, net=False)
         a, b = pair.protect()
         random_wait(lab, a, 0.1, 1.5)
         expect(a.alive(), "the guest was done too early: more operations are needed")
@@ -418,7 +419,7 @@ def limits(lab):
     random_wait(lab, load, 0.2, 0.4)
     check_load(lab, [load], pair.image["B"])
     pair.end()
-    pair = Pair(lab, guest="blk", cmdline="ops=20000 region=2K depth=4", net=False, disk=16,
+    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(20000)} region=2K depth=4", net=False, disk=16,
                 epoch="100ms", extra=small)
     a, b = pair.protect()
     random_wait(lab, a, 0.2, 0.4)

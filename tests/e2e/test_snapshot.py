@@ -5,11 +5,9 @@ import re
 
 import ftlab
 from ftlab import GUESTS, GUEST_IP, Pair, Vm, expect
-from testlib import check_load, hash_cmdline, host_digest, random_wait, start_load, test, wait_hash
+from testlib import check_load, hash_cmdline, hash_work, host_digest, random_wait, start_load, test, wait_hash
 from test_boot import NET, boot
 
-
-HASH = 128, 8000  # pages, rounds
 
 
 def restore(lab, path, *args, host="A"):
@@ -24,9 +22,10 @@ def snapshot(vm, path):
 @test(60)
 def snapshot_hash(lab):
     """taken in the middle of a computation: original and restored have the right result"""
-    want = f"digest {host_digest(lab, *HASH)}"
-    vm = boot(lab, "hash", hash_cmdline(HASH))
-    wait_hash(lab, vm, HASH)
+    work = hash_work(128, 8000)
+    want = f"digest {host_digest(lab, *work)}"
+    vm = boot(lab, "hash", hash_cmdline(work))
+    wait_hash(lab, vm, work)
     snapshot(vm, lab.path("snap"))
     expect("digest" not in vm.console_text(), "the computation ended before the snapshot")
     expect(vm.wait_exit(30) == 0 and want in vm.console_text(), f"the original: {vm.console_text()}")
@@ -40,7 +39,7 @@ def snapshot_hash(lab):
 def snapshot_smp(lab):
     """two and four CPUs, restored in chains"""
     for cpus in (2, 4):
-        vm = boot(lab, "smp", "seconds=3", cpus=cpus)
+        vm = boot(lab, "smp", f"seconds={int(2 + ftlab.SLOW)}", cpus=cpus)
         vm.wait_console("^READY")
         for i in range(3):
             random_wait(lab, vm, 0.1, 0.4)

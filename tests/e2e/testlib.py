@@ -42,6 +42,11 @@ def host_digest(lab, pages, rounds, seed=1):
 HASH_STEPS = 16
 
 
+def hash_work(pages, rounds):
+    """So many pages, and rounds as this machine gets through them; a step has whole rounds."""
+    return pages, max(HASH_STEPS, ftlab.work(rounds) // HASH_STEPS * HASH_STEPS)
+
+
 def hash_cmdline(work):
     """For the hash guest; work: pages and rounds, as for host_digest."""
     pages, rounds = work

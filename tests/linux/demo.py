@@ -9,26 +9,21 @@ import sys
 
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [HERE, os.path.join(HERE, "..", "e2e")]
+sys.path[:0] = [os.path.join(HERE, "..")]
+import pool
 import ftlab
+import host
+import worker
 from ftlab import LabError
 from testlib import random_wait
 from workclients import Redis, redis_connect
 from worklab import ROOT, WorkPair
 
 CLIENTS = 4
-TESTBED = os.path.join(ftlab.ROOT, "tests/testbed/testbed")
-BED = ["-m", "3G", "--disk", "4G", "-t", "900"]
 
 
 def say(text):
     print(text, flush=True)
-
-
-def runs_linux():
-    """Whether this host's KVM does: by VT-x or SVM."""
-    return os.access("/dev/kvm", os.R_OK | os.W_OK) and \
-        any(os.path.isdir(f"/sys/module/kvm_{name}") for name in ("intel", "amd"))
 
 
 def kill_once(lab, pair, clients, here):
@@ -81,24 +76,18 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 1 << 31))
-    parser.add_argument("--emulated", action="store_true", help="on a machine that is: patience, longer epochs")
     args = parser.parse_args()
     if not os.path.isdir(ROOT):
         say("no guest; make linux-guest builds it")
         return 1
-    if not runs_linux():
-        say("this host's KVM has no VT-x or SVM: in the test bed, an emulated AMD machine, where all takes longer")
-        build = os.path.relpath(ftlab.BUILD, ftlab.ROOT)
-        os.execv(TESTBED, [TESTBED, *BED, "-e", f"FTVMM_BUILD={build}", "--", os.path.abspath(__file__), "--emulated",
-                           "--kills", str(args.kills), "--seed", str(args.seed)])
-    if os.geteuid():
-        say("the demo needs root, for network namespaces")
-        return 1
-    if args.emulated:
-        ftlab.SLOW = 5
+    where, why = host.place(host.LINUX)
+    say(why)
+    if where == "bed":
+        return pool.run_in_bed(os.path.abspath(__file__), ["--kills", str(args.kills), "--seed", str(args.seed)])
     ftlab.main_signals()
+    ftlab.SLOW = worker.measure_slow()
     with ftlab.Lab(random.Random(args.seed)) as lab:
-        return demo(lab, args.kills, "100ms" if args.emulated else "25ms")
+        return demo(lab, args.kills, "100ms" if ftlab.SLOW > 2 else "25ms")
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def work_readme(lab):
     """README.md's demo of Linux does what it says there"""
     example, = (b for b in test_docs.blocks("README.md") if b.words == ["sh", "linux"])
     expect(example.body == ["make demo-linux"], f"{example.where}: this test does not know how to run that")
-    p = ftlab.run(os.path.join(HERE, "demo.py"), "--emulated", "--kills", "1", "--seed",
+    p = ftlab.run(os.path.join(HERE, "demo.py"), "--kills", "1", "--seed",
                   str(lab.rng.randrange(1, 1 << 31)), check=False, timeout=390)
     expect(p.returncode == 0, f"exit code {p.returncode}: {p.stdout}")
     try:
