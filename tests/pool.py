@@ -197,15 +197,15 @@ class Place:
             self.proc.wait()
 
 
-def worker(seed, verbose):
-    return [WORKER, *(["--verbose"] if verbose else []), str(seed), LOGS]
+def worker(seed, suites, verbose):
+    return [WORKER, *(["--verbose"] if verbose else []), str(seed), LOGS, *suites]
 
 
 class Native(Place):
     kind, shape = "native", None
 
-    def __init__(self, number, shape, seed, verbose):
-        super().__init__("native", worker(seed, verbose), verbose)
+    def __init__(self, number, shape, seed, suites, verbose):
+        super().__init__("native", worker(seed, suites, verbose), verbose)
 
     def fits(self, shape):
         return True
@@ -223,7 +223,7 @@ def free_ports(n):
 class Bed(Place):
     kind = "bed"
 
-    def __init__(self, number, shape, seed, verbose):
+    def __init__(self, number, shape, seed, suites, verbose):
         self.shape, self.far = shape, None
         ports = free_ports(2)
         argv = [TESTBED, "-m", shape["mem"], "--disk", shape["disk"], "-t", str(BED_SECONDS), "-w", LOGS, "--stdin",
@@ -234,7 +234,7 @@ class Bed(Place):
         if "far" in shape:
             self.far = self.start_far([o.format(*ports) for o in shape["far"]])
         try:
-            super().__init__(f"bed {number}", [*argv, "--", *worker(seed, verbose)], verbose)
+            super().__init__(f"bed {number}", [*argv, "--", *worker(seed, suites, verbose)], verbose)
         except BaseException:
             self.end_far()
             raise
@@ -289,6 +289,7 @@ class Pool:
         self.kind, self.results, self.verbose = kind, results, verbose
         self.lock, self.broken = threading.Lock(), []
         self.tests = list(tests)
+        self.suites = list(dict.fromkeys(suite_of(t) for t in tests))
         if kind == Bed:
             self.tests.sort(key=lambda t: -results.expected(t, "bed"))
 
@@ -304,7 +305,7 @@ class Pool:
     def start(self, number, shape):
         for attempt in (1, 2):
             try:
-                return self.kind(number, shape, self.results.seed, self.verbose)
+                return self.kind(number, shape, self.results.seed, self.suites, self.verbose)
             except (Ended, TimeoutError) as e:
                 why = e.args[0]
                 self.results.say(f"# {self.kind.kind} {number} did not start: {why}")

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
 """Runs tests one after the other where it stands: on this host, or in a bed. Started by tests/pool.py.
 
-usage: worker.py [--verbose] SEED LOGS [MODULE...]    MODULE: where tests are registered, e2e/test_boot for instance
+usage: worker.py [--verbose] SEED LOGS SUITE...
 A line on standard input asks for a test: `MODULE NAME DEADLINE`. It says `READY SLOW` first, then, after all that a
 test says, `RESULT VERDICT SECONDS WHY`: ok, skip or fail. Logs of a failed test are kept in LOGS/NAME."""
 
-import importlib
 import os
 import random
 import shutil
@@ -16,10 +15,11 @@ import traceback
 
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.join(HERE, suite) for suite in ("e2e", "linux", "docs")]
+sys.path[:0] = [HERE, *(os.path.join(HERE, suite) for suite in ("e2e", "linux", "docs"))]
 if os.path.isdir("/scratch") and "FTVMM_IN_BED" in os.environ:
     os.environ["TMPDIR"] = "/scratch"  # a real disk, which takes O_DIRECT
 import ftlab
+import pool
 import testlib
 
 KEEP_BYTES = 4 << 20  # of one file of a failed test
@@ -85,13 +85,13 @@ def run_test(test, seed, logs, verbose):
 
 
 def find(module, name):
-    importlib.import_module(module.split("/")[1])
     return next(t for t in testlib.tests if t.name == name and t.module == module)
 
 
 def main():
     verbose = "--verbose" in sys.argv
-    seed, logs = [a for a in sys.argv[1:] if a != "--verbose"]
+    seed, logs, *suites = [a for a in sys.argv[1:] if a != "--verbose"]
+    pool.find(suites)  # all of them now: their files may change while the first tests run
     signal.signal(signal.SIGALRM, out_of_time)
     ftlab.main_signals()
     ftlab.SLOW = measure_slow()
