@@ -9,7 +9,6 @@ import os
 import queue
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -429,7 +428,7 @@ def main(suite, about):
     if not tests:
         print(f"no test is called {' '.join(args.names)}; see --list")
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    ftlab.main_signals()
     try:
         results = run(tests, seed_of(args.seed), args.verbose)
     except KeyboardInterrupt:
