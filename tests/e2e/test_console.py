@@ -98,10 +98,10 @@ def console_clients(lab):
         clients[-1].connect(path)
     # The order of arrival is that of connect().
     fifth = socket.socket(socket.AF_UNIX)
-    fifth.settimeout(10)
+    fifth.settimeout(10 * ftlab.SLOW)
     fifth.connect(path)
     expect(b"4 clients" in fifth.recv(100), "a fifth client is served")
-    clients[0].settimeout(30)
+    clients[0].settimeout(30 * ftlab.SLOW)
     reader = clients[0].makefile("rb")
     clients[0].sendall(b"flood 8000\n")
     for i in range(8000):
@@ -121,7 +121,7 @@ def console_left(lab):
             gone.connect(path)
             gone.sendall(b"x" * 20000)
     stays = socket.socket(socket.AF_UNIX)
-    stays.settimeout(10)
+    stays.settimeout(10 * ftlab.SLOW)
     stays.connect(path)
     vm.call("status")  # served after the client
     vm.call("resume")

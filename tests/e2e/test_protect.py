@@ -370,7 +370,7 @@ def pause_protected(lab):
 def fill_output(lab, pair, packets):
     """Have the guest answer until so many frames of it are held. True: they are, in step."""
     a, b = pair.vm["A"], pair.vm["B"]
-    end = ftlab.mono() + 15 * 10 ** 9
+    end = ftlab.mono() + int(15e9 * ftlab.SLOW)
     with lab.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.connect((ftlab.GUEST_IP, 7))
         while ftlab.mono() < end:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 
+import ftlab
 from ftlab import GUESTS, Pair, Vm, expect
 from test_faults import Arbiter
 from testlib import random_wait, test
@@ -25,7 +26,7 @@ class Away:
         self.asked = True
 
     def wait_asked(self, vm):
-        end = time.monotonic() + 10
+        end = time.monotonic() + 10 * ftlab.SLOW
         while not self.asked:
             expect(time.monotonic() < end, "nobody opens the kernel")
             vm.nap()
@@ -219,7 +220,7 @@ def reset_stops_all(lab):
     away = Away(kernel)
     try:
         away.wait_asked(vm)
-        end = time.monotonic() + 5
+        end = time.monotonic() + 5 * ftlab.SLOW
         while not all_parked(vm):
             expect(time.monotonic() < end, "a CPU runs on after the reset")
             vm.nap()

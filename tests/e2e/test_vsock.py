@@ -20,7 +20,7 @@ class Stream:
 
     def __init__(self, path, port, seconds=10):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(seconds)
+        self.sock.settimeout(seconds * ftlab.SLOW)
         self.sock.connect(path)
         self.sock.sendall(f"CONNECT {port}\n".encode())
         line = b""
@@ -68,11 +68,11 @@ class Listener:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.bind(f"{path}_{port}")
         self.sock.listen(8)
-        self.sock.settimeout(seconds)
+        self.sock.settimeout(seconds * ftlab.SLOW)
 
     def accept(self):
         sock, _ = self.sock.accept()
-        sock.settimeout(10)
+        sock.settimeout(10 * ftlab.SLOW)
         return sock
 
     def close(self):
@@ -288,11 +288,11 @@ def vsock_held(lab):
         pass
     b.signal(signal.SIGCONT)
     for what in (stream.sock, asking, refused):
-        what.settimeout(10)
+        what.settimeout(10 * ftlab.SLOW)
     expect(struct.unpack("<Q", stream.exactly(8))[0] in (2, 3), "a wrong number")
     expect(asking.makefile("rb").readline().startswith(b"OK "), "not OK")
     expect(refused.recv(1) == b"", "not refused")
-    listener.sock.settimeout(10)
+    listener.sock.settimeout(10 * ftlab.SLOW)
     expect(listener.accept().recv(100) == b"hello 1\n", "the guest did not say hello")
     pair.in_step()
     pair.end()
