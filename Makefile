@@ -46,7 +46,7 @@ linux-guest: deps-linux
 	@guests/linux/build
 tools: $(TOOLS)
 help:
-	@echo "targets: all demo demo-linux test test-linux test-all linux-guest bench lint asan tsan fuzz install deps clean"
+	@echo "targets: all demo demo-linux test test-linux test-all linux-guest bench lint asan tsan fuzz soak install deps clean"
 
 $(B)/ftvmm: $(OBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -93,35 +93,46 @@ build/guests/%.elf: build/guests/%.o $(GLIB) guests/lib/guest.ld
 	@printf "  LD    %s\n" $@; $(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 -T guests/lib/guest.ld -o $@ $(filter %.o,$^)
 .PRECIOUS: $(B)/%.o build/guests/%.o build/guests/lib/%.o
 
-# libFuzzer: each target runs for FUZZ_SECONDS on its corpus in build/fuzz/NAME. Any crash fails.
+# libFuzzer: tests/fuzz/README.md. Each target runs for FUZZ_SECONDS on what it found before, in
+# build/fuzz/NAME, and on the kept corpus, tests/fuzz/corpus/NAME. Any crash fails.
 FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*_fuzz.c))
 FUZZ_SECONDS ?= 20
-FUZZ_MAX_LEN ?= 65536
-.PHONY: fuzz fuzz-build $(FUZZ:%=fuzz-run-%)
+.PHONY: fuzz fuzz-build
 fuzz: deps-fuzz
-	$(MAKE) V=fuzz CC=clang fuzz-build
-	$(MAKE) $(FUZZ:%=fuzz-run-%)
+	@$(MAKE) --no-print-directory -j2 V=fuzz CC=clang fuzz-build
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run
 fuzz-build: $(FUZZ:%=build/fuzz/tests/fuzz/%)
 build/fuzz/tests/fuzz/%_fuzz: build/fuzz/tests/fuzz/%_fuzz.o build/fuzz/libftvmm.a
-	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
 build/fuzz/libftvmm.a: $(LIBOBJS)
-	rm -f $@
-	ar rcs $@ $^
-$(FUZZ:%=fuzz-run-%): fuzz-run-%:
-	@mkdir -p build/fuzz/$*
-	build/fuzz/tests/fuzz/$* -max_total_time=$(FUZZ_SECONDS) -max_len=$(FUZZ_MAX_LEN) -timeout=10 \
-		-rss_limit_mb=2048 -print_final_stats=0 -verbosity=0 -artifact_prefix=build/fuzz/$*- build/fuzz/$*
+	@rm -f $@; ar rcs $@ $^
+# A target takes the place of what it does without: KVM, or a clock that goes on by itself.
+FUZZ_VM := $(patsubst %,build/fuzz/tests/fuzz/%_fuzz,snapshot secondary primary)
+$(FUZZ_VM): build/fuzz/tests/fuzz/vm.o
+$(FUZZ_VM): WRAP := $(addprefix vm_,create destroy pause resume start try_load load new_generation)
+build/fuzz/tests/fuzz/legacy_fuzz: WRAP := loop_now_ns time
 
-# Everything a test needs; then unit, lin, wire, guests, docs and e2e tests, and one line that sums up.
-.PHONY: tests test test-all demo demo-linux unit
+# Everything a test needs; then all suites of tests/run but linux, and one line that sums up.
+.PHONY: tests tests-sanitized test test-all demo demo-linux unit soak
 unit: $(UNIT)
 tests: $(B)/ftvmm guests tools unit bugs
-test: deps-test
+# What the suites asan and fuzz run.
+tests-sanitized:
+	@$(MAKE) --no-print-directory -j2 V=asan unit
+	@$(MAKE) --no-print-directory -j2 V=fuzz CC=clang fuzz-build
+test: deps-test deps-fuzz
 	@$(MAKE) --no-print-directory -j2 tests
+	@$(MAKE) --no-print-directory tests-sanitized
 	@tests/run
-test-all: deps-test deps-linux
+test-all: deps-test deps-fuzz deps-linux
 	@$(MAKE) --no-print-directory -j2 tests
+	@$(MAKE) --no-print-directory tests-sanitized
 	@tests/run all
+# Rare failures, looked for during SOAK=minutes (60).
+soak: deps-test deps-fuzz deps-linux
+	@$(MAKE) --no-print-directory -j2 tests
+	@$(MAKE) --no-print-directory tests-sanitized
+	@SOAK=$(SOAK) tests/soak
 # Stock Linux kernels: tests/linux/README.md. LINUX_BOOTS=N: so many boots.
 .PHONY: test-linux
 test-linux: deps-build
