@@ -1,0 +1,184 @@
+/*
+ * Snapshot files. The first byte picks: even, the rest is the file; odd, the rest is a list of
+ * frames that are signed: parts of a good snapshot, as they are, edited or cut, and anything else
+ * (see add_part()). What is restored is saved again, and that file gives the same VM.
+ */
+#define _GNU_SOURCE /* memfd_create */
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/vm.h"
+#include "tests/unit/stream_wire.h"
+
+#include "vmm/fdt.h"
+#include "vmm/log.h"
+#include "vmm/snapshot.h"
+#include "vmm/stream.h"
+
+#define SESSION	 1 /* of every file */
+#define PARTS	 8
+#define FILE_MAX (8u << 20)
+
+static struct loop loop;
+static struct vm vm;
+static struct machine machine;
+static struct config cfg;
+static char in_path[96], out_path[96];
+static struct {
+	uint16_t type;
+	uint32_t length;
+	uint8_t *data;
+} parts[PARTS];
+static unsigned nparts;
+
+static void take_apart(void)
+{
+	struct stream st;
+	struct frame f;
+	int fd = open(out_path, O_RDONLY | O_CLOEXEC);
+
+	require(fd >= 0);
+	stream_init(&st, fd, STREAM_FILE, 0);
+	while (stream_recv(&st, &f) == 1) {
+		require(nparts < PARTS);
+		parts[nparts].type = f.type;
+		parts[nparts].length = f.length;
+		parts[nparts].data = malloc(f.length + 1);
+		require(parts[nparts].data != NULL);
+		memcpy(parts[nparts++].data, f.data, f.length);
+	}
+	require(nparts >= 4 && parts[nparts - 1].type == FRAME_BYE);
+	stream_done(&st);
+}
+
+static void start(void)
+{
+	uint8_t page[MEM_PAGE_SIZE];
+	struct err e = {0};
+	char image[96];
+
+	log_init(LOG_ERROR, "fuzz");
+	snprintf(image, sizeof(image), "%s/image", fuzz_make_folder());
+	snprintf(in_path, sizeof(in_path), "%s/in", fuzz_folder);
+	snprintf(out_path, sizeof(out_path), "%s/out", fuzz_folder);
+	require(!loop_init(&loop, NULL));
+	fake_machine(&machine, &cfg, image);
+	require(!vm_create(&vm, &loop, &machine, &cfg, NULL));
+	for (unsigned i = 0; i < 5; i++) {
+		for (unsigned b = 0; b < sizeof(page); b++)
+			page[b] = i & 1 ? (uint8_t)(b * b >> i) : (uint8_t)(b / 64 + i);
+		require(!mem_write(&vm.mem, i * 5 * MEM_PAGE_SIZE, page, sizeof(page)));
+	}
+	require(!snapshot_save(&vm, out_path, NULL));
+	vm_destroy(&vm);
+	if (snapshot_restore(&vm, &loop, &cfg, out_path, &e))
+		fprintf(stderr, "%s\n", e.msg);
+	require(vm.loop != NULL);
+	vm_destroy(&vm);
+	take_apart();
+}
+
+static void add_frame(struct wire *w, uint16_t type, const void *data, size_t n)
+{
+	struct frame_hdr h = wire_header(w, type, n);
+
+	h.session = SESSION;
+	h.epoch = 0;
+	wire_signed(w, h, data, n);
+}
+
+static void add_part(struct wire *w, struct input *in)
+{
+	unsigned c = (unsigned)take(in, 1), i = (c & 7) % nparts;
+	size_t n = parts[i].length;
+	const uint8_t *raw;
+	uint8_t *copy;
+
+	if (c & 0x80) {
+		uint16_t type = (uint16_t)take(in, 1) % FRAME_TYPE_MAX;
+
+		n = take(in, 2);
+		raw = take_bytes(in, &n);
+		add_frame(w, type, raw, n);
+		return;
+	}
+	copy = malloc(n + 1);
+	require(copy != NULL);
+	memcpy(copy, parts[i].data, n);
+	for (unsigned k = c >> 3 & 7; k && n; k--) {
+		size_t place = take(in, 2) % n;
+
+		copy[place] = (uint8_t)take(in, 1);
+	}
+	if (c & 0x40 && n)
+		n = take(in, 2) % n;
+	add_frame(w, parts[i].type, copy, n);
+	free(copy);
+}
+
+static void write_file(const uint8_t *p, size_t n)
+{
+	int fd = open(in_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	require(fd >= 0 && write(fd, p, n) == (ssize_t)n);
+	close(fd);
+}
+
+static uint8_t *saved(size_t *ret_len)
+{
+	uint8_t *p = malloc(FILE_MAX);
+	ssize_t n;
+	int fd;
+
+	require(!snapshot_save(&vm, out_path, NULL));
+	fd = open(out_path, O_RDONLY | O_CLOEXEC);
+	require(p && fd >= 0);
+	n = read(fd, p, FILE_MAX);
+	require(n > 0 && n < (ssize_t)FILE_MAX);
+	close(fd);
+	*ret_len = (size_t)n;
+	return p;
+}
+
+static void check_restored(void)
+{
+	size_t first_len, second_len;
+	uint8_t *first = saved(&first_len), *second;
+
+	vm_destroy(&vm);
+	require(!snapshot_restore(&vm, &loop, &cfg, out_path, NULL));
+	second = saved(&second_len);
+	require(first_len == second_len && !memcmp(first, second, first_len));
+	free(first);
+	free(second);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct input in = {data, size};
+	struct wire w = {0};
+	struct err e = {0};
+	unsigned n = 0;
+
+	if (!nparts)
+		start();
+	fake_vm_reset();
+	if (take(&in, 1) & 1) {
+		wire_preface(&w, STREAM_VERSION, STREAM_FILE, SESSION);
+		while (in.left && n++ < 12)
+			add_part(&w, &in);
+		write_file(w.p, w.len);
+	} else {
+		write_file(in.p, in.left);
+	}
+	if (snapshot_restore(&vm, &loop, &cfg, in_path, &e))
+		require(e.msg[0] && !vm.loop);
+	else
+		check_restored();
+	vm_destroy(&vm);
+	require(fake_vm.created == fake_vm.destroyed);
+	fuzz_turn(&loop);
+	wire_free(&w);
+	return 0;
+}

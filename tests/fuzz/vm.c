@@ -1,0 +1,229 @@
+#include "tests/fuzz/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+#include "tests/fuzz/fuzz.h"
+
+#include "devices/serial.h"
+#include "devices/virtio_balloon.h"
+#include "devices/virtio_blk.h"
+#include "devices/virtio_console.h"
+#include "devices/virtio_rng.h"
+
+#define IMAGE (64u << 10)
+
+struct fake_vm fake_vm;
+
+int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
+		     const struct config *cfg, struct err *e);
+void __wrap_vm_destroy(struct vm *vm);
+int __wrap_vm_pause(struct vm *vm, struct err *e);
+void __wrap_vm_resume(struct vm *vm);
+void __wrap_vm_start(struct vm *vm);
+int __wrap_vm_try_load(struct vm *vm, struct err *e);
+int __wrap_vm_load(struct vm *vm, uint64_t advance_ns, struct err *e);
+void __wrap_vm_new_generation(struct vm *vm);
+
+void fake_vm_reset(void)
+{
+	memset(&fake_vm, 0, sizeof(fake_vm));
+}
+
+static void printed(void *arg, const void *data, uint32_t len)
+{
+	fake_vm.printed += len;
+}
+
+static void add_item(struct vm *vm, const struct state_desc *desc, unsigned instance, void *pod)
+{
+	vm->items[vm->nitems] = (struct state_item){desc, instance, pod};
+	vm->scratch[vm->nitems] = (struct state_item){desc, instance, calloc(1, desc->size)};
+	require(vm->scratch[vm->nitems++].pod != NULL);
+}
+
+static int open_disk(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+{
+	const struct mdev *md = &vm->machine.devs[i];
+
+	for (unsigned n = 0; n < cfg->ndisks; n++) {
+		int r;
+
+		if (strcmp(cfg->disks[n].id, md->id))
+			continue;
+		r = disk_open(&vm->disks[i], vm->loop, md->id, cfg->disks[n].path, 0, e);
+		if (!r && vm->disks[i].bytes != md->bytes)
+			r = err_set(e, -EINVAL, "disk '%s': another size", md->id);
+		return r;
+	}
+	return err_set(e, -ENOENT, "disk '%s': not given here", md->id);
+}
+
+static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+{
+	const struct mdev *md = &vm->machine.devs[i];
+	struct device *d = NULL;
+	int r = -EINVAL;
+
+	switch (md->kind) {
+	case MDEV_CONSOLE:
+		r = virtio_console_new(&vm->env, md, printed, NULL, &d, e);
+		break;
+	case MDEV_RNG:
+		r = virtio_rng_new(&vm->env, md, &d, e);
+		break;
+	case MDEV_BALLOON:
+		r = virtio_balloon_new(&vm->env, md, &d, e);
+		break;
+	case MDEV_BLK:
+		r = open_disk(vm, i, cfg, e);
+		if (!r)
+			r = virtio_blk_new(&vm->env, md, &vm->disks[i], &d, e);
+		break;
+	default:
+		r = err_set(e, -ENOENT, "device '%s': not given here", md->id);
+	}
+	if (!r)
+		vm->mdevs[i] = vm->devs[vm->ndevs++] = d;
+	return r;
+}
+
+static void list_items(struct vm *vm)
+{
+	vm->chips.pic[1].chip_id = KVM_IRQCHIP_PIC_SLAVE;
+	vm->chips.ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
+	add_item(vm, &vm_chips_desc, 0, &vm->chips);
+	add_item(vm, &vm_ending_desc, 0, &vm->ending);
+	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
+		memset(&vm->vcpus[i].state, 0, sizeof(vm->vcpus[i].state));
+		vm->vcpus[i].state.xcr0 = 1;
+		vm->vcpus[i].state.nmsrs = 3;
+		add_item(vm, &vcpu_state_desc, i, &vm->vcpus[i].state);
+	}
+	for (unsigned i = 0; i < vm->ndevs; i++)
+		add_item(vm, vm->devs[i]->ops->state, i, vm->devs[i]->pod);
+}
+
+int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
+		     const struct config *cfg, struct err *e)
+{
+	int r;
+
+	if (m->mem_bytes > FAKE_MEM_MAX)
+		return err_set(e, -ENOMEM, "more memory than this host has");
+	memset(vm, 0, offsetof(struct vm, vcpus));
+	fake_vm.created++;
+	vm->machine = *m;
+	vm->loop = l;
+	vm->mem.fd = -1;
+	vm->kvm.manual_protect = true; /* of no memory slots */
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		vm->disks[i].fd = vm->nets[i].fd = -1;
+	vm->env = (struct dev_env){&vm->mem, l, &vm->bus, &vm->obuf};
+	obuf_init(&vm->obuf, 1 << 20);
+	fake_vm.sink = obuf_add_sink(&vm->obuf, printed, NULL, NULL);
+	r = mem_init(&vm->mem, m->mem_bytes, e);
+	if (!r)
+		r = serial_new(&vm->env, printed, NULL, &vm->serial, e);
+	if (!r)
+		vm->devs[vm->ndevs++] = vm->serial;
+	for (unsigned i = 0; i < m->ndevs && !r; i++)
+		r = add_mdev(vm, i, cfg, e);
+	if (!r)
+		list_items(vm);
+	else
+		__wrap_vm_destroy(vm);
+	return r;
+}
+
+void __wrap_vm_destroy(struct vm *vm)
+{
+	if (!vm->loop)
+		return;
+	fake_vm.destroyed++;
+	obuf_drop(&vm->obuf);
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		while (vm->disks[i].fd >= 0 && vm->disks[i].inflight)
+			loop_run_once(vm->loop, 100000000ull);
+	for (unsigned i = 0; i < vm->ndevs; i++)
+		vm->devs[i]->ops->free(vm->devs[i]);
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		if (vm->disks[i].fd >= 0)
+			disk_close(&vm->disks[i]);
+	for (unsigned i = 0; i < vm->nitems; i++)
+		free(vm->scratch[i].pod);
+	obuf_done(&vm->obuf);
+	mem_done(&vm->mem);
+	vm->loop = NULL;
+}
+
+int __wrap_vm_pause(struct vm *vm, struct err *e)
+{
+	vm->running = false;
+	return 0;
+}
+
+void __wrap_vm_resume(struct vm *vm)
+{
+	require(!vm->running);
+	vm->running = true;
+}
+
+void __wrap_vm_start(struct vm *vm)
+{
+	fake_vm.started++;
+	for (unsigned i = 0; i < vm->ndevs; i++)
+		vm->devs[i]->ops->resume(vm->devs[i]);
+	__wrap_vm_resume(vm);
+}
+
+int __wrap_vm_try_load(struct vm *vm, struct err *e)
+{
+	if (fake_vm.refuses)
+		return err_set(e, -EINVAL, "vCPU state: this host refuses MSRs");
+	for (unsigned i = 0; i < vm->ndevs; i++)
+		vm->devs[i]->ops->load(vm->devs[i], vm->devs[i]->pod);
+	return 0;
+}
+
+int __wrap_vm_load(struct vm *vm, uint64_t advance_ns, struct err *e)
+{
+	fake_vm.loaded++;
+	return __wrap_vm_try_load(vm, e);
+}
+
+void __wrap_vm_new_generation(struct vm *vm)
+{
+}
+
+void fake_machine(struct machine *m, struct config *cfg, const char *image)
+{
+	static const enum mdev_kind kinds[] = {MDEV_BLK, MDEV_CONSOLE, MDEV_RNG, MDEV_BALLOON};
+	int fd = open(image, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	require(fd >= 0 && !ftruncate(fd, IMAGE));
+	close(fd);
+	memset(cfg, 0, sizeof(*cfg));
+	snprintf(cfg->name, sizeof(cfg->name), "vm");
+	cfg->ndisks = 1;
+	snprintf(cfg->disks[0].id, sizeof(cfg->disks[0].id), "d0");
+	snprintf(cfg->disks[0].path, sizeof(cfg->disks[0].path), "%s", image);
+	cfg->disks[0].ft = DISK_FT_MIRROR;
+	memset(m, 0, sizeof(*m));
+	snprintf(m->name, sizeof(m->name), "vm");
+	m->mem_bytes = 2 << 20;
+	m->vcpus = 1;
+	m->tsc_khz = 2000000;
+	m->ncpuid = 2;
+	m->cpuid[1].function = 1;
+	m->ndevs = sizeof(kinds) / sizeof(kinds[0]);
+	for (unsigned i = 0; i < m->ndevs; i++) {
+		m->devs[i] = (struct mdev){.kind = kinds[i],
+					   .gpa = MACHINE_MMIO_BASE + i * MACHINE_MMIO_STEP,
+					   .gsi = MACHINE_GSI_BASE + i};
+		snprintf(m->devs[i].id, sizeof(m->devs[i].id), "d%u", i);
+	}
+	m->devs[0].queues = 1;
+	m->devs[0].bytes = IMAGE;
+	m->devs[0].ft = DISK_FT_MIRROR;
+}

@@ -1,0 +1,30 @@
+/*
+ * A VM that needs no KVM: linked instead of what vmm/vm.c and vmm/vm_run.c do with it (--wrap, see
+ * the Makefile). Memory, devices, disks and state are the real ones; CPUs never run. Networks are
+ * refused: they would be the host's.
+ */
+#ifndef TESTS_FUZZ_VM_H
+#define TESTS_FUZZ_VM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/config.h"
+#include "vmm/vm.h"
+
+#define FAKE_MEM_MAX (16ull << 20)
+
+/* What the fake did since fake_vm_reset(). */
+struct fake_vm {
+	bool refuses; /* this host does not take the CPUs' state */
+	unsigned created, destroyed, loaded, started;
+	uint64_t printed; /* bytes that left the output buffer */
+	int sink;	  /* of the output buffer, for what a guest prints */
+};
+
+extern struct fake_vm fake_vm;
+void fake_vm_reset(void);
+/* A small machine with a disk, a console, random numbers and a balloon, and its configuration. */
+void fake_machine(struct machine *m, struct config *cfg, const char *image);
+
+#endif
