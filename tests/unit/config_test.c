@@ -505,6 +505,29 @@ static void machine_is_in_fixed_order(void **state)
 	assert_true(m.devs[5].no_offload);
 }
 
+/* From the name and the id alone: many of them, each for one station and locally administered. */
+static void derived_macs_are_usable(void **state)
+{
+	uint8_t seen[64][6];
+	struct machine m, again;
+	struct config c;
+	char line[80];
+
+	for (unsigned i = 0; i < 64; i++) {
+		snprintf(line, sizeof(line), "-k k --name vm%u -n id=n%u,tap=t", i % 8, i);
+		good(&c, line);
+		assert_int_equal(config_to_machine(&c, &m, NULL), 0);
+		assert_int_equal(config_to_machine(&c, &again, NULL), 0);
+		for (unsigned d = 0; d < m.ndevs; d++)
+			if (m.devs[d].kind == MDEV_NET)
+				memcpy(seen[i], m.devs[d].mac, 6);
+		assert_memory_equal(&m, &again, sizeof(m));
+		assert_int_equal(seen[i][0] & 3, 2);
+		for (unsigned k = 0; k < i; k++)
+			assert_memory_not_equal(seen[k], seen[i], 6);
+	}
+}
+
 static void units(void **state)
 {
 	struct err e = {0};
@@ -569,6 +592,7 @@ int main(void)
 		cmocka_unit_test(deep_json_is_refused),
 		cmocka_unit_test(machine_is_in_fixed_order),
 		cmocka_unit_test(vsock_is_one),
+		cmocka_unit_test(derived_macs_are_usable),
 		cmocka_unit_test(units),
 		cmocka_unit_test(help_fits_a_screen),
 	};

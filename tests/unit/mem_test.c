@@ -185,13 +185,47 @@ static void filled_pages_are_what_was_given(void **state)
 	assert_int_equal(mem_fill_pages(&m, PAGES - 1, data, 1), 0);
 }
 
+static void one_byte_makes_a_page(void **state)
+{
+	uint8_t *p = mem_page(&m, 7);
+
+	for (unsigned i = 0; i < MEM_PAGE_SIZE; i++) {
+		p[i] = (uint8_t)(i | 1);
+		assert_false(mem_is_zero_page(p));
+		assert_int_not_equal(mem_hash(&m), 0);
+		p[i] = 0;
+	}
+	assert_true(mem_is_zero_page(p));
+	assert_int_equal(mem_hash(&m), 0);
+}
+
+static void hash_knows_where_a_page_is(void **state)
+{
+	uint64_t first;
+
+	memset(mem_page(&m, 3), 'a', MEM_PAGE_SIZE);
+	memset(mem_page(&m, 9), 'b', MEM_PAGE_SIZE);
+	first = mem_hash(&m);
+	memset(mem_page(&m, 3), 'b', MEM_PAGE_SIZE);
+	memset(mem_page(&m, 9), 'a', MEM_PAGE_SIZE);
+	assert_int_not_equal(mem_hash(&m), first);
+	memset(mem_page(&m, 3), 'a', MEM_PAGE_SIZE);
+	memset(mem_page(&m, 9), 'b', MEM_PAGE_SIZE);
+	assert_int_equal(mem_hash(&m), first);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(discarded_pages_are_zero_and_free), T(what_is_no_ram_is_refused),
-		T(absent_is_known_until_written),     T(only_what_was_discarded_is_asked_for),
-		T(zeroing_allocates_nothing),	      T(filled_pages_are_what_was_given),
+		T(discarded_pages_are_zero_and_free),
+		T(what_is_no_ram_is_refused),
+		T(absent_is_known_until_written),
+		T(only_what_was_discarded_is_asked_for),
+		T(zeroing_allocates_nothing),
+		T(filled_pages_are_what_was_given),
+		T(one_byte_makes_a_page),
+		T(hash_knows_where_a_page_is),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

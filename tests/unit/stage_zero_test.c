@@ -1,4 +1,4 @@
-/* Pages of zeros on their way into a secondary. */
+/* Whole pages on their way into a secondary: of zeros, and raw ones in a row. */
 #include "tests/unit/stage_rig.h"
 
 #include <sys/stat.h>
@@ -88,11 +88,47 @@ static void a_sync_may_take_back(void **state)
 		assert_int_equal(*mem_page(&rig.vm.mem, p), p == 5 ? 'y' : 0);
 }
 
+/* More in a row than are written at once, with and without a gap. */
+static void raw_pages_in_a_row(void **state)
+{
+	uint8_t page[MEM_PAGE_SIZE] __attribute__((aligned(8)));
+	uint8_t *buf = malloc(RIG_PAGES * PAGE_ENTRY_MAX);
+	struct parts ps = {0};
+	uint64_t seed = 3;
+	struct err e;
+	size_t len = 0;
+
+	assert_non_null(buf);
+	for (uint64_t p = 0; p < MEM_FILL_MAX + 60; p++) {
+		for (unsigned i = 0; i < MEM_PAGE_SIZE; i += 8) {
+			uint64_t v = rig_random(&seed);
+
+			memcpy(page + i, &v, 8);
+		}
+		memcpy(page, &p, sizeof(p));
+		/* By hand: whatever the encoder makes of it, this is a raw one. */
+		uint64_t at = p < MEM_FILL_MAX + 1 ? p : p + 5;
+		uint64_t head = at << 24 | (uint64_t)PAGE_RAW << 16 | MEM_PAGE_SIZE;
+
+		memcpy(buf + len, &head, PAGE_HEAD_SIZE);
+		memcpy(buf + len + PAGE_HEAD_SIZE, page, MEM_PAGE_SIZE);
+		len += PAGE_HEAD_SIZE + MEM_PAGE_SIZE;
+	}
+	parts_add(&ps, FRAME_PAGES, 0, buf, len);
+	assert_int_equal(rig_feed(&rig, &ps, NULL, &e), 0);
+	for (size_t off = 0, p = 0; off < len; off += PAGE_HEAD_SIZE + MEM_PAGE_SIZE, p++)
+		assert_memory_equal(mem_page(&rig.vm.mem, p < MEM_FILL_MAX + 1 ? p : p + 5),
+				    buf + off + PAGE_HEAD_SIZE, MEM_PAGE_SIZE);
+	parts_free(&ps);
+	free(buf);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(zeros_take_no_memory, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_sync_may_take_back, setup, teardown),
+		cmocka_unit_test_setup_teardown(raw_pages_in_a_row, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

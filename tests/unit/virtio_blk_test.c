@@ -427,11 +427,19 @@ static void flood_is_bounded(void **state)
 		rig_kick(&f->rig, 0, 0);
 	rig_settle(&f->rig);
 	assert_int_equal(f->dev->faults, 0);
-	/* The bound goes along to another machine. */
-	void *pod = malloc(f->dev->ops->state->size);
+	/* The bound goes along to another machine, which takes a queue that is full. */
+	const struct state_desc *desc = f->dev->ops->state;
+	struct state_item item = {.desc = desc, .pod = f->dev->pod};
+	void *pod = calloc(1, desc->size);
+	uint8_t *wire = malloc(state_bound(desc));
+	int64_t len;
 
 	f->dev->ops->save(f->dev);
-	memcpy(pod, f->dev->pod, f->dev->ops->state->size);
+	len = state_encode_all(&item, 1, wire, state_bound(desc));
+	assert_true(len > 0);
+	item.pod = pod;
+	assert_int_equal(state_decode_all(&item, 1, wire, (size_t)len, NULL), 0);
+	free(wire);
 	f->dev->ops->load(f->dev, pod);
 	f->dev->ops->resume(f->dev);
 	free(pod);
