@@ -132,6 +132,7 @@ test-all: deps-test deps-fuzz deps-linux
 soak: deps-test deps-fuzz deps-linux
 	@$(MAKE) --no-print-directory -j2 tests
 	@$(MAKE) --no-print-directory tests-sanitized
+	@$(MAKE) --no-print-directory V=asan build/asan/ftvmm
 	@SOAK=$(SOAK) tests/soak
 # Stock Linux kernels: tests/linux/README.md. LINUX_BOOTS=N: so many boots.
 .PHONY: test-linux

@@ -6,7 +6,7 @@ declare -A sets=(
 	[build]="$build"
 	[test]="$build libcmocka-dev acpica-tools iproute2 python3 procps util-linux passt"
 	[lint]="clang-format cppcheck shellcheck"
-	[fuzz]="$build clang libclang-rt-14-dev"
+	[fuzz]="$build clang libclang-rt-dev"
 	[bed]="qemu-system-x86 busybox-static cpio xz-utils lz4 zstd e2fsprogs iproute2 python3 util-linux"
 	[linux]="$build qemu-system-x86 busybox-static cpio xz-utils lz4 zstd e2fsprogs iproute2 python3 util-linux"
 )
