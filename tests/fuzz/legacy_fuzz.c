@@ -198,6 +198,13 @@ static void host_side(struct input *in, unsigned c)
 	}
 }
 
+/* As by REP OUTS: the same value, more often than the serial port has room for. */
+static void write_often(uint64_t at, unsigned size, uint64_t v, unsigned n)
+{
+	while (n--)
+		bus_write(&w.bus, BUS_PIO, at, size, v);
+}
+
 /* Bits 0-2 the command, bit 3 and one byte more the size, bits 4-6 where. */
 static void step(struct input *in)
 {
@@ -206,9 +213,13 @@ static void step(struct input *in)
 
 	switch (c & 7) {
 	case 0:
-	case 1:
 		at = port(in, c >> 4 & 7);
 		bus_write(&w.bus, BUS_PIO, at, size, take(in, size));
+		break;
+	case 1:
+		at = port(in, c >> 4 & 7);
+		v = take(in, size);
+		write_often(at, size, v, 1 + 6 * (unsigned)take(in, 1));
 		break;
 	case 2:
 		at = port(in, c >> 4 & 7);

@@ -146,7 +146,7 @@ static uint32_t length_of(struct input *in, unsigned c)
 {
 	static const uint32_t edges[] = {0, 13, 14, 15, 65534, 65535, 65536, 0xffffffff};
 
-	return c & 8 ? edges[take(in, 1) & 7] : (uint32_t)take(in, 2) % 2048;
+	return c & 8 ? edges[take(in, 1) & 7] : (uint32_t)take(in, 2) % 8192;
 }
 
 static void talk(struct input *in, size_t piece)

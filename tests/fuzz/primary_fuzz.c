@@ -242,6 +242,7 @@ static void anything(struct stream *st, struct input *in)
 
 static void step(struct input *in)
 {
+	static const char words[1000] = "no\n";
 	unsigned c = (unsigned)take(in, 1);
 	struct stream *st = c & 0x10 ? &heart_link : &main_link;
 	struct wire_heart w = {.nonce = 1, .echo = c >> 6};
@@ -249,7 +250,8 @@ static void step(struct input *in)
 
 	switch (c & 7) {
 	case 0:
-		say(&main_link, c & 0x20 ? FRAME_REFUSE : FRAME_WELCOME, 0, "no\n", c >> 6);
+		say(&main_link, c & 0x20 ? FRAME_REFUSE : FRAME_WELCOME, 0, words,
+		    c & 0x20 ? (c >> 6) * 250 : c >> 6);
 		break;
 	case 1:
 		acknowledge(c >> 4);
