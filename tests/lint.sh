@@ -3,6 +3,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 bad=0
+shopt -s lastpipe # so that say() can set bad
 say() { # say TITLE < lines
 	local lines
 	lines=$(cat)
