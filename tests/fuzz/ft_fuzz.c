@@ -24,6 +24,13 @@ static void prepare(void)
 	rig_start(&rig);
 	rig_first_epoch(&rig, 7);
 	golden_epoch(&rig, &g, &good);
+	for (unsigned i = 0; i < RIG_DEVS; i++) { /* they are open: the names may go */
+		char path[96];
+
+		snprintf(path, sizeof(path), "%s/%u", rig.dir, i);
+		unlink(path);
+	}
+	rmdir(rig.dir);
 }
 
 static void free_form(struct parts *ps, const uint8_t *p, size_t n)

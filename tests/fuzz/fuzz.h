@@ -71,13 +71,14 @@ static FUZZ_UNUSED void fuzz_remove_folder(void)
 		fprintf(stderr, "%s stays\n", fuzz_folder);
 }
 
-/* A folder of this process, in memory where there is such a place, for as long as it lives. */
+/* A folder of this process, for as long as it lives; in what the runner removes in any case. */
 static FUZZ_UNUSED const char *fuzz_make_folder(void)
 {
-	bool shm = !access("/dev/shm", W_OK);
+	const char *in = getenv("FUZZ_FOLDER");
 
-	snprintf(fuzz_folder, sizeof(fuzz_folder), "%s/ftvmm-fuzz-XXXXXX",
-		 shm ? "/dev/shm" : "/tmp");
+	if (!in || strlen(in) > 32)
+		in = "/tmp";
+	snprintf(fuzz_folder, sizeof(fuzz_folder), "%s/ftvmm-fuzz-XXXXXX", in);
 	require(mkdtemp(fuzz_folder) != NULL);
 	atexit(fuzz_remove_folder);
 	return fuzz_folder;
