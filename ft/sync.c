@@ -66,7 +66,14 @@ static int put(struct sync *s, struct stream *st, enum frame_type type, const st
 
 /* --- disks ----------------------------------------------------------------------------------- */
 
-static int send_block(struct sync *s, struct stream *st, unsigned i, uint64_t off, uint8_t *buf)
+static bool is_zero(const uint8_t *buf, size_t len)
+{
+	return !buf[0] && !memcmp(buf, buf + 1, len - 1);
+}
+
+/* first: nothing was sent for this block before, and the peer has zeros there. */
+static int send_block(struct sync *s, struct stream *st, unsigned i, uint64_t off, bool first,
+		      uint8_t *buf)
 {
 	const struct disk *d = &s->disks[i];
 	uint32_t len = d->bytes - off < DISKLOG_BLOCK ? d->bytes - off : DISKLOG_BLOCK;
@@ -84,10 +91,15 @@ static int send_block(struct sync *s, struct stream *st, unsigned i, uint64_t of
 		have += n;
 	}
 	step_reached(STEP_SYNC_DISK);
+	if (first && is_zero(buf, len))
+		return cancelled(s) ? -ECANCELED : 0;
 	return put(s, st, FRAME_DISK, iov, 2);
 }
 
-/* Everything that is not a hole; the peer starts from an image of zeros. */
+/*
+ * Everything that is neither a hole nor zeros; the peer starts from an image of zeros. Blocks that
+ * are reserved but were never written, as in a mirror, are holes only as long as no one reads them.
+ */
 static int send_whole_disk(struct sync *s, struct stream *st, unsigned i, uint8_t *buf)
 {
 	const struct disk *d = &s->disks[i];
@@ -103,7 +115,7 @@ static int send_whole_disk(struct sync *s, struct stream *st, unsigned i, uint8_
 			off = (uint64_t)data & ~(uint64_t)(DISKLOG_BLOCK - 1);
 		/* Clear the mark first: a write that comes later marks again. */
 		disklog_take_block(s->disklog, i, off / DISKLOG_BLOCK);
-		r = send_block(s, st, i, off, buf);
+		r = send_block(s, st, i, off, true, buf);
 		if (r)
 			return r;
 		off += DISKLOG_BLOCK;
@@ -122,7 +134,7 @@ static int send_marked_blocks(struct sync *s, struct stream *st, unsigned i, uin
 		if (!disklog_take_block(s->disklog, i, b))
 			continue;
 		(*count)++;
-		r = send_block(s, st, i, b * DISKLOG_BLOCK, buf);
+		r = send_block(s, st, i, b * DISKLOG_BLOCK, false, buf);
 		if (r)
 			return r;
 	}

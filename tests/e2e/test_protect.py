@@ -35,6 +35,23 @@ def mc_basic(lab):
 
 
 @test(60)
+def sync_zeros(lab):
+    """blocks of zeros do not travel, written or only reserved; what is between them does"""
+    pair = Pair(lab, guest="idle", cmdline="hz=10", disk=96, net=False)
+    with open(pair.image["A"], "r+b") as f:
+        f.write(bytes(80 << 20))
+        f.seek(33 << 20)
+        f.write(b"not zero")
+    a, b = pair.protect()
+    sent = a.status()["sync_bytes"]
+    expect(sent < 32 << 20, f"{sent >> 20} MiB were sent")
+    expect(a.stop() == 0, f"exit code {a.code}")
+    b.wait_state("STARTING")
+    expect(b.stop() == 0, f"exit code {b.code}")
+    same_images(pair)
+
+
+@test(60)
 def mc_stop(lab):
     """an orderly stop: everything that was answered is in both images"""
     pair = Pair(lab)
