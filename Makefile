@@ -74,8 +74,9 @@ $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
 $(TOOLS): %: %.o
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(TOOLLIBS) -lm
 # Tools that measure the program's own code.
-$(B)/tests/bench/codec_bench: $(LIBOBJS)
-$(B)/tests/bench/codec_bench: TOOLLIBS := $(LIBS)
+NATIVE := $(filter $(B)/tests/bench/native_%,$(TOOLS))
+$(NATIVE): $(LIBOBJS)
+$(NATIVE): TOOLLIBS := $(LIBS)
 # And one that speaks its protocol.
 $(B)/tests/hostile/hostile: $(LIBOBJS)
 $(B)/tests/hostile/hostile: TOOLLIBS := $(LIBS)

@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#ifdef STAGE_RIG_PLAIN /* for the fuzzer */
+#ifdef STAGE_RIG_PLAIN /* for the fuzzer and benchmarks */
 #define assert_true(c)                                                                             \
 	do {                                                                                       \
 		if (!(c))                                                                          \
@@ -37,8 +37,10 @@
 #include "ft/stage.h"
 #include "vmm/log.h"
 
-#define RIG_UNUSED     __attribute__((unused))
-#define RIG_MEM	       (2ull << 20)
+#define RIG_UNUSED __attribute__((unused))
+#ifndef RIG_MEM
+#define RIG_MEM (2ull << 20)
+#endif
 #define RIG_PAGES      (RIG_MEM / MEM_PAGE_SIZE)
 #define RIG_DISK       (1u << 20)
 #define RIG_DISKLOG    (64u << 10) /* what the primary announced */
