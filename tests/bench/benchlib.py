@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import shutil
+import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -12,9 +15,12 @@ sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 import ftlab  # noqa: E402
 
 FLOORS = os.path.join(ftlab.TOOLS, "bench/floors")
+NATIVE_IO = os.path.join(ftlab.TOOLS, "bench/native_io")
 STARTUP = os.path.join(ftlab.TOOLS, "bench/startup")
 FIRST_ELF = os.path.join(ftlab.ROOT, "build/bench/first.elf")
 QEMU = "qemu-system-x86_64"
+QEMU_MACHINE = "microvm,x-option-roms=off,isa-serial=on,rtc=off,acpi=off"
+EPOCH_MS = 25
 
 median = statistics.median
 
@@ -30,15 +36,39 @@ def percentile(values, pct):
 
 def tool(*argv, timeout=120):
     """Run a helper; its JSON."""
-    p = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
+    p = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                       timeout=timeout * ftlab.SLOW)
     if p.returncode:
         raise ftlab.LabError(f"{' '.join(argv)}: exit code {p.returncode}: {p.stderr.strip()}")
     return json.loads(p.stdout)
 
 
-def memcpy_us(kind, pages, rounds=100):
+def rounds(count, least):
+    """So many of them, on a slow machine fewer, but no fewer than `least`."""
+    return max(min(count, least), ftlab.work(count))
+
+
+def slowly(ms):
+    """A time for which work is given, stretched as much as this machine is slower: a guest's tick, an epoch."""
+    return int(ms * ftlab.SLOW)
+
+
+def memcpy_us(kind, pages, count=100):
     """Microseconds to copy that many pages: median."""
-    return tool(FLOORS, "memcpy", kind, str(max(1, pages)), str(rounds), "4000")["p50_us"] if pages else 0.0
+    return tool(FLOORS, "memcpy", kind, str(max(1, pages)), str(rounds(count, 11)), "4000")["p50_us"] if pages else 0.0
+
+
+def floor_us(what, count):
+    """p50_us and p99_us of floors.c's rtt, kick or death."""
+    return tool(FLOORS, what, str(rounds(count, 21)))
+
+
+def record_ms(folder):
+    """Milliseconds to make a record there that outlasts a crash, as the arbiter's: p50 and p99 of the floor."""
+    p = subprocess.run([NATIVE_IO, "arbiter", folder], stdout=subprocess.PIPE, text=True, timeout=60 * ftlab.SLOW)
+    ftlab.expect(p.returncode == 0, f"{NATIVE_IO}: exit code {p.returncode}")
+    samples = json.loads(p.stdout.splitlines()[0])["floor"]
+    return percentile(samples, 50), percentile(samples, 99)
 
 
 # --- figures ---------------------------------------------------------------------------------------
@@ -69,17 +99,47 @@ class Report:
         return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
     def add(self, name, unit, ours, target="", met=None, floor=None, peer=None, ratio=None, **more):
-        """met None: there is no target, the figure is for information."""
+        """met None: there is no target, the figure is for information. pairs: single ratios to the floor."""
         if ratio is None and floor:
             ratio = ours / floor
         verdict = "info" if met is None else "MET" if met else "NOT MET"
         self.figures.append(dict(name=name, unit=unit, floor=floor, peer=peer, ours=ours, ratio=ratio,
-                                 target=target, verdict=verdict, **more))
+                                 target=target, verdict=verdict, emulated=False, **more))
         self.line(name, unit, self.text(floor), self.text(peer), self.text(ours), self.text(ratio),
                   target, verdict)
 
     def missed(self):
         return [f["name"] for f in self.figures if f["verdict"] == "NOT MET"]
+
+
+class EmulatedReport(Report):
+    """Of an emulated machine, where only ratios say something: numbers of its own are kept apart, and no target for
+    real ones is judged by them."""
+
+    def head(self):
+        self.ratios("figure", "ours/floor", "ours/peer", "")
+
+    @staticmethod
+    def ratios(name, floor, peer, verdict):
+        print(f"{name:32} {floor:>11} {peer:>11}  {verdict}", flush=True)
+
+    @staticmethod
+    def spread(pairs):
+        """Between what the middle half of single ratios lies: an emulated machine gets its processor by fits."""
+        if not pairs:
+            return "emulated"
+        return f"emulated, half of {len(pairs)} between {percentile(pairs, 25):.2f} and {percentile(pairs, 75):.2f}"
+
+    def add(self, name, unit, ours, target="", met=None, floor=None, peer=None, ratio=None, pairs=(), **more):
+        if floor:
+            ratio = ratio or ours / floor
+        elif peer:
+            ratio = None
+        to_peer = ours / peer if peer else None
+        self.figures.append(dict(name=name, unit=unit, floor=None, peer=None, ours=None, ratio=ratio,
+                                 ratio_to_peer=to_peer, pairs=list(pairs), target="", verdict="emulated", emulated=True,
+                                 in_the_emulated_machine=dict(floor=floor, peer=peer, ours=ours, **more)))
+        self.ratios(name, self.text(ratio), self.text(to_peer), self.spread(pairs))
 
 
 # --- virtual machines ------------------------------------------------------------------------------
@@ -104,7 +164,7 @@ class Writer:
     def waited_ns(self):
         """Time that the vCPU was ready to run and had no CPU, so far."""
         for task in os.listdir(f"/proc/{self.vm.pid}/task"):
-            if ftlab.read_text(f"/proc/{self.vm.pid}/task/{task}/comm").strip() == "vcpu0":
+            if ftlab.read_text(f"/proc/{self.vm.pid}/task/{task}/comm").strip() in ("vcpu0", "CPU 0/KVM"):
                 return int(ftlab.read_text(f"/proc/{self.vm.pid}/task/{task}/schedstat").split()[1])
         raise ftlab.LabError(f"{self.vm} has no vCPU")
 
@@ -128,15 +188,91 @@ def plain(lab, guest, cmdline, memory="64M", more=()):
     return vm
 
 
+def qemu_args(*more, memory="256M"):
+    return [QEMU, "-M", QEMU_MACHINE, "-accel", "kvm", "-cpu", "qemu64", "-m", memory, "-nodefaults",
+            "-no-user-config", "-display", "none", "-name", "debug-threads=on", *more]
+
+
+def has_qemu():
+    return shutil.which(QEMU) is not None
+
+
+class QemuVm(ftlab.Process):
+    """The same guest image under QEMU, on host A or B."""
+
+    def __init__(self, lab, host, guest, cmdline, *more, memory="64M"):
+        self.lab, serial = lab, lab.next_serial()
+        self.console = lab.path(f"{serial:03}-{host}-qemu-console")
+        self.qmp_path = lab.path(f"{serial:03}-{host}-qmp")
+        self.qmp = None
+        argv = qemu_args("-kernel", os.path.join(ftlab.GUESTS, guest + ".elf"), "-append", cmdline,
+                         "-serial", f"file:{self.console}", "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *more,
+                         memory=memory)
+        super().__init__(lab.ns[host], argv, lab.path(f"{serial:03}-{host}-qemu-log"))
+        lab.processes.append(self)
+
+    def console_text(self):
+        return ftlab.read_text(self.console)
+
+    def wait_ready(self, seconds=15):
+        d = ftlab.Deadline(seconds)
+        while "READY" not in self.console_text():
+            ftlab.expect(self.alive(), f"QEMU ended: {ftlab.tail(self.log)}")
+            d.check("the guest under QEMU")
+            self.nap(0.02)
+
+    def connect(self):
+        d = ftlab.Deadline(10)
+        while True:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                sock.connect(self.qmp_path)
+                break
+            except OSError:
+                sock.close()
+                ftlab.expect(self.alive(), f"QEMU ended: {ftlab.tail(self.log)}")
+                d.check("QEMU's QMP")
+                self.nap(0.02)
+        sock.settimeout(30 * ftlab.SLOW)
+        self.qmp = sock.makefile("rw")
+        sock.close()
+        self.qmp.readline()  # its greeting
+        self.command("qmp_capabilities")
+
+    def command(self, name, **args):
+        if not self.qmp:
+            self.connect()
+        self.qmp.write(json.dumps({"execute": name, "arguments": args}) + "\n")
+        self.qmp.flush()
+        while True:
+            answer = json.loads(self.qmp.readline() or '{"error": "QMP closed"}')
+            ftlab.expect("error" not in answer, f"QEMU: {name}: {answer.get('error')}")
+            if "return" in answer:
+                return answer["return"]
+
+    def rest(self):
+        self.signal(signal.SIGSTOP)
+
+    def go_on(self):
+        self.signal(signal.SIGCONT)
+
+    def close(self):
+        if self.qmp:
+            self.qmp.close()
+            self.qmp = None
+        super().close()
+
+
 def pin(vm, cpus):
     """Keep all of its threads, and those they make, on these CPUs."""
     for task in os.listdir(f"/proc/{vm.pid}/task"):
         os.sched_setaffinity(int(task), cpus)
 
 
-def protected(lab, guest, cmdline, epoch="25ms", memory="64M", disk=0, net=False, extra=()):
-    """The same guest under mc, in step with host B."""
-    pair = ftlab.Pair(lab, guest, cmdline, memory, disk=disk, net=net, epoch=epoch, extra=extra)
+def protected(lab, guest, cmdline, epoch=None, memory="64M", disk=0, net=False, extra=()):
+    """The same guest under mc, in step with host B; epoch: EPOCH_MS."""
+    pair = ftlab.Pair(lab, guest, cmdline, memory, disk=disk, net=net, epoch=epoch or f"{slowly(EPOCH_MS)}ms",
+                      extra=extra)
     pair.protect()
     # The hosts share this machine: host B must not take the vCPU's core away while another is free.
     pin(pair.vm["B"], {max(os.sched_getaffinity(0))})

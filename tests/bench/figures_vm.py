@@ -1,20 +1,15 @@
 """Figures beside fault tolerance: start, memory; and for information latency and stream."""
 
-import os
-import shutil
 import socket
 import struct
 
-from benchlib import (FIRST_ELF, FLOORS, QEMU, STARTUP, ftlab, median, plain, protected, tool)
+from benchlib import (FIRST_ELF, FLOORS, STARTUP, QemuVm, ftlab, has_qemu, median, plain, protected, qemu_args,
+                      rounds, tool)
 
 STARTS = 9
 ECHOES = 200
-KVM_MACHINE = "microvm,x-option-roms=off,isa-serial=on,rtc=off,acpi=off"
-
-
-def qemu_args(*more):
-    return [QEMU, "-M", KVM_MACHINE, "-accel", "kvm", "-cpu", "qemu64", "-m", "256M", "-nodefaults",
-            "-no-user-config", "-display", "none", *more]
+SYNCS = 5
+STREAM_PORT = 7999  # of QEMU's migration
 
 
 def first_byte(lab, *argv):
@@ -25,17 +20,17 @@ def first_byte(lab, *argv):
 def start(lab, report):
     """process start to the first guest instruction, 256 MiB"""
     ours_argv = [ftlab.FTVMM, "run", "-k", FIRST_ELF, "-m", "256M", "--name", "start"]
-    has_qemu = shutil.which(QEMU)
+    peers = has_qemu()
     floor, ours, qmp, guest = [], [], [], []
     for _ in range(STARTS):
         floor.append(first_byte(lab, STARTUP, "kvm", "256"))
         ours.append(first_byte(lab, *ours_argv))
-        if has_qemu:
+        if peers:
             qmp.append(first_byte(lab, *qemu_args("-S", "-qmp", "stdio")))
             guest.append(first_byte(lab, *qemu_args("-kernel", FIRST_ELF, "-serial", "stdio")))
     ms = median(ours)
     report.add("start to first guest byte", "ms", ms, "<= 10 ms", ms <= 10, floor=median(floor),
-               peer=median(guest) if guest else None)
+               peer=median(guest) if guest else None, pairs=[y / x for x, y in zip(floor, ours)])
     if qmp:
         ratio = ms / median(qmp)
         report.add("start / QEMU's start to QMP", "ms", ms, "<= 0.40", ratio <= 0.4, peer=median(qmp),
@@ -62,18 +57,10 @@ def memory(lab, report):
         vm = plain(lab, "idle", "hz=10", "256M")
         mib.append(resident_kib(vm.pid, "ftvmm-ram") / 1024)
         lab.release(vm)
-    if shutil.which(QEMU):
-        log, out = lab.path("qemu-log"), lab.path("qemu-out")
-        argv = qemu_args("-kernel", os.path.join(ftlab.GUESTS, "idle.elf"), "-append", "hz=10",
-                         "-serial", f"file:{out}", "-object", "memory-backend-memfd,id=ram0,size=256M",
-                         "-machine", "memory-backend=ram0")
-        q = ftlab.Process(lab.ns["A"], argv, log)
-        lab.processes.append(q)
-        d = ftlab.Deadline(10)
-        while "READY" not in ftlab.read_text(out):
-            ftlab.expect(q.alive(), f"QEMU ended: {ftlab.tail(log)}")
-            d.check("the guest under QEMU")
-            q.nap(0.05)
+    if has_qemu():
+        q = QemuVm(lab, "A", "idle", "hz=10", "-object", "memory-backend-memfd,id=ram0,size=256M",
+                   "-machine", "memory-backend=ram0", memory="256M")
+        q.wait_ready()
         peer = resident_kib(q.pid, "memory-backend-memfd") / 1024
         lab.release(q)
     report.add("memory beyond guest RAM", "MiB", median(mib), "<= 3 MiB", median(mib) <= 3, peer=peer)
@@ -87,8 +74,8 @@ def echo_us(lab):
     times = []
     with lab.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.connect((ftlab.GUEST_IP, 7))
-        s.settimeout(2)
-        for i in range(ECHOES):
+        s.settimeout(2 * ftlab.SLOW)
+        for i in range(rounds(ECHOES, 50)):
             data, begin = struct.pack("<Q", i), ftlab.mono()
             s.send(data)
             while s.recv(64) != data:
@@ -120,15 +107,36 @@ def ops_per_second(lab):
     return summary["ops_per_s"]
 
 
+def migrate(lab, q, cmdline, memory):
+    """QEMU's copy of the guest to another QEMU, MiB/s."""
+    to = QemuVm(lab, "B", "writer", cmdline, "-incoming", f"tcp:{ftlab.LINK_IP['B']}:{STREAM_PORT}", memory=memory)
+    to.connect()
+    q.command("migrate", uri=f"tcp:{ftlab.LINK_IP['B']}:{STREAM_PORT}")
+    d = ftlab.Deadline(60)
+    while (s := q.command("query-migrate"))["status"] in ("none", "setup", "active", "device"):
+        d.check("QEMU's migration")
+        q.nap(0.05)
+    ftlab.expect(s["status"] == "completed", f"QEMU's migration: {s['status']}")
+    lab.release(to)
+    q.command("cont")
+    return s["ram"]["transferred"] / 1048576 / (s["total-time"] / 1e3)
+
+
 def stream(lab, report):
     """first sync of a guest with 480 MiB of data, against loopback TCP"""
-    pages = 480 << 8
-    pair = ftlab.Pair(lab, "writer", f"mode=seq tick=1000 work=0 pages=1 total={pages} report=0",
-                      "512M", disk=0, net=False)
+    mib = rounds(480, 96)
+    memory = f"{mib + 32}M"
+    cmdline = f"mode=seq tick=1000 work=0 pages=1 total={mib << 8} report=0"
+    pair = ftlab.Pair(lab, "writer", cmdline, memory, disk=0, net=False)
     a = pair.primary("A")
     a.wait_console("^READY", 60)
-    floor, ours = [], []
-    for _ in range(5):
+    q = QemuVm(lab, "A", "writer", cmdline, memory=memory) if has_qemu() else None
+    if q:
+        q.wait_ready(60)
+        q.command("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
+        q.rest()
+    floor, ours, peer = [], [], []
+    for _ in range(SYNCS):
         floor.append(tool(FLOORS, "tcp", "0.5")["mib_per_s"])
         before = a.status()["sync_bytes"]
         pair.secondary("B")
@@ -138,6 +146,13 @@ def stream(lab, report):
         pair.vm["B"].stop()
         lab.release(pair.vm["B"])
         a.wait_state("DEGRADED", "UNPROTECTED")
+        if q:
+            a.call("pause")
+            q.go_on()
+            peer.append(migrate(lab, q, cmdline, memory))
+            q.rest()
+            a.call("resume")
     pair.end()
-    report.add("first sync of 480 MiB", "MiB/s", median(ours), ">= 0.80", median(ours) / median(floor) >= 0.8,
-               floor=median(floor), all=ours)
+    report.add(f"first sync of {mib} MiB", "MiB/s", median(ours), ">= 0.80", median(ours) / median(floor) >= 0.8,
+               floor=median(floor), peer=median(peer) if peer else None,
+               pairs=[y / x for x, y in zip(floor, ours)], all=ours)

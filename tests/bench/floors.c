@@ -6,11 +6,21 @@
  *		copy PAGES 4 KiB pages that lie in a row or far apart, as a checkpoint does
  *	floors tcp SECONDS
  *		bulk throughput of one loopback connection
+ *	floors rtt ROUNDS
+ *		there and back over one loopback connection, 40 bytes each way
+ *	floors kick ROUNDS
+ *		a signal takes a thread out of a system call, until it has said so
+ *	floors death ROUNDS
+ *		SIGKILL of a process until another sees the end of its connection
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -19,6 +29,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -192,6 +203,159 @@ static int run_tcp(double seconds)
 	return 0;
 }
 
+/* --- rtt, kick, death ------------------------------------------------------------------------- */
+
+static uint64_t *new_samples(unsigned rounds)
+{
+	uint64_t *ns = calloc(rounds ? rounds : 1, sizeof(*ns));
+
+	if (!rounds || !ns) {
+		errno = EINVAL;
+		die("rounds");
+	}
+	return ns;
+}
+
+static void print_samples(uint64_t *ns, unsigned rounds)
+{
+	qsort(ns, rounds, sizeof(*ns), compare);
+	printf("{\"rounds\": %u, \"p50_us\": %.2f, \"p99_us\": %.2f}\n", rounds,
+	       ns[rounds / 2] / 1e3, ns[(rounds - 1) * 99 / 100] / 1e3);
+	free(ns);
+}
+
+#define MESSAGE 40 /* bytes of a frame without payload */
+
+static void *answer(void *arg)
+{
+	char buf[MESSAGE];
+
+	while (recv(*(int *)arg, buf, MESSAGE, MSG_WAITALL) == MESSAGE)
+		if (send(*(int *)arg, buf, MESSAGE, MSG_NOSIGNAL) != MESSAGE)
+			break;
+	return NULL;
+}
+
+static int run_rtt(unsigned rounds)
+{
+	uint64_t *ns = new_samples(rounds);
+	char buf[MESSAGE] = {0};
+	int here, there, on = 1;
+	pthread_t t;
+
+	connect_pair(&here, &there);
+	setsockopt(here, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	setsockopt(there, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	if (pthread_create(&t, NULL, answer, &there))
+		die("thread");
+	for (unsigned r = 0; r < rounds; r++) {
+		uint64_t start = now_ns();
+
+		if (send(here, buf, MESSAGE, MSG_NOSIGNAL) != MESSAGE ||
+		    recv(here, buf, MESSAGE, MSG_WAITALL) != MESSAGE)
+			die("rtt");
+		ns[r] = now_ns() - start;
+	}
+	shutdown(here, SHUT_RDWR);
+	pthread_join(t, NULL);
+	close(here);
+	close(there);
+	print_samples(ns, rounds);
+	return 0;
+}
+
+struct kicked {
+	sem_t out, go;
+	atomic_bool stop;
+};
+
+static void on_kick(int sig)
+{
+}
+
+/* As a vCPU of an idle guest: in the kernel, where alone the signal reaches it. */
+static void *wait_for_kick(void *arg)
+{
+	struct kicked *k = arg;
+	sigset_t none;
+
+	sigemptyset(&none);
+	while (!atomic_load(&k->stop)) {
+		ppoll(NULL, 0, NULL, &none);
+		sem_post(&k->out);
+		while (sem_wait(&k->go))
+			;
+	}
+	return NULL;
+}
+
+static int run_kick(unsigned rounds)
+{
+	uint64_t *ns = new_samples(rounds);
+	struct sigaction sa = {.sa_handler = on_kick};
+	struct kicked k = {.stop = false};
+	sigset_t usr1;
+	pthread_t t;
+
+	sem_init(&k.out, 0, 0);
+	sem_init(&k.go, 0, 0);
+	sigaction(SIGUSR1, &sa, NULL);
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+	if (pthread_create(&t, NULL, wait_for_kick, &k))
+		die("thread");
+	for (unsigned r = 0; r < rounds; r++) {
+		uint64_t start;
+
+		usleep(2000);
+		start = now_ns();
+		pthread_kill(t, SIGUSR1);
+		while (sem_wait(&k.out))
+			;
+		ns[r] = now_ns() - start;
+		if (r + 1 == rounds)
+			atomic_store(&k.stop, true);
+		sem_post(&k.go);
+	}
+	pthread_join(t, NULL);
+	print_samples(ns, rounds);
+	return 0;
+}
+
+static int run_death(unsigned rounds)
+{
+	uint64_t *ns = new_samples(rounds);
+
+	for (unsigned r = 0; r < rounds; r++) {
+		int here, there;
+		uint64_t start;
+		char byte;
+		pid_t pid;
+
+		connect_pair(&here, &there);
+		pid = fork();
+		if (pid < 0)
+			die("fork");
+		if (!pid) {
+			close(here);
+			for (;;)
+				pause();
+		}
+		close(there);
+		usleep(2000);
+		start = now_ns();
+		kill(pid, SIGKILL);
+		if (recv(here, &byte, 1, 0) > 0)
+			die("death");
+		ns[r] = now_ns() - start;
+		waitpid(pid, NULL, 0);
+		close(here);
+	}
+	print_samples(ns, rounds);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 6 && !strcmp(argv[1], "memcpy"))
@@ -199,7 +363,14 @@ int main(int argc, char **argv)
 				  (unsigned)atoi(argv[4]), (unsigned)atoi(argv[5]));
 	if (argc == 3 && !strcmp(argv[1], "tcp"))
 		return run_tcp(atof(argv[2]));
+	if (argc == 3 && !strcmp(argv[1], "rtt"))
+		return run_rtt((unsigned)atoi(argv[2]));
+	if (argc == 3 && !strcmp(argv[1], "kick"))
+		return run_kick((unsigned)atoi(argv[2]));
+	if (argc == 3 && !strcmp(argv[1], "death"))
+		return run_death((unsigned)atoi(argv[2]));
 	fprintf(stderr,
-		"usage: floors memcpy row|scattered PAGES ROUNDS REST_US | floors tcp SECONDS\n");
+		"usage: floors memcpy row|scattered PAGES ROUNDS REST_US | floors tcp SECONDS | "
+		"floors rtt|kick|death ROUNDS\n");
 	return 2;
 }
