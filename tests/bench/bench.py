@@ -108,9 +108,10 @@ class Run:
 
 def in_bed(*arguments):
     """This program in a bed; the bed ends in order when this one is told to end."""
+    build = ["-e", "FTVMM_BUILD"] if "FTVMM_BUILD" in os.environ else []
     p = subprocess.Popen([pool.TESTBED, "-m", pool.BED["mem"], "--disk", pool.BED["disk"], "-t", str(BED_SECONDS),
-                          "-w", FOLDER, "-e", "FTVMM_IN_BED=1", "--", os.path.join(HERE, "bench.py"), *arguments],
-                         cwd=ftlab.ROOT)
+                          "-w", FOLDER, "-e", "FTVMM_IN_BED=1", *build, "--", os.path.join(HERE, "bench.py"),
+                          *arguments], cwd=ftlab.ROOT)
     try:
         return p.wait()
     finally:

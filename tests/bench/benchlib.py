@@ -123,12 +123,12 @@ class EmulatedReport(Report):
     def ratios(name, floor, peer, verdict):
         print(f"{name:32} {floor:>11} {peer:>11}  {verdict}", flush=True)
 
-    @staticmethod
-    def spread(pairs):
+    def spread(self, pairs):
         """Between what the middle half of single ratios lies: an emulated machine gets its processor by fits."""
         if not pairs:
             return "emulated"
-        return f"emulated, half of {len(pairs)} between {percentile(pairs, 25):.2f} and {percentile(pairs, 75):.2f}"
+        low, high = self.text(percentile(pairs, 25)), self.text(percentile(pairs, 75))
+        return f"emulated, half of {len(pairs)} between {low} and {high}"
 
     def add(self, name, unit, ours, target="", met=None, floor=None, peer=None, ratio=None, pairs=(), **more):
         if floor:
@@ -272,7 +272,7 @@ def pin(vm, cpus):
 def protected(lab, guest, cmdline, epoch=None, memory="64M", disk=0, net=False, extra=()):
     """The same guest under mc, in step with host B; epoch: EPOCH_MS."""
     pair = ftlab.Pair(lab, guest, cmdline, memory, disk=disk, net=net, epoch=epoch or f"{slowly(EPOCH_MS)}ms",
-                      extra=extra)
+                      extra=extra, timeout="3s")  # no stall of a busy machine is a death
     pair.protect()
     # The hosts share this machine: host B must not take the vCPU's core away while another is free.
     pin(pair.vm["B"], {max(os.sched_getaffinity(0))})
