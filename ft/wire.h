@@ -34,6 +34,11 @@ struct wire_disk {
 	uint32_t data; /* bytes that follow: len for a write, else 0 */
 };
 
+/* FRAME_HAND_OVER */
+struct wire_hand_over {
+	uint64_t token; /* not 0; the record of the secondary's claim is to carry it */
+};
+
 /* FRAME_EPOCH_END */
 struct wire_end {
 	uint64_t pages;	   /* entries in the epoch's page frames */

@@ -34,6 +34,9 @@ static const struct {
 	[FRAME_ACK] = {"ack", 64},
 	[FRAME_BYE] = {"bye", 4096},
 	[FRAME_HAND_OVER] = {"hand-over", 64},
+	[FRAME_DONE] = {"done", 64},
+	[FRAME_RUNS] = {"runs", 64},
+	[FRAME_GONE] = {"gone", 64},
 };
 
 _Static_assert(sizeof(struct frame_hdr) == 40, "the wire has no padding");

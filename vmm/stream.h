@@ -50,6 +50,9 @@ enum frame_type {
 	FRAME_ACK,	   /* epoch is whole, verified, cannot fail to apply */
 	FRAME_BYE,	   /* orderly end: the sender stopped; nobody is to take over */
 	FRAME_HAND_OVER,   /* orderly end: the receiver is to run the VM */
+	FRAME_DONE,	   /* to a bye: all that was acknowledged is in the images */
+	FRAME_RUNS,	   /* to a hand-over: the VM runs here, its output is held */
+	FRAME_GONE,	   /* to that: the VM is the receiver's alone */
 	FRAME_TYPE_MAX,
 };
 
