@@ -50,10 +50,29 @@ static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t
 	return 0;
 }
 
+static int add_entry(struct diskapply_list *list, const struct wire_disk *w, const uint8_t *data)
+{
+	struct diskapply_entry *en = malloc(sizeof(*en) + w->data);
+
+	if (!en)
+		return -ENOMEM;
+	en->next = NULL;
+	en->wire = *w;
+	if (w->data)
+		memcpy(en->data, data, w->data);
+	if (list->last)
+		list->last->next = en;
+	else
+		list->head = en;
+	list->last = en;
+	list->count++;
+	list->bytes += sizeof(*en) + w->data;
+	return 0;
+}
+
 int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
 		    struct diskapply_list *list, struct err *e)
 {
-	struct diskapply_entry *en;
 	struct wire_disk w;
 	int r;
 
@@ -63,19 +82,26 @@ int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
 	r = check(da, &w, len - sizeof(w), e);
 	if (r)
 		return r;
-	en = malloc(sizeof(*en) + w.data);
-	if (!en)
-		return err_set(e, -ENOMEM, "disk log: out of memory");
-	en->next = NULL;
-	en->wire = w;
-	memcpy(en->data, p + sizeof(w), w.data);
-	if (list->last)
-		list->last->next = en;
-	else
-		list->head = en;
-	list->last = en;
-	list->count++;
-	list->bytes += sizeof(*en) + w.data;
+	r = add_entry(list, &w, p + sizeof(w));
+	return r ? err_set(e, r, "disk log: out of memory") : 0;
+}
+
+int diskapply_flush(struct diskapply *da)
+{
+	struct diskapply_list list = {0};
+
+	for (uint32_t i = 0; i < da->machine->ndevs; i++) {
+		const struct wire_disk w = {.disk = i, .kind = DISK_FLUSH};
+		const struct mdev *md = &da->machine->devs[i];
+
+		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
+			continue;
+		if (add_entry(&list, &w, NULL)) {
+			diskapply_free(&list);
+			return -ENOMEM;
+		}
+	}
+	diskapply_push(da, &list);
 	return 0;
 }
 

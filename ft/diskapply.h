@@ -53,6 +53,8 @@ int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
 		    struct diskapply_list *list, struct err *e);
 /* Append the whole list to what is applied; list becomes empty. Cannot fail. */
 void diskapply_push(struct diskapply *da, struct diskapply_list *list);
+/* Append a flush of every mirrored image. -ENOMEM, or 0. */
+int diskapply_flush(struct diskapply *da);
 bool diskapply_idle(const struct diskapply *da);
 void diskapply_free(struct diskapply_list *list);
 /* Forget what waits (link lost before the first commit). The one in flight goes on. */
