@@ -5,25 +5,29 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "ft/arbiter_file.h"
 #include "ft/deadline.h"
+#include "vmm/loop.h"
+
+/* One call to the file back end, in its own thread; all it touches is in here. */
+struct job {
+	struct deadline_job base;
+	enum { JOB_READ, JOB_CLAIM, JOB_END } what;
+	enum arbiter_why why;
+	struct arbiter_file file;
+	uint64_t from;
+	struct arbiter_record record;
+	struct err err;
+};
 
 struct arbiter {
 	bool is_file;
 	char uri[600];
 	struct arbiter_file file;
 	struct arbiter_record last;
-};
-
-/* One call to the file back end, in its own thread; all it touches is in here. */
-struct job {
-	struct deadline_job base;
-	enum { JOB_READ, JOB_CLAIM, JOB_RELEASE } what;
-	struct arbiter_file file;
-	uint64_t generation;
-	struct arbiter_record record;
-	struct err err;
+	struct job *pending; /* the storage still has it: no second thread waits beside it */
 };
 
 static struct job *job_of(struct deadline_job *base)
@@ -34,6 +38,7 @@ static struct job *job_of(struct deadline_job *base)
 static int job_run(struct deadline_job *base)
 {
 	struct job *j = job_of(base);
+	struct arbiter_record as = j->record;
 	int r = -EINVAL;
 
 	switch (j->what) {
@@ -41,24 +46,15 @@ static int job_run(struct deadline_job *base)
 		r = arbiter_file_read(&j->file, &j->record, &j->err);
 		break;
 	case JOB_CLAIM:
-		r = arbiter_file_claim(&j->file, j->generation, &base->abandoned, &j->record,
+		r = arbiter_file_claim(&j->file, j->from, j->why, &base->abandoned, &j->record,
 				       &j->err);
 		break;
-	case JOB_RELEASE:
-		r = arbiter_file_release(&j->file, j->generation, &j->record, &j->err);
+	case JOB_END:
+		r = arbiter_file_end(&j->file, &as, &j->record, &j->err);
 		break;
 	}
 	/* The file system's own timeout is a failure like others; -ETIMEDOUT says: not finished. */
 	return r == -ETIMEDOUT ? -EIO : r;
-}
-
-/* Nobody runs under a claim that was given up; say so to whoever looks next. */
-static void job_late(struct deadline_job *base, int result)
-{
-	struct job *j = job_of(base);
-
-	if (j->what == JOB_CLAIM && result == 0)
-		arbiter_file_release(&j->file, j->generation + 1, &j->record, NULL);
 }
 
 static void job_drop(struct deadline_job *base)
@@ -66,31 +62,77 @@ static void job_drop(struct deadline_job *base)
 	free(job_of(base));
 }
 
-static int call_file(struct arbiter *a, int what, uint64_t generation, struct err *e)
+/* Of what was read, only a new answer counts; a claim or an end that came late is as good. */
+static bool same_question(const struct job *a, const struct job *b)
 {
-	struct job *j = calloc(1, sizeof(*j));
+	return a->what == b->what && a->what != JOB_READ && a->from == b->from &&
+	       a->why == b->why && a->file.token == b->file.token &&
+	       a->record.generation == b->record.generation && a->record.end == b->record.end;
+}
+
+static int start_job(struct arbiter *a, const struct job *ask, struct err *e)
+{
+	struct job *j = malloc(sizeof(*j));
 	int r;
 
 	if (!j)
 		return err_set(e, -ENOMEM, "arbiter: out of memory");
+	*j = *ask;
 	j->base.run = job_run;
-	j->base.late = job_late;
 	j->base.drop = job_drop;
-	j->what = what;
-	j->file = a->file;
-	j->generation = generation;
-	r = deadline_run(&j->base, ARBITER_DEADLINE_MS);
+	r = deadline_start(&j->base);
+	if (r) {
+		free(j);
+		return err_set(e, r, "arbiter: thread: %s", strerror(-r));
+	}
+	a->pending = j;
+	return 0;
+}
+
+/* The pending job's result; it is over and still in a->pending, or -ETIMEDOUT. */
+static int wait_job(struct arbiter *a, uint64_t until, struct err *e)
+{
+	uint64_t now = loop_now_ns();
+	int r = deadline_wait(&a->pending->base, now < until ? (int)((until - now) / 1000000) : 0);
+
+	if (r != -ETIMEDOUT)
+		return r;
+	return err_set(e, r,
+		       "arbiter '%s' did not answer within %d ms; nobody goes on without it (is "
+		       "the shared storage reachable?)",
+		       a->uri, ARBITER_DEADLINE_MS);
+}
+
+static void forget_job(struct arbiter *a)
+{
+	free(a->pending);
+	a->pending = NULL;
+}
+
+static int call_file(struct arbiter *a, struct job *ask, struct err *e)
+{
+	uint64_t until = loop_now_ns() + ARBITER_DEADLINE_MS * 1000000ull;
+	int r;
+
+	ask->file = a->file;
+	if (a->pending && !same_question(a->pending, ask)) {
+		if (wait_job(a, until, e) == -ETIMEDOUT)
+			return -ETIMEDOUT;
+		forget_job(a);
+	}
+	if (!a->pending) {
+		r = start_job(a, ask, e);
+		if (r)
+			return r;
+	}
+	r = wait_job(a, until, e);
 	if (r == -ETIMEDOUT)
-		return err_set(e, r,
-			       "arbiter '%s' did not answer within %d ms; nobody goes on without "
-			       "it (is the "
-			       "shared storage reachable?)",
-			       a->uri, ARBITER_DEADLINE_MS);
-	if (r == 0 || r == -ESTALE)
-		a->last = j->record;
+		return r;
+	if (r == 0 || r == -ESTALE || r == -ECANCELED)
+		a->last = a->pending->record;
 	if (r)
-		err_set(e, r, "%s", j->err.msg[0] ? j->err.msg : strerror(-r));
-	free(j);
+		err_set(e, r, "%s", a->pending->err.msg[0] ? a->pending->err.msg : strerror(-r));
+	forget_job(a);
 	return r;
 }
 
@@ -102,12 +144,15 @@ int arbiter_open(struct arbiter **ret, const char *uri, const char *vm, const ch
 
 	if (!a)
 		return err_set(e, -ENOMEM, "arbiter: out of memory");
+	if (getrandom(&a->file.claim, sizeof(a->file.claim), 0) != sizeof(a->file.claim))
+		r = err_sys(e, "arbiter: random number");
+	a->file.claim |= 1; /* not 0, which is nobody's */
 	snprintf(a->uri, sizeof(a->uri), "%s", uri);
 	snprintf(a->file.holder, sizeof(a->file.holder), "%s", holder);
 	a->is_file = !strncmp(uri, "file:", 5);
-	if (a->is_file)
+	if (!r && a->is_file)
 		r = arbiter_file_init(&a->file, uri + 5, vm, holder, e);
-	else if (strcmp(uri, "none"))
+	else if (!r && strcmp(uri, "none"))
 		r = err_set(e, -EINVAL, "arbiter '%.80s': must be none or file:PATH", uri);
 	if (r) {
 		free(a);
@@ -119,30 +164,49 @@ int arbiter_open(struct arbiter **ret, const char *uri, const char *vm, const ch
 
 void arbiter_close(struct arbiter *a)
 {
+	if (a && a->pending)
+		deadline_abandon(&a->pending->base);
 	free(a);
+}
+
+void arbiter_set_side(struct arbiter *a, uint64_t side)
+{
+	a->file.side = side;
+}
+
+uint64_t arbiter_side(const struct arbiter *a)
+{
+	return a->file.side;
+}
+
+void arbiter_set_token(struct arbiter *a, uint64_t token)
+{
+	a->file.token = token;
 }
 
 int arbiter_read(struct arbiter *a, struct arbiter_record *ret, struct err *e)
 {
-	int r = a->is_file ? call_file(a, JOB_READ, 0, e) : 0;
+	struct job ask = {.what = JOB_READ};
+	int r = a->is_file ? call_file(a, &ask, e) : 0;
 
 	if (!r)
 		*ret = a->last;
 	return r;
 }
 
-int arbiter_claim(struct arbiter *a, uint64_t from, uint64_t *ret_generation, struct err *e)
+int arbiter_claim(struct arbiter *a, uint64_t from, enum arbiter_why why, uint64_t *ret_generation,
+		  struct err *e)
 {
+	struct job ask = {.what = JOB_CLAIM, .from = from, .why = why};
 	int r = 0;
 
 	if (from >= INT64_MAX - 1)
 		return err_set(e, -ERANGE, "arbiter: generation %llu is out of range",
 			       (unsigned long long)from);
 	if (a->is_file) {
-		r = call_file(a, JOB_CLAIM, from, e);
+		r = call_file(a, &ask, e);
 	} else {
-		a->last.generation = from + 1;
-		a->last.released = false;
+		a->last = (struct arbiter_record){.generation = from + 1};
 		snprintf(a->last.holder, sizeof(a->last.holder), "%s", a->file.holder);
 	}
 	if (!r)
@@ -150,15 +214,36 @@ int arbiter_claim(struct arbiter *a, uint64_t from, uint64_t *ret_generation, st
 	return r;
 }
 
-int arbiter_release(struct arbiter *a, uint64_t generation, struct err *e)
+static int end_as(struct arbiter *a, const struct arbiter_record *as, struct err *e)
 {
+	struct job ask = {.what = JOB_END, .record = *as};
+
 	if (a->is_file)
-		return call_file(a, JOB_RELEASE, generation, e);
-	if (a->last.generation != generation)
+		return call_file(a, &ask, e);
+	if (a->last.generation != as->generation)
 		return err_set(e, -ESTALE, "generation %llu is not the current one",
-			       (unsigned long long)generation);
-	a->last.released = true;
+			       (unsigned long long)as->generation);
+	a->last.end = as->end;
 	return 0;
+}
+
+int arbiter_end(struct arbiter *a, uint64_t generation, enum arbiter_end end, struct err *e)
+{
+	struct arbiter_record as = {.generation = generation, .end = end, .side = a->file.side};
+
+	snprintf(as.holder, sizeof(as.holder), "%s", a->file.holder);
+	return end_as(a, &as, e);
+}
+
+int arbiter_put_back(struct arbiter *a, uint64_t generation, const struct arbiter_record *before,
+		     struct err *e)
+{
+	struct arbiter_record as = *before;
+
+	as.generation = generation;
+	if (!before->generation)
+		as.end = ARBITER_RELEASED;
+	return end_as(a, &as, e);
 }
 
 bool arbiter_is_shared(const struct arbiter *a)

@@ -7,9 +7,9 @@
  * "none": every claim wins. A broken link then makes two VMs out of one; for tests, and for links
  *   that cannot break while both hosts live.
  *
- * A claim that fails or times out is not won, even if the storage carries it out later: the caller
- * must stay fenced. Such a claim is marked released as soon as the storage answers, so the VM can
- * be started again without force; until then it takes --claim.
+ * A claim that failed or timed out is not won: the caller must stay fenced, and may ask again. Each
+ * handle has an identity, written into its records: a claim that the storage carried out late, or
+ * whose answer was lost, is recognised when it is asked for again, and won.
  *
  * One thread at a time.
  */
@@ -25,12 +25,25 @@
 
 struct arbiter;
 
+/* How the run under a generation ended, if it did. */
+enum arbiter_end {
+	ARBITER_HELD,	 /* not, as far as anybody knows: its holder may be running the VM */
+	ARBITER_STOPPED, /* in order, but the other side may lack writes: the same side may start */
+	ARBITER_RELEASED, /* in order, and no image is older than another: anyone may start */
+};
+
 struct arbiter_record {
 	uint64_t generation; /* 0: nobody ever claimed this VM */
 	char holder[128];
-	int64_t time;  /* seconds since 1970 on the holder's clock; for people only */
-	bool released; /* the holder stopped in order: the next claim needs no force */
+	int64_t time; /* seconds since 1970 on the holder's clock; for people only */
+	enum arbiter_end end;
+	uint64_t claim; /* identity of the handle that claimed it; 0 in records of old versions */
+	uint64_t side;	/* whose images the holder wrote (ft/side.h), 0: nobody's */
+	uint64_t token; /* of the hand-over that it was claimed for, 0: none */
 };
+
+/* Who claims: a side that goes on with a VM that runs, or one that starts it. */
+enum arbiter_why { ARBITER_GO_ON, ARBITER_START };
 
 /* holder: names this side to people, at most 127 bytes. Touches no storage yet. */
 int arbiter_open(struct arbiter **ret, const char *uri, const char *vm, const char *holder,
@@ -38,14 +51,23 @@ int arbiter_open(struct arbiter **ret, const char *uri, const char *vm, const ch
 void arbiter_close(struct arbiter *a); /* NULL is fine; releases nothing */
 /* The record of the highest generation. */
 int arbiter_read(struct arbiter *a, struct arbiter_record *ret, struct err *e);
+/* What the records of this handle say from now on about their images. */
+void arbiter_set_side(struct arbiter *a, uint64_t side);
+uint64_t arbiter_side(const struct arbiter *a);
+/* What the next claims carry for the side that handed over to tell them by; 0: nothing. */
+void arbiter_set_token(struct arbiter *a, uint64_t token);
 /*
  * from -> from + 1. 0: won, *ret_generation is from + 1. -ESTALE: lost, arbiter_last() says to
- * whom. Anything else: the arbiter cannot be asked (-ETIMEDOUT), or its records are damaged
- * (-EBADMSG) or gone (-ENODATA): nobody may go on.
+ * whom. -ECANCELED: to go on, but the VM was stopped in order. Anything else: the arbiter cannot be
+ * asked (-ETIMEDOUT), or its records are damaged (-EBADMSG) or gone (-ENODATA): nobody may go on.
  */
-int arbiter_claim(struct arbiter *a, uint64_t from, uint64_t *ret_generation, struct err *e);
-/* Orderly stop of whoever holds `generation`. -ESTALE when it is not the current one any more. */
-int arbiter_release(struct arbiter *a, uint64_t generation, struct err *e);
+int arbiter_claim(struct arbiter *a, uint64_t from, enum arbiter_why why, uint64_t *ret_generation,
+		  struct err *e);
+/* The run under a generation that this handle claimed is over. -ESTALE: another one is current. */
+int arbiter_end(struct arbiter *a, uint64_t generation, enum arbiter_end end, struct err *e);
+/* There was no run under a generation that this handle claimed: it ends as the one before did. */
+int arbiter_put_back(struct arbiter *a, uint64_t generation, const struct arbiter_record *before,
+		     struct err *e);
 /* Is there a record that others see, too? Not with "none". */
 bool arbiter_is_shared(const struct arbiter *a);
 /* The record seen by the last call that got an answer. */

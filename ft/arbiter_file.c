@@ -102,17 +102,35 @@ static bool printable(const char *s)
 	return true;
 }
 
+/* An identity: 16 hexadecimal digits; absent in records of old versions. */
+static int parse_id(const json_t *root, const char *key, uint64_t *ret)
+{
+	const json_t *v = json_object_get(root, key);
+	const char *text = json_string_value(v);
+
+	*ret = 0;
+	if (!v)
+		return 0;
+	if (!text || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16)
+		return -EBADMSG;
+	*ret = strtoull(text, NULL, 16);
+	return 0;
+}
+
 static int parse_record(const struct arbiter_file *f, const char *name, const char *text,
 			size_t len, struct arbiter_record *r, struct err *e)
 {
 	json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
 	const char *vm, *holder;
 	json_int_t generation, when;
-	int released, code = 0;
+	int released, stopped = 0, code = 0;
 
-	if (json_unpack(root, "{ss sI ss sI sb}", "vm", &vm, "generation", &generation, "holder",
-			&holder, "time", &when, "released", &released) ||
-	    (uint64_t)generation != r->generation || !printable(vm) || !printable(holder))
+	if (json_unpack(root, "{ss sI ss sI sb s?b}", "vm", &vm, "generation", &generation,
+			"holder", &holder, "time", &when, "released", &released, "stopped",
+			&stopped) ||
+	    (uint64_t)generation != r->generation || !printable(vm) || !printable(holder) ||
+	    parse_id(root, "claim", &r->claim) || parse_id(root, "side", &r->side) ||
+	    parse_id(root, "token", &r->token))
 		code = err_set(e, -EBADMSG,
 			       "arbiter record '%s/%s' is damaged; look at it, then remove it and "
 			       "start with "
@@ -126,7 +144,7 @@ static int parse_record(const struct arbiter_file *f, const char *name, const ch
 	if (!code) {
 		snprintf(r->holder, sizeof(r->holder), "%s", holder);
 		r->time = when;
-		r->released = released;
+		r->end = released ? ARBITER_RELEASED : stopped ? ARBITER_STOPPED : ARBITER_HELD;
 	}
 	json_decref(root);
 	return code;
@@ -190,18 +208,34 @@ static int write_all(int fd, const char *text, size_t len)
 	return fsync(fd);
 }
 
+/* "released" also for old versions, which know no other end. */
+static char *record_text(const struct arbiter_file *f, const struct arbiter_record *r)
+{
+	char claim[17], side[17], token[17], *text;
+	json_t *root;
+
+	snprintf(claim, sizeof(claim), "%016" PRIx64, f->claim);
+	snprintf(side, sizeof(side), "%016" PRIx64, r->side);
+	root = json_pack("{ss sI ss sI sb sb ss ss}", "vm", f->vm, "generation",
+			 (json_int_t)r->generation, "holder", r->holder, "time",
+			 (json_int_t)r->time, "released", r->end == ARBITER_RELEASED, "stopped",
+			 r->end == ARBITER_STOPPED, "claim", claim, "side", side);
+	snprintf(token, sizeof(token), "%016" PRIx64, r->token);
+	if (root && r->token)
+		json_object_set_new(root, "token", json_string(token));
+	text = root ? json_dumps(root, JSON_COMPACT) : NULL;
+	json_decref(root);
+	return text;
+}
+
 /* A whole record under a name of its own. Returns its fd; name is filled in. */
 static int write_temp(const struct arbiter_file *f, DIR *d, const struct arbiter_record *r,
 		      char name[NAME_CAP], struct err *e)
 {
-	json_t *root = json_pack("{ss sI ss sI sb}", "vm", f->vm, "generation",
-				 (json_int_t)r->generation, "holder", f->holder, "time",
-				 (json_int_t)r->time, "released", r->released);
-	char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
+	char *text = record_text(f, r);
 	uint64_t random;
 	int fd = -1, code = 0;
 
-	json_decref(root);
 	if (!text)
 		return err_set(e, -EINVAL,
 			       "arbiter: the name of the VM or of the holder is not UTF-8");
@@ -252,7 +286,7 @@ static int lost(const struct arbiter_file *f, DIR *d, struct arbiter_record *ret
 	read_current(f, d, ret, &inner);
 	return err_set(e, -ESTALE, "generation %" PRIu64 " of VM '%s' is held by '%s'%s",
 		       ret->generation, f->vm, ret->holder,
-		       ret->released ? ", who has stopped" : "");
+		       ret->end != ARBITER_HELD ? ", who has stopped" : "");
 }
 
 /*
@@ -288,42 +322,37 @@ static void remove_old(const struct arbiter_file *f, DIR *d, uint64_t generation
 		scan(f, d, generation - ARBITER_FILE_KEEP, &highest, NULL);
 }
 
-static int release_in(const struct arbiter_file *f, DIR *d, uint64_t generation,
-		      struct arbiter_record *ret, struct err *e)
+static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_record *as,
+		  struct arbiter_record *ret, struct err *e)
 {
-	struct arbiter_record mine = {
-		.generation = generation, .time = time(NULL), .released = true};
+	struct arbiter_record now = *as;
 	char temp[NAME_CAP], name[NAME_CAP];
 	int fd, r = read_current(f, d, ret, e);
 
 	if (r)
 		return r;
-	if (ret->generation != generation || strcmp(ret->holder, f->holder))
+	if (ret->generation != now.generation || ret->claim != f->claim)
 		return lost(f, d, ret, e);
-	fd = write_temp(f, d, &mine, temp, e);
+	now.time = time(NULL);
+	fd = write_temp(f, d, &now, temp, e);
 	if (fd < 0)
 		return fd;
 	close(fd);
-	generation_name(f, generation, name);
+	generation_name(f, now.generation, name);
 	if (renameat(dirfd(d), temp, dirfd(d), name) < 0) {
 		r = err_sys(e, "arbiter record '%s/%s'", f->folder, name);
 		unlinkat(dirfd(d), temp, 0);
 		return r;
 	}
-	ret->released = true;
-	ret->time = mine.time;
+	*ret = now;
+	ret->claim = f->claim;
 	return fsync(dirfd(d)) < 0 ? err_sys(e, "arbiter folder '%s'", f->folder) : 0;
 }
 
-static int claim_in(const struct arbiter_file *f, DIR *d, uint64_t from,
-		    const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e)
+/* May the record at hand be followed by one of ours? 0, or why not. */
+static int check_claim(const struct arbiter_file *f, DIR *d, uint64_t from, enum arbiter_why why,
+		       struct arbiter_record *ret, struct err *e)
 {
-	struct arbiter_record mine = {.generation = from + 1, .time = time(NULL)};
-	char temp[NAME_CAP];
-	int fd, r = read_current(f, d, ret, e);
-
-	if (r)
-		return r;
 	if (ret->generation > from)
 		return lost(f, d, ret, e);
 	if (ret->generation < from)
@@ -331,55 +360,81 @@ static int claim_in(const struct arbiter_file *f, DIR *d, uint64_t from,
 			       "arbiter folder '%s' has generation %" PRIu64 " of VM '%s', %" PRIu64
 			       " was expected; is the shared storage mounted?",
 			       f->folder, ret->generation, f->vm, from);
-	fd = write_temp(f, d, &mine, temp, e);
-	if (fd < 0)
-		return fd;
-	if (abandoned && atomic_load(abandoned))
-		r = -ECANCELED;
-	else
-		r = link_record(f, d, fd, temp, mine.generation, e);
-	close(fd);
-	unlinkat(dirfd(d), temp, 0);
-	if (r == -ESTALE)
-		return lost(f, d, ret, e);
-	if (r)
-		return r;
-	r = confirm(f, d, mine.generation, ret, e);
-	if (r == -ESTALE)
-		return r;
-	if (r) {
-		/* Linked, but not known to last: not won, and the next start need not force. */
-		release_in(f, d, mine.generation, ret, NULL);
-		return r;
-	}
-	remove_old(f, d, mine.generation);
-	*ret = mine;
-	snprintf(ret->holder, sizeof(ret->holder), "%s", f->holder);
+	if (why == ARBITER_GO_ON && ret->end != ARBITER_HELD)
+		return err_set(e, -ECANCELED, "VM '%s' was stopped in order by '%s'", f->vm,
+			       ret->holder);
 	return 0;
 }
 
-int arbiter_file_claim(const struct arbiter_file *f, uint64_t from, const atomic_bool *abandoned,
-		       struct arbiter_record *ret, struct err *e)
+static int make_record(const struct arbiter_file *f, DIR *d, const struct arbiter_record *mine,
+		       const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e)
+{
+	char temp[NAME_CAP];
+	int r, fd = write_temp(f, d, mine, temp, e);
+
+	if (fd < 0)
+		return fd;
+	if (abandoned && atomic_load(abandoned))
+		r = err_set(e, -EINTR, "arbiter: the claim was given up");
+	else
+		r = link_record(f, d, fd, temp, mine->generation, e);
+	close(fd);
+	unlinkat(dirfd(d), temp, 0);
+	return r == -ESTALE ? lost(f, d, ret, e) : r;
+}
+
+/*
+ * When the link or the step after it fails, the record may be there all the same. It stays: asked
+ * again, it is known by its identity; and nobody else may take it for one that was given back.
+ */
+static int claim_in(const struct arbiter_file *f, DIR *d, uint64_t from, enum arbiter_why why,
+		    const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e)
+{
+	struct arbiter_record mine = {.generation = from + 1,
+				      .time = time(NULL),
+				      .claim = f->claim,
+				      .side = f->side,
+				      .token = f->token};
+	int r = read_current(f, d, ret, e);
+	bool landed = !r && ret->generation == from + 1 && ret->claim == f->claim &&
+		      ret->end == ARBITER_HELD;
+
+	snprintf(mine.holder, sizeof(mine.holder), "%s", f->holder);
+	if (!r && !landed)
+		r = check_claim(f, d, from, why, ret, e);
+	if (!r && !landed)
+		r = make_record(f, d, &mine, abandoned, ret, e);
+	if (!r)
+		r = confirm(f, d, mine.generation, ret, e);
+	if (r)
+		return r;
+	remove_old(f, d, mine.generation);
+	*ret = mine;
+	return 0;
+}
+
+int arbiter_file_claim(const struct arbiter_file *f, uint64_t from, enum arbiter_why why,
+		       const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e)
 {
 	DIR *d = open_folder(f, e);
 	int r;
 
 	if (!d)
 		return e && e->code ? e->code : -EIO;
-	r = claim_in(f, d, from, abandoned, ret, e);
+	r = claim_in(f, d, from, why, abandoned, ret, e);
 	closedir(d);
 	return r;
 }
 
-int arbiter_file_release(const struct arbiter_file *f, uint64_t generation,
-			 struct arbiter_record *ret, struct err *e)
+int arbiter_file_end(const struct arbiter_file *f, const struct arbiter_record *as,
+		     struct arbiter_record *ret, struct err *e)
 {
 	DIR *d = open_folder(f, e);
 	int r;
 
 	if (!d)
 		return e && e->code ? e->code : -EIO;
-	r = release_in(f, d, generation, ret, e);
+	r = end_in(f, d, as, ret, e);
 	closedir(d);
 	return r;
 }

@@ -23,6 +23,7 @@ struct arbiter_file {
 	char prefix[256]; /* file name without folder */
 	char vm[64];
 	char holder[128];
+	uint64_t claim, side, token; /* of the records that are made here */
 };
 
 /* Split PATH; no storage is touched. */
@@ -30,9 +31,10 @@ int arbiter_file_init(struct arbiter_file *f, const char *path, const char *vm, 
 		      struct err *e);
 int arbiter_file_read(const struct arbiter_file *f, struct arbiter_record *ret, struct err *e);
 /* abandoned: when it turns true before the link, nothing is claimed. ret: the record seen last. */
-int arbiter_file_claim(const struct arbiter_file *f, uint64_t from, const atomic_bool *abandoned,
-		       struct arbiter_record *ret, struct err *e);
-int arbiter_file_release(const struct arbiter_file *f, uint64_t generation,
-			 struct arbiter_record *ret, struct err *e);
+int arbiter_file_claim(const struct arbiter_file *f, uint64_t from, enum arbiter_why why,
+		       const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e);
+/* as: what the record of as->generation, which must be ours and the current one, is to say. */
+int arbiter_file_end(const struct arbiter_file *f, const struct arbiter_record *as,
+		     struct arbiter_record *ret, struct err *e);
 
 #endif

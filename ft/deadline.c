@@ -6,24 +6,27 @@
 #include <signal.h>
 #include <time.h>
 
+static void done_with(struct deadline_job *job)
+{
+	pthread_cond_destroy(&job->cond);
+	pthread_mutex_destroy(&job->lock);
+}
+
 static void *thread_main(void *arg)
 {
 	struct deadline_job *job = arg;
 	int result = job->run(job);
-	bool late;
+	bool abandoned;
 
-	/* One lock decides whether it was in time, so both sides agree. */
+	/* One lock decides who of the two is the last. */
 	pthread_mutex_lock(&job->lock);
-	late = atomic_load(&job->abandoned);
+	abandoned = atomic_load(&job->abandoned);
 	job->done = true;
 	job->result = result;
 	pthread_cond_signal(&job->cond);
 	pthread_mutex_unlock(&job->lock);
-	if (late) {
-		if (job->late)
-			job->late(job, result);
-		pthread_cond_destroy(&job->cond);
-		pthread_mutex_destroy(&job->lock);
+	if (abandoned) {
+		done_with(job);
 		job->drop(job);
 	}
 	return NULL;
@@ -39,7 +42,7 @@ static void inherit_priority(pthread_t thread)
 		pthread_setschedparam(thread, policy & ~SCHED_RESET_ON_FORK, &p);
 }
 
-static int start_thread(struct deadline_job *job, pthread_t *ret)
+static int start_thread(struct deadline_job *job)
 {
 	sigset_t all, old;
 	int r;
@@ -47,19 +50,16 @@ static int start_thread(struct deadline_job *job, pthread_t *ret)
 	/* Signals are the main thread's business. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
-	r = pthread_create(ret, NULL, thread_main, job);
+	r = pthread_create(&job->thread, NULL, thread_main, job);
 	if (!r)
-		inherit_priority(*ret);
+		inherit_priority(job->thread);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return -r;
 }
 
-int deadline_run(struct deadline_job *job, int timeout_ms)
+int deadline_start(struct deadline_job *job)
 {
 	pthread_condattr_t attr;
-	struct timespec until;
-	pthread_t thread;
-	bool done;
 	int r;
 
 	atomic_init(&job->abandoned, false);
@@ -69,6 +69,17 @@ int deadline_run(struct deadline_job *job, int timeout_ms)
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&job->cond, &attr);
 	pthread_condattr_destroy(&attr);
+	r = start_thread(job);
+	if (r)
+		done_with(job);
+	return r;
+}
+
+int deadline_wait(struct deadline_job *job, int timeout_ms)
+{
+	struct timespec until;
+	bool done;
+
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += timeout_ms / 1000;
 	until.tv_nsec += timeout_ms % 1000 * 1000000l;
@@ -76,24 +87,29 @@ int deadline_run(struct deadline_job *job, int timeout_ms)
 		until.tv_sec++;
 		until.tv_nsec -= 1000000000l;
 	}
-	r = start_thread(job, &thread);
-	if (r)
-		goto out;
 	pthread_mutex_lock(&job->lock);
 	while (!job->done && !pthread_cond_timedwait(&job->cond, &job->lock, &until))
 		;
 	done = job->done;
-	if (!done) {
-		atomic_store(&job->abandoned, true);
-		pthread_detach(thread);
-	}
 	pthread_mutex_unlock(&job->lock);
 	if (!done)
 		return -ETIMEDOUT;
-	pthread_join(thread, NULL);
-	r = job->result;
-out:
-	pthread_cond_destroy(&job->cond);
-	pthread_mutex_destroy(&job->lock);
-	return r;
+	pthread_join(job->thread, NULL);
+	done_with(job);
+	return job->result;
+}
+
+void deadline_abandon(struct deadline_job *job)
+{
+	bool done;
+
+	pthread_detach(job->thread);
+	pthread_mutex_lock(&job->lock);
+	atomic_store(&job->abandoned, true);
+	done = job->done;
+	pthread_mutex_unlock(&job->lock);
+	if (done) {
+		done_with(job);
+		job->drop(job);
+	}
 }

@@ -1,105 +1,142 @@
 /*
  * How a primary comes to its end: the VM is over, or the secondary is to run it. Both begin with a
- * last epoch, so that the secondary has all that the guest did and its output may leave.
+ * last epoch, so that the secondary has all that the guest did and its output may leave. Both are
+ * over when the secondary has said so: until then the links stay, and the record is kept.
  */
 #include <errno.h>
 #include <stdio.h>
+#include <sys/random.h>
 
 #include "ft/primary.h"
 #include "ft/steps.h"
 #include "vmm/log.h"
 
 #define EXIT_HANDED_OVER 3
-#define LOOK_NS		 20000000ull   /* between looks for the secondary's claim */
-#define CLAIMED_NS	 5000000000ull /* the secondary has claimed the VM by then, or never will */
+#define BYE_NS		 30000000000ull /* the secondary's images take what waits for them */
+#define HANDED_NS	 5000000000ull	/* the secondary runs the VM by then, or never will */
 
 /* --- the last word ---------------------------------------------------------------------------- */
 
-static void say(struct primary *p, enum frame_type type)
-{
-	if (p->phase != PRI_EPOCHS)
-		return;
-	step_reached(STEP_GOODBYE);
-	send_drain(&p->send);
-	stream_send(&p->main, type, 0, NULL, 0, loop_now_ns() + PRIMARY_CONNECT_NS);
-}
-
-static void give_back(struct primary *p)
-{
-	struct err e = {0};
-
-	/* Not given back, or the other side could be started from an image that lacks what was
-	 * acknowledged. */
-	if (p->peer_behind)
-		log_warn(
-			"the other side's image is older than this one: to run the VM again, start "
-			"this side, with --claim");
-	else if (arbiter_release(p->ft->arbiter, p->ft->generation, &e))
-		log_warn("%s", e.msg);
-}
-
-static void leave(struct primary *p, const char *why)
+static void leave(struct primary *p, int code, const char *why)
 {
 	ft_set_state(p->ft, FT_STOPPED, why);
-	p->ft->on_exit(p->ft->arg, p->end_code);
+	p->ft->on_exit(p->ft->arg, code);
 }
 
-/* The secondary's claim is the proof that the VM goes on there. Without one, this side claims it.
- */
-static void look_for_claim(struct loop_op *op, int res)
+/* Without disks that the guest writes no side can be older than the other. */
+static int end_record(struct primary *p, enum arbiter_end end)
 {
-	struct primary *p = op->arg;
-	struct arbiter_record rec;
+	struct ft *ft = p->ft;
+	struct err e = {0};
+	int r;
 
-	if (!arbiter_read(p->ft->arbiter, &rec, NULL) && rec.generation > p->ft->generation) {
-		leave(p, "handed over");
-	} else if (loop_now_ns() - p->handed_ns < CLAIMED_NS) {
-		loop_timer_set(p->ft->loop, op, LOOK_NS);
-	} else {
-		p->handed_ns = 0;
-		snprintf(p->lost_why, sizeof(p->lost_why),
-			 "failover: the secondary did not claim the VM");
-		primary_claim(p);
-	}
+	if (!arbiter_side(ft->arbiter))
+		end = ARBITER_RELEASED;
+	r = arbiter_end(ft->arbiter, ft->generation, end, &e);
+	if (r == -ESTALE)
+		log_warn("%s", e.msg);
+	else if (r)
+		log_warn("%s; the next start needs --claim", e.msg);
+	return r;
+}
+
+/* False: the link broke, and what that means has been done. */
+static bool say(struct primary *p, enum frame_type type, const void *data, size_t len)
+{
+	struct iovec iov = {(void *)data, len};
+
+	send_drain(&p->send);
+	if (!stream_send(&p->main, type, 0, &iov, len ? 1 : 0, loop_now_ns() + PRIMARY_CONNECT_NS))
+		return true;
+	primary_lost(p, "link broken");
+	return false;
+}
+
+static void say_bye(struct primary *p)
+{
+	step_reached(STEP_GOODBYE);
+	p->phase = PRI_BYE;
+	loop_timer_set(p->ft->loop, &p->timer_op, BYE_NS);
+	/* First, as a full buffer takes longer than the peer waits for a heartbeat. */
+	if (!say(p, FRAME_BYE, NULL, 0))
+		return;
+	step_reached(STEP_BYE_SAID);
+	obuf_flush(&p->vm->obuf);
+	snprintf(p->ft->note, sizeof(p->ft->note),
+		 "stopped; waiting until the secondary's images have all disk writes");
+}
+
+void primary_done(struct primary *p)
+{
+	step_reached(STEP_DONE_HEARD);
+	primary_close_link(p);
+	end_record(p, ARBITER_RELEASED);
+	leave(p, p->end_code, NULL);
+}
+
+void primary_not_done(struct primary *p)
+{
+	obuf_flush(&p->vm->obuf);
+	if (end_record(p, ARBITER_STOPPED) == -ESTALE)
+		log_warn("stop: the other side has taken the VM over; stop it there");
+	else if (arbiter_side(p->ft->arbiter))
+		log_warn("stop: not confirmed, so the other side's images may be older than these: "
+			 "start this side with --primary, the other one with --secondary");
+	leave(p, p->end_code, NULL);
 }
 
 static void hand_over(struct primary *p)
 {
+	struct wire_hand_over w;
+
 	obuf_flush(&p->vm->obuf); /* not once the secondary speaks for the guest */
-	/* The generation stays as it is: the secondary claims the next one. */
-	say(p, FRAME_HAND_OVER);
+	step_reached(STEP_GOODBYE);
+	if (getrandom(&p->token, sizeof(p->token), 0) != sizeof(p->token))
+		p->token = loop_now_ns();
+	p->token |= 1; /* not 0 */
+	w.token = p->token;
+	p->ending = END_HANDED;
+	p->phase = PRI_HANDED;
+	/* Its loop waits for the arbiter and loads the VM: only the end of a link is a death. */
+	if (p->heart.timeout_ns < HANDED_NS)
+		p->heart.timeout_ns = HANDED_NS;
+	loop_timer_set(p->ft->loop, &p->timer_op, HANDED_NS);
+	if (say(p, FRAME_HAND_OVER, &w, sizeof(w)))
+		step_reached(STEP_HANDED);
+}
+
+/* From here on this side never claims. When the word is lost, the secondary does. */
+void primary_gone(struct primary *p)
+{
+	step_reached(STEP_RUNS_HEARD);
+	stream_send(&p->main, FRAME_GONE, 0, NULL, 0, loop_now_ns() + PRIMARY_CONNECT_NS);
+	step_reached(STEP_GONE_SAID);
 	log_info("handed over to %s", p->ft->peer);
-	if (!arbiter_is_shared(p->ft->arbiter)) {
-		leave(p, "handed over");
-		return;
-	}
 	primary_close_link(p);
-	p->handed_ns = loop_now_ns();
-	p->handed_op = (struct loop_op){.fn = look_for_claim, .arg = p};
-	loop_timer_set(p->ft->loop, &p->handed_op, LOOK_NS);
+	leave(p, EXIT_HANDED_OVER, "handed over");
 }
 
 /* Everything the guest did is acknowledged, or this side alone owns the VM. */
 void primary_finish(struct primary *p)
 {
-	if (p->handing_over) {
+	if (p->ending == END_HAND_OVER && p->phase == PRI_EPOCHS) {
 		hand_over(p);
-		return;
+	} else if (p->phase == PRI_EPOCHS) {
+		say_bye(p);
+	} else {
+		obuf_flush(&p->vm->obuf);
+		end_record(p, ARBITER_STOPPED);
+		leave(p, p->end_code, NULL);
 	}
-	/* First, as a full buffer takes longer than the peer waits for a heartbeat. */
-	say(p, FRAME_BYE);
-	obuf_flush(&p->vm->obuf);
-	give_back(p);
-	leave(p, NULL);
 }
 
 /* --- the last epoch --------------------------------------------------------------------------- */
 
-static void last_epoch(struct primary *p, int code)
+static void last_epoch(struct primary *p, enum primary_end end, int code)
 {
 	struct err e = {0};
 
-	p->ending = true;
+	p->ending = end;
 	p->end_code = code;
 	vm_pause(p->vm, &e);
 	if (p->owe_claim) {
@@ -116,12 +153,18 @@ static void last_epoch(struct primary *p, int code)
 
 void primary_end(struct primary *p, int code)
 {
-	if ((p->ending && !p->handing_over) || p->handed_ns)
+	if (p->ending == END_STOP)
 		return;
-	if (p->handing_over)
+	if (p->ending == END_HANDED && !p->owe_claim) {
+		log_warn("failover: the secondary is about to run the VM; stop it there");
+		return;
+	}
+	if (p->ending == END_HAND_OVER)
 		log_warn("failover: not any more, the VM is being stopped");
-	p->handing_over = false;
-	last_epoch(p, code);
+	if (p->ending == END_HANDED) /* and the arbiter does not say to whom the VM belongs */
+		last_epoch(p, END_HANDED, p->end_code);
+	else
+		last_epoch(p, END_STOP, code);
 }
 
 int primary_hand_over(struct primary *p, struct err *e)
@@ -131,7 +174,7 @@ int primary_hand_over(struct primary *p, struct err *e)
 
 	if (p->ending)
 		return err_set(e, -EBUSY, "failover: the VM is being %s",
-			       p->handing_over ? "handed over" : "stopped");
+			       p->ending == END_STOP ? "stopped" : "handed over");
 	if (p->ft->state != FT_PROTECTED)
 		return err_set(e, -EBUSY, "failover: the VM is %s: there is no secondary in step",
 			       ft_state_name(p->ft->state));
@@ -146,15 +189,14 @@ int primary_hand_over(struct primary *p, struct err *e)
 		return r;
 	}
 	log_info("failover: handing over to %s", p->ft->peer);
-	p->handing_over = true;
-	last_epoch(p, EXIT_HANDED_OVER);
+	last_epoch(p, END_HAND_OVER, EXIT_HANDED_OVER);
 	return 0;
 }
 
 void primary_keep(struct primary *p)
 {
-	if (!p->handing_over)
+	if (p->ending != END_HAND_OVER && p->ending != END_HANDED)
 		return;
 	log_warn("failover: the secondary is lost; the VM goes on here");
-	p->handing_over = p->ending = false;
+	p->ending = END_NOT;
 }

@@ -149,7 +149,6 @@ void epoch_acked(struct primary *p, uint64_t epoch)
 	p->in_flight = false;
 	disklog_free(&p->disklog, &p->sent_log);
 	note_ack(p);
-	p->peer_behind = false;
 	if (p->ft->state == FT_SYNCING)
 		ft_set_state(p->ft, FT_PROTECTED, NULL);
 	if (p->ending && !p->due)

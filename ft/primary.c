@@ -73,8 +73,32 @@ void primary_fence(struct primary *p)
 	if (vm_pause(p->vm, &e))
 		log_error("%s", e.msg);
 	obuf_drop(&p->vm->obuf);
+	if (p->ending == END_HANDED) {
+		ft_set_state(p->ft, FT_STOPPED, "handed over");
+		p->ft->on_exit(p->ft->arg, p->end_code);
+		return;
+	}
 	ft_set_state(p->ft, FT_FENCED, "the other side runs the VM");
 	p->ft->on_exit(p->ft->arg, 5);
+}
+
+/*
+ * After a hand-over the secondary's claim of the next number does not decide alone: without our
+ * word it claims once more before it lets anything out, and so may we.
+ */
+static int claim(struct primary *p, uint64_t *ret_generation, struct err *e)
+{
+	struct arbiter *a = p->ft->arbiter;
+	const struct arbiter_record *last = arbiter_last(a);
+	int r = arbiter_claim(a, p->ft->generation, ARBITER_GO_ON, ret_generation, e);
+
+	if (r != -ESTALE || !p->token || last->generation != p->ft->generation + 1 ||
+	    last->token != p->token || last->end != ARBITER_HELD)
+		return r;
+	p->token = 0;
+	p->ft->generation++;
+	*e = (struct err){0};
+	return arbiter_claim(a, p->ft->generation, ARBITER_GO_ON, ret_generation, e);
 }
 
 /*
@@ -85,9 +109,9 @@ void primary_claim(struct primary *p)
 {
 	struct err e = {0};
 	uint64_t gen = 0;
-	int r = arbiter_claim(p->ft->arbiter, p->ft->generation, &gen, &e);
+	int r = claim(p, &gen, &e);
 
-	if (r == -ESTALE) {
+	if (r == -ESTALE || r == -ECANCELED) {
 		primary_fence(p);
 		return;
 	}
@@ -101,7 +125,7 @@ void primary_claim(struct primary *p)
 		return;
 	}
 	p->owe_claim = p->peer_may_run = false;
-	p->peer_behind = true;
+	p->token = 0;
 	primary_keep(p);
 	p->ft->generation = gen;
 	obuf_pass(&p->vm->obuf);
@@ -145,7 +169,7 @@ static void tell_trouble(struct primary *p, const char *note, bool was_in_step)
 void primary_lost(struct primary *p, const char *why)
 {
 	char note[sizeof(p->ft->note)];
-	bool was_in_step = p->phase >= PRI_SYNCING;
+	bool was_in_step = p->phase >= PRI_SYNCING, said_bye = p->phase == PRI_BYE;
 	size_t n = strlen(p->ft->peer);
 
 	if (p->phase == PRI_IDLE)
@@ -157,6 +181,10 @@ void primary_lost(struct primary *p, const char *why)
 	tell_trouble(p, note, was_in_step);
 	step_reached(STEP_PEER_LOST);
 	primary_close_link(p);
+	if (said_bye) {
+		primary_not_done(p);
+		return;
+	}
 	if (p->peer_may_run) {
 		snprintf(p->lost_why, sizeof(p->lost_why), "%s", note);
 		primary_claim(p);
@@ -206,8 +234,14 @@ static void refused(struct primary *p, const struct frame *f)
 
 static void connect_heart(struct primary *p);
 
+/* What may be acted on only when nothing, and no end of the stream, is behind it. */
+struct word {
+	uint64_t ack; /* of this epoch; 0: none */
+	bool runs;
+};
+
 /* False: the link is gone. */
-static bool take_frame(struct primary *p, const struct frame *f, uint64_t *ret_ack)
+static bool take_frame(struct primary *p, const struct frame *f, struct word *w)
 {
 	if (p->phase == PRI_HELLO && f->type == FRAME_WELCOME) {
 		connect_heart(p);
@@ -217,10 +251,18 @@ static bool take_frame(struct primary *p, const struct frame *f, uint64_t *ret_a
 		refused(p, f);
 		return false;
 	}
-	if (p->phase == PRI_EPOCHS && f->type == FRAME_ACK && p->in_flight && !*ret_ack &&
+	if (p->phase == PRI_EPOCHS && f->type == FRAME_ACK && p->in_flight && !w->ack &&
 	    !p->late_ack && f->epoch == p->epoch - 1 &&
 	    f->epoch == __atomic_load_n(&p->send.ending, __ATOMIC_ACQUIRE)) {
-		*ret_ack = f->epoch;
+		w->ack = f->epoch;
+		return true;
+	}
+	if (p->phase == PRI_BYE && f->type == FRAME_DONE) {
+		primary_done(p);
+		return false;
+	}
+	if (p->phase == PRI_HANDED && f->type == FRAME_RUNS && !w->runs) {
+		w->runs = true;
 		return true;
 	}
 	primary_lost(p, "message out of order");
@@ -234,13 +276,13 @@ static bool take_frame(struct primary *p, const struct frame *f, uint64_t *ret_a
 static void main_readable(struct loop_op *op, int res)
 {
 	struct primary *p = op->arg;
-	uint64_t ack = 0;
+	struct word w = {0};
 	struct frame f;
 	int r;
 
 	heart_suspect(&p->heart);
 	while ((r = stream_recv(&p->main, &f)) == 1)
-		if (!take_frame(p, &f, &ack))
+		if (!take_frame(p, &f, &w))
 			return;
 	if (r < 0) {
 		primary_lost(p, r == -EBADMSG ? p->main.why
@@ -249,8 +291,10 @@ static void main_readable(struct loop_op *op, int res)
 		return;
 	}
 	heart_heard(&p->heart);
-	if (ack)
-		take_ack(p, ack);
+	if (w.ack)
+		take_ack(p, w.ack);
+	if (w.runs)
+		primary_gone(p);
 }
 
 /* --- the way to a peer ------------------------------------------------------------------------ */
@@ -343,9 +387,14 @@ static int start_sync(struct primary *p, struct err *e)
 			  p->notify_fd, e);
 }
 
+/* The word that ends a stop may have come already, on the other link. */
 static void peer_silent(void *arg, const char *why)
 {
-	primary_lost(arg, why);
+	struct primary *p = arg;
+
+	if (p->phase == PRI_BYE)
+		main_readable(&p->main_op, 0);
+	primary_lost(p, why);
 }
 
 static void connected_heart(struct primary *p)
@@ -447,6 +496,10 @@ static void timer(struct loop_op *op, int res)
 		try_peer(p);
 	else if (p->phase == PRI_HELLO)
 		primary_lost(p, "connected, but no answer in time; is that a --secondary?");
+	else if (p->phase == PRI_BYE)
+		peer_silent(p, "its images did not take all of the disk writes in time");
+	else if (p->phase == PRI_HANDED)
+		primary_lost(p, "failover: it did not claim the VM and run it in time");
 	else if (p->phase != PRI_EPOCHS)
 		primary_lost(p, "no answer in time");
 	else if (p->in_flight && loop_now_ns() - p->sealed_ns > ACK_NS)
@@ -530,7 +583,6 @@ void primary_stop(struct primary *p)
 		return;
 	primary_close_link(p);
 	loop_timer_del(p->ft->loop, &p->claim_op);
-	loop_timer_del(p->ft->loop, &p->handed_op);
 	loop_poll_del(p->ft->loop, &p->notify_op);
 	close(p->notify_fd);
 	p->vm->doubts = NULL;

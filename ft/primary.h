@@ -5,6 +5,8 @@
  *   IDLE -- retry timer --> CONNECTING -- socket writable --> HELLO -- WELCOME --> HEART
  *   HEART -- second socket writable --> SYNCING -- sender says synced --> EPOCHS
  *   any -- error, silence, end of stream --> IDLE (with a claim first, if the peer may run the VM)
+ *   EPOCHS -- the VM is over, last epoch acked --> BYE -- DONE --> the end
+ *   EPOCHS -- hand-over, last epoch acked --> HANDED -- RUNS --> the end
  *
  * Owner: the loop.
  */
@@ -33,7 +35,17 @@ enum primary_phase {
 	PRI_HEART,
 	PRI_SYNCING,
 	PRI_EPOCHS,
+	PRI_BYE,    /* BYE said: the secondary is to say that its images have everything */
+	PRI_HANDED, /* HAND_OVER said: the secondary is to say that the VM runs there */
 	PRI_PHASE_MAX
+};
+
+/* What the last epoch is for, or was. */
+enum primary_end {
+	END_NOT,
+	END_STOP,
+	END_HAND_OVER,
+	END_HANDED, /* HAND_OVER was said: the VM may be the other side's */
 };
 
 struct primary {
@@ -58,14 +70,11 @@ struct primary {
 	bool in_flight, due; /* an epoch awaits its ack; another seal is wanted after it */
 	uint64_t late_ack;   /* an ack that came while we were suspect, 0 for none */
 	struct disklog_list sent_log;
-	bool peer_behind;  /* this side ran on alone: the other's image is older */
 	bool peer_may_run; /* an epoch was sealed for this peer: it may take over */
 	bool owe_claim;	   /* the arbiter did not answer yet: VM stopped, output held */
 	bool user_paused;
-	bool ending;
-	bool handing_over;  /* ending, for the secondary to go on */
-	uint64_t handed_ns; /* when it was told to, or 0 */
-	struct loop_op handed_op;
+	enum primary_end ending;
+	uint64_t token; /* of the claim that takes the VM from here, 0 for none */
 	int end_code;
 	char last_trouble[CONFIG_MAX_PEERS][480]; /* of each peer: said once */
 	char lost_why[480];
@@ -74,14 +83,14 @@ struct primary {
 /* The VM runs or is about to; starts looking for a peer at once. */
 int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e);
 /*
- * The VM is over (guest ended, or stop): last epoch, ack, release, BYE; then ft->on_exit(code). A
- * hand-over that is under way becomes that.
+ * The VM is over (guest ended, or stop): last epoch, ack, release, BYE, DONE; then
+ * ft->on_exit(code). A hand-over becomes that as long as it was not said.
  */
 void primary_end(struct primary *p, int code);
 /*
- * The secondary is to run the VM: last epoch, ack, release, HAND_OVER; then ft->on_exit(3). A
- * secondary that is lost meanwhile leaves the VM running here. -EBUSY when not PROTECTED, or
- * paused; fails when the arbiter does not answer. Loop thread.
+ * The secondary is to run the VM: last epoch, ack, release, HAND_OVER, RUNS, GONE; then
+ * ft->on_exit(3). A secondary that is lost before leaves the VM running here. -EBUSY when not
+ * PROTECTED, or paused; fails when the arbiter does not answer. Loop thread.
  */
 int primary_hand_over(struct primary *p, struct err *e);
 void primary_pause(struct primary *p, bool pause);
@@ -99,6 +108,9 @@ void primary_claim(struct primary *p); /* lost_why says why */
 void primary_close_link(struct primary *p);
 /* ft/ending.c */
 void primary_finish(struct primary *p);
-void primary_keep(struct primary *p); /* this side owns the VM: no hand-over any more */
+void primary_done(struct primary *p);	  /* the secondary confirmed the stop */
+void primary_not_done(struct primary *p); /* or will not */
+void primary_gone(struct primary *p);	  /* the secondary runs the VM */
+void primary_keep(struct primary *p);	  /* this side owns the VM: no hand-over any more */
 
 #endif

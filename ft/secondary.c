@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "ft/side.h"
 #include "ft/steps.h"
 #include "vmm/chan.h"
 #include "vmm/fdt.h"
@@ -20,10 +21,23 @@
 #define FRAMES_PER_TURN 32 /* then other events have their turn */
 #define DISK_QUEUE_HIGH (32u << 20)
 #define DISK_QUEUE_LOW	(8u << 20)
+#define DRAIN_NS	30000000000ull /* the images take what waits for them within this time */
+
+static int reply(struct stream *st, enum frame_type type, uint64_t epoch, const char *text)
+{
+	struct iovec iov = {(void *)text, text ? strlen(text) : 0};
+
+	return stream_send(st, type, epoch, &iov, text ? 1 : 0, loop_now_ns() + REPLY_NS);
+}
+
+int secondary_reply(struct secondary *s, enum frame_type type, const char *text)
+{
+	return reply(&s->main, type, 0, text);
+}
 
 /* --- end of a session ------------------------------------------------------------------------- */
 
-static void close_links(struct secondary *s)
+void secondary_close_links(struct secondary *s)
 {
 	struct loop *l = s->ft->loop;
 
@@ -37,12 +51,12 @@ static void close_links(struct secondary *s)
 
 void secondary_listen_again(struct secondary *s, const char *why)
 {
-	close_links(s);
+	secondary_close_links(s);
+	loop_timer_del(s->ft->loop, &s->claim_op);
+	arbiter_set_token(s->ft->arbiter, 0);
 	if (s->has_vm) {
 		s->phase = SEC_CLAIM; /* nobody new while events are served below */
-		/* After a goodbye the image is to be what the primary's is. */
-		if (!s->bye)
-			diskapply_drop(&s->disks);
+		diskapply_drop(&s->disks);
 		diskapply_done(&s->disks);
 		vm_destroy(s->vm);
 		stage_done(&s->stage);
@@ -53,18 +67,16 @@ void secondary_listen_again(struct secondary *s, const char *why)
 	ft_set_state(s->ft, FT_STARTING, why);
 }
 
-static void lost(struct secondary *s, const char *why)
+static void standby_lost(struct secondary *s, const char *why)
 {
 	char note[160];
 
-	if (s->phase != SEC_STANDBY)
-		return;
 	snprintf(note, sizeof(note), "primary: %.120s", why);
 	log_warn("%s", note);
 	s->lost_ns = loop_now_ns();
 	stage_abort(&s->stage);
-	close_links(s);
-	if (s->bye || !s->stage.committed || s->disks.error) {
+	secondary_close_links(s);
+	if (!s->stage.committed || s->disks.error) {
 		secondary_listen_again(s, note);
 		return;
 	}
@@ -73,20 +85,69 @@ static void lost(struct secondary *s, const char *why)
 	takeover_claim(s);
 }
 
-/* --- epochs ----------------------------------------------------------------------------------- */
-
-static int reply(struct stream *st, enum frame_type type, uint64_t epoch, const char *text)
+void secondary_lost(struct secondary *s, const char *why)
 {
-	struct iovec iov = {(void *)text, text ? strlen(text) : 0};
-
-	return stream_send(st, type, epoch, &iov, text ? 1 : 0, loop_now_ns() + REPLY_NS);
+	switch (s->phase) {
+	case SEC_STANDBY:
+		standby_lost(s, why);
+		break;
+	case SEC_DRAIN: /* it goes on, though nobody waits for it any more */
+	case SEC_ACCEPT:
+		if (s->has_main)
+			log_warn("primary: %s", why);
+		secondary_close_links(s);
+		break;
+	case SEC_HELD:
+		log_warn("primary: %s; it did not say that it is gone", why);
+		takeover_alone(s);
+		break;
+	default:
+		break;
+	}
 }
+
+/* --- the primary has stopped in order --------------------------------------------------------- */
+
+static void drain_moved(struct secondary *s)
+{
+	if (s->disks.error) {
+		if (s->has_main)
+			secondary_reply(s, FRAME_REFUSE, "the secondary's disk image failed");
+		secondary_listen_again(
+			s, "primary: stopped in order, but this side's disk image failed");
+		return;
+	}
+	if (!diskapply_idle(&s->disks))
+		return;
+	step_reached(STEP_DRAINED);
+	if (s->has_main)
+		secondary_reply(s, FRAME_DONE, NULL);
+	step_reached(STEP_DONE_SAID);
+	secondary_listen_again(s, "primary: stopped in order");
+}
+
+void secondary_drain(struct secondary *s)
+{
+	s->phase = SEC_DRAIN;
+	/* The primary lets its output out, and then waits: it is the one who judges the time. */
+	if (s->heart.timeout_ns < DRAIN_NS)
+		s->heart.timeout_ns = DRAIN_NS;
+	if (diskapply_flush(&s->disks))
+		s->disks.error = -ENOMEM;
+	if (!diskapply_idle(&s->disks))
+		snprintf(s->ft->note, sizeof(s->ft->note),
+			 "primary: stopped in order; %lluK of its disk writes wait for the image",
+			 (unsigned long long)(s->disks.pending_bytes >> 10));
+	drain_moved(s);
+}
+
+/* --- epochs ----------------------------------------------------------------------------------- */
 
 /* A rule was broken, or this side cannot go on: tell the primary why, and drop the link. */
 static void reject(struct secondary *s, const char *why)
 {
 	reply(&s->main, FRAME_REFUSE, 0, why);
-	lost(s, why);
+	secondary_lost(s, why);
 }
 
 /*
@@ -128,23 +189,45 @@ static bool take_epoch(struct secondary *s)
 	if (first)
 		ft_set_state(s->ft, FT_PROTECTED, NULL);
 	if (r < 0)
-		lost(s, "ack not sent");
+		secondary_lost(s, "ack not sent");
 	return r >= 0;
+}
+
+/* An orderly end comes right after an ack: the image is to be, or the VM to run, as acknowledged.
+ */
+static bool take_end(struct secondary *s, const struct frame *f)
+{
+	struct wire_hand_over w = {0};
+
+	if (f->type == FRAME_BYE) {
+		secondary_drain(s);
+		return s->has_main;
+	}
+	if (f->length == sizeof(w))
+		memcpy(&w, f->data, sizeof(w));
+	if (!w.token) {
+		reject(s, "hand-over without a token");
+		return false;
+	}
+	takeover_accept(s, w.token);
+	return s->has_main;
 }
 
 /* False: the session is over. */
 static bool take_frame(struct secondary *s, const struct frame *f)
 {
+	bool at_rest = s->phase == SEC_STANDBY && s->stage.committed && !s->stage.open;
 	struct err e = {0};
 	int r;
 
-	if (f->type == FRAME_BYE) {
-		s->bye = true;
-		lost(s, "stopped in order");
+	if (at_rest && (f->type == FRAME_BYE || f->type == FRAME_HAND_OVER))
+		return take_end(s, f);
+	if (s->phase == SEC_HELD && f->type == FRAME_GONE) {
+		takeover_gone(s);
 		return false;
 	}
-	if (f->type == FRAME_HAND_OVER) {
-		lost(s, "hands over");
+	if (s->phase != SEC_STANDBY) {
+		reject(s, "message out of order");
 		return false;
 	}
 	if (f->type == FRAME_EPOCH_BEGIN)
@@ -157,30 +240,39 @@ static bool take_frame(struct secondary *s, const struct frame *f)
 	return r == 1 ? take_epoch(s) : true;
 }
 
+/*
+ * Not between two epochs: what comes there instead of the next one, a goodbye or a hand-over, must
+ * be seen however slow the images are.
+ */
+static bool too_much(const struct secondary *s)
+{
+	return s->phase == SEC_STANDBY && s->disks.pending_bytes > DISK_QUEUE_HIGH &&
+	       (s->stage.open || !s->stage.committed);
+}
+
 static void read_main(struct secondary *s)
 {
 	struct frame f;
 	int r = 0;
 
-	for (int n = 0; n < FRAMES_PER_TURN && s->phase == SEC_STANDBY && !s->reading_stopped;
-	     n++) {
+	for (int n = 0; n < FRAMES_PER_TURN && s->has_main && !s->reading_stopped; n++) {
 		r = stream_recv(&s->main, &f);
 		if (r <= 0)
 			break;
 		heart_heard(&s->heart);
 		if (!take_frame(s, &f))
 			return;
-		if (s->disks.pending_bytes > DISK_QUEUE_HIGH) {
+		if (too_much(s)) {
 			s->reading_stopped = true;
 			loop_poll_del(s->ft->loop, &s->main_op);
 		}
 	}
-	if (s->phase != SEC_STANDBY || s->reading_stopped)
+	if (!s->has_main || s->reading_stopped)
 		return;
 	if (r < 0)
-		lost(s, r == -EBADMSG ? s->main.why
-			: r == -EPIPE ? "connection closed"
-				      : strerror(-r));
+		secondary_lost(s, r == -EBADMSG ? s->main.why
+				  : r == -EPIPE ? "connection closed"
+						: strerror(-r));
 	else if (r > 0) /* the rest may be in the stream's buffer, where poll does not see it */
 		loop_timer_set(s->ft->loop, &s->again_op, 0);
 }
@@ -190,18 +282,9 @@ static void main_ready(struct loop_op *op, int res)
 	read_main(op->arg);
 }
 
-/* The VM runs here; its requests wait until the log is in the images. */
-static void taken_disks_moved(struct secondary *s)
+/* The VM runs here; its requests waited until the log is in the images. */
+static void let_disks_go(struct secondary *s)
 {
-	struct err e = {0};
-
-	if (s->disks.error) {
-		/* The guest must not read what is older than what it was told is written. */
-		log_error("takeover: the images lack acknowledged writes; stopping");
-		vm_pause(s->vm, &e);
-		s->ft->on_exit(s->ft->arg, 2);
-		return;
-	}
 	if (!diskapply_idle(&s->disks))
 		return;
 	s->ft->images_behind = false;
@@ -210,21 +293,38 @@ static void taken_disks_moved(struct secondary *s)
 			disk_hold(&s->vm->disks[i], false);
 }
 
-/* The images caught up, or one failed. */
-static void disks_moved(void *arg)
+static void standby_disks_moved(struct secondary *s)
 {
-	struct secondary *s = arg;
-
-	if (s->phase == SEC_TAKEN)
-		taken_disks_moved(s);
-	if (s->phase != SEC_STANDBY)
-		return;
 	if (s->disks.error) {
 		reject(s, "the secondary's disk image failed");
 	} else if (s->reading_stopped && s->disks.pending_bytes < DISK_QUEUE_LOW) {
 		s->reading_stopped = false;
 		loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
 		loop_timer_set(s->ft->loop, &s->again_op, 0);
+	}
+}
+
+/* The images caught up, or one failed. */
+static void disks_moved(void *arg)
+{
+	struct secondary *s = arg;
+	struct err e = {0};
+
+	if (s->phase == SEC_STANDBY) {
+		standby_disks_moved(s);
+	} else if (s->phase == SEC_DRAIN) {
+		drain_moved(s);
+	} else if (s->phase < SEC_HELD) {
+		return; /* whoever claims looks at the error */
+	} else if (!s->disks.error) {
+		let_disks_go(s);
+	} else if (s->phase == SEC_TAKEN) {
+		/* The guest must not read what is older than what it was told is written. */
+		log_error("takeover: the images lack acknowledged writes; stopping");
+		vm_pause(s->vm, &e);
+		s->ft->on_exit(s->ft->arg, 2);
+	} else {
+		secondary_listen_again(s, "this side's disk image failed");
 	}
 }
 
@@ -326,6 +426,7 @@ static int check_arbiter(struct ft *ft, const struct wire_hello *h, struct err *
 static int build_vm(struct secondary *s, const struct frame *f, struct wire_hello *h, struct err *e)
 {
 	struct machine m;
+	uint64_t side;
 	int r;
 
 	if (f->length < sizeof(*h))
@@ -347,6 +448,10 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 	if (r)
 		return r;
 	s->has_vm = true;
+	r = side_identity(s->ft->cfg, &side, e);
+	if (r)
+		return r;
+	arbiter_set_side(s->ft->arbiter, side);
 	r = clear_images(s, e);
 	if (!r && (diskapply_init(&s->disks, &s->vm->machine, s->vm->disks, disks_moved, s) ||
 		   stage_init(&s->stage, s->vm, &s->disks, h->disklog_bytes)))
@@ -369,7 +474,6 @@ static void take_hello(struct secondary *s, struct pending_conn *pc, const struc
 	memset(&pc->stream, 0, sizeof(pc->stream));
 	pc->stream.fd = -1;
 	s->has_main = true;
-	s->bye = false;
 	chan_set_options(s->main.fd, 5000);
 	step_reached(STEP_HELLO_RECEIVED);
 	if (!r && reply(&s->main, FRAME_WELCOME, 0, NULL) < 0)
@@ -398,9 +502,15 @@ static void take_hello(struct secondary *s, struct pending_conn *pc, const struc
 	loop_timer_set(s->ft->loop, &s->again_op, 0);
 }
 
+/* What the primary's last word was may be seen after the end of its other link. */
 static void primary_silent(void *arg, const char *why)
 {
-	lost(arg, why);
+	struct secondary *s = arg;
+
+	if (s->phase == SEC_STANDBY)
+		read_main(s);
+	if (s->phase != SEC_DRAIN)
+		secondary_lost(s, why);
 }
 
 static void take_heart(struct secondary *s, struct pending_conn *pc)
@@ -413,7 +523,7 @@ static void take_heart(struct secondary *s, struct pending_conn *pc)
 	h->arg = s;
 	chan_set_options(pc->stream.fd, 5000);
 	if (heart_start(h, s->ft->loop, &pc->stream, h->interval_ns, h->timeout_ns))
-		lost(s, "heartbeat link failed");
+		secondary_lost(s, "heartbeat link failed");
 }
 
 /* --- connections that have not said yet what they are ----------------------------------------- */
@@ -519,15 +629,40 @@ int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm, struct er
 	return loop_poll_add(ft->loop, &s->listen_op, s->listen_fd, POLLIN);
 }
 
+/*
+ * What was acknowledged is not thrown away with the process: it may be all that is left of it. The
+ * links stay only for a primary that waits to hear that its stop is done.
+ */
+static void drain_at_end(struct secondary *s)
+{
+	uint64_t until = loop_now_ns() + DRAIN_NS;
+
+	if (s->phase != SEC_DRAIN) {
+		secondary_close_links(s);
+		s->phase = SEC_CLAIM; /* what happens below is nobody's business any more */
+	}
+	if (!diskapply_idle(&s->disks))
+		log_info("%llu bytes of acknowledged disk writes go to the image first",
+			 (unsigned long long)s->disks.pending_bytes);
+	while (s->has_vm && !diskapply_idle(&s->disks) && loop_now_ns() < until)
+		loop_run_once(s->ft->loop, 100000000ull);
+	if (s->has_vm && !diskapply_idle(&s->disks))
+		log_error("the image does not take them: it lacks %llu bytes of acknowledged disk "
+			  "writes; start the other side",
+			  (unsigned long long)s->disks.pending_bytes);
+}
+
 void secondary_stop(struct secondary *s)
 {
 	if (!s->ft)
 		return;
-	close_links(s);
+	loop_timer_del(s->ft->loop, &s->claim_op);
+	if (s->has_vm && s->stage.committed && s->phase <= SEC_ACCEPT)
+		drain_at_end(s);
+	secondary_close_links(s);
 	for (unsigned i = 0; i < SECONDARY_MAX_PENDING; i++)
 		if (s->pending[i].used)
 			drop_pending(&s->pending[i]);
-	loop_timer_del(s->ft->loop, &s->claim_op);
 	loop_timer_del(s->ft->loop, &s->announce_op);
 	loop_poll_del(s->ft->loop, &s->listen_op);
 	if (s->listen_fd >= 0)

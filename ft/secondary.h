@@ -2,8 +2,11 @@
  * The secondary role: listen, become the primary's machine, take epochs, and take over when the
  * primary is lost and the arbiter agrees. The phases and what moves them:
  *
- *   LISTEN -- HELLO --> STANDBY (first sync, then epochs) -- primary lost --> claim
- *   claim won --> TAKEN: this side runs the VM      claim lost, or nothing committed --> LISTEN
+ *   LISTEN -- HELLO --> STANDBY (first sync, then epochs) -- primary lost --> CLAIM
+ *   CLAIM -- won --> TAKEN: this side runs the VM       lost, or nothing committed --> LISTEN
+ *   STANDBY -- BYE --> DRAIN -- all of it is in the images: DONE --> LISTEN
+ *   STANDBY -- HAND_OVER --> ACCEPT -- claim won: RUNS --> HELD -- GONE --> TAKEN
+ *   HELD -- primary lost --> CONFIRM -- second claim won --> TAKEN       lost --> LISTEN
  *
  * Owner: the loop.
  */
@@ -23,7 +26,16 @@
 
 #define SECONDARY_MAX_PENDING 4 /* connections that have not said yet what they are */
 
-enum secondary_phase { SEC_LISTEN, SEC_STANDBY, SEC_CLAIM, SEC_TAKEN };
+enum secondary_phase {
+	SEC_LISTEN,
+	SEC_STANDBY,
+	SEC_DRAIN,   /* stopped in order: what waits for the images goes there */
+	SEC_CLAIM,   /* the primary is lost */
+	SEC_ACCEPT,  /* the primary hands over: a claim that it knows */
+	SEC_HELD,    /* the VM runs, output held, until the primary is gone */
+	SEC_CONFIRM, /* it did not say so: the VM stands, and is claimed once more */
+	SEC_TAKEN,
+};
 
 struct secondary;
 
@@ -45,7 +57,7 @@ struct secondary {
 	struct pending_conn pending[SECONDARY_MAX_PENDING];
 	struct stream main;
 	struct heart heart;
-	bool has_main, bye, verify;
+	bool has_main, verify;
 	struct stage stage;
 	struct diskapply disks;
 	bool reading_stopped; /* the images are slower than the stream */
@@ -65,7 +77,14 @@ void secondary_stop(struct secondary *s);
 /* ft/takeover.c */
 void takeover_claim(struct secondary *s);
 void takeover_announce(struct secondary *s);
+void takeover_accept(struct secondary *s, uint64_t token); /* a hand-over */
+void takeover_gone(struct secondary *s);		   /* the old side is: go on */
+void takeover_alone(struct secondary *s);		   /* the link broke before that */
 /* ft/secondary.c, for ft/takeover.c */
+void secondary_drain(struct secondary *s);
+void secondary_close_links(struct secondary *s);
+int secondary_reply(struct secondary *s, enum frame_type type, const char *text);
+void secondary_lost(struct secondary *s, const char *why);
 void secondary_listen_again(struct secondary *s, const char *why);
 
 #endif

@@ -23,6 +23,11 @@
 	X(ACK_RECEIVED, "ack-received")                                                            \
 	X(RELEASED, "released")                                                                    \
 	X(GOODBYE, "goodbye")                                                                      \
+	X(BYE_SAID, "bye-said")                                                                    \
+	X(DONE_HEARD, "done-heard")                                                                \
+	X(HANDED, "handed")                                                                        \
+	X(RUNS_HEARD, "runs-heard")                                                                \
+	X(GONE_SAID, "gone-said")                                                                  \
 	X(PEER_LOST, "peer-lost")                                                                  \
 	X(HELLO_RECEIVED, "hello-received")                                                        \
 	X(STAGE_BEGIN, "stage-begin")                                                              \
@@ -35,7 +40,11 @@
 	X(TAKEOVER_CLAIM, "takeover-claim")                                                        \
 	X(TAKEOVER_LOAD, "takeover-load")                                                          \
 	X(TAKEOVER_LINK, "takeover-link")                                                          \
-	X(TAKEOVER_RUN, "takeover-run")
+	X(TAKEOVER_RUN, "takeover-run")                                                            \
+	X(RUNS_SAID, "runs-said")                                                                  \
+	X(GONE_HEARD, "gone-heard")                                                                \
+	X(DRAINED, "drained")                                                                      \
+	X(DONE_SAID, "done-said")
 
 enum step {
 #define X(e, name) STEP_##e,

@@ -17,6 +17,7 @@
 #include "ft/ft.h"
 #include "ft/primary.h"
 #include "ft/secondary.h"
+#include "ft/side.h"
 #include "vmm/config.h"
 #include "vmm/ctl.h"
 #include "vmm/log.h"
@@ -125,7 +126,7 @@ static void guest_ended(void *arg)
 	struct run *r = arg;
 
 	/* Told again when this side may go on; else the secondary's guest_ended() is told. */
-	if (r->over || r->primary.owe_claim || r->primary.handing_over)
+	if (r->over || r->primary.owe_claim || r->primary.ending > END_STOP)
 		return;
 	if (may_reboot(r)) {
 		reboot(r);
@@ -436,7 +437,8 @@ static void watch_guest(struct run *r)
 	r->vm.on_end_arg = r;
 }
 
-static int run_vm(struct run *r, struct err *e)
+/* All that can fail for want of something on this host; the guest has not run yet. */
+static int prepare_vm(struct run *r, struct err *e)
 {
 	int code = build_vm(r, e);
 
@@ -450,53 +452,96 @@ static int run_vm(struct run *r, struct err *e)
 		if (code)
 			return code;
 	}
-	code = vsock_host_listen(&r->vm.vsock, e);
-	if (code)
-		return code;
-	r->paused = r->waiting = r->cfg.paused;
-	return r->waiting ? 0 : set_going(r, e);
+	return vsock_host_listen(&r->vm.vsock, e);
 }
 
-/* A VM that another holder may be running must not be started a second time from an old image. */
-static int first_claim(struct run *r, bool *ret_forced, struct err *e)
+static int run_plain(struct run *r, struct err *e)
 {
-	struct arbiter_record rec;
-	int code = arbiter_read(r->ft.arbiter, &rec, e);
+	int code = prepare_vm(r, e);
+
+	r->paused = r->waiting = r->cfg.paused;
+	if (!code && !r->waiting)
+		code = set_going(r, e);
+	if (!code)
+		ft_set_state(&r->ft, r->waiting ? FT_PAUSED : FT_RUNNING, NULL);
+	return code;
+}
+
+/* A VM that may be running elsewhere, or an image that may be the older one, needs force. */
+static int check_record(struct run *r, const struct arbiter_record *rec, struct err *e)
+{
+	if (!rec->generation || rec->end == ARBITER_RELEASED || r->cfg.claim)
+		return 0;
+	if (rec->end == ARBITER_HELD)
+		return err_set(e, -ESTALE,
+			       "arbiter: generation %llu of '%s' is held by '%s' and was not given "
+			       "back: it may be running. Start this side with --secondary, or, if "
+			       "you are sure that it is dead and this image is the latest, add "
+			       "--claim",
+			       (unsigned long long)rec->generation, r->cfg.name, rec->holder);
+	if (rec->side && rec->side == arbiter_side(r->ft.arbiter))
+		return 0;
+	return err_set(e, -ESTALE,
+		       "arbiter: '%s' was stopped last by '%s', the other side, without "
+		       "a secondary in step: the image there is newer than this one. Start that "
+		       "side with --primary, and this one with --secondary; if these are its "
+		       "images, moved "
+		       "or copied, or it is lost, --claim starts from what is here",
+		       r->cfg.name, rec->holder);
+}
+
+static int look_at_record(struct run *r, struct arbiter_record *rec, struct err *e)
+{
+	uint64_t side;
+	int code = side_identity(&r->cfg, &side, e);
 
 	if (code)
 		return code;
-	/* What was claimed by force may have left an older image at the other side. */
-	*ret_forced = rec.generation && !rec.released;
-	if (*ret_forced && !r->cfg.claim)
-		return err_set(e, -ESTALE,
-			       "arbiter: generation %llu of '%s' is held by '%s' and was not given "
-			       "back: it may be "
-			       "running. Start this side with --secondary, or, if you are sure "
-			       "that it is dead and this image "
-			       "is the latest, add --claim",
-			       (unsigned long long)rec.generation, r->cfg.name, rec.holder);
-	code = arbiter_claim(r->ft.arbiter, rec.generation, &r->ft.generation, e);
+	arbiter_set_side(r->ft.arbiter, side);
+	code = arbiter_read(r->ft.arbiter, rec, e);
+	return code ? code : check_record(r, rec, e);
+}
+
+/* A start that came to nothing leaves the record as it was: the next one needs no force. */
+static void put_back(struct run *r, const struct arbiter_record *was)
+{
+	struct err e = {0};
+	int code = arbiter_put_back(r->ft.arbiter, was->generation + 1, was, &e);
+
+	if (code && code != -ESTALE)
+		log_warn("the next start needs --claim: %s", e.msg);
+}
+
+/* From the claim on this side may run the VM: it is the last step but the first instruction. */
+static int claim_and_go(struct run *r, const struct arbiter_record *was, struct err *e)
+{
+	int code =
+		arbiter_claim(r->ft.arbiter, was->generation, ARBITER_START, &r->ft.generation, e);
+
 	if (code == -ESTALE)
 		return err_set(
 			e, -ESTALE,
 			"arbiter: another side claimed '%s' at this moment; start as --secondary",
 			r->cfg.name);
+	if (!code) {
+		ft_set_state(&r->ft, FT_UNPROTECTED, "no peer yet");
+		code = set_going(r, e);
+	}
+	if (code)
+		put_back(r, was);
 	return code;
 }
 
 static int run_primary(struct run *r, struct err *e)
 {
-	bool forced;
-	int code = first_claim(r, &forced, e);
+	struct arbiter_record was;
+	int code = look_at_record(r, &was, e);
 
 	if (!code)
-		code = run_vm(r, e);
-	if (code)
-		return code;
-	ft_set_state(&r->ft, FT_UNPROTECTED, "no peer yet");
-	code = primary_start(&r->primary, &r->ft, &r->vm, e);
-	r->primary.peer_behind = forced;
-	return code;
+		code = prepare_vm(r, e);
+	if (!code)
+		code = primary_start(&r->primary, &r->ft, &r->vm, e);
+	return code ? code : claim_and_go(r, &was, e);
 }
 
 /* The secondary has become the one that runs the VM: from here on it is a primary. */
@@ -510,7 +555,6 @@ static void taken_over(void *arg)
 	r->role = "primary";
 	if (primary_start(&r->primary, &r->ft, &r->vm, &e))
 		log_error("%s", e.msg);
-	r->primary.peer_behind = true;
 }
 
 static void raise_priority(void)
@@ -547,10 +591,7 @@ static int start_role(struct run *r, struct err *e)
 		return code;
 	default:
 		r->role = "plain";
-		code = run_vm(r, e);
-		if (!code)
-			ft_set_state(&r->ft, r->waiting ? FT_PAUSED : FT_RUNNING, NULL);
-		return code;
+		return run_plain(r, e);
 	}
 }
 

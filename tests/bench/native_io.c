@@ -125,12 +125,12 @@ static void bench_arbiter(struct arbiter *a, int dir)
 		double floor = (double)make_record(dir, "floor", false) / 1e6;
 		uint64_t start = loop_now_ns();
 
-		if (arbiter_claim(a, from, &from, &e))
+		if (arbiter_claim(a, from, ARBITER_START, &from, &e))
 			die(e.msg, EIO);
 		figure_add(&claim, floor, (double)(loop_now_ns() - start) / 1e6);
 		floor = (double)make_record(dir, "floor", true) / 1e6;
 		start = loop_now_ns();
-		if (arbiter_release(a, from, &e))
+		if (arbiter_end(a, from, ARBITER_RELEASED, &e))
 			die(e.msg, EIO);
 		figure_add(&release, floor, (double)(loop_now_ns() - start) / 1e6);
 		unlinkat(dir, "floor", 0);

@@ -30,7 +30,18 @@ static struct {
 	atomic_int wait_fd; /* a link waits for a byte from here; 0: not */
 	atomic_bool lose_answer;
 	atomic_bool fail;
+	atomic_bool fail_sync;
+	atomic_bool break_after; /* a link is carried out, then syncs fail */
 } storage;
+
+int fsync(int fd)
+{
+	if (storage.fail_sync) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fsync, fd);
+}
 
 int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
 {
@@ -44,6 +55,8 @@ int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
 	if (storage.wait_fd && read(storage.wait_fd, &byte, 1) != 1)
 		abort();
 	r = syscall(SYS_linkat, ofd, old, nfd, new, flags);
+	if (storage.break_after)
+		storage.fail_sync = true;
 	if (storage.lose_answer) {
 		errno = EEXIST;
 		return -1;
@@ -122,17 +135,17 @@ static void one_claim_wins_and_the_other_is_told(void **state)
 	assert_int_equal(arbiter_read(a, &rec, &e), 0);
 	assert_int_equal(rec.generation, 0);
 	assert_string_equal(rec.holder, "");
-	assert_int_equal(arbiter_claim(a, 0, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
 	assert_int_equal(gen, 1);
 	gen = 99;
-	assert_int_equal(arbiter_claim(b, 0, &gen, &e), -ESTALE);
+	assert_int_equal(arbiter_claim(b, 0, ARBITER_START, &gen, &e), -ESTALE);
 	assert_int_equal(gen, 99);
 	assert_string_equal(e.msg, "generation 1 of VM 'web1' is held by 'hostA'");
 	assert_int_equal(arbiter_last(b)->generation, 1);
 	assert_string_equal(arbiter_last(b)->holder, "hostA");
-	assert_false(arbiter_last(b)->released);
+	assert_int_equal(arbiter_last(b)->end, ARBITER_HELD);
 	/* Losing once takes nothing away from the next generation. */
-	assert_int_equal(arbiter_claim(b, 1, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(b, 1, ARBITER_START, &gen, &e), 0);
 	assert_int_equal(gen, 2);
 	assert_int_equal(count_files(*state, "*tmp*"), 0);
 	arbiter_close(a);
@@ -140,26 +153,26 @@ static void one_claim_wins_and_the_other_is_told(void **state)
 	arbiter_close(NULL);
 }
 
-static void release_is_seen_and_only_by_its_holder(void **state)
+static void an_end_is_seen_and_only_by_its_holder(void **state)
 {
 	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
 	struct arbiter_record rec;
 	struct err e = {0};
 	uint64_t gen;
 
-	assert_int_equal(arbiter_claim(a, 0, &gen, &e), 0);
-	assert_int_equal(arbiter_release(b, 1, &e), -ESTALE);
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	assert_int_equal(arbiter_end(b, 1, ARBITER_RELEASED, &e), -ESTALE);
 	e.code = 0;
 	assert_int_equal(arbiter_read(b, &rec, &e), 0);
-	assert_false(rec.released);
-	assert_int_equal(arbiter_release(a, 1, &e), 0);
+	assert_int_equal(rec.end, ARBITER_HELD);
+	assert_int_equal(arbiter_end(a, 1, ARBITER_RELEASED, &e), 0);
 	assert_int_equal(arbiter_read(b, &rec, &e), 0);
-	assert_true(rec.released);
+	assert_int_equal(rec.end, ARBITER_RELEASED);
 	assert_int_equal(rec.generation, 1);
 	assert_string_equal(rec.holder, "hostA");
 	assert_true(rec.time > 0);
-	assert_int_equal(arbiter_claim(b, 1, &gen, &e), 0);
-	assert_int_equal(arbiter_release(a, 1, &e), -ESTALE);
+	assert_int_equal(arbiter_claim(b, 1, ARBITER_START, &gen, &e), 0);
+	assert_int_equal(arbiter_end(a, 1, ARBITER_RELEASED, &e), -ESTALE);
 	assert_string_equal(e.msg, "generation 2 of VM 'web1' is held by 'hostB'");
 	arbiter_close(a);
 	arbiter_close(b);
@@ -184,7 +197,7 @@ static void race_side(const struct world *w, struct race *race, const char *hold
 		atomic_fetch_add(&race->arrived[i], 1);
 		while (atomic_load(&race->arrived[i]) < 2 && !atomic_load(&race->broken))
 			sched_yield();
-		r = arbiter_claim(a, i, &gen, &e);
+		r = arbiter_claim(a, i, ARBITER_START, &gen, &e);
 		if (!r)
 			atomic_fetch_add(&race->winners[i], 1);
 		else if (r != -ESTALE)
@@ -238,7 +251,7 @@ static void foreign_files_do_not_count(void **state)
 		plant(*state, names[i], "{}");
 	assert_int_equal(arbiter_read(a, &rec, &e), 0);
 	assert_int_equal(rec.generation, 0);
-	assert_int_equal(arbiter_claim(a, 0, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
 		assert_int_equal(count_files(*state, names[i]), 1);
 	arbiter_close(a);
@@ -260,6 +273,12 @@ static void damaged_records_stop_everybody(void **state)
 		"\"no\"}",
 		"{\"vm\":\"web1\",\"vm\":\"web1\",\"generation\":5,\"holder\":\"h\",\"time\":1,"
 		"\"released\":false}",
+		"{\"vm\":\"web1\",\"generation\":5,\"holder\":\"h\",\"time\":1,\"released\":false,"
+		"\"claim\":7}",
+		"{\"vm\":\"web1\",\"generation\":5,\"holder\":\"h\",\"time\":1,\"released\":false,"
+		"\"side\":\"0123\"}",
+		"{\"vm\":\"web1\",\"generation\":5,\"holder\":\"h\",\"time\":1,\"released\":false,"
+		"\"stopped\":1}",
 	};
 	struct arbiter *a = open_as(*state, "hostA");
 	struct arbiter_record rec;
@@ -271,7 +290,7 @@ static void damaged_records_stop_everybody(void **state)
 		plant(*state, "vm.5", texts[i]);
 		assert_int_equal(arbiter_read(a, &rec, &e), -EBADMSG);
 		assert_non_null(strstr(e.msg, "vm.5' is damaged"));
-		assert_int_equal(arbiter_claim(a, 5, &gen, &e), -EBADMSG);
+		assert_int_equal(arbiter_claim(a, 5, ARBITER_START, &gen, &e), -EBADMSG);
 		assert_int_equal(count_files(*state, "vm.6"), 0);
 	}
 	arbiter_close(a);
@@ -315,7 +334,7 @@ static void lost_records_stop_everybody(void **state)
 	struct err e = {0};
 	uint64_t gen;
 
-	assert_int_equal(arbiter_claim(a, 3, &gen, &e), -ENODATA);
+	assert_int_equal(arbiter_claim(a, 3, ARBITER_START, &gen, &e), -ENODATA);
 	assert_non_null(strstr(e.msg, "is the shared storage mounted?"));
 	assert_int_equal(count_files(*state, "vm*"), 0);
 	arbiter_close(a);
@@ -335,7 +354,7 @@ static void missing_or_closed_folder(void **state)
 	a = open_as(w, "hostA");
 	assert_int_equal(arbiter_read(a, &rec, &e), -ENOENT);
 	e.code = 0;
-	assert_int_equal(arbiter_claim(a, 0, &gen, &e), -ENOENT);
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -ENOENT);
 	arbiter_close(a);
 
 	snprintf(w->uri, sizeof(w->uri), "file:%s/vm", w->folder);
@@ -349,7 +368,10 @@ static void missing_or_closed_folder(void **state)
 		if (geteuid() != 65534 && chmod(w->folder, 0))
 			_exit(3);
 		a = open_as(w, "hostA");
-		_exit(arbiter_claim(a, 0, &gen, &e) == -EACCES && strstr(e.msg, w->folder) ? 0 : 1);
+		_exit(arbiter_claim(a, 0, ARBITER_START, &gen, &e) == -EACCES &&
+				      strstr(e.msg, w->folder)
+			      ? 0
+			      : 1);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
@@ -392,13 +414,13 @@ static void none_always_wins(void **state)
 	assert_int_equal(arbiter_open(&a, "none", "web1", "hostA", &e), 0);
 	assert_int_equal(arbiter_read(a, &rec, &e), 0);
 	assert_int_equal(rec.generation, 0);
-	assert_int_equal(arbiter_claim(a, 7, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(a, 7, ARBITER_START, &gen, &e), 0);
 	assert_int_equal(gen, 8);
 	assert_int_equal(arbiter_read(a, &rec, &e), 0);
 	assert_int_equal(rec.generation, 8);
 	assert_string_equal(rec.holder, "hostA");
-	assert_int_equal(arbiter_release(a, 8, &e), 0);
-	assert_int_equal(arbiter_release(a, 7, &e), -ESTALE);
+	assert_int_equal(arbiter_end(a, 8, ARBITER_RELEASED, &e), 0);
+	assert_int_equal(arbiter_end(a, 7, ARBITER_RELEASED, &e), -ESTALE);
 	arbiter_close(a);
 }
 
@@ -409,7 +431,7 @@ static void lost_answer_of_a_link_counts_as_won(void **state)
 	uint64_t gen;
 
 	storage.lose_answer = true;
-	assert_int_equal(arbiter_claim(a, 0, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
 	assert_int_equal(gen, 1);
 	arbiter_close(a);
 }
@@ -421,7 +443,7 @@ static void failing_storage_is_no_win(void **state)
 	uint64_t gen = 0;
 
 	storage.fail = true;
-	assert_int_equal(arbiter_claim(a, 0, &gen, &e), -EIO);
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -EIO);
 	assert_int_equal(gen, 0);
 	assert_int_equal(count_files(*state, "vm*"), 0);
 	arbiter_close(a);
@@ -437,7 +459,7 @@ static void *slow_claim_main(void *arg)
 	struct slow_claim *c = arg;
 	struct arbiter_record rec;
 
-	c->result = arbiter_file_claim(&c->file, 0, NULL, &rec, NULL);
+	c->result = arbiter_file_claim(&c->file, 0, ARBITER_START, NULL, &rec, NULL);
 	return NULL;
 }
 
@@ -460,7 +482,7 @@ static void claimer_that_slept_too_long_loses(void **state)
 		if (read(go[0], &byte, 1) != 1)
 			_exit(2);
 		for (unsigned i = 0; i < 2 * ARBITER_FILE_KEEP + 2; i++)
-			if (arbiter_claim(b, i, &gen, NULL))
+			if (arbiter_claim(b, i, ARBITER_START, &gen, NULL))
 				_exit(1);
 		_exit(0);
 	}
@@ -485,40 +507,178 @@ static void claimer_that_slept_too_long_loses(void **state)
 	}
 }
 
-static void late_claim_is_not_won_but_released(void **state)
+static unsigned count_threads(void)
 {
-	struct arbiter *a = open_as(*state, "hostA");
-	struct arbiter_record rec = {0};
+	char line[128];
+	unsigned n = 0;
+	FILE *f = fopen("/proc/self/status", "r");
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "Threads: %u", &n) == 1)
+			break;
+	fclose(f);
+	return n;
+}
+
+/* Whichever of the two lands, its owner wins when it asks again, and the other one has lost. */
+static void late_claim_is_won_when_asked_again(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
 	struct err e = {0};
 	uint64_t gen = 0;
-	int pipes[2], tries = 0;
+	int pipes[2], r;
 
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
 	assert_int_equal(pipe(pipes), 0);
 	storage.wait_fd = pipes[0];
-	assert_int_equal(arbiter_claim(a, 0, &gen, &e), -ETIMEDOUT);
-	assert_int_equal(gen, 0);
-	assert_non_null(strstr(e.msg, "nobody goes on without it"));
-	assert_int_equal(arbiter_read(a, &rec, &e), 0);
-	assert_int_equal(rec.generation, 0);
-	/* The storage comes back: the record appears, and shortly says released. */
-	assert_int_equal(write(pipes[1], "x", 1), 1);
-	while (!rec.released && tries++ < 2000) {
-		assert_int_equal(arbiter_read(a, &rec, &e), 0);
-		poll(NULL, 0, 5);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), -ETIMEDOUT);
+		assert_non_null(strstr(e.msg, "nobody goes on without it"));
+		assert_int_equal(arbiter_claim(b, 1, ARBITER_GO_ON, &gen, &e), -ETIMEDOUT);
+		/* However often: one thread for each of them. */
+		assert_int_equal(count_threads(), 3);
 	}
-	assert_true(rec.released);
-	assert_int_equal(rec.generation, 1);
+	assert_int_equal(count_files(*state, "vm.2"), 0);
+	assert_int_equal(write(pipes[1], "xx", 2), 2);
 	storage.wait_fd = 0;
-	assert_int_equal(arbiter_claim(a, 0, &gen, &e), -ESTALE);
-	assert_int_equal(arbiter_claim(a, 1, &gen, &e), 0);
+	e.code = 0;
+	r = arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e);
+	assert_true(r == 0 || r == -ESTALE);
+	assert_int_equal(arbiter_claim(b, 1, ARBITER_GO_ON, &gen, &e), r ? 0 : -ESTALE);
+	/* Also when the answer comes between two questions. */
+	assert_int_equal(arbiter_claim(r ? b : a, 1, ARBITER_GO_ON, &gen, &e), 0);
+	assert_int_equal(gen, 2);
+	assert_int_equal(arbiter_claim(r ? a : b, 1, ARBITER_GO_ON, &gen, &e), -ESTALE);
 	arbiter_close(a);
-	/* The pipe stays open: the helper thread is synchronised through the folder only. */
+	arbiter_close(b);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+/* The record is there, but not known to last: not won, not anybody else's, and won with the retry.
+ */
+static void claim_without_its_confirmation(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	storage.break_after = true;
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -EIO);
+	assert_int_equal(gen, 0);
+	storage.break_after = storage.fail_sync = false;
+	assert_int_equal(count_files(*state, "vm.1"), 1);
+	assert_int_equal(arbiter_claim(b, 0, ARBITER_START, &gen, &e), -ESTALE);
+	assert_int_equal(arbiter_last(b)->end, ARBITER_HELD);
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(b, 1, ARBITER_GO_ON, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -ESTALE);
+	arbiter_close(a);
+	arbiter_close(b);
+}
+
+static void what_was_stopped_is_started_and_does_not_go_on(void **state)
+{
+	static const enum arbiter_end ends[] = {ARBITER_STOPPED, ARBITER_RELEASED};
+	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
+	struct arbiter_record rec;
+	struct err e = {0};
+	uint64_t gen;
+
+	arbiter_set_side(a, 0xabcdef0123456789);
+	for (unsigned i = 0; i < 2; i++) {
+		e.code = 0;
+		assert_int_equal(arbiter_claim(a, i, ARBITER_START, &gen, &e), 0);
+		assert_int_equal(arbiter_end(a, gen, ends[i], &e), 0);
+		assert_int_equal(arbiter_read(b, &rec, &e), 0);
+		assert_int_equal(rec.end, ends[i]);
+		assert_true(rec.side == 0xabcdef0123456789);
+		assert_string_equal(rec.holder, "hostA");
+		assert_int_equal(arbiter_claim(b, gen, ARBITER_GO_ON, &gen, &e), -ECANCELED);
+		assert_string_equal(e.msg, "VM 'web1' was stopped in order by 'hostA'");
+		/* Its own claim does not come to life again either. */
+		assert_int_equal(arbiter_claim(a, i, ARBITER_GO_ON, &gen, &e), -ESTALE);
+	}
+	arbiter_close(a);
+	arbiter_close(b);
+}
+
+static void a_start_that_failed_leaves_the_record_as_it_was(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
+	struct arbiter_record was, now;
+	struct err e = {0};
+	uint64_t gen;
+
+	assert_int_equal(arbiter_read(a, &was, &e), 0);
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	assert_int_equal(arbiter_put_back(b, 1, &was, &e), -ESTALE);
+	e.code = 0;
+	assert_int_equal(arbiter_put_back(a, 1, &was, &e), 0);
+	assert_int_equal(arbiter_read(b, &now, &e), 0);
+	assert_int_equal(now.end, ARBITER_RELEASED);
+	arbiter_set_side(a, 5);
+	for (int end = ARBITER_HELD; end <= ARBITER_RELEASED; end++) {
+		assert_int_equal(arbiter_read(a, &was, &e), 0);
+		assert_int_equal(arbiter_claim(a, was.generation, ARBITER_START, &gen, &e), 0);
+		if (end)
+			assert_int_equal(arbiter_end(a, gen, end, &e), 0);
+		assert_int_equal(arbiter_read(b, &was, &e), 0);
+		assert_int_equal(arbiter_claim(b, gen, ARBITER_START, &gen, &e), 0);
+		assert_int_equal(arbiter_put_back(b, gen, &was, &e), 0);
+		assert_int_equal(arbiter_read(a, &now, &e), 0);
+		assert_int_equal(now.generation, was.generation + 1);
+		assert_int_equal(now.end, end);
+		assert_int_equal(now.side, 5);
+		assert_string_equal(now.holder, "hostA");
+	}
+	arbiter_close(a);
+	arbiter_close(b);
+}
+
+/* A hand-over's claim is known by its token, which is none of a later claim's. */
+static void a_token_is_in_the_record_of_its_claim(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
+	struct err e = {0};
+	uint64_t gen;
+
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	arbiter_set_token(b, 77);
+	assert_int_equal(arbiter_claim(b, 1, ARBITER_GO_ON, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), -ESTALE);
+	assert_int_equal(arbiter_last(a)->token, 77);
+	arbiter_set_token(b, 0);
+	assert_int_equal(arbiter_claim(b, 2, ARBITER_GO_ON, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(a, 2, ARBITER_GO_ON, &gen, &e), -ESTALE);
+	assert_int_equal(arbiter_last(a)->token, 0);
+	arbiter_close(a);
+	arbiter_close(b);
+}
+
+static void records_of_old_versions_count(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct arbiter_record rec;
+	struct err e = {0};
+
+	plant(*state, "vm.5",
+	      "{\"vm\":\"web1\",\"generation\":5,\"holder\":\"h\",\"time\":1,\"released\":true}");
+	assert_int_equal(arbiter_read(a, &rec, &e), 0);
+	assert_int_equal(rec.end, ARBITER_RELEASED);
+	assert_int_equal(rec.claim, 0);
+	assert_int_equal(rec.side, 0);
+	plant(*state, "vm.6",
+	      "{\"vm\":\"web1\",\"generation\":6,\"holder\":\"h\",\"time\":1,\"released\":false}");
+	assert_int_equal(arbiter_read(a, &rec, &e), 0);
+	assert_int_equal(rec.end, ARBITER_HELD);
+	arbiter_close(a);
 }
 
 struct sleeper {
 	struct deadline_job base;
 	int wait_fd, done_fd;
-	int seen_late;
 };
 
 static int sleeper_run(struct deadline_job *base)
@@ -531,22 +691,16 @@ static int sleeper_run(struct deadline_job *base)
 	return read(s->wait_fd, &byte, 1) == 1 ? 7 : -EIO;
 }
 
-static void sleeper_late(struct deadline_job *base, int result)
-{
-	((struct sleeper *)base)->seen_late = result;
-}
-
 static void sleeper_drop(struct deadline_job *base)
 {
 	struct sleeper *s = (struct sleeper *)base;
-	char byte = s->seen_late;
 
-	if (write(s->done_fd, &byte, 1) != 1)
+	if (write(s->done_fd, "d", 1) != 1)
 		abort();
 	free(s);
 }
 
-static void deadline_in_time_and_late(void **state)
+static void deadline_in_time_late_and_given_up(void **state)
 {
 	struct sleeper *s = calloc(1, sizeof(*s));
 	int pipes[2], done[2];
@@ -554,17 +708,22 @@ static void deadline_in_time_and_late(void **state)
 
 	assert_int_equal(pipe(pipes) | pipe(done), 0);
 	s->base.run = sleeper_run;
-	s->base.late = sleeper_late;
 	s->base.drop = sleeper_drop;
 	s->done_fd = done[1];
 	s->wait_fd = -1;
-	assert_int_equal(deadline_run(&s->base, 60000), 42);
-	assert_int_equal(s->seen_late, 0);
+	assert_int_equal(deadline_start(&s->base), 0);
+	assert_int_equal(deadline_wait(&s->base, 60000), 42);
 	s->wait_fd = pipes[0];
-	assert_int_equal(deadline_run(&s->base, 20), -ETIMEDOUT);
+	assert_int_equal(deadline_start(&s->base), 0);
+	assert_int_equal(deadline_wait(&s->base, 20), -ETIMEDOUT);
+	assert_int_equal(deadline_wait(&s->base, 0), -ETIMEDOUT);
+	assert_int_equal(write(pipes[1], "x", 1), 1);
+	assert_int_equal(deadline_wait(&s->base, 60000), 7);
+	assert_int_equal(deadline_start(&s->base), 0);
+	assert_int_equal(deadline_wait(&s->base, 20), -ETIMEDOUT);
+	deadline_abandon(&s->base);
 	assert_int_equal(write(pipes[1], "x", 1), 1);
 	assert_int_equal(read(done[0], &byte, 1), 1);
-	assert_int_equal(byte, 7);
 	for (int i = 0; i < 2; i++) {
 		close(pipes[i]);
 		close(done[i]);
@@ -577,7 +736,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(one_claim_wins_and_the_other_is_told),
-		TEST(release_is_seen_and_only_by_its_holder),
+		TEST(an_end_is_seen_and_only_by_its_holder),
 		TEST(two_processes_race),
 		TEST(foreign_files_do_not_count),
 		TEST(damaged_records_stop_everybody),
@@ -591,8 +750,13 @@ int main(void)
 		TEST(lost_answer_of_a_link_counts_as_won),
 		TEST(failing_storage_is_no_win),
 		TEST(claimer_that_slept_too_long_loses),
-		TEST(late_claim_is_not_won_but_released),
-		TEST(deadline_in_time_and_late),
+		TEST(late_claim_is_won_when_asked_again),
+		TEST(claim_without_its_confirmation),
+		TEST(what_was_stopped_is_started_and_does_not_go_on),
+		TEST(a_start_that_failed_leaves_the_record_as_it_was),
+		TEST(a_token_is_in_the_record_of_its_claim),
+		TEST(records_of_old_versions_count),
+		TEST(deadline_in_time_late_and_given_up),
 	};
 
 	return cmocka_run_group_tests_name("arbiter", tests, NULL, NULL);
