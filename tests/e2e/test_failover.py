@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import ftlab
-from ftlab import Pair, Vm, expect
+from ftlab import EXIT_FENCED, Deadline, FrameWatch, LabError, Pair, Vm, Wire, expect
 from testlib import check_load, random_wait, start_load, test
 from test_cli import refused
 
@@ -149,4 +149,79 @@ def failover_unclaimed(lab):
     b.wait_state("STARTING", "SYNCING", "PROTECTED")
     pair.in_step()
     check_load(lab, [load], pair.image["A"])
+    pair.end()
+
+
+def roles(pair):
+    """Host by role of those that live; whoever does not has left in order. And their status."""
+    found, status = {}, {}
+    for host, vm in pair.vm.items():
+        try:
+            status[host] = vm.status()
+            found.setdefault(status[host]["role"], []).append(host)
+        except LabError:
+            expect(not vm.alive() and vm.code in (EXIT_HANDED_OVER, EXIT_FENCED),
+                   f"host {host}: exit code {vm.code}: {vm.log_text()}")
+    return found, status
+
+
+def runner(pair, load, generation, seconds=30):
+    """The one side that runs the guest under a later generation; the other one has gone, or stands by."""
+    d = Deadline(seconds)
+    while True:
+        d.check("one side to run the guest")
+        found, status = roles(pair)
+        going = [h for h in found.get("primary", []) if status[h]["generation"] > generation and
+                 status[h]["state"] in ("DEGRADED", "SYNCING", "PROTECTED")]
+        expect(len(going) < 2, "both sides run the guest")
+        if going and len(found["primary"]) == 1 and \
+                all(s["state"] != "TAKING-OVER" for s in status.values()):
+            return going[0]
+        load.nap(0.02)
+
+
+def protect_again(pair, load, seconds=30):
+    """Start who has left as secondary, until both are in step, though the link may be cut once more. Who runs it."""
+    d = Deadline(seconds)
+    while True:
+        d.check("both sides to be in step")
+        found, status = roles(pair)
+        if len(status) == 2 and all(s["state"] == "PROTECTED" for s in status.values()):
+            return found["primary"][0]
+        for host, vm in list(pair.vm.items()):
+            if not vm.alive():
+                pair.lab.release(vm)
+                pair.secondary(host)
+        load.nap(0.02)
+
+
+@test(240)
+def failover_cut(lab):
+    """the link is cut at some byte of a hand-over, eight times: one side runs it, and nothing is lost"""
+    wire = Wire(lab)
+    pair = Pair(lab, disk=32, wire=wire, epoch="100ms")
+    pair.protect()
+    load = start_load(lab)
+    here, moved = "A", 0
+    watch = {h: FrameWatch(lab, h) for h in "AB"}
+    for _ in range(8):
+        generation = pair.vm[here].status()["generation"]
+        # Some 64 bytes are a heartbeat or an ack; the words of a hand-over come after those of an epoch.
+        way, most = lab.rng.choice((("a2b", 700), ("b2a", 200), ("b2a", 200)))
+        count = lab.rng.randrange(1, most)
+        wire.do(f"after {count} {way} cut")
+        command = failover(lab, here)
+        now = runner(pair, load, generation)
+        command.communicate(timeout=20 * ftlab.SLOW)
+        lab.probe()
+        frames = {h: [t for t, _ in w.drain()] for h, w in watch.items()}
+        if now != here and frames[now]:
+            late = [t for t in frames[here] if t > frames[now][0]]
+            expect(not late, f"{len(late)} frames of the guest left host {here} after the change")
+        moved += now != here
+        here = protect_again(pair, load)
+        for w in watch.values():
+            w.drain()
+    lab.note(f"{moved} of 8 went to the other side")
+    check_load(lab, [load], pair.image[here])
     pair.end()

@@ -5,7 +5,7 @@ import signal
 
 import ftlab
 from ftlab import EXIT_FENCED, Deadline, FrameWatch, Pair, Wire, expect
-from testlib import check_load, random_wait, start_load, test
+from testlib import Skip, check_load, random_wait, start_load, test
 
 
 class Split:
@@ -283,6 +283,102 @@ def arbiter_away_split(lab):
     split.wire.do("heal")
     split.protect_again()
     split.finish()
+
+
+GATE = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
+{
+	int (*real)(int, const char *, int, const char *, int) = dlsym(RTLD_NEXT, "linkat");
+
+	while (!access(getenv("LINK_GATE"), F_OK))
+		poll(NULL, 0, 10);
+	return real(ofd, old, nfd, new, flags);
+}
+"""
+
+
+class Gate:
+    """Shared storage that takes its time to link a file: until it is opened."""
+
+    def __init__(self, lab, name):
+        self.path, library = lab.path(name), lab.path("gate.so")
+        if not os.path.exists(library):
+            with open(lab.path("gate.c"), "w") as f:
+                f.write(GATE)
+            ftlab.run(os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", library, lab.path("gate.c"), "-ldl")
+        self.env = {"LD_PRELOAD": library, "LINK_GATE": self.path}
+
+    def shut(self):
+        open(self.path, "w").close()
+
+    def open(self):
+        os.unlink(self.path)
+
+
+def no_answer(vm, *states):
+    """The arbiter was asked, and does not answer in time."""
+    vm.wait_status(lambda s: s["state"] in states and "did not answer within" in s["note"],
+                   "an arbiter that does not answer", 20)
+
+
+@test(90)
+def arbiter_slow_split(lab):
+    """both sides' claims take too long, and one lands late: that side goes on, once it has asked again"""
+    if ftlab.SANITIZED:
+        raise Skip("a sanitizer wants to be the first library")
+    pair = Pair(lab, disk=32)
+    gates = {h: Gate(lab, f"gate-{h}") for h in "AB"}
+    a, b = pair.protect(env={h: g.env for h, g in gates.items()})
+    load = start_load(lab)
+    first = lab.rng.choice("AB")
+    for g in gates.values():
+        g.shut()
+    lab.ip("A", "link set ft0 down")
+    no_answer(a, "PAUSED")
+    no_answer(b, "TAKING-OVER")
+    gates[first].open()
+    pair.vm[first].wait_state("DEGRADED", seconds=20)
+    gates[pair.other(first)].open()
+    if first == "A":
+        b.wait_state("STARTING")
+    else:
+        expect(a.wait_exit(20) == EXIT_FENCED, f"exit code {a.code}: {a.log_text()}")
+    lab.ip("A", "link set ft0 up")
+    lab.probe()
+    expect(pair.vm[first].status()["generation"] == 2, "another generation than the first claim's")
+    if first == "B":
+        lab.release(a)
+        pair.secondary("A")
+    pair.in_step(20)
+    check_load(lab, [load], pair.image[first])
+    pair.end()
+
+
+@test(90)
+def arbiter_slow_handover(lab):
+    """a hand-over to a side whose claim takes too long: the old side takes the VM back, or the new one has it"""
+    if ftlab.SANITIZED:
+        raise Skip("a sanitizer wants to be the first library")
+    pair = Pair(lab, disk=32)
+    gate = Gate(lab, "gate")
+    a, b = pair.protect(env={"B": gate.env})
+    load = start_load(lab)
+    gate.shut()
+    a.call("failover")
+    no_answer(b, "TAKING-OVER")
+    a.wait_state("DEGRADED", seconds=20)
+    gate.open()
+    pair.in_step(20)
+    expect(a.alive() and a.status()["role"] == "primary", f"the old side: {a.log_text()}")
+    lab.probe()
+    check_load(lab, [load], pair.image["A"])
+    pair.end()
 
 
 def steady(split, seconds=30):

@@ -126,7 +126,8 @@ def hostile_primary_takeover(lab):
     """damage inside an epoch: the secondary takes over from the one before, and the guest is well"""
     tape = record(lab)
     for i, kind in enumerate(("page", "log", "state", "count", "skip", "type", "session", "end",
-                              "cut", "flip")):
+                              "cut", "flip", "bye-inside", "done", "runs", "gone", "handed-short",
+                              "handed-inside", "handed")):
         epoch = 1 + i % 4
         pair, b = victim(lab, 1)
         once = tool(lab, "once", URI_B, tape, kind, str(epoch))
@@ -135,10 +136,13 @@ def hostile_primary_takeover(lab):
         expect(acks and int(acks[1]) >= epoch, f"{kind}: {once.log_text()}")
         expect(b.wait_exit(30) == 0, f"{kind}: exit code {b.code}: {ftlab.tail(b.log)}")
         expect("took over" in b.log_text(), f"{kind}: no takeover: {ftlab.tail(b.log)}")
+        # Handed over in order, but nobody said that the old side is gone: claimed twice.
+        generation = 3 if kind == "handed" else 2
+        expect(f"took over (generation {generation})" in b.log_text(), f"{kind}: {ftlab.tail(b.log)}")
         expect("blk ok" in b.console_text(), f"{kind}: {b.console_text()}")
         pair.end()
     # Nothing was ever committed, or the primary said goodbye: nobody takes over.
-    for kind, epoch in (("page", 0), ("count", 0), ("state", 0), ("bye", 2)):
+    for kind, epoch in (("page", 0), ("count", 0), ("state", 0), ("bye", 0), ("handed", 0), ("gone", 0), ("bye", 2)):
         pair, b = victim(lab, 1)
         once = tool(lab, "once", URI_B, tape, kind, str(epoch))
         expect(once.wait_exit(20) == 0, f"{kind}: {once.log_text()}")

@@ -4,8 +4,10 @@ import os
 import re
 
 import ftlab
-from ftlab import Load, Pair, expect
+from ftlab import FrameWatch, Load, Pair, expect
 from testlib import check_load, flowing, random_wait, test
+from test_failover import ends, failover
+from test_stop import record
 
 KILLS = int(os.environ.get("FT_KILLS", "10"))
 
@@ -74,12 +76,18 @@ EPOCH_SECONDARY = ("stage-begin", "stage-pages", "stage-state", "ack-before", "a
 TAKEOVER = ("takeover-claim", "takeover-load", "takeover-link", "takeover-run")
 LOSER = ("peer-lost",)
 STOPPING = ("goodbye",)
+# After these the secondary has all of it, and nobody is to run it.
+STOPPED_PRIMARY = ("bye-said", "done-heard")
+STOPPED_SECONDARY = ("drained", "done-said")
+HANDING_PRIMARY = ("handed", "runs-heard", "gone-said")
+HANDED = ("runs-said", "gone-heard")  # the other side may have left by then
 
 
 @test(30)
 def kill_steps_known(lab):
     """every step of ft/steps.h has a place in these tests"""
-    mine = ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER + STOPPING
+    mine = (ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER + STOPPING +
+            STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED)
     expect(sorted(mine) == sorted(steps()), f"differ: {set(mine) ^ set(steps())}")
 
 
@@ -224,3 +232,98 @@ def kill_steps_goodbye(lab):
     b.wait_state("STARTING")
     dies(pair.primary("A", env={"FTVMM_DIE_AT": "goodbye"}))
     expect(b.wait_exit(20) == 7, f"exit code {b.code}: {b.log_text()}")
+
+
+def stop_dies(lab, name):
+    """Stopped, and one side dies: it runs nowhere, and starts unasked only where all of it is."""
+    pair = random_pair(lab)
+    dying = "A" if name in STOPPED_PRIMARY else "B"
+    a, b = pair.protect(env={dying: {"FTVMM_DIE_AT": name}})
+    load = random_load(lab)
+    a.call("stop", timeout_ns=0)
+    dies(pair.vm[dying])
+    if dying == "A":
+        b.wait_state("STARTING")
+        expect("TAKING-OVER" not in b.log_text(), f"it runs at the other side: {b.log_text()}")
+    else:
+        expect(a.wait_exit(10) == 0, f"exit code {a.code}: {a.log_text()}")
+    load.finish()
+    for host in "AB" if name != "drained" else "A":
+        lab.check([load], pair.image[host], "--allow-conn-lost")
+    ended = (record(pair)["released"], record(pair)["stopped"])
+    want = {"A": [(False, False)], "B": [(False, True)]}[dying] if name != "done-said" else [(True, False)]
+    expect(ended in want, f"released, stopped: {ended}")
+    pair.end()
+
+
+@test(120)
+def kill_steps_stop(lab):
+    """a stop, and either side dies before or after it is confirmed"""
+    each(lab, STOPPED_PRIMARY + STOPPED_SECONDARY, stop_dies)
+
+
+def handing_dies(lab, name):
+    """A hand-over, and one side dies: the other one runs the VM, nothing is lost, one voice at a time."""
+    pair = random_pair(lab)
+    dying = "A" if name in HANDING_PRIMARY + STOPPING else "B"
+    pair.protect(env={dying: {"FTVMM_DIE_AT": name}})
+    load = random_load(lab)
+    watch = {h: FrameWatch(lab, h) for h in "AB"}
+    command = failover(lab, "A")
+    dies(pair.vm[dying])
+    survivor = pair.other(dying)
+    pair.vm[survivor].wait_state("DEGRADED", seconds=20)
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.3)
+    ends(command, 2 if survivor == "A" else 0)
+    check_load(lab, [load], pair.image[survivor])
+    pair.check_ballast(survivor)
+    frames = {h: w.drain() for h, w in watch.items()}
+    if survivor == "A":
+        expect(not frames["B"], f"{len(frames['B'])} frames of the guest left host B")
+    # And it can be protected again.
+    pair.vm[dying].settle()
+    pair.secondary(dying)
+    pair.in_step()
+    pair.end()
+
+
+@test(240)
+def kill_steps_handover(lab):
+    """the secondary dies at each step of a hand-over: the VM goes on where it was"""
+    each(lab, TAKEOVER, handing_dies)
+
+
+@test(180)
+def kill_steps_handed(lab):
+    """the primary dies at each step of a hand-over: the VM goes on at the other side"""
+    each(lab, STOPPING + HANDING_PRIMARY, handing_dies)
+
+
+def taken_dies(lab, name):
+    """It had the VM alone, or was about to: the image of the side that has left holds all that was answered."""
+    pair = random_pair(lab)
+    a, b = pair.protect(env={"B": {"FTVMM_DIE_AT": name}})
+    load = random_load(lab)
+    command = failover(lab, "A")
+    dies(b)
+    d = ftlab.Deadline(10)
+    while a.alive() and "DEGRADED" not in a.log_text():
+        d.check("the primary to leave or to go on")
+        a.nap()
+    expect(a.alive() or a.code == 3, f"exit code {a.code}: {a.log_text()}")
+    command.communicate(timeout=20 * ftlab.SLOW)
+    if a.alive():
+        expect(name == "runs-said", "both run it")
+        lab.probe()
+        check_load(lab, [load], pair.image["A"])
+    else:
+        load.finish()
+        lab.check([load], pair.image["A"], "--allow-conn-lost")
+    pair.end()
+
+
+@test(60)
+def kill_steps_gone(lab):
+    """the secondary dies as the hand-over is done: nothing that was answered is lost at the old side"""
+    each(lab, HANDED, taken_dies)

@@ -69,24 +69,25 @@ def mc_stop(lab):
 @test(60)
 def mc_stop_goodbye_lost(lab):
     """what was stopped in order is not taken over, though its goodbye never arrived"""
-    pair = Pair(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
-    a, b = pair.protect()
-    record = os.path.join(pair.arbiter_dir, f"vm.{a.status()['generation']}")
-    with open(record) as f:
-        fields = json.load(f)
-    with open(record + ".new", "w") as f:
-        json.dump({**fields, "released": True}, f)
-    os.replace(record + ".new", record)
-    a.kill()
-    status = b.wait_state("STARTING", "DEGRADED")
-    expect(status["state"] == "STARTING", f"the secondary is {status['state']}")
-    pair.end()
+    for end in ("released", "stopped"):
+        pair = Pair(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
+        a, b = pair.protect()
+        record = os.path.join(pair.arbiter_dir, f"vm.{a.status()['generation']}")
+        with open(record) as f:
+            fields = json.load(f)
+        with open(record + ".new", "w") as f:
+            json.dump({**fields, end: True}, f)
+        os.replace(record + ".new", record)
+        a.kill()
+        status = b.wait_state("STARTING", "DEGRADED")
+        expect(status["state"] == "STARTING", f"{end}: the secondary is {status['state']}")
+        pair.end()
 
 
 @test(60)
 def mc_stop_alone(lab):
-    """a side that ran on alone is stopped: the other, whose image is older, does not start unasked"""
-    pair = Pair(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
+    """a survivor is stopped: the other, whose image is older, does not start unasked"""
+    pair = Pair(lab, guest="idle", cmdline="hz=10", disk=8, net=False)
     a, b = pair.protect()
     a.kill()
     b.wait_state("DEGRADED")
@@ -95,7 +96,7 @@ def mc_stop_alone(lab):
         a = pair.primary("A")
         a.wait_exit(10)
         expect(a.code == EXIT_FENCED and "--claim" in a.log_text(), f"{a.code}: {a.log_text()}")
-        b = pair.primary("B", "--claim")
+        b = pair.primary("B")
         b.wait_state("UNPROTECTED")
     pair.end()
 

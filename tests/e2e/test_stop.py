@@ -1,0 +1,247 @@
+"""The end of a run is a transaction: what an orderly stop leaves in the images and in the arbiter's record."""
+
+import json
+import os
+import shutil
+import signal
+
+import ftlab
+from ftlab import EXIT_FENCED, Deadline, Pair, Vm, Wire, expect
+from test_protect import same_images
+from testlib import Skip, start_load, test
+
+IDLE = dict(guest="idle", cmdline="hz=10", net=False, disk=8)
+
+
+class SlowImage:
+    """A file system of its own for an image, whose writes can be made to wait. They never wait longer than the
+    `with` block: a process that waits for it cannot be killed."""
+
+    def __init__(self, lab, megabytes=128):
+        self.folder, self.frozen = lab.path("slow"), False
+        file = lab.path("slow-fs")
+        for tool in ("mkfs.ext4", "fsfreeze"):
+            if not shutil.which(tool):
+                raise Skip(f"{tool} is not there")
+        with open(file, "wb") as f:
+            f.truncate(megabytes << 20)
+        os.mkdir(self.folder)
+        ftlab.run("mkfs.ext4", "-q", file)
+        if ftlab.run("mount", "-o", "loop", file, self.folder, check=False).returncode:
+            raise Skip("no loop device can be mounted here")
+        lab.closing.append(self)
+
+    def freeze(self):
+        self.frozen = True
+        ftlab.run("fsfreeze", "-f", self.folder)
+
+    def thaw(self):
+        if self.frozen:
+            ftlab.run("fsfreeze", "-u", self.folder)
+        self.frozen = False
+
+    def close(self):
+        self.thaw()
+        ftlab.run("umount", "-l", self.folder)  # what waited for it may still be ending
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.thaw()
+
+
+def record(pair):
+    """The arbiter's current record."""
+    names = [n for n in os.listdir(pair.arbiter_dir) if n[3:].isdigit()]
+    with open(os.path.join(pair.arbiter_dir, max(names, key=lambda n: int(n[3:])))) as f:
+        return json.load(f)
+
+
+def refused_start(pair, host, pattern):
+    """That side does not start as primary, and says why."""
+    vm = pair.primary(host)
+    expect(vm.wait_exit(10) == EXIT_FENCED, f"host {host} started: exit code {vm.code}: {vm.log_text()}")
+    vm.wait_log(pattern)
+    pair.lab.release(vm)
+
+
+def full_queue(lab, slow, **options):
+    """The guest has ended with more in the secondary's queue than it reads on with, and none of it can reach
+    the image. The pair."""
+    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(60000)} depth=16", net=False, disk=48, epoch="10s", timeout="5s",
+                **options)
+    pair.image["B"] = os.path.join(slow.folder, "disk")
+    a, b = pair.protect()
+    slow.freeze()
+    a.wait_console("^blk ok", 60)
+    d = Deadline(20)
+    while "wait for the image" not in b.status()["note"]:
+        expect(a.alive(), f"the stop is over (exit code {a.code}) before the other side has it: {b.state()}")
+        if d.left() <= 0:
+            raise Skip("this machine is too slow to do it in one epoch")
+        a.nap(0.05)
+    return pair
+
+
+@test(120)
+def stop_slow_image(lab):
+    """the secondary's image is slow: the stop is over, and its record given back, when all of it is there"""
+    with SlowImage(lab) as slow:
+        pair = full_queue(lab, slow)
+        a, b = pair.vm["A"], pair.vm["B"]
+        expect(a.state() == "PROTECTED", f"the primary is {a.state()}")
+        expect(not record(pair)["released"], "the record was given back too early")
+        slow.thaw()
+        expect(a.wait_exit(30) == 0, f"exit code {a.code}: {a.log_text()}")
+        b.wait_state("STARTING")
+        expect(record(pair)["released"], "the record was not given back")
+        same_images(pair)
+        expect(b.stop() == 0, f"exit code {b.code}")
+
+
+@test(120)
+def stop_slow_image_none(lab):
+    """the same without an arbiter: what was stopped does not run again"""
+    with SlowImage(lab) as slow:
+        pair = full_queue(lab, slow, arbiter=False)
+        slow.thaw()
+        b = pair.vm["B"]
+        b.wait_state("STARTING", "TAKING-OVER", "DEGRADED", seconds=30)
+        expect("TAKING-OVER" not in b.log_text(), f"the secondary runs it: {b.log_text()}")
+        expect(pair.vm["A"].wait_exit(10) == 0, f"exit code {pair.vm['A'].code}")
+        same_images(pair)
+
+
+@test(120)
+def stop_secondary_too(lab):
+    """the secondary is stopped while the rest goes to its image: it ends when that is done, and says so"""
+    with SlowImage(lab) as slow:
+        pair = full_queue(lab, slow)
+        a, b = pair.vm["A"], pair.vm["B"]
+        b.signal(signal.SIGTERM)
+        b.wait_log("go to the image first")
+        expect(b.alive() and a.alive(), "somebody did not wait for the image")
+        slow.thaw()
+        expect(b.wait_exit(30) == 0, f"exit code {b.code}: {b.log_text()}")
+        expect(a.wait_exit(10) == 0, f"exit code {a.code}: {a.log_text()}")
+        expect(record(pair)["released"], "the record was not given back")
+        same_images(pair)
+
+
+@test(120)
+def handover_slow_image(lab):
+    """a hand-over is seen though the queue is full; the guest's disk waits for it"""
+    with SlowImage(lab) as slow:
+        pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(100000)} depth=16", net=False, disk=48, epoch="10s", timeout="5s")
+        pair.image["B"] = os.path.join(slow.folder, "disk")
+        a, b = pair.protect()
+        slow.freeze()
+        d = Deadline(40)
+        while os.stat(pair.image["A"]).st_blocks < ftlab.work(50 << 10):  # 25M of 32M, many blocks more than once
+            expect(a.alive() and b.alive(), "somebody ended")
+            d.check("the guest's writes")
+            a.nap(0.02)
+        a.call("failover")
+        expect(a.wait_exit(40) == 3, f"exit code {a.code}: {a.log_text()} {b.log_text()}")
+        b.wait_state("DEGRADED")
+        slow.thaw()
+        expect(b.wait_exit(60) == 0 and "blk ok" in b.console_text(), f"{b.code}: {b.console_text()}")
+
+
+@test(60)
+def stop_unconfirmed(lab):
+    """the secondary dies instead of confirming: only the side that has all of it starts unasked"""
+    pair = Pair(lab, **IDLE)
+    a, b = pair.protect(env={"B": {"FTVMM_DIE_AT": "drained"}})
+    expect(a.stop() == 0, f"exit code {a.code}: {a.log_text()}")
+    expect(b.wait_exit(5) == -signal.SIGKILL, f"exit code {b.code}")
+    a.wait_log("stop: not confirmed")
+    expect((record(pair)["released"], record(pair)["stopped"]) == (False, True), f"{record(pair)}")
+    refused_start(pair, "B", "the image there is newer")
+    pair.primary("A").wait_state("UNPROTECTED")
+    pair.end()
+
+
+@test(60)
+def stop_alone(lab):
+    """who ran without a peer in step starts again unasked, and the other, older side does not"""
+    pair = Pair(lab, **IDLE)
+    a, b = pair.protect()
+    expect(a.stop() == 0, f"exit code {a.code}")
+    expect(record(pair)["released"], "the record was not given back")
+    lab.release(b)
+    for _ in range(2):
+        a = pair.primary("A")
+        a.wait_state("UNPROTECTED")
+        expect(a.stop() == 0, f"exit code {a.code}")
+        refused_start(pair, "B", "the image there is newer than this one. Start that side with --primary")
+    pair.primary("A")
+    pair.secondary("B")
+    pair.in_step()
+    expect(pair.vm["A"].stop() == 0, f"exit code {pair.vm['A'].code}")
+    lab.release(pair.vm["B"])
+    b = pair.primary("B")
+    b.wait_state("UNPROTECTED")  # both were alike
+    expect(b.stop() == 0, f"exit code {b.code}")
+    refused_start(pair, "A", "newer")
+    pair.primary("B", "--claim").wait_state("UNPROTECTED")
+    pair.end()
+
+
+@test(60)
+def stop_syncing(lab):
+    """a stop in the first sync: the other side's image is half empty, and does not start"""
+    wire = Wire(lab)
+    pair = Pair(lab, wire=wire, **{**IDLE, "timeout": "5s"})
+    b = pair.secondary("B")
+    b.wait_state("STARTING")
+    wire.do("rate 20000")  # the ballast alone takes longer than this test
+    a = pair.primary("A")
+    a.wait_state("SYNCING")
+    expect(a.stop() == 0, f"exit code {a.code}")
+    lab.release(b)
+    refused_start(pair, "B", "newer")
+    pair.primary("A").wait_state("UNPROTECTED")
+    pair.end()
+
+
+@test(60)
+def stop_diskless(lab):
+    """without a disk that the guest writes nothing is older: either side starts"""
+    pair = Pair(lab, "idle", "hz=10", disk=0, net=False)
+    for host in "ABA":
+        vm = pair.primary(host)
+        vm.wait_state("UNPROTECTED")
+        expect(vm.stop() == 0, f"exit code {vm.code}")
+
+
+@test(60)
+def start_failed(lab):
+    """a start that came to nothing, as its image is busy, leaves the record as it was"""
+    pair = Pair(lab, **IDLE)
+    for before in ("nobody's", "its own"):
+        other = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/idle.elf", "-m", "64M", "-d", f"id=d0,path={pair.image['A']}"],
+                   name="other")
+        other.wait_state("RUNNING")
+        a = pair.primary("A")
+        expect(a.wait_exit(10) == 1 and "in use by another process" in a.log_text(), f"{a.code}: {a.log_text()}")
+        lab.release(other, a)
+        a = pair.primary("A")
+        a.wait_state("UNPROTECTED")
+        expect(a.stop() == 0, f"{before} record: exit code {a.code}: {a.log_text()}")
+
+
+@test(60)
+def stop_answered(lab):
+    """under load: all that was answered is in the image of either side, whichever starts next"""
+    pair = Pair(lab)
+    a, b = pair.protect()
+    load = start_load(lab)
+    load.nap(lab.rng.uniform(0.2, 0.5))
+    a.call("stop", timeout_ns=0)
+    expect(a.wait_exit(20) == 0, f"exit code {a.code}")
+    b.wait_state("STARTING")
+    load.finish()
+    for host in "AB":
+        lab.check([load], pair.image[host], "--allow-conn-lost")
