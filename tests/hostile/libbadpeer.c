@@ -460,6 +460,28 @@ static bool way_hand_over(struct peer *p)
 	return sealed(p) && answer(p, FRAME_HAND_OVER, 0, NULL, 0);
 }
 
+/* Nobody has said goodbye. */
+static bool way_done(struct peer *p)
+{
+	return sealed(p) && answer(p, FRAME_DONE, 0, NULL, 0);
+}
+
+/* Nobody has handed over. */
+static bool way_runs(struct peer *p)
+{
+	return sealed(p) && answer(p, FRAME_RUNS, 0, NULL, 0);
+}
+
+static bool way_gone(struct peer *p)
+{
+	return sealed(p) && answer(p, FRAME_GONE, 0, NULL, 0);
+}
+
+static bool way_done_in_sync(struct peer *p)
+{
+	return welcome(p) && answer(p, FRAME_DONE, 0, NULL, 0);
+}
+
 static bool way_garbage(struct peer *p)
 {
 	uint64_t junk[8192];
@@ -634,6 +656,10 @@ static const struct {
 	{"echo", way_echo},
 	{"bye", way_bye},
 	{"hand-over", way_hand_over},
+	{"done", way_done},
+	{"runs", way_runs},
+	{"gone", way_gone},
+	{"done-in-sync", way_done_in_sync},
 	{"garbage", way_garbage},
 	{"close-at-hello", way_close_at_hello},
 	{"close-at-welcome", way_close_at_welcome},

@@ -41,6 +41,35 @@ static bool impossible_cr0(struct shot *s)
 	return false;
 }
 
+/* The words of an end, some where they may come and some where not; the epoch's frames follow. */
+static bool say_instead(struct tape *t, const char *kind, unsigned begin, unsigned end)
+{
+	static const struct {
+		const char *kind;
+		uint16_t type;
+		bool inside;
+		uint32_t length;
+	} words[] = {
+		{"bye", FRAME_BYE, false, 0},	       {"bye-inside", FRAME_BYE, true, 0},
+		{"done", FRAME_DONE, false, 0},	       {"runs", FRAME_RUNS, false, 0},
+		{"gone", FRAME_GONE, false, 0},	       {"handed-short", FRAME_HAND_OVER, false, 0},
+		{"handed", FRAME_HAND_OVER, false, 8}, {"handed-inside", FRAME_HAND_OVER, true, 8},
+	};
+
+	for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		struct shot *s = &t->f[words[i].inside ? end : begin];
+
+		if (strcmp(words[i].kind, kind))
+			continue;
+		s->h.type = words[i].type;
+		tape_resize(s, words[i].length);
+		if (words[i].length)
+			memset(s->data, 7, words[i].length);
+		return true;
+	}
+	return false;
+}
+
 bool tape_damage(struct tape *t, const char *kind, unsigned begin, unsigned end)
 {
 	static const struct {
@@ -80,9 +109,7 @@ bool tape_damage(struct tape *t, const char *kind, unsigned begin, unsigned end)
 		tape_insert(t, end + 1, &t->f[end - 1]);
 	else if (!strcmp(kind, "early"))
 		tape_swap(t, end - 2, end - 1);
-	else if (!strcmp(kind, "bye"))
-		t->f[begin].h.type = FRAME_BYE;
 	else if (strcmp(kind, "cut") && strcmp(kind, "flip"))
-		return false;
+		return say_instead(t, kind, begin, end);
 	return true;
 }
