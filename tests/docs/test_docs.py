@@ -89,9 +89,9 @@ def check_make(block):
 
 
 def pattern(line):
-    parts = re.split(r"(\d+|\s+)", line.strip())
-    return "".join(r"\d+" if p.isdigit() else r"\s+" if p.isspace() else re.escape(p)
-                   for p in parts)
+    parts = re.split(r"(\b[0-9a-f]{16}\b|\d+|\s+)", line.strip())
+    return "".join(r"[0-9a-f]{16}" if re.fullmatch("[0-9a-f]{16}", p) else r"\d+" if p.isdigit() else
+                   r"\s+" if p.isspace() else re.escape(p) for p in parts)
 
 
 def check_output(block, output):
