@@ -48,8 +48,9 @@ def record(lab, epochs=6):
     b.wait_state("STARTING")
     proxy = tool(lab, "record", PROXY, f"tcp:{ftlab.LINK_IP['B']}:{ftlab.FT_PORT}", tape)
     ready(proxy, "ready")
-    pair.primary("A")
-    b.wait_status(lambda s: s["epochs_total"] >= epochs, f"{epochs} epochs", 20)
+    pair.primary("A").wait_console("^READY")
+    begun = b.status()["epochs_total"]
+    b.wait_status(lambda s: s["epochs_total"] >= begun + epochs, f"{epochs} epochs of a busy guest", 20)
     proxy.signal(signal.SIGTERM)
     expect(proxy.wait_exit() == 0, f"recorder: {proxy.log_text()}")
     pair.end()
