@@ -179,8 +179,11 @@ class Place:
     def run(self, test):
         """Verdict, seconds, why."""
         deadline = test.deadline * max(1, self.slow / (SLOW_BED if suite_of(test) == "linux" else 1))
-        self.proc.stdin.write(f"{test.module} {test.name} {deadline:.1f}\n")
-        self.proc.stdin.flush()
+        try:
+            self.proc.stdin.write(f"{test.module} {test.name} {deadline:.1f}\n")
+            self.proc.stdin.flush()
+        except BrokenPipeError:
+            raise Ended(self.proc.wait()) from None
         words = self.wait("RESULT ", deadline + GRACE_SECONDS).split(" ", 2)
         return words[0], float(words[1]), words[2] if len(words) > 2 else ""
 
@@ -191,9 +194,13 @@ class Place:
             self.proc.wait(10)
         except (OSError, ValueError, subprocess.TimeoutExpired):
             pass
-        if self.proc.poll() is None:
-            self.proc.terminate()
-            self.proc.wait()
+        for end in (self.proc.terminate, self.proc.kill):
+            try:
+                if self.proc.poll() is None:
+                    end()
+                    self.proc.wait(10)
+            except subprocess.TimeoutExpired:
+                pass
 
 
 def worker(seed, suites, verbose):
@@ -258,6 +265,7 @@ class Bed(Place):
             self.end_far()
             if "frozen" in ftlab.read_text(self.far_log):
                 raise Ended(BED_FAILED)
+            super().end()  # it has lost its other half
         return result
 
     def fits(self, shape):
@@ -332,7 +340,7 @@ class Pool:
         return True
 
     def work(self, number):
-        place = None
+        place = test = None
         try:
             while test := self.take(place):
                 for attempt in (1, 2):
@@ -341,6 +349,7 @@ class Pool:
                         place = None
                     place = place or self.start(number, needs(test))
                     if self.try_test(place, test):
+                        test = None
                         break
                     code = place.proc.poll()
                     place.end()
@@ -348,8 +357,11 @@ class Pool:
                         self.results.replace(place.name, test, code)
                     else:
                         self.results.add(test, place.name, "fail", 0, f"the bed ended with {code}, twice", place.said)
-        except BaseException as e:
+                        test = None
+        except BaseException as e:  # of this program, or no place can be had
             self.broken.append(e)
+            if test:
+                self.results.add(test, "-", "fail", 0, f"it could not be run: {e!r}")
         finally:
             if place:
                 place.end()
@@ -361,7 +373,8 @@ class Pool:
         for t in threads:
             t.join()
         for test in self.tests:
-            self.results.add(test, "-", "fail", 0, f"it had no turn: {self.broken[0]!r}")
+            self.results.add(test, "-", "fail", 0, f"it had no turn: {(self.broken or ['?'])[0]!r}")
+        self.tests = []
 
 
 def bed_missing():
@@ -404,6 +417,8 @@ def run(tests, seed, verbose=False):
         Pool(Bed, [t for t in in_beds if t not in alone], results, verbose).run(min(jobs(), len(in_beds)))
         Pool(Bed, alone, results, verbose).run(1)
     results.keep_times()
+    if results.number != len(tests):
+        raise RuntimeError(f"{len(tests)} tests, {results.number} results")
     return results
 
 

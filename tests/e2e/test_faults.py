@@ -64,7 +64,7 @@ class Split:
         expect(frames[after], f"no frame of the guest left host {after}")
         # What was acknowledged before may be on its way out while the other side takes over already: with processors
         # of their own for both that is over in microseconds.
-        slack = int(50e6 * (ftlab.SLOW - 1))
+        slack = int(200e6 if ftlab.SLOW > 2 else 0)
         late = [t for t in frames[before] if t > frames[after][0] + slack]
         expect(not late, f"{len(late)} frames of the guest left host {before} after the takeover")
 
