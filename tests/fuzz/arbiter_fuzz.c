@@ -1,7 +1,7 @@
 /*
  * Records of an arbiter that somebody else wrote: a folder of files with all kinds of names and
- * contents, then a read, a claim or a release. Only a whole record is believed, a claim is won only
- * from the highest generation, and what is won is there to read.
+ * contents, then a read, a claim or an end. Only a whole record is believed, a claim is won only
+ * from the highest generation, or if it is there as our own, and what is won is there to read.
  *
  * Input: what is asked and of which generation, then files {name, content...} (see add_file()).
  */
@@ -26,6 +26,8 @@ static void start(void)
 	log_init(LOG_ERROR, "fuzz");
 	snprintf(path, sizeof(path), "%s/r", fuzz_make_folder());
 	require(!arbiter_file_init(&file, path, "vm", "me", NULL));
+	file.claim = 0x11;
+	file.side = 0x22;
 }
 
 /* Small generations, so that they meet, and the ends of the range. */
@@ -59,14 +61,23 @@ static size_t record(struct input *in, uint64_t g, char *text, size_t cap)
 	static const char *const holders[] = {"me", "you", "me\\u001b", "m\xc3\xa9"};
 	static const char *const times[] = {"1", "-1", "1e9", "9223372036854775808"};
 	static const char *const truths[] = {"true", "false", "1", "null"};
-	unsigned c = (unsigned)take(in, 2);
+	static const char *const more[] = {"",
+					   ",\"stopped\":true",
+					   ",\"stopped\":1",
+					   ",\"claim\":\"0000000000000011\"",
+					   ",\"claim\":\"0000000000000011\",\"stopped\":true",
+					   ",\"claim\":\"00000000000000g1\"",
+					   ",\"side\":\"0000000000000022\",\"token\":\"1\"",
+					   ",\"token\":\"fffffffffffffffe\""};
+	unsigned c = (unsigned)take(in, 2), m = (unsigned)take(in, 1);
 
 	return (size_t)snprintf(text, cap,
 				"{\"vm\":\"%s\",\"generation\":%llu,\"holder\":\"%s\",\"time\":%s,"
-				"\"released\":%s%s}",
+				"\"released\":%s%s%s}",
 				vms[c & 7], (unsigned long long)g + (c >> 8 == 255),
 				holders[c >> 3 & 3], times[c >> 5 & 1 ? c >> 8 & 3 : 0],
-				truths[c >> 6 & 3], c >> 8 == 254 ? ",\"vm\":\"vm\"" : "");
+				truths[c >> 6 & 3], more[m & 7],
+				c >> 8 == 254 ? ",\"vm\":\"vm\"" : "");
 }
 
 /* A record with edits, one that is cut, or bytes as they come; or no file at all. */
@@ -126,25 +137,32 @@ static void check_record(const struct arbiter_record *r)
 static void ask(unsigned what, uint64_t from)
 {
 	struct arbiter_record before = {0}, after = {0}, rec = {0};
+	struct arbiter_record as = {.generation = from, .end = ARBITER_STOPPED, .holder = "me"};
+	enum arbiter_why why = what & 64 ? ARBITER_START : ARBITER_GO_ON;
 	struct err e = {0};
 	int was = arbiter_file_read(&file, &before, &e), r;
+	bool landed = before.generation == from + 1 && before.claim == file.claim &&
+		      before.end == ARBITER_HELD;
 
 	require(was ? was < 0 && e.msg[0] : 1);
 	if (!was)
 		check_record(&before);
 	if (what % 3 == 0)
 		return;
-	r = what % 3 == 1 ? arbiter_file_claim(&file, from, NULL, &rec, &e)
-			  : arbiter_file_release(&file, from, &rec, &e);
+	r = what % 3 == 1 ? arbiter_file_claim(&file, from, why, NULL, &rec, &e)
+			  : arbiter_file_end(&file, &as, &rec, &e);
 	require(r ? r < 0 && e.msg[0] : 1);
 	if (r)
 		return;
-	require(!was && before.generation == from && !arbiter_file_read(&file, &after, &e));
-	if (what % 3 == 1)
-		require(after.generation == from + 1 && !after.released);
-	else
-		require(after.generation == from && after.released && !strcmp(before.holder, "me"));
-	require(!strcmp(after.holder, "me"));
+	require(!was && !arbiter_file_read(&file, &after, &e) && after.claim == file.claim);
+	if (what % 3 == 1) {
+		require(landed || before.generation == from);
+		require(landed || why == ARBITER_START || before.end == ARBITER_HELD);
+		require(after.generation == from + 1 && after.end == ARBITER_HELD);
+	} else {
+		require(before.generation == from && before.claim == file.claim);
+		require(after.generation == from && after.end == ARBITER_STOPPED);
+	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
