@@ -1,5 +1,5 @@
 #!/bin/bash
-# Debian packages: `deps.sh build|test|lint|fuzz|linux` installs what is missing when root, else prints the one line to run.
+# Debian packages: `deps.sh build|test|lint|fuzz|bed|linux` installs what is missing when root, else prints the one line to run.
 set -eu
 build="gcc make libc6-dev linux-libc-dev liburing-dev libfdt-dev libnl-3-dev libjansson-dev liblz4-dev libxxhash-dev"
 declare -A sets=(
@@ -10,7 +10,7 @@ declare -A sets=(
 	[bed]="qemu-system-x86 busybox-static cpio xz-utils lz4 zstd e2fsprogs iproute2 python3 util-linux"
 	[linux]="$build qemu-system-x86 busybox-static cpio xz-utils lz4 zstd e2fsprogs iproute2 python3 util-linux"
 )
-want=${sets[${1:-build}]:?"deps.sh: build, test, lint, fuzz or linux"}
+want=${sets[${1:-build}]:?"deps.sh: build, test, lint, fuzz, bed or linux"}
 
 command -v dpkg-query > /dev/null || exit 0 # another system: the compiler will say what is missing
 missing=()
