@@ -60,7 +60,7 @@ void secondary_listen_again(struct secondary *s, const char *why)
 		diskapply_done(&s->disks);
 		vm_destroy(s->vm);
 		stage_done(&s->stage);
-		s->has_vm = false;
+		s->has_vm = s->ft->images_behind = false;
 	}
 	s->phase = SEC_LISTEN;
 	s->ft->peer[0] = 0;
@@ -320,7 +320,8 @@ static void disks_moved(void *arg)
 		let_disks_go(s);
 	} else if (s->phase == SEC_TAKEN) {
 		/* The guest must not read what is older than what it was told is written. */
-		log_error("takeover: the images lack acknowledged writes; stopping");
+		log_error("takeover: the images here lack acknowledged writes; stopping. Start the "
+			  "other side with --primary --claim: its images have them");
 		vm_pause(s->vm, &e);
 		s->ft->on_exit(s->ft->arg, 2);
 	} else {
@@ -633,7 +634,7 @@ int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm, struct er
  * What was acknowledged is not thrown away with the process: it may be all that is left of it. The
  * links stay only for a primary that waits to hear that its stop is done.
  */
-static void drain_at_end(struct secondary *s)
+static int drain_at_end(struct secondary *s)
 {
 	uint64_t until = loop_now_ns() + DRAIN_NS;
 
@@ -646,19 +647,38 @@ static void drain_at_end(struct secondary *s)
 			 (unsigned long long)s->disks.pending_bytes);
 	while (s->has_vm && !diskapply_idle(&s->disks) && loop_now_ns() < until)
 		loop_run_once(s->ft->loop, 100000000ull);
-	if (s->has_vm && !diskapply_idle(&s->disks))
-		log_error("the image does not take them: it lacks %llu bytes of acknowledged disk "
-			  "writes; start the other side",
-			  (unsigned long long)s->disks.pending_bytes);
+	if (!s->has_vm || (diskapply_idle(&s->disks) && !s->disks.error))
+		return 0;
+	log_error("the image does not take them: it lacks acknowledged disk writes (%llu bytes "
+		  "still wait); start the other side",
+		  (unsigned long long)s->disks.pending_bytes);
+	return -EIO;
 }
 
-void secondary_stop(struct secondary *s)
+/* What this side runs, or just ran, has its acknowledged writes in the image, or said that not. */
+static void drop_disks(struct secondary *s)
 {
+	if (s->phase != SEC_TAKEN || s->ft->images_behind) {
+		s->phase = SEC_CLAIM; /* the requests of the guest that wait do not go out */
+		diskapply_drop(&s->disks);
+	}
+	diskapply_done(&s->disks);
+	stage_done(&s->stage);
+}
+
+int secondary_stop(struct secondary *s)
+{
+	bool runs = s->phase == SEC_HELD || s->phase == SEC_CONFIRM;
+	struct err e = {0};
+	int r = 0;
+
 	if (!s->ft)
-		return;
+		return 0;
 	loop_timer_del(s->ft->loop, &s->claim_op);
-	if (s->has_vm && s->stage.committed && s->phase <= SEC_ACCEPT)
-		drain_at_end(s);
+	if (runs && vm_pause(s->vm, &e))
+		log_error("%s", e.msg);
+	if (s->has_vm && (runs || (s->stage.committed && s->phase <= SEC_ACCEPT)))
+		r = drain_at_end(s);
 	secondary_close_links(s);
 	for (unsigned i = 0; i < SECONDARY_MAX_PENDING; i++)
 		if (s->pending[i].used)
@@ -667,12 +687,8 @@ void secondary_stop(struct secondary *s)
 	loop_poll_del(s->ft->loop, &s->listen_op);
 	if (s->listen_fd >= 0)
 		close(s->listen_fd);
-	if (s->has_vm) {
-		/* What this side runs, or just ran, has its acknowledged writes in the image. */
-		if (s->phase != SEC_TAKEN)
-			diskapply_drop(&s->disks);
-		diskapply_done(&s->disks);
-		stage_done(&s->stage);
-	}
+	if (s->has_vm)
+		drop_disks(s);
 	s->ft = NULL;
+	return r;
 }

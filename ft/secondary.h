@@ -71,8 +71,11 @@ struct secondary {
 };
 
 int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm, struct err *e);
-/* Ends links; a VM that was taken over stays the caller's. */
-void secondary_stop(struct secondary *s);
+/*
+ * Ends links; a VM that was taken over stays the caller's. -EIO: the images did not take what was
+ * acknowledged.
+ */
+int secondary_stop(struct secondary *s);
 
 /* ft/takeover.c */
 void takeover_claim(struct secondary *s);

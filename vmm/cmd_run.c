@@ -669,14 +669,15 @@ static int start(struct run *r, struct err *e)
 
 static void stop(struct run *r)
 {
+	bool built;
+
 	boot_reader_drop(r->reader);
 	primary_stop(&r->primary);
-	if (r->has_vm || r->secondary.has_vm) {
-		secondary_stop(&r->secondary);
+	built = r->has_vm || r->secondary.has_vm;
+	if (secondary_stop(&r->secondary) && !r->exit_code)
+		r->exit_code = 2;
+	if (built)
 		vm_destroy(&r->vm);
-	} else {
-		secondary_stop(&r->secondary);
-	}
 	console_sock_close(r->console);
 	ctl_close(r->ctl);
 	arbiter_close(r->ft.arbiter);
