@@ -12,7 +12,9 @@
 #include "vmm/log.h"
 
 #define EXIT_HANDED_OVER 3
+#define EXIT_LACKS	 2
 #define BYE_NS		 30000000000ull /* the secondary's images take what waits for them */
+#define REST_NS		 50000000ull	/* between two looks at them here */
 #define HANDED_NS	 5000000000ull	/* the secondary runs the VM by then, or never will */
 
 /* --- the last word ---------------------------------------------------------------------------- */
@@ -116,18 +118,48 @@ void primary_gone(struct primary *p)
 	leave(p, EXIT_HANDED_OVER, "handed over");
 }
 
+/* The record would let an image start unasked that is older than what was acknowledged. */
+static void wait_for_images(struct primary *p)
+{
+	struct ft *ft = p->ft;
+
+	if (p->phase != PRI_REST) {
+		p->phase = PRI_REST;
+		p->rest_until_ns = loop_now_ns() + BYE_NS;
+		snprintf(ft->note, sizeof(ft->note),
+			 "stopped; acknowledged disk writes wait for the image");
+		log_info("stop: acknowledged disk writes wait for the image");
+	}
+	if (loop_now_ns() < p->rest_until_ns) {
+		loop_timer_set(ft->loop, &p->timer_op, REST_NS);
+		return;
+	}
+	log_error("stop: the image lacks acknowledged disk writes, which it did not take in time; "
+		  "the record is not given back. Start the other side with --primary --claim: its "
+		  "images have them");
+	leave(p, p->end_code ? p->end_code : EXIT_LACKS, "the image lacks disk writes");
+}
+
+static void finish_alone(struct primary *p)
+{
+	obuf_flush(&p->vm->obuf);
+	if (p->ft->images_behind) {
+		wait_for_images(p);
+		return;
+	}
+	end_record(p, ARBITER_STOPPED);
+	leave(p, p->end_code, NULL);
+}
+
 /* Everything the guest did is acknowledged, or this side alone owns the VM. */
 void primary_finish(struct primary *p)
 {
-	if (p->ending == END_HAND_OVER && p->phase == PRI_EPOCHS) {
+	if (p->ending == END_HAND_OVER && p->phase == PRI_EPOCHS)
 		hand_over(p);
-	} else if (p->phase == PRI_EPOCHS) {
+	else if (p->phase == PRI_EPOCHS)
 		say_bye(p);
-	} else {
-		obuf_flush(&p->vm->obuf);
-		end_record(p, ARBITER_STOPPED);
-		leave(p, p->end_code, NULL);
-	}
+	else
+		finish_alone(p);
 }
 
 /* --- the last epoch --------------------------------------------------------------------------- */

@@ -494,6 +494,8 @@ static void timer(struct loop_op *op, int res)
 
 	if (p->phase == PRI_IDLE)
 		try_peer(p);
+	else if (p->phase == PRI_REST)
+		primary_finish(p);
 	else if (p->phase == PRI_HELLO)
 		primary_lost(p, "connected, but no answer in time; is that a --secondary?");
 	else if (p->phase == PRI_BYE)

@@ -6,6 +6,7 @@
  *   HEART -- second socket writable --> SYNCING -- sender says synced --> EPOCHS
  *   any -- error, silence, end of stream --> IDLE (with a claim first, if the peer may run the VM)
  *   EPOCHS -- the VM is over, last epoch acked --> BYE -- DONE --> the end
+ *   IDLE -- the VM is over, the images lag --> REST -- they have all, or 30 s --> the end
  *   EPOCHS -- hand-over, last epoch acked --> HANDED -- RUNS --> the end
  *
  * Owner: the loop.
@@ -37,6 +38,7 @@ enum primary_phase {
 	PRI_EPOCHS,
 	PRI_BYE,    /* BYE said: the secondary is to say that its images have everything */
 	PRI_HANDED, /* HAND_OVER said: the secondary is to say that the VM runs there */
+	PRI_REST,   /* no link, stopped: the images here do not have all yet since the takeover */
 	PRI_PHASE_MAX
 };
 
@@ -74,6 +76,7 @@ struct primary {
 	bool owe_claim;	   /* the arbiter did not answer yet: VM stopped, output held */
 	bool user_paused;
 	enum primary_end ending;
+	uint64_t rest_until_ns;
 	uint64_t token; /* of the claim that takes the VM from here, 0 for none */
 	int end_code;
 	char last_trouble[CONFIG_MAX_PEERS][480]; /* of each peer: said once */
