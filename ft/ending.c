@@ -188,7 +188,11 @@ void primary_end(struct primary *p, int code)
 	if (p->ending == END_STOP)
 		return;
 	if (p->ending == END_HANDED && !p->owe_claim) {
-		log_warn("failover: the secondary is about to run the VM; stop it there");
+		log_warn("failover: the secondary is about to run the VM; stop it there, too: this "
+			 "side "
+			 "will stop it if it comes back");
+		p->stop_after = true;
+		p->stop_code = code;
 		return;
 	}
 	if (p->ending == END_HAND_OVER)
@@ -229,6 +233,12 @@ void primary_keep(struct primary *p)
 {
 	if (p->ending != END_HAND_OVER && p->ending != END_HANDED)
 		return;
+	if (p->stop_after) {
+		log_warn("failover: the secondary is lost; the VM is stopped here");
+		p->ending = END_STOP;
+		p->end_code = p->stop_code;
+		return;
+	}
 	log_warn("failover: the secondary is lost; the VM goes on here");
 	p->ending = END_NOT;
 }

@@ -591,18 +591,22 @@ void primary_stop(struct primary *p)
 	memset(p, 0, sizeof(*p));
 }
 
-void primary_pause(struct primary *p, bool pause)
+int primary_pause(struct primary *p, bool pause, struct err *e)
 {
-	struct err e = {0};
+	int r = 0;
 
+	/* Nobody would resume it, wherever it goes on. */
+	if (pause && p->ending > END_STOP)
+		return err_set(e, -EBUSY, "pause: the VM is being handed over");
 	p->user_paused = pause;
-	if (pause && vm_pause(p->vm, &e))
-		log_error("%s", e.msg);
+	if (pause)
+		r = vm_pause(p->vm, e);
 	if (!pause && !p->vm->running && !p->owe_claim && !p->ending) {
 		vm_resume(p->vm);
 		if (p->phase == PRI_EPOCHS && !p->in_flight)
 			loop_timer_set(p->ft->loop, &p->epoch_op, 0);
 	}
+	return r;
 }
 
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns)

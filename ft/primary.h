@@ -79,6 +79,8 @@ struct primary {
 	uint64_t rest_until_ns;
 	uint64_t token; /* of the claim that takes the VM from here, 0 for none */
 	int end_code;
+	bool stop_after; /* of END_HANDED: when the VM stays this side's, it is stopped */
+	int stop_code;
 	char last_trouble[CONFIG_MAX_PEERS][480]; /* of each peer: said once */
 	char lost_why[480];
 };
@@ -96,7 +98,8 @@ void primary_end(struct primary *p, int code);
  * PROTECTED, or paused; fails when the arbiter does not answer. Loop thread.
  */
 int primary_hand_over(struct primary *p, struct err *e);
-void primary_pause(struct primary *p, bool pause);
+/* -EBUSY: not while the VM is being handed over. */
+int primary_pause(struct primary *p, bool pause, struct err *e);
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns);
 /* Ends links and threads. Held output is dropped by the VM's own end. */
 void primary_stop(struct primary *p);

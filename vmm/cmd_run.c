@@ -200,6 +200,19 @@ static int set_going(struct run *r, struct err *e)
 	return code;
 }
 
+static int pause_vm(struct run *r, bool pause, struct err *e)
+{
+	if (r->primary.ft)
+		return primary_pause(&r->primary, pause, e);
+	if (pause)
+		return vm_pause(&r->vm, e);
+	if (r->waiting)
+		return set_going(r, e);
+	if (!r->vm.running)
+		vm_resume(&r->vm);
+	return 0;
+}
+
 static json_t *do_pause(struct run *r, bool pause, struct err *e)
 {
 	if (!r->has_vm) {
@@ -207,14 +220,8 @@ static json_t *do_pause(struct run *r, bool pause, struct err *e)
 			ft_state_name(r->ft.state));
 		return NULL;
 	}
-	if (r->primary.ft)
-		primary_pause(&r->primary, pause);
-	else if (pause && vm_pause(&r->vm, e))
+	if (pause_vm(r, pause, e))
 		return NULL;
-	else if (!pause && r->waiting && set_going(r, e))
-		return NULL;
-	else if (!pause && !r->vm.running)
-		vm_resume(&r->vm);
 	r->waiting = r->waiting && pause;
 	r->paused = pause;
 	if (!r->primary.ft)
