@@ -8,6 +8,7 @@ import signal
 
 import ftlab
 from ftlab import EXIT_FENCED, Deadline, Pair, Vm, Wire, expect
+from test_cli import refused
 from test_protect import same_images
 from testlib import Skip, start_load, test
 
@@ -134,24 +135,142 @@ def stop_secondary_too(lab):
         same_images(pair)
 
 
+def protect_by(pair, way):
+    """Like protect(), but the secondary reaches the arbiter by a link of its own."""
+    os.symlink(pair.arbiter_dir, way)
+    b = pair.secondary("B", "--arbiter", f"file:{way}/vm")
+    b.wait_state("STARTING")
+    a = pair.primary("A")
+    pair.in_step()
+    return a, b
+
+
+def lagging(lab, slow, way=None):
+    """The guest wrote much that the secondary acknowledged or will, and none of it can reach the image there:
+    25M of 32M, many blocks more than once. `way`: a link, the secondary's way to the arbiter. The pair."""
+    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(100000)} depth=16", net=False, disk=48, epoch="10s", timeout="5s")
+    pair.image["B"] = os.path.join(slow.folder, "disk")
+    a, b = protect_by(pair, way) if way else pair.protect()
+    slow.freeze()
+    d = Deadline(40)
+    while os.stat(pair.image["A"]).st_blocks < ftlab.work(50 << 10):
+        expect(a.alive() and b.alive(), "somebody ended")
+        d.check("the guest's writes")
+        a.nap(0.02)
+    return pair
+
+
+def same_bytes(pair):
+    with open(pair.image["A"], "rb") as a, open(pair.image["B"], "rb") as b:
+        return a.read() == b.read()
+
+
 @test(120)
 def handover_slow_image(lab):
     """a hand-over is seen though the queue is full; the guest's disk waits for it"""
     with SlowImage(lab) as slow:
-        pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(100000)} depth=16", net=False, disk=48, epoch="10s", timeout="5s")
-        pair.image["B"] = os.path.join(slow.folder, "disk")
-        a, b = pair.protect()
-        slow.freeze()
-        d = Deadline(40)
-        while os.stat(pair.image["A"]).st_blocks < ftlab.work(50 << 10):  # 25M of 32M, many blocks more than once
-            expect(a.alive() and b.alive(), "somebody ended")
-            d.check("the guest's writes")
-            a.nap(0.02)
+        pair = lagging(lab, slow)
+        a, b = pair.vm["A"], pair.vm["B"]
         a.call("failover")
         expect(a.wait_exit(40) == 3, f"exit code {a.code}: {a.log_text()} {b.log_text()}")
         b.wait_state("DEGRADED")
         slow.thaw()
         expect(b.wait_exit(60) == 0 and "blk ok" in b.console_text(), f"{b.code}: {b.console_text()}")
+
+
+def stop_new_side(lab, slow):
+    """A hand-over to a side whose image lags, and its stop there. The pair."""
+    pair = lagging(lab, slow)
+    a, b = pair.vm["A"], pair.vm["B"]
+    a.call("failover")
+    expect(a.wait_exit(40) == 3, f"exit code {a.code}: {a.log_text()} {b.log_text()}")
+    b.wait_state("DEGRADED")
+    b.call("stop", timeout_ns=0)
+    return pair
+
+
+@test(120)
+def stop_lagging_image(lab):
+    """a side that took over is stopped before its image has it all: the stop waits for that, and so does the record"""
+    with SlowImage(lab) as slow:
+        pair = stop_new_side(lab, slow)
+        b = pair.vm["B"]
+        expect(not record(pair)["stopped"], f"stopped before the image has it all: {record(pair)}")
+        expect("wait for the image" in b.status()["note"], f"{b.status()}")
+        slow.thaw()
+        expect(b.wait_exit(30) == 0, f"exit code {b.code}: {b.log_text()}")
+        expect(record(pair)["stopped"], f"{record(pair)}")
+        pair.primary("B").wait_state("UNPROTECTED")
+
+
+@test(120)
+def stop_lagging_killed(lab):
+    """the same, but it is killed meanwhile: an image that lacks acknowledged writes does not start unasked"""
+    with SlowImage(lab) as slow:
+        pair = stop_new_side(lab, slow)
+        b = pair.vm["B"]
+        expect(b.alive(), "it did not wait for the image")
+        b.signal(signal.SIGKILL)
+        slow.thaw()
+        b.wait_exit(20)
+        expect(not same_bytes(pair), "nothing was missing")
+        refused_start(pair, "B", "was not given back")
+
+
+@test(180)
+def stop_lagging_late(lab):
+    """the same, but the image takes nothing in time: that is said, and the record stays held"""
+    with SlowImage(lab) as slow:
+        pair = stop_new_side(lab, slow)
+        b = pair.vm["B"]
+        b.wait_log("stop: the image lacks", seconds=45)
+        slow.thaw()
+        expect(b.wait_exit(20) == 2, f"exit code {b.code}: {b.log_text()}")
+        expect(not (record(pair)["stopped"] or record(pair)["released"]), f"{record(pair)}")
+        refused_start(pair, "B", "was not given back")
+        pair.primary("A", "--claim").wait_state("UNPROTECTED")
+
+
+@test(120)
+def handover_held_sigterm(lab):
+    """the new side is told to end before the old one is gone: what was acknowledged goes to its image first"""
+    with SlowImage(lab) as slow:
+        way = lab.path("way")
+        pair = lagging(lab, slow, way)
+        a, b = pair.vm["A"], pair.vm["B"]
+        os.unlink(way)
+        a.call("failover")
+        b.wait_state("TAKING-OVER", seconds=20)
+        a.signal(signal.SIGSTOP)  # it takes nothing back
+        os.symlink(pair.arbiter_dir, way)
+        d = Deadline(4)
+        while record(pair)["generation"] < 2:
+            d.check("the claim of B")
+            b.nap(0.02)
+        b.signal(signal.SIGTERM)
+        b.wait_log("go to the image first")
+        a.kill()
+        slow.thaw()
+        expect(b.wait_exit(30) == 0, f"exit code {b.code}: {b.log_text()}")
+        expect(same_bytes(pair), "acknowledged writes were dropped")
+
+
+@test(60)
+def stop_handed(lab):
+    """a stop while the hand-over is in doubt: the side that takes the VM back stops it. Nobody pauses it meanwhile"""
+    pair = Pair(lab, **IDLE)
+    way = lab.path("way")
+    a, b = protect_by(pair, way)
+    os.unlink(way)
+    a.call("failover")
+    b.wait_state("TAKING-OVER")
+    refused(lab, ["pause", "vm"], "handed over", code=2)
+    a.call("stop", timeout_ns=0)
+    expect(a.wait_exit(15) == 0, f"exit code {a.code}: {a.log_text()}")
+    a.wait_log("will stop it if it comes back")
+    expect(record(pair)["stopped"], f"{record(pair)}")
+    os.symlink(pair.arbiter_dir, way)
+    b.wait_state("STARTING")
 
 
 @test(60)
