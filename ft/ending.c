@@ -188,9 +188,8 @@ void primary_end(struct primary *p, int code)
 	if (p->ending == END_STOP)
 		return;
 	if (p->ending == END_HANDED && !p->owe_claim) {
-		log_warn("failover: the secondary is about to run the VM; stop it there, too: this "
-			 "side "
-			 "will stop it if it comes back");
+		log_warn("failover: the secondary is about to run the VM; stop it there, too: "
+			 "this side will stop it if it comes back");
 		p->stop_after = true;
 		p->stop_code = code;
 		return;

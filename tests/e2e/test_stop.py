@@ -267,7 +267,7 @@ def stop_handed(lab):
     refused(lab, ["pause", "vm"], "handed over", code=2)
     a.call("stop", timeout_ns=0)
     expect(a.wait_exit(15) == 0, f"exit code {a.code}: {a.log_text()}")
-    a.wait_log("will stop it if it comes back")
+    a.wait_log("this side will stop it if it comes back")
     expect(record(pair)["stopped"], f"{record(pair)}")
     os.symlink(pair.arbiter_dir, way)
     b.wait_state("STARTING")
