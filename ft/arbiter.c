@@ -11,6 +11,8 @@
 #include "ft/deadline.h"
 #include "vmm/loop.h"
 
+#define DEADLINE_NS (ARBITER_DEADLINE_MS * 1000000ull)
+
 /* One call to the file back end, in its own thread; all it touches is in here. */
 struct job {
 	struct deadline_job base;
@@ -18,7 +20,9 @@ struct job {
 	enum arbiter_why why;
 	struct arbiter_file file;
 	uint64_t from;
-	struct arbiter_record record;
+	struct arbiter_record as;     /* the question of an end */
+	struct arbiter_record record; /* the answer; the thread's until the wait has ended */
+	uint64_t done_ns;
 	struct err err;
 };
 
@@ -38,7 +42,6 @@ static struct job *job_of(struct deadline_job *base)
 static int job_run(struct deadline_job *base)
 {
 	struct job *j = job_of(base);
-	struct arbiter_record as = j->record;
 	int r = -EINVAL;
 
 	switch (j->what) {
@@ -50,9 +53,10 @@ static int job_run(struct deadline_job *base)
 				       &j->err);
 		break;
 	case JOB_END:
-		r = arbiter_file_end(&j->file, &as, &j->record, &j->err);
+		r = arbiter_file_end(&j->file, &j->as, &j->record, &j->err);
 		break;
 	}
+	j->done_ns = loop_now_ns();
 	/* The file system's own timeout is a failure like others; -ETIMEDOUT says: not finished. */
 	return r == -ETIMEDOUT ? -EIO : r;
 }
@@ -67,7 +71,7 @@ static bool same_question(const struct job *a, const struct job *b)
 {
 	return a->what == b->what && a->what != JOB_READ && a->from == b->from &&
 	       a->why == b->why && a->file.token == b->file.token &&
-	       a->record.generation == b->record.generation && a->record.end == b->record.end;
+	       a->as.generation == b->as.generation && a->as.end == b->as.end;
 }
 
 static int start_job(struct arbiter *a, const struct job *ask, struct err *e)
@@ -109,31 +113,44 @@ static void forget_job(struct arbiter *a)
 	a->pending = NULL;
 }
 
-static int call_file(struct arbiter *a, struct job *ask, struct err *e)
+/* An answer that nobody fetched for so long is asked for again: others acted meanwhile. */
+static bool is_fresh(const struct job *j)
 {
-	uint64_t until = loop_now_ns() + ARBITER_DEADLINE_MS * 1000000ull;
-	int r;
+	return loop_now_ns() - j->done_ns < DEADLINE_NS;
+}
 
-	ask->file = a->file;
-	if (a->pending && !same_question(a->pending, ask)) {
-		if (wait_job(a, until, e) == -ETIMEDOUT)
-			return -ETIMEDOUT;
-		forget_job(a);
-	}
-	if (!a->pending) {
-		r = start_job(a, ask, e);
-		if (r)
-			return r;
-	}
-	r = wait_job(a, until, e);
-	if (r == -ETIMEDOUT)
-		return r;
+/* Of the pending job, which has ended. */
+static int take_answer(struct arbiter *a, int r, struct err *e)
+{
 	if (r == 0 || r == -ESTALE || r == -ECANCELED)
 		a->last = a->pending->record;
 	if (r)
 		err_set(e, r, "%s", a->pending->err.msg[0] ? a->pending->err.msg : strerror(-r));
 	forget_job(a);
 	return r;
+}
+
+static int call_file(struct arbiter *a, struct job *ask, struct err *e)
+{
+	uint64_t until = loop_now_ns() + DEADLINE_NS;
+	int r;
+
+	ask->file = a->file;
+	if (a->pending) {
+		bool same = same_question(a->pending, ask);
+
+		r = wait_job(a, until, e);
+		if (r == -ETIMEDOUT)
+			return r;
+		if (same && is_fresh(a->pending))
+			return take_answer(a, r, e);
+		forget_job(a);
+	}
+	r = start_job(a, ask, e);
+	if (r)
+		return r;
+	r = wait_job(a, until, e);
+	return r == -ETIMEDOUT ? r : take_answer(a, r, e);
 }
 
 int arbiter_open(struct arbiter **ret, const char *uri, const char *vm, const char *holder,
@@ -216,7 +233,7 @@ int arbiter_claim(struct arbiter *a, uint64_t from, enum arbiter_why why, uint64
 
 static int end_as(struct arbiter *a, const struct arbiter_record *as, struct err *e)
 {
-	struct job ask = {.what = JOB_END, .record = *as};
+	struct job ask = {.what = JOB_END, .as = *as};
 
 	if (a->is_file)
 		return call_file(a, &ask, e);
