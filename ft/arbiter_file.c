@@ -327,6 +327,7 @@ static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_rec
 {
 	struct arbiter_record now = *as;
 	char temp[NAME_CAP], name[NAME_CAP];
+	uint64_t highest;
 	int fd, r = read_current(f, d, ret, e);
 
 	if (r)
@@ -344,9 +345,34 @@ static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_rec
 		unlinkat(dirfd(d), temp, 0);
 		return r;
 	}
+	if (fsync(dirfd(d)) < 0)
+		return err_sys(e, "arbiter folder '%s'", f->folder);
+	/* Somebody may have gone on since we looked; see look_back(). */
+	r = scan(f, d, 0, &highest, e);
+	if (!r && highest > now.generation)
+		return lost(f, d, ret, e);
 	*ret = now;
 	ret->claim = f->claim;
-	return fsync(dirfd(d)) < 0 ? err_sys(e, "arbiter folder '%s'", f->folder) : 0;
+	return r;
+}
+
+/*
+ * An end and a claim that follows the same record are made first, and looked at then: one of the
+ * two sides sees the other. A claim that sees an end ends in the same way.
+ */
+static int look_back(const struct arbiter_file *f, DIR *d, uint64_t from,
+		     struct arbiter_record *ret, struct err *e)
+{
+	struct arbiter_record before = {.generation = from};
+	int r = read_record(f, d, &before, e);
+
+	if (r || before.end == ARBITER_HELD)
+		return r;
+	before.generation = from + 1;
+	r = end_in(f, d, &before, ret, e);
+	return r ? r
+		 : err_set(e, -ECANCELED, "VM '%s' was stopped in order by '%s'", f->vm,
+			   before.holder);
 }
 
 /* May the record at hand be followed by one of ours? 0, or why not. */
@@ -406,6 +432,8 @@ static int claim_in(const struct arbiter_file *f, DIR *d, uint64_t from, enum ar
 		r = make_record(f, d, &mine, abandoned, ret, e);
 	if (!r)
 		r = confirm(f, d, mine.generation, ret, e);
+	if (!r && from && why == ARBITER_GO_ON)
+		r = look_back(f, d, from, ret, e);
 	if (r)
 		return r;
 	remove_old(f, d, mine.generation);

@@ -1,0 +1,248 @@
+/* The arbiter's calls that end late, and the steps of two sides between each other's. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "ft/arbiter.h"
+
+/* Stands in for storage that is slow, or that others use at that very moment. */
+static struct {
+	atomic_int wait_fd; /* a link waits for a byte from here; 0: not */
+	atomic_int slow_ms; /* so long takes each sync */
+	void (*before_link)(void);
+	void (*before_rename)(void);
+} storage;
+
+int fsync(int fd)
+{
+	if (storage.slow_ms)
+		poll(NULL, 0, storage.slow_ms);
+	return (int)syscall(SYS_fsync, fd);
+}
+
+static void step(void (**hook)(void))
+{
+	void (*f)(void) = *hook;
+
+	*hook = NULL;
+	if (f)
+		f();
+}
+
+int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
+{
+	char byte;
+
+	if (storage.wait_fd && read(storage.wait_fd, &byte, 1) != 1)
+		abort();
+	step(&storage.before_link);
+	return (int)syscall(SYS_linkat, ofd, old, nfd, new, flags);
+}
+
+int renameat(int ofd, const char *old, int nfd, const char *new)
+{
+	step(&storage.before_rename);
+	return (int)syscall(SYS_renameat2, ofd, old, nfd, new, 0);
+}
+
+struct world {
+	char folder[64], uri[128];
+};
+
+static int setup(void **state)
+{
+	struct world *w = calloc(1, sizeof(*w));
+
+	strcpy(w->folder, "/tmp/ftvmm-arbiter-XXXXXX");
+	assert_non_null(mkdtemp(w->folder));
+	snprintf(w->uri, sizeof(w->uri), "file:%s/vm", w->folder);
+	memset(&storage, 0, sizeof(storage));
+	*state = w;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+	char cmd[128];
+
+	snprintf(cmd, sizeof(cmd), "rm -rf %s", w->folder);
+	assert_int_equal(system(cmd), 0);
+	free(w);
+	return 0;
+}
+
+static struct arbiter *open_as(const struct world *w, const char *holder)
+{
+	struct arbiter *a = NULL;
+	struct err e = {0};
+
+	assert_int_equal(arbiter_open(&a, w->uri, "web1", holder, &e), 0);
+	return a;
+}
+
+static unsigned count_threads(void)
+{
+	char line[128];
+	unsigned n = 0;
+	FILE *f = fopen("/proc/self/status", "r");
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "Threads: %u", &n) == 1)
+			break;
+	fclose(f);
+	return n;
+}
+
+/* Every call takes longer than its deadline, but ends: asked again, it is answered. */
+static void slow_but_steady_storage_answers(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen = 0;
+	int r = -ETIMEDOUT;
+
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	storage.slow_ms = 1500; /* two of them in a claim, and one in an end */
+	for (int i = 0; i < 2 && r == -ETIMEDOUT; i++)
+		r = arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e);
+	assert_int_equal(r, 0);
+	assert_int_equal(gen, 2);
+	for (int i = 0, n = -ETIMEDOUT; i < 2 && n == -ETIMEDOUT; i++)
+		r = n = arbiter_end(a, 2, ARBITER_STOPPED, &e);
+	storage.slow_ms = 0;
+	assert_int_equal(r, 0);
+	assert_int_equal(arbiter_last(a)->end, ARBITER_STOPPED);
+	arbiter_close(a);
+}
+
+/* Nobody fetched the answer, and others acted meanwhile: it is not taken for the truth. */
+static void an_old_answer_is_asked_for_again(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
+	struct err e = {0};
+	uint64_t gen = 0;
+	int pipes[2];
+
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	assert_int_equal(pipe(pipes), 0);
+	storage.wait_fd = pipes[0];
+	assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), -ETIMEDOUT);
+	storage.wait_fd = 0;
+	assert_int_equal(write(pipes[1], "x", 1), 1);
+	while (count_threads() > 1)
+		poll(NULL, 0, 1);
+	e.code = 0;
+	assert_int_equal(arbiter_claim(b, 2, ARBITER_START, &gen, &e), 0);
+	poll(NULL, 0, ARBITER_DEADLINE_MS + 100); /* the age of an answer is what this is about */
+	assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), -ESTALE);
+	assert_int_equal(arbiter_last(a)->generation, 3);
+	arbiter_close(a);
+	arbiter_close(b);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+/* The two sides of the race, of which one stops at the moment when the other claims. */
+static struct {
+	struct arbiter *stops, *claims;
+	int stopped, claimed;
+} race;
+
+static void stop_now(void)
+{
+	struct err e = {0};
+
+	race.stopped = arbiter_end(race.stops, 1, ARBITER_STOPPED, &e);
+}
+
+static void claim_now(void)
+{
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	race.claimed = arbiter_claim(race.claims, 1, ARBITER_GO_ON, &gen, &e);
+}
+
+static void begin_race(const struct world *w)
+{
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	race.stops = open_as(w, "hostA");
+	race.claims = open_as(w, "hostB");
+	arbiter_set_side(race.stops, 0xa);
+	arbiter_set_side(race.claims, 0xb);
+	assert_int_equal(arbiter_claim(race.stops, 0, ARBITER_START, &gen, &e), 0);
+}
+
+static void end_race(struct arbiter_record *ret)
+{
+	struct err e = {0};
+
+	assert_int_equal(arbiter_read(race.claims, ret, &e), 0);
+	arbiter_close(race.stops);
+	arbiter_close(race.claims);
+}
+
+/* The claimer looked before the stop, and links after it. */
+static void a_stop_within_a_claim_cancels_it(void **state)
+{
+	struct arbiter_record rec;
+
+	begin_race(*state);
+	storage.before_link = stop_now;
+	claim_now();
+	assert_int_equal(race.stopped, 0);
+	assert_int_equal(race.claimed, -ECANCELED);
+	/* Asked again it does not come to life. */
+	claim_now();
+	assert_int_equal(race.claimed, -ESTALE);
+	end_race(&rec);
+	assert_int_equal(rec.generation, 2);
+	assert_int_equal(rec.end, ARBITER_STOPPED);
+	assert_int_equal(rec.side, 0xa);
+	assert_string_equal(rec.holder, "hostA");
+}
+
+/* The other way round: who stops is told that the VM runs. */
+static void a_claim_within_a_stop_wins(void **state)
+{
+	struct arbiter_record rec;
+
+	begin_race(*state);
+	storage.before_rename = claim_now;
+	stop_now();
+	assert_int_equal(race.claimed, 0);
+	assert_int_equal(race.stopped, -ESTALE);
+	end_race(&rec);
+	assert_int_equal(rec.generation, 2);
+	assert_int_equal(rec.end, ARBITER_HELD);
+	assert_string_equal(rec.holder, "hostB");
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(slow_but_steady_storage_answers),
+		TEST(an_old_answer_is_asked_for_again),
+		TEST(a_stop_within_a_claim_cancels_it),
+		TEST(a_claim_within_a_stop_wins),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
