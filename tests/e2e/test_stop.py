@@ -318,9 +318,11 @@ def stop_syncing(lab):
     """a stop in the first sync: the other side's image is half empty, and does not start"""
     wire = Wire(lab)
     pair = Pair(lab, wire=wire, **{**IDLE, "timeout": "5s"})
+    with open(pair.image["A"], "r+b") as f:
+        f.write(lab.rng.randbytes(40 << 20))  # more than the sockets on the way take in
     b = pair.secondary("B")
     b.wait_state("STARTING")
-    wire.do("rate 20000")  # the ballast alone takes longer than this test
+    wire.do("rate 20000")
     a = pair.primary("A")
     a.wait_state("SYNCING")
     expect(a.stop() == 0, f"exit code {a.code}")
