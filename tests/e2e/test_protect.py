@@ -388,7 +388,7 @@ def pause_protected(lab):
 def fill_output(lab, pair, packets):
     """Have the guest answer until so many frames of it are held. True: they are, in step."""
     a, b = pair.vm["A"], pair.vm["B"]
-    end = ftlab.mono() + int(15e9 * ftlab.SLOW)
+    end = ftlab.mono() + int(15e9 * min(ftlab.SLOW, 3))
     with lab.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.connect((ftlab.GUEST_IP, 7))
         while ftlab.mono() < end:
@@ -405,7 +405,8 @@ def fill_output(lab, pair, packets):
 @test(60)
 def stop_full(lab):
     """`stop` with more output held than can leave before the peer misses a heartbeat: it is over"""
-    pair = Pair(lab, epoch="1500ms", timeout="100ms", extra=["--output-limit", "64M"], disk=0)
+    epoch = int(min(1500 * ftlab.SLOW, 9000))
+    pair = Pair(lab, epoch=f"{epoch}ms", timeout="100ms", extra=["--output-limit", "64M"], disk=0)
     a, b = pair.protect()
     lab.probe()
     if not fill_output(lab, pair, ftlab.work(60000)):

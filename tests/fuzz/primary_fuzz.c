@@ -212,7 +212,7 @@ static void operator_does(unsigned c)
 {
 	switch (c & 3) {
 	case 0:
-		primary_pause(&pri, c & 4);
+		primary_pause(&pri, c & 4, NULL);
 		break;
 	case 1:
 		primary_hand_over(&pri, NULL);
