@@ -75,7 +75,8 @@ def main():
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 1 << 31))
     args = parser.parse_args()
     where, why = host.place(host.BARE)
-    say(why)
+    if "FTVMM_IN_BED" not in os.environ:
+        say(why)
     if where == "bed":
         return pool.run_in_bed(os.path.abspath(__file__), ["--kills", str(args.kills), "--seed", str(args.seed)])
     ftlab.main_signals()
