@@ -14,9 +14,11 @@ LDFLAGS := $(filter -fsanitize=%,$(CFLAGS_$(V))) -pie -Wl,-z,relro,-z,now -pthre
 INCS := -I/usr/include/libnl3
 LIBS := -luring -lfdt -lnl-3 -ljansson -llz4 -lxxhash
 
-SRCS := $(sort $(wildcard vmm/*.c devices/*.c ft/*.c postcopy/*.c net/*.c))
+# The rooms of the program, bottom up; tests/lint.sh holds every include to this order.
+ROOMS := vmm/base vmm/machine vmm/wire net devices vmm/conf vmm/boot vmm/vm vmm/copy ft/common ft/epoch ft/role postcopy vmm/cli
+SRCS := $(sort $(wildcard $(addsuffix /*.c,$(ROOMS))))
 OBJS := $(SRCS:%.c=$(B)/%.o)
-LIBOBJS := $(filter-out $(B)/vmm/main.o,$(OBJS))
+LIBOBJS := $(filter-out $(B)/vmm/cli/main.o,$(OBJS))
 
 GUESTS := $(patsubst guests/%.c,%,$(wildcard guests/*.c))
 GLIB_SRC := $(wildcard guests/lib/*.c guests/lib/*.S)
@@ -51,10 +53,10 @@ help:
 $(B)/ftvmm: $(OBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 # Builds with a planted bug that the tests must catch: one object differs from the normal ones.
-BUG_release := ft/epoch RELEASE_EARLY
-BUG_skip := ft/capture SKIP_PAGE
-BUG_partial := ft/stage PARTIAL_EPOCH
-BUG_order := ft/disklog DISK_ORDER
+BUG_release := ft/role/epoch RELEASE_EARLY
+BUG_skip := ft/epoch/capture SKIP_PAGE
+BUG_partial := ft/epoch/stage PARTIAL_EPOCH
+BUG_order := ft/epoch/disklog DISK_ORDER
 BUGS := release skip partial order
 .PHONY: bugs
 bugs: $(BUGS:%=build/bug-%/ftvmm)

@@ -1,7 +1,7 @@
 /*
  * What every device has in common. A device is KVM-free: it sees guest memory, the event loop, the
- * bus and the output buffer; interrupts are an eventfd (bound to an irqfd by vmm/vm.c), doorbells
- * are eventfds (bound to ioeventfds). So it can be tested without /dev/kvm.
+ * bus and the output buffer; interrupts are an eventfd (bound to an irqfd by vmm/vm/vm.c),
+ * doorbells are eventfds (bound to ioeventfds). So it can be tested without /dev/kvm.
  *
  * Threads: register accesses come from vCPU threads and take `lock`; everything else runs on the
  * loop thread and takes `lock` too. save/load/resume are called with all vCPUs stopped.
@@ -13,11 +13,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vmm/bus.h"
-#include "vmm/err.h"
-#include "vmm/loop.h"
-#include "vmm/mem.h"
-#include "vmm/state.h"
+#include "vmm/machine/bus.h"
+#include "vmm/base/err.h"
+#include "vmm/base/loop.h"
+#include "vmm/machine/mem.h"
+#include "vmm/machine/state.h"
 
 struct obuf;
 

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vmm/log.h"
+#include "vmm/base/log.h"
 
 #define SECTOR 512u
 /* Operations of one disk at the kernel; the loop's slots are shared by all disks. */

@@ -9,8 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vmm/err.h"
-#include "vmm/loop.h"
+#include "vmm/base/err.h"
+#include "vmm/base/loop.h"
 
 enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_ZERO, DISK_DISCARD };
 

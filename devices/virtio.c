@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "devices/virtio_mmio.h"
-#include "vmm/log.h"
+#include "vmm/base/log.h"
 
 #define ACK	    VIRTIO_CONFIG_S_ACKNOWLEDGE
 #define DRIVER	    VIRTIO_CONFIG_S_DRIVER

@@ -10,7 +10,7 @@
 
 #include "devices/device.h"
 #include "devices/virtq.h"
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
 
 #define VIRTIO_MAX_QUEUES 17 /* 8 pairs of a NIC and its control queue */
 

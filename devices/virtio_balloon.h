@@ -7,7 +7,7 @@
 #define DEVICES_VIRTIO_BALLOON_H
 
 #include "devices/device.h"
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
 
 int virtio_balloon_new(const struct dev_env *env, const struct mdev *md, struct device **ret,
 		       struct err *e);

@@ -4,7 +4,7 @@
 
 #include "devices/device.h"
 #include "devices/disk.h"
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
 
 /* The disk stays the caller's and outlives the device. Loop thread, before vCPUs run. */
 int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk *disk,

@@ -4,7 +4,7 @@
 
 #include "devices/device.h"
 #include "net/obuf.h"
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
 
 /* What the guest prints goes through env->obuf and then to out(arg, ...). Loop thread. */
 int virtio_console_new(const struct dev_env *env, const struct mdev *md, obuf_sink_fn *out,

@@ -13,7 +13,7 @@
 #include "net/announce.h"
 #include "net/flow.h"
 #include "net/obuf.h"
-#include "vmm/log.h"
+#include "vmm/base/log.h"
 
 /* Queues: receive and transmit of pair 0, of pair 1, ..., then control. */
 #define RX(pair)  (2 * (pair))

@@ -11,7 +11,7 @@
 
 #include "devices/device.h"
 #include "net/netdev.h"
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
 
 struct virtio_net_stats {
 	uint64_t tx_frames, tx_bad; /* taken from the guest; of these dropped as malformed */

@@ -3,7 +3,7 @@
 #define DEVICES_VIRTIO_RNG_H
 
 #include "devices/device.h"
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
 
 int virtio_rng_new(const struct dev_env *env, const struct mdev *md, struct device **ret,
 		   struct err *e);

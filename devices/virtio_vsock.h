@@ -11,7 +11,7 @@
 
 #include "devices/device.h"
 #include "net/vsock_host.h"
-#include "vmm/machine.h"
+#include "vmm/machine/machine.h"
 
 struct virtio_vsock_stats {
 	uint64_t tx_packets, tx_bad; /* taken from the guest; of these against the rules */

@@ -13,9 +13,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vmm/err.h"
-#include "vmm/mem.h"
-#include "vmm/state.h"
+#include "vmm/base/err.h"
+#include "vmm/machine/mem.h"
+#include "vmm/machine/state.h"
 
 #define VIRTQ_MAX_SIZE 256
 

@@ -7,7 +7,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "vmm/loop.h"
+#include "vmm/base/loop.h"
 
 #define PERIOD_NS (WATCHDOG_PERIOD_MS * 1000000ull)
 

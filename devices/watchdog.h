@@ -1,7 +1,7 @@
 /*
- * A watchdog as the WDAT table describes it (vmm/acpi.c): a count that the guest sets and resets,
- * in steps of 100 ms. Ports 0x610 to 0x61f, 32 bits each. Time that the VM is paused does not
- * count.
+ * A watchdog as the WDAT table describes it (vmm/boot/acpi.c): a count that the guest sets and
+ * resets, in steps of 100 ms. Ports 0x610 to 0x61f, 32 bits each. Time that the VM is paused does
+ * not count.
  */
 #ifndef DEVICES_WATCHDOG_H
 #define DEVICES_WATCHDOG_H

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "vmm/hash.h"
+#include "vmm/base/hash.h"
 
 #define IP6_BYTES 40u
 

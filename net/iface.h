@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vmm/err.h"
+#include "vmm/base/err.h"
 
 #define IFACE_MAC_LEN 6
 

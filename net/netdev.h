@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vmm/err.h"
+#include "vmm/base/err.h"
 
 #define NET_VNET_HDR  12
 #define NET_FRAME_MAX (65536 + 64) /* with offloads a frame may be 64 KiB */

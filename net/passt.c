@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #include "net/netdev.h"
-#include "vmm/log.h"
-#include "vmm/loop.h"
+#include "vmm/base/log.h"
+#include "vmm/base/loop.h"
 
 #define LENGTH	  4u	 /* bytes before a frame */
 #define FRAME_MAX 65535u /* what passt takes itself */

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "net/vsock_sock.h"
-#include "vmm/log.h"
+#include "vmm/base/log.h"
 
 #define LINE_NS	     2000000000ull /* a program says what it wants within this time */
 #define CONNECT_NS   2000000000ull /* a program that listens has room within this time */

@@ -16,8 +16,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "vmm/err.h"
-#include "vmm/loop.h"
+#include "vmm/base/err.h"
+#include "vmm/base/loop.h"
 
 #define VSOCK_MAX_CONNS 128
 #define VSOCK_BUF_BYTES 65536u /* most that waits for one host program to read */

@@ -17,8 +17,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "vmm/chan.h"
-#include "vmm/loop.h"
+#include "vmm/wire/chan.h"
+#include "vmm/base/loop.h"
 
 #define NATIVE_UNUSED __attribute__((unused))
 #define ROUNDS	      9u

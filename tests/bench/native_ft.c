@@ -11,9 +11,9 @@
 #include <semaphore.h>
 #include <sys/mman.h>
 
-#include "ft/capture.h"
-#include "ft/send.h"
-#include "ft/sync.h"
+#include "ft/epoch/capture.h"
+#include "ft/epoch/send.h"
+#include "ft/epoch/sync.h"
 
 #define FAR	    7919u /* prime: neighbours are far apart, all pages come by */
 #define MANY	    1024u /* pages in the largest epoch */

@@ -7,11 +7,11 @@
 
 #include <fcntl.h>
 
-#include "ft/arbiter.h"
-#include "ft/diskapply.h"
-#include "ft/disklog.h"
-#include "vmm/log.h"
-#include "vmm/stream.h"
+#include "ft/common/arbiter.h"
+#include "ft/epoch/diskapply.h"
+#include "ft/epoch/disklog.h"
+#include "vmm/base/log.h"
+#include "vmm/wire/stream.h"
 
 static char folder[400];
 

@@ -1,11 +1,11 @@
 /*
- * The page writer and reader alone, beside memcpy of as many pages: all methods of ft/pages.c, and
- * ft/squeeze.c on a fast link, where trying LZ4 does not pay.
+ * The page writer and reader alone, beside memcpy of as many pages: all methods of
+ * vmm/copy/pages.c, and vmm/copy/squeeze.c on a fast link, where trying LZ4 does not pay.
  */
 #include "tests/bench/native.h"
 
-#include "ft/pages.h"
-#include "ft/squeeze.h"
+#include "vmm/copy/pages.h"
+#include "vmm/copy/squeeze.h"
 
 #define PAGES 512u /* 2 MiB, an epoch's worth */
 #define LAPS  4u   /* in one measurement */

@@ -30,7 +30,9 @@ START = "<!-- from ftvmm run --help-md -->"
 END = "<!-- end -->"
 EXAMPLES = ["README.md", "configs/README.md", *sorted(
     os.path.relpath(p, ROOT) for p in glob.glob(os.path.join(ROOT, "docs/*.md")))]
-MAPS = [f"{d}/README.md" for d in ("vmm", "ft", "net", "devices", "postcopy", "docs")]
+with open(os.path.join(ROOT, "Makefile"), encoding="utf-8") as makefile:
+    ROOMS = next(line for line in makefile if line.startswith("ROOMS := ")).split()[2:]
+MAPS = [f"{d}/README.md" for d in ["vmm", "ft", "docs", *ROOMS]]
 
 
 def read(name):
@@ -251,7 +253,7 @@ def check_man():
 
 def check_states():
     """Every state of the program is explained in docs/operations.md."""
-    text, code = read("docs/operations.md"), read("ft/ft.c")
+    text, code = read("docs/operations.md"), read("ft/common/ft.c")
     for state in re.findall(r'\[FT_\w+\] = "([A-Z-]+)"', code):
         if not re.search(rf"^\| {state} \|", text, re.M):
             raise Failed(f"docs/operations.md does not explain the state {state}")
@@ -260,7 +262,7 @@ def check_states():
 def check_phases():
     """Every phase and frame of the protocol is in docs/protocol.md, and no other."""
     text = read("docs/protocol.md")
-    code = read("ft/primary.h") + read("ft/secondary.h") + read("vmm/stream.h")
+    code = read("ft/role/primary.h") + read("ft/role/secondary.h") + read("vmm/wire/stream.h")
     known = set(re.findall(r"\b((?:PRI|SEC|FRAME)_[A-Z_]+)\b", code))
     known -= {"PRI_PHASE_MAX", "FRAME_TYPE_MAX"}
     named = set(re.findall(r"\b((?:PRI|SEC|FRAME)_[A-Z_]+)\b", text))
@@ -269,7 +271,7 @@ def check_phases():
 
 
 TESTS = {f"names:{n}": (lambda n=n: check_names(n)) for n in EXAMPLES + MAPS if n != "docs/ancestry.md"}
-TESTS.update({f"map:{d}": (lambda d=d: check_map(d)) for d in ("vmm", "ft", "net", "devices")})
+TESTS.update({f"map:{d}": (lambda d=d: check_map(d)) for d in ROOMS})
 TESTS.update({"ancestry": check_ancestry, "options": check_options, "commands": check_commands, "man": check_man,
               "states": check_states, "phases": check_phases})
 

@@ -62,7 +62,7 @@ def kill_random(lab):
 
 def steps():
     """All steps, from the list that the program is built with."""
-    with open(os.path.join(ftlab.ROOT, "ft/steps.h")) as f:
+    with open(os.path.join(ftlab.ROOT, "ft/common/steps.h")) as f:
         return re.findall(r'X\(\w+, "([a-z-]+)"\)', f.read())
 
 
@@ -85,7 +85,7 @@ HANDED = ("runs-said", "gone-heard")  # the other side may have left by then
 
 @test(30)
 def kill_steps_known(lab):
-    """every step of ft/steps.h has a place in these tests"""
+    """every step of ft/common/steps.h has a place in these tests"""
     mine = (ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER + STOPPING +
             STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED)
     expect(sorted(mine) == sorted(steps()), f"differ: {set(mine) ^ set(steps())}")

@@ -10,8 +10,8 @@
 
 #include "tests/fuzz/fuzz.h"
 
-#include "ft/arbiter_file.h"
-#include "vmm/log.h"
+#include "ft/common/arbiter_file.h"
+#include "vmm/base/log.h"
 
 #define FILES 6
 

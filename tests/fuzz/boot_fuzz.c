@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vmm/boot_elf.h"
-#include "vmm/boot_linux.h"
+#include "vmm/boot/boot_elf.h"
+#include "vmm/boot/boot_linux.h"
 
 #define RAM	   (4ull << 20)
 #define LOW	   (1u << 20)

@@ -11,8 +11,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "vmm/config.h"
-#include "vmm/fdt.h"
+#include "vmm/conf/config.h"
+#include "vmm/machine/fdt.h"
 
 #define FILES 8 /* /proc/self/fd/100 and so on */
 

@@ -10,9 +10,9 @@
 
 #include "tests/fuzz/fuzz.h"
 
-#include "vmm/console_sock.h"
-#include "vmm/ctl_sock.h"
-#include "vmm/log.h"
+#include "vmm/cli/console_sock.h"
+#include "vmm/cli/ctl_sock.h"
+#include "vmm/base/log.h"
 
 #define CLIENTS 6
 

@@ -11,7 +11,7 @@
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/cpuid_rows.h"
 
-#include "vmm/cpuid.h"
+#include "vmm/machine/cpuid.h"
 
 #define MAX 80
 

@@ -8,10 +8,10 @@
 
 #include "tests/fuzz/fuzz.h"
 
-#include "vmm/ctl.h"
-#include "vmm/ctl_client.h"
-#include "vmm/ctl_sock.h"
-#include "vmm/log.h"
+#include "vmm/cli/ctl.h"
+#include "vmm/cli/ctl_client.h"
+#include "vmm/cli/ctl_sock.h"
+#include "vmm/base/log.h"
 
 #define CLIENTS 18
 #define KEEP	(2 * CTL_CLIENT_MAX)

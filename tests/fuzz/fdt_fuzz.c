@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vmm/fdt.h"
-#include "vmm/mem.h"
+#include "vmm/machine/fdt.h"
+#include "vmm/machine/mem.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

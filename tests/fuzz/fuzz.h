@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vmm/loop.h"
+#include "vmm/base/loop.h"
 
 #define FUZZ_UNUSED __attribute__((unused))
 

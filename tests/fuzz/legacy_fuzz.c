@@ -17,7 +17,7 @@
 #include "devices/rtc.h"
 #include "devices/serial.h"
 #include "devices/watchdog.h"
-#include "vmm/log.h"
+#include "vmm/base/log.h"
 
 enum { SERIAL, RTC, I8042, GED, WATCHDOG, PVPANIC, DEBUGEXIT, NDEV };
 

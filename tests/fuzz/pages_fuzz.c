@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ft/pages.h"
+#include "vmm/copy/pages.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

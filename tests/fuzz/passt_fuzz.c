@@ -13,8 +13,8 @@
 #include "tests/fuzz/fuzz.h"
 
 #include "net/netdev.h"
-#include "vmm/log.h"
-#include "vmm/loop.h"
+#include "vmm/base/log.h"
+#include "vmm/base/loop.h"
 
 #define HDR NET_VNET_HDR
 #define MAX 65535u

@@ -14,9 +14,9 @@
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/vm.h"
 
-#include "ft/primary.h"
-#include "ft/wire.h"
-#include "vmm/log.h"
+#include "ft/role/primary.h"
+#include "ft/common/wire.h"
+#include "vmm/base/log.h"
 
 #define EPOCHS 64
 

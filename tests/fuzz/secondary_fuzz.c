@@ -14,10 +14,10 @@
 #include "tests/fuzz/vm.h"
 #include "tests/unit/stream_wire.h"
 
-#include "ft/pages.h"
-#include "ft/secondary.h"
-#include "vmm/fdt.h"
-#include "vmm/log.h"
+#include "vmm/copy/pages.h"
+#include "ft/role/secondary.h"
+#include "vmm/machine/fdt.h"
+#include "vmm/base/log.h"
 
 #define CONNS 6
 

@@ -11,10 +11,10 @@
 #include "tests/fuzz/vm.h"
 #include "tests/unit/stream_wire.h"
 
-#include "vmm/fdt.h"
-#include "vmm/log.h"
-#include "vmm/snapshot.h"
-#include "vmm/stream.h"
+#include "vmm/machine/fdt.h"
+#include "vmm/base/log.h"
+#include "vmm/copy/snapshot.h"
+#include "vmm/wire/stream.h"
 
 #define SESSION	 1 /* of every file */
 #define PARTS	 8

@@ -27,7 +27,7 @@
 #include "devices/virtio_vsock_int.h"
 #include "net/netdev.h"
 #include "net/obuf.h"
-#include "vmm/log.h"
+#include "vmm/base/log.h"
 
 #define BASE	  0xd0000000ull
 #define MEM_BYTES (2ull << 20)

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "vmm/stream.h"
+#include "vmm/wire/stream.h"
 
 #define HOSTILE_WAIT_NS 60000000000ull /* only something broken gets there */
 #define HOSTILE_TURN_NS 5000000000ull  /* an epoch that will be acknowledged is by then */

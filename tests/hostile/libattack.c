@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "tests/hostile/hostile.h"
-#include "vmm/hash.h"
-#include "vmm/loop.h"
+#include "vmm/base/hash.h"
+#include "vmm/base/loop.h"
 
 #define SAMPLES 16 /* random sessions of an attack, times scale */
 

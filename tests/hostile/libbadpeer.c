@@ -14,10 +14,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "ft/wire.h"
+#include "ft/common/wire.h"
 #include "tests/hostile/hostile.h"
-#include "vmm/chan.h"
-#include "vmm/loop.h"
+#include "vmm/wire/chan.h"
+#include "vmm/base/loop.h"
 
 #define BEAT_NS	    15000000ull
 #define FLOOD_NS    800000000ull

@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "tests/hostile/hostile.h"
-#include "vmm/chan.h"
-#include "vmm/loop.h"
+#include "vmm/wire/chan.h"
+#include "vmm/base/loop.h"
 
 int call_connect(const char *uri)
 {

@@ -6,10 +6,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "ft/wire.h"
+#include "ft/common/wire.h"
 #include "tests/hostile/hostile.h"
-#include "vmm/chan.h"
-#include "vmm/loop.h"
+#include "vmm/wire/chan.h"
+#include "vmm/base/loop.h"
 
 static void put(int fd, const struct bytes *b)
 {

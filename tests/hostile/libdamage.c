@@ -2,10 +2,10 @@
 #include <string.h>
 
 #include "tests/hostile/hostile.h"
-#include "vmm/state_wire.h"
-#include "vmm/vcpu.h"
+#include "vmm/machine/state_wire.h"
+#include "vmm/vm/vcpu.h"
 
-/* The value of a field in a row of fields (vmm/state_wire.h), and its length. */
+/* The value of a field in a row of fields (vmm/machine/state_wire.h), and its length. */
 static uint8_t *find_field(uint8_t *p, uint32_t *len, uint16_t id)
 {
 	uint32_t left = *len;

@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ft/wire.h"
+#include "ft/common/wire.h"
 #include "tests/hostile/hostile.h"
-#include "vmm/fdt.h"
-#include "vmm/machine.h"
+#include "vmm/machine/fdt.h"
+#include "vmm/machine/machine.h"
 
 #define FDT_HEADER 40 /* bytes */
 

@@ -10,9 +10,9 @@
 #include <unistd.h>
 
 #include "tests/hostile/hostile.h"
-#include "vmm/chan.h"
-#include "vmm/hash.h"
-#include "vmm/loop.h"
+#include "vmm/wire/chan.h"
+#include "vmm/base/hash.h"
+#include "vmm/base/loop.h"
 
 static uint64_t random_state = 1;
 

@@ -11,8 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "vmm/acpi.h"
-#include "vmm/aml.h"
+#include "vmm/boot/acpi.h"
+#include "vmm/boot/aml.h"
 
 #define GPA   0xe0000ull
 #define GENID 0xef000ull

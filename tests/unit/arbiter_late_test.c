@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-#include "ft/arbiter.h"
+#include "ft/common/arbiter.h"
 
 /* Stands in for storage that is slow, or that others use at that very moment. */
 static struct {

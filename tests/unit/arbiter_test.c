@@ -21,9 +21,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "ft/arbiter.h"
-#include "ft/arbiter_file.h"
-#include "ft/deadline.h"
+#include "ft/common/arbiter.h"
+#include "ft/common/arbiter_file.h"
+#include "vmm/base/deadline.h"
 
 /* Stands in for a file system that hangs, or that loses the answer of a link it carried out. */
 static struct {

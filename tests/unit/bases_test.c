@@ -9,9 +9,9 @@
 
 #include <cmocka.h>
 
-#include "ft/bases.h"
-#include "ft/pages.h"
-#include "ft/squeeze.h"
+#include "ft/epoch/bases.h"
+#include "vmm/copy/pages.h"
+#include "vmm/copy/squeeze.h"
 
 static uint8_t bufs[16][8];
 

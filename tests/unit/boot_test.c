@@ -14,8 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "vmm/boot.h"
-#include "vmm/boot_layout.h"
+#include "vmm/boot/boot.h"
+#include "vmm/boot/boot_layout.h"
 
 #define RAM	  (64ull << 20)
 #define PREF	  0x1000000ull

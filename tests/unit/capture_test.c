@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "ft/capture.h"
+#include "ft/epoch/capture.h"
 
 #define BYTES (8ull << 20)
 #define PAGES (BYTES / MEM_PAGE_SIZE)

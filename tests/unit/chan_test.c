@@ -20,8 +20,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "vmm/chan.h"
-#include "vmm/loop.h"
+#include "vmm/wire/chan.h"
+#include "vmm/base/loop.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 

@@ -13,8 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vmm/config.h"
-#include "vmm/option.h"
+#include "vmm/conf/config.h"
+#include "vmm/conf/option.h"
 
 /* Run from the top of the tree; the tests run in a scratch folder with the files examples name. */
 static char top[256], scratch[] = "/tmp/ftvmm-config-XXXXXX";

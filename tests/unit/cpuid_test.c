@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "tests/unit/cpuid_rows.h"
-#include "vmm/cpuid.h"
+#include "vmm/machine/cpuid.h"
 
 #define MAX 64
 
@@ -173,7 +173,7 @@ static void level_lacks(void **state)
 	free(o);
 }
 
-/* A host whose KVM cannot keep XCR0 (vmm/kvm.c takes these away): no AVX of any kind. */
+/* A host whose KVM cannot keep XCR0 (vmm/vm/kvm.c takes these away): no AVX of any kind. */
 static void without_xsave(void **state)
 {
 	struct kvm_cpuid2 *o = OFFER(intel);

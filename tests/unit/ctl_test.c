@@ -19,9 +19,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "vmm/ctl.h"
-#include "vmm/ctl_sock.h"
-#include "vmm/log.h"
+#include "vmm/cli/ctl.h"
+#include "vmm/cli/ctl_sock.h"
+#include "vmm/base/log.h"
 
 #define WAIT_MS 20000 /* nothing here takes this long; a hang is to fail, not to hang */
 

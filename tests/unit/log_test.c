@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "vmm/log.h"
+#include "vmm/base/log.h"
 
 static void once_a_second(void **state)
 {

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vmm/mem.h"
+#include "vmm/machine/mem.h"
 
 #define BYTES (4ull << 20)
 #define PAGES (BYTES / MEM_PAGE_SIZE)

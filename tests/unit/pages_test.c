@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "ft/pages.h"
+#include "vmm/copy/pages.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define NPAGES	 1000

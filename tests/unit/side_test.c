@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "ft/side.h"
+#include "ft/common/side.h"
 
 static char folder[32];
 static struct config cfg;

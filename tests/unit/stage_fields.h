@@ -2,8 +2,8 @@
 #ifndef TESTS_UNIT_STAGE_FIELDS_H
 #define TESTS_UNIT_STAGE_FIELDS_H
 
-#include "vmm/state_wire.h"
-#include "vmm/vm.h"
+#include "vmm/machine/state_wire.h"
+#include "vmm/vm/vm.h"
 
 typedef void fields_fn(void *arg, const struct field *f, size_t head, size_t value,
 		       uint32_t length);

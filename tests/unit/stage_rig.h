@@ -33,9 +33,9 @@
 #include "devices/serial.h"
 #include "devices/virtio_blk.h"
 #include "devices/virtio_rng.h"
-#include "ft/pages.h"
-#include "ft/stage.h"
-#include "vmm/log.h"
+#include "vmm/copy/pages.h"
+#include "ft/epoch/stage.h"
+#include "vmm/base/log.h"
 
 #define RIG_UNUSED __attribute__((unused))
 #ifndef RIG_MEM

@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-#include "vmm/state.h"
+#include "vmm/machine/state.h"
 
 struct leaf {
 	uint16_t port;

@@ -1,7 +1,7 @@
 /*
  * Encoded state as a tree that can be changed and written again with all lengths put right, so that
  * tests reach what lies behind the checks of lengths. Written from the description of the format in
- * vmm/state_wire.h, not from its code.
+ * vmm/machine/state_wire.h, not from its code.
  */
 #ifndef TESTS_UNIT_STATE_TREE_H
 #define TESTS_UNIT_STATE_TREE_H
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vmm/state.h"
+#include "vmm/machine/state.h"
 
 #define TREE_KIDS 16
 

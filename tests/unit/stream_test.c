@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "tests/unit/stream_wire.h"
-#include "vmm/loop.h"
+#include "vmm/base/loop.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 

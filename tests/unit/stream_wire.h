@@ -1,6 +1,6 @@
 /*
- * Streams written by hand, from the description in vmm/stream.h: every header field can be wrong
- * while the checksum is right. Used by the tests and by the fuzzer.
+ * Streams written by hand, from the description in vmm/wire/stream.h: every header field can be
+ * wrong while the checksum is right. Used by the tests and by the fuzzer.
  */
 #ifndef TESTS_UNIT_STREAM_WIRE_H
 #define TESTS_UNIT_STREAM_WIRE_H
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "vmm/stream.h"
+#include "vmm/wire/stream.h"
 
 #define WIRE_SESSION 0x1122334455667788ull
 

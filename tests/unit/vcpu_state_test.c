@@ -8,8 +8,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "vmm/cpuid.h"
-#include "vmm/vcpu.h"
+#include "vmm/machine/cpuid.h"
+#include "vmm/vm/vcpu.h"
 
 static int fits(uint32_t offered, uint64_t xcr0, uint64_t present)
 {

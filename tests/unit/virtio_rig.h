@@ -22,8 +22,8 @@
 
 #include "devices/device.h"
 #include "net/obuf.h"
-#include "vmm/log.h"
-#include "vmm/machine.h"
+#include "vmm/base/log.h"
+#include "vmm/machine/machine.h"
 
 #define RIG_UNUSED __attribute__((unused))
 #define RIG_BASE   0xd0000000ull

@@ -10,9 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "vmm/config.h"
-#include "vmm/log.h"
-#include "vmm/vm.h"
+#include "vmm/conf/config.h"
+#include "vmm/base/log.h"
+#include "vmm/vm/vm.h"
 
 struct fix {
 	struct config cfg;

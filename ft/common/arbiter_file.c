@@ -1,0 +1,468 @@
+#define _GNU_SOURCE
+#include "ft/common/arbiter_file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RECORD_MAX 4096
+#define NAME_CAP   (NAME_MAX + 1)
+/* Leaves room for the longest suffix: ".tmp-" and 16 digits, or "." and 19. */
+#define PREFIX_MAX 230
+
+int arbiter_file_init(struct arbiter_file *f, const char *path, const char *vm, const char *holder,
+		      struct err *e)
+{
+	const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+	int folder = slash ? (int)(slash - path) : 0;
+
+	if (!*base || strlen(base) > PREFIX_MAX || folder >= (int)sizeof(f->folder))
+		return err_set(
+			e, -EINVAL,
+			"arbiter 'file:%.80s': must be file:FOLDER/NAME, NAME of 1..%d characters",
+			path, PREFIX_MAX);
+	snprintf(f->folder, sizeof(f->folder), "%.*s", folder, path);
+	if (!slash)
+		snprintf(f->folder, sizeof(f->folder), ".");
+	else if (!folder)
+		snprintf(f->folder, sizeof(f->folder), "/");
+	snprintf(f->prefix, sizeof(f->prefix), "%s", base);
+	snprintf(f->vm, sizeof(f->vm), "%s", vm);
+	snprintf(f->holder, sizeof(f->holder), "%s", holder);
+	return 0;
+}
+
+/* The generation in a file name, 0 when it is not a record of ours. */
+static uint64_t name_generation(const struct arbiter_file *f, const char *name)
+{
+	size_t n = strlen(f->prefix);
+	uint64_t v = 0;
+	const char *p;
+
+	if (strncmp(name, f->prefix, n) || name[n] != '.' || name[n + 1] < '1' || name[n + 1] > '9')
+		return 0;
+	for (p = name + n + 1; *p >= '0' && *p <= '9'; p++)
+		if (__builtin_mul_overflow(v, 10u, &v) ||
+		    __builtin_add_overflow(v, (unsigned)(*p - '0'), &v))
+			return 0;
+	/* Room for the next one, and what JSON integers can say. */
+	return *p || v >= INT64_MAX ? 0 : v;
+}
+
+static void generation_name(const struct arbiter_file *f, uint64_t generation, char name[NAME_CAP])
+{
+	snprintf(name, NAME_CAP, "%.*s.%" PRIu64, PREFIX_MAX, f->prefix, generation);
+}
+
+/* A folder opened anew each time: a cached listing could miss the other host's record. */
+static DIR *open_folder(const struct arbiter_file *f, struct err *e)
+{
+	DIR *d = opendir(f->folder);
+
+	if (!d)
+		err_sys(e, "arbiter folder '%s'", f->folder);
+	return d;
+}
+
+/* Highest generation in the folder; with below > 0 also removes records lower than that. */
+static int scan(const struct arbiter_file *f, DIR *d, uint64_t below, uint64_t *ret_highest,
+		struct err *e)
+{
+	struct dirent *ent;
+
+	*ret_highest = 0;
+	rewinddir(d);
+	for (errno = 0; (ent = readdir(d)); errno = 0) {
+		uint64_t g = name_generation(f, ent->d_name);
+
+		if (g > *ret_highest)
+			*ret_highest = g;
+		if (g && g < below)
+			unlinkat(dirfd(d), ent->d_name, 0);
+	}
+	return errno ? err_sys(e, "arbiter folder '%s'", f->folder) : 0;
+}
+
+/* It is printed: one line, nothing that moves the cursor. */
+static bool printable(const char *s)
+{
+	for (; *s; s++)
+		if ((unsigned char)*s < ' ' || *s == 0x7f)
+			return false;
+	return true;
+}
+
+/* An identity: 16 hexadecimal digits; absent in records of old versions. */
+static int parse_id(const json_t *root, const char *key, uint64_t *ret)
+{
+	const json_t *v = json_object_get(root, key);
+	const char *text = json_string_value(v);
+
+	*ret = 0;
+	if (!v)
+		return 0;
+	if (!text || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16)
+		return -EBADMSG;
+	*ret = strtoull(text, NULL, 16);
+	return 0;
+}
+
+static int parse_record(const struct arbiter_file *f, const char *name, const char *text,
+			size_t len, struct arbiter_record *r, struct err *e)
+{
+	json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
+	const char *vm, *holder;
+	json_int_t generation, when;
+	int released, stopped = 0, code = 0;
+
+	if (json_unpack(root, "{ss sI ss sI sb s?b}", "vm", &vm, "generation", &generation,
+			"holder", &holder, "time", &when, "released", &released, "stopped",
+			&stopped) ||
+	    (uint64_t)generation != r->generation || !printable(vm) || !printable(holder) ||
+	    parse_id(root, "claim", &r->claim) || parse_id(root, "side", &r->side) ||
+	    parse_id(root, "token", &r->token))
+		code = err_set(e, -EBADMSG,
+			       "arbiter record '%s/%s' is damaged; look at it, then remove it and "
+			       "start with "
+			       "--claim",
+			       f->folder, name);
+	else if (strcmp(vm, f->vm))
+		code = err_set(e, -EBADMSG,
+			       "arbiter record '%s/%s' is of VM '%.63s', not '%s'; give each VM "
+			       "an --arbiter of its own, and both sides of a VM one --name",
+			       f->folder, name, vm, f->vm);
+	if (!code) {
+		snprintf(r->holder, sizeof(r->holder), "%s", holder);
+		r->time = when;
+		r->end = released ? ARBITER_RELEASED : stopped ? ARBITER_STOPPED : ARBITER_HELD;
+	}
+	json_decref(root);
+	return code;
+}
+
+static int read_record(const struct arbiter_file *f, DIR *d, struct arbiter_record *r,
+		       struct err *e)
+{
+	char name[NAME_CAP], text[RECORD_MAX];
+	struct stat st;
+	ssize_t n = -1;
+	int fd, code = 0;
+
+	generation_name(f, r->generation, name);
+	/* Not blocking on, nor following, something planted in its place. */
+	fd = openat(dirfd(d), name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (fd < 0)
+		return err_sys(e, "arbiter record '%s/%s'", f->folder, name);
+	if (fstat(fd, &st) < 0 || (S_ISREG(st.st_mode) && (n = read(fd, text, sizeof(text))) < 0))
+		code = err_sys(e, "arbiter record '%s/%s'", f->folder, name);
+	close(fd);
+	return code ? code : parse_record(f, name, text, n < 0 ? 0 : n, r, e);
+}
+
+static int read_current(const struct arbiter_file *f, DIR *d, struct arbiter_record *ret,
+			struct err *e)
+{
+	int r;
+
+	memset(ret, 0, sizeof(*ret));
+	r = scan(f, d, 0, &ret->generation, e);
+	if (r || !ret->generation)
+		return r;
+	return read_record(f, d, ret, e);
+}
+
+int arbiter_file_read(const struct arbiter_file *f, struct arbiter_record *ret, struct err *e)
+{
+	DIR *d = open_folder(f, e);
+	int r;
+
+	if (!d)
+		return e && e->code ? e->code : -EIO;
+	r = read_current(f, d, ret, e);
+	closedir(d);
+	return r;
+}
+
+static int write_all(int fd, const char *text, size_t len)
+{
+	while (len) {
+		ssize_t n = write(fd, text, len);
+
+		if (n < 0 && errno != EINTR)
+			return -1;
+		if (n > 0) {
+			text += n;
+			len -= n;
+		}
+	}
+	return fsync(fd);
+}
+
+/* "released" also for old versions, which know no other end. */
+static char *record_text(const struct arbiter_file *f, const struct arbiter_record *r)
+{
+	char claim[17], side[17], token[17], *text;
+	json_t *root;
+
+	snprintf(claim, sizeof(claim), "%016" PRIx64, f->claim);
+	snprintf(side, sizeof(side), "%016" PRIx64, r->side);
+	root = json_pack("{ss sI ss sI sb sb ss ss}", "vm", f->vm, "generation",
+			 (json_int_t)r->generation, "holder", r->holder, "time",
+			 (json_int_t)r->time, "released", r->end == ARBITER_RELEASED, "stopped",
+			 r->end == ARBITER_STOPPED, "claim", claim, "side", side);
+	snprintf(token, sizeof(token), "%016" PRIx64, r->token);
+	if (root && r->token)
+		json_object_set_new(root, "token", json_string(token));
+	text = root ? json_dumps(root, JSON_COMPACT) : NULL;
+	json_decref(root);
+	return text;
+}
+
+/* A whole record under a name of its own. Returns its fd; name is filled in. */
+static int write_temp(const struct arbiter_file *f, DIR *d, const struct arbiter_record *r,
+		      char name[NAME_CAP], struct err *e)
+{
+	char *text = record_text(f, r);
+	uint64_t random;
+	int fd = -1, code = 0;
+
+	if (!text)
+		return err_set(e, -EINVAL,
+			       "arbiter: the name of the VM or of the holder is not UTF-8");
+	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+		code = err_sys(e, "arbiter: random number");
+	snprintf(name, NAME_CAP, "%.*s.tmp-%016" PRIx64, PREFIX_MAX, f->prefix, random);
+	if (!code)
+		fd = openat(dirfd(d), name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
+			    0644);
+	if (!code && (fd < 0 || write_all(fd, text, strlen(text)) < 0))
+		code = err_sys(e, "arbiter file '%s/%s'", f->folder, name);
+	if (code && fd >= 0) {
+		close(fd);
+		unlinkat(dirfd(d), name, 0);
+	}
+	free(text);
+	return code ? code : fd;
+}
+
+/*
+ * Give the record its number. A network file system may carry out a link and lose the answer; then
+ * the count of links tells the truth (open(2), O_EXCL).
+ */
+static int link_record(const struct arbiter_file *f, DIR *d, int fd, const char *temp,
+		       uint64_t generation, struct err *e)
+{
+	char name[NAME_CAP];
+	struct stat st;
+	int saved;
+
+	generation_name(f, generation, name);
+	if (linkat(dirfd(d), temp, dirfd(d), name, 0) == 0)
+		return 0;
+	saved = errno;
+	if (fstat(fd, &st) == 0 && st.st_nlink == 2)
+		return 0;
+	if (saved == EEXIST)
+		return -ESTALE;
+	errno = saved;
+	return err_sys(e, "arbiter record '%s/%s'", f->folder, name);
+}
+
+static int lost(const struct arbiter_file *f, DIR *d, struct arbiter_record *ret, struct err *e)
+{
+	struct err inner = {0};
+
+	/* Who won is only for the message; that we did not is certain. */
+	read_current(f, d, ret, &inner);
+	return err_set(e, -ESTALE, "generation %" PRIu64 " of VM '%s' is held by '%s'%s",
+		       ret->generation, f->vm, ret->holder,
+		       ret->end != ARBITER_HELD ? ", who has stopped" : "");
+}
+
+/*
+ * After our link: still the highest? A claimer that was stopped for long enough could find its
+ * number free again because old records are removed; then newer ones exist. And whoever has gone
+ * on from our number meanwhile did so by force, and wins.
+ */
+static int confirm(const struct arbiter_file *f, DIR *d, uint64_t generation,
+		   struct arbiter_record *ret, struct err *e)
+{
+	char name[NAME_CAP];
+	uint64_t highest;
+	int r;
+
+	if (fsync(dirfd(d)) < 0)
+		return err_sys(e, "arbiter folder '%s'", f->folder);
+	r = scan(f, d, 0, &highest, e);
+	if (r || highest == generation)
+		return r;
+	if (highest > generation + ARBITER_FILE_KEEP) {
+		generation_name(f, generation, name);
+		unlinkat(dirfd(d), name, 0);
+	}
+	return lost(f, d, ret, e);
+}
+
+static void remove_old(const struct arbiter_file *f, DIR *d, uint64_t generation)
+{
+	uint64_t highest;
+
+	/* What stays for want of rights does no harm. */
+	if (generation > ARBITER_FILE_KEEP)
+		scan(f, d, generation - ARBITER_FILE_KEEP, &highest, NULL);
+}
+
+static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_record *as,
+		  struct arbiter_record *ret, struct err *e)
+{
+	struct arbiter_record now = *as;
+	char temp[NAME_CAP], name[NAME_CAP];
+	uint64_t highest;
+	int fd, r = read_current(f, d, ret, e);
+
+	if (r)
+		return r;
+	if (ret->generation != now.generation || ret->claim != f->claim)
+		return lost(f, d, ret, e);
+	now.time = time(NULL);
+	fd = write_temp(f, d, &now, temp, e);
+	if (fd < 0)
+		return fd;
+	close(fd);
+	generation_name(f, now.generation, name);
+	if (renameat(dirfd(d), temp, dirfd(d), name) < 0) {
+		r = err_sys(e, "arbiter record '%s/%s'", f->folder, name);
+		unlinkat(dirfd(d), temp, 0);
+		return r;
+	}
+	if (fsync(dirfd(d)) < 0)
+		return err_sys(e, "arbiter folder '%s'", f->folder);
+	/* Somebody may have gone on since we looked; see look_back(). */
+	r = scan(f, d, 0, &highest, e);
+	if (!r && highest > now.generation)
+		return lost(f, d, ret, e);
+	*ret = now;
+	ret->claim = f->claim;
+	return r;
+}
+
+/*
+ * An end and a claim that follows the same record are made first, and looked at then: one of the
+ * two sides sees the other. A claim that sees an end ends in the same way.
+ */
+static int look_back(const struct arbiter_file *f, DIR *d, uint64_t from,
+		     struct arbiter_record *ret, struct err *e)
+{
+	struct arbiter_record before = {.generation = from};
+	int r = read_record(f, d, &before, e);
+
+	if (r || before.end == ARBITER_HELD)
+		return r;
+	before.generation = from + 1;
+	r = end_in(f, d, &before, ret, e);
+	return r ? r
+		 : err_set(e, -ECANCELED, "VM '%s' was stopped in order by '%s'", f->vm,
+			   before.holder);
+}
+
+/* May the record at hand be followed by one of ours? 0, or why not. */
+static int check_claim(const struct arbiter_file *f, DIR *d, uint64_t from, enum arbiter_why why,
+		       struct arbiter_record *ret, struct err *e)
+{
+	if (ret->generation > from)
+		return lost(f, d, ret, e);
+	if (ret->generation < from)
+		return err_set(e, -ENODATA,
+			       "arbiter folder '%s' has generation %" PRIu64 " of VM '%s', %" PRIu64
+			       " was expected; is the shared storage mounted?",
+			       f->folder, ret->generation, f->vm, from);
+	if (why == ARBITER_GO_ON && ret->end != ARBITER_HELD)
+		return err_set(e, -ECANCELED, "VM '%s' was stopped in order by '%s'", f->vm,
+			       ret->holder);
+	return 0;
+}
+
+static int make_record(const struct arbiter_file *f, DIR *d, const struct arbiter_record *mine,
+		       const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e)
+{
+	char temp[NAME_CAP];
+	int r, fd = write_temp(f, d, mine, temp, e);
+
+	if (fd < 0)
+		return fd;
+	if (abandoned && atomic_load(abandoned))
+		r = err_set(e, -EINTR, "arbiter: the claim was given up");
+	else
+		r = link_record(f, d, fd, temp, mine->generation, e);
+	close(fd);
+	unlinkat(dirfd(d), temp, 0);
+	return r == -ESTALE ? lost(f, d, ret, e) : r;
+}
+
+/*
+ * When the link or the step after it fails, the record may be there all the same. It stays: asked
+ * again, it is known by its identity; and nobody else may take it for one that was given back.
+ */
+static int claim_in(const struct arbiter_file *f, DIR *d, uint64_t from, enum arbiter_why why,
+		    const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e)
+{
+	struct arbiter_record mine = {.generation = from + 1,
+				      .time = time(NULL),
+				      .claim = f->claim,
+				      .side = f->side,
+				      .token = f->token};
+	int r = read_current(f, d, ret, e);
+	bool landed = !r && ret->generation == from + 1 && ret->claim == f->claim &&
+		      ret->end == ARBITER_HELD;
+
+	snprintf(mine.holder, sizeof(mine.holder), "%s", f->holder);
+	if (!r && !landed)
+		r = check_claim(f, d, from, why, ret, e);
+	if (!r && !landed)
+		r = make_record(f, d, &mine, abandoned, ret, e);
+	if (!r)
+		r = confirm(f, d, mine.generation, ret, e);
+	if (!r && from && why == ARBITER_GO_ON)
+		r = look_back(f, d, from, ret, e);
+	if (r)
+		return r;
+	remove_old(f, d, mine.generation);
+	*ret = mine;
+	return 0;
+}
+
+int arbiter_file_claim(const struct arbiter_file *f, uint64_t from, enum arbiter_why why,
+		       const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e)
+{
+	DIR *d = open_folder(f, e);
+	int r;
+
+	if (!d)
+		return e && e->code ? e->code : -EIO;
+	r = claim_in(f, d, from, why, abandoned, ret, e);
+	closedir(d);
+	return r;
+}
+
+int arbiter_file_end(const struct arbiter_file *f, const struct arbiter_record *as,
+		     struct arbiter_record *ret, struct err *e)
+{
+	DIR *d = open_folder(f, e);
+	int r;
+
+	if (!d)
+		return e && e->code ? e->code : -EIO;
+	r = end_in(f, d, as, ret, e);
+	closedir(d);
+	return r;
+}

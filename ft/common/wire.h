@@ -1,0 +1,51 @@
+/*
+ * Payloads of the fault tolerance frames: little-endian structs without padding holes. Page, disk
+ * log and state payloads have formats of their own (vmm/copy/pages.h, struct wire_disk,
+ * vmm/machine/state.h).
+ */
+#ifndef FT_WIRE_H
+#define FT_WIRE_H
+
+#include <stdint.h>
+
+/* FRAME_HELLO: followed by the machine description, fdt_bytes long. */
+struct wire_hello {
+	uint64_t generation;
+	uint64_t heartbeat_ns;
+	uint64_t peer_timeout_ns;
+	uint64_t disklog_bytes; /* most that one epoch's disk log holds */
+	uint32_t verify;	/* 1: epochs carry a hash of all RAM and state */
+	uint32_t fdt_bytes;
+	uint32_t shared_arbiter; /* 1: an arbiter that both sides see, 0: --arbiter none */
+	uint32_t pad;
+};
+
+/* FRAME_HEART */
+struct wire_heart {
+	uint64_t nonce; /* counts the sender's heartbeats */
+	uint64_t echo;	/* the last nonce received from the other side */
+};
+
+/* FRAME_DISK (sync) and entries of FRAME_DISKLOG; `data` bytes follow. */
+struct wire_disk {
+	uint32_t disk; /* index in machine.devs */
+	uint32_t kind; /* enum disk_op; DISK_WRITE in a sync */
+	uint64_t off;
+	uint32_t len;  /* bytes concerned */
+	uint32_t data; /* bytes that follow: len for a write, else 0 */
+};
+
+/* FRAME_HAND_OVER */
+struct wire_hand_over {
+	uint64_t token; /* not 0; the record of the secondary's claim is to carry it */
+};
+
+/* FRAME_EPOCH_END */
+struct wire_end {
+	uint64_t pages;	   /* entries in the epoch's page frames */
+	uint64_t disk_ops; /* entries in its disk log frames */
+	uint64_t ram_hash; /* with verify: XXH3 of all RAM at the seal */
+	uint64_t state_hash;
+};
+
+#endif

@@ -1,0 +1,205 @@
+#include "ft/epoch/diskapply.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/base/log.h"
+
+#define SLOW_NS 5000000000ull
+
+int diskapply_init(struct diskapply *da, const struct machine *m, struct disk *disks,
+		   void (*moved)(void *arg), void *arg)
+{
+	memset(da, 0, sizeof(*da));
+	da->machine = m;
+	for (unsigned i = 0; i < m->ndevs; i++)
+		disk_alias(&da->disks[i], &disks[i]);
+	da->moved = moved;
+	da->arg = arg;
+	da->buf = aligned_alloc(4096, DISKAPPLY_WRITE_MAX);
+	return da->buf ? 0 : -ENOMEM;
+}
+
+void diskapply_done(struct diskapply *da)
+{
+	diskapply_drain(da);
+	free(da->buf);
+	memset(da, 0, sizeof(*da));
+}
+
+static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t len, struct err *e)
+{
+	const struct machine *m = da->machine;
+	bool flush = w->kind == DISK_FLUSH;
+
+	if (w->disk >= m->ndevs || m->devs[w->disk].kind != MDEV_BLK ||
+	    m->devs[w->disk].ft != DISK_FT_MIRROR)
+		return err_set(e, -EBADMSG, "disk log: no mirrored disk %u", w->disk);
+	if (w->kind != DISK_WRITE && w->kind != DISK_ZERO && w->kind != DISK_DISCARD && !flush)
+		return err_set(e, -EBADMSG, "disk log: unknown operation %u", w->kind);
+	if (w->data != len || w->data != (w->kind == DISK_WRITE ? w->len : 0))
+		return err_set(e, -EBADMSG, "disk log: wrong number of bytes");
+	if (w->len > (w->kind == DISK_WRITE ? DISKAPPLY_WRITE_MAX : DISKAPPLY_RANGE_MAX))
+		return err_set(e, -EBADMSG, "disk log: %s of %u bytes", disk_op_name(w->kind),
+			       w->len);
+	if (w->len % 512 || w->off % 512 || (flush ? w->len != 0 : w->len == 0) ||
+	    w->off > m->devs[w->disk].bytes || w->len > m->devs[w->disk].bytes - w->off)
+		return err_set(e, -EBADMSG, "disk log: range outside disk '%s'",
+			       m->devs[w->disk].id);
+	return 0;
+}
+
+static int add_entry(struct diskapply_list *list, const struct wire_disk *w, const uint8_t *data)
+{
+	struct diskapply_entry *en = malloc(sizeof(*en) + w->data);
+
+	if (!en)
+		return -ENOMEM;
+	en->next = NULL;
+	en->wire = *w;
+	if (w->data)
+		memcpy(en->data, data, w->data);
+	if (list->last)
+		list->last->next = en;
+	else
+		list->head = en;
+	list->last = en;
+	list->count++;
+	list->bytes += sizeof(*en) + w->data;
+	return 0;
+}
+
+int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
+		    struct diskapply_list *list, struct err *e)
+{
+	struct wire_disk w;
+	int r;
+
+	if (len < sizeof(w))
+		return err_set(e, -EBADMSG, "disk log: short entry");
+	memcpy(&w, p, sizeof(w));
+	r = check(da, &w, len - sizeof(w), e);
+	if (r)
+		return r;
+	r = add_entry(list, &w, p + sizeof(w));
+	return r ? err_set(e, r, "disk log: out of memory") : 0;
+}
+
+int diskapply_flush(struct diskapply *da)
+{
+	struct diskapply_list list = {0};
+
+	for (uint32_t i = 0; i < da->machine->ndevs; i++) {
+		const struct wire_disk w = {.disk = i, .kind = DISK_FLUSH};
+		const struct mdev *md = &da->machine->devs[i];
+
+		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
+			continue;
+		if (add_entry(&list, &w, NULL)) {
+			diskapply_free(&list);
+			return -ENOMEM;
+		}
+	}
+	diskapply_push(da, &list);
+	return 0;
+}
+
+void diskapply_free(struct diskapply_list *list)
+{
+	while (list->head) {
+		struct diskapply_entry *en = list->head;
+
+		list->head = en->next;
+		free(en);
+	}
+	memset(list, 0, sizeof(*list));
+}
+
+static void start_next(struct diskapply *da);
+
+static void done(struct disk_req *r, int res)
+{
+	struct diskapply *da = r->arg;
+	struct diskapply_entry *en = da->queue.head;
+
+	da->busy = false;
+	da->queue.head = en->next;
+	if (!en->next)
+		da->queue.last = NULL;
+	da->pending_bytes -= sizeof(*en) + en->wire.data;
+	if (res < 0 && !da->error) {
+		da->error = res;
+		log_error("disk '%s': %s at byte %llu: %s", da->disks[en->wire.disk].id,
+			  disk_op_name(en->wire.kind), (unsigned long long)en->wire.off,
+			  strerror(-res));
+	}
+	free(en);
+	start_next(da);
+	da->moved(da->arg);
+}
+
+static void start_next(struct diskapply *da)
+{
+	struct diskapply_entry *en = da->queue.head;
+
+	if (!en || da->busy)
+		return;
+	da->busy = true;
+	memcpy(da->buf, en->data, en->wire.data);
+	da->req = (struct disk_req){.kind = en->wire.kind,
+				    .off = en->wire.off,
+				    .len = en->wire.len,
+				    .buf = da->buf,
+				    .done = done,
+				    .arg = da};
+	disk_submit(&da->disks[en->wire.disk], &da->req);
+}
+
+void diskapply_push(struct diskapply *da, struct diskapply_list *list)
+{
+	if (!list->head)
+		return;
+	if (da->queue.last)
+		da->queue.last->next = list->head;
+	else
+		da->queue.head = list->head;
+	da->queue.last = list->last;
+	da->pending_bytes += list->bytes;
+	memset(list, 0, sizeof(*list));
+	start_next(da);
+}
+
+bool diskapply_idle(const struct diskapply *da)
+{
+	return !da->queue.head;
+}
+
+void diskapply_drop(struct diskapply *da)
+{
+	struct diskapply_list rest = {0};
+
+	if (!da->queue.head)
+		return;
+	/* The head may be at the kernel: it stays until done() takes it. */
+	rest.head = da->queue.head->next;
+	da->queue.head->next = NULL;
+	da->queue.last = da->queue.head;
+	da->pending_bytes = sizeof(*da->queue.head) + da->queue.head->wire.data;
+	diskapply_free(&rest);
+}
+
+void diskapply_drain(struct diskapply *da)
+{
+	uint64_t warn_at = loop_now_ns() + SLOW_NS;
+
+	/* No deadline: the kernel has the buffer until it answers, and it does. */
+	while (da->busy) {
+		if (loop_now_ns() > warn_at) {
+			log_warn("disk '%s': waiting for the image, %llu bytes are left",
+				 da->req.disk->id, (unsigned long long)da->pending_bytes);
+			warn_at = loop_now_ns() + SLOW_NS;
+		}
+		loop_run_once(da->req.disk->loop, 100000000ull);
+	}
+}

@@ -1,0 +1,197 @@
+#include "ft/epoch/disklog.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SWITCH_POLL_NS 500000ull
+
+static unsigned index_of(const struct disklog *dl, const struct disk *d)
+{
+	unsigned i = 0;
+
+	while (dl->disks[i] != d)
+		i++;
+	return i;
+}
+
+static void hold_all(struct disklog *dl, bool hold)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		if (dl->disks[i])
+			disk_hold(dl->disks[i], hold);
+}
+
+static void mark(struct disklog *dl, const struct disk *d, const struct disk_req *r)
+{
+	uint64_t *bits = dl->bitmap[index_of(dl, d)];
+
+	if (r->kind == DISK_FLUSH)
+		return;
+	for (uint64_t b = r->off / DISKLOG_BLOCK; b <= (r->off + r->len - 1) / DISKLOG_BLOCK; b++)
+		__atomic_fetch_or(&bits[b / 64], 1ull << (b % 64), __ATOMIC_ACQ_REL);
+}
+
+static void append(struct disklog *dl, const struct disk *d, const struct disk_req *r)
+{
+	uint32_t data = r->kind == DISK_WRITE ? r->len : 0;
+	struct disklog_entry *en = malloc(sizeof(*en) + data);
+
+	if (!en) {
+		dl->failed = true;
+		return;
+	}
+	en->next = NULL;
+	en->wire = (struct wire_disk){index_of(dl, d), r->kind, r->off,
+				      r->kind == DISK_FLUSH ? 0 : r->len, data};
+	if (data)
+		memcpy(en->data, r->buf, data);
+#ifdef BUG_DISK_ORDER /* planted: later writes are applied first */
+	en->next = dl->open.head;
+	dl->open.head = en;
+	if (!dl->open.last)
+		dl->open.last = en;
+#else
+	if (dl->open.last)
+		dl->open.last->next = en;
+	else
+		dl->open.head = en;
+	dl->open.last = en;
+#endif
+	dl->open.count++;
+	dl->open.bytes += sizeof(*en) + data;
+	dl->bytes += sizeof(*en) + data;
+	if (dl->bytes > dl->limit_bytes && !dl->full) {
+		dl->full = true;
+		hold_all(dl, true);
+	}
+}
+
+static void on_submit(void *arg, struct disk *d, const struct disk_req *r)
+{
+	struct disklog *dl = arg;
+
+	if (dl->mode == DISKLOG_LOG)
+		append(dl, d, r);
+	else
+		mark(dl, d, r);
+}
+
+static bool busy(const struct disklog *dl)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		if (dl->disks[i] && dl->disks[i]->inflight)
+			return true;
+	return false;
+}
+
+/* Requests that were in flight when the hook was set are known to the disk only: look again. */
+static void try_switch(struct loop_op *op, int res)
+{
+	struct disklog *dl = op->arg;
+
+	if (busy(dl)) {
+		loop_timer_set(dl->loop, &dl->poll, SWITCH_POLL_NS);
+		return;
+	}
+	dl->switching = false;
+	dl->mode = DISKLOG_LOG;
+	dl->switched(dl->arg);
+	if (!dl->full)
+		hold_all(dl, false);
+}
+
+static void on_done(void *arg, struct disk *d, const struct disk_req *r, int res)
+{
+	struct disklog *dl = arg;
+
+	/* Again: the sender may have taken the mark and read the block before the data was there.
+	 */
+	if (dl->mode == DISKLOG_BITMAP)
+		mark(dl, d, r);
+}
+
+int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, struct disk *disks,
+		  uint64_t limit_bytes, struct err *e)
+{
+	memset(dl, 0, sizeof(*dl));
+	dl->loop = l;
+	dl->mode = DISKLOG_BITMAP;
+	dl->limit_bytes = limit_bytes;
+	for (unsigned i = 0; i < m->ndevs; i++) {
+		uint64_t blocks = (disks[i].bytes + DISKLOG_BLOCK - 1) / DISKLOG_BLOCK;
+
+		if (m->devs[i].kind != MDEV_BLK || m->devs[i].ft != DISK_FT_MIRROR)
+			continue;
+		dl->bitmap[i] = calloc((blocks + 63) / 64, sizeof(uint64_t));
+		if (!dl->bitmap[i]) {
+			disklog_stop(dl);
+			return err_set(e, -ENOMEM, "disk log: out of memory");
+		}
+		dl->disks[i] = &disks[i];
+		disks[i].hook = (struct disk_hook){on_submit, on_done, dl};
+	}
+	return 0;
+}
+
+void disklog_stop(struct disklog *dl)
+{
+	if (!dl->loop)
+		return;
+	loop_timer_del(dl->loop, &dl->poll);
+	dl->full = dl->switching = false;
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++) {
+		if (dl->disks[i])
+			dl->disks[i]->hook = (struct disk_hook){0};
+		free(dl->bitmap[i]);
+		dl->bitmap[i] = NULL;
+	}
+	dl->mode = DISKLOG_OFF;
+	disklog_free(dl, &dl->open);
+	hold_all(dl, false);
+	memset(dl, 0, sizeof(*dl));
+}
+
+void disklog_switch(struct disklog *dl, void (*switched)(void *arg), void *arg)
+{
+	dl->switched = switched;
+	dl->arg = arg;
+	dl->switching = true;
+	hold_all(dl, true);
+	dl->poll = (struct loop_op){.fn = try_switch, .arg = dl};
+	loop_timer_set(dl->loop, &dl->poll, 0);
+}
+
+struct disklog_list disklog_cut(struct disklog *dl)
+{
+	struct disklog_list list = dl->open;
+
+	memset(&dl->open, 0, sizeof(dl->open));
+	return list;
+}
+
+void disklog_free(struct disklog *dl, struct disklog_list *list)
+{
+	while (list->head) {
+		struct disklog_entry *en = list->head;
+
+		list->head = en->next;
+		free(en);
+	}
+	dl->bytes -= list->bytes;
+	memset(list, 0, sizeof(*list));
+	if (dl->full && dl->bytes <= dl->limit_bytes / 2) {
+		dl->full = false;
+		if (!dl->switching)
+			hold_all(dl, false);
+	}
+}
+
+bool disklog_take_block(struct disklog *dl, unsigned i, uint64_t b)
+{
+	uint64_t bit = 1ull << (b % 64);
+
+	if (!(__atomic_load_n(&dl->bitmap[i][b / 64], __ATOMIC_ACQUIRE) & bit))
+		return false;
+	return __atomic_fetch_and(&dl->bitmap[i][b / 64], ~bit, __ATOMIC_ACQ_REL) & bit;
+}

@@ -1,0 +1,63 @@
+/*
+ * Disk replication, primary side. While syncing, changes only mark blocks in a bitmap; from the
+ * switch on they are copied into the log of the open epoch, in the order in which they went to the
+ * image. The log of an epoch is freed when the epoch is acknowledged. Bounded: when it holds
+ * limit_bytes, the disks hold new requests until an ack comes (the guest waits, nothing grows).
+ *
+ * Owner: the loop; the sender reads the bitmap with atomics and a cut list until the ack.
+ */
+#ifndef FT_DISKLOG_H
+#define FT_DISKLOG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/disk.h"
+#include "ft/common/wire.h"
+#include "vmm/machine/machine.h"
+
+#define DISKLOG_BLOCK 65536u /* bytes per bit of the sync bitmap */
+
+struct disklog_entry {
+	struct disklog_entry *next;
+	struct wire_disk wire;
+	uint8_t data[];
+};
+
+struct disklog_list {
+	struct disklog_entry *head, *last;
+	uint64_t count, bytes;
+};
+
+enum disklog_mode { DISKLOG_OFF, DISKLOG_BITMAP, DISKLOG_LOG };
+
+struct disklog {
+	struct disk *disks[MACHINE_MAX_DEVS]; /* by index of machine.devs; NULL: not mirrored */
+	uint64_t *bitmap[MACHINE_MAX_DEVS];   /* atomic: blocks changed while syncing */
+	enum disklog_mode mode;
+	uint64_t limit_bytes, bytes;
+	bool switching; /* disks held until nothing is in flight */
+	struct loop *loop;
+	struct loop_op poll;	  /* while switching */
+	bool full;		  /* disks held until an ack */
+	bool failed;		  /* out of memory: the epoch cannot be sent */
+	struct disklog_list open; /* of the open epoch */
+	void (*switched)(void *arg);
+	void *arg;
+};
+
+/* Watch the mirrored disks, in bitmap mode. */
+int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, struct disk *disks,
+		  uint64_t limit_bytes, struct err *e);
+/* Stop watching, let held requests go on, free everything. */
+void disklog_stop(struct disklog *dl);
+/* Bitmap -> log, as soon as nothing is in flight; then switched(arg) is called. */
+void disklog_switch(struct disklog *dl, void (*switched)(void *arg), void *arg);
+/* The open epoch's entries, in order; the log goes on empty. VM stopped. */
+struct disklog_list disklog_cut(struct disklog *dl);
+/* The epoch is acknowledged (or given up): free its list. */
+void disklog_free(struct disklog *dl, struct disklog_list *list);
+/* Sender, bitmap mode: take block b of disk i: true when it was marked (and is now clear). */
+bool disklog_take_block(struct disklog *dl, unsigned i, uint64_t b);
+
+#endif

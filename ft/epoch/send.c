@@ -1,0 +1,268 @@
+#define _GNU_SOURCE
+#include "ft/epoch/send.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vmm/copy/pages.h"
+#include "ft/common/steps.h"
+#include "ft/epoch/sync.h"
+#include "vmm/base/loop.h"
+
+#define FRAME_FILL    (256u << 10)   /* page frames are written when they hold this much */
+#define SEND_DEADLINE 30000000000ull /* a dead peer is noticed much earlier, by its silence */
+
+static void notify(struct send *s)
+{
+	uint64_t one = 1;
+
+	if (write(s->notify_fd, &one, sizeof(one)) < 0)
+		return; /* the counter is at its maximum: the loop will look anyway */
+}
+
+static int write_frame(struct send *s, enum frame_type type, uint64_t epoch, const void *data,
+		       size_t len)
+{
+	struct iovec iov = {(void *)data, len};
+
+	return stream_send(s->stream, type, epoch, &iov, len ? 1 : 0,
+			   loop_now_ns() + SEND_DEADLINE);
+}
+
+static int write_pages(struct send *s, struct send_job *j)
+{
+	uint32_t put = 0;
+	size_t fill = 0;
+	int r = 0;
+
+	squeeze_look(&s->squeeze);
+	for (uint32_t i = 0; i < j->batch.n; i++) {
+		struct capture_page *p = &j->batch.pages[i];
+
+		if (!r)
+			fill += squeeze_encode(&s->squeeze, p->page, p->now, p->base,
+					       s->enc + fill);
+		if (fill < FRAME_FILL && i + 1 < j->batch.n)
+			continue;
+		capture_put(s->capture, j->batch.pages + put, i + 1 - put);
+		put = i + 1;
+		if (r)
+			continue;
+		r = write_frame(s, FRAME_PAGES, j->epoch, s->enc, fill);
+		__atomic_fetch_add(&s->page_bytes, fill, __ATOMIC_RELAXED);
+		fill = 0;
+		step_reached(STEP_SEND_PAGES);
+	}
+	j->batch.n = 0;
+	return r;
+}
+
+static int write_disklog(struct send *s, struct send_job *j)
+{
+	for (struct disklog_entry *en = j->disklog.head; en; en = en->next) {
+		struct iovec iov[2] = {{&en->wire, sizeof(en->wire)}, {en->data, en->wire.data}};
+		int r = stream_send(s->stream, FRAME_DISKLOG, j->epoch, iov, en->wire.data ? 2 : 1,
+				    loop_now_ns() + SEND_DEADLINE);
+
+		if (r)
+			return r;
+		step_reached(STEP_SEND_DISKLOG);
+	}
+	return 0;
+}
+
+static int write_parts(struct send *s, struct send_job *j)
+{
+	int r = 0;
+
+	if (j->first) {
+		step_reached(STEP_SEND_BEGIN);
+		r = write_frame(s, FRAME_EPOCH_BEGIN, j->epoch, NULL, 0);
+	}
+	if (!r)
+		r = write_pages(s, j);
+	if (r || !j->last)
+		return r;
+	r = write_disklog(s, j);
+	if (!r)
+		r = write_frame(s, FRAME_STATE, j->epoch, j->state, j->state_len);
+	step_reached(STEP_SEND_STATE);
+	__atomic_store_n(&s->ending, j->epoch, __ATOMIC_RELEASE);
+	if (!r)
+		r = write_frame(s, FRAME_EPOCH_END, j->epoch, &j->end, sizeof(j->end));
+	step_reached(STEP_SEND_END);
+	return r;
+}
+
+/* A small epoch is four frames: together they wake the peer once. Not TCP: no harm. */
+static int write_job(struct send *s, struct send_job *j)
+{
+	int on = 1, off = 0, r;
+
+	setsockopt(s->stream->fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
+	r = write_parts(s, j);
+	setsockopt(s->stream->fd, IPPROTO_TCP, TCP_CORK, &off, sizeof(off));
+	return r;
+}
+
+static struct send_job *next_job(struct send *s)
+{
+	struct send_job *j;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->queue && !s->stop)
+		pthread_cond_wait(&s->work, &s->lock);
+	j = s->stop ? NULL : s->queue;
+	if (j) {
+		s->queue = j->next;
+		if (!s->queue)
+			s->tail = &s->queue;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return j;
+}
+
+static void recycle(struct send *s, struct send_job *j)
+{
+	pthread_mutex_lock(&s->lock);
+	j->next = s->free;
+	s->free = j;
+	s->nfree++;
+	pthread_cond_signal(&s->idle);
+	pthread_mutex_unlock(&s->lock);
+}
+
+static void fail(struct send *s, int error)
+{
+	capture_close(s->capture);
+	pthread_mutex_lock(&s->lock);
+	s->error = error;
+	pthread_cond_signal(&s->idle);
+	pthread_mutex_unlock(&s->lock);
+	notify(s);
+}
+
+static void *thread(void *arg)
+{
+	struct send *s = arg;
+	struct send_job *j;
+	int r;
+
+	pthread_setname_np(pthread_self(), "ftsend");
+	r = sync_run(s->sync, s->stream, &s->squeeze);
+	if (r) {
+		fail(s, r);
+		return NULL;
+	}
+	__atomic_store_n(&s->synced, true, __ATOMIC_RELEASE);
+	notify(s);
+	while ((j = next_job(s))) {
+		r = write_job(s, j);
+		recycle(s, j);
+		if (r) {
+			fail(s, r);
+			break;
+		}
+	}
+	return NULL;
+}
+
+int send_start(struct send *s, struct stream *st, struct capture *c, struct sync *sync,
+	       size_t state_cap, int notify_fd, struct err *e)
+{
+	int r;
+
+	memset(s, 0, sizeof(*s));
+	s->stream = st;
+	s->capture = c;
+	s->sync = sync;
+	s->notify_fd = notify_fd;
+	squeeze_init(&s->squeeze, st->fd);
+	s->tail = &s->queue;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->work, NULL);
+	pthread_cond_init(&s->idle, NULL);
+	s->enc = malloc(FRAME_FILL + PAGE_ENTRY_MAX);
+	for (unsigned i = 0; i < SEND_JOBS; i++) {
+		struct send_job *j = &s->jobs[i];
+
+		j->batch.cap = c->nbufs;
+		j->batch.pages = calloc(j->batch.cap, sizeof(*j->batch.pages));
+		j->state = malloc(state_cap);
+		if (!j->batch.pages || !j->state || !s->enc)
+			return err_set(e, -ENOMEM, "sender: out of memory");
+		j->next = s->free;
+		s->free = j;
+	}
+	s->nfree = SEND_JOBS;
+	s->state_cap = state_cap;
+	r = pthread_create(&s->thread, NULL, thread, s);
+	s->started = r == 0;
+	return r ? err_set(e, -r, "sender: thread: %s", strerror(r)) : 0;
+}
+
+void send_stop(struct send *s)
+{
+	if (!s->stream)
+		return;
+	pthread_mutex_lock(&s->lock);
+	s->stop = true;
+	pthread_cond_broadcast(&s->work);
+	pthread_mutex_unlock(&s->lock);
+	if (s->started)
+		pthread_join(s->thread, NULL);
+	for (unsigned i = 0; i < SEND_JOBS; i++) {
+		free(s->jobs[i].batch.pages);
+		free(s->jobs[i].state);
+	}
+	free(s->enc);
+	pthread_mutex_destroy(&s->lock);
+	pthread_cond_destroy(&s->work);
+	pthread_cond_destroy(&s->idle);
+	memset(s, 0, sizeof(*s));
+}
+
+struct send_job *send_get_job(struct send *s)
+{
+	struct send_job *j;
+
+	pthread_mutex_lock(&s->lock);
+	while (!s->free && !s->error)
+		pthread_cond_wait(&s->idle, &s->lock);
+	j = s->error ? NULL : s->free;
+	if (j) {
+		s->free = j->next;
+		s->nfree--;
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (j) {
+		j->next = NULL;
+		j->batch.n = 0;
+		j->first = j->last = false;
+		j->state_len = 0;
+		j->disklog = (struct disklog_list){0};
+	}
+	return j;
+}
+
+void send_push(struct send *s, struct send_job *j)
+{
+	pthread_mutex_lock(&s->lock);
+	*s->tail = j;
+	s->tail = &j->next;
+	pthread_cond_signal(&s->work);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void send_drain(struct send *s)
+{
+	pthread_mutex_lock(&s->lock);
+	while (s->nfree < SEND_JOBS && !s->error)
+		pthread_cond_wait(&s->idle, &s->lock);
+	pthread_mutex_unlock(&s->lock);
+}

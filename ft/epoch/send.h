@@ -1,0 +1,71 @@
+/*
+ * The sender: a thread that first brings the peer into step (ft/epoch/sync.c), then encodes and
+ * writes one epoch after the other from staging. It is the only writer of the main stream after the
+ * handshake. Everything it tells the loop goes through one eventfd.
+ */
+#ifndef FT_SEND_H
+#define FT_SEND_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ft/epoch/capture.h"
+#include "ft/epoch/disklog.h"
+#include "vmm/copy/squeeze.h"
+#include "ft/common/wire.h"
+#include "vmm/wire/stream.h"
+
+struct sync;
+
+/* All that one epoch sends. Owner: loop while filling, sender from send_epoch() until sent. */
+struct send_job {
+	struct send_job *next;
+	uint64_t epoch;
+	bool first, last; /* of the epoch: a capture may be pushed in parts */
+	struct capture_batch batch;
+	struct disklog_list disklog;
+	uint8_t *state;
+	uint32_t state_len;
+	struct wire_end end;
+};
+
+#define SEND_JOBS 3
+
+struct send {
+	struct stream *stream;
+	struct capture *capture;
+	struct sync *sync;
+	size_t state_cap;
+	pthread_t thread;
+	bool started;
+	int notify_fd; /* eventfd: look at synced, error, wants_log */
+	pthread_mutex_t lock;
+	pthread_cond_t work, idle;
+	struct send_job *queue, **tail;
+	struct send_job *free;
+	unsigned nfree;
+	struct send_job jobs[SEND_JOBS];
+	bool stop;
+	bool synced;		/* the peer has all but what the first epoch brings */
+	int error;		/* negative errno: the stream is broken */
+	uint64_t ending;	/* atomic: the last epoch whose end went out, or is about to */
+	uint8_t *enc;		/* encode buffer; sender only */
+	struct squeeze squeeze; /* sender only */
+	uint64_t page_bytes;	/* atomic: encoded page bytes so far */
+};
+
+int send_start(struct send *s, struct stream *st, struct capture *c, struct sync *sync,
+	       size_t state_cap, int notify_fd, struct err *e);
+/* Ends the thread; shut the socket down first, so that it does not wait for the peer. */
+void send_stop(struct send *s);
+/* An empty job, waiting for one to be sent if need be; NULL after an error. Loop. */
+struct send_job *send_get_job(struct send *s);
+void send_push(struct send *s, struct send_job *j);
+/*
+ * Wait until the sender has nothing in hand: after that the loop may write to the stream. An ack
+ * alone does not say so, it can overtake the last lines of the write. Loop.
+ */
+void send_drain(struct send *s);
+
+#endif

@@ -1,0 +1,56 @@
+/*
+ * Staging at the secondary: all that an epoch brings is kept apart until it is whole and verified;
+ * then it is committed by plain copies that cannot fail, or thrown away. Grows up to one copy of
+ * guest RAM plus the announced disk log, never more.
+ *
+ * Owner: the loop.
+ */
+#ifndef FT_STAGE_H
+#define FT_STAGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ft/epoch/diskapply.h"
+#include "ft/common/wire.h"
+#include "vmm/base/err.h"
+#include "vmm/wire/stream.h"
+#include "vmm/vm/vm.h"
+
+#define STAGE_SLAB_PAGES 256
+#define STAGE_ZERO	 (1ull << 63)
+
+/* An epoch's frames come in this order; every part may be absent but the last two. */
+enum stage_part { STAGE_PAGES, STAGE_DISKLOG, STAGE_STATE, STAGE_END };
+
+struct stage {
+	struct vm *vm;
+	struct diskapply *disks;
+	uint64_t disklog_limit;
+	bool open; /* between EPOCH_BEGIN and its commit */
+	uint64_t epoch;
+	uint64_t committed;   /* last committed epoch, 0: none */
+	enum stage_part part; /* which the frames of the open epoch have reached */
+	uint64_t npages;
+	uint64_t nslots;
+	uint64_t *page;	 /* page numbers; with STAGE_ZERO those of zeros, which take no slot */
+	uint64_t *seen;	 /* a bit for each of them: no page comes twice in an epoch */
+	uint8_t **slabs; /* slots for contents, STAGE_SLAB_PAGES each */
+	uint64_t nslabs;
+	struct diskapply_list disklog;
+	struct wire_end end;
+};
+
+int stage_init(struct stage *s, struct vm *vm, struct diskapply *disks, uint64_t disklog_limit);
+void stage_done(struct stage *s);
+/*
+ * Take one frame of the main stream. 1: the epoch is whole and verified: ack it, then
+ * stage_commit(). 0: go on. -EBADMSG (e says why): drop the link, nothing of the open epoch counts.
+ */
+int stage_frame(struct stage *s, const struct frame *f, struct err *e);
+void stage_commit(struct stage *s);
+void stage_abort(struct stage *s);
+/* With --verify, right after a commit: do RAM and state equal the primary's at the seal? */
+int stage_verify(struct stage *s, struct err *e);
+
+#endif

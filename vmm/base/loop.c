@@ -1,0 +1,379 @@
+#define _GNU_SOURCE
+#include "vmm/base/loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/base/log.h"
+
+/*
+ * The kernel knows an operation by slot index and generation, never by pointer: a completion that
+ * arrives after its op was deleted (and perhaps freed) finds another generation and is ignored.
+ */
+struct loop_slot {
+	struct loop_op *op; /* NULL: deleted, its completion is still to come */
+	uint32_t gen;
+	uint32_t next_free;
+	struct __kernel_timespec ts; /* must live until the kernel has read it */
+};
+
+#define SLOTS_BYTES (LOOP_MAX_OPS * sizeof(struct loop_slot))
+
+uint64_t loop_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ull + ts.tv_nsec;
+}
+
+static void epoll_ready(struct loop_op *ep_op, int res);
+static int arm_poll(struct loop *l, struct loop_op *op);
+
+static int open_epoll(struct loop *l, struct err *e)
+{
+	l->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (l->epoll_fd < 0) {
+		int r = err_sys(e, "epoll");
+
+		loop_done(l);
+		return r;
+	}
+	l->epoll_op = (struct loop_op){
+		.fn = epoll_ready, .arg = l, .fd = l->epoll_fd, .events = EPOLLIN, .by_ring = true};
+	return arm_poll(l, &l->epoll_op);
+}
+
+int loop_init(struct loop *l, struct err *e)
+{
+	unsigned best = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
+	int r;
+
+	memset(l, 0, sizeof(*l));
+	r = io_uring_queue_init(256, &l->ring, best | IORING_SETUP_CLAMP);
+	if (r == -EINVAL) /* kernel before 6.1 */
+		r = io_uring_queue_init(256, &l->ring, IORING_SETUP_CLAMP);
+	if (r < 0)
+		return err_set(e, r,
+			       "io_uring: %s; Linux 5.19 or later with io_uring enabled is needed "
+			       "(sysctl kernel.io_uring_disabled)",
+			       strerror(-r));
+	/* Not from the heap, which may have to be cleared: most of this is never touched. */
+	l->slots =
+		mmap(NULL, SLOTS_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (l->slots == MAP_FAILED) {
+		l->slots = NULL;
+		io_uring_queue_exit(&l->ring);
+		return err_set(e, -ENOMEM, "event loop: out of memory");
+	}
+	l->now_ns = loop_now_ns();
+	return open_epoll(l, e);
+}
+
+void loop_done(struct loop *l)
+{
+	if (!l->slots)
+		return;
+	io_uring_queue_exit(&l->ring);
+	close(l->epoll_fd);
+	munmap(l->slots, SLOTS_BYTES);
+	memset(l, 0, sizeof(*l));
+}
+
+/* A slot for op, or -ENOSPC. Slots never used lie behind the free list: most are never touched. */
+static int take_slot(struct loop *l, struct loop_op *op)
+{
+	if (l->free_slot) {
+		op->slot = l->free_slot;
+		l->free_slot = l->slots[op->slot - 1].next_free;
+	} else if (l->nslots < LOOP_MAX_OPS) {
+		op->slot = ++l->nslots;
+	} else {
+		return -ENOSPC;
+	}
+	l->slots[op->slot - 1].op = op;
+	return 0;
+}
+
+static struct io_uring_sqe *get_sqe(struct loop *l)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&l->ring);
+
+	if (!sqe) {
+		io_uring_submit(&l->ring);
+		sqe = io_uring_get_sqe(&l->ring);
+	}
+	VMM_BUG_ON(!sqe);
+	return sqe;
+}
+
+static uint64_t slot_key(const struct loop *l, uint32_t slot)
+{
+	return (uint64_t)l->slots[slot - 1].gen << 32 | slot;
+}
+
+/* Bind op to a free slot; the caller prepares the returned sqe, then calls key_sqe(). */
+static struct io_uring_sqe *arm(struct loop *l, struct loop_op *op)
+{
+	VMM_BUG_ON(op->slot);
+	if (take_slot(l, op))
+		return NULL;
+	return get_sqe(l);
+}
+
+static int key_sqe(struct loop *l, struct loop_op *op, struct io_uring_sqe *sqe)
+{
+	io_uring_sqe_set_data64(sqe, slot_key(l, op->slot));
+	return 0;
+}
+
+static void free_slot(struct loop *l, uint32_t slot)
+{
+	struct loop_slot *s = &l->slots[slot - 1];
+
+	s->op = NULL;
+	s->gen++;
+	s->next_free = l->free_slot;
+	l->free_slot = slot;
+}
+
+/* Forget op; its slot is freed when the (cancelled) completion arrives. */
+static uint64_t detach(struct loop *l, struct loop_op *op)
+{
+	uint64_t key = slot_key(l, op->slot);
+
+	l->slots[op->slot - 1].op = NULL;
+	op->slot = 0;
+	return key;
+}
+
+static int arm_poll(struct loop *l, struct loop_op *op)
+{
+	struct io_uring_sqe *sqe = arm(l, op);
+
+	if (!sqe)
+		return -ENOSPC;
+	io_uring_prep_poll_add(sqe, op->fd, op->events);
+	return key_sqe(l, op, sqe);
+}
+
+int loop_poll_add(struct loop *l, struct loop_op *op, int fd, uint32_t events)
+{
+	struct epoll_event ev = {.events = events}; /* EPOLLIN is POLLIN, and so on */
+	int r;
+
+	op->fd = fd;
+	op->events = events;
+	op->slot = 0;
+	op->by_ring = false;
+	r = take_slot(l, op);
+	if (r)
+		return r;
+	ev.data.u64 = slot_key(l, op->slot);
+	if (epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, fd, &ev) == 0)
+		return 0;
+	r = -errno;
+	free_slot(l, op->slot);
+	op->slot = 0;
+	if (r != -EEXIST && r != -EPERM)
+		return r;
+	/* The same descriptor twice, or one that epoll does not know. */
+	op->by_ring = true;
+	return arm_poll(l, op);
+}
+
+void loop_poll_del(struct loop *l, struct loop_op *op)
+{
+	struct io_uring_sqe *sqe;
+
+	op->events = 0;
+	if (!op->slot || !l->slots)
+		return;
+	if (!op->by_ring) {
+		epoll_ctl(l->epoll_fd, EPOLL_CTL_DEL, op->fd, NULL);
+		free_slot(l, op->slot);
+		op->slot = 0;
+		return;
+	}
+	sqe = get_sqe(l);
+	io_uring_prep_poll_remove(sqe, detach(l, op));
+	io_uring_sqe_set_data64(sqe, 0);
+}
+
+/* The ring says that the epoll set has something. */
+static void epoll_ready(struct loop_op *ep_op, int res)
+{
+	struct loop *l = ep_op->arg;
+	struct epoll_event ev[64];
+	int n = epoll_wait(l->epoll_fd, ev, 64, 0);
+
+	for (int i = 0; i < n && !l->stop; i++) {
+		uint32_t slot = (uint32_t)ev[i].data.u64;
+		struct loop_slot *s = &l->slots[slot - 1];
+
+		/* A callback before this one may have deleted the poll. */
+		if (s->gen == (uint32_t)(ev[i].data.u64 >> 32) && s->op)
+			s->op->fn(s->op, ev[i].events);
+	}
+}
+
+int loop_timer_set(struct loop *l, struct loop_op *op, uint64_t delay_ns)
+{
+	struct io_uring_sqe *sqe;
+	struct loop_slot *s;
+
+	loop_timer_del(l, op);
+	op->events = 0;
+	sqe = arm(l, op);
+	if (!sqe)
+		return -ENOSPC;
+	s = &l->slots[op->slot - 1];
+	s->ts.tv_sec = delay_ns / 1000000000ull;
+	s->ts.tv_nsec = delay_ns % 1000000000ull;
+	io_uring_prep_timeout(sqe, &s->ts, 0, 0);
+	return key_sqe(l, op, sqe);
+}
+
+void loop_timer_del(struct loop *l, struct loop_op *op)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!op->slot || !l->slots)
+		return;
+	sqe = get_sqe(l);
+	io_uring_prep_timeout_remove(sqe, detach(l, op), 0);
+	io_uring_sqe_set_data64(sqe, 0);
+}
+
+int loop_read(struct loop *l, struct loop_op *op, int fd, void *buf, uint32_t len, uint64_t off)
+{
+	struct io_uring_sqe *sqe = arm(l, op);
+
+	if (!sqe)
+		return -ENOSPC;
+	op->events = 0;
+	io_uring_prep_read(sqe, fd, buf, len, off);
+	return key_sqe(l, op, sqe);
+}
+
+int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint32_t len,
+	       uint64_t off)
+{
+	struct io_uring_sqe *sqe = arm(l, op);
+
+	if (!sqe)
+		return -ENOSPC;
+	op->events = 0;
+	io_uring_prep_write(sqe, fd, buf, len, off);
+	return key_sqe(l, op, sqe);
+}
+
+int loop_fdatasync(struct loop *l, struct loop_op *op, int fd)
+{
+	struct io_uring_sqe *sqe = arm(l, op);
+
+	if (!sqe)
+		return -ENOSPC;
+	op->events = 0;
+	io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+	return key_sqe(l, op, sqe);
+}
+
+int loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t off, uint64_t len)
+{
+	struct io_uring_sqe *sqe = arm(l, op);
+
+	if (!sqe)
+		return -ENOSPC;
+	op->events = 0;
+	io_uring_prep_fallocate(sqe, fd, mode, off, len);
+	return key_sqe(l, op, sqe);
+}
+
+static void dispatch(struct loop *l, uint64_t key, int res)
+{
+	uint32_t slot = (uint32_t)key;
+	struct loop_slot *s;
+	struct loop_op *op;
+
+	if (!slot || slot > LOOP_MAX_OPS) /* a removal's own completion */
+		return;
+	s = &l->slots[slot - 1];
+	if (s->gen != (uint32_t)(key >> 32))
+		return;
+	op = s->op;
+	free_slot(l, slot);
+	if (!op)
+		return;
+	op->slot = 0;
+	uint32_t polled = op->by_ring ? op->events : 0;
+
+	/* Armed again before the callback, so that the callback may delete or free the op. */
+	if (polled && res >= 0 && arm_poll(l, op) < 0)
+		log_error("event loop: more than %d operations at once", LOOP_MAX_OPS);
+	op->fn(op, res);
+}
+
+static int run_ready(struct loop *l)
+{
+	struct io_uring_cqe *cqe;
+
+	l->now_ns = loop_now_ns();
+	while (!l->stop && io_uring_peek_cqe(&l->ring, &cqe) == 0) {
+		uint64_t key = cqe->user_data;
+		int res = cqe->res;
+
+		io_uring_cqe_seen(&l->ring, cqe);
+		dispatch(l, key, res);
+	}
+	return 0;
+}
+
+int loop_run(struct loop *l)
+{
+	l->stop = false;
+	while (!l->stop) {
+		int r = io_uring_submit_and_wait(&l->ring, 1);
+
+		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)
+			return r;
+		run_ready(l);
+	}
+	return 0;
+}
+
+int loop_run_once(struct loop *l, uint64_t timeout_ns)
+{
+	struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000ull,
+				       .tv_nsec = timeout_ns % 1000000000ull};
+	struct io_uring_cqe *cqe;
+	bool stopping = l->stop;
+	int r = io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, &ts, NULL);
+
+	if (r < 0 && r != -ETIME && r != -EINTR)
+		return r;
+	l->stop = false;
+	r = run_ready(l);
+	/* Inside a callback of loop_run(): a stop asked for before is still to happen. */
+	l->stop = l->stop || stopping;
+	return r;
+}
+
+void loop_stop(struct loop *l)
+{
+	l->stop = true;
+}
+
+int loop_raise_priority(void)
+{
+	struct sched_param p = {.sched_priority = 1};
+
+	return sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &p) < 0 ? -errno : 0;
+}

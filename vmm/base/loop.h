@@ -1,0 +1,82 @@
+/*
+ * The event loop: one io_uring, one thread (the "loop" thread), callbacks. Everything here is
+ * called from the loop thread only.
+ *
+ * Readiness of descriptors comes through an epoll set that the ring polls: a ring holds references
+ * to the files it polls, and after SIGKILL it is taken down late (10-30 ms), which would delay the
+ * end of the connections by which a peer sees that we are dead, and keep taps and ports busy.
+ *
+ * An op is owned by its caller and must stay alive until its callback ran for the last time (for
+ * polls: until loop_poll_del() returned).
+ */
+#ifndef VMM_LOOP_H
+#define VMM_LOOP_H
+
+#include <liburing.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "vmm/base/err.h"
+
+struct loop;
+struct loop_op;
+/* res: the operation's result (negative errno on failure); for polls the ready event mask. */
+typedef void loop_fn(struct loop_op *op, int res);
+
+struct loop_op {
+	loop_fn *fn;
+	void *arg;
+	/* private to loop.c */
+	uint32_t slot; /* 1 + index while something is under way, else 0 */
+	int fd;
+	uint32_t events; /* not 0: a poll */
+	bool by_ring;	 /* a poll that epoll cannot take: armed again after each callback */
+};
+
+#define LOOP_MAX_OPS 4096 /* polls, timers and I/O under way at once */
+
+struct loop_slot;
+
+struct loop {
+	struct io_uring ring;
+	int epoll_fd;
+	struct loop_op epoll_op;
+	struct loop_slot *slots;
+	uint32_t free_slot; /* head of the free list, 1 + index */
+	uint32_t nslots;    /* ever used */
+	bool stop;
+	uint64_t now_ns; /* CLOCK_MONOTONIC when this round of callbacks began */
+};
+
+int loop_init(struct loop *l, struct err *e);
+void loop_done(struct loop *l);
+/* Run until loop_stop(). Returns 0 or a negative errno from io_uring. */
+int loop_run(struct loop *l);
+void loop_stop(struct loop *l);
+/* Wait at most timeout_ns for one round of callbacks. For tests and orderly shutdown. */
+int loop_run_once(struct loop *l, uint64_t timeout_ns);
+
+/* Call fn whenever fd is ready for `events` (POLLIN, POLLOUT); level-triggered until removed. */
+int loop_poll_add(struct loop *l, struct loop_op *op, int fd, uint32_t events);
+void loop_poll_del(struct loop *l, struct loop_op *op);
+/* One-shot timer; re-arm by calling again. Del is safe when not armed. */
+int loop_timer_set(struct loop *l, struct loop_op *op, uint64_t delay_ns);
+void loop_timer_del(struct loop *l, struct loop_op *op);
+/* File I/O; buf must stay valid until fn. fdatasync for flush. */
+int loop_read(struct loop *l, struct loop_op *op, int fd, void *buf, uint32_t len, uint64_t off);
+int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint32_t len,
+	       uint64_t off);
+int loop_fdatasync(struct loop *l, struct loop_op *op, int fd);
+int loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t off,
+		   uint64_t len);
+
+/*
+ * Let the calling thread run before ordinary ones, as far as the host allows (root or
+ * CAP_SYS_NICE): a heartbeat that waits for its turn on a busy host looks like a death. Threads it
+ * makes do not inherit this. 0 or a negative errno.
+ */
+int loop_raise_priority(void);
+uint64_t loop_now_ns(void); /* CLOCK_MONOTONIC, any thread */
+
+#endif

@@ -1,0 +1,371 @@
+#define _GNU_SOURCE /* accept4 */
+#include "vmm/cli/ctl.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/cli/ctl_sock.h"
+#include "vmm/base/log.h"
+
+#define CLIENTS_MAX 16
+#define OUT_MAX	    (4 * CTL_LINE_MAX) /* a client that leaves more than this unread is dropped */
+
+struct client {
+	struct ctl *ctl;
+	int fd; /* -1: free */
+	struct loop_op op;
+	uint32_t polled; /* events asked of the loop */
+	uint64_t serial; /* which client this is: slots are used again */
+	bool wants_events;
+	bool closing; /* no more input; goes once its output is out */
+	char *in, *out;
+	size_t in_len, out_len;
+};
+
+struct ctl {
+	struct loop *loop;
+	int fd;
+	struct loop_op op;
+	ctl_fn *fn;
+	void *arg;
+	uint64_t serial;
+	struct sockaddr_un addr;
+	struct client clients[CLIENTS_MAX];
+};
+
+static void drop(struct client *c)
+{
+	if (c->fd < 0)
+		return;
+	loop_poll_del(c->ctl->loop, &c->op);
+	/* The loop may hold the file a little longer; the client is to see the end now. */
+	shutdown(c->fd, SHUT_RDWR);
+	close(c->fd);
+	free(c->in);
+	free(c->out);
+	c->fd = -1;
+	c->in = c->out = NULL;
+	c->serial = 0;
+}
+
+/* Ask the loop for what we can use now: no reading while the client owes us reading. */
+static void repoll(struct client *c)
+{
+	uint32_t want = c->out_len ? POLLOUT : POLLIN;
+
+	if (want == c->polled)
+		return;
+	loop_poll_del(c->ctl->loop, &c->op);
+	c->polled = want;
+	if (loop_poll_add(c->ctl->loop, &c->op, c->fd, want) < 0)
+		drop(c);
+}
+
+static void flush(struct client *c)
+{
+	ssize_t n = 0;
+
+	if (c->out_len)
+		n = send(c->fd, c->out, c->out_len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (n < 0 && errno != EAGAIN && errno != EINTR) {
+		drop(c);
+		return;
+	}
+	if (n > 0) {
+		c->out_len -= n;
+		memmove(c->out, c->out + n, c->out_len);
+	}
+	if (c->closing && !c->out_len)
+		drop(c);
+	else
+		repoll(c);
+}
+
+/* Queue one line; the client may be gone afterwards. Steals the reference. */
+static void put(struct client *c, json_t *line)
+{
+	size_t room = OUT_MAX - c->out_len, n;
+
+	if (!line)
+		return;
+	n = json_dumpb(line, c->out + c->out_len, room, JSON_COMPACT);
+	json_decref(line);
+	if (!n || n + 1 > room) {
+		log_warn("control: a client does not read; dropped");
+		drop(c);
+		return;
+	}
+	c->out[c->out_len + n] = '\n';
+	c->out_len += n + 1;
+	flush(c);
+}
+
+static void put_error(struct client *c, json_t *id, const char *text)
+{
+	json_t *line = json_pack("{sO*ss}", "id", id, "error", text);
+
+	/* The text may hold bytes that are no UTF-8, from a path for instance. */
+	put(c, line ? line : json_pack("{sO*ss}", "id", id, "error", "failed (see the log)"));
+}
+
+/* Brackets outside strings; a cheap bound before the recursive parser sees the line. */
+static unsigned line_depth(const char *s, size_t n)
+{
+	unsigned depth = 0, most = 0;
+	bool in_string = false;
+
+	for (size_t i = 0; i < n; i++) {
+		if (in_string) {
+			if (s[i] == '\\')
+				i++;
+			else if (s[i] == '"')
+				in_string = false;
+		} else if (s[i] == '"') {
+			in_string = true;
+		} else if (s[i] == '{' || s[i] == '[') {
+			if (++depth > most)
+				most = depth;
+		} else if ((s[i] == '}' || s[i] == ']') && depth) {
+			depth--;
+		}
+	}
+	return most;
+}
+
+static void run_request(struct client *c, json_t *request)
+{
+	json_t *id = json_object_get(request, "id"), *ok;
+	const char *cmd = json_string_value(json_object_get(request, "cmd"));
+	uint64_t serial = c->serial;
+	struct err e = {0};
+
+	if (id && !json_is_integer(id) && !json_is_string(id)) {
+		put_error(c, NULL, "id must be a whole number or a string");
+		return;
+	}
+	if (!cmd) {
+		put_error(c, id, "cmd is missing or no string");
+		return;
+	}
+	if (!strcmp(cmd, "events")) {
+		c->wants_events = true;
+		put(c, json_pack("{sO*s{}}", "id", id, "ok"));
+		return;
+	}
+	ok = c->ctl->fn(c->ctl->arg, cmd, request, &e);
+	if (c->serial != serial) /* dropped by an event the command caused */
+		json_decref(ok);
+	else if (ok)
+		put(c, json_pack("{sO*so}", "id", id, "ok", ok));
+	else
+		put_error(c, id, e.msg[0] ? e.msg : "failed");
+}
+
+/* The request in a line, or NULL and why not. */
+static json_t *parse_line(const char *line, size_t n, char *why, size_t cap)
+{
+	json_error_t je;
+	json_t *request;
+
+	if (line_depth(line, n) > CTL_DEPTH_MAX) {
+		snprintf(why, cap, "nested more than %u deep", CTL_DEPTH_MAX);
+		return NULL;
+	}
+	request = json_loadb(line, n, JSON_REJECT_DUPLICATES, &je);
+	/* Not je.text: it repeats the client's bytes. */
+	if (!request)
+		snprintf(why, cap, "not JSON (column %d)", je.column);
+	else if (!json_is_object(request))
+		snprintf(why, cap, "a request is a JSON object");
+	else
+		return request;
+	json_decref(request);
+	return NULL;
+}
+
+/* Run every whole line in the buffer; stop when the client goes or owes us reading. */
+static void run_lines(struct client *c)
+{
+	uint64_t serial = c->serial;
+	json_t *request;
+	char why[80], *end;
+
+	while (c->serial == serial && !c->closing && !c->out_len &&
+	       (end = memchr(c->in, '\n', c->in_len))) {
+		size_t n = end - c->in;
+		bool blank = !n; /* people at a terminal */
+
+		request = blank ? NULL : parse_line(c->in, n, why, sizeof(why));
+		/* Consumed before it runs: a command may come back here through the loop. */
+		c->in_len -= n + 1;
+		memmove(c->in, end + 1, c->in_len);
+		if (request)
+			run_request(c, request);
+		else if (!blank)
+			put_error(c, NULL, why);
+		json_decref(request);
+	}
+	if (c->serial == serial && !c->closing && c->in_len == CTL_LINE_MAX &&
+	    !memchr(c->in, '\n', c->in_len)) {
+		c->closing = true;
+		put_error(c, NULL, "line longer than 65536 bytes");
+	}
+}
+
+static void on_client(struct loop_op *op, int res)
+{
+	struct client *c = op->arg;
+	uint64_t serial = c->serial;
+	ssize_t n;
+
+	if (res < 0) {
+		drop(c);
+		return;
+	}
+	if (res & POLLOUT) {
+		flush(c);
+		if (c->serial == serial)
+			run_lines(c);
+		return;
+	}
+	if (c->in_len == CTL_LINE_MAX)
+		return;
+	n = recv(c->fd, c->in + c->in_len, CTL_LINE_MAX - c->in_len, MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		drop(c);
+		return;
+	}
+	c->in_len += n;
+	run_lines(c);
+}
+
+static void add_client(struct ctl *ctl, int fd)
+{
+	struct client *c = ctl->clients;
+
+	while (c < ctl->clients + CLIENTS_MAX && c->fd >= 0)
+		c++;
+	if (c == ctl->clients + CLIENTS_MAX) {
+		ctl_sock_refuse(fd,
+				"{\"error\":\"16 clients are connected already; close one\"}\n");
+		return;
+	}
+	memset(c, 0, sizeof(*c));
+	c->ctl = ctl;
+	c->fd = fd;
+	c->serial = ++ctl->serial;
+	c->op.fn = on_client;
+	c->op.arg = c;
+	c->in = malloc(CTL_LINE_MAX);
+	c->out = malloc(OUT_MAX);
+	if (!c->in || !c->out)
+		drop(c);
+	else
+		repoll(c);
+}
+
+static void on_accept(struct loop_op *op, int res)
+{
+	struct ctl *ctl = op->arg;
+	int fd;
+
+	if (res < 0)
+		return;
+	fd = accept4(ctl->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	if (ctl_sock_peer_allowed(fd))
+		add_client(ctl, fd);
+	else
+		ctl_sock_refuse(fd,
+				"{\"error\":\"only the owner of this VM or root may connect\"}\n");
+}
+
+/* With the folder locked: nobody else tests, unlinks or binds meanwhile. */
+static int bind_socket(struct ctl *ctl, const char *name, struct err *e)
+{
+	int probe = ctl_sock_connect(&ctl->addr, 0);
+
+	if (probe >= 0 || probe == -ETIMEDOUT) {
+		if (probe >= 0)
+			close(probe);
+		return err_set(e, -EADDRINUSE,
+			       "a VM named '%s' is running already; choose another --name, or "
+			       "ftvmm stop %s",
+			       name, name);
+	}
+	if (probe == -ECONNREFUSED)
+		unlink(ctl->addr.sun_path);
+	ctl->fd = ctl_sock_listen(&ctl->addr, CLIENTS_MAX, e);
+	return ctl->fd < 0 ? ctl->fd : 0;
+}
+
+int ctl_open(struct ctl **ret, struct loop *l, const char *name, ctl_fn *fn, void *arg,
+	     struct err *e)
+{
+	struct ctl *ctl = calloc(1, sizeof(*ctl));
+	int lock, r;
+
+	if (!ctl)
+		return err_set(e, -ENOMEM, "control socket: out of memory");
+	ctl->loop = l;
+	ctl->fd = -1;
+	ctl->fn = fn;
+	ctl->arg = arg;
+	for (int i = 0; i < CLIENTS_MAX; i++)
+		ctl->clients[i].fd = -1;
+	r = ctl_sock_addr(name, &ctl->addr, e);
+	if (r)
+		goto fail;
+	r = lock = ctl_sock_lock(e);
+	if (r < 0)
+		goto fail;
+	r = bind_socket(ctl, name, e);
+	close(lock);
+	if (r)
+		goto fail;
+	ctl->op.fn = on_accept;
+	ctl->op.arg = ctl;
+	r = loop_poll_add(l, &ctl->op, ctl->fd, POLLIN);
+	if (r) {
+		unlink(ctl->addr.sun_path);
+		err_set(e, r, "control socket: too many operations in the event loop");
+		goto fail;
+	}
+	*ret = ctl;
+	return 0;
+fail:
+	if (ctl->fd >= 0)
+		close(ctl->fd);
+	free(ctl);
+	return r;
+}
+
+void ctl_close(struct ctl *ctl)
+{
+	if (!ctl)
+		return;
+	for (int i = 0; i < CLIENTS_MAX; i++)
+		drop(&ctl->clients[i]);
+	loop_poll_del(ctl->loop, &ctl->op);
+	unlink(ctl->addr.sun_path);
+	shutdown(ctl->fd, SHUT_RDWR);
+	close(ctl->fd);
+	free(ctl);
+}
+
+void ctl_event(struct ctl *ctl, json_t *event)
+{
+	for (int i = 0; ctl && i < CLIENTS_MAX; i++)
+		if (ctl->clients[i].fd >= 0 && ctl->clients[i].wants_events &&
+		    !ctl->clients[i].closing)
+			put(&ctl->clients[i], json_incref(event));
+	json_decref(event);
+}

@@ -1,0 +1,40 @@
+/*
+ * The control socket: $XDG_RUNTIME_DIR/ftvmm/NAME.sock, or /run/ftvmm/NAME.sock for root; JSON
+ * lines. Request {"id":1,"cmd":"status",...} -> {"id":1,"ok":{...}} or {"id":1,"error":"..."};
+ * after {"cmd":"events"} the client also gets {"event":...} lines. Limits: 64 KiB a line, depth
+ * 8, 16 clients, 0600, same uid or root. Owner: the loop thread; never blocks on a client.
+ */
+#ifndef VMM_CTL_H
+#define VMM_CTL_H
+
+#include <jansson.h>
+
+#include "vmm/base/err.h"
+#include "vmm/base/loop.h"
+
+struct ctl;
+/*
+ * Answer a command: a new reference, or NULL with e set. args is the whole request object. May
+ * send events, but must not close the ctl. The command "events" is answered here, not passed on.
+ */
+typedef json_t *ctl_fn(void *arg, const char *cmd, json_t *args, struct err *e);
+
+/* Fails with a clear message when a live ftvmm already has that name; a dead socket is replaced. */
+int ctl_open(struct ctl **ret, struct loop *l, const char *name, ctl_fn *fn, void *arg,
+	     struct err *e);
+void ctl_close(struct ctl *c); /* unlinks the socket; NULL is fine */
+/* Send an event to all who asked; steals the reference. A client that does not read is dropped. */
+void ctl_event(struct ctl *c, json_t *event);
+/* Path of a VM's socket. */
+int ctl_path(const char *name, char *ret, size_t cap, struct err *e);
+
+/*
+ * Client side (the status, stop, pause... subcommands): one request, one reply, with a deadline.
+ * Returns the "ok" value (new reference), or NULL with e: -ENOENT no such VM, -ETIMEDOUT,
+ * -EREMOTEIO the VM refused and the message is its own. Steals the request.
+ */
+json_t *ctl_call(const char *name, json_t *request, int timeout_ms, struct err *e);
+/* Whole subcommand, argv[0] being its name. Returns the exit code of the process. */
+int ctl_main(int argc, char **argv);
+
+#endif

@@ -1,0 +1,110 @@
+#include "vmm/cli/run_status.h"
+
+#include <unistd.h>
+
+#include "devices/virtio_balloon.h"
+#include "devices/virtio_vsock.h"
+
+static json_t *device_faults(const struct vm *vm)
+{
+	json_t *faults = json_object();
+
+	for (unsigned i = 0; i < vm->ndevs; i++) {
+		uint64_t n = __atomic_load_n(&vm->devs[i]->faults, __ATOMIC_RELAXED);
+
+		if (n)
+			json_object_set_new(faults, vm->devs[i]->id, json_integer((json_int_t)n));
+	}
+	return faults;
+}
+
+static void add_epochs(json_t *o, struct run *r)
+{
+	const struct ft_stats *s = &r->ft.stats;
+	uint64_t n = s->nsamples;
+
+	json_object_set_new(o, "epoch",
+			    json_integer(r->secondary.has_vm && !r->has_vm
+						 ? r->secondary.stage.committed
+						 : r->primary.epoch));
+	json_object_set_new(o, "epochs_total", json_integer(s->epochs));
+	json_object_set_new(o, "pause_us",
+			    json_pack("{s:i, s:i}", "p50", ft_percentile(s->pause_us, n, 50), "p99",
+				      ft_percentile(s->pause_us, n, 99)));
+	json_object_set_new(o, "ack_lag_us", json_integer(ft_percentile(s->ack_us, n, 50)));
+	json_object_set_new(o, "ack_lag_p99_us", json_integer(ft_percentile(s->ack_us, n, 99)));
+	json_object_set_new(o, "dirty_pages", json_integer(s->last_pages));
+	json_object_set_new(o, "dirty_pages_p50", json_integer(ft_percentile(s->npages, n, 50)));
+	json_object_set_new(o, "pages_total", json_integer(s->pages));
+	json_object_set_new(o, "hot_pages_total", json_integer(s->hot_pages));
+	json_object_set_new(o, "page_bytes_total", json_integer(s->page_bytes));
+	json_object_set_new(o, "throttled_total", json_integer(s->throttled));
+	json_object_set_new(o, "takeover_us", json_integer(s->takeover_ns / 1000));
+	json_object_set_new(o, "first_run_mono_ns", json_integer(s->first_run_mono_ns));
+	json_object_set_new(o, "first_entry_mono_ns",
+			    json_integer(__atomic_load_n(&r->vm.first_entry_ns, __ATOMIC_RELAXED)));
+}
+
+static void add_balloon(json_t *o, struct vm *vm)
+{
+	struct device *d = vm_find_device(vm, MDEV_BALLOON);
+
+	if (!d)
+		return;
+	json_object_set_new(o, "balloon_target_bytes",
+			    json_integer(virtio_balloon_target(d) << MEM_PAGE_SHIFT));
+	json_object_set_new(o, "balloon_bytes",
+			    json_integer(virtio_balloon_actual(d) << MEM_PAGE_SHIFT));
+}
+
+static void add_vsock(json_t *o, struct vm *vm)
+{
+	struct device *d = vm_find_device(vm, MDEV_VSOCK);
+	const struct vsock_host_stats *h = &vm->vsock.stats;
+	struct virtio_vsock_stats s;
+
+	if (!d)
+		return;
+	virtio_vsock_get_stats(d, &s);
+	json_object_set_new(o, "vsock",
+			    json_pack("{s:i, s:I, s:I, s:I, s:I, s:I}", "connections",
+				      s.connections, "from_host", (json_int_t)h->accepted,
+				      "from_host_refused", (json_int_t)h->refused, "from_guest",
+				      (json_int_t)h->connected, "from_guest_failed",
+				      (json_int_t)h->failed, "bad_packets", (json_int_t)s.tx_bad));
+}
+
+json_t *run_status(struct run *r)
+{
+	const struct obuf *ob = &r->vm.obuf;
+	bool ft = r->cfg.role != ROLE_PLAIN;
+	json_t *o = json_object();
+
+	json_object_set_new(o, "name", json_string(r->cfg.name));
+	json_object_set_new(o, "role", json_string(r->role ? r->role : "plain"));
+	json_object_set_new(o, "state", json_string(ft_state_name(r->ft.state)));
+	json_object_set_new(o, "note", json_string(r->ft.note));
+	json_object_set_new(o, "mode", json_string(ft ? "mc" : "none"));
+	json_object_set_new(o, "generation", json_integer(r->ft.generation));
+	json_object_set_new(o, "peer", json_string(r->ft.peer));
+	json_object_set_new(o, "paused", json_boolean(r->paused));
+	json_object_set_new(o, "pid", json_integer(getpid()));
+	add_epochs(o, r);
+	json_object_set_new(o, "held_packets", json_integer(ob->held));
+	json_object_set_new(o, "held_bytes", json_integer(ob->bytes));
+	json_object_set_new(o, "released_packets_total", json_integer(ob->released));
+	json_object_set_new(o, "dropped_packets_total", json_integer(ob->dropped));
+	json_object_set_new(
+		o, "sync_bytes",
+		json_integer(__atomic_load_n(&r->primary.sync.bytes, __ATOMIC_RELAXED)));
+	json_object_set_new(
+		o, "sync_pages",
+		json_integer(__atomic_load_n(&r->primary.sync.pages, __ATOMIC_RELAXED)));
+	json_object_set_new(o, "resets_total", json_integer(r->vm.resets));
+	if (!r->vm.loop)
+		return o;
+	add_balloon(o, &r->vm);
+	add_vsock(o, &r->vm);
+	json_object_set_new(o, "device_faults", device_faults(&r->vm));
+	return o;
+}

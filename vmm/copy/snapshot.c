@@ -1,0 +1,169 @@
+#include "vmm/copy/snapshot.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/copy/pages.h"
+#include "vmm/wire/chan.h"
+#include "vmm/machine/fdt.h"
+#include "vmm/wire/stream.h"
+
+#define FRAME_FILL  (256u << 10)
+#define DEADLINE_NS 600000000000ull
+
+static int put(struct stream *st, enum frame_type type, const void *data, size_t len)
+{
+	struct iovec iov = {(void *)data, len};
+
+	return stream_send(st, type, 0, &iov, len ? 1 : 0, loop_now_ns() + DEADLINE_NS);
+}
+
+static int put_pages(struct stream *st, const struct mem *m, uint8_t *buf)
+{
+	uint64_t off = 0, end;
+	size_t fill = 0;
+	int r = 0;
+
+	for (; mem_next_data(m, &off, &end) && !r; off = end)
+		for (uint64_t at = off; at < end && !r; at += MEM_PAGE_SIZE) {
+			if (mem_is_zero_page(m->base + at))
+				continue;
+			fill += pages_encode(at >> MEM_PAGE_SHIFT, m->base + at, NULL, true,
+					     buf + fill);
+			if (fill < FRAME_FILL)
+				continue;
+			r = put(st, FRAME_PAGES, buf, fill);
+			fill = 0;
+		}
+	return r || !fill ? r : put(st, FRAME_PAGES, buf, fill);
+}
+
+static int put_all(struct vm *vm, struct stream *st, struct err *e)
+{
+	size_t state_cap = vm_state_bound(vm), cap = FRAME_FILL + PAGE_ENTRY_MAX;
+	uint8_t *buf;
+	int64_t len;
+	int r;
+
+	cap = cap > state_cap ? cap : state_cap;
+	cap = cap > FDT_MAX_BYTES ? cap : FDT_MAX_BYTES;
+	buf = malloc(cap);
+	if (!buf)
+		return err_set(e, -ENOMEM, "out of memory");
+	r = stream_send_preface(st, loop_now_ns() + DEADLINE_NS);
+	len = fdt_build(&vm->machine, buf, cap, e);
+	if (!r)
+		r = len < 0 ? (int)len : put(st, FRAME_HELLO, buf, len);
+	if (!r)
+		r = put_pages(st, &vm->mem, buf);
+	len = vm_save(vm, buf, cap);
+	if (!r)
+		r = len < 0 ? (int)len : put(st, FRAME_STATE, buf, len);
+	if (!r)
+		r = put(st, FRAME_BYE, NULL, 0);
+	free(buf);
+	return r ? err_set(e, r, "%s", strerror(-r)) : 0;
+}
+
+int snapshot_save(struct vm *vm, const char *path, struct err *e)
+{
+	struct stream st;
+	int fd = chan_file_create(path, e), r;
+
+	if (fd < 0)
+		return fd;
+	stream_init(&st, fd, STREAM_FILE, 1);
+	r = put_all(vm, &st, e);
+	if (!r)
+		r = chan_file_commit(fd, path, e);
+	stream_done(&st);
+	return r ? err_wrap(e, "snapshot '%s'", path) : 0;
+}
+
+/* --- restore ---------------------------------------------------------------------------------- */
+
+static int next(struct stream *st, struct frame *f, struct err *e)
+{
+	int r = stream_recv(st, f);
+
+	if (r == 1)
+		return 0;
+	return err_set(e, -EBADMSG, "%s", r == -EBADMSG ? st->why : "file ends too early");
+}
+
+static int take_pages(struct vm *vm, const struct frame *f, struct err *e)
+{
+	const uint8_t *pos = f->data, *end = f->data + f->length;
+	struct page_entry en;
+	int r;
+
+	while ((r = pages_next(&pos, end, vm->mem.npages, &en)) == 1)
+		if (en.method == PAGE_DELTA || pages_decode(&en, NULL, mem_page(&vm->mem, en.page)))
+			r = -EBADMSG;
+	return r < 0 ? err_set(e, -EBADMSG, "malformed page") : 0;
+}
+
+static int take_all(struct vm *vm, struct stream *st, struct err *e)
+{
+	bool has_state = false;
+	struct frame f;
+	int r;
+
+	for (;;) {
+		r = next(st, &f, e);
+		if (r)
+			return r;
+		if (f.type == FRAME_BYE)
+			break;
+		if (f.type == FRAME_PAGES && !has_state)
+			r = take_pages(vm, &f, e);
+		else if (f.type == FRAME_STATE && !has_state)
+			r = vm_decode(vm, f.data, f.length, e);
+		else
+			r = err_set(e, -EBADMSG, "%s where it does not belong",
+				    stream_frame_name(f.type));
+		if (r)
+			return r;
+		has_state = has_state || f.type == FRAME_STATE;
+	}
+	if (!has_state)
+		return err_set(e, -EBADMSG, "no device state");
+	vm_commit(vm);
+	return vm_try_load(vm, e);
+}
+
+static int restore(struct vm *vm, struct loop *l, const struct config *cfg, struct stream *st,
+		   struct err *e)
+{
+	struct machine m;
+	struct frame f;
+	int r = next(st, &f, e);
+
+	if (!r && (st->link != STREAM_FILE || f.type != FRAME_HELLO))
+		r = err_set(e, -EBADMSG, "not a snapshot");
+	if (!r)
+		r = fdt_parse(f.data, f.length, &m, e);
+	if (!r)
+		r = vm_create(vm, l, &m, cfg, e);
+	if (r)
+		return r;
+	r = take_all(vm, st, e);
+	if (r)
+		vm_destroy(vm);
+	return r;
+}
+
+int snapshot_restore(struct vm *vm, struct loop *l, const struct config *cfg, const char *path,
+		     struct err *e)
+{
+	struct stream st;
+	int fd = chan_file_open(path, e), r;
+
+	if (fd < 0)
+		return fd;
+	stream_init(&st, fd, STREAM_FILE, 0);
+	r = restore(vm, l, cfg, &st, e);
+	stream_done(&st);
+	return r ? err_wrap(e, "snapshot '%s'", path) : 0;
+}

@@ -1,0 +1,264 @@
+#define _GNU_SOURCE
+#include "vmm/machine/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#define PUNCH_PAGES 16 /* fewer are cheaper to fill with zeros than to give back */
+
+static int check_size(uint64_t bytes, struct err *e)
+{
+	uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+
+	if (bytes < MEM_MIN_BYTES || bytes % (2u << 20))
+		return err_set(e, -EINVAL,
+			       "memory of %llu bytes: must be a multiple of 2M, at least 2M (-m)",
+			       (unsigned long long)bytes);
+	if (bytes > host)
+		return err_set(e, -EINVAL, "memory of %lluM: the host has %lluM; give less with -m",
+			       (unsigned long long)(bytes >> 20), (unsigned long long)(host >> 20));
+	return 0;
+}
+
+int mem_init(struct mem *m, uint64_t bytes, struct err *e)
+{
+	int r = check_size(bytes, e);
+
+	memset(m, 0, sizeof(*m));
+	m->fd = -1;
+	if (r)
+		return r;
+	m->bytes = bytes;
+	m->low_bytes = bytes < MEM_LOW_MAX ? bytes : MEM_LOW_MAX;
+	m->npages = bytes >> MEM_PAGE_SHIFT;
+	m->fd = memfd_create("ftvmm-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (m->fd < 0 || ftruncate(m->fd, bytes) < 0)
+		goto fail;
+	/* Nobody may shrink the file below a mapping: that would be a SIGBUS in a vCPU. */
+	if (fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+		goto fail;
+	m->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+	if (m->base == MAP_FAILED) {
+		m->base = NULL;
+		goto fail;
+	}
+	/* Advice only: a host without shmem THP or core-dump control still works. */
+	madvise(m->base, bytes, MADV_HUGEPAGE);
+	madvise(m->base, bytes, MADV_DONTDUMP);
+	m->host_dirty = calloc((m->npages + 63) / 64, sizeof(uint64_t));
+	m->discarded = calloc((m->npages + 63) / 64, sizeof(uint64_t));
+	m->holes = calloc((m->npages + 63) / 64, sizeof(uint64_t));
+	if (!m->host_dirty || !m->discarded || !m->holes)
+		goto fail;
+	return 0;
+fail:
+	r = err_sys(e, "guest memory of %lluM", (unsigned long long)(bytes >> 20));
+	mem_done(m);
+	return r;
+}
+
+void mem_done(struct mem *m)
+{
+	if (m->base)
+		munmap(m->base, m->bytes);
+	if (m->fd >= 0)
+		close(m->fd);
+	free(m->host_dirty);
+	free(m->discarded);
+	free(m->holes);
+	memset(m, 0, sizeof(*m));
+	m->fd = -1;
+}
+
+/* Offset of a range in the memfd; false when it is not wholly inside one region. */
+static bool range_offset(const struct mem *m, gpa_t gpa, uint64_t len, uint64_t *ret_off)
+{
+	uint64_t high = m->bytes - m->low_bytes;
+
+	if (gpa < m->low_bytes) {
+		if (len > m->low_bytes - gpa)
+			return false;
+		*ret_off = gpa;
+		return true;
+	}
+	if (gpa < MEM_HIGH_BASE || gpa - MEM_HIGH_BASE >= high ||
+	    len > high - (gpa - MEM_HIGH_BASE))
+		return false;
+	*ret_off = m->low_bytes + (gpa - MEM_HIGH_BASE);
+	return true;
+}
+
+static void mark_range(uint64_t *set, uint64_t off, uint64_t len)
+{
+	uint64_t first = off >> MEM_PAGE_SHIFT, last = (off + len - 1) >> MEM_PAGE_SHIFT;
+
+	for (uint64_t p = first; len && p <= last; p++)
+		__atomic_fetch_or(&set[p / 64], 1ull << (p % 64), __ATOMIC_RELEASE);
+}
+
+const void *mem_ptr(const struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+
+	return range_offset(m, gpa, len, &off) ? m->base + off : NULL;
+}
+
+void *mem_ptr_write(struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+
+	if (!range_offset(m, gpa, len, &off))
+		return NULL;
+	mark_range(m->host_dirty, off, len);
+	return m->base + off;
+}
+
+int mem_read(const struct mem *m, gpa_t gpa, void *buf, uint64_t len)
+{
+	const void *p = mem_ptr(m, gpa, len);
+
+	if (!p)
+		return -EFAULT;
+	memcpy(buf, p, len);
+	return 0;
+}
+
+int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len)
+{
+	void *p = mem_ptr_write(m, gpa, len);
+
+	if (!p)
+		return -EFAULT;
+	memcpy(p, buf, len);
+	return 0;
+}
+
+bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+
+	return range_offset(m, gpa, len, &off);
+}
+
+static uint64_t take_word(uint64_t *set, uint64_t word)
+{
+	if (!__atomic_load_n(&set[word], __ATOMIC_RELAXED))
+		return 0;
+	return __atomic_exchange_n(&set[word], 0, __ATOMIC_ACQUIRE);
+}
+
+uint64_t mem_take_host_dirty(struct mem *m, uint64_t word)
+{
+	return take_word(m->host_dirty, word);
+}
+
+uint64_t mem_take_discarded(struct mem *m, uint64_t word)
+{
+	return take_word(m->discarded, word);
+}
+
+static int punch(const struct mem *m, uint64_t off, uint64_t len)
+{
+	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len) ? -errno : 0;
+}
+
+int mem_discard(struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+	int r;
+
+	if (gpa % MEM_PAGE_SIZE || len % MEM_PAGE_SIZE || !len)
+		return -EINVAL;
+	if (!range_offset(m, gpa, len, &off))
+		return -EFAULT;
+	r = punch(m, off, len);
+	/* After it, so that whoever takes the mark sees zeros; also when only a part was done. */
+	mark_range(m->holes, off, len);
+	mark_range(m->discarded, off, len);
+	return r;
+}
+
+/* Where allocated memory begins at or after off; UINT64_MAX: nowhere; off when nobody can tell. */
+static uint64_t seek_data(const struct mem *m, uint64_t off)
+{
+	off_t data = lseek(m->fd, off, SEEK_DATA);
+
+	return data >= 0 ? (uint64_t)data : errno == ENXIO ? UINT64_MAX : off;
+}
+
+bool mem_absent(const struct mem *m, uint64_t page, struct mem_hole *h)
+{
+	uint64_t off = page << MEM_PAGE_SHIFT;
+
+	if (!(__atomic_load_n(&m->holes[page / 64], __ATOMIC_RELAXED) >> (page % 64) & 1))
+		return false;
+	if (off < h->from || off >= h->end)
+		*h = (struct mem_hole){off, seek_data(m, off)};
+	return off < h->end;
+}
+
+void mem_found(struct mem *m, uint64_t page)
+{
+	__atomic_fetch_and(&m->holes[page / 64], ~(1ull << (page % 64)), __ATOMIC_RELAXED);
+}
+
+void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n)
+{
+	uint64_t off = page << MEM_PAGE_SHIFT, stop = (page + n) << MEM_PAGE_SHIFT;
+
+	if (n >= PUNCH_PAGES && !punch(m, off, stop - off))
+		return;
+	while (off < stop && (off = seek_data(m, off)) < stop) {
+		memset(m->base + off, 0, MEM_PAGE_SIZE);
+		off += MEM_PAGE_SIZE;
+	}
+}
+
+int mem_fill_pages(struct mem *m, uint64_t page, const struct iovec *data, unsigned n)
+{
+	for (unsigned done = 0; done < n;) {
+		ssize_t r = pwritev(m->fd, data + done, (int)(n - done),
+				    (off_t)((page + done) << MEM_PAGE_SHIFT));
+
+		if (r < 0 && errno == EINTR)
+			continue;
+		/* A short write means that the next one says why. */
+		if (r < (ssize_t)MEM_PAGE_SIZE)
+			return r < 0 ? -errno : -ENOMEM;
+		done += (unsigned)(r / (ssize_t)MEM_PAGE_SIZE);
+	}
+	return 0;
+}
+
+bool mem_is_zero_page(const uint8_t *page)
+{
+	return page[0] == 0 && !memcmp(page, page + 1, MEM_PAGE_SIZE - 1);
+}
+
+bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end)
+{
+	off_t data = *off < m->bytes ? lseek(m->fd, *off, SEEK_DATA) : -1, hole;
+
+	if (data < 0)
+		return false;
+	hole = lseek(m->fd, data, SEEK_HOLE);
+	*off = data;
+	*end = hole < 0 ? m->bytes : (uint64_t)hole;
+	return true;
+}
+
+uint64_t mem_hash(const struct mem *m)
+{
+	uint64_t sum = 0, off = 0, end;
+
+	for (; mem_next_data(m, &off, &end); off = end)
+		for (uint64_t at = off; at < end; at += MEM_PAGE_SIZE)
+			if (!mem_is_zero_page(m->base + at))
+				sum += XXH3_64bits_withSeed(m->base + at, MEM_PAGE_SIZE, at);
+	return sum;
+}

@@ -1,0 +1,100 @@
+/*
+ * Guest memory: one sealed memfd, mapped once. The only door from guest-physical addresses to host
+ * memory. RAM lies at 0..3 GiB and from 4 GiB on (the 3-4 GiB hole holds devices and the APICs).
+ *
+ * A RAM page number counts 4 KiB pages in memfd order, without the hole; dirty sets, streams and
+ * snapshots use page numbers only. KVM's dirty log does not see writes by the host, so every
+ * host-side write goes through mem_write() or is followed by mem_mark_dirty().
+ */
+#ifndef VMM_MEM_H
+#define VMM_MEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "vmm/base/err.h"
+
+typedef uint64_t gpa_t;
+
+#define MEM_FILL_MAX   256u
+#define MEM_PAGE_SHIFT 12
+#define MEM_PAGE_SIZE  4096u
+#define MEM_LOW_MAX    (3ull << 30) /* RAM below the hole ends here at the latest */
+#define MEM_HIGH_BASE  (4ull << 30)
+#define MEM_MIN_BYTES  (2ull << 20)
+
+struct mem {
+	int fd;
+	uint8_t *base;	    /* memfd mapping: low RAM, then high RAM */
+	uint64_t bytes;	    /* multiple of 2 MiB */
+	uint64_t low_bytes; /* RAM below the hole */
+	uint64_t npages;
+	uint64_t *host_dirty; /* atomic bit per page: written by the host since last collected */
+	uint64_t *discarded;  /* atomic, likewise: given back to the host */
+	uint64_t *holes;      /* atomic: given back once, may still have no memory (mem_absent()) */
+};
+
+/* Where mem_absent() has looked last; {0} to begin with. Good for one pass over the pages. */
+struct mem_hole {
+	uint64_t from, end; /* bytes in the memfd without memory */
+};
+
+/* Map `bytes` of RAM (multiple of 2 MiB, at most the host's memory). Any thread, once. */
+int mem_init(struct mem *m, uint64_t bytes, struct err *e);
+void mem_done(struct mem *m);
+
+/* Host address of [gpa, gpa+len) for reading, or NULL when not wholly inside one RAM region. */
+const void *mem_ptr(const struct mem *m, gpa_t gpa, uint64_t len);
+/* Same for writing: the range is marked dirty. The pointer must not be kept across a seal. */
+void *mem_ptr_write(struct mem *m, gpa_t gpa, uint64_t len);
+/* Copy out of / into guest RAM. -EFAULT (nothing copied) when the range is not wholly RAM. */
+int mem_read(const struct mem *m, gpa_t gpa, void *buf, uint64_t len);
+int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len);
+bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len);
+
+static inline uint8_t *mem_page(const struct mem *m, uint64_t page)
+{
+	return m->base + (page << MEM_PAGE_SHIFT);
+}
+/* Hash of the content, by page number; pages of zeros count for nothing, allocated or not. */
+uint64_t mem_hash(const struct mem *m);
+bool mem_is_zero_page(const uint8_t *page);
+/*
+ * The next run of allocated memory at or after *off: true and [*off, *end), bytes in the memfd.
+ * Looking at memory through it does not allocate what was never touched.
+ */
+bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end);
+/* Take and clear one 64-page word of the host-dirty set (owner of dirty collection only). */
+uint64_t mem_take_host_dirty(struct mem *m, uint64_t word);
+
+/*
+ * Give guest memory back to the host: it reads as zeros and takes no memory until the next write.
+ * Whole pages, wholly RAM, or -EINVAL and -EFAULT; else what the host said, after which some pages
+ * may be as they were. Takes 0.1 us a page: the caller bounds len. Loop thread.
+ */
+int mem_discard(struct mem *m, gpa_t gpa, uint64_t len);
+/* Take and clear one word of the discarded set. What is in there was discarded before. */
+uint64_t mem_take_discarded(struct mem *m, uint64_t word);
+/*
+ * Was the page discarded, and has it no memory now? It is zero then, and reading it through the
+ * mapping would allocate it. *h saves system calls. Any thread; a guest that runs may change it.
+ */
+bool mem_absent(const struct mem *m, uint64_t page, struct mem_hole *h);
+/* The page has memory (again): mem_absent() need not ask for it until it is discarded. Loop. */
+void mem_found(struct mem *m, uint64_t page);
+/*
+ * Make n pages zero without allocating any; long runs give theirs back. Cannot fail. Marks nothing:
+ * for memory that a peer fills. Loop thread.
+ */
+void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n);
+/*
+ * Fill the pages from `page` on, one with each iovec (4096 bytes), n at most MEM_FILL_MAX. For
+ * memory that was never touched this is nearly twice as fast as a copy through the mapping, which
+ * would be a fault and a page of zeros first. Negative errno: the host has no memory; some pages
+ * may be filled. Marks nothing: for memory that a peer fills. Loop thread.
+ */
+int mem_fill_pages(struct mem *m, uint64_t page, const struct iovec *data, unsigned n);
+
+#endif

@@ -1,0 +1,97 @@
+#include "vmm/vm/dirty.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int dirty_start(struct dirty *d, struct kvm *kvm, struct mem *mem, struct err *e)
+{
+	int r;
+
+	memset(d, 0, sizeof(*d));
+	d->kvm = kvm;
+	d->mem = mem;
+	d->nwords = (mem->npages + 63) / 64;
+	d->bits = calloc(d->nwords, sizeof(uint64_t));
+	d->clear = calloc(d->nwords, sizeof(uint64_t));
+	if (!d->bits || !d->clear) {
+		dirty_stop(d);
+		return err_set(e, -ENOMEM, "dirty tracking: out of memory");
+	}
+	if (!kvm->manual_protect) {
+		dirty_stop(d);
+		return err_set(e, -ENOSYS,
+			       "dirty tracking: this host lacks KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 "
+			       "(Linux 5.0)");
+	}
+	r = kvm_log_dirty(kvm, true);
+	if (r) {
+		dirty_stop(d);
+		return err_set(e, r, "dirty tracking: %s", strerror(-r));
+	}
+	return 0;
+}
+
+void dirty_stop(struct dirty *d)
+{
+	if (d->kvm)
+		kvm_log_dirty(d->kvm, false);
+	free(d->bits);
+	free(d->clear);
+	memset(d, 0, sizeof(*d));
+}
+
+/* First word of a slot in d->bits: slots follow each other in page numbers, 2 MiB aligned. */
+static uint64_t slot_word(const struct dirty *d, unsigned slot)
+{
+	return slot ? d->mem->low_bytes >> (MEM_PAGE_SHIFT + 6) : 0;
+}
+
+int dirty_get(struct dirty *d, bool host)
+{
+	for (unsigned i = 0; i < d->kvm->nslots; i++) {
+		struct kvm_dirty_log log = {.slot = i, .dirty_bitmap = d->bits + slot_word(d, i)};
+		int r = kvm_ioctl(d->kvm->vm_fd, KVM_GET_DIRTY_LOG, &log);
+
+		if (r < 0)
+			return r;
+	}
+	for (uint64_t w = 0; w < d->nwords; w++) {
+		d->bits[w] |= mem_take_discarded(d->mem, w);
+		if (host)
+			d->bits[w] |= mem_take_host_dirty(d->mem, w);
+	}
+	return 0;
+}
+
+/* The run of words in [from, to) that is not all zero. */
+static bool trim(const uint64_t *bits, uint64_t *from, uint64_t *to)
+{
+	while (*from < *to && !bits[*from])
+		(*from)++;
+	while (*from < *to && !bits[*to - 1])
+		(*to)--;
+	return *from < *to;
+}
+
+int dirty_clear(struct dirty *d)
+{
+	for (unsigned i = 0; i < d->kvm->nslots; i++) {
+		uint64_t base = slot_word(d, i);
+		uint64_t from = base,
+			 to = base + (d->kvm->slots[i].memory_size >> (MEM_PAGE_SHIFT + 6));
+		struct kvm_clear_dirty_log log = {.slot = i};
+		int r;
+
+		if (!trim(d->clear, &from, &to))
+			continue;
+		log.first_page = (from - base) * 64;
+		log.num_pages = (to - from) * 64;
+		log.dirty_bitmap = d->clear + from;
+		r = kvm_ioctl(d->kvm->vm_fd, KVM_CLEAR_DIRTY_LOG, &log);
+		if (r < 0)
+			return r;
+		memset(d->clear + from, 0, (to - from) * sizeof(uint64_t));
+	}
+	return 0;
+}

@@ -1,0 +1,66 @@
+/*
+ * Byte transports for streams: tcp:HOST:PORT, unix:PATH, fd:N, file:PATH. Nothing here knows what
+ * the bytes mean. Every wait has a deadline.
+ */
+#ifndef VMM_CHAN_H
+#define VMM_CHAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vmm/base/err.h"
+
+#define CHAN_USER_TIMEOUT_MS 10000 /* TCP_USER_TIMEOUT until chan_set_options() says otherwise */
+#define CHAN_FILE_PATH_MAX   251   /* a temporary name has 4 bytes more */
+
+enum chan_kind { CHAN_TCP, CHAN_UNIX, CHAN_FD, CHAN_FILE };
+
+struct chan_uri {
+	enum chan_kind kind;
+	char host[256]; /* tcp: numeric address or name; [::1] without its brackets */
+	char port[8];
+	char path[256];
+	int fd;
+};
+
+/* Parse and check; the message names what is wrong and shows the right form. */
+int chan_parse(const char *text, struct chan_uri *ret, struct err *e);
+/*
+ * Put the first address of HOST in its place, in the cap bytes of text: a name server that does not
+ * answer takes many seconds, which the loop thread does not have. Other kinds stay as they are.
+ */
+int chan_resolve(char *text, size_t cap, struct err *e);
+/*
+ * Start a non-blocking connect; *ret_fd becomes writable when done, then chan_connected(). HOST
+ * must be an address. fd:N is handed out as it is.
+ */
+int chan_connect_start(const struct chan_uri *u, int *ret_fd, struct err *e);
+/* 0, -EINPROGRESS, or why it failed. */
+int chan_connected(int fd, struct err *e);
+/* Connect, trying each address of a name, within timeout_ms. Returns the fd or a negative errno. */
+int chan_connect(const struct chan_uri *u, int timeout_ms, struct err *e);
+/*
+ * Listening socket, non-blocking, SO_REUSEADDR. A unix socket gets mode 0600; one that nobody
+ * listens on any more is replaced, anything else at its path is refused. Returns fd.
+ */
+int chan_listen(const struct chan_uri *u, struct err *e);
+/* Accept one (non-blocking fd, options set); -EAGAIN when none waits. */
+int chan_accept(int listen_fd, struct err *e);
+/* TCP_NODELAY, TCP_USER_TIMEOUT (ms), keepalive; no-op for other kinds. */
+int chan_set_options(int fd, int user_timeout_ms);
+/*
+ * file: snapshot files. For writing: "PATH.tmp" created 0600; chan_file_commit() fsyncs and
+ * renames. The fd stays the caller's, to be closed by it. Only regular files are opened.
+ */
+int chan_file_create(const char *path, struct err *e);
+int chan_file_commit(int fd, const char *path, struct err *e);
+int chan_file_open(const char *path, struct err *e);
+/*
+ * Write all of iov before deadline_ns (CLOCK_MONOTONIC), else -ETIMEDOUT and an unknown part is
+ * written. The deadline does not bind a file or a blocking pipe. No SIGPIPE from sockets.
+ */
+struct iovec;
+int chan_write(int fd, const struct iovec *iov, int niov, uint64_t deadline_ns);
+
+#endif

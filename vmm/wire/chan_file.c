@@ -1,0 +1,97 @@
+/* Snapshot files: written beside their final name, synced, then renamed; never seen half-written.
+ */
+#include "vmm/wire/chan.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TMP_NAME_MAX (CHAN_FILE_PATH_MAX + sizeof(".tmp"))
+
+static int tmp_name(const char *path, char *to, struct err *e)
+{
+	if (!*path || strlen(path) > CHAN_FILE_PATH_MAX)
+		return err_set(e, -ENAMETOOLONG, "file '%.40s': the path must have 1 to %d bytes",
+			       path, CHAN_FILE_PATH_MAX);
+	snprintf(to, TMP_NAME_MAX, "%s.tmp", path);
+	return 0;
+}
+
+int chan_file_create(const char *path, struct err *e)
+{
+	char tmp[TMP_NAME_MAX];
+	int fd, r = tmp_name(path, tmp, e);
+
+	if (r)
+		return r;
+	if (unlink(tmp) && errno != ENOENT) /* left by a writer that was killed */
+		return err_sys(e, "file %s: cannot remove", tmp);
+	fd = open(tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return err_sys(e, "file %s: cannot create", tmp);
+	return fd;
+}
+
+/* The rename is durable only when its directory is. */
+static int sync_dir(const char *path, struct err *e)
+{
+	char dir[TMP_NAME_MAX];
+	char *slash;
+	int fd, r = 0;
+
+	snprintf(dir, sizeof(dir), "%s", path);
+	slash = strrchr(dir, '/');
+	if (!slash)
+		strcpy(dir, ".");
+	else
+		slash[slash == dir] = 0;
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(e, "directory %s: cannot open", dir);
+	if (fsync(fd) && errno != EINVAL) /* some file systems cannot sync a directory */
+		r = err_sys(e, "directory %s: cannot sync", dir);
+	close(fd);
+	return r;
+}
+
+int chan_file_commit(int fd, const char *path, struct err *e)
+{
+	char tmp[TMP_NAME_MAX];
+	struct stat ours, named;
+	int r = tmp_name(path, tmp, e);
+
+	if (r)
+		return r;
+	if (fsync(fd))
+		return err_sys(e, "file %s: cannot sync", tmp);
+	if (fstat(fd, &ours) || lstat(tmp, &named))
+		return err_sys(e, "file %s: is gone", tmp);
+	if (ours.st_ino != named.st_ino || ours.st_dev != named.st_dev)
+		return err_set(e, -ESTALE, "file %s: replaced by another writer; use another name",
+			       tmp);
+	if (rename(tmp, path))
+		return err_sys(e, "file %s: cannot rename %s to it", path, tmp);
+	return sync_dir(path, e);
+}
+
+int chan_file_open(const char *path, struct err *e)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us here */
+
+	if (fd < 0)
+		return err_sys(e, "file %s: cannot open", path);
+	if (fstat(fd, &st) || !S_ISREG(st.st_mode)) {
+		close(fd);
+		return err_set(e, -EINVAL, "file %s: is not a regular file", path);
+	}
+	if (fcntl(fd, F_SETFL, 0)) {
+		close(fd);
+		return err_sys(e, "file %s: fcntl", path);
+	}
+	return fd;
+}
