@@ -20,28 +20,6 @@
 /* Leaves room for the longest suffix: ".tmp-" and 16 digits, or "." and 19. */
 #define PREFIX_MAX 230
 
-int arbiter_file_init(struct arbiter_file *f, const char *path, const char *vm, const char *holder,
-		      struct err *e)
-{
-	const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
-	int folder = slash ? (int)(slash - path) : 0;
-
-	if (!*base || strlen(base) > PREFIX_MAX || folder >= (int)sizeof(f->folder))
-		return err_set(
-			e, -EINVAL,
-			"arbiter 'file:%.80s': must be file:FOLDER/NAME, NAME of 1..%d characters",
-			path, PREFIX_MAX);
-	snprintf(f->folder, sizeof(f->folder), "%.*s", folder, path);
-	if (!slash)
-		snprintf(f->folder, sizeof(f->folder), ".");
-	else if (!folder)
-		snprintf(f->folder, sizeof(f->folder), "/");
-	snprintf(f->prefix, sizeof(f->prefix), "%s", base);
-	snprintf(f->vm, sizeof(f->vm), "%s", vm);
-	snprintf(f->holder, sizeof(f->holder), "%s", holder);
-	return 0;
-}
-
 /* The generation in a file name, 0 when it is not a record of ours. */
 static uint64_t name_generation(const struct arbiter_file *f, const char *name)
 {
@@ -181,18 +159,6 @@ static int read_current(const struct arbiter_file *f, DIR *d, struct arbiter_rec
 	return read_record(f, d, ret, e);
 }
 
-int arbiter_file_read(const struct arbiter_file *f, struct arbiter_record *ret, struct err *e)
-{
-	DIR *d = open_folder(f, e);
-	int r;
-
-	if (!d)
-		return e && e->code ? e->code : -EIO;
-	r = read_current(f, d, ret, e);
-	closedir(d);
-	return r;
-}
-
 static int write_all(int fd, const char *text, size_t len)
 {
 	while (len) {
@@ -214,7 +180,7 @@ static char *record_text(const struct arbiter_file *f, const struct arbiter_reco
 	char claim[17], side[17], token[17], *text;
 	json_t *root;
 
-	snprintf(claim, sizeof(claim), "%016" PRIx64, f->claim);
+	snprintf(claim, sizeof(claim), "%016" PRIx64, r->claim);
 	snprintf(side, sizeof(side), "%016" PRIx64, r->side);
 	root = json_pack("{ss sI ss sI sb sb ss ss}", "vm", f->vm, "generation",
 			 (json_int_t)r->generation, "holder", r->holder, "time",
@@ -332,7 +298,7 @@ static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_rec
 
 	if (r)
 		return r;
-	if (ret->generation != now.generation || ret->claim != f->claim)
+	if (ret->generation != now.generation || ret->claim != now.claim)
 		return lost(f, d, ret, e);
 	now.time = time(NULL);
 	fd = write_temp(f, d, &now, temp, e);
@@ -352,7 +318,6 @@ static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_rec
 	if (!r && highest > now.generation)
 		return lost(f, d, ret, e);
 	*ret = now;
-	ret->claim = f->claim;
 	return r;
 }
 
@@ -360,25 +325,28 @@ static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_rec
  * An end and a claim that follows the same record are made first, and looked at then: one of the
  * two sides sees the other. A claim that sees an end ends in the same way.
  */
-static int look_back(const struct arbiter_file *f, DIR *d, uint64_t from,
+static int look_back(const struct arbiter_file *f, DIR *d, const struct arbiter_record *mine,
 		     struct arbiter_record *ret, struct err *e)
 {
-	struct arbiter_record before = {.generation = from};
+	struct arbiter_record before = {.generation = mine->generation - 1};
 	int r = read_record(f, d, &before, e);
 
 	if (r || before.end == ARBITER_HELD)
 		return r;
-	before.generation = from + 1;
+	before.generation = mine->generation;
+	before.claim = mine->claim;
 	r = end_in(f, d, &before, ret, e);
 	return r ? r
 		 : err_set(e, -ECANCELED, "VM '%s' was stopped in order by '%s'", f->vm,
 			   before.holder);
 }
 
-/* May the record at hand be followed by one of ours? 0, or why not. */
-static int check_claim(const struct arbiter_file *f, DIR *d, uint64_t from, enum arbiter_why why,
+/* May the record at hand be followed by the one asked for? 0, or why not. */
+static int check_claim(const struct arbiter_file *f, DIR *d, const struct arbiter_question *q,
 		       struct arbiter_record *ret, struct err *e)
 {
+	uint64_t from = q->record.generation - 1;
+
 	if (ret->generation > from)
 		return lost(f, d, ret, e);
 	if (ret->generation < from)
@@ -386,7 +354,7 @@ static int check_claim(const struct arbiter_file *f, DIR *d, uint64_t from, enum
 			       "arbiter folder '%s' has generation %" PRIu64 " of VM '%s', %" PRIu64
 			       " was expected; is the shared storage mounted?",
 			       f->folder, ret->generation, f->vm, from);
-	if (why == ARBITER_GO_ON && ret->end != ARBITER_HELD)
+	if (q->why == ARBITER_GO_ON && ret->end != ARBITER_HELD)
 		return err_set(e, -ECANCELED, "VM '%s' was stopped in order by '%s'", f->vm,
 			       ret->holder);
 	return 0;
@@ -413,27 +381,23 @@ static int make_record(const struct arbiter_file *f, DIR *d, const struct arbite
  * When the link or the step after it fails, the record may be there all the same. It stays: asked
  * again, it is known by its identity; and nobody else may take it for one that was given back.
  */
-static int claim_in(const struct arbiter_file *f, DIR *d, uint64_t from, enum arbiter_why why,
-		    const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e)
+static int claim_in(const struct arbiter_file *f, DIR *d, const struct arbiter_question *q,
+		    struct arbiter_record *ret, struct err *e)
 {
-	struct arbiter_record mine = {.generation = from + 1,
-				      .time = time(NULL),
-				      .claim = f->claim,
-				      .side = f->side,
-				      .token = f->token};
+	struct arbiter_record mine = q->record;
 	int r = read_current(f, d, ret, e);
-	bool landed = !r && ret->generation == from + 1 && ret->claim == f->claim &&
+	bool landed = !r && ret->generation == mine.generation && ret->claim == mine.claim &&
 		      ret->end == ARBITER_HELD;
 
-	snprintf(mine.holder, sizeof(mine.holder), "%s", f->holder);
+	mine.time = time(NULL);
 	if (!r && !landed)
-		r = check_claim(f, d, from, why, ret, e);
+		r = check_claim(f, d, q, ret, e);
 	if (!r && !landed)
-		r = make_record(f, d, &mine, abandoned, ret, e);
+		r = make_record(f, d, &mine, q->abandoned, ret, e);
 	if (!r)
 		r = confirm(f, d, mine.generation, ret, e);
-	if (!r && from && why == ARBITER_GO_ON)
-		r = look_back(f, d, from, ret, e);
+	if (!r && mine.generation > 1 && q->why == ARBITER_GO_ON)
+		r = look_back(f, d, &mine, ret, e);
 	if (r)
 		return r;
 	remove_old(f, d, mine.generation);
@@ -441,28 +405,62 @@ static int claim_in(const struct arbiter_file *f, DIR *d, uint64_t from, enum ar
 	return 0;
 }
 
-int arbiter_file_claim(const struct arbiter_file *f, uint64_t from, enum arbiter_why why,
-		       const atomic_bool *abandoned, struct arbiter_record *ret, struct err *e)
+/* --- the back end ----------------------------------------------------------------------------- */
+
+static int answer(void *self, const struct arbiter_question *q, struct arbiter_record *ret,
+		  struct err *e)
 {
+	const struct arbiter_file *f = self;
 	DIR *d = open_folder(f, e);
 	int r;
 
 	if (!d)
 		return e && e->code ? e->code : -EIO;
-	r = claim_in(f, d, from, why, abandoned, ret, e);
+	if (q->what == ARBITER_READ)
+		r = read_current(f, d, ret, e);
+	else if (q->what == ARBITER_CLAIM)
+		r = claim_in(f, d, q, ret, e);
+	else
+		r = end_in(f, d, &q->record, ret, e);
 	closedir(d);
 	return r;
 }
 
-int arbiter_file_end(const struct arbiter_file *f, const struct arbiter_record *as,
-		     struct arbiter_record *ret, struct err *e)
+static const struct arbiter_ops ops = {
+	.answer = answer, .close = free, .deadline_ms = ARBITER_DEADLINE_MS, .shared = true};
+
+static int split(struct arbiter_file *f, const char *path, struct err *e)
 {
-	DIR *d = open_folder(f, e);
+	const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+	int folder = slash ? (int)(slash - path) : 0;
+
+	if (!*base || strlen(base) > PREFIX_MAX || folder >= (int)sizeof(f->folder))
+		return err_set(
+			e, -EINVAL,
+			"arbiter 'file:%.80s': must be file:FOLDER/NAME, NAME of 1..%d characters",
+			path, PREFIX_MAX);
+	snprintf(f->folder, sizeof(f->folder), "%.*s", folder, path);
+	if (!slash)
+		snprintf(f->folder, sizeof(f->folder), ".");
+	else if (!folder)
+		snprintf(f->folder, sizeof(f->folder), "/");
+	snprintf(f->prefix, sizeof(f->prefix), "%s", base);
+	return 0;
+}
+
+int arbiter_file_open(struct arbiter_backend *ret, const char *path, const char *vm, struct err *e)
+{
+	struct arbiter_file *f = calloc(1, sizeof(*f));
 	int r;
 
-	if (!d)
-		return e && e->code ? e->code : -EIO;
-	r = end_in(f, d, as, ret, e);
-	closedir(d);
-	return r;
+	if (!f)
+		return err_set(e, -ENOMEM, "arbiter: out of memory");
+	snprintf(f->vm, sizeof(f->vm), "%s", vm);
+	r = split(f, path, e);
+	if (r) {
+		free(f);
+		return r;
+	}
+	*ret = (struct arbiter_backend){&ops, f};
+	return 0;
 }

@@ -155,7 +155,7 @@ static void arbiter(void)
 	if (dir < 0)
 		die(folder, errno);
 	snprintf(uri, sizeof(uri), "file:%s/vm", folder);
-	if (arbiter_open(&a, uri, "bench", "host A", &e))
+	if (arbiter_open(&a, NULL, uri, "bench", "host A", &e))
 		die(e.msg, EINVAL);
 	bench_arbiter(a, dir);
 	arbiter_close(a);

@@ -15,7 +15,9 @@
 
 #define FILES 6
 
-static struct arbiter_file file;
+#define MINE 0x11
+
+static struct arbiter_backend file;
 static char names[FILES][300];
 static unsigned nfiles;
 
@@ -25,9 +27,7 @@ static void start(void)
 
 	log_init(LOG_ERROR, "fuzz");
 	snprintf(path, sizeof(path), "%s/r", fuzz_make_folder());
-	require(!arbiter_file_init(&file, path, "vm", "me", NULL));
-	file.claim = 0x11;
-	file.side = 0x22;
+	require(!arbiter_file_open(&file, path, "vm", NULL));
 }
 
 /* Small generations, so that they meet, and the ends of the range. */
@@ -134,33 +134,47 @@ static void check_record(const struct arbiter_record *r)
 		require((unsigned char)*p >= ' ' && *p != 0x7f);
 }
 
+static int answer(enum arbiter_what what, enum arbiter_why why, uint64_t generation,
+		  struct arbiter_record *ret, struct err *e)
+{
+	struct arbiter_question q = {
+		.what = what,
+		.why = why,
+		.record = {.generation = generation,
+			   .end = what == ARBITER_END ? ARBITER_STOPPED : ARBITER_HELD,
+			   .holder = "me",
+			   .claim = MINE,
+			   .side = 0x22}};
+
+	return file.ops->answer(file.self, &q, ret, e);
+}
+
 static void ask(unsigned what, uint64_t from)
 {
 	struct arbiter_record before = {0}, after = {0}, rec = {0};
-	struct arbiter_record as = {.generation = from, .end = ARBITER_STOPPED, .holder = "me"};
 	enum arbiter_why why = what & 64 ? ARBITER_START : ARBITER_GO_ON;
 	struct err e = {0};
-	int was = arbiter_file_read(&file, &before, &e), r;
-	bool landed = before.generation == from + 1 && before.claim == file.claim &&
-		      before.end == ARBITER_HELD;
+	int was = answer(ARBITER_READ, why, 0, &before, &e), r;
+	bool landed =
+		before.generation == from + 1 && before.claim == MINE && before.end == ARBITER_HELD;
 
 	require(was ? was < 0 && e.msg[0] : 1);
 	if (!was)
 		check_record(&before);
 	if (what % 3 == 0)
 		return;
-	r = what % 3 == 1 ? arbiter_file_claim(&file, from, why, NULL, &rec, &e)
-			  : arbiter_file_end(&file, &as, &rec, &e);
+	r = what % 3 == 1 ? answer(ARBITER_CLAIM, why, from + 1, &rec, &e)
+			  : answer(ARBITER_END, why, from, &rec, &e);
 	require(r ? r < 0 && e.msg[0] : 1);
 	if (r)
 		return;
-	require(!was && !arbiter_file_read(&file, &after, &e) && after.claim == file.claim);
+	require(!was && !answer(ARBITER_READ, why, 0, &after, &e) && after.claim == MINE);
 	if (what % 3 == 1) {
 		require(landed || before.generation == from);
 		require(landed || why == ARBITER_START || before.end == ARBITER_HELD);
 		require(after.generation == from + 1 && after.end == ARBITER_HELD);
 	} else {
-		require(before.generation == from && before.claim == file.claim);
+		require(before.generation == from && before.claim == MINE);
 		require(after.generation == from && after.end == ARBITER_STOPPED);
 	}
 }
@@ -171,7 +185,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	unsigned what;
 	uint64_t from;
 
-	if (!file.folder[0])
+	if (!file.ops)
 		start();
 	what = (unsigned)take(&in, 1);
 	from = generation((unsigned)take(&in, 1));

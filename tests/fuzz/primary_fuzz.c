@@ -120,7 +120,7 @@ static void begin(void)
 	ended = acked = put_free = 0;
 	exited = alone = held = false;
 	fake_vm_reset();
-	require(!arbiter_open(&ft.arbiter, "none", "vm", "me", NULL));
+	require(!arbiter_open(&ft.arbiter, &loop, "none", "vm", "me", NULL));
 	require(!vm_create(&vm, &loop, &machine, &cfg, NULL));
 	require(!mem_write(&vm.mem, 5 * MEM_PAGE_SIZE, "\x01", 1));
 	vm_start(&vm);

@@ -120,7 +120,7 @@ static void begin(void)
 	ft.loop = &loop;
 	ft.on_state = on_state;
 	ft.on_exit = on_exit_code;
-	require(!arbiter_open(&ft.arbiter, "none", "vm", "me", NULL));
+	require(!arbiter_open(&ft.arbiter, &loop, "none", "vm", "me", NULL));
 	require(!secondary_start(&sec, &ft, &vm, NULL));
 	sec.taken_over = on_taken;
 	fake_vm_reset();

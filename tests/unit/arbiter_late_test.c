@@ -89,7 +89,7 @@ static struct arbiter *open_as(const struct world *w, const char *holder)
 	struct arbiter *a = NULL;
 	struct err e = {0};
 
-	assert_int_equal(arbiter_open(&a, w->uri, "web1", holder, &e), 0);
+	assert_int_equal(arbiter_open(&a, NULL, w->uri, "web1", holder, &e), 0);
 	return a;
 }
 

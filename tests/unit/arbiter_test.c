@@ -96,7 +96,7 @@ static struct arbiter *open_as(const struct world *w, const char *holder)
 	struct arbiter *a = NULL;
 	struct err e = {0};
 
-	assert_int_equal(arbiter_open(&a, w->uri, "web1", holder, &e), 0);
+	assert_int_equal(arbiter_open(&a, NULL, w->uri, "web1", holder, &e), 0);
 	return a;
 }
 
@@ -386,22 +386,26 @@ static void bad_uris(void **state)
 	for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++) {
 		struct err e = {0};
 
-		assert_int_equal(arbiter_open(&a, uris[i], "web1", "h", &e), -EINVAL);
+		assert_int_equal(arbiter_open(&a, NULL, uris[i], "web1", "h", &e), -EINVAL);
 		assert_true(e.msg[0]);
 	}
 }
 
 static void relative_path_and_root(void **state)
 {
-	struct arbiter_file f;
+	static const char *const paths[][3] = {
+		{"vm", ".", "vm"}, {"/vm", "/", "vm"}, {"a/b/vm", "a/b", "vm"}};
 
-	assert_int_equal(arbiter_file_init(&f, "vm", "v", "h", NULL), 0);
-	assert_string_equal(f.folder, ".");
-	assert_string_equal(f.prefix, "vm");
-	assert_int_equal(arbiter_file_init(&f, "/vm", "v", "h", NULL), 0);
-	assert_string_equal(f.folder, "/");
-	assert_int_equal(arbiter_file_init(&f, "a/b/vm", "v", "h", NULL), 0);
-	assert_string_equal(f.folder, "a/b");
+	for (unsigned i = 0; i < 3; i++) {
+		struct arbiter_backend b;
+		const struct arbiter_file *f;
+
+		assert_int_equal(arbiter_file_open(&b, paths[i][0], "v", NULL), 0);
+		f = b.self;
+		assert_string_equal(f->folder, paths[i][1]);
+		assert_string_equal(f->prefix, paths[i][2]);
+		b.ops->close(b.self);
+	}
 }
 
 static void none_always_wins(void **state)
@@ -411,7 +415,7 @@ static void none_always_wins(void **state)
 	struct err e = {0};
 	uint64_t gen;
 
-	assert_int_equal(arbiter_open(&a, "none", "web1", "hostA", &e), 0);
+	assert_int_equal(arbiter_open(&a, NULL, "none", "web1", "hostA", &e), 0);
 	assert_int_equal(arbiter_read(a, &rec, &e), 0);
 	assert_int_equal(rec.generation, 0);
 	assert_int_equal(arbiter_claim(a, 7, ARBITER_START, &gen, &e), 0);
@@ -450,16 +454,19 @@ static void failing_storage_is_no_win(void **state)
 }
 
 struct slow_claim {
-	struct arbiter_file file;
+	struct arbiter_backend file;
 	int result;
 };
 
 static void *slow_claim_main(void *arg)
 {
 	struct slow_claim *c = arg;
+	struct arbiter_question q = {.what = ARBITER_CLAIM,
+				     .why = ARBITER_START,
+				     .record = {.generation = 1, .holder = "hostA", .claim = 3}};
 	struct arbiter_record rec;
 
-	c->result = arbiter_file_claim(&c->file, 0, ARBITER_START, NULL, &rec, NULL);
+	c->result = c->file.ops->answer(c->file.self, &q, &rec, NULL);
 	return NULL;
 }
 
@@ -486,7 +493,7 @@ static void claimer_that_slept_too_long_loses(void **state)
 				_exit(1);
 		_exit(0);
 	}
-	assert_int_equal(arbiter_file_init(&slow.file, w->uri + 5, "web1", "hostA", NULL), 0);
+	assert_int_equal(arbiter_file_open(&slow.file, w->uri + 5, "web1", NULL), 0);
 	storage.wait_fd = pipes[0];
 	assert_int_equal(pthread_create(&thread, NULL, slow_claim_main, &slow), 0);
 	/* Its record is written under another name: it has seen generation 0 and goes for 1. */
@@ -498,6 +505,7 @@ static void claimer_that_slept_too_long_loses(void **state)
 	assert_int_equal(count_files(w, "vm.1"), 0);
 	assert_int_equal(write(pipes[1], "x", 1), 1);
 	pthread_join(thread, NULL);
+	slow.file.ops->close(slow.file.self);
 	assert_int_equal(slow.result, -ESTALE);
 	assert_int_equal(count_files(w, "vm.1"), 0);
 	assert_int_equal(count_files(w, "vm.18"), 1);

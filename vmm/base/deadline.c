@@ -24,6 +24,8 @@ static void *thread_main(void *arg)
 	job->done = true;
 	job->result = result;
 	pthread_cond_signal(&job->cond);
+	if (job->ended && !abandoned)
+		job->ended(job);
 	pthread_mutex_unlock(&job->lock);
 	if (abandoned) {
 		done_with(job);

@@ -12,6 +12,8 @@
 /* Embedded in the caller's own heap struct, which nobody else touches until the wait has ended. */
 struct deadline_job {
 	int (*run)(struct deadline_job *job); /* in the thread; must not return -ETIMEDOUT */
+	/* In the thread, when a wait will end at once; not once abandoned. NULL: nobody is told. */
+	void (*ended)(struct deadline_job *job);
 	void (*drop)(struct deadline_job *job);
 	atomic_bool abandoned; /* run() may look before a step that cannot be undone */
 	/* private to deadline.c */

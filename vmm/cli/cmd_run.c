@@ -632,7 +632,7 @@ static int open_arbiter(struct run *r, struct err *e)
 			 "file:PATH)");
 	gethostname(host, sizeof(host) - 1);
 	snprintf(holder, sizeof(holder), "%s pid %d", host, getpid());
-	return arbiter_open(&r->ft.arbiter, r->cfg.arbiter, r->cfg.name, holder, e);
+	return arbiter_open(&r->ft.arbiter, &r->loop, r->cfg.arbiter, r->cfg.name, holder, e);
 }
 
 /* Once, before the guest runs: no retry waits for a name server. */
