@@ -29,7 +29,7 @@ GCFLAGS := -std=gnu17 -O2 -g $(WARN) -ffreestanding -fno-pic -fno-pie -mno-red-z
 
 UNIT := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
 # Every .c directly in these folders with a main() is one host tool; lib*.c there is shared by them.
-TOOLDIRS := tests/lin tests/wire tests/bench tests/hostile
+TOOLDIRS := tests/lin tests/wire tests/bench tests/hostile tests/docs
 TOOLLIB := $(wildcard $(TOOLDIRS:%=%/lib*.c))
 TOOLS := $(patsubst %.c,$(B)/%,$(filter-out $(TOOLLIB),$(wildcard $(TOOLDIRS:%=%/*.c))))
 
@@ -53,7 +53,7 @@ help:
 $(B)/ftvmm: $(OBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 # Builds with a planted bug that the tests must catch: one object differs from the normal ones.
-BUG_release := ft/role/epoch RELEASE_EARLY
+BUG_release := ft/epoch/engine RELEASE_EARLY
 BUG_skip := ft/epoch/capture SKIP_PAGE
 BUG_partial := ft/epoch/stage PARTIAL_EPOCH
 BUG_order := ft/epoch/disklog DISK_ORDER
@@ -79,9 +79,10 @@ $(TOOLS): %: %.o
 NATIVE := $(filter $(B)/tests/bench/native_%,$(TOOLS))
 $(NATIVE): $(LIBOBJS)
 $(NATIVE): TOOLLIBS := $(LIBS)
-# And one that speaks its protocol.
-$(B)/tests/hostile/hostile: $(LIBOBJS)
-$(B)/tests/hostile/hostile: TOOLLIBS := $(LIBS)
+# One that speaks its protocol, and one that prints it.
+SPEAKERS := $(B)/tests/hostile/hostile $(B)/tests/docs/protocol
+$(SPEAKERS): $(LIBOBJS)
+$(SPEAKERS): TOOLLIBS := $(LIBS)
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	@printf "  CC    %s\n" $<; $(CC) $(CFLAGS) $(INCS) -c -o $@ $<

@@ -6,33 +6,68 @@
 
 #include "vmm/base/log.h"
 
-static const char *const state_name[] = {
-	[FT_STARTING] = "STARTING",	  [FT_RUNNING] = "RUNNING",
-	[FT_UNPROTECTED] = "UNPROTECTED", [FT_SYNCING] = "SYNCING",
-	[FT_PROTECTED] = "PROTECTED",	  [FT_DEGRADED] = "DEGRADED",
-	[FT_TAKING_OVER] = "TAKING-OVER", [FT_FENCED] = "FENCED",
-	[FT_PAUSED] = "PAUSED",		  [FT_STOPPED] = "STOPPED",
+static const char *const cover_word[] = {
+	[FT_NONE] = "RUNNING",	    [FT_UNPROTECTED] = "UNPROTECTED",
+	[FT_SYNCING] = "SYNCING",   [FT_PROTECTED] = "PROTECTED",
+	[FT_DEGRADED] = "DEGRADED", [FT_TAKING_OVER] = "TAKING-OVER",
+	[FT_FENCED] = "FENCED",
 };
-_Static_assert(sizeof(state_name) / sizeof(state_name[0]) == FT_STATE_MAX,
-	       "a name for every state");
 
-const char *ft_state_name(enum ft_state s)
+const char *ft_word(const struct ft *ft)
 {
-	return s < FT_STATE_MAX ? state_name[s] : "?";
+	if (ft->life == FT_ELSEWHERE && ft->cover == FT_NONE)
+		return "STARTING";
+	if (ft->life == FT_OVER && ft->cover != FT_FENCED)
+		return "STOPPED";
+	if (ft->life == FT_HERE && (ft->stands & (FT_STAND_USER | FT_STAND_SILENT)))
+		return "PAUSED";
+	return cover_word[ft->cover];
 }
 
-void ft_set_state(struct ft *ft, enum ft_state s, const char *why)
+static void changed(struct ft *ft, const char *from, const char *why)
 {
-	enum ft_state from = ft->state;
+	const char *to = ft_word(ft);
+
+	if (from == to)
+		return;
+	log_info("%s -> %s%s%s (generation %llu)", from, to, why ? ": " : "", why ? why : "",
+		 (unsigned long long)ft->generation);
+	if (ft->on_state)
+		ft->on_state(ft->arg, from, to);
+}
+
+void ft_set(struct ft *ft, enum ft_life life, enum ft_cover cover, const char *why)
+{
+	const char *from = ft_word(ft);
 
 	snprintf(ft->note, sizeof(ft->note), "%s", why ? why : "");
-	if (from == s)
-		return;
-	ft->state = s;
-	log_info("%s -> %s%s%s (generation %llu)", ft_state_name(from), ft_state_name(s),
-		 why ? ": " : "", why ? why : "", (unsigned long long)ft->generation);
-	if (ft->on_state)
-		ft->on_state(ft->arg, from, s);
+	ft->life = life;
+	ft->cover = cover;
+	changed(ft, from, why);
+}
+
+int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why, struct err *e)
+{
+	const char *from = ft_word(ft);
+	int r = vm_pause(vm, e);
+
+	if (r && reason == FT_STAND_USER)
+		return r;
+	ft->stands |= reason;
+	if (why)
+		snprintf(ft->note, sizeof(ft->note), "%s", why);
+	changed(ft, from, why);
+	return r;
+}
+
+void ft_go(struct ft *ft, struct vm *vm, enum ft_stand reason)
+{
+	const char *from = ft_word(ft);
+
+	ft->stands &= ~(unsigned)reason;
+	if (!ft->stands && !vm->running)
+		vm_resume(vm);
+	changed(ft, from, NULL);
 }
 
 void ft_note_epoch(struct ft *ft, uint64_t pause_ns, uint64_t pages)

@@ -1,11 +1,7 @@
 /*
- * Fault tolerance of one VM: what both roles share. The life of a VM under FT:
- *
- *   primary:   UNPROTECTED -> SYNCING -> PROTECTED -> (peer lost, claim won) DEGRADED -> SYNCING
- * ...
- *                                                  -> (claim lost) FENCED
- *   secondary: STARTING -> SYNCING -> PROTECTED -> (peer lost, claim won) TAKING-OVER -> DEGRADED,
- *              and from there on it is the primary; (claim lost) back to STARTING
+ * Fault tolerance of one VM: what both roles share. Three things say how it is, and one word that
+ * is made of them is shown: where the VM is in its life, as seen from this side; how far the roles
+ * have got; and why the VM is stopped, if it is.
  */
 #ifndef FT_FT_H
 #define FT_FT_H
@@ -18,21 +14,31 @@
 #include "vmm/base/loop.h"
 #include "vmm/vm/vm.h"
 
-enum ft_state {
-	FT_STARTING,
-	FT_RUNNING, /* no fault tolerance asked for */
+/* The VM's life. */
+enum ft_life {
+	FT_ELSEWHERE, /* not begun here, or run by the other side */
+	FT_HERE,
+	FT_OVER,
+};
+
+/* How far the roles have got with each other. */
+enum ft_cover {
+	FT_NONE, /* no fault tolerance asked for; a secondary that waits for a primary */
 	FT_UNPROTECTED,
 	FT_SYNCING,
 	FT_PROTECTED,
 	FT_DEGRADED, /* was protected, the peer is gone */
 	FT_TAKING_OVER,
 	FT_FENCED, /* another side runs the VM */
-	FT_PAUSED,
-	FT_STOPPED,
-	FT_STATE_MAX,
 };
 
-const char *ft_state_name(enum ft_state s);
+/* Why the VM is stopped: bits, as one reason does not end another. */
+enum ft_stand {
+	FT_STAND_USER = 1,
+	FT_STAND_CLAIM = 2,  /* the arbiter is being asked whose it is */
+	FT_STAND_SILENT = 4, /* and does not answer */
+	FT_STAND_END = 8,    /* its last epoch is under way */
+};
 
 #define FT_SAMPLES 4096
 
@@ -55,21 +61,29 @@ struct ft {
 	const struct config *cfg;
 	struct loop *loop;
 	struct arbiter *arbiter;
-	enum ft_state state;
+	enum ft_life life;
+	enum ft_cover cover;
+	unsigned stands;     /* enum ft_stand */
 	uint64_t generation; /* under which this side runs, or would take over from */
 	char peer[300];	     /* who is at the other end, "" for nobody */
 	char note[480];	     /* why the state is what it is, for status */
 	bool images_behind;  /* after a takeover: the acknowledged disk log is not in the images yet
 			      */
 	struct ft_stats stats;
-	void (*on_state)(void *arg, enum ft_state from, enum ft_state to);
+	void (*on_state)(void *arg, const char *from, const char *to); /* the word changed */
 	/* The process is to end with this code (exit codes: README). */
 	void (*on_exit)(void *arg, int code);
 	void *arg;
 };
 
-/* Change the state, log it, tell whoever listens. why may be NULL. */
-void ft_set_state(struct ft *ft, enum ft_state s, const char *why);
+/* The word for all that: PROTECTED, PAUSED, ... (docs/operations.md). */
+const char *ft_word(const struct ft *ft);
+/* Change it, log it, tell whoever listens. why may be NULL. */
+void ft_set(struct ft *ft, enum ft_life life, enum ft_cover cover, const char *why);
+/* Stop the VM for this reason; why: for status, NULL leaves the note as it is. */
+int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why, struct err *e);
+/* The reason is gone; the VM goes on when there is no other one. */
+void ft_go(struct ft *ft, struct vm *vm, enum ft_stand reason);
 void ft_note_epoch(struct ft *ft, uint64_t pause_ns, uint64_t pages);
 /* Percentile (0..100) of the samples held; 0 when there are none. */
 uint32_t ft_percentile(const uint32_t *samples, uint64_t n, unsigned pct);

@@ -1,12 +1,8 @@
 /*
  * The secondary role: listen, become the primary's machine, take epochs, and take over when the
- * primary is lost and the arbiter agrees. The phases and what moves them:
- *
- *   LISTEN -- HELLO --> STANDBY (first sync, then epochs) -- primary lost --> CLAIM
- *   CLAIM -- won --> TAKEN: this side runs the VM       lost, or nothing committed --> LISTEN
- *   STANDBY -- BYE --> DRAIN -- all of it is in the images: DONE --> LISTEN
- *   STANDBY -- HAND_OVER --> ACCEPT -- claim won: RUNS --> HELD -- GONE --> TAKEN
- *   HELD -- primary lost --> CONFIRM -- second claim won --> TAKEN       lost --> LISTEN
+ * primary is lost and the arbiter agrees. What it does when is the table in ft/role/secondary.c,
+ * the same as in docs/protocol.md; the actions are in door.c, welcome.c, receiving.c and
+ * takeover.c.
  *
  * Owner: the loop.
  */
@@ -16,25 +12,66 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "ft/epoch/diskapply.h"
+#include "ft/common/fsm.h"
 #include "ft/common/ft.h"
 #include "ft/common/heart.h"
-#include "ft/epoch/stage.h"
 #include "ft/common/wire.h"
-#include "vmm/wire/stream.h"
+#include "ft/epoch/diskapply.h"
+#include "ft/epoch/stage.h"
 #include "vmm/vm/vm.h"
+#include "vmm/wire/stream.h"
 
 #define SECONDARY_MAX_PENDING 4 /* connections that have not said yet what they are */
 
-enum secondary_phase {
-	SEC_LISTEN,
-	SEC_STANDBY,
-	SEC_DRAIN,   /* stopped in order: what waits for the images goes there */
-	SEC_CLAIM,   /* the primary is lost */
-	SEC_ACCEPT,  /* the primary hands over: a claim that it knows */
-	SEC_HELD,    /* the VM runs, output held, until the primary is gone */
-	SEC_CONFIRM, /* it did not say so: the VM stands, and is claimed once more */
-	SEC_TAKEN,
+#define SECONDARY_STATES(X)                                                                        \
+	X(LISTEN, "no primary")                                                                    \
+	X(SYNCING, "first sync: nothing to take over with")                                        \
+	X(STANDBY, "an epoch is committed")                                                        \
+	X(DRAIN, "stopped in order: the images take what waits")                                   \
+	X(DRAIN_ALONE, "the same, and nobody waits to hear of it")                                 \
+	X(CLAIM, "primary lost: the arbiter is asked")                                             \
+	X(ACCEPT, "the primary hands over: the arbiter is asked")                                  \
+	X(ACCEPT_ALONE, "the same, and the link is lost")                                          \
+	X(HELD, "the VM runs, its output held, until the primary is gone")                         \
+	X(CONFIRM, "it did not say so: the VM stands, and is claimed once more")                   \
+	X(TAKEN, "this side runs the VM")                                                          \
+	X(OVER, "the end")
+
+#define SECONDARY_EVENTS(X)                                                                        \
+	X(HELLO, "HELLO")                                                                          \
+	X(END, "the process ends")                                                                 \
+	X(BUILT, "the VM is built")                                                                \
+	X(HEART, "heartbeat link")                                                                 \
+	X(WHOLE, "an epoch is whole")                                                              \
+	X(READY, "this host takes the state")                                                      \
+	X(UNEQUAL, "`--verify` fails")                                                             \
+	X(TIMER, "timer")                                                                          \
+	X(WON, "claim won")                                                                        \
+	X(CLAIM_LOST, "claim lost")                                                                \
+	X(WAS_STOPPED, "the record says stopped")                                                  \
+	X(NO_ANSWER, "no answer")                                                                  \
+	X(LOADED, "the state is loaded")                                                           \
+	X(NOT_LOADED, "the state cannot be loaded")                                                \
+	X(IMAGES, "the images have all")                                                           \
+	X(IMAGE_FAILED, "an image failed")                                                         \
+	X(LOST, "link lost")                                                                       \
+	X(PART, "a part of the sync or of an epoch")                                               \
+	X(BYE, "BYE between two epochs")                                                           \
+	X(HAND_OVER, "HAND_OVER between two epochs")                                               \
+	X(GONE, "GONE")
+
+enum secondary_state {
+#define X(name, what) SEC_##name,
+	SECONDARY_STATES(X)
+#undef X
+		SEC_STATE_MAX
+};
+
+enum secondary_event {
+#define X(name, what) SEC_EV_##name,
+	SECONDARY_EVENTS(X)
+#undef X
+		SEC_EV_MAX
 };
 
 struct secondary;
@@ -51,16 +88,20 @@ struct secondary {
 	struct ft *ft;
 	struct vm *vm; /* the caller's; built at HELLO */
 	bool has_vm;
-	enum secondary_phase phase;
+	struct fsm fsm;
 	int listen_fd;
-	struct loop_op listen_op, main_op, again_op, heart_op, claim_op, announce_op;
+	struct loop_op listen_op, main_op, again_op, timer_op, announce_op;
 	struct pending_conn pending[SECONDARY_MAX_PENDING];
-	struct stream main;
+	struct pending_conn *caller; /* who said HELLO, or is the heartbeat link */
+	const struct frame *frame;   /* that is being taken */
+	struct stream main;	     /* its fd is -1 when there is no link */
 	struct heart heart;
-	bool has_main, verify;
+	bool verify;
 	struct stage stage;
 	struct diskapply disks;
 	bool reading_stopped; /* the images are slower than the stream */
+	struct arbiter_answer answer;
+	char why[480]; /* the link was lost, or the VM could not be loaded */
 	char last_refused[480];
 	unsigned announces;
 	uint64_t lost_ns;
@@ -70,24 +111,15 @@ struct secondary {
 	void *arg;
 };
 
-int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm, struct err *e);
+extern const struct fsm_desc secondary_desc;
+
+/* taken_over(arg): the VM runs here, this side is the primary from now on. */
+int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm,
+		    void (*taken_over)(void *arg), void *arg, struct err *e);
 /*
  * Ends links; a VM that was taken over stays the caller's. -EIO: the images did not take what was
  * acknowledged.
  */
 int secondary_stop(struct secondary *s);
-
-/* ft/role/takeover.c */
-void takeover_claim(struct secondary *s);
-void takeover_announce(struct secondary *s);
-void takeover_accept(struct secondary *s, uint64_t token); /* a hand-over */
-void takeover_gone(struct secondary *s);		   /* the old side is: go on */
-void takeover_alone(struct secondary *s);		   /* the link broke before that */
-/* ft/role/secondary.c, for ft/role/takeover.c */
-void secondary_drain(struct secondary *s);
-void secondary_close_links(struct secondary *s);
-int secondary_reply(struct secondary *s, enum frame_type type, const char *text);
-void secondary_lost(struct secondary *s, const char *why);
-void secondary_listen_again(struct secondary *s, const char *why);
 
 #endif

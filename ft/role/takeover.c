@@ -7,11 +7,12 @@
  * output, announcements too, is held until it has said that it is gone, or a second claim is won.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "devices/device.h"
 #include "devices/virtio_net.h"
-#include "ft/role/secondary.h"
+#include "ft/role/secondary_do.h"
 #include "ft/common/steps.h"
 #include "vmm/base/log.h"
 
@@ -20,7 +21,7 @@
 #define ANNOUNCE_COUNT 5	     /* switches lose frames: say it again, ever later */
 #define ANNOUNCE_NS    50000000ull
 
-void takeover_announce(struct secondary *s)
+static void announce(struct secondary *s)
 {
 	struct vm *vm = s->vm;
 
@@ -40,7 +41,7 @@ static void ask_guest_to_announce(struct vm *vm)
 
 static void announce_again(struct loop_op *op, int res)
 {
-	takeover_announce(op->arg);
+	announce(op->arg);
 }
 
 static void plug_network(struct vm *vm)
@@ -69,34 +70,103 @@ static void own(struct secondary *s)
 {
 	struct ft *ft = s->ft;
 
-	s->phase = SEC_TAKEN;
-	secondary_close_links(s);
-	loop_timer_del(ft->loop, &s->claim_op);
+	secondary_close_link(s);
+	loop_timer_del(ft->loop, &s->timer_op);
 	ft->peer[0] = 0;
-	ft_set_state(ft, FT_DEGRADED, "took over");
+	ft_set(ft, FT_HERE, FT_DEGRADED, "took over");
 	stage_done(&s->stage);
 	s->taken_over(s->arg);
 	obuf_pass(&s->vm->obuf);
 	s->announce_op = (struct loop_op){.fn = announce_again, .arg = s};
-	takeover_announce(s);
+	announce(s);
 	ask_guest_to_announce(s->vm);
 	device_signal(s->vm->end_fd); /* an end of the guest that nobody was told of */
 }
 
-/* Time does not stand still for the guest: it goes on by this side's clock. */
-static int load_here(struct secondary *s, struct err *e)
+/* --- claim ------------------------------------------------------------------------------------ */
+
+static void answered(void *arg, const struct arbiter_answer *a)
 {
+	struct secondary *s = arg;
+
+	s->answer = *a;
+	if (!a->code) {
+		s->ft->generation++;
+		arbiter_set_token(s->ft->arbiter, 0); /* the next claim is for good */
+		secondary_post(s, SEC_EV_WON);
+	} else if (a->code == -ESTALE) {
+		secondary_post(s, SEC_EV_CLAIM_LOST);
+	} else if (a->code == -ECANCELED) {
+		secondary_post(s, SEC_EV_WAS_STOPPED);
+	} else {
+		secondary_post(s, SEC_EV_NO_ANSWER);
+	}
+}
+
+void takeover_ask(void *arg)
+{
+	struct secondary *s = arg;
 	int r;
+
+	step_reached(STEP_TAKEOVER_CLAIM);
+	if (s->disks.error) {
+		secondary_post(s, SEC_EV_IMAGE_FAILED);
+		return;
+	}
+	r = arbiter_ask_claim(s->ft->arbiter, s->ft->generation, ARBITER_GO_ON, answered, s);
+	if (!r)
+		return;
+	s->answer = (struct arbiter_answer){.code = r};
+	err_set(&s->answer.err, r, "arbiter: cannot be asked now");
+	secondary_post(s, SEC_EV_NO_ANSWER);
+}
+
+void takeover_wait(void *arg)
+{
+	struct secondary *s = arg;
+
+	ft_set(s->ft, s->ft->life, FT_TAKING_OVER, s->answer.err.msg);
+	secondary_timer(s, RETRY_NS);
+}
+
+void takeover_other_side(void *arg)
+{
+	secondary_listen_again(arg, "the other side goes on");
+}
+
+/* --- after a loss ----------------------------------------------------------------------------- */
+
+void takeover_lost(void *arg)
+{
+	struct secondary *s = arg;
+	char note[160];
+
+	snprintf(note, sizeof(note), "primary: %.120s", s->why);
+	log_warn("%s", note);
+	s->lost_ns = loop_now_ns();
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	stage_abort(&s->stage);
+	ft_set(s->ft, FT_ELSEWHERE, FT_TAKING_OVER, note);
+	takeover_ask(s);
+}
+
+/* Time does not stand still for the guest: it goes on by this side's clock. */
+void takeover_load(void *arg)
+{
+	struct secondary *s = arg;
+	struct err e = {0};
 
 	step_reached(STEP_TAKEOVER_LOAD);
 	hold_disks(s);
-	r = vm_load(s->vm, loop_now_ns() - s->committed_ns, e);
-	if (r)
-		return r;
+	if (vm_load(s->vm, loop_now_ns() - s->committed_ns, &e)) {
+		snprintf(s->why, sizeof(s->why), "%s", e.msg);
+		secondary_post(s, SEC_EV_NOT_LOADED);
+		return;
+	}
 	vm_new_generation(s->vm);
 	step_reached(STEP_TAKEOVER_LINK);
 	plug_network(s->vm);
-	return 0;
+	secondary_post(s, SEC_EV_LOADED);
 }
 
 static void start_here(struct secondary *s)
@@ -107,128 +177,127 @@ static void start_here(struct secondary *s)
 	step_reached(STEP_TAKEOVER_RUN);
 }
 
-static void claim_again(struct loop_op *op, int res)
+void takeover_start(void *arg)
 {
-	struct secondary *s = op->arg;
-
-	if (s->phase == SEC_HELD)
-		secondary_lost(s, "no answer in time");
-	else
-		takeover_claim(s);
+	start_here(arg);
+	own(arg);
 }
 
-static void claim_in(struct secondary *s, uint64_t delay_ns)
+/* Tried with the first epoch; a host that changes its mind leaves nothing to run. */
+void takeover_cannot(void *arg)
 {
-	s->claim_op = (struct loop_op){.fn = claim_again, .arg = s};
-	loop_timer_set(s->ft->loop, &s->claim_op, delay_ns);
+	struct secondary *s = arg;
+
+	log_error("takeover: %s", s->why);
+	s->ft->on_exit(s->ft->arg, 2);
 }
 
-/* Claimed after a loss. */
-static void take(struct secondary *s)
-{
-	struct err e = {0};
+/* --- a hand-over ------------------------------------------------------------------------------ */
 
-	if (load_here(s, &e)) {
-		/* Tried with the first epoch; a host that changes its mind leaves nothing to run.
-		 */
-		log_error("takeover: %s", e.msg);
-		s->ft->on_exit(s->ft->arg, 2);
+void takeover_accept(void *arg)
+{
+	struct secondary *s = arg;
+	struct wire_hand_over w = {0};
+
+	if (s->frame->length == sizeof(w))
+		memcpy(&w, s->frame->data, sizeof(w));
+	if (!w.token) {
+		secondary_reject(s, "hand-over without a token");
 		return;
 	}
-	start_here(s);
-	own(s);
+	log_info("primary: hands over");
+	s->lost_ns = loop_now_ns();
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	arbiter_set_token(s->ft->arbiter, w.token);
+	ft_set(s->ft, FT_ELSEWHERE, FT_TAKING_OVER, "primary: hands over");
+	takeover_ask(s);
 }
 
-/* Claimed for a hand-over. */
-static void take_held(struct secondary *s)
+void takeover_load_held(void *arg)
 {
-	struct err e = {0};
+	struct secondary *s = arg;
 
-	if (!s->has_main) { /* the primary may take the VM back by now: ask before anything runs */
-		s->phase = SEC_CLAIM;
-		takeover_claim(s);
-		return;
-	}
 	obuf_hold(&s->vm->obuf, s->vm->obuf.epoch + 1);
-	if (load_here(s, &e)) {
-		log_error("takeover: %s", e.msg);
-		secondary_reply(s, FRAME_REFUSE, e.msg);
-		secondary_listen_again(s, e.msg);
-		return;
-	}
-	s->phase = SEC_HELD;
+	takeover_load(s);
+}
+
+void takeover_start_held(void *arg)
+{
+	struct secondary *s = arg;
+
 	start_here(s);
-	claim_in(s, GONE_NS);
-	if (secondary_reply(s, FRAME_RUNS, NULL) < 0)
-		secondary_lost(s, "connection broken");
+	secondary_timer(s, GONE_NS);
+	if (secondary_reply(s, FRAME_RUNS, 0, NULL) < 0)
+		secondary_lose(s, "connection broken");
 	else
 		step_reached(STEP_RUNS_SAID);
 }
 
-/* Claimed again, as the old side did not say that it is gone. */
-static void go_on(struct secondary *s)
+void takeover_cannot_accept(void *arg)
 {
-	if (!s->vm->running)
-		vm_resume(s->vm);
-	own(s);
+	struct secondary *s = arg;
+	char why[sizeof(s->why)];
+
+	memcpy(why, s->why, sizeof(why));
+	log_error("takeover: %s", why);
+	if (secondary_has_link(s))
+		secondary_reply(s, FRAME_REFUSE, 0, why);
+	secondary_listen_again(s, why);
 }
 
-void takeover_gone(struct secondary *s)
+void takeover_gone(void *arg)
 {
 	step_reached(STEP_GONE_HEARD);
+	own(arg);
+}
+
+void takeover_silent(void *arg)
+{
+	secondary_lose(arg, "no answer in time");
+}
+
+void takeover_alone(void *arg)
+{
+	struct secondary *s = arg;
+	struct err e = {0};
+
+	log_warn("primary: %s; it did not say that it is gone", s->why);
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	if (ft_stand(s->ft, s->vm, FT_STAND_CLAIM, NULL, &e))
+		log_error("%s", e.msg);
+	takeover_ask(s);
+}
+
+/* Claimed again, as the old side did not say that it is gone. */
+void takeover_confirmed(void *arg)
+{
+	struct secondary *s = arg;
+
+	ft_go(s->ft, s->vm, FT_STAND_CLAIM);
 	own(s);
 }
 
-void takeover_alone(struct secondary *s)
-{
-	struct err e = {0};
+/* --- the images, behind the VM that runs here ------------------------------------------------- */
 
-	s->phase = SEC_CONFIRM;
-	secondary_close_links(s);
-	if (vm_pause(s->vm, &e))
-		log_error("%s", e.msg);
-	takeover_claim(s);
+/* Its requests waited until the log is in the images. */
+void takeover_let_disks_go(void *arg)
+{
+	struct secondary *s = arg;
+
+	s->ft->images_behind = false;
+	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
+		if (s->vm->disks[i].fd >= 0)
+			disk_hold(&s->vm->disks[i], false);
 }
 
-void takeover_accept(struct secondary *s, uint64_t token)
+/* The guest must not read what is older than what it was told is written. */
+void takeover_lacks(void *arg)
 {
-	log_info("primary: hands over");
-	s->lost_ns = loop_now_ns();
-	s->phase = SEC_ACCEPT;
-	arbiter_set_token(s->ft->arbiter, token);
-	ft_set_state(s->ft, FT_TAKING_OVER, "primary: hands over");
-	takeover_claim(s);
-}
-
-void takeover_claim(struct secondary *s)
-{
-	struct ft *ft = s->ft;
+	struct secondary *s = arg;
 	struct err e = {0};
-	uint64_t gen = 0;
-	int r;
 
-	step_reached(STEP_TAKEOVER_CLAIM);
-	if (s->disks.error) {
-		secondary_listen_again(s, "this side's disk image failed");
-		return;
-	}
-	r = arbiter_claim(ft->arbiter, ft->generation, ARBITER_GO_ON, &gen, &e);
-	if (r == -ESTALE) {
-		secondary_listen_again(s, "the other side goes on");
-	} else if (r == -ECANCELED) {
-		/* The goodbye was lost with the link: what was stopped is not to run again. */
-		secondary_drain(s);
-	} else if (r) {
-		ft_set_state(ft, FT_TAKING_OVER, e.msg);
-		claim_in(s, RETRY_NS);
-	} else {
-		ft->generation = gen;
-		arbiter_set_token(ft->arbiter, 0); /* the next claim is for good */
-		if (s->phase == SEC_CLAIM)
-			take(s);
-		else if (s->phase == SEC_ACCEPT)
-			take_held(s);
-		else
-			go_on(s);
-	}
+	log_error("takeover: the images here lack acknowledged writes; stopping. Start the other "
+		  "side with --primary --claim: its images have them");
+	vm_pause(s->vm, &e);
+	s->ft->on_exit(s->ft->arg, 2);
 }

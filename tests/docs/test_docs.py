@@ -26,7 +26,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import lab
 from lab import BUILD, ROOT, Failed
 
-START = "<!-- from ftvmm run --help-md -->"
 END = "<!-- end -->"
 EXAMPLES = ["README.md", "configs/README.md", *sorted(
     os.path.relpath(p, ROOT) for p in glob.glob(os.path.join(ROOT, "docs/*.md")))]
@@ -200,25 +199,45 @@ def check_ancestry():
     check_names("docs/ancestry.md")
 
 
-def option_table():
-    return subprocess.run([os.path.join(BUILD, "ftvmm"), "run", "--help-md"], check=True,
+def printed(*command):
+    return subprocess.run([os.path.join(BUILD, command[0]), *command[1:]], check=True,
                           stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def check_options():
-    """docs/operations.md has the option table as the program prints it."""
-    text = read("docs/operations.md")
-    if option_table() not in text:
-        missing = [line for line in option_table().splitlines() if line and line not in text]
-        raise Failed("docs/operations.md differs from ftvmm run --help-md (--update writes it): "
-                     + "; ".join(missing))
+# What the program prints and a page has: page, mark, command.
+PRINTED = {
+    "options": ("docs/operations.md", "<!-- from ftvmm run --help-md -->", ("ftvmm", "run", "--help-md")),
+    "primary": ("docs/protocol.md", "<!-- from protocol primary -->", ("tests/docs/protocol", "primary")),
+    "secondary": ("docs/protocol.md", "<!-- from protocol secondary -->", ("tests/docs/protocol", "secondary")),
+}
 
 
-def update_options():
-    text = read("docs/operations.md")
-    start, end = text.index(START) + len(START), text.index(END)
-    with open(os.path.join(ROOT, "docs/operations.md"), "w", encoding="utf-8") as f:
-        f.write(text[:start] + "\n" + option_table() + "\n" + text[end:])
+def option_table():
+    return printed(*PRINTED["options"][2])
+
+
+def between(text, mark):
+    start = text.index(mark) + len(mark)
+    return start, text.index(END, start)
+
+
+def check_printed(name):
+    """A table in the docs is, row by row, what the program prints."""
+    page, mark, command = PRINTED[name]
+    text = read(page)
+    start, end = between(text, mark)
+    have, want = text[start:end].strip().splitlines(), printed(*command).splitlines()
+    if have != want:
+        wrong = [line for line in want if line not in have] + [line for line in have if line not in want]
+        raise Failed(f"{page} differs from {' '.join(command)} (--update writes it): {'; '.join(wrong)}")
+
+
+def update_printed():
+    for page, mark, command in PRINTED.values():
+        text = read(page)
+        start, end = between(text, mark)
+        with open(os.path.join(ROOT, page), "w", encoding="utf-8") as f:
+            f.write(text[:start] + "\n" + printed(*command) + "\n" + text[end:])
 
 
 def commands():
@@ -254,17 +273,17 @@ def check_man():
 def check_states():
     """Every state of the program is explained in docs/operations.md."""
     text, code = read("docs/operations.md"), read("ft/common/ft.c")
-    for state in re.findall(r'\[FT_\w+\] = "([A-Z-]+)"', code):
+    for state in re.findall(r'"([A-Z-]{5,})"', code):
         if not re.search(rf"^\| {state} \|", text, re.M):
             raise Failed(f"docs/operations.md does not explain the state {state}")
 
 
-def check_phases():
-    """Every phase and frame of the protocol is in docs/protocol.md, and no other."""
+def check_frames():
+    """Every frame of the protocol is in docs/protocol.md, and no other; so is every state that it names."""
     text = read("docs/protocol.md")
-    code = read("ft/role/primary.h") + read("ft/role/secondary.h") + read("vmm/wire/stream.h")
-    known = set(re.findall(r"\b((?:PRI|SEC|FRAME)_[A-Z_]+)\b", code))
-    known -= {"PRI_PHASE_MAX", "FRAME_TYPE_MAX"}
+    code = read("vmm/wire/stream.h") + printed("tests/docs/protocol", "primary")
+    code += printed("tests/docs/protocol", "secondary")
+    known = set(re.findall(r"\b((?:PRI|SEC|FRAME)_[A-Z_]+)\b", code)) - {"FRAME_TYPE_MAX"}
     named = set(re.findall(r"\b((?:PRI|SEC|FRAME)_[A-Z_]+)\b", text))
     if known != named:
         raise Failed(f"docs/protocol.md: {', '.join(sorted(known ^ named))}")
@@ -272,14 +291,15 @@ def check_phases():
 
 TESTS = {f"names:{n}": (lambda n=n: check_names(n)) for n in EXAMPLES + MAPS if n != "docs/ancestry.md"}
 TESTS.update({f"map:{d}": (lambda d=d: check_map(d)) for d in ROOMS})
-TESTS.update({"ancestry": check_ancestry, "options": check_options, "commands": check_commands, "man": check_man,
-              "states": check_states, "phases": check_phases})
+TESTS.update({"ancestry": check_ancestry, "commands": check_commands, "man": check_man,
+              "states": check_states, "frames": check_frames})
+TESTS.update({f"printed:{n}": (lambda n=n: check_printed(n)) for n in PRINTED})
 
 
 def main():
     names = [a for a in sys.argv[1:] if not a.startswith("-")]
     if "--update" in sys.argv:
-        update_options()
+        update_printed()
         return 0
     chosen = [t for t in TESTS if not names or any(t.startswith(n) for n in names)]
     if names and not chosen:

@@ -33,9 +33,9 @@ static uint64_t acked;			    /* the last of these that was acknowledged */
 static uint64_t put_in[EPOCHS], put_free;   /* bytes that the guest printed */
 static bool exited, alone, held;
 
-static void on_state(void *arg, enum ft_state from, enum ft_state to)
+static void on_state(void *arg, const char *from, const char *to)
 {
-	require(to < FT_STATE_MAX);
+	require(to[0]);
 }
 
 static void on_exit_code(void *arg, int code)
@@ -104,7 +104,8 @@ static void turn(uint64_t wait_ns)
 
 /* What the sender thread or the kernel does takes a while; what does not happen is no error. */
 #define until(cond, turns)                                                                         \
-	for (int left_ = (turns); !(cond) && left_ && !exited && pri.phase != PRI_IDLE; left_--)   \
+	for (int left_ = (turns); !(cond) && left_ && !exited && pri.fsm.state != PRI_IDLE;        \
+	     left_--)                                                                              \
 	turn(500000)
 
 static void begin(void)
@@ -112,7 +113,8 @@ static void begin(void)
 	memset(&ft, 0, sizeof(ft));
 	ft = (struct ft){.cfg = &cfg,
 			 .loop = &loop,
-			 .state = FT_UNPROTECTED,
+			 .life = FT_HERE,
+			 .cover = FT_UNPROTECTED,
 			 .generation = 1,
 			 .on_state = on_state,
 			 .on_exit = on_exit_code};
@@ -128,7 +130,7 @@ static void begin(void)
 	require(!primary_start(&pri, &ft, &vm, NULL));
 	stream_init(&main_link, accept_one(), STREAM_MAIN, 0);
 	require(main_link.fd >= 0);
-	until(pri.phase == PRI_HELLO, 1000);
+	until(pri.fsm.state == PRI_HELLO, 1000);
 	read_links();
 }
 
@@ -287,7 +289,7 @@ static void step(struct input *in)
 static void protect(void)
 {
 	say(&main_link, FRAME_WELCOME, 0, NULL, 0);
-	until(pri.phase == PRI_HEART, 1000);
+	until(pri.fsm.state == PRI_HEART, 1000);
 	take_heart_link();
 	until(ended, 10000);
 }
@@ -302,7 +304,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	begin();
 	if (take(&in, 1) & 1)
 		protect();
-	while (in.left && n++ < 60 && !exited && pri.phase != PRI_IDLE)
+	while (in.left && n++ < 60 && !exited && pri.fsm.state != PRI_IDLE)
 		step(&in);
 	if (!exited)
 		turn(0);

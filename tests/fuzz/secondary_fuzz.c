@@ -41,9 +41,9 @@ static bool exited, taken;
 static uint8_t *hello, *state, *pages;
 static size_t hello_len, state_len, pages_len;
 
-static void on_state(void *arg, enum ft_state from, enum ft_state to)
+static void on_state(void *arg, const char *from, const char *to)
 {
-	require(to < FT_STATE_MAX);
+	require(to[0]);
 }
 
 static void on_exit_code(void *arg, int code)
@@ -121,8 +121,7 @@ static void begin(void)
 	ft.on_state = on_state;
 	ft.on_exit = on_exit_code;
 	require(!arbiter_open(&ft.arbiter, &loop, "none", "vm", "me", NULL));
-	require(!secondary_start(&sec, &ft, &vm, NULL));
-	sec.taken_over = on_taken;
+	require(!secondary_start(&sec, &ft, &vm, on_taken, NULL, NULL));
 	fake_vm_reset();
 	ends = 0;
 	exited = taken = false;

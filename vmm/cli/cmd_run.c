@@ -40,15 +40,14 @@ static void finish(void *arg, int code)
 	loop_stop(&r->loop);
 }
 
-static void state_changed(void *arg, enum ft_state from, enum ft_state to)
+static void state_changed(void *arg, const char *from, const char *to)
 {
 	struct run *r = arg;
 
 	if (r->ctl)
-		ctl_event(r->ctl,
-			  json_pack("{s:s, s:s, s:s, s:I, s:s}", "event", "ft-state", "old",
-				    ft_state_name(from), "new", ft_state_name(to), "generation",
-				    (json_int_t)r->ft.generation, "note", r->ft.note));
+		ctl_event(r->ctl, json_pack("{s:s, s:s, s:s, s:I, s:s}", "event", "ft-state", "old",
+					    from, "new", to, "generation",
+					    (json_int_t)r->ft.generation, "note", r->ft.note));
 }
 
 static int end_code(const struct vm *vm)
@@ -84,7 +83,7 @@ static void reboot_read(void *arg, int code, struct boot_files *files, const str
 	struct run *r = arg;
 	struct err e = *read_err;
 	/* One that does not run now asks again when it may, whatever was read. */
-	bool wanted = !r->over && !r->primary.ending && r->vm.running;
+	bool wanted = !r->over && primary_goes_on(&r->primary) && r->vm.running;
 
 	r->reader = NULL;
 	if (wanted && !code)
@@ -99,7 +98,8 @@ static void reboot_read(void *arg, int code, struct boot_files *files, const str
 /* False: it is not to boot again. */
 static bool may_reboot(const struct run *r)
 {
-	if (!vm_end_is_reset(&r->vm) || r->cfg.no_reboot || r->stopping || r->primary.ending)
+	if (!vm_end_is_reset(&r->vm) || r->cfg.no_reboot || r->stopping ||
+	    !primary_goes_on(&r->primary))
 		return false;
 	if (!r->cfg.kernel[0])
 		log_warn("guest: %s, but no kernel was given here to boot again (-k)",
@@ -126,7 +126,7 @@ static void guest_ended(void *arg)
 	struct run *r = arg;
 
 	/* Told again when this side may go on; else the secondary's guest_ended() is told. */
-	if (r->over || r->primary.owe_claim || r->primary.ending > END_STOP)
+	if (r->over || !primary_may_end(&r->primary))
 		return;
 	if (may_reboot(r)) {
 		reboot(r);
@@ -202,30 +202,27 @@ static int set_going(struct run *r, struct err *e)
 
 static int pause_vm(struct run *r, bool pause, struct err *e)
 {
+	int code;
+
 	if (r->primary.ft)
 		return primary_pause(&r->primary, pause, e);
 	if (pause)
-		return vm_pause(&r->vm, e);
-	if (r->waiting)
-		return set_going(r, e);
-	if (!r->vm.running)
-		vm_resume(&r->vm);
-	return 0;
+		return ft_stand(&r->ft, &r->vm, FT_STAND_USER, NULL, e);
+	code = r->waiting ? set_going(r, e) : 0;
+	if (!code)
+		ft_go(&r->ft, &r->vm, FT_STAND_USER);
+	return code;
 }
 
 static json_t *do_pause(struct run *r, bool pause, struct err *e)
 {
 	if (!r->has_vm) {
-		err_set(e, -EBUSY, "this side does not run the VM (state %s)",
-			ft_state_name(r->ft.state));
+		err_set(e, -EBUSY, "this side does not run the VM (state %s)", ft_word(&r->ft));
 		return NULL;
 	}
 	if (pause_vm(r, pause, e))
 		return NULL;
 	r->waiting = r->waiting && pause;
-	r->paused = pause;
-	if (!r->primary.ft)
-		ft_set_state(&r->ft, pause ? FT_PAUSED : FT_RUNNING, NULL);
 	return json_object();
 }
 
@@ -239,11 +236,11 @@ static json_t *do_snapshot(struct run *r, json_t *args, struct err *e)
 		err_set(e, -EINVAL, "snapshot: 'file' must be an absolute path");
 		return NULL;
 	}
-	if (!r->has_vm || r->ft.state == FT_SYNCING || r->ft.state == FT_PROTECTED) {
+	if (!r->has_vm || r->ft.cover == FT_SYNCING || r->ft.cover == FT_PROTECTED) {
 		err_set(e, -EBUSY,
 			"snapshot: not while this VM is %s: its peer would take the long pause for "
 			"a death",
-			ft_state_name(r->ft.state));
+			ft_word(&r->ft));
 		return NULL;
 	}
 	code = vm_pause(&r->vm, e);
@@ -270,7 +267,7 @@ static int check_balloon(struct run *r, json_t *bytes, struct err *e)
 
 	if (!r->has_vm)
 		return err_set(e, -EBUSY, "this side does not run the VM (state %s)",
-			       ft_state_name(r->ft.state));
+			       ft_word(&r->ft));
 	if (!vm_find_device(&r->vm, MDEV_BALLOON))
 		return err_set(e, -ENODEV, "set: this VM has no balloon");
 	if (!json_is_integer(bytes) || n < 0 || n % MEM_PAGE_SIZE ||
@@ -466,11 +463,13 @@ static int run_plain(struct run *r, struct err *e)
 {
 	int code = prepare_vm(r, e);
 
-	r->paused = r->waiting = r->cfg.paused;
-	if (!code && !r->waiting)
+	r->waiting = r->cfg.paused;
+	if (r->waiting)
+		r->ft.stands = FT_STAND_USER;
+	else if (!code)
 		code = set_going(r, e);
 	if (!code)
-		ft_set_state(&r->ft, r->waiting ? FT_PAUSED : FT_RUNNING, NULL);
+		ft_set(&r->ft, FT_HERE, FT_NONE, NULL);
 	return code;
 }
 
@@ -531,7 +530,7 @@ static int claim_and_go(struct run *r, const struct arbiter_record *was, struct 
 			"arbiter: another side claimed '%s' at this moment; start as --secondary",
 			r->cfg.name);
 	if (!code) {
-		ft_set_state(&r->ft, FT_UNPROTECTED, "no peer yet");
+		ft_set(&r->ft, FT_HERE, FT_UNPROTECTED, "no peer yet");
 		code = set_going(r, e);
 	}
 	if (code)
@@ -577,8 +576,6 @@ static void raise_priority(void)
 
 static int start_role(struct run *r, struct err *e)
 {
-	int code;
-
 	switch (r->cfg.role) {
 	case ROLE_PRIMARY:
 		raise_priority();
@@ -590,12 +587,8 @@ static int start_role(struct run *r, struct err *e)
 		if (!r->cfg.kernel[0] && !r->cfg.no_reboot)
 			log_warn("no kernel (-k): after a takeover the guest's first reboot ends "
 				 "the VM; give the primary's -k and -i here, too");
-		ft_set_state(&r->ft, FT_STARTING, "waiting for a primary");
-		r->secondary.taken_over = taken_over;
-		code = secondary_start(&r->secondary, &r->ft, &r->vm, e);
-		r->secondary.taken_over = taken_over;
-		r->secondary.arg = r;
-		return code;
+		ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a primary");
+		return secondary_start(&r->secondary, &r->ft, &r->vm, taken_over, r, e);
 	default:
 		r->role = "plain";
 		return run_plain(r, e);

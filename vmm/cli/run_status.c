@@ -26,7 +26,7 @@ static void add_epochs(json_t *o, struct run *r)
 	json_object_set_new(o, "epoch",
 			    json_integer(r->secondary.has_vm && !r->has_vm
 						 ? r->secondary.stage.committed
-						 : r->primary.epoch));
+						 : r->primary.engine.epoch));
 	json_object_set_new(o, "epochs_total", json_integer(s->epochs));
 	json_object_set_new(o, "pause_us",
 			    json_pack("{s:i, s:i}", "p50", ft_percentile(s->pause_us, n, 50), "p99",
@@ -82,12 +82,12 @@ json_t *run_status(struct run *r)
 
 	json_object_set_new(o, "name", json_string(r->cfg.name));
 	json_object_set_new(o, "role", json_string(r->role ? r->role : "plain"));
-	json_object_set_new(o, "state", json_string(ft_state_name(r->ft.state)));
+	json_object_set_new(o, "state", json_string(ft_word(&r->ft)));
 	json_object_set_new(o, "note", json_string(r->ft.note));
 	json_object_set_new(o, "mode", json_string(ft ? "mc" : "none"));
 	json_object_set_new(o, "generation", json_integer(r->ft.generation));
 	json_object_set_new(o, "peer", json_string(r->ft.peer));
-	json_object_set_new(o, "paused", json_boolean(r->paused));
+	json_object_set_new(o, "paused", json_boolean((r->ft.stands & FT_STAND_USER) != 0));
 	json_object_set_new(o, "pid", json_integer(getpid()));
 	add_epochs(o, r);
 	json_object_set_new(o, "held_packets", json_integer(ob->held));
@@ -96,10 +96,10 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "dropped_packets_total", json_integer(ob->dropped));
 	json_object_set_new(
 		o, "sync_bytes",
-		json_integer(__atomic_load_n(&r->primary.sync.bytes, __ATOMIC_RELAXED)));
+		json_integer(__atomic_load_n(&r->primary.engine.sync.bytes, __ATOMIC_RELAXED)));
 	json_object_set_new(
 		o, "sync_pages",
-		json_integer(__atomic_load_n(&r->primary.sync.pages, __ATOMIC_RELAXED)));
+		json_integer(__atomic_load_n(&r->primary.engine.sync.pages, __ATOMIC_RELAXED)));
 	json_object_set_new(o, "resets_total", json_integer(r->vm.resets));
 	if (!r->vm.loop)
 		return o;

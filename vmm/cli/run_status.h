@@ -22,8 +22,7 @@ struct run {
 	struct console_sock *console;
 	struct ft ft;
 	struct vm vm;
-	bool has_vm; /* the VM runs (or is paused) here */
-	bool paused;
+	bool has_vm;  /* the VM runs (or is paused) here */
 	bool waiting; /* paused before its first instruction here */
 	struct primary primary;
 	struct secondary secondary;

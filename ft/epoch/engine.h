@@ -1,0 +1,68 @@
+/*
+ * The primary's engine: a first sync, then one epoch after the other: seal, send, ack, release. It
+ * does what it is told and reports what came of it, and knows neither peer nor arbiter.
+ *
+ * The output rule rests on two calls here: obuf_seal()/obuf_hold() while the vCPUs are stopped, and
+ * obuf_release() in engine_acked(), which is called for nothing but the peer's ack of that epoch.
+ *
+ * Owner: the loop.
+ */
+#ifndef FT_ENGINE_H
+#define FT_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ft/common/ft.h"
+#include "ft/epoch/capture.h"
+#include "ft/epoch/disklog.h"
+#include "ft/epoch/send.h"
+#include "ft/epoch/sync.h"
+#include "vmm/vm/vm.h"
+#include "vmm/wire/stream.h"
+
+enum engine_news {
+	ENGINE_SYNCED, /* the peer has all but what the first epoch brings */
+	ENGINE_BROKEN, /* the stream is */
+};
+
+struct engine {
+	struct ft *ft;
+	struct vm *vm;
+	struct capture capture;
+	struct disklog disklog;
+	struct sync sync;
+	struct send send;
+	int notify_fd; /* the sender's */
+	struct loop_op notify_op;
+	bool up;	    /* there is a sender */
+	bool wants_log;	    /* atomic: set by the sender */
+	bool told_synced;   /* synced was reported */
+	uint64_t epoch;	    /* the open one */
+	uint64_t in_flight; /* the one that awaits its ack, 0: none */
+	uint64_t sealed_ns; /* when that was sealed, or the last one */
+	struct disklog_list sent_log;
+	void (*news)(void *arg, enum engine_news what);
+	void *arg;
+};
+
+int engine_init(struct engine *g, struct ft *ft, struct vm *vm,
+		void (*news)(void *arg, enum engine_news what), void *arg, struct err *e);
+void engine_done(struct engine *g);
+
+/* Both links are up: dirty tracking on, then everything is sent while the guest runs. */
+int engine_start(struct engine *g, struct stream *main, struct err *e);
+/* Ends the sender and everything that is under way; the stream is of no use after it. */
+void engine_stop(struct engine *g);
+
+/*
+ * Stop the VM, close the open epoch and send it; the VM runs on if it ran. The first one of an
+ * engine begins to hold output. Negative errno and e: the epoch cannot be sent, the VM is stopped.
+ */
+int engine_seal(struct engine *g, struct err *e);
+/* Is this the epoch in flight, and has all of it gone out? */
+bool engine_awaits(const struct engine *g, uint64_t epoch);
+/* The peer holds the epoch in flight: its output goes out. */
+void engine_acked(struct engine *g);
+
+#endif

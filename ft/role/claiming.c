@@ -1,0 +1,130 @@
+/*
+ * The peer is lost and may have taken over: only the arbiter's word lets this side go on. Until it
+ * gives one the VM is stopped and its output stays held.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "ft/common/steps.h"
+#include "ft/role/primary_do.h"
+#include "vmm/base/log.h"
+
+static void answered(void *arg, const struct arbiter_answer *a);
+
+static void ask(struct primary *p)
+{
+	int r = arbiter_ask_claim(p->ft->arbiter, p->ft->generation, ARBITER_GO_ON, answered, p);
+
+	if (!r)
+		return;
+	p->answer = (struct arbiter_answer){.code = r};
+	err_set(&p->answer.err, r, "arbiter: cannot be asked now");
+	primary_post(p, PRI_EV_NO_ANSWER);
+}
+
+/*
+ * After a hand-over the secondary's claim of the next number does not decide alone: without our
+ * word it claims once more before it lets anything out, and so may we.
+ */
+static bool is_handed(const struct primary *p, const struct arbiter_answer *a)
+{
+	return a->code == -ESTALE && p->token && a->last.generation == p->ft->generation + 1 &&
+	       a->last.token == p->token && a->last.end == ARBITER_HELD;
+}
+
+static void answered(void *arg, const struct arbiter_answer *a)
+{
+	struct primary *p = arg;
+
+	p->answer = *a;
+	if (is_handed(p, a)) {
+		p->token = 0;
+		p->ft->generation++;
+		ask(p);
+	} else if (!a->code) {
+		primary_post(p, PRI_EV_WON);
+	} else if (a->code == -ESTALE || a->code == -ECANCELED) {
+		primary_post(p, PRI_EV_CLAIM_LOST);
+	} else {
+		primary_post(p, PRI_EV_NO_ANSWER);
+	}
+}
+
+void primary_ask(void *arg)
+{
+	ask(arg);
+}
+
+void primary_lost(void *arg)
+{
+	struct primary *p = arg;
+	struct err e = {0};
+
+	link_note_trouble(&p->link, true, false, p->lost_why, sizeof(p->lost_why));
+	step_reached(STEP_PEER_LOST);
+	primary_close(p);
+	if (ft_stand(p->ft, p->vm, FT_STAND_CLAIM, NULL, &e))
+		log_error("%s", e.msg);
+	ask(p);
+}
+
+void primary_wait_for_answer(void *arg)
+{
+	struct primary *p = arg;
+	struct err e = {0};
+
+	ft_stand(p->ft, p->vm, FT_STAND_SILENT, p->answer.err.msg, &e);
+	primary_timer(p, PRIMARY_RETRY_NS);
+}
+
+/* Won: output may leave, as nobody else can run the VM. */
+static void own(struct primary *p)
+{
+	p->token = 0;
+	p->ft->generation++;
+	obuf_pass(&p->vm->obuf);
+	p->ft->stands &= ~(unsigned)FT_STAND_SILENT;
+	ft_set(p->ft, FT_HERE, FT_DEGRADED, p->lost_why);
+}
+
+void primary_go_on(void *arg)
+{
+	struct primary *p = arg;
+
+	own(p);
+	if (p->ft->stands & FT_STAND_END)
+		log_warn("failover: the secondary is lost; the VM goes on here");
+	ft_go(p->ft, p->vm, FT_STAND_CLAIM | FT_STAND_END);
+	primary_timer(p, PRIMARY_RETRY_NS);
+}
+
+void primary_won_to_stop(void *arg)
+{
+	own(arg);
+	primary_rest(arg);
+}
+
+static void stand_for_ever(struct primary *p)
+{
+	struct err e = {0};
+
+	if (vm_pause(p->vm, &e))
+		log_error("%s", e.msg);
+	obuf_drop(&p->vm->obuf);
+}
+
+void primary_fence(void *arg)
+{
+	struct primary *p = arg;
+
+	stand_for_ever(p);
+	primary_exit(p, 5, FT_FENCED, "the other side runs the VM");
+}
+
+void primary_leave_handed(void *arg)
+{
+	struct primary *p = arg;
+
+	stand_for_ever(p);
+	primary_exit(p, 3, p->ft->cover, "handed over");
+}

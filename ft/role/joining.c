@@ -1,0 +1,134 @@
+/* The way to a peer: connect, HELLO, heartbeat link, first sync. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "ft/common/steps.h"
+#include "ft/role/primary_do.h"
+#include "vmm/base/log.h"
+#include "vmm/machine/fdt.h"
+
+#define CONNECT_NS   1000000000ull
+#define HANDSHAKE_NS 5000000000ull /* the peer builds a VM in this time */
+
+void primary_look(void *arg)
+{
+	struct primary *p = arg;
+
+	if (!p->ft->cfg->npeers)
+		return;
+	/* A sync would read old blocks, and let go the guest's requests that wait for the new. */
+	if (p->ft->images_behind)
+		primary_timer(p, PRIMARY_RETRY_NS);
+	else
+		primary_post(p, PRI_EV_TRY);
+}
+
+void primary_try_peer(void *arg)
+{
+	struct primary *p = arg;
+
+	primary_timer(p, CONNECT_NS);
+	link_try_next(&p->link);
+}
+
+static int make_hello(struct primary *p, struct wire_hello *h, uint8_t *fdt)
+{
+	const struct config *cfg = p->ft->cfg;
+	int r = fdt_build(&p->vm->machine, fdt, FDT_MAX_BYTES, NULL);
+
+	*h = (struct wire_hello){.generation = p->ft->generation,
+				 .heartbeat_ns = cfg->heartbeat_ns,
+				 .peer_timeout_ns = cfg->peer_timeout_ns,
+				 .disklog_bytes = cfg->disklog_bytes,
+				 .verify = cfg->verify,
+				 .fdt_bytes = r > 0 ? r : 0,
+				 .shared_arbiter = arbiter_is_shared(p->ft->arbiter)};
+	return r;
+}
+
+void primary_say_hello(void *arg)
+{
+	struct primary *p = arg;
+	uint8_t *fdt = malloc(FDT_MAX_BYTES);
+	struct wire_hello h;
+	int r = fdt ? make_hello(p, &h, fdt) : -ENOMEM;
+	struct iovec iov[2] = {{&h, sizeof(h)}, {fdt, r > 0 ? r : 0}};
+
+	primary_timer(p, HANDSHAKE_NS);
+	link_begin_main(&p->link, r > 0 ? iov : NULL, 2);
+	free(fdt);
+	step_reached(STEP_HELLO_SENT);
+}
+
+void primary_welcomed(void *arg)
+{
+	struct primary *p = arg;
+
+	link_try_heart(&p->link);
+}
+
+void primary_begin_sync(void *arg)
+{
+	struct primary *p = arg;
+	struct err e = {0};
+
+	loop_timer_del(p->ft->loop, &p->timer_op);
+	link_begin_heart(&p->link);
+	ft_set(p->ft, FT_HERE, FT_SYNCING, NULL);
+	if (p->link.state != LINK_UP || !engine_start(&p->engine, &p->link.main, &e))
+		return;
+	log_error("%s", e.msg);
+	link_break(&p->link, e.msg);
+}
+
+void primary_too_late(void *arg)
+{
+	static const char *const why[PRI_STATE_MAX] = {
+		[PRI_CONNECTING] = "no answer in time",
+		[PRI_HELLO] = "connected, but no answer in time; is that a --secondary?",
+		[PRI_HEART] = "no answer in time",
+		[PRI_FLIGHT] = "no acknowledgement in time",
+		[PRI_STOP_DUE] = "no acknowledgement in time",
+		[PRI_STOP] = "no acknowledgement in time",
+		[PRI_HAND_DUE] = "no acknowledgement in time",
+		[PRI_HAND] = "no acknowledgement in time",
+		[PRI_BYE] = "its images did not take all of the disk writes in time",
+		[PRI_HANDED] = "failover: it did not claim the VM and run it in time",
+		[PRI_HANDED_STOP] = "failover: it did not claim the VM and run it in time",
+	};
+	struct primary *p = arg;
+
+	link_break_after_reading(&p->link, why[p->fsm.state]);
+}
+
+/* Never in step: nobody but this side can run the VM. */
+static void alone(struct primary *p, bool in_step, bool connecting, enum ft_cover cover)
+{
+	char note[480];
+
+	link_note_trouble(&p->link, in_step, connecting, note, sizeof(note));
+	step_reached(STEP_PEER_LOST);
+	primary_close(p);
+	ft_set(p->ft, FT_HERE, cover, note);
+	primary_timer(p, PRIMARY_RETRY_NS);
+}
+
+void primary_unreached(void *arg)
+{
+	struct primary *p = arg;
+
+	alone(p, false, true, p->ft->cover);
+}
+
+void primary_missed(void *arg)
+{
+	struct primary *p = arg;
+
+	alone(p, false, false, p->ft->cover);
+}
+
+void primary_unsynced(void *arg)
+{
+	alone(arg, true, false, FT_UNPROTECTED);
+}

@@ -1,0 +1,265 @@
+#include "ft/role/link.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "vmm/base/log.h"
+
+/* --- the end of it ---------------------------------------------------------------------------- */
+
+void link_break(struct link *l, const char *why)
+{
+	if (l->state != LINK_UP)
+		return;
+	l->state = LINK_BROKEN;
+	snprintf(l->why, sizeof(l->why), "%s", why);
+	l->news(l->arg, LINK_LOST);
+}
+
+void link_close(struct link *l)
+{
+	loop_poll_del(l->ft->loop, &l->connect_op);
+	loop_poll_del(l->ft->loop, &l->main_op);
+	if (l->fd >= 0)
+		close(l->fd);
+	l->fd = -1;
+	heart_stop(&l->heart);
+	stream_done(&l->main);
+	l->state = LINK_DOWN;
+	l->waiting_ack = 0;
+	l->ft->peer[0] = 0;
+}
+
+/* Of the peer in use: next is the one after it. */
+static char *last_trouble(struct link *l)
+{
+	return l->trouble[(l->next ? l->next : l->ft->cfg->npeers) - 1];
+}
+
+void link_note_trouble(struct link *l, bool was_in_step, bool connecting, char *note, size_t cap)
+{
+	const char *why = l->why, *kind = connecting ? "cannot be reached" : note;
+	size_t n = strlen(l->ft->peer);
+
+	/* The errors of a connection begin with the address, too: it is said once. */
+	if (!strncmp(why, l->ft->peer, n) && !strncmp(why + n, ": ", 2))
+		why += n + 2;
+	snprintf(note, cap, "peer %.100s: %.360s", l->ft->peer, why);
+	if (was_in_step || strcmp(kind, last_trouble(l)))
+		log_warn("%s", note);
+	else
+		log_debug("%s", note);
+	snprintf(last_trouble(l), sizeof(l->trouble[0]), "%s", kind);
+}
+
+/* --- frames from the peer --------------------------------------------------------------------- */
+
+static void refused(struct link *l, const struct frame *f)
+{
+	char text[360] = "refuses: ";
+	unsigned at = strlen(text), n = f->length;
+
+	if (n > sizeof(text) - 1 - at)
+		n = sizeof(text) - 1 - at;
+	for (unsigned i = 0; i < n; i++)
+		text[at + i] = f->data[i] >= ' ' && f->data[i] < 127 ? f->data[i] : '?';
+	text[at + n] = 0;
+	link_break(l, text);
+}
+
+/* What is acted on only when nothing is behind it. */
+struct last_word {
+	bool has;
+	enum link_news what;
+};
+
+static void take_frame(struct link *l, const struct frame *f, struct last_word *w)
+{
+	if (f->type == FRAME_REFUSE) {
+		refused(l, f);
+	} else if (w->has || (f->type == FRAME_ACK && l->waiting_ack)) {
+		link_break(l, "message out of order");
+	} else if (f->type == FRAME_WELCOME) {
+		l->news(l->arg, LINK_WELCOME);
+	} else if (f->type == FRAME_DONE) {
+		l->news(l->arg, LINK_DONE);
+	} else if (f->type == FRAME_ACK) {
+		*w = (struct last_word){true, LINK_ACK};
+		l->acked = f->epoch;
+	} else if (f->type == FRAME_RUNS) {
+		*w = (struct last_word){true, LINK_RUNS};
+	} else {
+		link_break(l, "message out of order");
+	}
+}
+
+static void tell_last_word(struct link *l, const struct last_word *w)
+{
+	/* We were away: the peer may have taken over since it acknowledged. Ask it first. */
+	if (w->what == LINK_ACK && heart_suspect(&l->heart))
+		l->waiting_ack = l->acked;
+	else
+		l->news(l->arg, w->what);
+}
+
+/* Everything that has arrived. False: the link is lost, or closed. */
+static bool read_main(struct link *l, struct last_word *w)
+{
+	struct frame f;
+	int r = 0;
+
+	while (l->state == LINK_UP && (r = stream_recv(&l->main, &f)) == 1)
+		take_frame(l, &f, w);
+	if (r < 0)
+		link_break(l, r == -EBADMSG ? l->main.why
+			      : r == -EPIPE ? "connection closed"
+					    : strerror(-r));
+	return l->state == LINK_UP;
+}
+
+static void main_readable(struct loop_op *op, int res)
+{
+	struct link *l = op->arg;
+	struct last_word w = {0};
+
+	heart_suspect(&l->heart);
+	if (!read_main(l, &w))
+		return;
+	heart_heard(&l->heart);
+	if (w.has)
+		tell_last_word(l, &w);
+}
+
+/* An ack that came before the end is not acted on. */
+void link_break_after_reading(struct link *l, const char *why)
+{
+	struct last_word w = {0};
+
+	if (l->main.fd < 0 || read_main(l, &w))
+		link_break(l, why);
+}
+
+/* --- the way to a peer ------------------------------------------------------------------------ */
+
+static void writable(struct loop_op *op, int res)
+{
+	struct link *l = op->arg;
+	struct err e = {0};
+
+	loop_poll_del(l->ft->loop, &l->connect_op);
+	if (chan_connected(l->fd, &e))
+		link_break(l, e.msg);
+	else
+		l->news(l->arg, LINK_CONNECTED);
+}
+
+static int start_connect(struct link *l, struct err *e)
+{
+	int r = chan_connect_start(&l->uri, &l->fd, e);
+
+	if (r) {
+		l->fd = -1;
+		return r;
+	}
+	l->connect_op = (struct loop_op){.fn = writable, .arg = l};
+	r = loop_poll_add(l->ft->loop, &l->connect_op, l->fd, POLLOUT);
+	return r ? err_set(e, r, "cannot wait for the connection: %s", strerror(-r)) : 0;
+}
+
+void link_try_next(struct link *l)
+{
+	const struct config *cfg = l->ft->cfg;
+	struct err e = {0};
+
+	snprintf(l->ft->peer, sizeof(l->ft->peer), "%s", cfg->peers[l->next]);
+	l->next = (l->next + 1) % cfg->npeers;
+	l->state = LINK_UP;
+	if (chan_parse(l->ft->peer, &l->uri, &e) || start_connect(l, &e))
+		link_break(l, e.msg);
+}
+
+void link_begin_main(struct link *l, const struct iovec *hello, int niov)
+{
+	uint64_t session, deadline = loop_now_ns() + LINK_SEND_NS;
+
+	if (getrandom(&session, sizeof(session), 0) != sizeof(session))
+		session = loop_now_ns();
+	stream_init(&l->main, l->fd, STREAM_MAIN, session | 1);
+	l->fd = -1;
+	chan_set_options(l->main.fd, 5000);
+	l->main_op = (struct loop_op){.fn = main_readable, .arg = l};
+	if (!hello || stream_send_preface(&l->main, deadline) < 0 ||
+	    stream_send(&l->main, FRAME_HELLO, 0, hello, niov, deadline) < 0 ||
+	    loop_poll_add(l->ft->loop, &l->main_op, l->main.fd, POLLIN) < 0)
+		link_break(l, "handshake failed");
+}
+
+void link_try_heart(struct link *l)
+{
+	struct err e = {0};
+
+	if (start_connect(l, &e)) {
+		err_wrap(&e, "heartbeat link");
+		link_break(l, e.msg);
+	}
+}
+
+/* The word that ends a stop may have come already, on the other link. */
+static void peer_silent(void *arg, const char *why)
+{
+	link_break_after_reading(arg, why);
+}
+
+static void trusted_again(void *arg)
+{
+	struct link *l = arg;
+
+	if (!l->waiting_ack)
+		return;
+	l->waiting_ack = 0;
+	l->news(l->arg, LINK_ACK);
+}
+
+void link_begin_heart(struct link *l)
+{
+	const struct config *cfg = l->ft->cfg;
+	struct stream st;
+
+	stream_init(&st, l->fd, STREAM_HEART, l->main.session);
+	l->fd = -1;
+	chan_set_options(st.fd, 5000);
+	l->heart.lost = peer_silent;
+	l->heart.trusted = trusted_again;
+	l->heart.arg = l;
+	if (stream_send_preface(&st, loop_now_ns() + LINK_SEND_NS) < 0 ||
+	    heart_start(&l->heart, l->ft->loop, &st, cfg->heartbeat_ns, cfg->peer_timeout_ns) < 0) {
+		stream_done(&st);
+		link_break(l, "heartbeat link failed");
+		return;
+	}
+	last_trouble(l)[0] = 0;
+}
+
+bool link_say(struct link *l, enum frame_type type, const void *data, size_t len)
+{
+	struct iovec iov = {(void *)data, len};
+
+	if (!stream_send(&l->main, type, 0, &iov, len ? 1 : 0, loop_now_ns() + LINK_SEND_NS))
+		return true;
+	link_break(l, "link broken");
+	return false;
+}
+
+void link_init(struct link *l, struct ft *ft, void (*news)(void *arg, enum link_news what),
+	       void *arg)
+{
+	memset(l, 0, sizeof(*l));
+	l->ft = ft;
+	l->news = news;
+	l->arg = arg;
+	l->fd = l->main.fd = -1;
+}

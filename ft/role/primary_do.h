@@ -1,0 +1,58 @@
+/* The actions of the primary's table (ft/role/primary.c), by what they are about. */
+#ifndef FT_PRIMARY_DO_H
+#define FT_PRIMARY_DO_H
+
+#include "ft/role/primary.h"
+
+#define PRIMARY_RETRY_NS 500000000ull /* to find a peer, or an arbiter that answers */
+
+/* ft/role/joining.c: the way to a peer */
+void primary_look(void *arg); /* may a peer be tried now? */
+void primary_try_peer(void *arg);
+void primary_say_hello(void *arg);
+void primary_welcomed(void *arg);
+void primary_begin_sync(void *arg);
+void primary_too_late(void *arg); /* the timer of a state in which the peer is to answer */
+void primary_unreached(void *arg);
+void primary_missed(void *arg);
+void primary_unsynced(void *arg);
+
+/* ft/role/protecting.c: epochs */
+void primary_seal(void *arg);
+void primary_acked(void *arg);
+
+/* ft/role/claiming.c: the peer is lost, whose is the VM? */
+void primary_lost(void *arg);
+void primary_ask(void *arg);
+void primary_wait_for_answer(void *arg);
+void primary_go_on(void *arg);
+void primary_won_to_stop(void *arg);
+void primary_fence(void *arg);
+
+void primary_leave_handed(void *arg);
+
+/* ft/role/ending.c: the VM is over, or handed over */
+void primary_stand(void *arg); /* an epoch is in flight, the last comes after it */
+void primary_last_seal(void *arg);
+void primary_seal_again(void *arg); /* that came back: now the last one */
+void primary_say_bye(void *arg);
+void primary_done(void *arg);
+void primary_not_done(void *arg);
+void primary_hand(void *arg);
+void primary_gone(void *arg);
+void primary_stop_wins(void *arg);  /* a stop before HAND_OVER was said */
+void primary_stop_after(void *arg); /* a stop after that */
+void primary_rest(void *arg);
+void primary_look_at_images(void *arg);
+void primary_images_ready(void *arg);
+void primary_images_late(void *arg);
+void primary_leave(void *arg);
+void primary_leave_unsure(void *arg);
+
+/* Shared by them. */
+void primary_post(struct primary *p, enum primary_event ev);
+void primary_timer(struct primary *p, uint64_t delay_ns);
+void primary_close(struct primary *p); /* link and engine */
+void primary_exit(struct primary *p, int code, enum ft_cover cover, const char *why);
+
+#endif

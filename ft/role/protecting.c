@@ -1,0 +1,38 @@
+/* Epochs: when one is sealed, and what its ack lets happen. */
+#include "ft/common/steps.h"
+#include "ft/role/primary_do.h"
+#include "vmm/base/log.h"
+
+/* A peer that is alive but acknowledges nothing for so long (its image hangs) is no protection. */
+#define ACK_NS 30000000000ull
+
+void primary_seal(void *arg)
+{
+	struct primary *p = arg;
+	struct err e = {0};
+
+	primary_timer(p, ACK_NS);
+	if (!engine_seal(&p->engine, &e))
+		return;
+	/* The VM stays stopped: who may go on is decided by the arbiter now. */
+	log_error("%s", e.msg);
+	link_break(&p->link, e.msg);
+}
+
+/* Also of a paused VM: what the guest did before is not lost. */
+static void next_seal(struct primary *p)
+{
+	uint64_t since = loop_now_ns() - p->engine.sealed_ns;
+
+	primary_timer(p, since >= p->epoch_ns ? 0 : p->epoch_ns - since);
+}
+
+void primary_acked(void *arg)
+{
+	struct primary *p = arg;
+
+	engine_acked(&p->engine);
+	if (p->ft->cover == FT_SYNCING)
+		ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
+	next_seal(p);
+}

@@ -1,0 +1,253 @@
+/* Epochs in, and what waits for the images. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ft/common/steps.h"
+#include "ft/role/secondary_do.h"
+#include "vmm/base/log.h"
+
+#define FRAMES_PER_TURN 32 /* then other events have their turn */
+#define DISK_QUEUE_HIGH (32u << 20)
+#define DISK_QUEUE_LOW	(8u << 20)
+#define DRAIN_NS	30000000000ull /* the images take what waits for them within this time */
+
+/* --- frames ----------------------------------------------------------------------------------- */
+
+/* An orderly end comes right after an ack: the image is to be, or the VM to run, as acknowledged.
+ */
+static enum secondary_event event_of(const struct secondary *s, const struct frame *f)
+{
+	switch (f->type) {
+	case FRAME_BYE:
+		return s->stage.open ? SEC_EV_MAX : SEC_EV_BYE;
+	case FRAME_HAND_OVER:
+		return s->stage.open ? SEC_EV_MAX : SEC_EV_HAND_OVER;
+	case FRAME_GONE:
+		return SEC_EV_GONE;
+	default:
+		return SEC_EV_PART;
+	}
+}
+
+static void take_frame(struct secondary *s, const struct frame *f)
+{
+	enum secondary_event ev = event_of(s, f);
+
+	s->frame = f;
+	if (ev == SEC_EV_MAX)
+		secondary_reject(s, "message out of order");
+	else
+		secondary_post(s, ev);
+}
+
+static bool is_before_takeover(const struct secondary *s)
+{
+	return s->fsm.state == SEC_SYNCING || s->fsm.state == SEC_STANDBY;
+}
+
+/*
+ * Not between two epochs: what comes there instead of the next one, a goodbye or a hand-over, must
+ * be seen however slow the images are.
+ */
+static bool too_much(const struct secondary *s)
+{
+	return s->disks.pending_bytes > DISK_QUEUE_HIGH &&
+	       ((s->fsm.state == SEC_STANDBY && s->stage.open) || s->fsm.state == SEC_SYNCING);
+}
+
+void secondary_read(struct secondary *s)
+{
+	struct frame f;
+	int r = 0;
+
+	for (int n = 0; n < FRAMES_PER_TURN && secondary_has_link(s) && !s->reading_stopped; n++) {
+		r = stream_recv(&s->main, &f);
+		if (r <= 0)
+			break;
+		heart_heard(&s->heart);
+		take_frame(s, &f);
+		if (secondary_has_link(s) && too_much(s)) {
+			s->reading_stopped = true;
+			loop_poll_del(s->ft->loop, &s->main_op);
+		}
+	}
+	if (!secondary_has_link(s) || s->reading_stopped)
+		return;
+	if (r < 0)
+		secondary_lose(s, r == -EBADMSG ? s->main.why
+				  : r == -EPIPE ? "connection closed"
+						: strerror(-r));
+	else if (r > 0) /* the rest may be in the stream's buffer, where poll does not see it */
+		loop_timer_set(s->ft->loop, &s->again_op, 0);
+}
+
+/* --- epochs ----------------------------------------------------------------------------------- */
+
+void secondary_take_part(void *arg)
+{
+	struct secondary *s = arg;
+	struct err e = {0};
+	int r;
+
+	if (s->frame->type == FRAME_EPOCH_BEGIN)
+		s->begun_ns = loop_now_ns();
+	r = stage_frame(&s->stage, s->frame, &e);
+	if (r < 0)
+		secondary_reject(s, e.msg);
+	else if (r == 1)
+		secondary_post(s, SEC_EV_WHOLE);
+}
+
+/*
+ * The ack is the promise that nothing can fail any more. That this host accepts the vCPU state is
+ * tried with the first epoch, before its ack; after that the same state parts are only copied.
+ */
+void secondary_try_first(void *arg)
+{
+	struct secondary *s = arg;
+	struct err e = {0};
+
+	stage_commit(&s->stage);
+	if (vm_try_load(s->vm, &e))
+		secondary_reject(s, e.msg);
+	else
+		secondary_post(s, SEC_EV_READY);
+}
+
+static int acknowledge(struct secondary *s, uint64_t epoch)
+{
+	int r;
+
+	step_reached(STEP_ACK_BEFORE);
+	r = secondary_reply(s, FRAME_ACK, epoch, NULL);
+	step_reached(STEP_ACK_SENT);
+	return r;
+}
+
+/* Committed, and acknowledged with this result. */
+static void committed(struct secondary *s, int r)
+{
+	struct err e = {0};
+
+	s->committed_ns = s->begun_ns;
+	s->ft->stats.epochs++;
+	if (s->verify && stage_verify(&s->stage, &e)) {
+		snprintf(s->why, sizeof(s->why), "%s", e.msg);
+		secondary_post(s, SEC_EV_UNEQUAL);
+	} else if (r < 0) {
+		secondary_lose(s, "ack not sent");
+	}
+}
+
+void secondary_take_first(void *arg)
+{
+	struct secondary *s = arg;
+	int r = acknowledge(s, s->stage.committed);
+
+	ft_set(s->ft, FT_ELSEWHERE, FT_PROTECTED, NULL);
+	committed(s, r);
+}
+
+void secondary_take_epoch(void *arg)
+{
+	struct secondary *s = arg;
+	int r = acknowledge(s, s->stage.epoch);
+
+	stage_commit(&s->stage);
+	committed(s, r);
+}
+
+void secondary_unequal(void *arg)
+{
+	struct secondary *s = arg;
+
+	log_error("%s", s->why);
+	if (secondary_has_link(s))
+		secondary_reply(s, FRAME_REFUSE, 0, s->why);
+	secondary_listen_again(s, s->why);
+	if (s->ft->cfg->verify)
+		s->ft->on_exit(s->ft->arg, 2);
+}
+
+void secondary_early(void *arg)
+{
+	struct secondary *s = arg;
+	char note[160];
+
+	snprintf(note, sizeof(note), "primary: %.120s", s->why);
+	log_warn("%s", note);
+	secondary_listen_again(s, note);
+}
+
+/* --- the images ------------------------------------------------------------------------------- */
+
+static void read_on(struct secondary *s)
+{
+	if (!s->reading_stopped || s->disks.pending_bytes >= DISK_QUEUE_LOW)
+		return;
+	s->reading_stopped = false;
+	loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
+	loop_timer_set(s->ft->loop, &s->again_op, 0);
+}
+
+/* An entry is in its image, or failed. */
+void secondary_disks_moved(void *arg)
+{
+	struct secondary *s = arg;
+
+	if (s->disks.error)
+		secondary_post(s, SEC_EV_IMAGE_FAILED);
+	else if (diskapply_idle(&s->disks))
+		secondary_post(s, SEC_EV_IMAGES);
+	if (is_before_takeover(s))
+		read_on(s);
+}
+
+void secondary_image_failed(void *arg)
+{
+	struct secondary *s = arg;
+
+	if (secondary_has_link(s))
+		secondary_reply(s, FRAME_REFUSE, 0, "the secondary's disk image failed");
+	secondary_listen_again(s, "this side's disk image failed");
+}
+
+void secondary_drain(void *arg)
+{
+	struct secondary *s = arg;
+
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	stage_abort(&s->stage);
+	/* The primary lets its output out, and then waits: it is the one who judges the time. */
+	if (s->heart.timeout_ns < DRAIN_NS)
+		s->heart.timeout_ns = DRAIN_NS;
+	if (diskapply_flush(&s->disks))
+		s->disks.error = -ENOMEM;
+	if (!diskapply_idle(&s->disks))
+		snprintf(s->ft->note, sizeof(s->ft->note),
+			 "primary: stopped in order; %lluK of its disk writes wait for the image",
+			 (unsigned long long)(s->disks.pending_bytes >> 10));
+	secondary_disks_moved(s);
+}
+
+void secondary_drained(void *arg)
+{
+	struct secondary *s = arg;
+
+	step_reached(STEP_DRAINED);
+	if (secondary_has_link(s))
+		secondary_reply(s, FRAME_DONE, 0, NULL);
+	step_reached(STEP_DONE_SAID);
+	secondary_listen_again(s, "primary: stopped in order");
+}
+
+void secondary_not_drained(void *arg)
+{
+	struct secondary *s = arg;
+
+	if (secondary_has_link(s))
+		secondary_reply(s, FRAME_REFUSE, 0, "the secondary's disk image failed");
+	secondary_listen_again(s, "primary: stopped in order, but this side's disk image failed");
+}

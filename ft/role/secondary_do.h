@@ -1,0 +1,62 @@
+/* The actions of the secondary's table (ft/role/secondary.c), by what they are about. */
+#ifndef FT_SECONDARY_DO_H
+#define FT_SECONDARY_DO_H
+
+#include "ft/role/secondary.h"
+
+/* ft/role/door.c: connections that have not said yet what they are */
+int secondary_open_door(struct secondary *s, struct err *e);
+void secondary_close_door(struct secondary *s);
+
+/* ft/role/welcome.c: become the primary's machine */
+void secondary_hello(void *arg);
+void secondary_welcome(void *arg);
+void secondary_begin_heart(void *arg);
+void secondary_no_heart(void *arg);
+
+/* ft/role/receiving.c: epochs, and what waits for the images */
+void secondary_read(struct secondary *s);
+void secondary_disks_moved(void *arg);
+void secondary_take_part(void *arg);
+void secondary_try_first(void *arg);
+void secondary_take_first(void *arg);
+void secondary_take_epoch(void *arg);
+void secondary_unequal(void *arg);
+void secondary_drain(void *arg);
+void secondary_drained(void *arg);
+void secondary_not_drained(void *arg);
+void secondary_early(void *arg); /* lost before there was anything to take over with */
+void secondary_image_failed(void *arg);
+
+/* ft/role/takeover.c */
+void takeover_lost(void *arg);
+void takeover_accept(void *arg);
+void takeover_ask(void *arg);
+void takeover_wait(void *arg);
+void takeover_other_side(void *arg);
+void takeover_load(void *arg);
+void takeover_load_held(void *arg);
+void takeover_start(void *arg);
+void takeover_start_held(void *arg);
+void takeover_cannot(void *arg);
+void takeover_cannot_accept(void *arg);
+void takeover_gone(void *arg);
+void takeover_silent(void *arg); /* no GONE in time */
+void takeover_alone(void *arg);
+void takeover_confirmed(void *arg);
+void takeover_let_disks_go(void *arg);
+void takeover_lacks(void *arg);
+
+/* Shared by them. */
+void secondary_post(struct secondary *s, enum secondary_event ev);
+void secondary_timer(struct secondary *s, uint64_t delay_ns);
+bool secondary_has_link(const struct secondary *s);
+int secondary_reply(struct secondary *s, enum frame_type type, uint64_t epoch, const char *text);
+void secondary_lose(struct secondary *s, const char *why);
+/* A rule was broken, or this side cannot go on: tell the primary why, and drop the link. */
+void secondary_reject(struct secondary *s, const char *why);
+void secondary_close_link(struct secondary *s);
+/* Give all of it up, and wait for a primary. State SEC_LISTEN. */
+void secondary_listen_again(struct secondary *s, const char *why);
+
+#endif

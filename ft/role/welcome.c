@@ -1,0 +1,229 @@
+/* Become the primary's machine: check its HELLO, build the VM, answer. */
+#define _GNU_SOURCE /* fallocate */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ft/common/side.h"
+#include "ft/common/steps.h"
+#include "ft/role/secondary_do.h"
+#include "vmm/base/log.h"
+#include "vmm/machine/fdt.h"
+#include "vmm/wire/chan.h"
+
+#define HEART_NS 5000000000ull /* the heartbeat link follows the hello within this time */
+
+/* Mirrored images start as zeros: holes are not sent. */
+static int clear_images(struct secondary *s, struct err *e)
+{
+	struct vm *vm = s->vm;
+
+	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
+		const struct mdev *md = &vm->machine.devs[i];
+
+		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
+			continue;
+		if (ftruncate(vm->disks[i].fd, 0) < 0 || ftruncate(vm->disks[i].fd, md->bytes) < 0)
+			return err_sys(e, "disk '%s': emptying the image for the first sync",
+				       md->id);
+		/* What is acknowledged must not fail for want of space. */
+		if (fallocate(vm->disks[i].fd, 0, 0, md->bytes) < 0 && errno != EOPNOTSUPP)
+			return err_sys(e, "disk '%s': reserving %lluM for the image", md->id,
+				       (unsigned long long)(md->bytes >> 20));
+	}
+	return 0;
+}
+
+static int check_hello(const struct config *cfg, const struct wire_hello *h, uint32_t length,
+		       struct err *e)
+{
+	if (h->fdt_bytes != length - sizeof(*h) || h->heartbeat_ns < 1000000 ||
+	    h->heartbeat_ns > 10000000000ull || h->peer_timeout_ns < h->heartbeat_ns ||
+	    h->peer_timeout_ns > 60000000000ull || h->verify > 1 || h->shared_arbiter > 1 ||
+	    !h->generation || h->generation >= INT64_MAX - 1)
+		return err_set(e, -EBADMSG, "hello with values out of range");
+	if (h->disklog_bytes > cfg->disklog_bytes)
+		return err_set(e, -EBADMSG,
+			       "the primary's disk log of up to %lluM is above the limit here, "
+			       "%lluM; give both sides the same --disklog-limit",
+			       (unsigned long long)(h->disklog_bytes >> 20),
+			       (unsigned long long)(cfg->disklog_bytes >> 20));
+	return 0;
+}
+
+/*
+ * What -d says here about an image binds the primary, too: it may not have one that is read-only
+ * written, nor one that others use emptied for a mirror.
+ */
+static int check_disks(const struct config *cfg, const struct machine *m, struct err *e)
+{
+	for (unsigned i = 0; i < m->ndevs; i++)
+		for (unsigned n = 0; n < cfg->ndisks; n++) {
+			const struct mdev *md = &m->devs[i];
+			const struct config_disk *cd = &cfg->disks[n];
+
+			if (md->kind != MDEV_BLK || strcmp(md->id, cd->id))
+				continue;
+			if (cd->readonly && !md->readonly)
+				return err_set(e, -EPERM,
+					       "disk '%s' is read-only here, not at the primary",
+					       md->id);
+			if (cd->ft != DISK_FT_MIRROR && md->ft == DISK_FT_MIRROR)
+				return err_set(e, -EPERM,
+					       "disk '%s' is a mirror at the primary, not here",
+					       md->id);
+		}
+	return 0;
+}
+
+/*
+ * A takeover needs the primary's arbiter: better to learn now than then that this side has another
+ * folder, or none.
+ */
+static int check_arbiter(struct ft *ft, const struct wire_hello *h, struct err *e)
+{
+	uint64_t generation = h->generation;
+	struct arbiter_record rec;
+	int r;
+
+	if (arbiter_is_shared(ft->arbiter) != (h->shared_arbiter == 1))
+		return err_set(
+			e, -EPERM,
+			"the primary runs %s an arbiter, this side %s one: both could run the "
+			"VM; give both sides the same --arbiter",
+			h->shared_arbiter ? "with" : "without",
+			h->shared_arbiter ? "without" : "with");
+	if (!arbiter_is_shared(ft->arbiter))
+		return 0;
+	r = arbiter_read(ft->arbiter, &rec, e);
+	/* A higher one is for the claim to judge. */
+	if (r || rec.generation >= generation)
+		return r;
+	return err_set(
+		e, -EPERM,
+		"the arbiter has generation %llu here, %llu at the primary; give both sides the "
+		"same --arbiter",
+		(unsigned long long)rec.generation, (unsigned long long)generation);
+}
+
+static int build_vm(struct secondary *s, const struct frame *f, struct wire_hello *h, struct err *e)
+{
+	struct machine m;
+	uint64_t side;
+	int r;
+
+	if (f->length < sizeof(*h))
+		return err_set(e, -EBADMSG, "short hello");
+	memcpy(h, f->data, sizeof(*h));
+	r = check_hello(s->ft->cfg, h, f->length, e);
+	if (!r)
+		r = check_arbiter(s->ft, h, e);
+	if (!r)
+		r = fdt_parse(f->data + sizeof(*h), h->fdt_bytes, &m, e);
+	if (!r && strcmp(m.name, s->ft->cfg->name))
+		r = err_set(e, -EPERM,
+			    "the primary's VM is '%s', this side waits for '%s' (--name)", m.name,
+			    s->ft->cfg->name);
+	if (!r)
+		r = check_disks(s->ft->cfg, &m, e);
+	if (!r)
+		r = vm_create(s->vm, s->ft->loop, &m, s->ft->cfg, e);
+	if (r)
+		return r;
+	s->has_vm = true;
+	r = side_identity(s->ft->cfg, &side, e);
+	if (r)
+		return r;
+	arbiter_set_side(s->ft->arbiter, side);
+	r = clear_images(s, e);
+	if (!r &&
+	    (diskapply_init(&s->disks, &s->vm->machine, s->vm->disks, secondary_disks_moved, s) ||
+	     stage_init(&s->stage, s->vm, &s->disks, h->disklog_bytes)))
+		r = err_set(e, -ENOMEM, "staging: out of memory");
+	return r;
+}
+
+static void refuse(struct secondary *s, const struct err *e)
+{
+	/* Once, not at every try. */
+	if (strcmp(e->msg, s->last_refused))
+		log_warn("primary refused: %s", e->msg);
+	snprintf(s->last_refused, sizeof(s->last_refused), "%s", e->msg);
+	secondary_reply(s, FRAME_REFUSE, 0, e->msg);
+	secondary_listen_again(s, e->msg);
+}
+
+void secondary_hello(void *arg)
+{
+	struct secondary *s = arg;
+	struct wire_hello h;
+	struct err e = {0};
+	int r = build_vm(s, s->frame, &h, &e);
+
+	s->main = s->caller->stream;
+	memset(&s->caller->stream, 0, sizeof(s->caller->stream));
+	s->caller->stream.fd = -1;
+	chan_set_options(s->main.fd, 5000);
+	step_reached(STEP_HELLO_RECEIVED);
+	if (!r && secondary_reply(s, FRAME_WELCOME, 0, NULL) < 0)
+		r = err_set(&e, -EPIPE, "primary went away in the handshake");
+	if (r) {
+		refuse(s, &e);
+		return;
+	}
+	s->ft->generation = h.generation;
+	s->verify = h.verify;
+	s->heart.interval_ns = h.heartbeat_ns;
+	s->heart.timeout_ns = h.peer_timeout_ns;
+	secondary_post(s, SEC_EV_BUILT);
+}
+
+static void main_ready(struct loop_op *op, int res)
+{
+	secondary_read(op->arg);
+}
+
+void secondary_welcome(void *arg)
+{
+	struct secondary *s = arg;
+
+	snprintf(s->ft->peer, sizeof(s->ft->peer), "%s", s->vm->machine.name);
+	ft_set(s->ft, FT_ELSEWHERE, FT_SYNCING, NULL);
+	s->main_op = (struct loop_op){.fn = main_ready, .arg = s};
+	s->again_op = (struct loop_op){.fn = main_ready, .arg = s};
+	secondary_timer(s, HEART_NS);
+	loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
+	loop_timer_set(s->ft->loop, &s->again_op, 0);
+}
+
+void secondary_no_heart(void *arg)
+{
+	secondary_reject(arg, "no heartbeat link");
+}
+
+/* What the primary's last word was may be seen after the end of its other link. */
+static void primary_silent(void *arg, const char *why)
+{
+	struct secondary *s = arg;
+
+	secondary_read(s);
+	if (s->fsm.state != SEC_DRAIN)
+		secondary_lose(s, why);
+}
+
+void secondary_begin_heart(void *arg)
+{
+	struct secondary *s = arg;
+	struct heart *h = &s->heart;
+
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	h->lost = primary_silent;
+	h->trusted = NULL;
+	h->arg = s;
+	chan_set_options(s->caller->stream.fd, 5000);
+	if (heart_start(h, s->ft->loop, &s->caller->stream, h->interval_ns, h->timeout_ns))
+		secondary_lose(s, "heartbeat link failed");
+}
