@@ -84,7 +84,9 @@ static void host_hides(void **state)
 		const struct cpuid_word *w = &cpuid_words[i];
 		uint32_t topology = w->function == 1 && w->reg == CPUID_EDX ? 1u << 28 : 0;
 
-		assert_int_equal(reg(&m, w->function, w->index, w->reg) & w->hidden & ~topology, 0);
+		assert_int_equal(reg(&m, w->function, w->index, w->reg) &
+					 cpuid_mask(w, CPUID_HIDE) & ~topology,
+				 0);
 	}
 	/* By hand, so that the table's own mistakes show. */
 	assert_int_equal(reg(&m, 1, 0, CPUID_ECX) & (1u << 5 | 1u << 3 | 1u << 15), 0);
@@ -185,7 +187,7 @@ static void without_xsave(void **state)
 	for (unsigned i = 0; i < cpuid_nwords; i++)
 		assert_int_equal(
 			reg(&m, cpuid_words[i].function, cpuid_words[i].index, cpuid_words[i].reg) &
-				cpuid_words[i].xsave,
+				cpuid_mask(&cpuid_words[i], CPUID_XSAVE),
 			0);
 	assert_int_equal(reg(&m, 1, 0, CPUID_ECX) & 0x30001000, 0);
 	for (unsigned i = 0; i < m.ncpuid; i++)

@@ -1,7 +1,6 @@
 #include "vmm/machine/cpuid.h"
 
 #include <errno.h>
-#include <linux/kvm_para.h>
 #include <string.h>
 
 #include "vmm/machine/mem.h"
@@ -9,96 +8,10 @@
 #define BIT(n)	    (1u << (n))
 #define ROWS(a)	    (sizeof(a) / sizeof((a)[0]))
 #define INDEXED	    KVM_CPUID_FLAG_SIGNIFCANT_INDEX
-#define XSAVE	    BIT(26) /* in 1.ECX */
+#define ECX_XSAVE   BIT(26) /* in leaf 1 */
 #define XCR0_CARRY  0x2e7u  /* x87, SSE, AVX, AVX-512, PKRU: what fits into struct kvm_xsave */
 #define XCR0_AVX512 0xe0u
 #define XCR0_V3	    7u
-#define FIRST_STATE 2 /* subleaves of 0xd from here on describe parts of the XSAVE area */
-
-/*
- * Hidden is what a takeover or snapshot would lose, or what the next host answers otherwise:
- *  - virtualization (VMX, SVM): state of nested guests is not part of ours;
- *  - what has no state in KVM's classic ioctls or needs permission first: AMX, CET, FRED, user
- *    interrupts, LBR, MPX, protection keys of the kernel, SGX, processor trace;
- *  - the PMU (leaf 0xa, PDCM, AMD's counters; kvm.c switches it off): counts of one host;
- *  - TSX: a microcode update takes it away;
- *  - hints and knobs of the host: MONITOR, power, topology, RDT, RDPRU, OSVW;
- *  - the invariant TSC (all of 0x80000007): Linux would use the TSC itself as its clock, and what
- *    we can carry over exactly, on every host, is kvmclock;
- *  - async page faults (KVM leaf): the guest would wait for ever for pages the old host promised.
- * Other paravirtual features stay: steal time and PV EOI are written by KVM into pages that it
- * marks dirty, before the vCPU counts as stopped; a pending unhalt is in MP_STATE; the rest are
- * calls that are over when they return.
- */
-#define ASYNC_PF                                                                                   \
-	(BIT(KVM_FEATURE_ASYNC_PF) | BIT(KVM_FEATURE_ASYNC_PF_VMEXIT) |                            \
-	 BIT(KVM_FEATURE_ASYNC_PF_INT))
-
-/* clang-format off */
-const struct cpuid_word cpuid_words[] = {
-	{1, 0, CPUID_ECX,
-	 .hidden = BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(11) | BIT(14) |
-		   BIT(15) | BIT(18) | BIT(27), /* DTES64 MONITOR DS-CPL VMX SMX EST TM2 SDBG xTPR
-						   PDCM DCA; OSXSAVE is KVM's to show */
-	 .xsave = XSAVE | BIT(12) | BIT(28) | BIT(29),		     /* FMA AVX F16C */
-	 .need = {0,
-		  BIT(0) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(23), /* SSE3 SSSE3 CX16 SSE4
-									      POPCNT */
-		  XSAVE | BIT(12) | BIT(22) | BIT(28) | BIT(29)},    /* FMA MOVBE AVX F16C */
-	 .may = BIT(21) | BIT(24) | BIT(31)},			     /* x2APIC, TSC deadline */
-	{1, 0, CPUID_EDX,
-	 .hidden = BIT(21) | BIT(22) | BIT(28) | BIT(29) | BIT(31),  /* DS ACPI HTT TM PBE */
-	 .need = {0x0789fbfd},	/* FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE
-						   MCA CMOV PAT CLFSH MMX FXSR SSE SSE2 */
-	 .may = BIT(1) | BIT(17)},				     /* VME PSE36 */
-	{6, 0, CPUID_EAX, .hidden = ~BIT(2), .may = BIT(2)},	     /* ARAT */
-	{7, 0, CPUID_EBX,
-	 .hidden = BIT(2) | BIT(4) | BIT(11) | BIT(12) | BIT(14) | BIT(15) |
-		   BIT(25),		/* SGX HLE RTM PQM MPX PQE PT */
-	 .xsave = 0xdc230020u,		/* AVX2, AVX512 F DQ IFMA PF ER CD BW VL */
-	 .need = {0, 0, BIT(3) | BIT(5) | BIT(8)},		     /* BMI1 AVX2 BMI2 */
-	 .may = BIT(7) | BIT(20)},				     /* SMEP SMAP */
-	{7, 0, CPUID_ECX,
-	 .hidden = BIT(4) | BIT(7) | BIT(23) | BIT(29) | BIT(30) | BIT(31), /* OSPKE CET-SS KL
-							ENQCMD SGX-LC PKS */
-	 .xsave = BIT(1) | BIT(3) | BIT(6) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14),
-	 .may = BIT(2)},					     /* UMIP */
-	{7, 0, CPUID_EDX,
-	 .hidden = BIT(5) | BIT(11) | BIT(13) | BIT(15) | BIT(16) | BIT(18) | BIT(19) | BIT(20) |
-		   BIT(22) | BIT(24) | BIT(25) | BIT(30), /* UINTR RTM HYBRID TSXLDTRK PCONFIG
-							     LBR IBT AMX CORE-CAPABILITIES */
-	 .xsave = BIT(2) | BIT(3) | BIT(8) | BIT(23),
-	 .may = BIT(10) | BIT(26) | BIT(27) | BIT(28) | BIT(31)},    /* MD-CLEAR SPEC-CTRL STIBP
-									L1D-FLUSH SSBD */
-	{7, 1, CPUID_EAX,
-	 .hidden = BIT(17) | BIT(18) | BIT(21) | BIT(22) | BIT(27),  /* FRED LKGS AMX HRESET
-									MSRLIST */
-	 .xsave = BIT(0) | BIT(1) | BIT(2) | BIT(4) | BIT(5) | BIT(23)},
-	{7, 1, CPUID_EDX,
-	 .hidden = BIT(8) | BIT(15) | BIT(18) | BIT(19) | BIT(21),   /* AMX USER-MSR CET AVX10
-									APX */
-	 .xsave = BIT(4) | BIT(5) | BIT(10)},
-	{7, 2, CPUID_EDX, .hidden = 0},
-	{0xd, 1, CPUID_EAX, .hidden = ~0xfu, .xsave = 0xf},	     /* XSAVEOPT XSAVEC XGETBV1
-									XSAVES */
-	{0x80000001, 0, CPUID_ECX,
-	 .hidden = BIT(1) | BIT(2) | BIT(3) | BIT(9) | BIT(10) | BIT(12) | BIT(13) | BIT(15) |
-		   BIT(19) | BIT(23) | BIT(24) | BIT(26) | BIT(27) | BIT(28) |
-		   BIT(29), /* CMP-LEGACY SVM EXTAPIC OSVW IBS SKINIT WDT LWP NODEID counters
-			       MWAITX */
-	 .xsave = BIT(11) | BIT(16),				     /* XOP FMA4 */
-	 .need = {0, BIT(0), BIT(5)}},				     /* LAHF, LZCNT */
-	{0x80000001, 0, CPUID_EDX, .need = {BIT(11) | BIT(20) | BIT(29)}}, /* SYSCALL NX LM */
-	{0x80000008, 0, CPUID_EBX,
-	 .hidden = BIT(3) | BIT(4) | BIT(23) | BIT(27),		     /* INVLPGB RDPRU PPIN CPPC */
-	 .may = BIT(12) | BIT(14) | BIT(15) | BIT(24) | BIT(25)},    /* IBPB IBRS STIBP SSBD
-									VIRT-SSBD */
-	{0x80000021, 0, CPUID_EAX, .hidden = 0},
-	{0x40000001, 0, CPUID_EAX,
-	 .hidden = ASYNC_PF | BIT(KVM_FEATURE_MIGRATION_CONTROL), .may = 0x0100ffffu & ~ASYNC_PF},
-};
-/* clang-format on */
-const unsigned cpuid_nwords = ROWS(cpuid_words);
 
 /* All other leaves are left out, so that nothing of a host is shown which nobody here checks. */
 static const struct {
@@ -174,20 +87,21 @@ static struct machine_cpuid *add_leaf(struct machine *m, uint32_t function, uint
 	return en;
 }
 
-static uint32_t level_mask(const struct cpuid_word *w, enum cpu_policy policy, bool needed_only)
+/* What a level needs: what it adds, and those below it add. */
+static unsigned needed(enum cpu_policy policy)
 {
-	uint32_t mask = needed_only ? 0 : w->may;
+	unsigned rules = 0;
 
 	for (unsigned v = 0; v < (unsigned)policy; v++)
-		mask |= w->need[v];
-	return mask;
+		rules |= CPUID_V1 << v;
+	return rules;
 }
 
 static uint32_t word_mask(const struct cpuid_word *w, enum cpu_policy policy, bool xsave)
 {
-	uint32_t mask = policy == CPU_HOST ? ~0u : level_mask(w, policy, false);
+	uint32_t mask = policy == CPU_HOST ? ~0u : cpuid_mask(w, needed(policy) | CPUID_MAY);
 
-	return mask & ~w->hidden & (xsave ? ~0u : ~w->xsave);
+	return mask & ~cpuid_mask(w, CPUID_HIDE | (xsave ? 0 : CPUID_XSAVE));
 }
 
 /* Feature registers are masked, others of the same leaves are what is known to be no feature. */
@@ -200,7 +114,7 @@ static void mask_features(struct machine *m, bool xsave)
 			en->eax = en->ebx = en->ecx = en->edx = 0;
 		if (en->function == 0x80000021 || en->function == 0x80000008)
 			en->ebx = en->ecx = en->edx = 0;
-		for (unsigned w = 0; w < ROWS(cpuid_words); w++)
+		for (unsigned w = 0; w < cpuid_nwords; w++)
 			if (cpuid_words[w].function == en->function &&
 			    cpuid_words[w].index == en->index)
 				*cpuid_reg(en, cpuid_words[w].reg) =
@@ -377,10 +291,10 @@ static int check_level(struct machine *m, struct err *e)
 {
 	char name[32];
 
-	for (unsigned i = 0; i < ROWS(cpuid_words); i++) {
+	for (unsigned i = 0; i < cpuid_nwords; i++) {
 		const struct cpuid_word *w = &cpuid_words[i];
 		struct machine_cpuid *en = cpuid_find(m, w->function, w->index);
-		uint32_t lacks = level_mask(w, m->cpu, true);
+		uint32_t lacks = cpuid_mask(w, needed(m->cpu));
 
 		lacks &= en ? ~*cpuid_reg(en, w->reg) : ~0u;
 		if (!lacks)
@@ -408,7 +322,7 @@ int cpuid_build(const struct kvm_cpuid2 *offer, enum cpu_policy policy, struct m
 	one = cpuid_find(m, 1, 0);
 	if (why || !one || !cpuid_find(m, 0, 0))
 		return err_set(e, -ENOTSUP, "CPUID: KVM offers %s", why ? why : "no leaf 1");
-	xsave = one->ecx & XSAVE && (policy == CPU_HOST || policy >= CPU_V3);
+	xsave = one->ecx & ECX_XSAVE && (policy == CPU_HOST || policy >= CPU_V3);
 	mask_features(m, xsave);
 	set_xsave(m, xsave);
 	set_address_bits(m);

@@ -17,18 +17,33 @@
 
 enum cpuid_reg { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
 
+/* What becomes of a feature bit; without any of these a guest of policy "host" has the host's. */
+enum {
+	CPUID_HIDE = 1,	 /* no guest has it: see vmm/machine/cpuid_words.c */
+	CPUID_XSAVE = 2, /* useless without XSAVE */
+	CPUID_V1 = 4,	 /* a level adds it, */
+	CPUID_V2 = 8,
+	CPUID_V3 = 16,
+	CPUID_MAY = 32, /* or has it if the host does */
+};
+
 /* A register of feature bits. */
 struct cpuid_word {
 	uint32_t function, index;
 	enum cpuid_reg reg;
-	uint32_t hidden;  /* no guest has these: see vmm/machine/cpuid.c */
-	uint32_t xsave;	  /* useless without XSAVE */
-	uint32_t need[3]; /* what level v1, v2, v3 adds */
-	uint32_t may;	  /* in every level if the host has it */
+	uint8_t rest; /* rules of the bits that have neither name nor rules */
+	struct {
+		const char *name; /* as in /proc/cpuinfo where it is there; NULL: none */
+		uint8_t rules;
+	} bits[32];
 };
 
 extern const struct cpuid_word cpuid_words[];
 extern const unsigned cpuid_nwords;
+/* The bits to which any of these rules applies. */
+uint32_t cpuid_mask(const struct cpuid_word *w, unsigned rules);
+/* The first of these bits by its name, or by its place. */
+void cpuid_feature_name(const struct cpuid_word *w, uint32_t bits, char *ret, size_t cap);
 
 /* The names of --cpu; NULL beyond the last. */
 const char *cpuid_policy_name(unsigned policy);
@@ -44,8 +59,6 @@ int cpuid_check(const struct kvm_cpuid2 *offer, const struct machine *want, stru
 /* The table as vCPU `index` has it; ret has room for MACHINE_MAX_CPUID entries. */
 void cpuid_for_vcpu(const struct machine *m, unsigned index, struct kvm_cpuid2 *ret);
 
-/* The first of these bits, as /proc/cpuinfo calls it where it has a name. */
-void cpuid_feature_name(const struct cpuid_word *w, uint32_t bits, char *ret, size_t cap);
 /* The entry of a table, or NULL. */
 struct machine_cpuid *cpuid_find(struct machine *m, uint32_t function, uint32_t index);
 uint32_t *cpuid_reg(struct machine_cpuid *en, enum cpuid_reg reg);

@@ -1,76 +1,9 @@
 /* Can this host be what the guest was told its CPUs are? */
 #include <errno.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "vmm/machine/cpuid.h"
 
 #define FIRST_STATE 2 /* subleaves of 0xd from here on describe parts of the XSAVE area */
-
-/* One name per bit, from bit 0; "-" where Linux has none. */
-static const struct {
-	uint32_t function, index;
-	enum cpuid_reg reg;
-	const char *names;
-} names[] = {
-	{1, 0, CPUID_ECX,
-	 "pni pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid sdbg fma cx16 xtpr pdcm - "
-	 "pcid dca sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline_timer aes xsave osxsave avx f16c "
-	 "rdrand hypervisor"},
-	{1, 0, CPUID_EDX,
-	 "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - "
-	 "dts acpi mmx fxsr sse sse2 ss ht tm ia64 pbe"},
-	{6, 0, CPUID_EAX, "- - arat"},
-	{7, 0, CPUID_EBX,
-	 "fsgsbase tsc_adjust sgx bmi1 hle avx2 fdp_excptn_only smep bmi2 erms invpcid rtm cqm "
-	 "zero_fcs_fds mpx rdt_a avx512f avx512dq rdseed adx smap avx512ifma - clflushopt clwb "
-	 "intel_pt avx512pf avx512er avx512cd sha_ni avx512bw avx512vl"},
-	{7, 0, CPUID_ECX,
-	 "- avx512vbmi umip pku ospke waitpkg avx512_vbmi2 shstk gfni vaes vpclmulqdq avx512_vnni "
-	 "avx512_bitalg tme avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect cldemote - "
-	 "movdiri movdir64b enqcmd sgx_lc pks"},
-	{7, 0, CPUID_EDX,
-	 "- - avx512_4vnniw avx512_4fmaps fsrm uintr - - avx512_vp2intersect srbds_ctrl md_clear "
-	 "rtm_always_abort - tsx_force_abort serialize hybrid_cpu tsxldtrk - pconfig arch_lbr ibt "
-	 "- amx_bf16 avx512_fp16 amx_tile amx_int8 spec_ctrl intel_stibp flush_l1d "
-	 "arch_capabilities core_capabilities spec_ctrl_ssbd"},
-	{7, 1, CPUID_EAX, "sha512 sm3 sm4 - avx_vnni avx512_bf16 - cmpccxadd - - fzrm fsrs fsrc"},
-	{0xd, 1, CPUID_EAX, "xsaveopt xsavec xgetbv1 xsaves xfd"},
-	{0x80000001, 0, CPUID_ECX,
-	 "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs "
-	 "xop skinit wdt - lwp fma4 tce - nodeid_msr - tbm topoext"},
-	{0x80000001, 0, CPUID_EDX,
-	 "fpu vme de pse tsc msr pae mce cx8 apic - syscall mtrr pge mca cmov pat pse36 - mp nx - "
-	 "mmxext mmx fxsr fxsr_opt pdpe1gb rdtscp - lm 3dnowext 3dnow"},
-	{0x80000008, 0, CPUID_EBX,
-	 "clzero irperf xsaveerptr - rdpru - - - - wbnoinvd - - ibpb - ibrs amd_stibp - "
-	 "stibp_always_on - - - - - amd_ppin amd_ssbd virt_ssbd amd_ssb_no"},
-	{0x40000001, 0, CPUID_EAX,
-	 "kvmclock_old kvm_nopiodelay - kvmclock kvm_asyncpf kvm_steal_time kvm_pv_eoi "
-	 "kvm_pv_unhalt - kvm_pv_tlb_flush - kvm_pv_ipi kvm_poll_control kvm_pv_sched_yield - - - "
-	 "- - - - - - - kvmclock_stable"},
-};
-
-void cpuid_feature_name(const struct cpuid_word *w, uint32_t bits, char *ret, size_t cap)
-{
-	static const char *const regs[] = {"EAX", "EBX", "ECX", "EDX"};
-	unsigned bit = bits ? (unsigned)__builtin_ctz(bits) : 0;
-
-	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		const char *p = names[i].names;
-
-		if (names[i].function != w->function || names[i].index != w->index ||
-		    names[i].reg != w->reg)
-			continue;
-		for (unsigned n = 0; n < bit && *p; n++)
-			p += strcspn(p, " ") + (p[strcspn(p, " ")] == ' ');
-		if (!*p || *p == '-')
-			break;
-		snprintf(ret, cap, "%.*s", (int)strcspn(p, " "), p);
-		return;
-	}
-	snprintf(ret, cap, "CPUID %x.%x:%s[%u]", w->function, w->index, regs[w->reg], bit);
-}
 
 /* The highest level that this host has, as the end of a message. */
 static const char *advice(const struct kvm_cpuid2 *offer, const struct machine *want)

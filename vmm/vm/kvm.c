@@ -144,8 +144,8 @@ static int create_vm(struct kvm *k, struct err *e)
 	uint64_t identity = IDENTITY_MAP_GPA;
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
 				     .args[0] = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE};
-	/* Its counters are of one host; see vmm/machine/cpuid.c. Where this is refused there is no
-	 * PMU. */
+	/* Its counters are of one host; see vmm/machine/cpuid_words.c. Where this is refused there
+	 * is no PMU. */
 	struct kvm_enable_cap pmu = {.cap = KVM_CAP_PMU_CAPABILITY, .args[0] = KVM_PMU_CAP_DISABLE};
 	int r = kvm_ioctl(k->sys_fd, KVM_CREATE_VM, 0);
 
