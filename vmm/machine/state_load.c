@@ -7,8 +7,12 @@
 
 #include "vmm/machine/state_wire.h"
 
-struct bits {
-	uint64_t w[STATE_MAX_FIELDS / 64];
+/* A table, the struct that it describes, and which of its fields were there. */
+struct target {
+	const struct field *table;
+	unsigned n;
+	uint8_t *pod;
+	uint64_t seen[STATE_MAX_FIELDS / 64];
 };
 
 struct loader {
@@ -139,38 +143,37 @@ static bool may_be_absent(const struct loader *l, const struct field *f)
 	return (f->flags & FIELD_OPTIONAL) || f->since > l->version;
 }
 
-static int check_missing(struct loader *l, const struct field *table, unsigned n,
-			 const struct bits *seen)
+static int check_missing(struct loader *l, const struct target *t)
 {
-	for (unsigned i = 0; i < n; i++)
-		if (!(seen->w[i / 64] >> (i % 64) & 1) && !may_be_absent(l, &table[i]))
-			return REFUSE(l, &table[i], "is missing");
+	for (unsigned i = 0; i < t->n; i++)
+		if (!(t->seen[i / 64] >> (i % 64) & 1) && !may_be_absent(l, &t->table[i]))
+			return REFUSE(l, &t->table[i], "is missing");
 	return 0;
 }
 
 /* Position in the table; *hint is where a sender that keeps the table's order puts it. */
-static unsigned find_field(const struct field *table, unsigned n, uint16_t id, unsigned hint)
+static unsigned find_field(const struct target *t, uint16_t id, unsigned hint)
 {
-	if (hint < n && table[hint].id == id)
+	if (hint < t->n && t->table[hint].id == id)
 		return hint;
-	for (unsigned i = 0; i < n; i++)
-		if (table[i].id == id)
+	for (unsigned i = 0; i < t->n; i++)
+		if (t->table[i].id == id)
 			return i;
-	return n;
+	return t->n;
 }
 
-static int load_field(struct loader *l, const struct field *table, unsigned n, unsigned at,
-		      struct bits *seen, uint64_t head, uint8_t *pod, const uint8_t *p, size_t left)
+static int load_field(struct loader *l, struct target *t, unsigned at, uint64_t head,
+		      const uint8_t *p, size_t left)
 {
-	const struct field *f = &table[at];
+	const struct field *f = &t->table[at];
 	uint32_t length = head >> 32;
 
-	if (at == n)
+	if (at == t->n)
 		return REFUSE_HERE(l, "field id %u is unknown in version %u", (uint16_t)head,
 				   l->item->desc->version);
-	if (seen->w[at / 64] >> (at % 64) & 1)
+	if (t->seen[at / 64] >> (at % 64) & 1)
 		return REFUSE(l, f, "appears twice");
-	seen->w[at / 64] |= 1ull << (at % 64);
+	t->seen[at / 64] |= 1ull << (at % 64);
 	if ((uint8_t)(head >> 16) != f->type || (uint8_t)(head >> 24))
 		return REFUSE(l, f, "type %u, %u is needed", (unsigned)(head >> 16 & 0xffff),
 			      f->type);
@@ -179,13 +182,13 @@ static int load_field(struct loader *l, const struct field *table, unsigned n, u
 			      f->since, l->version);
 	if (length > left)
 		return REFUSE(l, f, "truncated: %u bytes announced, %zu are left", length, left);
-	return load_value(l, f, pod, p, length);
+	return load_value(l, f, t->pod, p, length);
 }
 
 static int load_fields(struct loader *l, const struct field *table, unsigned n, uint8_t *pod,
 		       const uint8_t *p, const uint8_t *end)
 {
-	struct bits seen = {{0}};
+	struct target t = {.table = table, .n = n, .pod = pod};
 	unsigned at = 0, done = 0;
 	int r;
 
@@ -199,15 +202,15 @@ static int load_fields(struct loader *l, const struct field *table, unsigned n, 
 					   (size_t)(end - p), STATE_FIELD_HEAD);
 		memcpy(&head, p, sizeof(head));
 		p += STATE_FIELD_HEAD;
-		at = find_field(table, n, (uint16_t)head, at);
-		r = load_field(l, table, n, at, &seen, head, pod, p, (size_t)(end - p));
+		at = find_field(&t, (uint16_t)head, at);
+		r = load_field(l, &t, at, head, p, (size_t)(end - p));
 		if (r)
 			return r;
 		p += head >> 32;
 		at++;
 		done++;
 	}
-	return done == n ? 0 : check_missing(l, table, n, &seen);
+	return done == n ? 0 : check_missing(l, &t);
 }
 
 static int load_section(struct loader *l, const uint8_t *p, uint32_t length)

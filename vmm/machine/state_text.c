@@ -15,12 +15,19 @@ static void path_add(char *to, size_t cap, const char *prefix, const struct fiel
 		snprintf(to, cap, "%s.%s[%lld]", prefix, f->name, (long long)index);
 }
 
-static bool diff_fields(const struct field *f, unsigned n, const uint8_t *a, const uint8_t *b,
-			const char *prefix, unsigned depth, char *ret_name, size_t cap)
+struct differ {
+	unsigned depth;
+	char *ret_name;
+	size_t cap;
+};
+
+static bool diff_fields(const struct differ *d, const struct field *f, unsigned n, const uint8_t *a,
+			const uint8_t *b, const char *prefix)
 {
+	const struct differ sub = {d->depth + 1, d->ret_name, d->cap};
 	char path[PATH_MAX_LEN];
 
-	for (const struct field *last = f + n; f < last && depth <= STATE_MAX_DEPTH; f++) {
+	for (const struct field *last = f + n; f < last && d->depth < STATE_MAX_DEPTH; f++) {
 		uint32_t count = 1;
 
 		if (f->flags & FIELD_UNSTABLE)
@@ -28,14 +35,14 @@ static bool diff_fields(const struct field *f, unsigned n, const uint8_t *a, con
 		if (f->type == FIELD_ARRAY) {
 			count = state_get_count(f, a);
 			if (count != state_get_count(f, b) || count > f->max_count) {
-				snprintf(ret_name, cap, "%s.%s.count", prefix, f->name);
+				snprintf(d->ret_name, d->cap, "%s.%s.count", prefix, f->name);
 				return true;
 			}
 		}
 		if (f->type != FIELD_ARRAY && f->type != FIELD_STRUCT) {
 			if (!memcmp(a + f->offset, b + f->offset, f->size))
 				continue;
-			snprintf(ret_name, cap, "%s.%s", prefix, f->name);
+			snprintf(d->ret_name, d->cap, "%s.%s", prefix, f->name);
 			return true;
 		}
 		for (uint32_t i = 0; i < count; i++) {
@@ -43,8 +50,7 @@ static bool diff_fields(const struct field *f, unsigned n, const uint8_t *a, con
 
 			path_add(path, sizeof(path), prefix, f,
 				 f->type == FIELD_ARRAY ? (int64_t)i : -1);
-			if (diff_fields(f->sub, f->nsub, a + at, b + at, path, depth + 1, ret_name,
-					cap))
+			if (diff_fields(&sub, f->sub, f->nsub, a + at, b + at, path))
 				return true;
 		}
 	}
@@ -54,7 +60,9 @@ static bool diff_fields(const struct field *f, unsigned n, const uint8_t *a, con
 bool state_diff(const struct state_desc *desc, const void *a, const void *b, char *ret_name,
 		size_t cap)
 {
-	return diff_fields(desc->fields, desc->nfields, a, b, desc->name, 1, ret_name, cap);
+	const struct differ d = {.ret_name = ret_name, .cap = cap};
+
+	return diff_fields(&d, desc->fields, desc->nfields, a, b, desc->name);
 }
 
 struct dumper {
