@@ -270,8 +270,8 @@ bool virtio_drain(struct virtio_dev *vd, unsigned qi, unsigned budget, virtio_on
 	return again;
 }
 
-int virtio_init(struct virtio_dev *vd, const struct device_ops *dops, const struct virtio_ops *ops,
-		const struct dev_env *env, const struct mdev *md, void *live, struct err *e)
+int virtio_init(struct virtio_dev *vd, const struct virtio_ops *ops, const struct dev_env *env,
+		const struct mdev *md, void *live, struct err *e)
 {
 	struct bus_region regs = {
 		.kind = BUS_MMIO,
@@ -284,7 +284,7 @@ int virtio_init(struct virtio_dev *vd, const struct device_ops *dops, const stru
 	int r;
 
 	snprintf(vd->id, sizeof(vd->id), "%s", md->id);
-	r = device_init(&vd->dev, dops, vd->id, true, e);
+	r = device_init(&vd->dev, ops->device, vd->id, true, e);
 	if (r)
 		return r;
 	vd->env = *env;

@@ -39,6 +39,7 @@ int virtio_state_check(const struct virtio_state *s, unsigned nqueues, struct er
 struct virtio_dev;
 
 struct virtio_ops {
+	const struct device_ops *device;
 	uint32_t device_id;
 	unsigned nqueues;  /* unless virtio_dev.nqueues says otherwise */
 	uint64_t features; /* of the type; the transport-independent ones are added */
@@ -79,12 +80,12 @@ struct virtio_dev {
 };
 
 /*
- * Set up vd; live is the POD, whose first member is struct virtio_state, of dops->state->size
- * bytes. Makes doorbells and their polls and registers the registers on the bus. vd->nqueues may be
- * set before, to at most VIRTIO_MAX_QUEUES; 0 takes that of the type.
+ * Set up vd; live is the POD, whose first member is struct virtio_state, of
+ * ops->device->state->size bytes. Makes doorbells and their polls and registers the registers on
+ * the bus. vd->nqueues may be set before, to at most VIRTIO_MAX_QUEUES; 0 takes that of the type.
  */
-int virtio_init(struct virtio_dev *vd, const struct device_ops *dops, const struct virtio_ops *ops,
-		const struct dev_env *env, const struct mdev *md, void *live, struct err *e);
+int virtio_init(struct virtio_dev *vd, const struct virtio_ops *ops, const struct dev_env *env,
+		const struct mdev *md, void *live, struct err *e);
 /* Without lock; vCPUs stopped. */
 void virtio_done(struct virtio_dev *vd);
 

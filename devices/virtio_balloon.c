@@ -324,6 +324,7 @@ static const struct device_ops balloon_device_ops = {
 };
 
 static const struct virtio_ops balloon_ops = {
+	.device = &balloon_device_ops,
 	.device_id = VIRTIO_ID_BALLOON,
 	.nqueues = QUEUES,
 	.features = FEATURES,
@@ -343,7 +344,7 @@ int virtio_balloon_new(const struct dev_env *env, const struct mdev *md, struct 
 	if (!b)
 		return err_set(e, -ENOMEM, "device %s: out of memory", md->id);
 	b->again = (struct loop_op){.fn = try_again, .arg = b};
-	r = virtio_init(&b->vd, &balloon_device_ops, &balloon_ops, env, md, &b->live, e);
+	r = virtio_init(&b->vd, &balloon_ops, env, md, &b->live, e);
 	if (r) {
 		free(b);
 		return r;

@@ -498,6 +498,7 @@ static const struct device_ops blk_device_ops = {
 };
 
 static const struct virtio_ops blk_ops = {
+	.device = &blk_device_ops,
 	.device_id = VIRTIO_ID_BLOCK,
 	.features = 1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX |
 		    1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH |
@@ -520,7 +521,7 @@ int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk
 	if (!b)
 		return err_set(e, -ENOMEM, "device %s: out of memory", md->id);
 	b->vd.nqueues = md->queues ? md->queues : 1;
-	r = virtio_init(&b->vd, &blk_device_ops, &blk_ops, env, md, &b->live, e);
+	r = virtio_init(&b->vd, &blk_ops, env, md, &b->live, e);
 	if (r) {
 		free(b);
 		return r;

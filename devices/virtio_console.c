@@ -174,6 +174,7 @@ static const struct device_ops console_device_ops = {
 };
 
 static const struct virtio_ops console_ops = {
+	.device = &console_device_ops,
 	.device_id = VIRTIO_ID_CONSOLE,
 	.nqueues = 2,
 	.config = console_config,
@@ -191,7 +192,7 @@ int virtio_console_new(const struct dev_env *env, const struct mdev *md, obuf_si
 		return err_set(e, -ENOMEM, "device %s: out of memory", md->id);
 	c->out = out;
 	c->out_arg = arg;
-	r = virtio_init(&c->vd, &console_device_ops, &console_ops, env, md, &c->live, e);
+	r = virtio_init(&c->vd, &console_ops, env, md, &c->live, e);
 	if (r) {
 		free(c);
 		return r;

@@ -585,6 +585,7 @@ static const struct device_ops net_device_ops = {
 };
 
 static const struct virtio_ops net_ops = {
+	.device = &net_device_ops,
 	.device_id = VIRTIO_ID_NET,
 	.features = BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_STATUS) | BIT(VIRTIO_NET_F_MRG_RXBUF) |
 		    BIT(VIRTIO_NET_F_CTRL_VQ) | BIT(VIRTIO_NET_F_GUEST_ANNOUNCE),
@@ -612,7 +613,7 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 	n->vd.nqueues = 2 * n->pairs + 1;
 	memcpy(n->mac, md->mac, sizeof(n->mac));
 	memcpy(n->live.src_mac, md->mac, sizeof(n->live.src_mac));
-	r = virtio_init(&n->vd, &net_device_ops, &net_ops, env, md, &n->live, e);
+	r = virtio_init(&n->vd, &net_ops, env, md, &n->live, e);
 	if (r) {
 		free(n);
 		return r;

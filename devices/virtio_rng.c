@@ -94,6 +94,7 @@ static const struct device_ops rng_device_ops = {
 };
 
 static const struct virtio_ops rng_ops = {
+	.device = &rng_device_ops,
 	.device_id = VIRTIO_ID_RNG,
 	.nqueues = 1,
 	.config = rng_config,
@@ -108,7 +109,7 @@ int virtio_rng_new(const struct dev_env *env, const struct mdev *md, struct devi
 
 	if (!g)
 		return err_set(e, -ENOMEM, "device %s: out of memory", md->id);
-	r = virtio_init(&g->vd, &rng_device_ops, &rng_ops, env, md, &g->live, e);
+	r = virtio_init(&g->vd, &rng_ops, env, md, &g->live, e);
 	if (r) {
 		free(g);
 		return r;

@@ -303,6 +303,7 @@ static const struct device_ops vsock_device_ops = {
 };
 
 static const struct virtio_ops vsock_ops = {
+	.device = &vsock_device_ops,
 	.device_id = VIRTIO_ID_VSOCK,
 	.nqueues = NQUEUES,
 	.features = 1ull << VIRTIO_VSOCK_F_STREAM,
@@ -356,7 +357,7 @@ int virtio_vsock_new(const struct dev_env *env, const struct mdev *md, struct vs
 	v->cid = md->cid;
 	v->wake_fd = -1;
 	vsock_conns_reset(&v->conns, first_port());
-	r = virtio_init(&v->vd, &vsock_device_ops, &vsock_ops, env, md, &v->live, e);
+	r = virtio_init(&v->vd, &vsock_ops, env, md, &v->live, e);
 	if (r) {
 		free(v);
 		return r;
