@@ -124,14 +124,16 @@ static void late(struct loop_op *op, int res)
 	fn(arg, -ETIMEDOUT, &none, &err);
 }
 
-int boot_reader_start(struct boot_reader **ret, struct loop *l, const char *kernel,
-		      const char *initrd, boot_reader_fn *fn, void *arg, struct err *e)
+struct boot_reader *boot_reader_start(struct loop *l, const char *kernel, const char *initrd,
+				      boot_reader_fn *fn, void *arg, struct err *e)
 {
 	struct boot_reader *b = calloc(1, sizeof(*b));
 	int r = 0;
 
-	if (!b)
-		return err_set(e, -ENOMEM, "kernel '%s': out of memory", kernel);
+	if (!b) {
+		err_set(e, -ENOMEM, "kernel '%s': out of memory", kernel);
+		return NULL;
+	}
 	snprintf(b->kernel, sizeof(b->kernel), "%s", kernel);
 	snprintf(b->initrd, sizeof(b->initrd), "%s", initrd);
 	b->given[0] = kernel;
@@ -151,11 +153,10 @@ int boot_reader_start(struct boot_reader **ret, struct loop *l, const char *kern
 		r = loop_timer_set(l, &b->late_op, READ_SECONDS * 1000000000ull);
 	if (r >= 0)
 		r = start_thread(b);
-	if (r >= 0) {
-		*ret = b;
-		return 0;
-	}
+	if (r >= 0)
+		return b;
 	b->done = true; /* no thread: it is all ours */
 	boot_reader_drop(b);
-	return err_set(e, r, "kernel '%s': reading it: %s", kernel, strerror(-r));
+	err_set(e, r, "kernel '%s': reading it: %s", kernel, strerror(-r));
+	return NULL;
 }

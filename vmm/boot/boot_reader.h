@@ -15,10 +15,11 @@ typedef void boot_reader_fn(void *arg, int code, struct boot_files *files, const
 
 /*
  * fn is called once, after 30 s (-ETIMEDOUT) at the latest, unless boot_reader_drop() comes first.
- * The paths must live until the files are freed. *ret is gone when fn is called. Loop thread.
+ * The paths must live until the files are freed. The reader is gone when fn is called. NULL: e says
+ * why. Loop thread.
  */
-int boot_reader_start(struct boot_reader **ret, struct loop *l, const char *kernel,
-		      const char *initrd, boot_reader_fn *fn, void *arg, struct err *e);
+struct boot_reader *boot_reader_start(struct loop *l, const char *kernel, const char *initrd,
+				      boot_reader_fn *fn, void *arg, struct err *e);
 void boot_reader_drop(struct boot_reader *b); /* NULL is fine */
 
 #endif

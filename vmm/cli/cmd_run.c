@@ -116,8 +116,8 @@ static void reboot(struct run *r)
 		return;
 	if (log_may(&r->reset_told))
 		log_info("guest: %s; booting again", vm_end_why(&r->vm));
-	if (boot_reader_start(&r->reader, &r->loop, r->cfg.kernel, r->cfg.initrd, reboot_read, r,
-			      &e))
+	r->reader = boot_reader_start(&r->loop, r->cfg.kernel, r->cfg.initrd, reboot_read, r, &e);
+	if (!r->reader)
 		reboot_failed(r, &e);
 }
 
