@@ -84,7 +84,7 @@ static void guest_choose(struct guest *g, unsigned n, bool scattered)
 static void guest_start(struct guest *g)
 {
 	memset(g, 0, sizeof(*g));
-	check("guest memory", mem_init(&g->mem, RIG_MEM, NULL));
+	check("guest memory", mem_init(&g->mem, MEM_SHARED_FILE, RIG_MEM, NULL));
 	check("capture", capture_init(&g->capture, &kvm, &g->mem, STAGING, NULL));
 	g->batch.cap = g->capture.nbufs;
 	g->batch.pages = must(calloc(g->batch.cap, sizeof(*g->batch.pages)));

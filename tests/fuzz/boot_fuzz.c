@@ -112,7 +112,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct boot_file f = {file, FILE_BYTES};
 
 	if (!mem.base)
-		require(mem_init(&mem, RAM, NULL) == 0);
+		require(mem_init(&mem, MEM_SHARED_FILE, RAM, NULL) == 0);
 	if (size < 2)
 		return 0;
 	if (data[0] & 1) {

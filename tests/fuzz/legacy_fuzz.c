@@ -91,7 +91,8 @@ static void start(void)
 
 	if (!ready) {
 		log_init(LOG_ERROR, "fuzz");
-		require(!mem_init(&w.mem, 2 << 20, NULL) && !loop_init(&w.loop, NULL));
+		require(!mem_init(&w.mem, MEM_SHARED_FILE, 2 << 20, NULL) &&
+			!loop_init(&w.loop, NULL));
 	}
 	ready = true;
 	now_ns = 1700000000000000000ull;

@@ -114,7 +114,8 @@ static struct world *make_world(void)
 
 	log_init(LOG_ERROR, "fuzz");
 	require(w && fd >= 0 && ftruncate(fd, 1 << 20) == 0);
-	require(mem_init(&w->mem, MEM_BYTES, NULL) == 0 && loop_init(&w->loop, NULL) == 0);
+	require(mem_init(&w->mem, MEM_SHARED_FILE, MEM_BYTES, NULL) == 0 &&
+		loop_init(&w->loop, NULL) == 0);
 	obuf_init(&w->obuf, 65536);
 	w->env = (struct dev_env){&w->mem, &w->loop, &w->bus, &w->obuf};
 	require(disk_open(&w->disk, &w->loop, "d0", path, 0, NULL) == 0);

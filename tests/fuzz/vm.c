@@ -122,7 +122,7 @@ int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
 	vm->env = (struct dev_env){&vm->mem, l, &vm->bus, &vm->obuf};
 	obuf_init(&vm->obuf, 1 << 20);
 	fake_vm.sink = obuf_add_sink(&vm->obuf, printed, NULL, NULL);
-	r = mem_init(&vm->mem, m->mem_bytes, e);
+	r = mem_init(&vm->mem, MEM_SHARED_FILE, m->mem_bytes, e);
 	if (!r)
 		r = serial_new(&vm->env, printed, NULL, &vm->serial, e);
 	if (!r)

@@ -43,7 +43,7 @@ static int setup_mem(void **state, uint64_t bytes)
 {
 	struct fix *f = calloc(1, sizeof(*f));
 
-	assert_int_equal(mem_init(&f->mem, bytes, NULL), 0);
+	assert_int_equal(mem_init(&f->mem, MEM_SHARED_FILE, bytes, NULL), 0);
 	f->machine = (struct machine){.mem_bytes = bytes, .vcpus = 2, .cmdline = "quiet x=1"};
 	*state = f;
 	return 0;

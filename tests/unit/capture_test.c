@@ -57,7 +57,7 @@ static int setup(void **state)
 	struct fix *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	assert_int_equal(mem_init(&f->mem, BYTES, NULL), 0);
+	assert_int_equal(mem_init(&f->mem, MEM_SHARED_FILE, BYTES, NULL), 0);
 	assert_int_equal(capture_init(&f->c, &kvm, &f->mem, 1, NULL), 0);
 	assert_int_equal(f->c.nbufs, BUFS);
 	f->batch.cap = BUFS;

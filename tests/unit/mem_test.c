@@ -19,7 +19,7 @@ static struct mem m;
 
 static int setup(void **state)
 {
-	return mem_init(&m, BYTES, NULL);
+	return mem_init(&m, MEM_SHARED_FILE, BYTES, NULL);
 }
 
 static int teardown(void **state)
@@ -214,10 +214,23 @@ static void hash_knows_where_a_page_is(void **state)
 	assert_int_equal(mem_hash(&m), first);
 }
 
+/* Of this kind of mapping the file has what is written, and is what is read. */
+static void mapping_is_the_file(void **state)
+{
+	uint8_t c = 0;
+
+	*mem_page(&m, 7) = 'a';
+	assert_int_equal(pread(m.fd, &c, 1, 7 * MEM_PAGE_SIZE), 1);
+	assert_int_equal(c, 'a');
+	assert_int_equal(pwrite(m.fd, "b", 1, 7 * MEM_PAGE_SIZE), 1);
+	assert_int_equal(*mem_page(&m, 7), 'b');
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+		T(mapping_is_the_file),
 		T(discarded_pages_are_zero_and_free),
 		T(what_is_no_ram_is_refused),
 		T(absent_is_known_until_written),

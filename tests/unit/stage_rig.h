@@ -165,7 +165,7 @@ static RIG_UNUSED void rig_start(struct srig *r)
 	r->m = &vm->machine;
 	rig_machine(r->m);
 	assert_int_equal(loop_init(&r->loop, NULL), 0);
-	assert_int_equal(mem_init(&vm->mem, RIG_MEM, NULL), 0);
+	assert_int_equal(mem_init(&vm->mem, MEM_SHARED_FILE, RIG_MEM, NULL), 0);
 	obuf_init(&vm->obuf, 1 << 20);
 	vm->loop = &r->loop;
 	vm->env = (struct dev_env){&vm->mem, &r->loop, &vm->bus, &vm->obuf};

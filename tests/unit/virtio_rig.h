@@ -54,7 +54,7 @@ static RIG_UNUSED void rig_init(struct rig *r, uint64_t obuf_limit)
 	memset(r, 0, sizeof(*r));
 	/* Broken rules are what these tests are about; the log would drown the results. */
 	log_init(LOG_ERROR, "test");
-	assert_int_equal(mem_init(&r->mem, RIG_MEM, NULL), 0);
+	assert_int_equal(mem_init(&r->mem, MEM_SHARED_FILE, RIG_MEM, NULL), 0);
 	assert_int_equal(loop_init(&r->loop, NULL), 0);
 	obuf_init(&r->obuf, obuf_limit);
 	r->env = (struct dev_env){&r->mem, &r->loop, &r->bus, &r->obuf};

@@ -300,7 +300,7 @@ static void edges_of_the_hole(void **state)
 	struct fix *f = *state;
 	struct mem big;
 
-	if (mem_init(&big, MEM_LOW_MAX + (2ull << 20), NULL))
+	if (mem_init(&big, MEM_SHARED_FILE, MEM_LOW_MAX + (2ull << 20), NULL))
 		skip();
 	f->vq.mem = &big;
 	f->st.desc = MEM_LOW_MAX - 16 * 8;

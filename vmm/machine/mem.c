@@ -25,7 +25,16 @@ static int check_size(uint64_t bytes, struct err *e)
 	return 0;
 }
 
-int mem_init(struct mem *m, uint64_t bytes, struct err *e)
+static int map_flags(enum mem_kind kind)
+{
+	switch (kind) {
+	case MEM_SHARED_FILE:
+		return MAP_SHARED | MAP_NORESERVE;
+	}
+	return -1;
+}
+
+int mem_init(struct mem *m, enum mem_kind kind, uint64_t bytes, struct err *e)
 {
 	int r = check_size(bytes, e);
 
@@ -42,7 +51,7 @@ int mem_init(struct mem *m, uint64_t bytes, struct err *e)
 	/* Nobody may shrink the file below a mapping: that would be a SIGBUS in a vCPU. */
 	if (fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		goto fail;
-	m->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, m->fd, 0);
+	m->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, map_flags(kind), m->fd, 0);
 	if (m->base == MAP_FAILED) {
 		m->base = NULL;
 		goto fail;

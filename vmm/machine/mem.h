@@ -41,8 +41,13 @@ struct mem_hole {
 	uint64_t from, end; /* bytes in the memfd without memory */
 };
 
+/* How guest memory is mapped. */
+enum mem_kind {
+	MEM_SHARED_FILE, /* what is written through the mapping is in the memfd */
+};
+
 /* Map `bytes` of RAM (multiple of 2 MiB, at most the host's memory). Any thread, once. */
-int mem_init(struct mem *m, uint64_t bytes, struct err *e);
+int mem_init(struct mem *m, enum mem_kind kind, uint64_t bytes, struct err *e);
 void mem_done(struct mem *m);
 
 /* Host address of [gpa, gpa+len) for reading, or NULL when not wholly inside one RAM region. */
@@ -54,6 +59,17 @@ int mem_read(const struct mem *m, gpa_t gpa, void *buf, uint64_t len);
 int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len);
 bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len);
 
+/*
+ * The page as this side's guest sees it. Nothing is marked: whoever writes through it fills memory
+ * that a peer or a file sent. With a kind of mapping that is not the memfd, or that has pages
+ * missing, each of its users is to be looked at:
+ *   read   vmm/copy/snapshot.c   all pages, VM paused (by m->base)
+ *          ft/epoch/sync.c       pages of the first sync, while the guest writes them
+ *          ft/epoch/capture.c    pages of an epoch, VM paused
+ *          ft/epoch/stage.c      the base of a delta, before commit
+ *   write  vmm/copy/snapshot.c   restore, VM not run yet
+ *          ft/epoch/stage.c      first sync and commit, VM stands by
+ */
 static inline uint8_t *mem_page(const struct mem *m, uint64_t page)
 {
 	return m->base + (page << MEM_PAGE_SHIFT);

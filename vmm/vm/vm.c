@@ -252,7 +252,7 @@ static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct 
 static int add_memory(struct vm *vm, struct err *e)
 {
 	struct mem *m = &vm->mem;
-	int r = mem_init(m, vm->machine.mem_bytes, e);
+	int r = mem_init(m, MEM_SHARED_FILE, vm->machine.mem_bytes, e);
 
 	if (!r)
 		r = kvm_add_slot(&vm->kvm, 0, m->low_bytes, m->base, e);
