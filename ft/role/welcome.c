@@ -111,10 +111,12 @@ static int check_arbiter(struct ft *ft, const struct wire_hello *h, struct err *
 
 static int build_vm(struct secondary *s, const struct frame *f, struct wire_hello *h, struct err *e)
 {
+	struct backends b;
 	struct machine m;
 	uint64_t side;
 	int r;
 
+	config_to_backends(s->ft->cfg, &b);
 	if (f->length < sizeof(*h))
 		return err_set(e, -EBADMSG, "short hello");
 	memcpy(h, f->data, sizeof(*h));
@@ -130,7 +132,7 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 	if (!r)
 		r = check_disks(s->ft->cfg, &m, e);
 	if (!r)
-		r = vm_create(s->vm, s->ft->loop, &m, s->ft->cfg, e);
+		r = vm_create(s->vm, s->ft->loop, &m, &b, e);
 	if (r)
 		return r;
 	s->has_vm = true;

@@ -123,7 +123,7 @@ static void begin(void)
 	exited = alone = held = false;
 	fake_vm_reset();
 	require(!arbiter_open(&ft.arbiter, &loop, "none", "vm", "me", NULL));
-	require(!vm_create(&vm, &loop, &machine, &cfg, NULL));
+	fake_vm_create(&vm, &loop, &machine, &cfg);
 	require(!mem_write(&vm.mem, 5 * MEM_PAGE_SIZE, "\x01", 1));
 	vm_start(&vm);
 	main_link.fd = heart_link.fd = -1;

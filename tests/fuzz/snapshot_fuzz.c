@@ -24,6 +24,7 @@ static struct loop loop;
 static struct vm vm;
 static struct machine machine;
 static struct config cfg;
+static struct backends backends;
 static char in_path[96], out_path[96];
 static struct {
 	uint16_t type;
@@ -64,7 +65,8 @@ static void start(void)
 	snprintf(out_path, sizeof(out_path), "%s/out", fuzz_folder);
 	require(!loop_init(&loop, NULL));
 	fake_machine(&machine, &cfg, image);
-	require(!vm_create(&vm, &loop, &machine, &cfg, NULL));
+	config_to_backends(&cfg, &backends);
+	fake_vm_create(&vm, &loop, &machine, &cfg);
 	for (unsigned i = 0; i < 5; i++) {
 		for (unsigned b = 0; b < sizeof(page); b++)
 			page[b] = i & 1 ? (uint8_t)(b * b >> i) : (uint8_t)(b / 64 + i);
@@ -72,7 +74,7 @@ static void start(void)
 	}
 	require(!snapshot_save(&vm, out_path, NULL));
 	vm_destroy(&vm);
-	if (snapshot_restore(&vm, &loop, &cfg, out_path, &e))
+	if (snapshot_restore(&vm, &loop, &backends, out_path, &e))
 		fprintf(stderr, "%s\n", e.msg);
 	require(vm.loop != NULL);
 	vm_destroy(&vm);
@@ -147,7 +149,7 @@ static void check_restored(void)
 	uint8_t *first = saved(&first_len), *second;
 
 	vm_destroy(&vm);
-	require(!snapshot_restore(&vm, &loop, &cfg, out_path, NULL));
+	require(!snapshot_restore(&vm, &loop, &backends, out_path, NULL));
 	second = saved(&second_len);
 	require(first_len == second_len && !memcmp(first, second, first_len));
 	free(first);
@@ -172,7 +174,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	} else {
 		write_file(in.p, in.left);
 	}
-	if (snapshot_restore(&vm, &loop, &cfg, in_path, &e))
+	if (snapshot_restore(&vm, &loop, &backends, in_path, &e))
 		require(e.msg[0] && !vm.loop);
 	else
 		check_restored();

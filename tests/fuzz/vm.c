@@ -16,7 +16,7 @@
 struct fake_vm fake_vm;
 
 int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
-		     const struct config *cfg, struct err *e);
+		     const struct backends *b, struct err *e);
 void __wrap_vm_destroy(struct vm *vm);
 int __wrap_vm_pause(struct vm *vm, struct err *e);
 void __wrap_vm_resume(struct vm *vm);
@@ -42,16 +42,16 @@ static void add_item(struct vm *vm, const struct state_desc *desc, unsigned inst
 	require(vm->scratch[vm->nitems++].pod != NULL);
 }
 
-static int open_disk(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+static int open_disk(struct vm *vm, unsigned i, const struct backends *b, struct err *e)
 {
 	const struct mdev *md = &vm->machine.devs[i];
 
-	for (unsigned n = 0; n < cfg->ndisks; n++) {
+	for (unsigned n = 0; n < b->ndisks; n++) {
 		int r;
 
-		if (strcmp(cfg->disks[n].id, md->id))
+		if (strcmp(b->disks[n].id, md->id))
 			continue;
-		r = disk_open(&vm->disks[i], vm->loop, md->id, cfg->disks[n].path, 0, e);
+		r = disk_open(&vm->disks[i], vm->loop, md->id, b->disks[n].path, 0, e);
 		if (!r && vm->disks[i].bytes != md->bytes)
 			r = err_set(e, -EINVAL, "disk '%s': another size", md->id);
 		return r;
@@ -59,7 +59,7 @@ static int open_disk(struct vm *vm, unsigned i, const struct config *cfg, struct
 	return err_set(e, -ENOENT, "disk '%s': not given here", md->id);
 }
 
-static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+static int add_mdev(struct vm *vm, unsigned i, const struct backends *b, struct err *e)
 {
 	const struct mdev *md = &vm->machine.devs[i];
 	struct device *d = NULL;
@@ -76,7 +76,7 @@ static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct 
 		r = virtio_balloon_new(&vm->env, md, &d, e);
 		break;
 	case MDEV_BLK:
-		r = open_disk(vm, i, cfg, e);
+		r = open_disk(vm, i, b, e);
 		if (!r)
 			r = virtio_blk_new(&vm->env, md, &vm->disks[i], &d, e);
 		break;
@@ -105,7 +105,7 @@ static void list_items(struct vm *vm)
 }
 
 int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
-		     const struct config *cfg, struct err *e)
+		     const struct backends *b, struct err *e)
 {
 	int r;
 
@@ -128,12 +128,21 @@ int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
 	if (!r)
 		vm->devs[vm->ndevs++] = vm->serial;
 	for (unsigned i = 0; i < m->ndevs && !r; i++)
-		r = add_mdev(vm, i, cfg, e);
+		r = add_mdev(vm, i, b, e);
 	if (!r)
 		list_items(vm);
 	else
 		__wrap_vm_destroy(vm);
 	return r;
+}
+
+void fake_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
+		    const struct config *cfg)
+{
+	struct backends b;
+
+	config_to_backends(cfg, &b);
+	require(!vm_create(vm, l, m, &b, NULL));
 }
 
 void __wrap_vm_destroy(struct vm *vm)

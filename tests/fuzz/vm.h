@@ -26,5 +26,8 @@ extern struct fake_vm fake_vm;
 void fake_vm_reset(void);
 /* A small machine with a disk, a console, random numbers and a balloon, and its configuration. */
 void fake_machine(struct machine *m, struct config *cfg, const char *image);
+/* vm_create() on the back ends of cfg; must succeed. */
+void fake_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
+		    const struct config *cfg);
 
 #endif

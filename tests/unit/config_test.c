@@ -505,6 +505,36 @@ static void machine_is_in_fixed_order(void **state)
 	assert_true(m.devs[5].no_offload);
 }
 
+/* What the devices use here; what was not given is NULL, and no empty name. */
+static void backends_are_what_was_given(void **state)
+{
+	struct backends b;
+	struct config c;
+
+	good(&c, "-k k -d id=a,path=root.raw,direct -d id=b,path=two.raw,ro -n id=n0,tap=t0 "
+		 "-n id=n1,tap=t1,bridge=br0 -n id=n2,socket=s0 --console none");
+	config_to_backends(&c, &b);
+	assert_int_equal(b.ndisks, 2);
+	assert_string_equal(b.disks[0].id, "a");
+	assert_string_equal(b.disks[0].path, "root.raw");
+	assert_true(b.disks[0].direct && !b.disks[1].direct);
+	assert_string_equal(b.disks[1].path, "two.raw");
+	assert_int_equal(b.nnets, 3);
+	assert_string_equal(b.nets[0].id, "n0");
+	assert_string_equal(b.nets[0].tap, "t0");
+	assert_true(!b.nets[0].bridge && !b.nets[0].socket);
+	assert_string_equal(b.nets[1].bridge, "br0");
+	assert_string_equal(b.nets[2].socket, "s0");
+	assert_null(b.vsock);
+	assert_string_equal(b.console, "none");
+	assert_int_equal(b.output_bytes, 16 << 20);
+	assert_false(b.standby);
+	good(&c, "--secondary --listen unix:s -d id=a,path=root.raw --vsock path=v");
+	config_to_backends(&c, &b);
+	assert_string_equal(b.vsock, "v");
+	assert_true(b.standby);
+}
+
 /* From the name and the id alone: many of them, each for one station and locally administered. */
 static void derived_macs_are_usable(void **state)
 {
@@ -592,6 +622,7 @@ int main(void)
 		cmocka_unit_test(deep_json_is_refused),
 		cmocka_unit_test(machine_is_in_fixed_order),
 		cmocka_unit_test(vsock_is_one),
+		cmocka_unit_test(backends_are_what_was_given),
 		cmocka_unit_test(derived_macs_are_usable),
 		cmocka_unit_test(units),
 		cmocka_unit_test(help_fits_a_screen),

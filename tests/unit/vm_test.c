@@ -10,12 +10,27 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "vmm/conf/config.h"
 #include "vmm/base/log.h"
 #include "vmm/vm/vm.h"
 
+#define KERNEL "build/guests/hello.elf"
+
+#define DEV(n, name, what)                                                                         \
+	{                                                                                          \
+		.kind = (what), .id = (name), .gsi = MACHINE_GSI_BASE + (n),                       \
+		.gpa = MACHINE_MMIO_BASE + (n)*MACHINE_MMIO_STEP                                   \
+	}
+
+static const struct backends backends = {.console = "none", .output_bytes = 1 << 20};
+static const struct machine machine = {.name = "vm",
+				       .mem_bytes = 64 << 20,
+				       .vcpus = 1,
+				       .ndevs = 3,
+				       .devs = {DEV(0, "console", MDEV_CONSOLE),
+						DEV(1, "rng", MDEV_RNG),
+						DEV(2, "balloon", MDEV_BALLOON)}};
+
 struct fix {
-	struct config cfg;
 	struct loop loop;
 	struct vm vm;
 };
@@ -23,7 +38,7 @@ struct fix {
 static int boot(struct fix *f, struct err *e)
 {
 	struct boot_files files;
-	int r = boot_files_read(&files, f->cfg.kernel, "", e);
+	int r = boot_files_read(&files, KERNEL, "", e);
 
 	if (!r)
 		r = vm_boot(&f->vm, &files, e);
@@ -33,16 +48,13 @@ static int boot(struct fix *f, struct err *e)
 
 static int setup(void **state)
 {
-	const char *args[] = {"-k", "build/guests/hello.elf", "-m", "64M"};
 	struct fix *f = calloc(1, sizeof(*f));
-	struct machine m;
 	struct err e = {0};
 
 	*state = f;
 	log_init(LOG_ERROR, "test");
 	assert_int_equal(loop_init(&f->loop, &e), 0);
-	if (config_parse_run(&f->cfg, 4, (char **)args, &e) || config_to_machine(&f->cfg, &m, &e) ||
-	    vm_create(&f->vm, &f->loop, &m, &f->cfg, &e) || boot(f, &e))
+	if (vm_create(&f->vm, &f->loop, &machine, &backends, &e) || boot(f, &e))
 		fail_msg("%s", e.msg);
 	return 0;
 }
@@ -152,6 +164,33 @@ static void output_waits_in_doubt(void **state)
 	assert_int_equal(n, 1000);
 }
 
+/* A device without its back end: named, with what to do, and nothing is left of the VM. */
+static void what_is_not_given_is_named(void **state)
+{
+	static const struct {
+		enum mdev_kind kind;
+		const char *words;
+	} rows[] = {
+		{MDEV_BLK, "disk 'd3': no image given here; add -d id=d3,path=FILE"},
+		{MDEV_NET, "network 'd3': not given here; add -n id=d3,tap=NAME"},
+		{MDEV_VSOCK, "none is given here; add --vsock"},
+	};
+	static struct vm vm;
+	struct loop loop;
+
+	assert_int_equal(loop_init(&loop, NULL), 0);
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct machine m = machine;
+		struct err e = {0};
+
+		m.devs[m.ndevs++] = (struct mdev)DEV(3, "d3", rows[i].kind);
+		assert_int_equal(vm_create(&vm, &loop, &m, &backends, &e), -ENOENT);
+		assert_non_null(strstr(e.msg, rows[i].words));
+		assert_null(vm.loop);
+	}
+	loop_done(&loop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -160,9 +199,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(paused_after_a_reset, setup, teardown),
 		cmocka_unit_test_setup_teardown(output_waits_in_doubt, setup, teardown),
 		cmocka_unit_test_setup_teardown(registers_beyond_the_cpuid, setup, teardown),
+		cmocka_unit_test(what_is_not_given_is_named),
 	};
 
-	if (access("/dev/kvm", R_OK | W_OK) || access("build/guests/hello.elf", R_OK)) {
+	if (access("/dev/kvm", R_OK | W_OK) || access(KERNEL, R_OK)) {
 		print_message("SKIP vm_test: no /dev/kvm, or no guests\n");
 		return 0;
 	}

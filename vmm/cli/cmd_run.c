@@ -407,16 +407,18 @@ static int boot(struct run *r, struct err *e)
 
 static int build_vm(struct run *r, struct err *e)
 {
+	struct backends b;
 	struct machine m;
 	int code;
 
+	config_to_backends(&r->cfg, &b);
 	if (r->cfg.restore[0])
-		return snapshot_restore(&r->vm, &r->loop, &r->cfg, r->cfg.restore, e);
+		return snapshot_restore(&r->vm, &r->loop, &b, r->cfg.restore, e);
 	code = config_to_machine(&r->cfg, &m, e);
 	if (!code)
 		code = measure_disks(&r->cfg, &m, e);
 	if (!code)
-		code = vm_create(&r->vm, &r->loop, &m, &r->cfg, e);
+		code = vm_create(&r->vm, &r->loop, &m, &b, e);
 	if (code)
 		return code;
 	code = boot(r, e);

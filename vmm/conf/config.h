@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "devices/backends.h"
 #include "vmm/base/err.h"
 #include "vmm/machine/machine.h"
 
@@ -91,5 +92,7 @@ int config_parse_size(const char *text, uint64_t *ret, struct err *e);
 int config_parse_time(const char *text, uint64_t *ret_ns, struct err *e);
 /* The machine as the guest will see it; disk sizes are filled in by the caller. */
 int config_to_machine(const struct config *c, struct machine *m, struct err *e);
+/* What its devices use of this host; the strings stay those of c. */
+void config_to_backends(const struct config *c, struct backends *b);
 
 #endif

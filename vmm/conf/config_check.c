@@ -394,3 +394,22 @@ int config_to_machine(const struct config *c, struct machine *m, struct err *e)
 		add_dev(m, MDEV_VSOCK, "vsock")->cid = c->vsock[0].cid;
 	return 0;
 }
+
+void config_to_backends(const struct config *c, struct backends *b)
+{
+	*b = (struct backends){.ndisks = c->ndisks,
+			       .nnets = c->nnets,
+			       .vsock = c->nvsocks ? c->vsock[0].path : NULL,
+			       .console = c->console,
+			       .output_bytes = c->output_bytes,
+			       .standby = c->role == ROLE_SECONDARY};
+	for (unsigned i = 0; i < c->ndisks; i++)
+		b->disks[i] =
+			(struct disk_backend){c->disks[i].id, c->disks[i].path, c->disks[i].direct};
+	for (unsigned i = 0; i < c->nnets; i++) {
+		const struct config_net *n = &c->nets[i];
+
+		b->nets[i] = (struct net_backend){n->id, n->socket[0] ? n->socket : NULL, n->tap,
+						  n->bridge[0] ? n->bridge : NULL};
+	}
+}

@@ -133,7 +133,7 @@ static int take_all(struct vm *vm, struct stream *st, struct err *e)
 	return vm_try_load(vm, e);
 }
 
-static int restore(struct vm *vm, struct loop *l, const struct config *cfg, struct stream *st,
+static int restore(struct vm *vm, struct loop *l, const struct backends *b, struct stream *st,
 		   struct err *e)
 {
 	struct machine m;
@@ -145,7 +145,7 @@ static int restore(struct vm *vm, struct loop *l, const struct config *cfg, stru
 	if (!r)
 		r = fdt_parse(f.data, f.length, &m, e);
 	if (!r)
-		r = vm_create(vm, l, &m, cfg, e);
+		r = vm_create(vm, l, &m, b, e);
 	if (r)
 		return r;
 	r = take_all(vm, st, e);
@@ -154,7 +154,7 @@ static int restore(struct vm *vm, struct loop *l, const struct config *cfg, stru
 	return r;
 }
 
-int snapshot_restore(struct vm *vm, struct loop *l, const struct config *cfg, const char *path,
+int snapshot_restore(struct vm *vm, struct loop *l, const struct backends *b, const char *path,
 		     struct err *e)
 {
 	struct stream st;
@@ -163,7 +163,7 @@ int snapshot_restore(struct vm *vm, struct loop *l, const struct config *cfg, co
 	if (fd < 0)
 		return fd;
 	stream_init(&st, fd, STREAM_FILE, 0);
-	r = restore(vm, l, cfg, &st, e);
+	r = restore(vm, l, b, &st, e);
 	stream_done(&st);
 	return r ? err_wrap(e, "snapshot '%s'", path) : 0;
 }

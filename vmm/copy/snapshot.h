@@ -11,8 +11,8 @@
 
 /* The VM must be paused. Loop thread; takes as long as the file takes. */
 int snapshot_save(struct vm *vm, const char *path, struct err *e);
-/* Build the VM of a snapshot with the back ends of cfg; vm_load() and vm_start() set it going. */
-int snapshot_restore(struct vm *vm, struct loop *l, const struct config *cfg, const char *path,
+/* Build the VM of a snapshot on the back ends b; vm_load() and vm_start() set it going. */
+int snapshot_restore(struct vm *vm, struct loop *l, const struct backends *b, const char *path,
 		     struct err *e);
 
 #endif

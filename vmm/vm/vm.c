@@ -139,60 +139,59 @@ static int add_acpi(struct vm *vm, struct err *e)
 	return r ? r : add_device(vm, d, e);
 }
 
-static const struct config_disk *find_disk(const struct config *cfg, const char *id)
+static const struct disk_backend *find_disk(const struct backends *b, const char *id)
 {
-	for (unsigned i = 0; i < cfg->ndisks; i++)
-		if (!strcmp(cfg->disks[i].id, id))
-			return &cfg->disks[i];
+	for (unsigned i = 0; i < b->ndisks; i++)
+		if (!strcmp(b->disks[i].id, id))
+			return &b->disks[i];
 	return NULL;
 }
 
-static int open_disk(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+static int open_disk(struct vm *vm, unsigned i, const struct backends *b, struct err *e)
 {
 	const struct mdev *md = &vm->machine.devs[i];
-	const struct config_disk *cd = find_disk(cfg, md->id);
+	const struct disk_backend *given = find_disk(b, md->id);
+	bool fit = b->standby && md->ft == DISK_FT_MIRROR;
 	struct disk *d = &vm->disks[i];
-	bool second = cfg->role == ROLE_SECONDARY && md->ft == DISK_FT_MIRROR;
 	int flags, r;
 
-	if (!cd)
+	if (!given)
 		return err_set(e, -ENOENT, "disk '%s': no image given here; add -d id=%s,path=FILE",
 			       md->id, md->id);
-	flags = (md->readonly ? DISK_OPEN_RO : 0) | (cd->direct ? DISK_OPEN_DIRECT : 0) |
-		(second ? DISK_OPEN_CREATE : 0);
-	r = disk_open(d, vm->loop, md->id, cd->path, flags, e);
+	flags = (md->readonly ? DISK_OPEN_RO : 0) | (given->direct ? DISK_OPEN_DIRECT : 0) |
+		(fit ? DISK_OPEN_CREATE : 0);
+	r = disk_open(d, vm->loop, md->id, given->path, flags, e);
 	if (r)
 		return r;
-	if (second)
+	if (fit)
 		return disk_resize(d, md->bytes, e);
 	if (d->bytes != md->bytes)
 		return err_set(e, -EINVAL,
 			       "disk '%s': '%s' has %llu bytes, the machine has %llu; the images "
 			       "must be the same size",
-			       md->id, cd->path, (unsigned long long)d->bytes,
+			       md->id, given->path, (unsigned long long)d->bytes,
 			       (unsigned long long)md->bytes);
 	return 0;
 }
 
-static int open_net(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+static int open_net(struct vm *vm, unsigned i, const struct backends *b, struct err *e)
 {
 	const struct mdev *md = &vm->machine.devs[i];
 
-	for (unsigned n = 0; n < cfg->nnets; n++) {
-		const struct config_net *cn = &cfg->nets[n];
+	for (unsigned n = 0; n < b->nnets; n++) {
+		const struct net_backend *given = &b->nets[n];
 
-		if (strcmp(cn->id, md->id))
+		if (strcmp(given->id, md->id))
 			continue;
-		if (!cn->socket[0])
-			return netdev_open_tap(&vm->nets[i], md->id, cn->tap,
-					       cn->bridge[0] ? cn->bridge : NULL, e);
+		if (!given->socket)
+			return netdev_open_tap(&vm->nets[i], md->id, given->tap, given->bridge, e);
 		if (!md->no_offload)
 			return err_set(e, -EINVAL,
 				       "network '%s': the guest has checksum and segmentation "
 				       "offload, which passt cannot do; give this side a tap, or "
 				       "start the guest with socket= as well",
 				       md->id);
-		return netdev_open_passt(&vm->nets[i], vm->loop, md->id, cn->socket, e);
+		return netdev_open_passt(&vm->nets[i], vm->loop, md->id, given->socket, e);
 	}
 	return err_set(e, -ENOENT,
 		       "network '%s': not given here; add -n id=%s,tap=NAME or "
@@ -200,16 +199,16 @@ static int open_net(struct vm *vm, unsigned i, const struct config *cfg, struct 
 		       md->id, md->id, md->id);
 }
 
-static int open_vsock(struct vm *vm, const struct config *cfg, struct err *e)
+static int open_vsock(struct vm *vm, const struct backends *b, struct err *e)
 {
-	if (!cfg->nvsocks)
+	if (!b->vsock)
 		return err_set(e, -ENOENT,
 			       "the machine has a vsock, and none is given here; add --vsock "
 			       "path=SOCK");
-	return vsock_host_init(&vm->vsock, vm->loop, cfg->vsock[0].path, e);
+	return vsock_host_init(&vm->vsock, vm->loop, b->vsock, e);
 }
 
-static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct err *e)
+static int add_mdev(struct vm *vm, unsigned i, const struct backends *b, struct err *e)
 {
 	const struct mdev *md = &vm->machine.devs[i];
 	struct device *d = NULL;
@@ -226,17 +225,17 @@ static int add_mdev(struct vm *vm, unsigned i, const struct config *cfg, struct 
 		r = virtio_balloon_new(&vm->env, md, &d, e);
 		break;
 	case MDEV_BLK:
-		r = open_disk(vm, i, cfg, e);
+		r = open_disk(vm, i, b, e);
 		if (!r)
 			r = virtio_blk_new(&vm->env, md, &vm->disks[i], &d, e);
 		break;
 	case MDEV_NET:
-		r = open_net(vm, i, cfg, e);
+		r = open_net(vm, i, b, e);
 		if (!r)
 			r = virtio_net_new(&vm->env, md, &vm->nets[i], &d, e);
 		break;
 	case MDEV_VSOCK:
-		r = open_vsock(vm, cfg, e);
+		r = open_vsock(vm, b, e);
 		if (!r)
 			r = virtio_vsock_new(&vm->env, md, &vm->vsock, &d, e);
 		break;
@@ -320,7 +319,7 @@ static int settle_cpuid(struct vm *vm, struct err *e)
 	return cpuid_build(vm->kvm.cpuid, vm->machine.cpu, &vm->machine, e);
 }
 
-static int create(struct vm *vm, const struct config *cfg, struct err *e)
+static int create(struct vm *vm, const struct backends *b, struct err *e)
 {
 	int r = kvm_open(&vm->kvm, e);
 
@@ -333,7 +332,7 @@ static int create(struct vm *vm, const struct config *cfg, struct err *e)
 	for (unsigned i = 0; i < vm->machine.vcpus && !r; i++)
 		r = vcpu_init(&vm->vcpus[i], vm, i, e);
 	if (!r)
-		r = console_open(&vm->console, cfg->console, e);
+		r = console_open(&vm->console, b->console, e);
 	if (r)
 		return r;
 	vm->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -344,7 +343,7 @@ static int create(struct vm *vm, const struct config *cfg, struct err *e)
 	if (!r)
 		r = add_acpi(vm, e);
 	for (unsigned i = 0; i < vm->machine.ndevs && !r; i++)
-		r = add_mdev(vm, i, cfg, e);
+		r = add_mdev(vm, i, b, e);
 	if (!r)
 		r = list_items(vm, e);
 	if (!r)
@@ -372,7 +371,7 @@ static void output_later(void *arg)
 		obuf_flush(&vm->obuf);
 }
 
-int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct config *cfg,
+int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct backends *b,
 	      struct err *e)
 {
 	int r;
@@ -388,11 +387,11 @@ int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const stru
 		vm->disks[i].fd = vm->nets[i].fd = -1;
 	vm->env = (struct dev_env){&vm->mem, l, &vm->bus, &vm->obuf};
 	init_sync(vm);
-	obuf_init(&vm->obuf, cfg->output_bytes);
+	obuf_init(&vm->obuf, b->output_bytes);
 	obuf_set_later(&vm->obuf, output_later, vm);
 	vm->output_op = (struct loop_op){.fn = output_again, .arg = vm};
 	vcpu_setup_signal();
-	r = create(vm, cfg, e);
+	r = create(vm, b, e);
 	if (r)
 		vm_destroy(vm);
 	return r;

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "devices/backends.h"
 #include "devices/device.h"
 #include "devices/disk.h"
 #include "net/netdev.h"
@@ -23,7 +24,6 @@
 #include "net/vsock_host.h"
 #include "vmm/boot/boot_file.h"
 #include "vmm/machine/bus.h"
-#include "vmm/conf/config.h"
 #include "vmm/vm/console.h"
 #include "vmm/vm/kvm.h"
 #include "vmm/base/loop.h"
@@ -101,10 +101,10 @@ struct vm {
 };
 
 /*
- * Build the whole machine with its back ends from cfg (matched by id), vCPU threads parked.
- * The error says which device and what to do. On failure nothing is left behind.
+ * Build the whole machine on the back ends b, vCPU threads parked. The error says which device and
+ * what to do. On failure nothing is left behind.
  */
-int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct config *cfg,
+int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct backends *b,
 	      struct err *e);
 void vm_destroy(struct vm *vm); /* safe on a zeroed or half-built vm */
 /* Load kernel and boot data into RAM and set vCPU 0 to its entry. */

@@ -1,0 +1,35 @@
+/*
+ * What the devices of a VM need from this host: images, taps, sockets. They are found by the id of
+ * the device and are no part of the machine (vmm/machine/machine.h), which a peer builds from its
+ * own. The strings are the caller's, and are not kept.
+ */
+#ifndef DEVICES_BACKENDS_H
+#define DEVICES_BACKENDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/machine/machine.h"
+
+struct disk_backend {
+	const char *id, *path;
+	bool direct;
+};
+
+/* A passt (socket), or else a tap, which may be a port of a bridge; NULL is none. */
+struct net_backend {
+	const char *id, *socket, *tap, *bridge;
+};
+
+struct backends {
+	struct disk_backend disks[MACHINE_MAX_DEVS];
+	unsigned ndisks;
+	struct net_backend nets[MACHINE_MAX_DEVS];
+	unsigned nnets;
+	const char *vsock;     /* path of the socket; NULL: none */
+	const char *console;   /* "stdio", "none" or a file */
+	uint64_t output_bytes; /* bound of held output */
+	bool standby;	       /* images of mirrored disks are made, with the machine's sizes */
+};
+
+#endif
