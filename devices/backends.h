@@ -9,7 +9,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vmm/base/err.h"
 #include "vmm/machine/machine.h"
+
+struct disk;
+struct loop;
+struct netdev;
+struct vsock_host;
 
 struct disk_backend {
 	const char *id, *path;
@@ -31,5 +37,16 @@ struct backends {
 	uint64_t output_bytes; /* bound of held output */
 	bool standby;	       /* images of mirrored disks are made, with the machine's sizes */
 };
+
+/*
+ * Open what the device md stands on; the error says what is not given, or does not fit the machine.
+ * What is open after an error is the caller's to close, as it is after none. Loop thread.
+ */
+int backends_open_disk(const struct backends *b, const struct mdev *md, struct loop *l,
+		       struct disk *d, struct err *e);
+int backends_open_net(const struct backends *b, const struct mdev *md, struct loop *l,
+		      struct netdev *nd, struct err *e);
+int backends_open_vsock(const struct backends *b, struct loop *l, struct vsock_host *h,
+			struct err *e);
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * What every device has in common. A device is KVM-free: it sees guest memory, the event loop, the
- * bus and the output buffer; interrupts are an eventfd (bound to an irqfd by vmm/vm/vm.c),
+ * bus and the output buffer; interrupts are an eventfd (bound to an irqfd by vmm/vm/vm_devices.c),
  * doorbells are eventfds (bound to ioeventfds). So it can be tested without /dev/kvm.
  *
  * Threads: register accesses come from vCPU threads and take `lock`; everything else runs on the

@@ -198,7 +198,7 @@ int engine_start(struct engine *g, struct stream *main, struct err *e)
 	sync_init(&g->sync);
 	r = capture_init(&g->capture, &vm->kvm, &vm->mem, cfg->staging_bytes, e);
 	if (!r)
-		r = disklog_start(&g->disklog, g->ft->loop, &vm->machine, vm->disks,
+		r = disklog_start(&g->disklog, g->ft->loop, &vm->machine, vm->devices.disks,
 				  cfg->disklog_bytes, e);
 	if (r)
 		return r;
@@ -206,7 +206,7 @@ int engine_start(struct engine *g, struct stream *main, struct err *e)
 	g->sync.mem = &vm->mem;
 	g->sync.dirty = &g->capture.dirty;
 	g->sync.disklog = &g->disklog;
-	g->sync.disks = vm->disks;
+	g->sync.disks = vm->devices.disks;
 	g->sync.ask_log = ask_log;
 	g->sync.arg = g;
 	g->sync.stop = g->sync.log_on = false;

@@ -316,7 +316,8 @@ int stage_verify(struct stage *s, struct err *e)
 {
 	size_t cap = vm_state_bound(s->vm);
 	uint8_t *buf = malloc(cap);
-	int64_t len = buf ? state_encode_all(s->vm->items, s->vm->nitems, buf, cap) : -ENOMEM;
+	int64_t len =
+		buf ? state_encode_all(s->vm->state.items, s->vm->state.nitems, buf, cap) : -ENOMEM;
 	uint64_t state = len > 0 ? XXH3_64bits(buf, len) : 0;
 	uint64_t ram = mem_hash(&s->vm->mem);
 

@@ -27,7 +27,7 @@ static void announce(struct secondary *s)
 
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
 		if (vm->machine.devs[i].kind == MDEV_NET)
-			virtio_net_announce(vm->mdevs[i]);
+			virtio_net_announce(vm->devices.mdevs[i]);
 	if (++s->announces < ANNOUNCE_COUNT)
 		loop_timer_set(s->ft->loop, &s->announce_op, ANNOUNCE_NS << s->announces);
 }
@@ -36,7 +36,7 @@ static void ask_guest_to_announce(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
 		if (vm->machine.devs[i].kind == MDEV_NET)
-			virtio_net_ask_announce(vm->mdevs[i]);
+			virtio_net_ask_announce(vm->devices.mdevs[i]);
 }
 
 static void announce_again(struct loop_op *op, int res)
@@ -49,10 +49,11 @@ static void plug_network(struct vm *vm)
 	struct err e = {0};
 
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
-		if (vm->machine.devs[i].kind == MDEV_NET && netdev_link(&vm->nets[i], true, &e))
+		if (vm->machine.devs[i].kind == MDEV_NET &&
+		    netdev_link(&vm->devices.nets[i], true, &e))
 			log_error("%s", e.msg);
 	e = (struct err){0};
-	if (vsock_host_listen(&vm->vsock, &e))
+	if (vsock_host_listen(&vm->devices.vsock, &e))
 		log_error("%s", e.msg);
 }
 
@@ -62,7 +63,7 @@ static void hold_disks(struct secondary *s)
 	for (unsigned i = 0; i < s->vm->machine.ndevs && !diskapply_idle(&s->disks); i++)
 		if (s->vm->machine.devs[i].kind == MDEV_BLK &&
 		    s->vm->machine.devs[i].ft == DISK_FT_MIRROR)
-			disk_hold(&s->vm->disks[i], true);
+			disk_hold(&s->vm->devices.disks[i], true);
 }
 
 /* The VM is this side's: it speaks for the guest from here on. */
@@ -80,7 +81,7 @@ static void own(struct secondary *s)
 	s->announce_op = (struct loop_op){.fn = announce_again, .arg = s};
 	announce(s);
 	ask_guest_to_announce(s->vm);
-	device_signal(s->vm->end_fd); /* an end of the guest that nobody was told of */
+	vm_tell_end(s->vm); /* an end of the guest that nobody was told of */
 }
 
 /* --- claim ------------------------------------------------------------------------------------ */
@@ -286,8 +287,8 @@ void takeover_let_disks_go(void *arg)
 
 	s->ft->images_behind = false;
 	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
-		if (s->vm->disks[i].fd >= 0)
-			disk_hold(&s->vm->disks[i], false);
+		if (s->vm->devices.disks[i].fd >= 0)
+			disk_hold(&s->vm->devices.disks[i], false);
 }
 
 /* The guest must not read what is older than what it was told is written. */

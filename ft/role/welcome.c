@@ -26,11 +26,12 @@ static int clear_images(struct secondary *s, struct err *e)
 
 		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
 			continue;
-		if (ftruncate(vm->disks[i].fd, 0) < 0 || ftruncate(vm->disks[i].fd, md->bytes) < 0)
+		if (ftruncate(vm->devices.disks[i].fd, 0) < 0 ||
+		    ftruncate(vm->devices.disks[i].fd, md->bytes) < 0)
 			return err_sys(e, "disk '%s': emptying the image for the first sync",
 				       md->id);
 		/* What is acknowledged must not fail for want of space. */
-		if (fallocate(vm->disks[i].fd, 0, 0, md->bytes) < 0 && errno != EOPNOTSUPP)
+		if (fallocate(vm->devices.disks[i].fd, 0, 0, md->bytes) < 0 && errno != EOPNOTSUPP)
 			return err_sys(e, "disk '%s': reserving %lluM for the image", md->id,
 				       (unsigned long long)(md->bytes >> 20));
 	}
@@ -141,9 +142,9 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 		return r;
 	arbiter_set_side(s->ft->arbiter, side);
 	r = clear_images(s, e);
-	if (!r &&
-	    (diskapply_init(&s->disks, &s->vm->machine, s->vm->disks, secondary_disks_moved, s) ||
-	     stage_init(&s->stage, s->vm, &s->disks, h->disklog_bytes)))
+	if (!r && (diskapply_init(&s->disks, &s->vm->machine, s->vm->devices.disks,
+				  secondary_disks_moved, s) ||
+		   stage_init(&s->stage, s->vm, &s->disks, h->disklog_bytes)))
 		r = err_set(e, -ENOMEM, "staging: out of memory");
 	return r;
 }

@@ -133,8 +133,8 @@ static void check_commit(void)
 		memcpy(mem_page(&rig.vm.mem, page), rig.before.ram + page * MEM_PAGE_SIZE,
 		       MEM_PAGE_SIZE);
 	}
-	for (unsigned i = 0; i < rig.vm.nitems; i++) {
-		const struct state_item *it = &rig.vm.items[i];
+	for (unsigned i = 0; i < rig.vm.state.nitems; i++) {
+		const struct state_item *it = &rig.vm.state.items[i];
 
 		memcpy(it->pod, pods, it->desc->size);
 		pods += it->desc->size;

@@ -37,26 +37,10 @@ static void printed(void *arg, const void *data, uint32_t len)
 
 static void add_item(struct vm *vm, const struct state_desc *desc, unsigned instance, void *pod)
 {
-	vm->items[vm->nitems] = (struct state_item){desc, instance, pod};
-	vm->scratch[vm->nitems] = (struct state_item){desc, instance, calloc(1, desc->size)};
-	require(vm->scratch[vm->nitems++].pod != NULL);
-}
-
-static int open_disk(struct vm *vm, unsigned i, const struct backends *b, struct err *e)
-{
-	const struct mdev *md = &vm->machine.devs[i];
-
-	for (unsigned n = 0; n < b->ndisks; n++) {
-		int r;
-
-		if (strcmp(b->disks[n].id, md->id))
-			continue;
-		r = disk_open(&vm->disks[i], vm->loop, md->id, b->disks[n].path, 0, e);
-		if (!r && vm->disks[i].bytes != md->bytes)
-			r = err_set(e, -EINVAL, "disk '%s': another size", md->id);
-		return r;
-	}
-	return err_set(e, -ENOENT, "disk '%s': not given here", md->id);
+	vm->state.items[vm->state.nitems] = (struct state_item){desc, instance, pod};
+	vm->state.scratch[vm->state.nitems] =
+		(struct state_item){desc, instance, calloc(1, desc->size)};
+	require(vm->state.scratch[vm->state.nitems++].pod != NULL);
 }
 
 static int add_mdev(struct vm *vm, unsigned i, const struct backends *b, struct err *e)
@@ -67,24 +51,24 @@ static int add_mdev(struct vm *vm, unsigned i, const struct backends *b, struct 
 
 	switch (md->kind) {
 	case MDEV_CONSOLE:
-		r = virtio_console_new(&vm->env, md, printed, NULL, &d, e);
+		r = virtio_console_new(&vm->devices.env, md, printed, NULL, &d, e);
 		break;
 	case MDEV_RNG:
-		r = virtio_rng_new(&vm->env, md, &d, e);
+		r = virtio_rng_new(&vm->devices.env, md, &d, e);
 		break;
 	case MDEV_BALLOON:
-		r = virtio_balloon_new(&vm->env, md, &d, e);
+		r = virtio_balloon_new(&vm->devices.env, md, &d, e);
 		break;
 	case MDEV_BLK:
-		r = open_disk(vm, i, b, e);
+		r = backends_open_disk(b, md, vm->loop, &vm->devices.disks[i], e);
 		if (!r)
-			r = virtio_blk_new(&vm->env, md, &vm->disks[i], &d, e);
+			r = virtio_blk_new(&vm->devices.env, md, &vm->devices.disks[i], &d, e);
 		break;
 	default:
 		r = err_set(e, -ENOENT, "device '%s': not given here", md->id);
 	}
 	if (!r)
-		vm->mdevs[i] = vm->devs[vm->ndevs++] = d;
+		vm->devices.mdevs[i] = vm->devices.devs[vm->devices.ndevs++] = d;
 	return r;
 }
 
@@ -100,8 +84,8 @@ static void list_items(struct vm *vm)
 		vm->vcpus[i].state.nmsrs = 3;
 		add_item(vm, &vcpu_state_desc, i, &vm->vcpus[i].state);
 	}
-	for (unsigned i = 0; i < vm->ndevs; i++)
-		add_item(vm, vm->devs[i]->ops->state, i, vm->devs[i]->pod);
+	for (unsigned i = 0; i < vm->devices.ndevs; i++)
+		add_item(vm, vm->devices.devs[i]->ops->state, i, vm->devices.devs[i]->pod);
 }
 
 int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
@@ -118,15 +102,15 @@ int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
 	vm->mem.fd = -1;
 	vm->kvm.manual_protect = true; /* of no memory slots */
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
-		vm->disks[i].fd = vm->nets[i].fd = -1;
-	vm->env = (struct dev_env){&vm->mem, l, &vm->bus, &vm->obuf};
+		vm->devices.disks[i].fd = vm->devices.nets[i].fd = -1;
+	vm->devices.env = (struct dev_env){&vm->mem, l, &vm->bus, &vm->obuf};
 	obuf_init(&vm->obuf, 1 << 20);
 	fake_vm.sink = obuf_add_sink(&vm->obuf, printed, NULL, NULL);
 	r = mem_init(&vm->mem, MEM_SHARED_FILE, m->mem_bytes, e);
 	if (!r)
-		r = serial_new(&vm->env, printed, NULL, &vm->serial, e);
+		r = serial_new(&vm->devices.env, printed, NULL, &vm->devices.serial, e);
 	if (!r)
-		vm->devs[vm->ndevs++] = vm->serial;
+		vm->devices.devs[vm->devices.ndevs++] = vm->devices.serial;
 	for (unsigned i = 0; i < m->ndevs && !r; i++)
 		r = add_mdev(vm, i, b, e);
 	if (!r)
@@ -152,15 +136,15 @@ void __wrap_vm_destroy(struct vm *vm)
 	fake_vm.destroyed++;
 	obuf_drop(&vm->obuf);
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
-		while (vm->disks[i].fd >= 0 && vm->disks[i].inflight)
+		while (vm->devices.disks[i].fd >= 0 && vm->devices.disks[i].inflight)
 			loop_run_once(vm->loop, 100000000ull);
-	for (unsigned i = 0; i < vm->ndevs; i++)
-		vm->devs[i]->ops->free(vm->devs[i]);
+	for (unsigned i = 0; i < vm->devices.ndevs; i++)
+		vm->devices.devs[i]->ops->free(vm->devices.devs[i]);
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
-		if (vm->disks[i].fd >= 0)
-			disk_close(&vm->disks[i]);
-	for (unsigned i = 0; i < vm->nitems; i++)
-		free(vm->scratch[i].pod);
+		if (vm->devices.disks[i].fd >= 0)
+			disk_close(&vm->devices.disks[i]);
+	for (unsigned i = 0; i < vm->state.nitems; i++)
+		free(vm->state.scratch[i].pod);
 	obuf_done(&vm->obuf);
 	mem_done(&vm->mem);
 	vm->loop = NULL;
@@ -181,8 +165,8 @@ void __wrap_vm_resume(struct vm *vm)
 void __wrap_vm_start(struct vm *vm)
 {
 	fake_vm.started++;
-	for (unsigned i = 0; i < vm->ndevs; i++)
-		vm->devs[i]->ops->resume(vm->devs[i]);
+	for (unsigned i = 0; i < vm->devices.ndevs; i++)
+		vm->devices.devs[i]->ops->resume(vm->devices.devs[i]);
 	__wrap_vm_resume(vm);
 }
 
@@ -190,8 +174,8 @@ int __wrap_vm_try_load(struct vm *vm, struct err *e)
 {
 	if (fake_vm.refuses)
 		return err_set(e, -EINVAL, "vCPU state: this host refuses MSRs");
-	for (unsigned i = 0; i < vm->ndevs; i++)
-		vm->devs[i]->ops->load(vm->devs[i], vm->devs[i]->pod);
+	for (unsigned i = 0; i < vm->devices.ndevs; i++)
+		vm->devices.devs[i]->ops->load(vm->devices.devs[i], vm->devices.devs[i]->pod);
 	return 0;
 }
 

@@ -1,7 +1,7 @@
 /*
- * A VM that needs no KVM: linked instead of what vmm/vm/vm.c and vmm/vm/vm_run.c do with it
- * (--wrap, see the Makefile). Memory, devices, disks and state are the real ones; CPUs never run.
- * Networks are refused: they would be the host's.
+ * A VM that needs no KVM: linked instead of what vmm/vm/vm.c, vm_run.c and vm_state.c do with
+ * it (--wrap, see the Makefile). Memory, devices, disks and state are the real ones; CPUs never
+ * run. Networks are refused: they would be the host's.
  */
 #ifndef TESTS_FUZZ_VM_H
 #define TESTS_FUZZ_VM_H

@@ -210,7 +210,8 @@ static void done_twice(void **state)
 	diskapply_push(&rig.disks, &list);
 	diskapply_done(&rig.disks);
 	diskapply_done(&rig.disks);
-	assert_int_equal(diskapply_init(&rig.disks, rig.m, rig.vm.disks, rig_moved, &rig), 0);
+	assert_int_equal(diskapply_init(&rig.disks, rig.m, rig.vm.devices.disks, rig_moved, &rig),
+			 0);
 }
 
 int main(void)

@@ -55,7 +55,7 @@ static inline void fields_walk(const struct vm *vm, const uint8_t *buf, size_t l
 	unsigned i = 0;
 
 	for (size_t at = 0; at < len; i++) {
-		const struct state_desc *d = vm->items[i].desc;
+		const struct state_desc *d = vm->state.items[i].desc;
 		uint32_t length = (uint32_t)state_get_int(buf + at + 8, 4);
 
 		at += STATE_SECTION_HEAD;

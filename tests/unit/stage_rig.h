@@ -98,8 +98,9 @@ static RIG_UNUSED void rig_sink(void *arg, const void *data, uint32_t len)
 static RIG_UNUSED void rig_add_item(struct vm *vm, const struct state_desc *desc, unsigned instance,
 				    void *pod)
 {
-	vm->items[vm->nitems] = (struct state_item){desc, instance, pod};
-	vm->scratch[vm->nitems++] = (struct state_item){desc, instance, calloc(1, desc->size)};
+	vm->state.items[vm->state.nitems] = (struct state_item){desc, instance, pod};
+	vm->state.scratch[vm->state.nitems++] =
+		(struct state_item){desc, instance, calloc(1, desc->size)};
 }
 
 static RIG_UNUSED void rig_machine(struct machine *m)
@@ -141,16 +142,17 @@ static RIG_UNUSED void rig_open_disk(struct srig *r, unsigned i)
 	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
 	assert_true(fd >= 0 && ftruncate(fd, RIG_DISK) == 0);
 	close(fd);
-	assert_int_equal(disk_open(&r->vm.disks[i], &r->loop, r->m->devs[i].id, path, 0, NULL), 0);
+	assert_int_equal(
+		disk_open(&r->vm.devices.disks[i], &r->loop, r->m->devs[i].id, path, 0, NULL), 0);
 }
 
 static RIG_UNUSED void rig_add_device(struct srig *r, struct device *d)
 {
 	struct vm *vm = &r->vm;
 
-	vm->devs[vm->ndevs] = d;
+	vm->devices.devs[vm->devices.ndevs] = d;
 	d->ops->save(d);
-	rig_add_item(vm, d->ops->state, vm->ndevs++, d->pod);
+	rig_add_item(vm, d->ops->state, vm->devices.ndevs++, d->pod);
 }
 
 static RIG_UNUSED void rig_start(struct srig *r)
@@ -168,28 +170,29 @@ static RIG_UNUSED void rig_start(struct srig *r)
 	assert_int_equal(mem_init(&vm->mem, MEM_SHARED_FILE, RIG_MEM, NULL), 0);
 	obuf_init(&vm->obuf, 1 << 20);
 	vm->loop = &r->loop;
-	vm->env = (struct dev_env){&vm->mem, &r->loop, &vm->bus, &vm->obuf};
+	vm->devices.env = (struct dev_env){&vm->mem, &r->loop, &vm->bus, &vm->obuf};
 	vm->chips.pic[1].chip_id = KVM_IRQCHIP_PIC_SLAVE;
 	vm->chips.ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
 	vm->vcpus[0].state.xcr0 = 1;
 	vm->vcpus[0].state.nmsrs = 3;
 	rig_add_item(vm, &vm_chips_desc, 0, &vm->chips);
 	rig_add_item(vm, &vcpu_state_desc, 0, &vm->vcpus[0].state);
-	assert_int_equal(serial_new(&vm->env, rig_sink, NULL, &d, NULL), 0);
+	assert_int_equal(serial_new(&vm->devices.env, rig_sink, NULL, &d, NULL), 0);
 	rig_add_device(r, d);
 	for (unsigned i = 0; i < RIG_DEVS; i++) {
-		vm->disks[i].fd = -1;
+		vm->devices.disks[i].fd = -1;
 		if (r->m->devs[i].kind == MDEV_BLK) {
 			rig_open_disk(r, i);
-			assert_int_equal(
-				virtio_blk_new(&vm->env, &r->m->devs[i], &vm->disks[i], &d, NULL),
-				0);
+			assert_int_equal(virtio_blk_new(&vm->devices.env, &r->m->devs[i],
+							&vm->devices.disks[i], &d, NULL),
+					 0);
 		} else {
-			assert_int_equal(virtio_rng_new(&vm->env, &r->m->devs[i], &d, NULL), 0);
+			assert_int_equal(virtio_rng_new(&vm->devices.env, &r->m->devs[i], &d, NULL),
+					 0);
 		}
 		rig_add_device(r, d);
 	}
-	assert_int_equal(diskapply_init(&r->disks, r->m, vm->disks, rig_moved, r), 0);
+	assert_int_equal(diskapply_init(&r->disks, r->m, vm->devices.disks, rig_moved, r), 0);
 	assert_int_equal(stage_init(&r->stage, vm, &r->disks, RIG_DISKLOG), 0);
 }
 
@@ -210,17 +213,17 @@ static RIG_UNUSED void rig_end(struct srig *r)
 	image_free(&r->before);
 	diskapply_done(&r->disks);
 	stage_done(&r->stage);
-	for (unsigned i = 0; i < vm->ndevs; i++)
-		vm->devs[i]->ops->free(vm->devs[i]);
+	for (unsigned i = 0; i < vm->devices.ndevs; i++)
+		vm->devices.devs[i]->ops->free(vm->devices.devs[i]);
 	for (unsigned i = 0; i < RIG_DEVS; i++) {
-		if (vm->disks[i].fd >= 0)
-			disk_close(&vm->disks[i]);
+		if (vm->devices.disks[i].fd >= 0)
+			disk_close(&vm->devices.disks[i]);
 		snprintf(path, sizeof(path), "%s/%u", r->dir, i);
 		unlink(path);
 	}
 	rmdir(r->dir);
-	for (unsigned i = 0; i < vm->nitems; i++)
-		free(vm->scratch[i].pod);
+	for (unsigned i = 0; i < vm->state.nitems; i++)
+		free(vm->state.scratch[i].pod);
 	obuf_done(&vm->obuf);
 	mem_done(&vm->mem);
 	loop_done(&r->loop);
@@ -244,7 +247,7 @@ static RIG_UNUSED uint8_t *rig_read_disk(struct srig *r, unsigned i)
 	uint8_t *p = malloc(RIG_DISK);
 
 	assert_non_null(p);
-	assert_int_equal(pread(r->vm.disks[i].fd, p, RIG_DISK, 0), RIG_DISK);
+	assert_int_equal(pread(r->vm.devices.disks[i].fd, p, RIG_DISK, 0), RIG_DISK);
 	return p;
 }
 
@@ -254,15 +257,15 @@ static RIG_UNUSED uint8_t *rig_pods(struct srig *r, size_t *ret_len)
 	size_t len = 0;
 	uint8_t *p;
 
-	for (unsigned i = 0; i < vm->nitems; i++)
-		len += vm->items[i].desc->size;
+	for (unsigned i = 0; i < vm->state.nitems; i++)
+		len += vm->state.items[i].desc->size;
 	p = malloc(len);
 	assert_non_null(p);
 	*ret_len = len;
 	len = 0;
-	for (unsigned i = 0; i < vm->nitems; i++) {
-		memcpy(p + len, vm->items[i].pod, vm->items[i].desc->size);
-		len += vm->items[i].desc->size;
+	for (unsigned i = 0; i < vm->state.nitems; i++) {
+		memcpy(p + len, vm->state.items[i].pod, vm->state.items[i].desc->size);
+		len += vm->state.items[i].desc->size;
 	}
 	return p;
 }
@@ -535,7 +538,7 @@ static RIG_UNUSED size_t golden_state(struct srig *r, const struct golden *g, ui
 	vm->vcpus[0].state.regs.rax = g->seed;
 	vm->vcpus[0].state.msrs[1].data = ~g->seed;
 	vm->chips.clock_ns = g->seed * 77;
-	len = state_encode_all(vm->items, vm->nitems, buf, cap);
+	len = state_encode_all(vm->state.items, vm->state.nitems, buf, cap);
 	vm->vcpus[0].state = was;
 	vm->chips = chips;
 	assert_true(len > 0);

@@ -92,7 +92,8 @@ static void paused_after_a_reset(void **state)
 	struct kvm_regs regs;
 
 	v->fresh = false; /* it has run before */
-	assert_int_equal(vm_decode(&f->vm, f->vm.power_on, f->vm.power_on_len, NULL), 0);
+	assert_int_equal(vm_decode(&f->vm, f->vm.state.power_on, f->vm.state.power_on_len, NULL),
+			 0);
 	vm_commit(&f->vm);
 	assert_int_equal(vm_load(&f->vm, 0, NULL), 0);
 	assert_int_equal(boot(f, NULL), 0);

@@ -431,16 +431,17 @@ static int typed(void *arg, const void *bytes, unsigned len)
 {
 	struct run *r = arg;
 
-	return r->has_vm && !r->over ? (int)serial_input(r->vm.serial, bytes, len) : -ENODEV;
+	return r->has_vm && !r->over ? (int)serial_input(r->vm.devices.serial, bytes, len)
+				     : -ENODEV;
 }
 
 static void watch_guest(struct run *r)
 {
-	r->vm.console.tee = console_sock_put;
-	r->vm.console.tee_arg = r->console;
-	r->vm.on_end = guest_ended;
-	r->vm.on_panic = guest_panicked;
-	r->vm.on_end_arg = r;
+	r->vm.devices.console.tee = console_sock_put;
+	r->vm.devices.console.tee_arg = r->console;
+	r->vm.watch.on_end = guest_ended;
+	r->vm.watch.on_panic = guest_panicked;
+	r->vm.watch.arg = r;
 }
 
 /* All that can fail for want of something on this host; the guest has not run yet. */
@@ -453,12 +454,13 @@ static int prepare_vm(struct run *r, struct err *e)
 	r->has_vm = true;
 	watch_guest(r);
 	for (unsigned i = 0; i < r->vm.machine.ndevs; i++) {
-		code = r->vm.machine.devs[i].kind == MDEV_NET ? netdev_link(&r->vm.nets[i], true, e)
-							      : 0;
+		code = r->vm.machine.devs[i].kind == MDEV_NET
+			       ? netdev_link(&r->vm.devices.nets[i], true, e)
+			       : 0;
 		if (code)
 			return code;
 	}
-	return vsock_host_listen(&r->vm.vsock, e);
+	return vsock_host_listen(&r->vm.devices.vsock, e);
 }
 
 static int run_plain(struct run *r, struct err *e)

@@ -9,11 +9,12 @@ static json_t *device_faults(const struct vm *vm)
 {
 	json_t *faults = json_object();
 
-	for (unsigned i = 0; i < vm->ndevs; i++) {
-		uint64_t n = __atomic_load_n(&vm->devs[i]->faults, __ATOMIC_RELAXED);
+	for (unsigned i = 0; i < vm->devices.ndevs; i++) {
+		uint64_t n = __atomic_load_n(&vm->devices.devs[i]->faults, __ATOMIC_RELAXED);
 
 		if (n)
-			json_object_set_new(faults, vm->devs[i]->id, json_integer((json_int_t)n));
+			json_object_set_new(faults, vm->devices.devs[i]->id,
+					    json_integer((json_int_t)n));
 	}
 	return faults;
 }
@@ -41,8 +42,9 @@ static void add_epochs(json_t *o, struct run *r)
 	json_object_set_new(o, "throttled_total", json_integer(s->throttled));
 	json_object_set_new(o, "takeover_us", json_integer(s->takeover_ns / 1000));
 	json_object_set_new(o, "first_run_mono_ns", json_integer(s->first_run_mono_ns));
-	json_object_set_new(o, "first_entry_mono_ns",
-			    json_integer(__atomic_load_n(&r->vm.first_entry_ns, __ATOMIC_RELAXED)));
+	json_object_set_new(
+		o, "first_entry_mono_ns",
+		json_integer(__atomic_load_n(&r->vm.run.first_entry_ns, __ATOMIC_RELAXED)));
 }
 
 static void add_balloon(json_t *o, struct vm *vm)
@@ -60,7 +62,7 @@ static void add_balloon(json_t *o, struct vm *vm)
 static void add_vsock(json_t *o, struct vm *vm)
 {
 	struct device *d = vm_find_device(vm, MDEV_VSOCK);
-	const struct vsock_host_stats *h = &vm->vsock.stats;
+	const struct vsock_host_stats *h = &vm->devices.vsock.stats;
 	struct virtio_vsock_stats s;
 
 	if (!d)

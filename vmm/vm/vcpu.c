@@ -13,9 +13,6 @@
 
 #include "vmm/boot/boot_layout.h"
 #include "vmm/machine/cpuid.h"
-#include "vmm/base/log.h"
-#include "vmm/vm/vm.h"
-#include "vmm/vm/vm_internal.h"
 
 #define SYNC_ALL (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
 
@@ -27,7 +24,7 @@ static int set_cpuid(struct vcpu *v, struct err *e)
 	} c;
 	int r;
 
-	cpuid_for_vcpu(&v->vm->machine, v->index, &c.head);
+	cpuid_for_vcpu(v->env->machine, v->index, &c.head);
 	r = kvm_ioctl(v->fd, KVM_SET_CPUID2, &c);
 	return r < 0 ? err_set(e, r, "vCPU %u: KVM_SET_CPUID2: %s", v->index, strerror(-r)) : 0;
 }
@@ -58,7 +55,7 @@ static void set_msrs(struct vcpu *v)
 /* MSRs that the host lists but this vCPU cannot read are not part of its state. */
 static void probe_msrs(struct vcpu *v)
 {
-	struct kvm *k = &v->vm->kvm;
+	struct kvm *k = v->env->kvm;
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry entries[KVM_MAX_MSRS];
@@ -87,17 +84,17 @@ static bool ordinary_thread(void)
 	return policy == SCHED_OTHER || (policy > 0 && policy & SCHED_RESET_ON_FORK);
 }
 
-int vcpu_init(struct vcpu *v, struct vm *vm, unsigned index, struct err *e)
+int vcpu_init(struct vcpu *v, struct vcpu_env *env, unsigned index, struct err *e)
 {
 	int r;
 
 	memset(v, 0, sizeof(*v));
-	v->vm = vm;
+	v->env = env;
 	v->index = index;
-	v->fd = kvm_ioctl(vm->kvm.vm_fd, KVM_CREATE_VCPU, (void *)(uintptr_t)index);
+	v->fd = kvm_ioctl(env->kvm->vm_fd, KVM_CREATE_VCPU, (void *)(uintptr_t)index);
 	if (v->fd < 0)
 		return err_set(e, v->fd, "vCPU %u: KVM_CREATE_VCPU: %s", index, strerror(-v->fd));
-	v->run = mmap(NULL, vm->kvm.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+	v->run = mmap(NULL, env->kvm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
 	if (v->run == MAP_FAILED) {
 		v->run = NULL;
 		return err_sys(e, "vCPU %u: mmap", index);
@@ -126,7 +123,7 @@ int vcpu_init(struct vcpu *v, struct vm *vm, unsigned index, struct err *e)
 void vcpu_done(struct vcpu *v)
 {
 	if (v->run)
-		munmap(v->run, v->vm->kvm.run_size);
+		munmap(v->run, v->env->kvm->run_size);
 	if (v->fd > 0)
 		close(v->fd);
 	memset(v, 0, sizeof(*v));
@@ -198,7 +195,7 @@ struct msr_block {
 
 static int save_msrs(struct vcpu *v)
 {
-	const struct kvm *k = &v->vm->kvm;
+	const struct kvm *k = v->env->kvm;
 	struct msr_block m;
 	int r;
 
@@ -305,7 +302,7 @@ int vcpu_save(struct vcpu *v, const char **ret_what)
 	/* It takes an INIT or SIPI that waits, and so changes registers. */
 	STEP("mp_state", kvm_ioctl(v->fd, KVM_GET_MP_STATE, &s->mp));
 	/* What other vCPUs sent after this one's exit (those, NMIs) is not in its kvm_run yet. */
-	v->unfinished = v->vm->machine.vcpus > 1;
+	v->unfinished = v->env->machine->vcpus > 1;
 	STEP("KVM_RUN", finish_instruction(v));
 	s->regs = v->run->s.regs.regs;
 	s->sregs = v->run->s.regs.sregs;
@@ -346,7 +343,7 @@ int vcpu_load(struct vcpu *v, bool trial, const char **ret_what)
 #undef STEP
 }
 
-/* --- thread --------------------------------------------------------------------------------- */
+/* --- running -------------------------------------------------------------------------------- */
 
 static void exit_io(struct vcpu *v)
 {
@@ -358,9 +355,9 @@ static void exit_io(struct vcpu *v)
 
 		if (run->io.direction == KVM_EXIT_IO_OUT) {
 			memcpy(&val, p, run->io.size);
-			bus_write(&v->vm->bus, BUS_PIO, run->io.port, run->io.size, val);
+			bus_write(v->env->bus, BUS_PIO, run->io.port, run->io.size, val);
 		} else {
-			val = bus_read(&v->vm->bus, BUS_PIO, run->io.port, run->io.size);
+			val = bus_read(v->env->bus, BUS_PIO, run->io.port, run->io.size);
 			memcpy(p, &val, run->io.size);
 		}
 	}
@@ -373,11 +370,16 @@ static void exit_mmio(struct vcpu *v)
 
 	if (run->mmio.is_write) {
 		memcpy(&val, run->mmio.data, run->mmio.len);
-		bus_write(&v->vm->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.len, val);
+		bus_write(v->env->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.len, val);
 	} else {
-		val = bus_read(&v->vm->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.len);
+		val = bus_read(v->env->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.len);
 		memcpy(run->mmio.data, &val, run->mmio.len);
 	}
+}
+
+static void ended(struct vcpu *v, enum vm_end end, const char *why)
+{
+	v->env->ended(v->env->arg, end, why);
 }
 
 /* When this vCPU cannot go on the VM is told why, and it is going to be parked. */
@@ -401,23 +403,22 @@ static void handle_exit(struct vcpu *v)
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 		break;
 	case KVM_EXIT_SHUTDOWN:
-		vm_guest_stopped(v->vm, VM_END_CRASH, "triple fault");
+		ended(v, VM_END_CRASH, "triple fault");
 		break;
 	case KVM_EXIT_SYSTEM_EVENT:
-		vm_guest_stopped(v->vm,
-				 run->system_event.type == KVM_SYSTEM_EVENT_RESET ? VM_END_RESET
-										  : VM_END_OFF,
-				 "system event");
+		ended(v,
+		      run->system_event.type == KVM_SYSTEM_EVENT_RESET ? VM_END_RESET : VM_END_OFF,
+		      "system event");
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
 		snprintf(why, sizeof(why), "KVM internal error %u at rip %#llx",
 			 run->internal.suberror, (unsigned long long)run->s.regs.regs.rip);
-		vm_guest_stopped(v->vm, VM_END_CRASH, why);
+		ended(v, VM_END_CRASH, why);
 		break;
 	default:
 		snprintf(why, sizeof(why), "unexpected KVM exit %u at rip %#llx", run->exit_reason,
 			 (unsigned long long)run->s.regs.regs.rip);
-		vm_guest_stopped(v->vm, VM_END_CRASH, why);
+		ended(v, VM_END_CRASH, why);
 		break;
 	}
 }
@@ -434,24 +435,14 @@ void vcpu_setup_signal(void)
 	sigaction(VCPU_SIGNAL, &sa, NULL);
 }
 
-void *vcpu_thread(void *arg)
+void vcpu_run(struct vcpu *v)
 {
-	struct vcpu *v = arg;
-	char name[16];
-
-	snprintf(name, sizeof(name), "vcpu%u", v->index);
-	pthread_setname_np(pthread_self(), name);
-	for (;;) {
-		if (vm_should_park(v->vm) && !vm_park(v))
-			return NULL;
-		v->fresh = false;
-		if (ioctl(v->fd, KVM_RUN, 0) < 0) {
-			v->unfinished = false;
-			if (errno == EINTR || errno == EAGAIN)
-				continue;
-			vm_guest_stopped(v->vm, VM_END_CRASH, strerror(errno));
-		} else {
-			handle_exit(v);
-		}
+	v->fresh = false;
+	if (ioctl(v->fd, KVM_RUN, 0) == 0) {
+		handle_exit(v);
+		return;
 	}
+	v->unfinished = false;
+	if (errno != EINTR && errno != EAGAIN)
+		ended(v, VM_END_CRASH, strerror(errno));
 }

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "vmm/vm/vm.h"
 #include "vmm/vm/vm_internal.h"
 
 static const struct field chips_fields[] = {

@@ -14,83 +14,10 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
-#include "vmm/vm/vm.h"
 #include "vmm/vm/vm_internal.h"
 
-/* A guest measures its TSC once: on a host where it counts at another rate its time would drift. */
-#define TSC_TOLERANCE_PERCENT 1
-#define NS_PER_S	      1000000000ull
-
-/* --- the host's side of the TSC -------------------------------------------------------------- */
-
-static int offset_attr(const struct vcpu *v, unsigned long request, uint64_t *offset)
-{
-	struct kvm_device_attr attr = {
-		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)offset};
-
-	return kvm_ioctl(v->fd, request, &attr);
-}
-
-/* Some hosts say yes and leave the TSC as it is. */
-static bool can_set_offset(const struct vcpu *v)
-{
-	uint64_t old = 0, probe, now = 0;
-
-	if (offset_attr(v, KVM_GET_DEVICE_ATTR, &old) < 0)
-		return false;
-	probe = old + (1 << 20);
-	return offset_attr(v, KVM_SET_DEVICE_ATTR, &probe) >= 0 &&
-	       offset_attr(v, KVM_GET_DEVICE_ATTR, &now) >= 0 && now == probe &&
-	       offset_attr(v, KVM_SET_DEVICE_ATTR, &old) >= 0;
-}
-
-int vcpu_set_tsc_khz(struct vcpu *v, struct err *e)
-{
-	struct vm *vm = v->vm;
-	uint32_t want = vm->machine.tsc_khz, diff;
-	int have = kvm_ioctl(v->fd, KVM_GET_TSC_KHZ, NULL), r;
-
-	if (have <= 0)
-		return err_set(e, have ? have : -EIO, "vCPU %u: KVM_GET_TSC_KHZ: %s", v->index,
-			       strerror(-have));
-	if (!want)
-		want = vm->machine.tsc_khz = (uint32_t)have;
-	if (want == (uint32_t)have) {
-		/* Not with a scaled TSC: its exact ratio is KVM's secret. */
-		if (v->index == 0)
-			vm->tsc_offsets = can_set_offset(v);
-		return 0;
-	}
-	/* Without the capability KVM says yes to a faster TSC and emulates it by catching up. */
-	if (ioctl(vm->kvm.sys_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0) {
-		r = kvm_ioctl(v->fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)want);
-		if (r >= 0)
-			return 0;
-	}
-	diff = want > (uint32_t)have ? want - (uint32_t)have : (uint32_t)have - want;
-	if ((uint64_t)diff * 100 <= (uint64_t)have * TSC_TOLERANCE_PERCENT)
-		return 0;
-	return err_set(
-		e, -ENOTSUP,
-		"the guest's TSC counts at %u kHz, this host's at %d kHz, and it cannot scale "
-		"it; pair hosts that differ by at most %d %%",
-		want, have, TSC_TOLERANCE_PERCENT);
-}
-
-int vcpu_tsc_save(struct vcpu *v)
-{
-	v->has_tsc_offset = v->vm->tsc_offsets;
-	return v->has_tsc_offset ? offset_attr(v, KVM_GET_DEVICE_ATTR, &v->tsc_offset) : 0;
-}
-
-int vcpu_tsc_load(struct vcpu *v)
-{
-	return v->has_tsc_offset ? offset_attr(v, KVM_SET_DEVICE_ATTR, &v->tsc_offset) : 0;
-}
-
-/* --- the whole VM ---------------------------------------------------------------------------- */
+#define NS_PER_S 1000000000ull
 
 /* Where the TSC is in the state of a vCPU; NULL when a peer has left it out. */
 static uint64_t *tsc_of(struct vcpu *v)
@@ -111,7 +38,7 @@ int vm_clock_save(struct vm *vm)
 	if (r < 0)
 		return r;
 	vm->chips.clock_ns = clock.clock;
-	vm->chips.tsc_exact = vm->tsc_offsets && clock.flags & KVM_CLOCK_HOST_TSC;
+	vm->chips.tsc_exact = vm->vcpu_env.tsc_offsets && clock.flags & KVM_CLOCK_HOST_TSC;
 	for (unsigned i = 0; i < vm->machine.vcpus && vm->chips.tsc_exact; i++) {
 		uint64_t *tsc = tsc_of(&vm->vcpus[i]);
 
@@ -150,7 +77,7 @@ int vm_clock_load(struct vm *vm, uint64_t advance_ns, struct err *e)
 	if (r < 0)
 		return err_set(e, r, "kvmclock: this host refuses the state: %s", strerror(-r));
 	memset(&now, 0, sizeof(now));
-	exact = vm->tsc_offsets && kvm_ioctl(vm->kvm.vm_fd, KVM_GET_CLOCK, &now) >= 0 &&
+	exact = vm->vcpu_env.tsc_offsets && kvm_ioctl(vm->kvm.vm_fd, KVM_GET_CLOCK, &now) >= 0 &&
 		now.flags & KVM_CLOCK_HOST_TSC;
 	if (exact)
 		advance_ns += now.clock - set.clock;
@@ -173,7 +100,7 @@ int vm_clock_load(struct vm *vm, uint64_t advance_ns, struct err *e)
 /* So that its watchdogs do not bark; a guest without kvmclock refuses, and has none. */
 void vm_clock_resume(struct vm *vm)
 {
-	if (!vm->paused_ns || loop_now_ns() - vm->paused_ns < NS_PER_S)
+	if (!vm->run.paused_ns || loop_now_ns() - vm->run.paused_ns < NS_PER_S)
 		return;
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)
 		kvm_ioctl(vm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, NULL);

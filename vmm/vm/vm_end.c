@@ -1,7 +1,12 @@
 #include "vmm/vm/vm_end.h"
 
+#include <poll.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
+#include "devices/pvpanic.h"
+#include "vmm/base/log.h"
 #include "vmm/vm/vm_internal.h"
 
 static const struct field ending_fields[] = {
@@ -18,11 +23,13 @@ const struct state_desc vm_ending_desc = {
 	.nfields = sizeof(ending_fields) / sizeof(ending_fields[0]),
 };
 
+/* --- from vCPU threads and devices ------------------------------------------------------------ */
+
 static void stopped(struct vm *vm, enum vm_end end, uint8_t code, const char *why)
 {
 	struct vm_ending *ending = &vm->ending;
 
-	pthread_mutex_lock(&vm->lock);
+	pthread_mutex_lock(&vm->run.lock);
 	if (ending->end == VM_END_NONE) {
 		ending->end = end;
 		ending->code = code;
@@ -31,11 +38,11 @@ static void stopped(struct vm *vm, enum vm_end end, uint8_t code, const char *wh
 		 * Neither the vCPU that did this nor any other goes further. In teardown they are
 		 * told already, and some are joined.
 		 */
-		if (!vm->quit)
+		if (!vm->run.quit)
 			vm_kick_vcpus(vm);
 	}
-	pthread_mutex_unlock(&vm->lock);
-	device_signal(vm->end_fd);
+	pthread_mutex_unlock(&vm->run.lock);
+	vm_tell_end(vm);
 }
 
 void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why)
@@ -49,6 +56,63 @@ void vm_guest_exited(struct vm *vm, uint8_t code)
 
 	snprintf(why, sizeof(why), "exit port, code %u", code);
 	stopped(vm, VM_END_EXIT, code, why);
+}
+
+void vm_guest_panicked(struct vm *vm, uint8_t events)
+{
+	__atomic_fetch_or(&vm->watch.panics, events, __ATOMIC_RELEASE);
+	vm_tell_end(vm);
+}
+
+void vm_tell_end(struct vm *vm)
+{
+	device_signal(vm->watch.fd);
+}
+
+/* --- on the loop ------------------------------------------------------------------------------ */
+
+static void report_panic(struct vm_watch *w)
+{
+	uint8_t events = __atomic_exchange_n(&w->panics, 0, __ATOMIC_ACQUIRE);
+
+	if (!events || !log_may(&w->panic_told))
+		return;
+	log_error("guest: its kernel panicked%s; see its console",
+		  events & PVPANIC_PANICKED ? "" : " and runs a crash kernel");
+	if (w->on_panic)
+		w->on_panic(w->arg);
+}
+
+static void told(struct loop_op *op, int res)
+{
+	struct vm *vm = op->arg;
+	struct vm_watch *w = &vm->watch;
+	uint64_t n;
+
+	if (read(w->fd, &n, sizeof(n)) < 0)
+		return;
+	report_panic(w);
+	if (vm->ending.end != VM_END_NONE && w->on_end)
+		w->on_end(w->arg);
+}
+
+int vm_watch_init(struct vm *vm, struct err *e)
+{
+	struct vm_watch *w = &vm->watch;
+
+	w->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	w->op = (struct loop_op){.fn = told, .arg = vm};
+	if (w->fd < 0 || loop_poll_add(vm->loop, &w->op, w->fd, POLLIN) < 0)
+		return err_sys(e, "eventfd");
+	return 0;
+}
+
+void vm_watch_done(struct vm *vm)
+{
+	loop_poll_del(vm->loop, &vm->watch.op);
+	if (vm->watch.fd >= 0)
+		close(vm->watch.fd);
+	vm->watch.fd = -1;
 }
 
 const char *vm_end_why(const struct vm *vm)

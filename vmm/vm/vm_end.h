@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "vmm/base/err.h"
+#include "vmm/base/loop.h"
 #include "vmm/machine/state.h"
 
 enum vm_end {
@@ -21,7 +23,7 @@ enum vm_end {
 	VM_END_MAX,
 };
 
-/* Written under vm->lock; read with all vCPUs parked, or by the loop once it heard of the end. */
+/* Written under run.lock; read with all vCPUs parked, or by the loop once it heard of the end. */
 struct vm_ending {
 	uint8_t end; /* enum vm_end; only the first counts */
 	uint8_t code;
@@ -30,10 +32,20 @@ struct vm_ending {
 
 extern const struct state_desc vm_ending_desc;
 
+/* Tells whoever runs the VM, on the loop. */
+struct vm_watch {
+	int fd; /* an end, or a panic, is to be looked at */
+	struct loop_op op;
+	void (*on_end)(void *arg);
+	void (*on_panic)(void *arg); /* the guest's kernel said that it panicked; may be NULL */
+	void *arg;
+	uint8_t panics;	     /* atomic: pvpanic events not reported yet */
+	uint64_t panic_told; /* log_may() */
+};
+
 struct vm;
-/* From vCPU threads and devices: the guest is over. The first reason counts. */
-void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why);
-void vm_guest_exited(struct vm *vm, uint8_t code);
+/* Have on_end called, if the guest is over. Any thread. */
+void vm_tell_end(struct vm *vm);
 /* For a log line. */
 const char *vm_end_why(const struct vm *vm);
 /* Is it an end after which a machine boots again? */

@@ -25,10 +25,10 @@ int vm_reset_init(struct vm *vm, struct err *e)
 	if (!r && len < 0)
 		r = err_set(e, len, "power-on state: %s", strerror(-len));
 	if (!r) {
-		vm->power_on_len = len;
-		vm->power_on = malloc(len);
-		if (vm->power_on)
-			memcpy(vm->power_on, buf, len);
+		vm->state.power_on_len = len;
+		vm->state.power_on = malloc(len);
+		if (vm->state.power_on)
+			memcpy(vm->state.power_on, buf, len);
 		else
 			r = err_set(e, -ENOMEM, "power-on state: out of memory");
 	}
@@ -41,7 +41,7 @@ int vm_reset(struct vm *vm, const struct boot_files *files, struct err *e)
 	int r = vm_pause(vm, e);
 
 	if (!r)
-		r = vm_decode(vm, vm->power_on, vm->power_on_len, e);
+		r = vm_decode(vm, vm->state.power_on, vm->state.power_on_len, e);
 	if (r)
 		return r;
 	vm_commit(vm);

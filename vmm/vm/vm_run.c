@@ -1,7 +1,9 @@
-/* Run control: how vCPU threads are stopped, saved, loaded and let go. */
 #define _GNU_SOURCE
+#include "vmm/vm/vm_run.h"
+
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,7 +14,7 @@
 #define PARK_DEADLINE_S 5
 #define SPIN_NS		100000
 
-/* Wait until *count is n, at most PARK_DEADLINE_S. Under vm->lock. */
+/* Wait until *count is n, at most PARK_DEADLINE_S. Under run.lock. */
 static int wait_count(struct vm *vm, const unsigned *count, unsigned n)
 {
 	struct timespec until;
@@ -20,14 +22,15 @@ static int wait_count(struct vm *vm, const unsigned *count, unsigned n)
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += PARK_DEADLINE_S;
 	while (*count < n)
-		if (pthread_cond_timedwait(&vm->parked_cond, &vm->lock, &until) == ETIMEDOUT)
+		if (pthread_cond_timedwait(&vm->run.parked_cond, &vm->run.lock, &until) ==
+		    ETIMEDOUT)
 			return -ETIMEDOUT;
 	return 0;
 }
 
 /*
  * On a busy host a vCPU that is to stop would wait for its turn while all others stand still. So it
- * runs before ordinary threads from the kick until it is let go. Under vm->lock.
+ * runs before ordinary threads from the kick until it is let go. Under run.lock.
  */
 static void boost(struct vcpu *v)
 {
@@ -46,7 +49,7 @@ static void unboost(struct vcpu *v)
 
 void vm_kick_vcpus(struct vm *vm)
 {
-	__atomic_store_n(&vm->want_park, true, __ATOMIC_RELEASE);
+	__atomic_store_n(&vm->run.want_park, true, __ATOMIC_RELEASE);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
 		struct vcpu *v = &vm->vcpus[i];
 
@@ -58,20 +61,12 @@ void vm_kick_vcpus(struct vm *vm)
 	}
 }
 
-/* A device that is quiet leaves guest memory and its own state alone, though the loop runs. */
-static void quiet_devices(struct vm *vm, bool on)
-{
-	for (unsigned i = 0; i < vm->ndevs; i++)
-		if (vm->devs[i]->ops->quiet)
-			vm->devs[i]->ops->quiet(vm->devs[i], on);
-}
-
 /* Most vCPUs stop within 100 us; sleeping and being woken would cost half as much again. */
 static void spin_until_parked(const struct vm *vm)
 {
 	uint64_t until = loop_now_ns() + SPIN_NS;
 
-	while (__atomic_load_n(&vm->nparked, __ATOMIC_ACQUIRE) < vm->machine.vcpus &&
+	while (__atomic_load_n(&vm->run.nparked, __ATOMIC_ACQUIRE) < vm->machine.vcpus &&
 	       loop_now_ns() < until)
 		__builtin_ia32_pause();
 }
@@ -90,12 +85,12 @@ static int save_parked(struct vm *vm, struct err *e)
 /* The pause failed: nobody stays behind in it, unless the guest has ended. */
 static void let_go(struct vm *vm)
 {
-	pthread_mutex_lock(&vm->lock);
-	__atomic_store_n(&vm->want_park, vm->ending.end != VM_END_NONE, __ATOMIC_RELEASE);
+	pthread_mutex_lock(&vm->run.lock);
+	__atomic_store_n(&vm->run.want_park, vm->ending.end != VM_END_NONE, __ATOMIC_RELEASE);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)
 		__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 0, __ATOMIC_RELAXED);
-	pthread_cond_broadcast(&vm->go_cond);
-	pthread_mutex_unlock(&vm->lock);
+	pthread_cond_broadcast(&vm->run.go_cond);
+	pthread_mutex_unlock(&vm->run.lock);
 }
 
 int vm_pause(struct vm *vm, struct err *e)
@@ -104,20 +99,20 @@ int vm_pause(struct vm *vm, struct err *e)
 
 	if (!vm->running)
 		return 0;
-	pthread_mutex_lock(&vm->lock);
-	vm->vcpu_error = 0;
+	pthread_mutex_lock(&vm->run.lock);
+	vm->run.vcpu_error = 0;
 	vm_kick_vcpus(vm);
-	pthread_mutex_unlock(&vm->lock);
+	pthread_mutex_unlock(&vm->run.lock);
 	spin_until_parked(vm);
-	pthread_mutex_lock(&vm->lock);
-	r = wait_count(vm, &vm->nparked, vm->machine.vcpus);
+	pthread_mutex_lock(&vm->run.lock);
+	r = wait_count(vm, &vm->run.nparked, vm->machine.vcpus);
 	if (r)
-		err_set(e, r, "vCPUs: only %u of %u stopped within %d s", vm->nparked,
+		err_set(e, r, "vCPUs: only %u of %u stopped within %d s", vm->run.nparked,
 			vm->machine.vcpus, PARK_DEADLINE_S);
-	else if (vm->vcpu_error)
-		r = err_set(e, vm->vcpu_error, "vCPU state: reading %s: %s", vm->vcpu_what,
-			    strerror(-vm->vcpu_error));
-	pthread_mutex_unlock(&vm->lock);
+	else if (vm->run.vcpu_error)
+		r = err_set(e, vm->run.vcpu_error, "vCPU state: reading %s: %s", vm->run.vcpu_what,
+			    strerror(-vm->run.vcpu_error));
+	pthread_mutex_unlock(&vm->run.lock);
 	if (!r)
 		r = save_parked(vm, e);
 	if (r) {
@@ -125,8 +120,8 @@ int vm_pause(struct vm *vm, struct err *e)
 		return r;
 	}
 	vm->running = false;
-	vm->paused_ns = loop_now_ns();
-	quiet_devices(vm, true);
+	vm->run.paused_ns = loop_now_ns();
+	vm_devices_quiet(vm, true);
 	/* Here, and not in vm_save(): the clock goes on, but a paused VM has one state. */
 	r = vm_chips_save(vm);
 	return r < 0 ? err_set(e, r, "interrupt chips: reading: %s", strerror(-r)) : 0;
@@ -137,22 +132,20 @@ void vm_resume(struct vm *vm)
 	VMM_BUG_ON(vm->running);
 	vm->running = true;
 	vm_clock_resume(vm);
-	quiet_devices(vm, false);
+	vm_devices_quiet(vm, false);
 	if (vm->ending.end != VM_END_NONE) {
-		device_signal(vm->end_fd);
+		vm_tell_end(vm);
 		return;
 	}
-	pthread_mutex_lock(&vm->lock);
-	__atomic_store_n(&vm->want_park, false, __ATOMIC_RELEASE);
-	pthread_cond_broadcast(&vm->go_cond);
-	pthread_mutex_unlock(&vm->lock);
+	pthread_mutex_lock(&vm->run.lock);
+	__atomic_store_n(&vm->run.want_park, false, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&vm->run.go_cond);
+	pthread_mutex_unlock(&vm->run.lock);
 }
 
 void vm_start(struct vm *vm)
 {
-	for (unsigned i = 0; i < vm->ndevs; i++)
-		if (vm->devs[i]->ops->resume)
-			vm->devs[i]->ops->resume(vm->devs[i]);
+	vm_devices_resume(vm);
 	vm_resume(vm);
 }
 
@@ -161,32 +154,33 @@ int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e)
 {
 	int r;
 
-	pthread_mutex_lock(&vm->lock);
-	vm->vcpu_error = 0;
-	vm->nanswered = 0;
-	vm->task = task;
-	vm->request++;
+	pthread_mutex_lock(&vm->run.lock);
+	vm->run.vcpu_error = 0;
+	vm->run.nanswered = 0;
+	vm->run.task = task;
+	vm->run.request++;
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)
 		boost(&vm->vcpus[i]);
-	pthread_cond_broadcast(&vm->go_cond);
-	r = wait_count(vm, &vm->nanswered, vm->machine.vcpus);
+	pthread_cond_broadcast(&vm->run.go_cond);
+	r = wait_count(vm, &vm->run.nanswered, vm->machine.vcpus);
 	if (r)
-		err_set(e, r, "vCPUs: only %u of %u answered", vm->nanswered, vm->machine.vcpus);
-	else if (vm->vcpu_error)
-		r = err_set(e, vm->vcpu_error, "vCPU state: %s %s: %s",
-			    task == VCPU_SAVE ? "reading" : "this host refuses", vm->vcpu_what,
-			    strerror(-vm->vcpu_error));
-	pthread_mutex_unlock(&vm->lock);
+		err_set(e, r, "vCPUs: only %u of %u answered", vm->run.nanswered,
+			vm->machine.vcpus);
+	else if (vm->run.vcpu_error)
+		r = err_set(e, vm->run.vcpu_error, "vCPU state: %s %s: %s",
+			    task == VCPU_SAVE ? "reading" : "this host refuses", vm->run.vcpu_what,
+			    strerror(-vm->run.vcpu_error));
+	pthread_mutex_unlock(&vm->run.lock);
 	return r;
 }
 
 void vm_quit_vcpus(struct vm *vm)
 {
-	pthread_mutex_lock(&vm->lock);
-	vm->quit = true;
+	pthread_mutex_lock(&vm->run.lock);
+	vm->run.quit = true;
 	vm_kick_vcpus(vm);
-	pthread_cond_broadcast(&vm->go_cond);
-	pthread_mutex_unlock(&vm->lock);
+	pthread_cond_broadcast(&vm->run.go_cond);
+	pthread_mutex_unlock(&vm->run.lock);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
 		if (!vm->vcpus[i].has_thread)
 			continue;
@@ -197,9 +191,9 @@ void vm_quit_vcpus(struct vm *vm)
 
 static void note_error(struct vm *vm, int r, const char *what)
 {
-	if (r < 0 && !vm->vcpu_error) {
-		vm->vcpu_error = r;
-		vm->vcpu_what = what;
+	if (r < 0 && !vm->run.vcpu_error) {
+		vm->run.vcpu_error = r;
+		vm->run.vcpu_what = what;
 	}
 }
 
@@ -210,60 +204,108 @@ static int do_task(struct vcpu *v, enum vcpu_task task, const char **ret_what)
 	return vcpu_load(v, task == VCPU_TRY_LOAD, ret_what);
 }
 
-/* Parked until told to go, doing what the loop asks for meanwhile. Under vm->lock. */
+/* Parked until told to go, doing what the loop asks for meanwhile. Under run.lock. */
 static void wait_for_go(struct vcpu *v)
 {
-	struct vm *vm = v->vm;
+	struct vm *vm = v->env->arg;
 
-	while (vm->want_park && !vm->quit) {
-		enum vcpu_task task = vm->task;
+	while (vm->run.want_park && !vm->run.quit) {
+		enum vcpu_task task = vm->run.task;
 		const char *what = "";
 		int r;
 
-		if (v->answered == vm->request) {
-			pthread_cond_wait(&vm->go_cond, &vm->lock);
+		if (v->answered == vm->run.request) {
+			pthread_cond_wait(&vm->run.go_cond, &vm->run.lock);
 			continue;
 		}
-		v->answered = vm->request;
-		pthread_mutex_unlock(&vm->lock);
+		v->answered = vm->run.request;
+		pthread_mutex_unlock(&vm->run.lock);
 		r = do_task(v, task, &what);
-		pthread_mutex_lock(&vm->lock);
+		pthread_mutex_lock(&vm->run.lock);
 		note_error(vm, r, what);
-		vm->nanswered++;
-		pthread_cond_signal(&vm->parked_cond);
+		vm->run.nanswered++;
+		pthread_cond_signal(&vm->run.parked_cond);
 	}
 }
 
-/* The end of a park, under vm->lock, which is given back. False: the thread is to end. */
+/* The end of a park, under run.lock, which is given back. False: the thread is to end. */
 static bool leave_park(struct vcpu *v)
 {
-	struct vm *vm = v->vm;
-	bool go = !vm->quit, boosted = v->boosted;
+	struct vm *vm = v->env->arg;
+	bool go = !vm->run.quit, boosted = v->boosted;
 
-	__atomic_fetch_sub(&vm->nparked, 1, __ATOMIC_RELEASE);
+	__atomic_fetch_sub(&vm->run.nparked, 1, __ATOMIC_RELEASE);
 	/* Under the lock, so that a pause that comes now sets it again after us. */
 	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELAXED);
 	v->boosted = false;
-	pthread_mutex_unlock(&vm->lock);
+	pthread_mutex_unlock(&vm->run.lock);
 	if (boosted)
 		unboost(v);
 	return go;
 }
 
-bool vm_park(struct vcpu *v)
+static bool park(struct vcpu *v)
 {
-	struct vm *vm = v->vm;
+	struct vm *vm = v->env->arg;
 	const char *what = "";
 	int r = v->fresh || vm->machine.vcpus > 1 ? 0 : vcpu_save(v, &what);
 	bool go;
 
-	pthread_mutex_lock(&vm->lock);
+	pthread_mutex_lock(&vm->run.lock);
 	note_error(vm, r, what);
-	__atomic_fetch_add(&vm->nparked, 1, __ATOMIC_RELEASE);
-	pthread_cond_signal(&vm->parked_cond);
+	__atomic_fetch_add(&vm->run.nparked, 1, __ATOMIC_RELEASE);
+	pthread_cond_signal(&vm->run.parked_cond);
 	wait_for_go(v);
 	go = leave_park(v);
-	if (!__atomic_load_n(&vm->first_entry_ns, __ATOMIC_RELAXED))
-		__atomic_store_n(&vm->first_entry_ns, loop_now_ns(), __ATOMIC_RELAXED);
+	if (!__atomic_load_n(&vm->run.first_entry_ns, __ATOMIC_RELAXED))
+		__atomic_store_n(&vm->run.first_entry_ns, loop_now_ns(), __ATOMIC_RELAXED);
 	return go;
+}
+
+static void *thread_main(void *arg)
+{
+	struct vcpu *v = arg;
+	const struct vm *vm = v->env->arg;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", v->index);
+	pthread_setname_np(pthread_self(), name);
+	for (;;) {
+		if (__atomic_load_n(&vm->run.want_park, __ATOMIC_ACQUIRE) && !park(v))
+			return NULL;
+		vcpu_run(v);
+	}
+}
+
+int vm_run_threads(struct vm *vm, struct err *e)
+{
+	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
+		int r = pthread_create(&vm->vcpus[i].thread, NULL, thread_main, &vm->vcpus[i]);
+
+		if (r)
+			return err_set(e, -r, "vCPU %u: thread: %s", i, strerror(r));
+		vm->vcpus[i].has_thread = true;
+	}
+	return 0;
+}
+
+void vm_run_init(struct vm *vm)
+{
+	struct vm_run *run = &vm->run;
+	pthread_condattr_t ca;
+
+	pthread_mutex_init(&run->lock, NULL);
+	pthread_condattr_init(&ca);
+	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	pthread_cond_init(&run->parked_cond, &ca);
+	pthread_cond_init(&run->go_cond, &ca);
+	pthread_condattr_destroy(&ca);
+	run->want_park = true;
+}
+
+void vm_run_done(struct vm *vm)
+{
+	pthread_cond_destroy(&vm->run.parked_cond);
+	pthread_cond_destroy(&vm->run.go_cond);
+	pthread_mutex_destroy(&vm->run.lock);
 }

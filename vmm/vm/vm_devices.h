@@ -1,0 +1,35 @@
+/*
+ * The devices of a VM and what they stand on: those that every machine has, then those of
+ * machine.devs, each made by the constructor of its kind (vmm/vm/vm_devices.c). Owner: the loop.
+ */
+#ifndef VMM_VM_DEVICES_H
+#define VMM_VM_DEVICES_H
+
+#include "devices/backends.h"
+#include "devices/device.h"
+#include "devices/disk.h"
+#include "net/netdev.h"
+#include "net/vsock_host.h"
+#include "vmm/vm/console.h"
+
+#define VM_FIXED_DEVICES 7
+#define VM_MAX_DEVICES	 (VM_FIXED_DEVICES + MACHINE_MAX_DEVS)
+
+struct vm_devices {
+	struct dev_env env;
+	struct device *devs[VM_MAX_DEVICES]; /* fixed ones first, then machine.devs in order */
+	unsigned ndevs;
+	struct device *ged, *serial;
+	struct device *mdevs[MACHINE_MAX_DEVS]; /* the device of machine.devs[i] */
+	struct disk disks[MACHINE_MAX_DEVS];  /* by index of machine.devs; fd -1 when not a disk */
+	struct netdev nets[MACHINE_MAX_DEVS]; /* likewise */
+	struct vsock_host vsock;	      /* unused without a device of that kind */
+	struct console console;
+};
+
+struct vm;
+
+/* The first device of that kind, or NULL. */
+struct device *vm_find_device(struct vm *vm, enum mdev_kind kind);
+
+#endif

@@ -1,0 +1,48 @@
+/*
+ * Run control: how vCPU threads are stopped, saved, loaded and let go.
+ *
+ * Order inside vm_pause() and vm_save(), the same for pause, snapshot and every epoch:
+ *   1. vCPUs leave KVM_RUN; when the last one has, all finish their last exit and save their
+ *      registers, in parallel: as long as one runs it can send interrupts to the others;
+ *   2. devices are told to be quiet: until vm_resume() they touch neither guest memory nor state;
+ *   3. interrupt chips and clock are read; vm_save() then reads every device.
+ */
+#ifndef VMM_VM_RUN_H
+#define VMM_VM_RUN_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/base/err.h"
+#include "vmm/vm/vcpu.h"
+
+/* Under lock, but for what says otherwise. */
+struct vm_run {
+	pthread_mutex_t lock;
+	pthread_cond_t parked_cond, go_cond;
+	bool want_park; /* also read without lock */
+	bool quit;
+	unsigned nparked, nanswered;
+	uint32_t request; /* counts what vCPUs were asked to do while parked: task */
+	enum vcpu_task task;
+	int vcpu_error; /* first failure of a save or load since asked */
+	const char *vcpu_what;
+	uint64_t paused_ns;	 /* loop: CLOCK_MONOTONIC of the last vm_pause(); 0: never */
+	uint64_t first_entry_ns; /* atomic: CLOCK_MONOTONIC when a vCPU first entered the guest, or
+				    0 */
+};
+
+struct vm;
+
+/*
+ * Stop all vCPUs, save their state and that of the interrupt chips (no-op when paused).
+ * -ETIMEDOUT after 5 s says how many stopped; the VM goes on then.
+ */
+int vm_pause(struct vm *vm, struct err *e);
+/* A guest that has ended stays where it is; on_end is called once more. */
+void vm_resume(struct vm *vm);
+/* First start, restore or takeover: devices look at their queues again, then vCPUs run. */
+void vm_start(struct vm *vm);
+
+#endif

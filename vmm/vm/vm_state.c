@@ -1,0 +1,94 @@
+#include "vmm/vm/vm_state.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/base/log.h"
+#include "vmm/vm/vm_internal.h"
+
+static int add_item(struct vm_state *s, const struct state_desc *desc, unsigned instance, void *pod)
+{
+	void *copy = calloc(1, desc->size);
+
+	if (!copy)
+		return -ENOMEM;
+	s->items[s->nitems] = (struct state_item){desc, instance, pod};
+	s->scratch[s->nitems++] = (struct state_item){desc, instance, copy};
+	/* cppcheck-suppress memleak ; vm_state_done() frees the scratch pods */
+	return 0;
+}
+
+int vm_state_init(struct vm *vm, struct err *e)
+{
+	struct vm_state *s = &vm->state;
+	int r = add_item(s, &vm_chips_desc, 0, &vm->chips);
+
+	if (!r)
+		r = add_item(s, &vm_ending_desc, 0, &vm->ending);
+	for (unsigned i = 0; i < vm->machine.vcpus && !r; i++)
+		r = add_item(s, &vcpu_state_desc, i, &vm->vcpus[i].state);
+	for (unsigned i = 0; i < vm->devices.ndevs && !r; i++)
+		r = add_item(s, vm->devices.devs[i]->ops->state, i, vm->devices.devs[i]->pod);
+	return r ? err_set(e, r, "state tables: out of memory") : 0;
+}
+
+void vm_state_done(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->state.nitems; i++)
+		free(vm->state.scratch[i].pod);
+	free(vm->state.power_on);
+	vm->state = (struct vm_state){0};
+}
+
+size_t vm_state_bound(const struct vm *vm)
+{
+	return state_bound_all(vm->state.items, vm->state.nitems);
+}
+
+int64_t vm_save(struct vm *vm, void *buf, size_t cap)
+{
+	VMM_BUG_ON(vm->running);
+	vm_devices_save(vm);
+	return state_encode_all(vm->state.items, vm->state.nitems, buf, cap);
+}
+
+int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e)
+{
+	const struct vm_state *s = &vm->state;
+	int r = state_decode_all(s->scratch, s->nitems, buf, len, e);
+
+	for (unsigned i = 0; i < s->nitems && !r; i++)
+		if (s->scratch[i].desc == &vcpu_state_desc)
+			r = vcpu_state_fits(s->scratch[i].pod, &vm->machine, e);
+	return r;
+}
+
+void vm_commit(struct vm *vm)
+{
+	const struct vm_state *s = &vm->state;
+
+	for (unsigned i = 0; i < s->nitems; i++)
+		memcpy(s->items[i].pod, s->scratch[i].pod, s->items[i].desc->size);
+}
+
+int vm_try_load(struct vm *vm, struct err *e)
+{
+	int r = vm_ask_vcpus(vm, VCPU_TRY_LOAD, e);
+
+	if (!r)
+		r = vm_chips_load(vm, e);
+	if (!r)
+		vm_devices_load(vm);
+	return r;
+}
+
+int vm_load(struct vm *vm, uint64_t advance_ns, struct err *e)
+{
+	int r = vm_try_load(vm, e);
+
+	if (!r)
+		r = vm_clock_load(vm, advance_ns, e);
+	/* Only now what makes KVM write into guest memory. */
+	return r ? r : vm_ask_vcpus(vm, VCPU_LOAD, e);
+}

@@ -1,0 +1,44 @@
+/*
+ * The state of a VM as a whole, but for guest memory and disks: chips, the guest's end, vCPUs and
+ * devices, each by its field table. Saved, decoded and committed with all vCPUs parked, on the loop
+ * thread.
+ */
+#ifndef VMM_VM_STATE_H
+#define VMM_VM_STATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vmm/base/err.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/state.h"
+#include "vmm/vm/vm_devices.h"
+
+#define VM_MAX_ITEMS (2 + MACHINE_MAX_VCPUS + VM_MAX_DEVICES)
+
+struct vm_state {
+	struct state_item items[VM_MAX_ITEMS];	 /* pods are the live copies */
+	struct state_item scratch[VM_MAX_ITEMS]; /* pods of their own, for decoding */
+	unsigned nitems;
+	uint8_t *power_on; /* all items as they were when the VM was built: vm_reset.c */
+	size_t power_on_len;
+};
+
+struct vm;
+
+/* Paused: bring every item's pod up to date and encode them all. Bytes, or a negative errno. */
+int64_t vm_save(struct vm *vm, void *buf, size_t cap);
+size_t vm_state_bound(const struct vm *vm);
+/* Decode and check into the scratch pods; the VM is unchanged. */
+int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e);
+/* Scratch becomes what vm_load() will load. Plain copies: cannot fail. VM paused or never run. */
+void vm_commit(struct vm *vm);
+/*
+ * Put the committed state into KVM and devices, to run it: KVM writes its clock into memory.
+ * advance_ns: how long ago the guest was what is loaded, if its time went on meanwhile.
+ */
+int vm_load(struct vm *vm, uint64_t advance_ns, struct err *e);
+/* The same, but guest memory stays as it is: will this host take the state? */
+int vm_try_load(struct vm *vm, struct err *e);
+
+#endif
