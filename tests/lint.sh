@@ -19,7 +19,7 @@ wc -l "${code[@]}" | awk '$2 != "total" && $1 > 800 { print $2 ": " $1 " lines, 
 clang-format --dry-run "${code[@]}" 2>&1 | grep 'warning:' | cut -d: -f1 | sort | uniq -c | say "not as clang-format would have it (make format)"
 # The process ends in main only; nothing that comes from outside may end it.
 grep -nE '\b(exit|_exit|abort|assert)\(' "${own[@]}" | grep -vE '^vmm/(cli/main|base/log)\.c:|static_assert|_Static_assert' | say "exit, abort or assert"
-tests/shape.py | say "shape (tests/shape.py)"
+tests/shape.py 2>&1 | say "shape (tests/shape.py)"
 grep -nE '\b(TODO|FIXME|XXX)\b' "${code[@]}" "${shell[@]}" | grep -v '^tests/lint.sh' | say "unfinished marks"
 grep -nE '\b(sleep|usleep|nanosleep)\(' "${own[@]}" | say "sleep in the program"
 cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=0 -I. \

@@ -85,7 +85,8 @@ def functions(text):
             if line.rstrip().endswith(";") and "{" not in head:
                 start = None
             elif line.startswith("}"):
-                yield start, n, head.split("{")[0]
+                if re.search(r"\w\(", head.split("{")[0]):
+                    yield start, n, head.split("{")[0]
                 start = None
 
 
