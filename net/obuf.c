@@ -64,6 +64,12 @@ void obuf_set_later(struct obuf *ob, obuf_later_fn *later, void *arg)
 	ob->later_arg = arg;
 }
 
+void obuf_on_held(struct obuf *ob, obuf_held_fn *fn, void *arg)
+{
+	ob->on_held = fn;
+	ob->on_held_arg = arg;
+}
+
 int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg)
 {
 	int n = (int)ob->nsinks;
@@ -136,6 +142,11 @@ static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov
 	ob->tail = &en->next;
 	ob->bytes += cost(len);
 	ob->held++;
+	if (ob->holding && ob->told != ob->epoch) {
+		ob->told = ob->epoch;
+		if (ob->on_held)
+			ob->on_held(ob->on_held_arg);
+	}
 	return 0;
 }
 

@@ -21,6 +21,9 @@ typedef void obuf_sink_fn(void *arg, const void *data, uint32_t len);
 /* There is room again after obuf_put() said -EAGAIN. */
 typedef void obuf_room_fn(void *arg);
 
+/* The first output of the open epoch is held: somebody outside waits. Only notes it: no obuf call. */
+typedef void obuf_held_fn(void *arg);
+
 /* Released output is left: call obuf_continue() soon, after other work. */
 typedef void obuf_later_fn(void *arg);
 
@@ -38,6 +41,9 @@ struct obuf {
 	bool closed;	/* fenced: everything put is thrown away */
 	uint64_t epoch; /* the open epoch that new output belongs to */
 	uint64_t may;	/* the last epoch that may leave */
+	uint64_t told; /* the last epoch whose first output was told */
+	obuf_held_fn *on_held;
+	void *on_held_arg;
 	obuf_later_fn *later;
 	void *later_arg;
 	uint64_t bytes, limit;
@@ -59,6 +65,8 @@ int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, vo
  */
 void obuf_set_later(struct obuf *ob, obuf_later_fn *later, void *arg);
 void obuf_continue(struct obuf *ob);
+/* NULL: nobody wants to know. */
+void obuf_on_held(struct obuf *ob, obuf_held_fn *fn, void *arg);
 /* 0 delivered or held (copied), -EAGAIN over the limit, -ENOMEM, -ENODEV unknown sink. */
 int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov);
 /* From now on output is held and belongs to `epoch`. */

@@ -13,6 +13,11 @@ static const char *const cover_word[] = {
 	[FT_FENCED] = "FENCED",
 };
 
+const char *ft_cover_name(enum ft_cover c)
+{
+	return c == FT_NONE ? "NONE" : cover_word[c];
+}
+
 const char *ft_word(const struct ft *ft)
 {
 	if (ft->life == FT_ELSEWHERE && ft->cover == FT_NONE)

@@ -76,6 +76,7 @@ struct ft {
 	void *arg;
 };
 
+const char *ft_cover_name(enum ft_cover c);
 /* The word for all that: PROTECTED, PAUSED, ... (docs/operations.md). */
 const char *ft_word(const struct ft *ft);
 /* Change it, log it, tell whoever listens. why may be NULL. */

@@ -44,6 +44,7 @@ struct wire_hand_over {
 struct wire_end {
 	uint64_t pages;	   /* entries in the epoch's page frames */
 	uint64_t disk_ops; /* entries in its disk log frames */
+	uint64_t paused;   /* 1: by the user; a side that takes over keeps it so */
 	uint64_t ram_hash; /* with verify: XXH3 of all RAM at the seal */
 	uint64_t state_hash;
 };

@@ -56,6 +56,13 @@ static void notified(struct loop_op *op, int res)
 	}
 }
 
+static void output_held(void *arg)
+{
+	struct engine *g = arg;
+
+	g->news(g->arg, ENGINE_HOLDS);
+}
+
 /* --- seal ------------------------------------------------------------------------------------- */
 
 /* A capture that ran out of staging memory sends what it has; the rest goes into the next job. */
@@ -107,7 +114,9 @@ static int64_t capture_all(struct engine *g, struct send_job **job)
 	j->state_len = state_len;
 	j->disklog = g->sent_log = disklog_cut(&g->disklog);
 	j->last = true;
-	j->end = (struct wire_end){.pages = pages, .disk_ops = j->disklog.count};
+	j->end = (struct wire_end){.pages = pages,
+				   .disk_ops = j->disklog.count,
+				   .paused = (g->ft->stands & FT_STAND_USER) != 0};
 	add_hashes(g, j);
 	return pages;
 }
@@ -242,6 +251,7 @@ int engine_init(struct engine *g, struct ft *ft, struct vm *vm,
 	g->notify_op = (struct loop_op){.fn = notified, .arg = g};
 	if (loop_poll_add(ft->loop, &g->notify_op, g->notify_fd, POLLIN) < 0)
 		return err_set(e, -ENOSPC, "event loop is full");
+	obuf_on_held(&vm->obuf, output_held, g);
 	return 0;
 }
 
@@ -250,6 +260,7 @@ void engine_done(struct engine *g)
 	if (!g->ft)
 		return;
 	engine_stop(g);
+	obuf_on_held(&g->vm->obuf, NULL, NULL);
 	loop_poll_del(g->ft->loop, &g->notify_op);
 	if (g->notify_fd >= 0)
 		close(g->notify_fd);

@@ -24,6 +24,7 @@
 enum engine_news {
 	ENGINE_SYNCED, /* the peer has all but what the first epoch brings */
 	ENGINE_BROKEN, /* the stream is */
+	ENGINE_HOLDS,  /* the first output of the open epoch waits for its ack */
 };
 
 struct engine {

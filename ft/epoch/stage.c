@@ -222,6 +222,9 @@ static int finish(struct stage *s, const struct frame *f, struct err *e)
 	if (f->length != sizeof(end))
 		return err_set(e, -EBADMSG, "epoch end of %u bytes", f->length);
 	memcpy(&end, f->data, sizeof(end));
+	if (end.paused > 1)
+		return err_set(e, -EBADMSG, "epoch %llu is neither paused nor not",
+			       (unsigned long long)s->epoch);
 	s->end = end;
 	if (end.pages != s->npages || end.disk_ops != s->disklog.count)
 		return err_set(
@@ -308,6 +311,7 @@ void stage_commit(struct stage *s)
 	vm_commit(s->vm);
 	diskapply_push(s->disks, &s->disklog);
 	s->committed = s->epoch;
+	s->paused = s->end.paused;
 	close_epoch(s);
 	step_reached(STEP_COMMIT_END);
 }

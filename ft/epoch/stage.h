@@ -30,6 +30,7 @@ struct stage {
 	bool open; /* between EPOCH_BEGIN and its commit */
 	uint64_t epoch;
 	uint64_t committed;   /* last committed epoch, 0: none */
+	uint64_t paused;      /* 1: of the committed one: its VM was paused by the user */
 	enum stage_part part; /* which the frames of the open epoch have reached */
 	uint64_t npages;
 	uint64_t nslots;

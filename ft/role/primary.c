@@ -25,6 +25,7 @@ static const struct fsm_row rows[] = {
 	ROW(SYNCING, SYNCED, FLIGHT, primary_seal, "seal the first epoch"),
 	ROW(FLIGHT, ACK, STEADY, primary_acked, "release; the first one: PROTECTED"),
 	ROW(STEADY, TIMER, FLIGHT, primary_seal, "seal"),
+	ROW(STEADY, OUTPUT, STEADY, primary_output_held, "the policy may seal sooner"),
 
 	ROW(CONNECTING, TIMER, CONNECTING, primary_too_late, "give the link up: 1 s"),
 	ROW(HELLO, TIMER, HELLO, primary_too_late, "give the link up: 5 s"),
@@ -171,7 +172,9 @@ static void engine_news(void *arg, enum engine_news what)
 
 	if (what == ENGINE_SYNCED)
 		primary_post(p, PRI_EV_SYNCED);
-	else
+	else if (what == ENGINE_HOLDS && fsm_expects(&p->fsm, PRI_EV_OUTPUT))
+		primary_post(p, PRI_EV_OUTPUT);
+	else if (what == ENGINE_BROKEN)
 		link_break(&p->link, "link broken");
 }
 
@@ -259,6 +262,7 @@ int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e
 	memset(p, 0, sizeof(*p));
 	p->ft = ft;
 	p->vm = vm;
+	p->policy = &policy_mc;
 	p->epoch_ns = ft->cfg->epoch_ns;
 	p->timer_op = (struct loop_op){.fn = timer, .arg = p};
 	fsm_init(&p->fsm, &primary_desc, p, PRI_IDLE);
@@ -324,8 +328,7 @@ int primary_pause(struct primary *p, bool pause, struct err *e)
 	if (pause)
 		return ft_stand(p->ft, p->vm, FT_STAND_USER, NULL, e);
 	ft_go(p->ft, p->vm, FT_STAND_USER);
-	if (p->fsm.state == PRI_STEADY)
-		primary_timer(p, 0);
+	primary_resumed(p);
 	return 0;
 }
 

@@ -15,6 +15,7 @@
 #include "ft/common/ft.h"
 #include "ft/epoch/engine.h"
 #include "ft/role/link.h"
+#include "ft/role/policy.h"
 #include "vmm/vm/vm.h"
 
 #define PRIMARY_STATES(X)                                                                          \
@@ -54,6 +55,7 @@
 	X(RECORDED, "recorded, or not to be recorded")                                             \
 	X(IMAGES, "the images have all")                                                           \
 	X(IMAGES_LATE, "30 s, or an image failed")                                                 \
+	X(OUTPUT, "output is held")                                                                \
 	X(SYNCED, "synced")                                                                        \
 	X(CONNECTED, "connected")                                                                  \
 	X(LOST, "link lost")                                                                       \
@@ -83,6 +85,7 @@ struct primary {
 	struct link link;
 	struct engine engine;
 	struct loop_op timer_op; /* one timer: each state has one thing to wait for */
+	const struct ft_policy *policy;
 	uint64_t epoch_ns;
 	uint64_t rest_until_ns;
 	uint64_t token; /* of the claim that takes the VM from here, 0 for none */

@@ -20,6 +20,8 @@ void primary_unsynced(void *arg);
 /* ft/role/protecting.c: epochs */
 void primary_seal(void *arg);
 void primary_acked(void *arg);
+void primary_output_held(void *arg);
+void primary_resumed(struct primary *p); /* by the user */
 
 /* ft/role/claiming.c: the peer is lost, whose is the VM? */
 void primary_lost(void *arg);

@@ -20,11 +20,13 @@ void primary_seal(void *arg)
 }
 
 /* Also of a paused VM: what the guest did before is not lost. */
-static void next_seal(struct primary *p)
+static void next_seal(struct primary *p, uint64_t (*due)(const struct policy_view *v))
 {
-	uint64_t since = loop_now_ns() - p->engine.sealed_ns;
+	struct policy_view v = {p->epoch_ns, loop_now_ns() - p->engine.sealed_ns};
+	uint64_t ns = due(&v);
 
-	primary_timer(p, since >= p->epoch_ns ? 0 : p->epoch_ns - since);
+	if (ns != POLICY_AS_BEFORE)
+		primary_timer(p, ns);
 }
 
 void primary_acked(void *arg)
@@ -34,5 +36,18 @@ void primary_acked(void *arg)
 	engine_acked(&p->engine);
 	if (p->ft->cover == FT_SYNCING)
 		ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
-	next_seal(p);
+	next_seal(p, p->policy->acked);
+}
+
+void primary_output_held(void *arg)
+{
+	struct primary *p = arg;
+
+	next_seal(p, p->policy->output_held);
+}
+
+void primary_resumed(struct primary *p)
+{
+	if (p->fsm.state == PRI_STEADY)
+		next_seal(p, p->policy->resumed);
 }

@@ -170,9 +170,13 @@ void takeover_load(void *arg)
 	secondary_post(s, SEC_EV_LOADED);
 }
 
+/* What the user had paused stays so, until somebody resumes it here. */
 static void start_here(struct secondary *s)
 {
-	vm_start(s->vm);
+	if (s->stage.paused)
+		s->ft->stands |= FT_STAND_USER;
+	else
+		vm_resume(s->vm);
 	s->ft->stats.first_run_mono_ns = loop_now_ns();
 	s->ft->stats.takeover_ns = s->ft->stats.first_run_mono_ns - s->lost_ns;
 	step_reached(STEP_TAKEOVER_RUN);

@@ -159,14 +159,18 @@ int __wrap_vm_pause(struct vm *vm, struct err *e)
 void __wrap_vm_resume(struct vm *vm)
 {
 	require(!vm->running);
+	if (vm->run.fresh) {
+		fake_vm.started++;
+		for (unsigned i = 0; i < vm->devices.ndevs; i++)
+			vm->devices.devs[i]->ops->resume(vm->devices.devs[i]);
+	}
+	vm->run.fresh = false;
 	vm->running = true;
 }
 
 void __wrap_vm_start(struct vm *vm)
 {
-	fake_vm.started++;
-	for (unsigned i = 0; i < vm->devices.ndevs; i++)
-		vm->devices.devs[i]->ops->resume(vm->devices.devs[i]);
+	vm->run.fresh = true;
 	__wrap_vm_resume(vm);
 }
 
@@ -182,6 +186,7 @@ int __wrap_vm_try_load(struct vm *vm, struct err *e)
 int __wrap_vm_load(struct vm *vm, uint64_t advance_ns, struct err *e)
 {
 	fake_vm.loaded++;
+	vm->run.fresh = true;
 	return __wrap_vm_try_load(vm, e);
 }
 

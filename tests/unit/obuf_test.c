@@ -81,6 +81,36 @@ static void passes_when_not_holding(void **state)
 	assert_int_equal(f->a.n, 2);
 }
 
+static void count(void *arg)
+{
+	++*(int *)arg;
+}
+
+static void tells_the_first_output_of_each_epoch(void **state)
+{
+	struct fix *f = *state;
+	int told = 0;
+
+	obuf_on_held(&f->ob, count, &told);
+	put(f, f->sa, "free");
+	assert_int_equal(told, 0);
+	obuf_hold(&f->ob, 5);
+	put(f, f->sa, "5a");
+	put(f, f->sb, "5b");
+	assert_int_equal(told, 1);
+	obuf_seal(&f->ob, 6);
+	assert_int_equal(told, 1);
+	put(f, f->sb, "6b");
+	assert_int_equal(told, 2);
+	obuf_pass(&f->ob);
+	put(f, f->sa, "free");
+	assert_int_equal(told, 2);
+	obuf_on_held(&f->ob, NULL, NULL);
+	obuf_hold(&f->ob, 7);
+	put(f, f->sa, "7a");
+	assert_int_equal(told, 2);
+}
+
 static void holds_until_its_epoch_is_released(void **state)
 {
 	struct fix *f = *state;
@@ -439,6 +469,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(passes_when_not_holding),
+		T(tells_the_first_output_of_each_epoch),
 		T(holds_until_its_epoch_is_released),
 		T(copies),
 		T(drop_is_for_ever),

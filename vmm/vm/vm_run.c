@@ -130,6 +130,9 @@ int vm_pause(struct vm *vm, struct err *e)
 void vm_resume(struct vm *vm)
 {
 	VMM_BUG_ON(vm->running);
+	if (vm->run.fresh)
+		vm_devices_resume(vm);
+	vm->run.fresh = false;
 	vm->running = true;
 	vm_clock_resume(vm);
 	vm_devices_quiet(vm, false);
@@ -145,7 +148,7 @@ void vm_resume(struct vm *vm)
 
 void vm_start(struct vm *vm)
 {
-	vm_devices_resume(vm);
+	vm->run.fresh = true;
 	vm_resume(vm);
 }
 

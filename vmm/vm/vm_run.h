@@ -28,6 +28,7 @@ struct vm_run {
 	enum vcpu_task task;
 	int vcpu_error; /* first failure of a save or load since asked */
 	const char *vcpu_what;
+	bool fresh;		 /* loop: loaded or built, devices have not looked at their queues */
 	uint64_t paused_ns;	 /* loop: CLOCK_MONOTONIC of the last vm_pause(); 0: never */
 	uint64_t first_entry_ns; /* atomic: CLOCK_MONOTONIC when a vCPU first entered the guest, or
 				    0 */
@@ -40,9 +41,12 @@ struct vm;
  * -ETIMEDOUT after 5 s says how many stopped; the VM goes on then.
  */
 int vm_pause(struct vm *vm, struct err *e);
-/* A guest that has ended stays where it is; on_end is called once more. */
+/*
+ * Let the vCPUs go; after a load devices look at their queues again first. A guest that has ended
+ * stays where it is; on_end is called once more.
+ */
 void vm_resume(struct vm *vm);
-/* First start, restore or takeover: devices look at their queues again, then vCPUs run. */
+/* The same for a VM that was built and not loaded. */
 void vm_start(struct vm *vm);
 
 #endif

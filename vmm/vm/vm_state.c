@@ -87,6 +87,7 @@ int vm_load(struct vm *vm, uint64_t advance_ns, struct err *e)
 {
 	int r = vm_try_load(vm, e);
 
+	vm->run.fresh = true;
 	if (!r)
 		r = vm_clock_load(vm, advance_ns, e);
 	/* Only now what makes KVM write into guest memory. */
