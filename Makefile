@@ -27,7 +27,9 @@ GLIB := $(patsubst guests/lib/%,build/guests/lib/%.o,$(GLIB_SRC))
 GCFLAGS := -std=gnu17 -O2 -g $(WARN) -ffreestanding -fno-pic -fno-pie -mno-red-zone -mgeneral-regs-only \
 	-march=x86-64 -fcf-protection=none -fno-stack-protector -fno-asynchronous-unwind-tables -I. -MMD -MP
 
-UNIT := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/*.c))
+UNIT := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(filter-out tests/unit/lib%,$(wildcard tests/unit/*.c)))
+# A unit test is linked with each tests/unit/lib*.c whose header it includes: words TEST.c:LIB.
+UNITLIBS := $(shell cd tests/unit && grep -o '^\#include "tests/unit/lib[a-z_]*' *.c | sed 's|\#.*/||')
 # Every .c directly in these folders with a main() is one host tool; lib*.c there is shared by them.
 TOOLDIRS := tests/lin tests/wire tests/bench tests/hostile tests/docs
 TOOLLIB := $(wildcard $(TOOLDIRS:%=%/lib*.c))
@@ -69,6 +71,8 @@ build/bug-$(1)/ftvmm: build/bug-$(1)/bug.o $$(filter-out $$(B)/$(word 1,$(BUG_$(
 endef
 $(foreach b,$(BUGS),$(eval $(call BUG_RULE,$(b))))
 
+$(foreach u,$(subst .c:,:,$(UNITLIBS)),$(eval $(B)/tests/unit/$(firstword $(subst :, ,$(u))): \
+	$(B)/tests/unit/$(lastword $(subst :, ,$(u))).o))
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\

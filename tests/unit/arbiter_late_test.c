@@ -7,105 +7,11 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "ft/common/arbiter.h"
-
-/* Stands in for storage that is slow, or that others use at that very moment. */
-static struct {
-	atomic_int wait_fd; /* a link waits for a byte from here; 0: not */
-	atomic_int slow_ms; /* so long takes each sync */
-	void (*_Atomic before_link)(void);
-	void (*_Atomic before_rename)(void);
-} storage;
-
-int fsync(int fd)
-{
-	if (storage.slow_ms)
-		poll(NULL, 0, storage.slow_ms);
-	return (int)syscall(SYS_fsync, fd);
-}
-
-/* Once. */
-static void step(void (*_Atomic *hook)(void))
-{
-	void (*f)(void) = atomic_exchange(hook, NULL);
-
-	if (f)
-		f();
-}
-
-int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
-{
-	char byte;
-
-	if (storage.wait_fd && read(storage.wait_fd, &byte, 1) != 1)
-		abort();
-	step(&storage.before_link);
-	return (int)syscall(SYS_linkat, ofd, old, nfd, new, flags);
-}
-
-int renameat(int ofd, const char *old, int nfd, const char *new)
-{
-	step(&storage.before_rename);
-	return (int)syscall(SYS_renameat2, ofd, old, nfd, new, 0);
-}
-
-struct world {
-	char folder[64], uri[128];
-};
-
-static int setup(void **state)
-{
-	struct world *w = calloc(1, sizeof(*w));
-
-	strcpy(w->folder, "/tmp/ftvmm-arbiter-XXXXXX");
-	assert_non_null(mkdtemp(w->folder));
-	snprintf(w->uri, sizeof(w->uri), "file:%s/vm", w->folder);
-	memset(&storage, 0, sizeof(storage));
-	*state = w;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct world *w = *state;
-	char cmd[128];
-
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", w->folder);
-	assert_int_equal(system(cmd), 0);
-	free(w);
-	return 0;
-}
-
-static struct arbiter *open_as(const struct world *w, const char *holder)
-{
-	struct arbiter *a = NULL;
-	struct err e = {0};
-
-	assert_int_equal(arbiter_open(&a, NULL, w->uri, "web1", holder, &e), 0);
-	return a;
-}
-
-static unsigned count_threads(void)
-{
-	char line[128];
-	unsigned n = 0;
-	FILE *f = fopen("/proc/self/status", "r");
-
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "Threads: %u", &n) == 1)
-			break;
-	fclose(f);
-	return n;
-}
+#include "tests/unit/libarbiter.h"
 
 /* Every call takes longer than its deadline, but ends: asked again, it is answered. */
 static void slow_but_steady_storage_answers(void **state)
@@ -158,6 +64,22 @@ static void an_old_answer_is_asked_for_again(void **state)
 	close(pipes[1]);
 }
 
+/* Nobody waits for it any more when its storage comes back: it does not land. */
+static void a_claim_that_was_given_up_is_not_made(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen = 0;
+	unsigned others = count_threads();
+
+	storage.slow_ms = ARBITER_DEADLINE_MS + 500; /* the sync before the link */
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -ETIMEDOUT);
+	arbiter_close(a);
+	while (count_threads() > others)
+		poll(NULL, 0, 1);
+	assert_int_equal(count_files(*state, "*"), 0);
+}
+
 /* The two sides of the race, of which one stops at the moment when the other claims. */
 static struct {
 	struct arbiter *stops, *claims;
@@ -169,6 +91,13 @@ static void stop_now(void)
 	struct err e = {0};
 
 	race.stopped = arbiter_end(race.stops, 1, ARBITER_STOPPED, &e);
+}
+
+static void release_now(void)
+{
+	struct err e = {0};
+
+	race.stopped = arbiter_end(race.stops, 1, ARBITER_RELEASED, &e);
 }
 
 static void claim_now(void)
@@ -203,21 +132,29 @@ static void end_race(struct arbiter_record *ret)
 /* The claimer looked before the stop, and links after it. */
 static void a_stop_within_a_claim_cancels_it(void **state)
 {
+	static const struct {
+		void (*stop)(void);
+		enum arbiter_end end;
+	} ways[] = {{stop_now, ARBITER_STOPPED}, {release_now, ARBITER_RELEASED}};
 	struct arbiter_record rec;
 
-	begin_race(*state);
-	storage.before_link = stop_now;
-	claim_now();
-	assert_int_equal(race.stopped, 0);
-	assert_int_equal(race.claimed, -ECANCELED);
-	/* Asked again it does not come to life. */
-	claim_now();
-	assert_int_equal(race.claimed, -ESTALE);
-	end_race(&rec);
-	assert_int_equal(rec.generation, 2);
-	assert_int_equal(rec.end, ARBITER_STOPPED);
-	assert_int_equal(rec.side, 0xa);
-	assert_string_equal(rec.holder, "hostA");
+	for (unsigned i = 0; i < 2; i++) {
+		begin_race(*state);
+		storage.before_link = ways[i].stop;
+		claim_now();
+		assert_int_equal(race.stopped, 0);
+		assert_int_equal(race.claimed, -ECANCELED);
+		/* Asked again it does not come to life. */
+		claim_now();
+		assert_int_equal(race.claimed, -ESTALE);
+		end_race(&rec);
+		assert_int_equal(rec.generation, 2);
+		assert_int_equal(rec.end, ways[i].end);
+		assert_int_equal(rec.side, 0xa);
+		assert_string_equal(rec.holder, "hostA");
+		unplant(*state, "vm.1");
+		unplant(*state, "vm.2");
+	}
 }
 
 /* The other way round: who stops is told that the VM runs. */
@@ -238,10 +175,11 @@ static void a_claim_within_a_stop_wins(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(slow_but_steady_storage_answers),
 		TEST(an_old_answer_is_asked_for_again),
+		TEST(a_claim_that_was_given_up_is_not_made),
 		TEST(a_stop_within_a_claim_cancels_it),
 		TEST(a_claim_within_a_stop_wins),
 	};

@@ -17,113 +17,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "ft/common/arbiter.h"
 #include "ft/common/arbiter_file.h"
+#include "tests/unit/libarbiter.h"
 #include "vmm/base/deadline.h"
-
-/* Stands in for a file system that hangs, or that loses the answer of a link it carried out. */
-static struct {
-	atomic_int wait_fd; /* a link waits for a byte from here; 0: not */
-	atomic_bool lose_answer;
-	atomic_bool fail;
-	atomic_bool fail_sync;
-	atomic_bool break_after; /* a link is carried out, then syncs fail */
-} storage;
-
-int fsync(int fd)
-{
-	if (storage.fail_sync) {
-		errno = EIO;
-		return -1;
-	}
-	return (int)syscall(SYS_fsync, fd);
-}
-
-int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
-{
-	char byte;
-	int r;
-
-	if (storage.fail) {
-		errno = EIO;
-		return -1;
-	}
-	if (storage.wait_fd && read(storage.wait_fd, &byte, 1) != 1)
-		abort();
-	r = syscall(SYS_linkat, ofd, old, nfd, new, flags);
-	if (storage.break_after)
-		storage.fail_sync = true;
-	if (storage.lose_answer) {
-		errno = EEXIST;
-		return -1;
-	}
-	return r;
-}
-
-struct world {
-	char folder[64], uri[128];
-};
-
-static int setup(void **state)
-{
-	struct world *w = calloc(1, sizeof(*w));
-
-	strcpy(w->folder, "/tmp/ftvmm-arbiter-XXXXXX");
-	assert_non_null(mkdtemp(w->folder));
-	snprintf(w->uri, sizeof(w->uri), "file:%s/vm", w->folder);
-	memset(&storage, 0, sizeof(storage));
-	*state = w;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct world *w = *state;
-	char cmd[128];
-
-	snprintf(cmd, sizeof(cmd), "rm -rf %s", w->folder);
-	assert_int_equal(system(cmd), 0);
-	free(w);
-	return 0;
-}
-
-static struct arbiter *open_as(const struct world *w, const char *holder)
-{
-	struct arbiter *a = NULL;
-	struct err e = {0};
-
-	assert_int_equal(arbiter_open(&a, NULL, w->uri, "web1", holder, &e), 0);
-	return a;
-}
-
-static void plant(const struct world *w, const char *name, const char *text)
-{
-	char path[128];
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/%s", w->folder, name);
-	f = fopen(path, "w");
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
-}
-
-static unsigned count_files(const struct world *w, const char *pattern)
-{
-	char cmd[160], line[16] = "";
-	FILE *p;
-
-	snprintf(cmd, sizeof(cmd), "find %s -name '%s' | wc -l", w->folder, pattern);
-	p = popen(cmd, "r");
-	assert_non_null(p);
-	assert_non_null(fgets(line, sizeof(line), p));
-	pclose(p);
-	return atoi(line);
-}
 
 static void one_claim_wins_and_the_other_is_told(void **state)
 {
@@ -165,6 +64,7 @@ static void an_end_is_seen_and_only_by_its_holder(void **state)
 	e.code = 0;
 	assert_int_equal(arbiter_read(b, &rec, &e), 0);
 	assert_int_equal(rec.end, ARBITER_HELD);
+	assert_true(rec.time > 0);
 	assert_int_equal(arbiter_end(a, 1, ARBITER_RELEASED, &e), 0);
 	assert_int_equal(arbiter_read(b, &rec, &e), 0);
 	assert_int_equal(rec.end, ARBITER_RELEASED);
@@ -228,7 +128,7 @@ static void two_processes_race(void **state)
 	for (unsigned i = 0; i < rounds; i++)
 		assert_int_equal(atomic_load(&race->winners[i]), 1);
 	/* Old records go, the current one and a few before it stay. */
-	assert_true(count_files(*state, "vm.*") <= ARBITER_FILE_KEEP + 1);
+	assert_int_equal(count_files(*state, "vm.*"), ARBITER_FILE_KEEP + 1);
 	assert_int_equal(count_files(*state, "vm.1000"), 1);
 	munmap(race, sizeof(*race));
 }
@@ -340,6 +240,52 @@ static void lost_records_stop_everybody(void **state)
 	arbiter_close(a);
 }
 
+/* Also a share that shows a little of the past. */
+static void a_folder_that_is_one_generation_behind_stops_everybody(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	plant(*state, "vm.5",
+	      "{\"vm\":\"web1\",\"generation\":5,\"holder\":\"h\",\"time\":1,\"released\":false}");
+	assert_int_equal(arbiter_claim(a, 6, ARBITER_GO_ON, &gen, &e), -ENODATA);
+	e.code = 0;
+	assert_int_equal(arbiter_claim(a, 6, ARBITER_START, &gen, &e), -ENODATA);
+	assert_int_equal(count_files(*state, "vm.7"), 0);
+	assert_int_equal(arbiter_claim(a, 5, ARBITER_GO_ON, &gen, &e), 0);
+	assert_int_equal(gen, 6);
+	arbiter_close(a);
+}
+
+/* What was said to be won or ended is so after a power cut: synced before it has its name, too. */
+static void nothing_is_said_before_it_is_on_the_disk(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen;
+
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	assert_string_equal(storage.calls, "sld");
+	assert_int_equal(arbiter_end(a, 1, ARBITER_STOPPED, &e), 0);
+	assert_string_equal(storage.calls, "sldsrd");
+	arbiter_close(a);
+}
+
+static void a_failing_sync_is_no_end(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen;
+
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	storage.fail_sync = true;
+	assert_int_equal(arbiter_end(a, 1, ARBITER_STOPPED, &e), -EIO);
+	assert_int_equal(count_files(*state, "*tmp*"), 0);
+	assert_int_equal(arbiter_last(a)->end, ARBITER_HELD);
+	arbiter_close(a);
+}
+
 static void missing_or_closed_folder(void **state)
 {
 	struct world *w = *state;
@@ -446,7 +392,7 @@ static void failing_storage_is_no_win(void **state)
 	struct err e = {0};
 	uint64_t gen = 0;
 
-	storage.fail = true;
+	storage.fail_link = true;
 	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -EIO);
 	assert_int_equal(gen, 0);
 	assert_int_equal(count_files(*state, "vm*"), 0);
@@ -515,37 +461,25 @@ static void claimer_that_slept_too_long_loses(void **state)
 	}
 }
 
-static unsigned count_threads(void)
-{
-	char line[128];
-	unsigned n = 0;
-	FILE *f = fopen("/proc/self/status", "r");
-
-	assert_non_null(f);
-	while (fgets(line, sizeof(line), f))
-		if (sscanf(line, "Threads: %u", &n) == 1)
-			break;
-	fclose(f);
-	return n;
-}
-
 /* Whichever of the two lands, its owner wins when it asks again, and the other one has lost. */
 static void late_claim_is_won_when_asked_again(void **state)
 {
 	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
 	struct err e = {0};
 	uint64_t gen = 0;
+	unsigned others;
 	int pipes[2], r;
 
 	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
 	assert_int_equal(pipe(pipes), 0);
+	others = count_threads();
 	storage.wait_fd = pipes[0];
 	for (unsigned i = 0; i < 3; i++) {
 		assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), -ETIMEDOUT);
 		assert_non_null(strstr(e.msg, "nobody goes on without it"));
 		assert_int_equal(arbiter_claim(b, 1, ARBITER_GO_ON, &gen, &e), -ETIMEDOUT);
 		/* However often: one thread for each of them. */
-		assert_int_equal(count_threads(), 3);
+		assert_int_equal(count_threads(), others + 2);
 	}
 	assert_int_equal(count_files(*state, "vm.2"), 0);
 	assert_int_equal(write(pipes[1], "xx", 2), 2);
@@ -738,7 +672,7 @@ static void deadline_in_time_late_and_given_up(void **state)
 	}
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define TEST(f) cmocka_unit_test_setup_teardown(f, world_setup, world_teardown)
 
 int main(void)
 {
@@ -751,6 +685,9 @@ int main(void)
 		TEST(record_of_another_vm_is_refused),
 		TEST(not_a_regular_file_is_damage),
 		TEST(lost_records_stop_everybody),
+		TEST(a_folder_that_is_one_generation_behind_stops_everybody),
+		TEST(nothing_is_said_before_it_is_on_the_disk),
+		TEST(a_failing_sync_is_no_end),
 		TEST(missing_or_closed_folder),
 		TEST(bad_uris),
 		TEST(relative_path_and_root),
