@@ -12,11 +12,11 @@
 
 #include "ft/common/arbiter_file.h"
 #include "ft/common/arbiter_ops.h"
-#include "vmm/base/deadline.h"
+#include "vmm/base/job.h"
 
 /* One question to a back end that may block, in a thread of its own. */
-struct job {
-	struct deadline_job base;
+struct asking {
+	struct job base;
 	struct arbiter_backend backend;
 	bool owns_backend; /* its arbiter is gone */
 	int wake_fd;
@@ -32,8 +32,8 @@ struct arbiter {
 	char name[600];
 	struct arbiter_record self; /* who claims */
 	struct arbiter_record last;
-	struct job *pending; /* the storage still has it: no second thread waits beside it */
-	bool is_for_asked;   /* the pending job was begun for the present question */
+	struct asking *pending; /* the storage still has it: no second thread waits beside it */
+	bool is_for_asked;	/* the pending job was begun for the present question */
 	struct arbiter_question asked;
 	/* Through the loop; done is NULL when no question is without its answer. */
 	struct loop *loop;
@@ -45,9 +45,9 @@ struct arbiter {
 
 /* --- one job ---------------------------------------------------------------------------------- */
 
-static struct job *job_of(struct deadline_job *base)
+static struct asking *asking_of(struct job *base)
 {
-	return (struct job *)((char *)base - offsetof(struct job, base));
+	return (struct asking *)((char *)base - offsetof(struct asking, base));
 }
 
 static void wake(int fd)
@@ -58,7 +58,7 @@ static void wake(int fd)
 		return; /* the counter is at its maximum: somebody will look anyway */
 }
 
-static int ask_backend(struct job *j)
+static int ask_backend(struct asking *j)
 {
 	const struct arbiter_question *q = &j->question;
 
@@ -68,9 +68,9 @@ static int ask_backend(struct job *j)
 	return j->backend.ops->answer(j->backend.self, q, &j->record, &j->err);
 }
 
-static int job_run(struct deadline_job *base)
+static int asking_run(struct job *base)
 {
-	struct job *j = job_of(base);
+	struct asking *j = asking_of(base);
 	int r = ask_backend(j);
 
 	j->done_ns = loop_now_ns();
@@ -78,14 +78,14 @@ static int job_run(struct deadline_job *base)
 	return r == -ETIMEDOUT ? -EIO : r;
 }
 
-static void job_ended(struct deadline_job *base)
+static void asking_ended(struct job *base)
 {
-	wake(job_of(base)->wake_fd);
+	wake(asking_of(base)->wake_fd);
 }
 
-static void job_drop(struct deadline_job *base)
+static void asking_drop(struct job *base)
 {
-	struct job *j = job_of(base);
+	struct asking *j = asking_of(base);
 
 	if (j->owns_backend)
 		j->backend.ops->close(j->backend.self);
@@ -104,22 +104,22 @@ static uint64_t deadline_ns(const struct arbiter *a)
 
 static int start_job(struct arbiter *a, struct err *e)
 {
-	struct job *j = calloc(1, sizeof(*j));
+	struct asking *j = calloc(1, sizeof(*j));
 	int r = 0;
 
 	if (!j)
 		return err_set(e, -ENOMEM, "arbiter: out of memory");
-	j->base.run = job_run;
-	j->base.ended = job_ended;
-	j->base.drop = job_drop;
+	j->base.run = asking_run;
+	j->base.ended = asking_ended;
+	j->base.drop = asking_drop;
 	j->backend = a->backend;
 	j->wake_fd = a->wake_fd;
 	j->question = a->asked;
 	j->question.abandoned = &j->base.abandoned;
 	if (blocks(a))
-		r = deadline_start(&j->base);
+		r = job_start(&j->base);
 	else
-		j->at_once = job_run(&j->base);
+		j->at_once = asking_run(&j->base);
 	if (r) {
 		free(j);
 		return err_set(e, r, "arbiter: thread: %s", strerror(-r));
@@ -136,7 +136,7 @@ static int wait_job(struct arbiter *a, uint64_t until)
 
 	if (!blocks(a))
 		return a->pending->at_once;
-	return deadline_wait(&a->pending->base, now < until ? (int)((until - now) / 1000000) : 0);
+	return job_wait(&a->pending->base, now < until ? (int)((until - now) / 1000000) : 0);
 }
 
 static void forget_job(struct arbiter *a)
@@ -445,7 +445,7 @@ int arbiter_open(struct arbiter **ret, struct loop *l, const char *uri, const ch
 
 void arbiter_close(struct arbiter *a)
 {
-	struct job *j;
+	struct asking *j;
 
 	if (!a)
 		return;
@@ -453,7 +453,7 @@ void arbiter_close(struct arbiter *a)
 	j = a->pending;
 	if (j && blocks(a)) {
 		j->owns_backend = true;
-		deadline_abandon(&j->base);
+		job_abandon(&j->base);
 	} else {
 		free(j);
 		a->backend.ops->close(a->backend.self);

@@ -22,7 +22,6 @@
 
 #include "ft/common/arbiter_file.h"
 #include "tests/unit/libarbiter.h"
-#include "vmm/base/deadline.h"
 
 static void one_claim_wins_and_the_other_is_told(void **state)
 {
@@ -618,60 +617,6 @@ static void records_of_old_versions_count(void **state)
 	arbiter_close(a);
 }
 
-struct sleeper {
-	struct deadline_job base;
-	int wait_fd, done_fd;
-};
-
-static int sleeper_run(struct deadline_job *base)
-{
-	struct sleeper *s = (struct sleeper *)base;
-	char byte;
-
-	if (s->wait_fd < 0)
-		return 42;
-	return read(s->wait_fd, &byte, 1) == 1 ? 7 : -EIO;
-}
-
-static void sleeper_drop(struct deadline_job *base)
-{
-	struct sleeper *s = (struct sleeper *)base;
-
-	if (write(s->done_fd, "d", 1) != 1)
-		abort();
-	free(s);
-}
-
-static void deadline_in_time_late_and_given_up(void **state)
-{
-	struct sleeper *s = calloc(1, sizeof(*s));
-	int pipes[2], done[2];
-	char byte = 0;
-
-	assert_int_equal(pipe(pipes) | pipe(done), 0);
-	s->base.run = sleeper_run;
-	s->base.drop = sleeper_drop;
-	s->done_fd = done[1];
-	s->wait_fd = -1;
-	assert_int_equal(deadline_start(&s->base), 0);
-	assert_int_equal(deadline_wait(&s->base, 60000), 42);
-	s->wait_fd = pipes[0];
-	assert_int_equal(deadline_start(&s->base), 0);
-	assert_int_equal(deadline_wait(&s->base, 20), -ETIMEDOUT);
-	assert_int_equal(deadline_wait(&s->base, 0), -ETIMEDOUT);
-	assert_int_equal(write(pipes[1], "x", 1), 1);
-	assert_int_equal(deadline_wait(&s->base, 60000), 7);
-	assert_int_equal(deadline_start(&s->base), 0);
-	assert_int_equal(deadline_wait(&s->base, 20), -ETIMEDOUT);
-	deadline_abandon(&s->base);
-	assert_int_equal(write(pipes[1], "x", 1), 1);
-	assert_int_equal(read(done[0], &byte, 1), 1);
-	for (int i = 0; i < 2; i++) {
-		close(pipes[i]);
-		close(done[i]);
-	}
-}
-
 #define TEST(f) cmocka_unit_test_setup_teardown(f, world_setup, world_teardown)
 
 int main(void)
@@ -701,7 +646,6 @@ int main(void)
 		TEST(a_start_that_failed_leaves_the_record_as_it_was),
 		TEST(a_token_is_in_the_record_of_its_claim),
 		TEST(records_of_old_versions_count),
-		TEST(deadline_in_time_late_and_given_up),
 	};
 
 	return cmocka_run_group_tests_name("arbiter", tests, NULL, NULL);

@@ -2,161 +2,99 @@
 #include "vmm/boot/boot_reader.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
-#define READ_SECONDS 30
+#include "vmm/base/job.h"
 
 struct boot_reader {
+	struct job job;
 	char kernel[512], initrd[512]; /* the thread's own: it may outlive its caller's */
-	const char *given[2];	       /* the same, the caller's */
-	struct loop *loop;
-	struct loop_op done_op, late_op;
-	boot_reader_fn *fn;
-	void *arg;
-	int done_fd;
-
-	/* Under lock: whoever comes second, the thread or the loop, frees it all. */
-	pthread_mutex_t lock;
-	bool done, dropped;
-	int code;
+	struct boot_read what;
+	/* The thread's until the job has ended. */
 	struct boot_files files;
 	struct err err;
 };
 
-static void release(struct boot_reader *b)
+static int read_files(struct job *job)
 {
-	pthread_mutex_destroy(&b->lock);
+	struct boot_reader *b = (struct boot_reader *)job;
+	int r;
+
+	pthread_setname_np(pthread_self(), "bootread");
+	r = boot_files_read(&b->files, b->kernel, b->initrd, &b->err);
+	/* A network file system's own timeout is an answer. */
+	return r == -ETIMEDOUT ? -EIO : r;
+}
+
+static void release(struct job *job)
+{
+	struct boot_reader *b = (struct boot_reader *)job;
+
 	boot_files_free(&b->files);
-	close(b->done_fd);
 	free(b);
 }
 
-static void *thread_main(void *arg)
+static void tell_late(struct boot_reader *b)
 {
-	struct boot_reader *b = arg;
-	uint64_t one = 1;
-	bool dropped;
+	struct boot_files none = {0};
+	struct err e = {0};
 
-	pthread_setname_np(pthread_self(), "bootread");
-	b->code = boot_files_read(&b->files, b->kernel, b->initrd, &b->err);
-	pthread_mutex_lock(&b->lock);
-	b->done = true;
-	dropped = b->dropped;
-	if (!dropped && write(b->done_fd, &one, sizeof(one)) < 0)
-		b->code = -errno; /* cannot be: the counter is 0 */
-	pthread_mutex_unlock(&b->lock);
-	if (dropped)
-		release(b);
-	return NULL;
+	err_set(&e, -ETIMEDOUT, "kernel '%s': not read within %llu s: is its storage away?",
+		b->kernel, (unsigned long long)(b->what.deadline_ns / 1000000000));
+	b->what.fn(b->what.arg, -ETIMEDOUT, &none, &e);
 }
 
-static int start_thread(struct boot_reader *b)
+static void told(struct job *job, int code)
 {
-	sigset_t all, old;
-	pthread_t thread;
+	struct boot_reader *b = (struct boot_reader *)job;
+	struct boot_read what = b->what;
+	struct boot_files files;
+	struct err e;
+
+	if (code == -ETIMEDOUT) {
+		tell_late(b);
+		return;
+	}
+	files = b->files;
+	files.kernel.path = what.kernel;
+	files.initrd.path = what.initrd;
+	e = b->err;
+	free(b);
+	what.fn(what.arg, code, &files, &e);
+}
+
+int boot_reader_start(struct boot_reader **ret, struct loop *l, const struct boot_read *what,
+		      struct err *e)
+{
+	struct boot_reader *b = *ret;
 	int r;
 
-	/* Signals are the main thread's business. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
-	r = pthread_create(&thread, NULL, thread_main, b);
-	if (!r)
-		pthread_detach(thread);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return -r;
+	if (b) {
+		r = job_expect(&b->job, what->deadline_ns);
+		return r ? err_set(e, r, "kernel '%s': %s", b->kernel, strerror(-r)) : 0;
+	}
+	b = calloc(1, sizeof(*b));
+	if (!b)
+		return err_set(e, -ENOMEM, "kernel '%s': out of memory", what->kernel);
+	snprintf(b->kernel, sizeof(b->kernel), "%s", what->kernel);
+	snprintf(b->initrd, sizeof(b->initrd), "%s", what->initrd);
+	b->what = *what;
+	b->job.run = read_files;
+	b->job.drop = release;
+	b->job.told = told;
+	r = job_start_on(&b->job, l, what->deadline_ns);
+	if (r) {
+		free(b);
+		return err_set(e, r, "kernel '%s': reading it: %s", what->kernel, strerror(-r));
+	}
+	*ret = b;
+	return 0;
 }
 
 void boot_reader_drop(struct boot_reader *b)
 {
-	bool done;
-
-	if (!b)
-		return;
-	loop_poll_del(b->loop, &b->done_op);
-	loop_timer_del(b->loop, &b->late_op);
-	pthread_mutex_lock(&b->lock);
-	b->dropped = true;
-	done = b->done;
-	pthread_mutex_unlock(&b->lock);
-	if (done)
-		release(b);
-}
-
-static void done(struct loop_op *op, int res)
-{
-	struct boot_reader *b = op->arg;
-	struct boot_files files;
-	boot_reader_fn *fn = b->fn;
-	void *arg = b->arg;
-	struct err err;
-	int code;
-
-	pthread_mutex_lock(&b->lock);
-	code = b->code;
-	err = b->err;
-	files = b->files;
-	b->files = (struct boot_files){0};
-	pthread_mutex_unlock(&b->lock);
-	files.kernel.path = b->given[0];
-	files.initrd.path = b->given[1];
-	boot_reader_drop(b);
-	fn(arg, code, &files, &err);
-}
-
-static void late(struct loop_op *op, int res)
-{
-	struct boot_reader *b = op->arg;
-	struct boot_files none = {0};
-	boot_reader_fn *fn = b->fn;
-	void *arg = b->arg;
-	struct err err = {0};
-
-	err_set(&err, -ETIMEDOUT, "kernel '%s': not read within %d s: is its storage away?",
-		b->kernel, READ_SECONDS);
-	boot_reader_drop(b);
-	fn(arg, -ETIMEDOUT, &none, &err);
-}
-
-struct boot_reader *boot_reader_start(struct loop *l, const char *kernel, const char *initrd,
-				      boot_reader_fn *fn, void *arg, struct err *e)
-{
-	struct boot_reader *b = calloc(1, sizeof(*b));
-	int r = 0;
-
-	if (!b) {
-		err_set(e, -ENOMEM, "kernel '%s': out of memory", kernel);
-		return NULL;
-	}
-	snprintf(b->kernel, sizeof(b->kernel), "%s", kernel);
-	snprintf(b->initrd, sizeof(b->initrd), "%s", initrd);
-	b->given[0] = kernel;
-	b->given[1] = initrd;
-	b->loop = l;
-	b->fn = fn;
-	b->arg = arg;
-	b->done_op = (struct loop_op){.fn = done, .arg = b};
-	b->late_op = (struct loop_op){.fn = late, .arg = b};
-	pthread_mutex_init(&b->lock, NULL);
-	b->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (b->done_fd < 0)
-		r = -errno;
-	if (!r)
-		r = loop_poll_add(l, &b->done_op, b->done_fd, POLLIN);
-	if (r >= 0)
-		r = loop_timer_set(l, &b->late_op, READ_SECONDS * 1000000000ull);
-	if (r >= 0)
-		r = start_thread(b);
-	if (r >= 0)
-		return b;
-	b->done = true; /* no thread: it is all ours */
-	boot_reader_drop(b);
-	err_set(e, r, "kernel '%s': reading it: %s", kernel, strerror(-r));
-	return NULL;
+	if (b)
+		job_abandon(&b->job);
 }

@@ -10,16 +10,25 @@
 
 struct boot_reader;
 
-/* On the loop. code 0: the files, the callee's to free. Negative errno: e says why. */
+/*
+ * On the loop. code 0: the files, the callee's to free. Negative errno: e says why. -ETIMEDOUT: the
+ * storage has not answered yet; the reader is still at it. After any other it is gone.
+ */
 typedef void boot_reader_fn(void *arg, int code, struct boot_files *files, const struct err *e);
 
+struct boot_read {
+	const char *kernel, *initrd; /* paths; must live until the files are freed */
+	uint64_t deadline_ns;
+	boot_reader_fn *fn;
+	void *arg;
+};
+
 /*
- * fn is called once, after 30 s (-ETIMEDOUT) at the latest, unless boot_reader_drop() comes first.
- * The paths must live until the files are freed. The reader is gone when fn is called. NULL: e says
- * why. Loop thread.
+ * fn is called unless boot_reader_drop() comes first, and always within the deadline. *ret is NULL
+ * or a reader that is at it: no second one is started, fn is told of that one. Loop thread.
  */
-struct boot_reader *boot_reader_start(struct loop *l, const char *kernel, const char *initrd,
-				      boot_reader_fn *fn, void *arg, struct err *e);
+int boot_reader_start(struct boot_reader **ret, struct loop *l, const struct boot_read *what,
+		      struct err *e);
 void boot_reader_drop(struct boot_reader *b); /* NULL is fine */
 
 #endif

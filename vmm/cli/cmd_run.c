@@ -26,6 +26,7 @@
 #include "vmm/vm/vm.h"
 
 #define BALLOON_LEAVES (32 << 20) /* with less no guest of any use runs */
+#define REBOOT_READ_NS 30000000000ull
 
 /* --- state changes, events, the end ----------------------------------------------------------- */
 
@@ -85,7 +86,8 @@ static void reboot_read(void *arg, int code, struct boot_files *files, const str
 	/* One that does not run now asks again when it may, whatever was read. */
 	bool wanted = !r->over && primary_goes_on(&r->primary) && r->vm.running;
 
-	r->reader = NULL;
+	if (code != -ETIMEDOUT)
+		r->reader = NULL;
 	if (wanted && !code)
 		code = vm_reset(&r->vm, files, &e);
 	boot_files_free(files);
@@ -110,14 +112,18 @@ static bool may_reboot(const struct run *r)
 /* The guest stays in its last instruction, and epochs go on, until its kernel is read. */
 static void reboot(struct run *r)
 {
+	struct boot_read what = {.kernel = r->cfg.kernel,
+				 .initrd = r->cfg.initrd,
+				 .deadline_ns = REBOOT_READ_NS,
+				 .fn = reboot_read,
+				 .arg = r};
 	struct err e = {0};
 
-	if (r->reader || !r->vm.running)
+	if (!r->vm.running)
 		return;
-	if (log_may(&r->reset_told))
+	if (!r->reader && log_may(&r->reset_told))
 		log_info("guest: %s; booting again", vm_end_why(&r->vm));
-	r->reader = boot_reader_start(&r->loop, r->cfg.kernel, r->cfg.initrd, reboot_read, r, &e);
-	if (!r->reader)
+	if (boot_reader_start(&r->reader, &r->loop, &what, &e))
 		reboot_failed(r, &e);
 }
 

@@ -1,20 +1,26 @@
 #define _GNU_SOURCE
-#include "vmm/base/deadline.h"
+#include "vmm/base/job.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
-static void done_with(struct deadline_job *job)
+static void done_with(struct job *job)
 {
+	if (job->loop)
+		close(job->done_fd);
 	pthread_cond_destroy(&job->cond);
 	pthread_mutex_destroy(&job->lock);
 }
 
 static void *thread_main(void *arg)
 {
-	struct deadline_job *job = arg;
+	struct job *job = arg;
 	int result = job->run(job);
 	bool abandoned;
 
@@ -44,7 +50,7 @@ static void inherit_priority(pthread_t thread)
 		pthread_setschedparam(thread, policy & ~SCHED_RESET_ON_FORK, &p);
 }
 
-static int start_thread(struct deadline_job *job)
+static int start_thread(struct job *job)
 {
 	sigset_t all, old;
 	int r;
@@ -59,25 +65,32 @@ static int start_thread(struct deadline_job *job)
 	return -r;
 }
 
-int deadline_start(struct deadline_job *job)
+static void prepare(struct job *job)
 {
 	pthread_condattr_t attr;
-	int r;
 
 	atomic_init(&job->abandoned, false);
-	job->done = false;
+	job->done = job->late = false;
+	job->loop = NULL;
 	pthread_mutex_init(&job->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&job->cond, &attr);
 	pthread_condattr_destroy(&attr);
+}
+
+int job_start(struct job *job)
+{
+	int r;
+
+	prepare(job);
 	r = start_thread(job);
 	if (r)
 		done_with(job);
 	return r;
 }
 
-int deadline_wait(struct deadline_job *job, int timeout_ms)
+int job_wait(struct job *job, int timeout_ms)
 {
 	struct timespec until;
 	bool done;
@@ -101,17 +114,89 @@ int deadline_wait(struct deadline_job *job, int timeout_ms)
 	return job->result;
 }
 
-void deadline_abandon(struct deadline_job *job)
+/* --- told on the loop ------------------------------------------------------------------------- */
+
+/* In the thread. */
+static void wake_loop(struct job *job)
 {
+	uint64_t one = 1;
+
+	if (write(job->done_fd, &one, sizeof(one)) < 0)
+		return; /* cannot be: the counter is 0 */
+}
+
+static void leave_loop(struct job *job)
+{
+	loop_poll_del(job->loop, &job->done_op);
+	loop_timer_del(job->loop, &job->late_op);
+}
+
+static void is_over(struct loop_op *op, int res)
+{
+	struct job *job = op->arg;
+
+	leave_loop(job);
+	pthread_join(job->thread, NULL);
+	done_with(job);
+	job->told(job, job->result);
+}
+
+static void is_late(struct loop_op *op, int res)
+{
+	struct job *job = op->arg;
+
+	job->late = true;
+	job->told(job, -ETIMEDOUT);
+}
+
+int job_start_on(struct job *job, struct loop *l, uint64_t deadline_ns)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), r;
+
+	if (fd < 0)
+		return -errno;
+	prepare(job);
+	job->ended = wake_loop;
+	job->loop = l;
+	job->done_fd = fd;
+	job->done_op = (struct loop_op){.fn = is_over, .arg = job};
+	job->late_op = (struct loop_op){.fn = is_late, .arg = job};
+	r = loop_poll_add(l, &job->done_op, fd, POLLIN);
+	if (!r)
+		r = loop_timer_set(l, &job->late_op, deadline_ns);
+	if (!r)
+		r = start_thread(job);
+	if (r) {
+		leave_loop(job);
+		done_with(job);
+	}
+	return r;
+}
+
+int job_expect(struct job *job, uint64_t deadline_ns)
+{
+	int r = job->late ? loop_timer_set(job->loop, &job->late_op, deadline_ns) : 0;
+
+	job->late = job->late && r;
+	return r;
+}
+
+void job_abandon(struct job *job)
+{
+	pthread_t thread = job->thread; /* the job may be gone any time after the unlock */
 	bool done;
 
-	pthread_detach(job->thread);
+	if (job->loop)
+		leave_loop(job);
 	pthread_mutex_lock(&job->lock);
 	atomic_store(&job->abandoned, true);
 	done = job->done;
 	pthread_mutex_unlock(&job->lock);
-	if (done) {
-		done_with(job);
-		job->drop(job);
+	if (!done) {
+		pthread_detach(thread);
+		return;
 	}
+	pthread_join(thread, NULL);
+	done_with(job);
+	job->drop(job);
 }
