@@ -50,28 +50,8 @@ static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t
 	return 0;
 }
 
-static int add_entry(struct diskapply_list *list, const struct wire_disk *w, const uint8_t *data)
-{
-	struct diskapply_entry *en = malloc(sizeof(*en) + w->data);
-
-	if (!en)
-		return -ENOMEM;
-	en->next = NULL;
-	en->wire = *w;
-	if (w->data)
-		memcpy(en->data, data, w->data);
-	if (list->last)
-		list->last->next = en;
-	else
-		list->head = en;
-	list->last = en;
-	list->count++;
-	list->bytes += sizeof(*en) + w->data;
-	return 0;
-}
-
 int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
-		    struct diskapply_list *list, struct err *e)
+		    struct disk_writes *list, struct err *e)
 {
 	struct wire_disk w;
 	int r;
@@ -82,13 +62,13 @@ int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
 	r = check(da, &w, len - sizeof(w), e);
 	if (r)
 		return r;
-	r = add_entry(list, &w, p + sizeof(w));
+	r = disk_writes_add(list, &w, p + sizeof(w));
 	return r ? err_set(e, r, "disk log: out of memory") : 0;
 }
 
 int diskapply_flush(struct diskapply *da)
 {
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 
 	for (uint32_t i = 0; i < da->machine->ndevs; i++) {
 		const struct wire_disk w = {.disk = i, .kind = DISK_FLUSH};
@@ -96,8 +76,8 @@ int diskapply_flush(struct diskapply *da)
 
 		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
 			continue;
-		if (add_entry(&list, &w, NULL)) {
-			diskapply_free(&list);
+		if (disk_writes_add(&list, &w, NULL)) {
+			disk_writes_free(&list);
 			return -ENOMEM;
 		}
 	}
@@ -105,29 +85,14 @@ int diskapply_flush(struct diskapply *da)
 	return 0;
 }
 
-void diskapply_free(struct diskapply_list *list)
-{
-	while (list->head) {
-		struct diskapply_entry *en = list->head;
-
-		list->head = en->next;
-		free(en);
-	}
-	memset(list, 0, sizeof(*list));
-}
-
 static void start_next(struct diskapply *da);
 
 static void done(struct disk_req *r, int res)
 {
 	struct diskapply *da = r->arg;
-	struct diskapply_entry *en = da->queue.head;
+	struct disk_write *en = disk_writes_pop(&da->queue);
 
 	da->busy = false;
-	da->queue.head = en->next;
-	if (!en->next)
-		da->queue.last = NULL;
-	da->pending_bytes -= sizeof(*en) + en->wire.data;
 	if (res < 0 && !da->error) {
 		da->error = res;
 		log_error("disk '%s': %s at byte %llu: %s", da->disks[en->wire.disk].id,
@@ -141,7 +106,7 @@ static void done(struct disk_req *r, int res)
 
 static void start_next(struct diskapply *da)
 {
-	struct diskapply_entry *en = da->queue.head;
+	const struct disk_write *en = da->queue.head;
 
 	if (!en || da->busy)
 		return;
@@ -156,17 +121,9 @@ static void start_next(struct diskapply *da)
 	disk_submit(&da->disks[en->wire.disk], &da->req);
 }
 
-void diskapply_push(struct diskapply *da, struct diskapply_list *list)
+void diskapply_push(struct diskapply *da, struct disk_writes *list)
 {
-	if (!list->head)
-		return;
-	if (da->queue.last)
-		da->queue.last->next = list->head;
-	else
-		da->queue.head = list->head;
-	da->queue.last = list->last;
-	da->pending_bytes += list->bytes;
-	memset(list, 0, sizeof(*list));
+	disk_writes_move(&da->queue, list);
 	start_next(da);
 }
 
@@ -177,16 +134,17 @@ bool diskapply_idle(const struct diskapply *da)
 
 void diskapply_drop(struct diskapply *da)
 {
-	struct diskapply_list rest = {0};
+	struct disk_writes rest = da->queue, *q = &da->queue;
 
-	if (!da->queue.head)
+	memset(q, 0, sizeof(*q));
+	if (!rest.head)
 		return;
 	/* The head may be at the kernel: it stays until done() takes it. */
-	rest.head = da->queue.head->next;
-	da->queue.head->next = NULL;
-	da->queue.last = da->queue.head;
-	da->pending_bytes = sizeof(*da->queue.head) + da->queue.head->wire.data;
-	diskapply_free(&rest);
+	q->head = q->last = disk_writes_pop(&rest);
+	q->head->next = NULL;
+	q->count = 1;
+	q->bytes = disk_write_bytes(q->head);
+	disk_writes_free(&rest);
 }
 
 void diskapply_drain(struct diskapply *da)
@@ -197,7 +155,7 @@ void diskapply_drain(struct diskapply *da)
 	while (da->busy) {
 		if (loop_now_ns() > warn_at) {
 			log_warn("disk '%s': waiting for the image, %llu bytes are left",
-				 da->req.disk->id, (unsigned long long)da->pending_bytes);
+				 da->req.disk->id, (unsigned long long)da->queue.bytes);
 			warn_at = loop_now_ns() + SLOW_NS;
 		}
 		loop_run_once(da->req.disk->loop, 100000000ull);

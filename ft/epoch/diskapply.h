@@ -1,6 +1,6 @@
 /*
  * Disk replication, secondary side: changes that were committed (or belong to the first sync) go to
- * the images one after the other, in their order. Bounded by whoever feeds it: see pending_bytes.
+ * the images one after the other, in their order. Bounded by whoever feeds it: see queue.bytes.
  *
  * Owner: the loop.
  */
@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "devices/disk.h"
-#include "ft/common/wire.h"
+#include "ft/epoch/disk_writes.h"
 #include "vmm/base/err.h"
 #include "vmm/machine/machine.h"
 
@@ -19,24 +19,11 @@
 #define DISKAPPLY_WRITE_MAX (1u << 20)
 #define DISKAPPLY_RANGE_MAX (1u << 30) /* of a zero or discard */
 
-/* One allocation of about the size that is counted: many small writes must not cost a page each. */
-struct diskapply_entry {
-	struct diskapply_entry *next;
-	struct wire_disk wire;
-	uint8_t data[]; /* wire.data bytes */
-};
-
-struct diskapply_list {
-	struct diskapply_entry *head, *last;
-	uint64_t count, bytes;
-};
-
 struct diskapply {
 	const struct machine *machine;
 	struct disk disks[MACHINE_MAX_DEVS]; /* aliases: a hold on the guest's requests does not
 						hold these */
-	struct diskapply_list queue;
-	uint64_t pending_bytes;
+	struct disk_writes queue;	     /* the first may be at the kernel */
 	struct disk_req req;
 	uint8_t *buf; /* 4096-aligned: what req writes */
 	bool busy;
@@ -50,13 +37,12 @@ int diskapply_init(struct diskapply *da, const struct machine *m, struct disk *d
 		   void (*moved)(void *arg), void *arg);
 /* Parse and check one wire entry into list. -EBADMSG with e, or -ENOMEM. */
 int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
-		    struct diskapply_list *list, struct err *e);
+		    struct disk_writes *list, struct err *e);
 /* Append the whole list to what is applied; list becomes empty. Cannot fail. */
-void diskapply_push(struct diskapply *da, struct diskapply_list *list);
+void diskapply_push(struct diskapply *da, struct disk_writes *list);
 /* Append a flush of every mirrored image. -ENOMEM, or 0. */
 int diskapply_flush(struct diskapply *da);
 bool diskapply_idle(const struct diskapply *da);
-void diskapply_free(struct diskapply_list *list);
 /* Forget what waits (link lost before the first commit). The one in flight goes on. */
 void diskapply_drop(struct diskapply *da);
 /* Wait until all of it is in the images. */

@@ -34,33 +34,24 @@ static void mark(struct disklog *dl, const struct disk *d, const struct disk_req
 
 static void append(struct disklog *dl, const struct disk *d, const struct disk_req *r)
 {
-	uint32_t data = r->kind == DISK_WRITE ? r->len : 0;
-	struct disklog_entry *en = malloc(sizeof(*en) + data);
+	const struct wire_disk w = {.disk = index_of(dl, d),
+				    .kind = r->kind,
+				    .off = r->off,
+				    .len = r->kind == DISK_FLUSH ? 0 : r->len,
+				    .data = r->kind == DISK_WRITE ? r->len : 0};
+	uint64_t had = dl->open.bytes;
 
-	if (!en) {
-		dl->failed = true;
-		return;
-	}
-	en->next = NULL;
-	en->wire = (struct wire_disk){index_of(dl, d), r->kind, r->off,
-				      r->kind == DISK_FLUSH ? 0 : r->len, data};
-	if (data)
-		memcpy(en->data, r->buf, data);
 #ifdef BUG_DISK_ORDER /* planted: later writes are applied first */
-	en->next = dl->open.head;
-	dl->open.head = en;
-	if (!dl->open.last)
-		dl->open.last = en;
-#else
-	if (dl->open.last)
-		dl->open.last->next = en;
-	else
-		dl->open.head = en;
-	dl->open.last = en;
+	struct disk_writes before = dl->open;
+
+	memset(&dl->open, 0, sizeof(dl->open));
 #endif
-	dl->open.count++;
-	dl->open.bytes += sizeof(*en) + data;
-	dl->bytes += sizeof(*en) + data;
+	if (disk_writes_add(&dl->open, &w, r->buf))
+		dl->failed = true;
+#ifdef BUG_DISK_ORDER
+	disk_writes_move(&dl->open, &before);
+#endif
+	dl->bytes += dl->open.bytes - had;
 	if (dl->bytes > dl->limit_bytes && !dl->full) {
 		dl->full = true;
 		hold_all(dl, true);
@@ -162,24 +153,19 @@ void disklog_switch(struct disklog *dl, void (*switched)(void *arg), void *arg)
 	loop_timer_set(dl->loop, &dl->poll, 0);
 }
 
-struct disklog_list disklog_cut(struct disklog *dl)
+int disklog_cut(struct disklog *dl, struct disk_writes *ret)
 {
-	struct disklog_list list = dl->open;
-
+	if (dl->failed)
+		return -ENOMEM;
+	*ret = dl->open;
 	memset(&dl->open, 0, sizeof(dl->open));
-	return list;
+	return 0;
 }
 
-void disklog_free(struct disklog *dl, struct disklog_list *list)
+void disklog_free(struct disklog *dl, struct disk_writes *list)
 {
-	while (list->head) {
-		struct disklog_entry *en = list->head;
-
-		list->head = en->next;
-		free(en);
-	}
 	dl->bytes -= list->bytes;
-	memset(list, 0, sizeof(*list));
+	disk_writes_free(list);
 	if (dl->full && dl->bytes <= dl->limit_bytes / 2) {
 		dl->full = false;
 		if (!dl->switching)

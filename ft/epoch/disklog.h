@@ -13,21 +13,10 @@
 #include <stdint.h>
 
 #include "devices/disk.h"
-#include "ft/common/wire.h"
+#include "ft/epoch/disk_writes.h"
 #include "vmm/machine/machine.h"
 
 #define DISKLOG_BLOCK 65536u /* bytes per bit of the sync bitmap */
-
-struct disklog_entry {
-	struct disklog_entry *next;
-	struct wire_disk wire;
-	uint8_t data[];
-};
-
-struct disklog_list {
-	struct disklog_entry *head, *last;
-	uint64_t count, bytes;
-};
 
 enum disklog_mode { DISKLOG_OFF, DISKLOG_BITMAP, DISKLOG_LOG };
 
@@ -38,10 +27,10 @@ struct disklog {
 	uint64_t limit_bytes, bytes;
 	bool switching; /* disks held until nothing is in flight */
 	struct loop *loop;
-	struct loop_op poll;	  /* while switching */
-	bool full;		  /* disks held until an ack */
-	bool failed;		  /* out of memory: the epoch cannot be sent */
-	struct disklog_list open; /* of the open epoch */
+	struct loop_op poll;	 /* while switching */
+	bool full;		 /* disks held until an ack */
+	bool failed;		 /* out of memory: a change is missing */
+	struct disk_writes open; /* of the open epoch */
 	void (*switched)(void *arg);
 	void *arg;
 };
@@ -53,10 +42,13 @@ int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, s
 void disklog_stop(struct disklog *dl);
 /* Bitmap -> log, as soon as nothing is in flight; then switched(arg) is called. */
 void disklog_switch(struct disklog *dl, void (*switched)(void *arg), void *arg);
-/* The open epoch's entries, in order; the log goes on empty. VM stopped. */
-struct disklog_list disklog_cut(struct disklog *dl);
+/*
+ * *ret: the open epoch's changes, in order; the log goes on empty. VM stopped. -ENOMEM: one is
+ * missing, so that neither this epoch nor a later one can be sent.
+ */
+int disklog_cut(struct disklog *dl, struct disk_writes *ret);
 /* The epoch is acknowledged (or given up): free its list. */
-void disklog_free(struct disklog *dl, struct disklog_list *list);
+void disklog_free(struct disklog *dl, struct disk_writes *list);
 /* Sender, bitmap mode: take block b of disk i: true when it was marked (and is now clear). */
 bool disklog_take_block(struct disklog *dl, unsigned i, uint64_t b);
 

@@ -101,18 +101,19 @@ static int64_t capture_all(struct engine *g, struct send_job **job)
 {
 	struct capture_run run = {g, *job};
 	struct capture_batch *batch = &run.job->batch;
-	int64_t state_len, pages = capture_pages(&g->capture, &batch, push_part, &run);
+	int64_t state_len, r, pages = capture_pages(&g->capture, &batch, push_part, &run);
 	struct send_job *j = *job = run.job;
 
 	if (pages < 0)
 		return pages;
-	if (g->disklog.failed)
-		return -ENOMEM;
+	r = disklog_cut(&g->disklog, &g->sent_log);
+	if (r)
+		return r;
 	state_len = vm_save(g->vm, j->state, g->send.state_cap);
 	if (state_len < 0)
 		return state_len;
 	j->state_len = state_len;
-	j->disklog = g->sent_log = disklog_cut(&g->disklog);
+	j->disklog = g->sent_log;
 	j->last = true;
 	j->end = (struct wire_end){.pages = pages,
 				   .disk_ops = j->disklog.count,

@@ -42,7 +42,7 @@ struct engine {
 	uint64_t epoch;	    /* the open one */
 	uint64_t in_flight; /* the one that awaits its ack, 0: none */
 	uint64_t sealed_ns; /* when that was sealed, or the last one */
-	struct disklog_list sent_log;
+	struct disk_writes sent_log;
 	void (*news)(void *arg, enum engine_news what);
 	void *arg;
 };

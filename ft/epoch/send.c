@@ -64,7 +64,7 @@ static int write_pages(struct send *s, struct send_job *j)
 
 static int write_disklog(struct send *s, struct send_job *j)
 {
-	for (struct disklog_entry *en = j->disklog.head; en; en = en->next) {
+	for (struct disk_write *en = j->disklog.head; en; en = en->next) {
 		struct iovec iov[2] = {{&en->wire, sizeof(en->wire)}, {en->data, en->wire.data}};
 		int r = stream_send(s->stream, FRAME_DISKLOG, j->epoch, iov, en->wire.data ? 2 : 1,
 				    loop_now_ns() + SEND_DEADLINE);
@@ -245,7 +245,7 @@ struct send_job *send_get_job(struct send *s)
 		j->batch.n = 0;
 		j->first = j->last = false;
 		j->state_len = 0;
-		j->disklog = (struct disklog_list){0};
+		j->disklog = (struct disk_writes){0};
 	}
 	return j;
 }

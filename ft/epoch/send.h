@@ -24,7 +24,7 @@ struct send_job {
 	uint64_t epoch;
 	bool first, last; /* of the epoch: a capture may be pushed in parts */
 	struct capture_batch batch;
-	struct disklog_list disklog;
+	struct disk_writes disklog;
 	uint8_t *state;
 	uint32_t state_len;
 	struct wire_end end;

@@ -33,7 +33,7 @@ void stage_done(struct stage *s)
 	free(s->slabs);
 	free(s->page);
 	free(s->seen);
-	diskapply_free(&s->disklog);
+	disk_writes_free(&s->disklog);
 	memset(s, 0, sizeof(*s));
 }
 
@@ -48,7 +48,7 @@ static void close_epoch(struct stage *s)
 
 void stage_abort(struct stage *s)
 {
-	diskapply_free(&s->disklog);
+	disk_writes_free(&s->disklog);
 	close_epoch(s);
 }
 
@@ -197,7 +197,7 @@ static int stage_disk(struct stage *s, const struct frame *f, struct err *e)
 
 static int sync_disk(struct stage *s, const struct frame *f, struct err *e)
 {
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 	int r = diskapply_parse(s->disks, f->data, f->length, &list, e);
 
 	diskapply_push(s->disks, &list);

@@ -38,7 +38,7 @@ struct stage {
 	uint64_t *seen;	 /* a bit for each of them: no page comes twice in an epoch */
 	uint8_t **slabs; /* slots for contents, STAGE_SLAB_PAGES each */
 	uint64_t nslabs;
-	struct diskapply_list disklog;
+	struct disk_writes disklog;
 	struct wire_end end;
 };
 

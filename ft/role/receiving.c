@@ -53,7 +53,7 @@ static bool is_before_takeover(const struct secondary *s)
  */
 static bool too_much(const struct secondary *s)
 {
-	return s->disks.pending_bytes > DISK_QUEUE_HIGH &&
+	return s->disks.queue.bytes > DISK_QUEUE_HIGH &&
 	       ((s->fsm.state == SEC_STANDBY && s->stage.open) || s->fsm.state == SEC_SYNCING);
 }
 
@@ -185,7 +185,7 @@ void secondary_early(void *arg)
 
 static void read_on(struct secondary *s)
 {
-	if (!s->reading_stopped || s->disks.pending_bytes >= DISK_QUEUE_LOW)
+	if (!s->reading_stopped || s->disks.queue.bytes >= DISK_QUEUE_LOW)
 		return;
 	s->reading_stopped = false;
 	loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
@@ -228,7 +228,7 @@ void secondary_drain(void *arg)
 	if (!diskapply_idle(&s->disks))
 		snprintf(s->ft->note, sizeof(s->ft->note),
 			 "primary: stopped in order; %lluK of its disk writes wait for the image",
-			 (unsigned long long)(s->disks.pending_bytes >> 10));
+			 (unsigned long long)(s->disks.queue.bytes >> 10));
 	secondary_disks_moved(s);
 }
 

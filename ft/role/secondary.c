@@ -170,14 +170,14 @@ static int drain_at_end(struct secondary *s)
 	}
 	if (!diskapply_idle(&s->disks))
 		log_info("%llu bytes of acknowledged disk writes go to the image first",
-			 (unsigned long long)s->disks.pending_bytes);
+			 (unsigned long long)s->disks.queue.bytes);
 	while (s->has_vm && !diskapply_idle(&s->disks) && loop_now_ns() < until)
 		loop_run_once(s->ft->loop, 100000000ull);
 	if (!s->has_vm || (diskapply_idle(&s->disks) && !s->disks.error))
 		return 0;
 	log_error("the image does not take them: it lacks acknowledged disk writes (%llu bytes "
 		  "still wait); start the other side",
-		  (unsigned long long)s->disks.pending_bytes);
+		  (unsigned long long)s->disks.queue.bytes);
 	return -EIO;
 }
 

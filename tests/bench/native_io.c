@@ -236,7 +236,7 @@ static void switched(void *arg)
 
 static uint64_t write_logged(struct io *io)
 {
-	struct disklog_list list;
+	struct disk_writes list;
 	uint64_t ns;
 
 	check("disk log",
@@ -247,7 +247,7 @@ static uint64_t write_logged(struct io *io)
 		check("loop", loop_run_once(&io->loop, DEADLINE_NS));
 	ns = write_image(io);
 	ns -= loop_now_ns();
-	list = disklog_cut(&io->log);
+	check("disk log", disklog_cut(&io->log, &list));
 	if (list.count != IMAGE / io->size)
 		die("disk log: not what was written", EBADMSG);
 	disklog_free(&io->log, &list);
@@ -264,7 +264,7 @@ static void moved(void *arg)
 static uint64_t apply_image(struct io *io)
 {
 	uint8_t *entry = must(malloc(sizeof(struct wire_disk) + IO_MAX));
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 	uint64_t start = loop_now_ns();
 	struct err e = {0};
 

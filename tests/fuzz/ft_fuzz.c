@@ -123,7 +123,7 @@ static void check_commit(void)
 
 	assert_true(s->open && s->part == STAGE_END && s->npages == s->end.pages &&
 		    s->disklog.count == s->end.disk_ops && s->epoch);
-	diskapply_free(&s->disklog); /* what is written to the images is another test's business */
+	disk_writes_free(&s->disklog); /* what is written to the images is another test's business */
 	stage_commit(s);
 	assert_true(s->committed == s->epoch && !s->open && !s->npages);
 	for (uint64_t i = 0; i < n; i++) {

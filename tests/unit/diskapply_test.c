@@ -23,7 +23,7 @@ static uint64_t below(uint64_t n)
 	return rig_random(&seed) % n;
 }
 
-static void add(struct diskapply_list *list, struct wire_disk w, uint8_t fill)
+static void add(struct disk_writes *list, struct wire_disk w, uint8_t fill)
 {
 	uint8_t *buf = malloc(sizeof(w) + w.data);
 	struct err e = {0};
@@ -36,7 +36,7 @@ static void add(struct diskapply_list *list, struct wire_disk w, uint8_t fill)
 	free(buf);
 }
 
-static void add_write(struct diskapply_list *list, uint32_t disk, uint64_t off, uint32_t len,
+static void add_write(struct disk_writes *list, uint32_t disk, uint64_t off, uint32_t len,
 		      uint8_t fill)
 {
 	add(list, (struct wire_disk){disk, DISK_WRITE, off, len, len}, fill);
@@ -54,7 +54,7 @@ static void check_image(unsigned disk, const uint8_t *want)
 static void order(void **state)
 {
 	static uint8_t model[RIG_DEVS][RIG_DISK];
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 	uint64_t total = 0;
 
 	memset(model, 0, sizeof(model));
@@ -83,7 +83,7 @@ static void order(void **state)
 	diskapply_push(&rig.disks, &list);
 	diskapply_drain(&rig.disks);
 	assert_true(diskapply_idle(&rig.disks));
-	assert_int_equal(rig.disks.pending_bytes, 0);
+	assert_int_equal(rig.disks.queue.bytes, 0);
 	assert_int_equal(rig.moved, total);
 	check_image(RIG_MIRROR, model[RIG_MIRROR]);
 	check_image(RIG_MIRROR2, model[RIG_MIRROR2]);
@@ -93,7 +93,7 @@ static void order(void **state)
 static void drop(void **state)
 {
 	static uint8_t want[RIG_DISK];
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 
 	diskapply_drop(&rig.disks);
 	for (unsigned i = 0; i < 100; i++)
@@ -102,10 +102,10 @@ static void drop(void **state)
 	diskapply_push(&rig.disks, &list);
 	diskapply_drop(&rig.disks);
 	assert_false(diskapply_idle(&rig.disks));
-	assert_int_equal(rig.disks.pending_bytes, sizeof(struct diskapply_entry) + 512);
+	assert_int_equal(rig.disks.queue.bytes, sizeof(struct disk_write) + 512);
 	diskapply_drop(&rig.disks);
 	diskapply_drain(&rig.disks);
-	assert_int_equal(rig.disks.pending_bytes, 0);
+	assert_int_equal(rig.disks.queue.bytes, 0);
 	memset(want, 0, sizeof(want));
 	memset(want, 7, 512);
 	check_image(RIG_MIRROR, want);
@@ -120,7 +120,7 @@ static void drop(void **state)
 /* An image that cannot be written: said once, the first reason is kept, the queue goes on. */
 static void image_fails(void **state)
 {
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 	char path[96];
 	int fd;
 
@@ -133,7 +133,7 @@ static void image_fails(void **state)
 	diskapply_push(&rig.disks, &list);
 	diskapply_drain(&rig.disks);
 	assert_true(diskapply_idle(&rig.disks));
-	assert_int_equal(rig.disks.pending_bytes, 0);
+	assert_int_equal(rig.disks.queue.bytes, 0);
 	assert_int_equal(rig.disks.error, -EBADF);
 	assert_int_equal(rig.moved, 4);
 }
@@ -141,23 +141,23 @@ static void image_fails(void **state)
 /* What is counted is what it costs, for the smallest writes too. */
 static void memory(void **state)
 {
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 	size_t before = mallinfo2().uordblks, after;
 
 	for (unsigned i = 0; i < 20000; i++)
 		add_write(&list, RIG_MIRROR, 512 * (i % 2048), 512, 1);
 	after = mallinfo2().uordblks;
-	assert_int_equal(list.bytes, 20000 * (sizeof(struct diskapply_entry) + 512));
+	assert_int_equal(list.bytes, 20000 * (sizeof(struct disk_write) + 512));
 	/* A sanitizer's allocator does not tell. */
 	if (after)
 		assert_true(after - before <= list.bytes + list.bytes / 8);
-	diskapply_free(&list);
+	disk_writes_free(&list);
 	assert_true(!list.head && !list.count && !list.bytes);
 }
 
 static void sizes(void **state)
 {
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 	struct machine big = *rig.m;
 	uint8_t buf[sizeof(struct wire_disk) + 512] = {0};
 	struct wire_disk w = {RIG_MIRROR, DISK_ZERO, 0, DISKAPPLY_RANGE_MAX, 0};
@@ -174,7 +174,7 @@ static void sizes(void **state)
 	memcpy(buf, &w, sizeof(w));
 	assert_int_equal(diskapply_parse(&rig.disks, buf, sizeof(w), &list, &e), -EBADMSG);
 	assert_int_equal(list.count, 1);
-	diskapply_free(&list);
+	disk_writes_free(&list);
 	/* The largest write fits into the buffer that it goes through. */
 	add_write(&list, RIG_MIRROR, 0, DISKAPPLY_WRITE_MAX, 3);
 	rig.disks.machine = rig.m;
@@ -188,7 +188,7 @@ static void larger_write(void **state)
 	size_t len = DISKAPPLY_WRITE_MAX + 512;
 	struct wire_disk w = {RIG_MIRROR, DISK_WRITE, 0, (uint32_t)len, (uint32_t)len};
 	struct machine big = *rig.m;
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 	uint8_t *buf = calloc(1, sizeof(w) + len);
 	struct err e = {0};
 
@@ -204,7 +204,7 @@ static void larger_write(void **state)
 
 static void done_twice(void **state)
 {
-	struct diskapply_list list = {0};
+	struct disk_writes list = {0};
 
 	add_write(&list, RIG_MIRROR, 0, 65536, 3);
 	diskapply_push(&rig.disks, &list);

@@ -35,7 +35,7 @@ static void refuse_disk(uint16_t type, struct wire_disk w, size_t have)
 		fail_msg("%s", e.msg);
 	stage_abort(&rig.stage);
 	assert_true(diskapply_idle(&rig.disks));
-	assert_int_equal(rig.disks.pending_bytes, 0);
+	assert_int_equal(rig.disks.queue.bytes, 0);
 	parts_free(&ps);
 	free(buf);
 }
@@ -132,8 +132,8 @@ static void disklog_bound(void **state)
 			r = stage_frame(&rig.stage, &f, &e);
 		assert_int_equal(r, -EBADMSG);
 		assert_non_null(strstr(e.msg, "more than the announced"));
-		assert_true(n * (sizeof(struct diskapply_entry) + len) <=
-			    bound + sizeof(struct diskapply_entry) + len);
+		assert_true(n * (sizeof(struct disk_write) + len) <=
+			    bound + sizeof(struct disk_write) + len);
 		stage_abort(&rig.stage);
 		free(buf);
 		rig_check_ram_and_pods(&rig);

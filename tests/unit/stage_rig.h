@@ -235,7 +235,7 @@ static RIG_UNUSED void rig_settle(struct srig *r)
 	for (int left = 5000; !diskapply_idle(&r->disks) && left; left--)
 		loop_run_once(&r->loop, 10000000);
 	assert_true(diskapply_idle(&r->disks));
-	assert_int_equal(r->disks.pending_bytes, 0);
+	assert_int_equal(r->disks.queue.bytes, 0);
 	assert_int_equal(r->disks.error, 0);
 }
 
@@ -293,7 +293,7 @@ static RIG_UNUSED void rig_check_ram_and_pods(struct srig *r)
 	free(pods);
 	assert_true(!memcmp(r->before.ram, r->vm.mem.base, RIG_MEM));
 	assert_true(diskapply_idle(&r->disks));
-	assert_int_equal(r->disks.pending_bytes, 0);
+	assert_int_equal(r->disks.queue.bytes, 0);
 }
 
 /* Nothing has changed since rig_mark(), byte for byte. */
