@@ -74,7 +74,9 @@ $(foreach b,$(BUGS),$(eval $(call BUG_RULE,$(b))))
 $(foreach u,$(subst .c:,:,$(UNITLIBS)),$(eval $(B)/tests/unit/$(firstword $(subst :, ,$(u))): \
 	$(B)/tests/unit/$(lastword $(subst :, ,$(u))).o))
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
-	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
+# A model takes the place of KVM's dirty log.
+$(patsubst %,$(B)/tests/unit/%_test,ram_pass): WRAP := kvm_ioctl kvm_log_dirty
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
 	$(eval $(t): $(patsubst %.c,$(B)/%.o,$(filter $(d)/lib%,$(TOOLLIB))))))
 $(TOOLS): %: %.o

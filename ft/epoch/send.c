@@ -9,12 +9,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "vmm/copy/pages.h"
 #include "ft/common/steps.h"
 #include "ft/epoch/sync.h"
 #include "vmm/base/loop.h"
 
-#define FRAME_FILL    (256u << 10)   /* page frames are written when they hold this much */
 #define SEND_DEADLINE 30000000000ull /* a dead peer is noticed much earlier, by its silence */
 
 static void notify(struct send *s)
@@ -37,25 +35,20 @@ static int write_frame(struct send *s, enum frame_type type, uint64_t epoch, con
 static int write_pages(struct send *s, struct send_job *j)
 {
 	uint32_t put = 0;
-	size_t fill = 0;
 	int r = 0;
 
-	squeeze_look(&s->squeeze);
+	s->out.epoch = j->epoch;
 	for (uint32_t i = 0; i < j->batch.n; i++) {
 		struct capture_page *p = &j->batch.pages[i];
+		bool full = !r && page_out_add(&s->out, p->page, p->now, p->base);
 
-		if (!r)
-			fill += squeeze_encode(&s->squeeze, p->page, p->now, p->base,
-					       s->enc + fill);
-		if (fill < FRAME_FILL && i + 1 < j->batch.n)
+		if (!full && i + 1 < j->batch.n)
 			continue;
 		capture_put(s->capture, j->batch.pages + put, i + 1 - put);
 		put = i + 1;
 		if (r)
 			continue;
-		r = write_frame(s, FRAME_PAGES, j->epoch, s->enc, fill);
-		__atomic_fetch_add(&s->page_bytes, fill, __ATOMIC_RELAXED);
-		fill = 0;
+		r = page_out_flush(&s->out);
 		step_reached(STEP_SEND_PAGES);
 	}
 	j->batch.n = 0;
@@ -154,7 +147,8 @@ static void *thread(void *arg)
 	int r;
 
 	pthread_setname_np(pthread_self(), "ftsend");
-	r = sync_run(s->sync, s->stream, &s->squeeze);
+	r = sync_run(s->sync, &s->out);
+	s->out.sent = &s->page_bytes;
 	if (r) {
 		fail(s, r);
 		return NULL;
@@ -182,19 +176,19 @@ int send_start(struct send *s, struct stream *st, struct capture *c, struct sync
 	s->capture = c;
 	s->sync = sync;
 	s->notify_fd = notify_fd;
-	squeeze_init(&s->squeeze, st->fd);
 	s->tail = &s->queue;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_cond_init(&s->work, NULL);
 	pthread_cond_init(&s->idle, NULL);
-	s->enc = malloc(FRAME_FILL + PAGE_ENTRY_MAX);
+	if (page_out_init(&s->out, st, SEND_DEADLINE))
+		return err_set(e, -ENOMEM, "sender: out of memory");
 	for (unsigned i = 0; i < SEND_JOBS; i++) {
 		struct send_job *j = &s->jobs[i];
 
 		j->batch.cap = c->nbufs;
 		j->batch.pages = calloc(j->batch.cap, sizeof(*j->batch.pages));
 		j->state = malloc(state_cap);
-		if (!j->batch.pages || !j->state || !s->enc)
+		if (!j->batch.pages || !j->state)
 			return err_set(e, -ENOMEM, "sender: out of memory");
 		j->next = s->free;
 		s->free = j;
@@ -220,7 +214,7 @@ void send_stop(struct send *s)
 		free(s->jobs[i].batch.pages);
 		free(s->jobs[i].state);
 	}
-	free(s->enc);
+	page_out_done(&s->out);
 	pthread_mutex_destroy(&s->lock);
 	pthread_cond_destroy(&s->work);
 	pthread_cond_destroy(&s->idle);

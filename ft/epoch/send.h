@@ -12,7 +12,7 @@
 
 #include "ft/epoch/capture.h"
 #include "ft/epoch/disklog.h"
-#include "vmm/copy/squeeze.h"
+#include "vmm/copy/page_out.h"
 #include "ft/common/wire.h"
 #include "vmm/wire/stream.h"
 
@@ -47,12 +47,11 @@ struct send {
 	unsigned nfree;
 	struct send_job jobs[SEND_JOBS];
 	bool stop;
-	bool synced;		/* the peer has all but what the first epoch brings */
-	int error;		/* negative errno: the stream is broken */
-	uint64_t ending;	/* atomic: the last epoch whose end went out, or is about to */
-	uint8_t *enc;		/* encode buffer; sender only */
-	struct squeeze squeeze; /* sender only */
-	uint64_t page_bytes;	/* atomic: encoded page bytes so far */
+	bool synced;	     /* the peer has all but what the first epoch brings */
+	int error;	     /* negative errno: the stream is broken */
+	uint64_t ending;     /* atomic: the last epoch whose end went out, or is about to */
+	struct page_out out; /* sender only */
+	uint64_t page_bytes; /* atomic: encoded page bytes of epochs so far */
 };
 
 int send_start(struct send *s, struct stream *st, struct capture *c, struct sync *sync,

@@ -14,11 +14,9 @@
 #include "ft/epoch/diskapply.h"
 #include "ft/common/wire.h"
 #include "vmm/base/err.h"
+#include "vmm/copy/page_in.h"
 #include "vmm/wire/stream.h"
 #include "vmm/vm/vm.h"
-
-#define STAGE_SLAB_PAGES 256
-#define STAGE_ZERO	 (1ull << 63)
 
 /* An epoch's frames come in this order; every part may be absent but the last two. */
 enum stage_part { STAGE_PAGES, STAGE_DISKLOG, STAGE_STATE, STAGE_END };
@@ -32,12 +30,7 @@ struct stage {
 	uint64_t committed;   /* last committed epoch, 0: none */
 	uint64_t paused;      /* 1: of the committed one: its VM was paused by the user */
 	enum stage_part part; /* which the frames of the open epoch have reached */
-	uint64_t npages;
-	uint64_t nslots;
-	uint64_t *page;	 /* page numbers; with STAGE_ZERO those of zeros, which take no slot */
-	uint64_t *seen;	 /* a bit for each of them: no page comes twice in an epoch */
-	uint8_t **slabs; /* slots for contents, STAGE_SLAB_PAGES each */
-	uint64_t nslabs;
+	struct page_in pages;
 	struct disk_writes disklog;
 	struct wire_end end;
 };

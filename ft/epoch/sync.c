@@ -7,13 +7,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "vmm/copy/pages.h"
+#include "vmm/copy/ram_pass.h"
 #include "ft/common/steps.h"
 #include "ft/common/wire.h"
 #include "vmm/base/loop.h"
 
 #define DEADLINE	30000000000ull
-#define FRAME_FILL	(256u << 10)
 #define MAX_PASSES	8
 #define RAM_SMALL_PAGES 512 /* few enough to be left to the first epoch */
 #define DISK_SMALL	16  /* blocks, likewise to the pass with requests logged */
@@ -51,19 +50,6 @@ static bool cancelled(const struct sync *s)
 	return __atomic_load_n(&s->stop, __ATOMIC_ACQUIRE);
 }
 
-static int put(struct sync *s, struct stream *st, enum frame_type type, const struct iovec *iov,
-	       int n)
-{
-	size_t len = 0;
-
-	if (cancelled(s))
-		return -ECANCELED;
-	for (int i = 0; i < n; i++)
-		len += iov[i].iov_len;
-	__atomic_fetch_add(&s->bytes, len, __ATOMIC_RELAXED);
-	return stream_send(st, type, 0, iov, n, loop_now_ns() + DEADLINE);
-}
-
 /* --- disks ----------------------------------------------------------------------------------- */
 
 static bool is_zero(const uint8_t *buf, size_t len)
@@ -91,9 +77,12 @@ static int send_block(struct sync *s, struct stream *st, unsigned i, uint64_t of
 		have += n;
 	}
 	step_reached(STEP_SYNC_DISK);
+	if (cancelled(s))
+		return -ECANCELED;
 	if (first && is_zero(buf, len))
-		return cancelled(s) ? -ECANCELED : 0;
-	return put(s, st, FRAME_DISK, iov, 2);
+		return 0;
+	__atomic_fetch_add(&s->bytes, sizeof(w) + len, __ATOMIC_RELAXED);
+	return stream_send(st, FRAME_DISK, 0, iov, 2, loop_now_ns() + DEADLINE);
 }
 
 /*
@@ -191,113 +180,37 @@ static int sync_disks(struct sync *s, struct stream *st)
 
 /* --- memory ---------------------------------------------------------------------------------- */
 
-struct ram_out {
-	struct sync *s;
-	struct stream *st;
-	struct squeeze *z;
-	uint8_t *enc;
-	size_t fill;
-	struct mem_hole hole; /* of this pass */
-};
-
-static int flush_pages(struct ram_out *o)
+static int between(void *arg)
 {
-	struct iovec iov = {o->enc, o->fill};
-	int r = o->fill ? put(o->s, o->st, FRAME_PAGES, &iov, 1) : 0;
-
-	o->fill = 0;
-	squeeze_look(o->z);
 	step_reached(STEP_SYNC_RAM);
-	return r;
+	return cancelled(arg) ? -ECANCELED : 0;
 }
 
-/*
- * The guest and its devices go on writing while this reads: a torn page is fine, its dirty mark
- * brings it again. Word by word, because a racing memcpy() is nothing that C gives a meaning to.
- */
-__attribute__((no_sanitize_thread)) static void copy_live_page(uint64_t *to, const uint8_t *page)
+static int sync_ram(struct sync *s, struct page_out *out)
 {
-	const uint64_t *from = (const uint64_t *)page;
+	const struct ram_pass pass = {s->mem, out, &s->pages, between, s};
+	uint64_t count = UINT64_MAX;
+	int r;
 
-	for (unsigned i = 0; i < MEM_PAGE_SIZE / 8; i++)
-		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
-}
-
-static int send_page(struct ram_out *o, uint64_t page, bool skip_zero)
-{
-	uint64_t copy[MEM_PAGE_SIZE / 8];
-	const uint8_t *bytes = (const uint8_t *)copy;
-
-	/* The encoding is chosen from what is sent, not from what changes meanwhile. */
-	if (mem_absent(o->s->mem, page, &o->hole))
-		memset(copy, 0, sizeof(copy));
-	else
-		copy_live_page(copy, mem_page(o->s->mem, page));
-	if (skip_zero && mem_is_zero_page(bytes))
-		return 0;
-	__atomic_fetch_add(&o->s->pages, 1, __ATOMIC_RELAXED);
-	o->fill += squeeze_encode(o->z, page, bytes, NULL, o->enc + o->fill);
-	return o->fill >= FRAME_FILL ? flush_pages(o) : 0;
-}
-
-/* Every page that is not zero: the peer's memory is. */
-static int first_ram_pass(struct ram_out *o)
-{
-	struct mem *m = o->s->mem;
-	uint64_t off = 0, end;
-	int r = 0;
-
+	out->sent = &s->bytes;
 	/* What was discarded until now is zero at the peer, too, or was written again: seen below.
 	 */
-	for (uint64_t w = 0; w < o->s->dirty->nwords; w++)
-		mem_take_discarded(m, w);
-	for (; mem_next_data(m, &off, &end) && !r; off = end)
-		for (uint64_t at = off; at < end && !r; at += MEM_PAGE_SIZE)
-			r = send_page(o, at >> MEM_PAGE_SHIFT, true);
-	return r ? r : flush_pages(o);
-}
-
-static int dirty_ram_pass(struct ram_out *o, uint64_t *count)
-{
-	struct dirty *d = o->s->dirty;
-	/* Pages that the host wrote stay marked: the first epoch brings them. */
-	int r = dirty_get(d, false);
-
-	*count = 0;
-	o->hole = (struct mem_hole){0};
-	/* Protect first, read after: what the guest writes in between is seen by the next pass. */
-	if (!r) {
-		memcpy(d->clear, d->bits, d->nwords * sizeof(uint64_t));
-		r = dirty_clear(d);
-	}
-	for (uint64_t w = 0; w < d->nwords && !r; w++)
-		for (uint64_t bits = d->bits[w]; bits && !r; bits &= bits - 1) {
-			(*count)++;
-			r = send_page(o, w * 64 + __builtin_ctzll(bits), false);
-		}
-	return r ? r : flush_pages(o);
-}
-
-static int sync_ram(struct sync *s, struct stream *st, struct squeeze *z)
-{
-	struct ram_out o = {s, st, z, malloc(FRAME_FILL + PAGE_ENTRY_MAX), 0, {0}};
-	uint64_t count = UINT64_MAX;
-	int r = o.enc ? first_ram_pass(&o) : -ENOMEM;
-
-	for (int pass = 0; pass < MAX_PASSES && count > RAM_SMALL_PAGES && !r; pass++)
-		r = dirty_ram_pass(&o, &count);
-	free(o.enc);
+	for (uint64_t w = 0; w < s->dirty->nwords; w++)
+		mem_take_discarded(s->mem, w);
+	r = ram_pass_all(&pass);
+	for (int i = 0; i < MAX_PASSES && count > RAM_SMALL_PAGES && !r; i++)
+		r = ram_pass_dirty(&pass, s->dirty, &count);
 	return r;
 }
 
-int sync_run(struct sync *s, struct stream *st, struct squeeze *z)
+int sync_run(struct sync *s, struct page_out *out)
 {
 	int r;
 
 	step_reached(STEP_SYNC_BEGIN);
-	r = sync_disks(s, st);
+	r = sync_disks(s, out->stream);
 	if (!r)
-		r = sync_ram(s, st, z);
+		r = sync_ram(s, out);
 	step_reached(STEP_SYNC_END);
 	return r;
 }

@@ -11,9 +11,8 @@
 #include <stdint.h>
 
 #include "ft/epoch/disklog.h"
-#include "vmm/copy/squeeze.h"
+#include "vmm/copy/page_out.h"
 #include "vmm/vm/dirty.h"
-#include "vmm/wire/stream.h"
 
 struct sync {
 	const struct machine *machine;
@@ -35,7 +34,7 @@ struct sync {
 void sync_init(struct sync *s);
 void sync_done(struct sync *s);
 /* 0 when the peer is in step, or a negative errno (-ECANCELED after sync_cancel()). */
-int sync_run(struct sync *s, struct stream *st, struct squeeze *z);
+int sync_run(struct sync *s, struct page_out *out);
 /* From the loop. */
 void sync_log_is_on(struct sync *s);
 void sync_cancel(struct sync *s);

@@ -567,10 +567,11 @@ static void epochs(void)
 static void *sync_main(void *arg)
 {
 	struct pair *p = arg;
-	struct squeeze z;
+	struct page_out out;
 
-	squeeze_init(&z, p->out.fd);
-	check("first sync", sync_run(&p->sync, &p->out, &z));
+	check("page writer", page_out_init(&out, &p->out, DEADLINE_NS));
+	check("first sync", sync_run(&p->sync, &out));
+	page_out_done(&out);
 	check("end",
 	      stream_send(&p->out, FRAME_EPOCH_BEGIN, 1, NULL, 0, loop_now_ns() + DEADLINE_NS));
 	return NULL;

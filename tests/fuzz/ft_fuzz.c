@@ -106,8 +106,8 @@ static void check_whole(const struct parts *ps, unsigned end)
 			assert_true(p->type == FRAME_STATE);
 	}
 	assert_true(states == 1 && ps->p[at].epoch == ps->p[end].epoch);
-	for (uint64_t i = 0; i < rig.stage.npages; i++) {
-		uint64_t page = rig.stage.page[i] & ~STAGE_ZERO;
+	for (uint64_t i = 0; i < rig.stage.pages.npages; i++) {
+		uint64_t page = rig.stage.pages.page[i] & ~PAGE_IN_ZERO;
 
 		assert_true(page < RIG_PAGES && !(seen[page / 64] >> (page % 64) & 1));
 		seen[page / 64] |= 1ull << (page % 64);
@@ -118,16 +118,17 @@ static void check_whole(const struct parts *ps, unsigned end)
 static void check_commit(void)
 {
 	struct stage *s = &rig.stage;
-	uint64_t n = s->npages;
+	uint64_t n = s->pages.npages;
 	const uint8_t *pods = rig.before.pods;
 
-	assert_true(s->open && s->part == STAGE_END && s->npages == s->end.pages &&
+	assert_true(s->open && s->part == STAGE_END && s->pages.npages == s->end.pages &&
 		    s->disklog.count == s->end.disk_ops && s->epoch);
-	disk_writes_free(&s->disklog); /* what is written to the images is another test's business */
+	disk_writes_free(
+		&s->disklog); /* what is written to the images is another test's business */
 	stage_commit(s);
-	assert_true(s->committed == s->epoch && !s->open && !s->npages);
+	assert_true(s->committed == s->epoch && !s->open && !s->pages.npages);
 	for (uint64_t i = 0; i < n; i++) {
-		uint64_t page = s->page[i] & ~STAGE_ZERO;
+		uint64_t page = s->pages.page[i] & ~PAGE_IN_ZERO;
 
 		assert_true(page < RIG_PAGES);
 		memcpy(mem_page(&rig.vm.mem, page), rig.before.ram + page * MEM_PAGE_SIZE,

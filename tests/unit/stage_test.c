@@ -395,7 +395,8 @@ static void too_many_pages(void **state)
 	parts_add(&ps, FRAME_EPOCH_BEGIN, 8, NULL, 0);
 	parts_add(&ps, FRAME_PAGES, 8, all, (RIG_PAGES + 1) * 8);
 	rig_refuses_with(&rig, &ps, "twice");
-	assert_true(rig.stage.nslabs <= (RIG_PAGES + STAGE_SLAB_PAGES - 1) / STAGE_SLAB_PAGES);
+	assert_true(rig.stage.pages.nslabs <=
+		    (RIG_PAGES + PAGE_IN_SLAB_PAGES - 1) / PAGE_IN_SLAB_PAGES);
 	/* What was refused or thrown away is forgotten: the same pages may come again. */
 	ps.p[1].length = RIG_PAGES * 8;
 	assert_int_equal(rig_feed(&rig, &ps, NULL, &e), 0);
@@ -721,10 +722,10 @@ static void mutate(struct parts *ps)
 static void check_accepted(const struct srig *r)
 {
 	assert_true(r->stage.open && r->stage.part == STAGE_END && r->stage.epoch == 8);
-	assert_int_equal(r->stage.npages, r->stage.end.pages);
+	assert_int_equal(r->stage.pages.npages, r->stage.end.pages);
 	assert_int_equal(r->stage.disklog.count, r->stage.end.disk_ops);
-	for (uint64_t i = 0; i < r->stage.npages; i++)
-		assert_true((r->stage.page[i] & ~STAGE_ZERO) < RIG_PAGES);
+	for (uint64_t i = 0; i < r->stage.pages.npages; i++)
+		assert_true((r->stage.pages.page[i] & ~PAGE_IN_ZERO) < RIG_PAGES);
 }
 
 static void random_mutations(void **state)

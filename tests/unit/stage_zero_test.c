@@ -52,7 +52,7 @@ static void zeros_take_no_memory(void **state)
 			parts_swap(&ps, at, at - 1);
 		memcpy(ps.p[ps.n - 1].data, &end, sizeof(end));
 		assert_int_equal(rig_feed(&rig, &ps, NULL, &e), 1);
-		assert_int_equal(rig.stage.nslots, 0);
+		assert_int_equal(rig.stage.pages.nslots, 0);
 		stage_commit(&rig.stage);
 		assert_int_equal(allocated(), 64);
 		rig_settle(&rig);

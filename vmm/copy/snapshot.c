@@ -4,12 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vmm/copy/pages.h"
+#include "vmm/copy/page_in.h"
+#include "vmm/copy/ram_pass.h"
 #include "vmm/wire/chan.h"
 #include "vmm/machine/fdt.h"
 #include "vmm/wire/stream.h"
 
-#define FRAME_FILL  (256u << 10)
 #define DEADLINE_NS 600000000000ull
 
 static int put(struct stream *st, enum frame_type type, const void *data, size_t len)
@@ -19,35 +19,26 @@ static int put(struct stream *st, enum frame_type type, const void *data, size_t
 	return stream_send(st, type, 0, &iov, len ? 1 : 0, loop_now_ns() + DEADLINE_NS);
 }
 
-static int put_pages(struct stream *st, const struct mem *m, uint8_t *buf)
+static int put_pages(struct stream *st, const struct mem *m)
 {
-	uint64_t off = 0, end;
-	size_t fill = 0;
-	int r = 0;
+	struct page_out out;
+	const struct ram_pass pass = {.mem = m, .out = &out};
+	int r = page_out_init(&out, st, DEADLINE_NS);
 
-	for (; mem_next_data(m, &off, &end) && !r; off = end)
-		for (uint64_t at = off; at < end && !r; at += MEM_PAGE_SIZE) {
-			if (mem_is_zero_page(m->base + at))
-				continue;
-			fill += pages_encode(at >> MEM_PAGE_SHIFT, m->base + at, NULL, true,
-					     buf + fill);
-			if (fill < FRAME_FILL)
-				continue;
-			r = put(st, FRAME_PAGES, buf, fill);
-			fill = 0;
-		}
-	return r || !fill ? r : put(st, FRAME_PAGES, buf, fill);
+	if (!r)
+		r = ram_pass_all(&pass);
+	page_out_done(&out);
+	return r;
 }
 
 static int put_all(struct vm *vm, struct stream *st, struct err *e)
 {
-	size_t state_cap = vm_state_bound(vm), cap = FRAME_FILL + PAGE_ENTRY_MAX;
+	size_t state_cap = vm_state_bound(vm), cap = FDT_MAX_BYTES;
 	uint8_t *buf;
 	int64_t len;
 	int r;
 
 	cap = cap > state_cap ? cap : state_cap;
-	cap = cap > FDT_MAX_BYTES ? cap : FDT_MAX_BYTES;
 	buf = malloc(cap);
 	if (!buf)
 		return err_set(e, -ENOMEM, "out of memory");
@@ -56,7 +47,7 @@ static int put_all(struct vm *vm, struct stream *st, struct err *e)
 	if (!r)
 		r = len < 0 ? (int)len : put(st, FRAME_HELLO, buf, len);
 	if (!r)
-		r = put_pages(st, &vm->mem, buf);
+		r = put_pages(st, &vm->mem);
 	len = vm_save(vm, buf, cap);
 	if (!r)
 		r = len < 0 ? (int)len : put(st, FRAME_STATE, buf, len);
@@ -92,18 +83,6 @@ static int next(struct stream *st, struct frame *f, struct err *e)
 	return err_set(e, -EBADMSG, "%s", r == -EBADMSG ? st->why : "file ends too early");
 }
 
-static int take_pages(struct vm *vm, const struct frame *f, struct err *e)
-{
-	const uint8_t *pos = f->data, *end = f->data + f->length;
-	struct page_entry en;
-	int r;
-
-	while ((r = pages_next(&pos, end, vm->mem.npages, &en)) == 1)
-		if (en.method == PAGE_DELTA || pages_decode(&en, NULL, mem_page(&vm->mem, en.page)))
-			r = -EBADMSG;
-	return r < 0 ? err_set(e, -EBADMSG, "malformed page") : 0;
-}
-
 static int take_all(struct vm *vm, struct stream *st, struct err *e)
 {
 	bool has_state = false;
@@ -117,7 +96,7 @@ static int take_all(struct vm *vm, struct stream *st, struct err *e)
 		if (f.type == FRAME_BYE)
 			break;
 		if (f.type == FRAME_PAGES && !has_state)
-			r = take_pages(vm, &f, e);
+			r = page_in_now(&vm->mem, &f, e);
 		else if (f.type == FRAME_STATE && !has_state)
 			r = vm_decode(vm, f.data, f.length, e);
 		else

@@ -1,0 +1,89 @@
+/*
+ * KVM's dirty log without KVM, for programs that are linked with its calls wrapped (Makefile): a
+ * guest that writes sets the bit of the page, which stays until it is cleared (manual protect).
+ */
+#ifndef TESTS_UNIT_KVM_MODEL_H
+#define TESTS_UNIT_KVM_MODEL_H
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/machine/mem.h"
+#include "vmm/vm/kvm.h"
+
+static struct kvm_model {
+	struct kvm kvm;
+	pthread_mutex_t lock; /* a write and its bit, as protecting a page stops all CPUs */
+	uint64_t *bits;
+	uint64_t npages;
+	unsigned gets;
+	int fail; /* what the next calls return, if not 0 */
+} kvm_model = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+int __wrap_kvm_ioctl(int fd, unsigned long request, void *arg);
+int __wrap_kvm_log_dirty(struct kvm *k, bool on);
+
+static void kvm_model_start(const struct mem *m)
+{
+	kvm_model.kvm = (struct kvm){.manual_protect = true, .nslots = 1};
+	kvm_model.kvm.slots[0].memory_size = m->bytes;
+	kvm_model.npages = m->npages;
+	kvm_model.bits = calloc((m->npages + 63) / 64, sizeof(uint64_t));
+	kvm_model.gets = 0;
+	kvm_model.fail = 0;
+}
+
+static void kvm_model_end(void)
+{
+	free(kvm_model.bits);
+	kvm_model.bits = NULL;
+}
+
+static void clear_log(const struct kvm_clear_dirty_log *c)
+{
+	const uint64_t *clear = c->dirty_bitmap;
+
+	for (uint64_t i = 0; i < c->num_pages / 64; i++)
+		kvm_model.bits[c->first_page / 64 + i] &= ~clear[i];
+}
+
+int __wrap_kvm_ioctl(int fd, unsigned long request, void *arg)
+{
+	int r = kvm_model.fail;
+
+	pthread_mutex_lock(&kvm_model.lock);
+	if (r) {
+		;
+	} else if (request == KVM_GET_DIRTY_LOG) {
+		kvm_model.gets++;
+		memcpy(((struct kvm_dirty_log *)arg)->dirty_bitmap, kvm_model.bits,
+		       kvm_model.npages / 8);
+	} else if (request == KVM_CLEAR_DIRTY_LOG) {
+		clear_log(arg);
+	} else {
+		r = -ENOTTY;
+	}
+	pthread_mutex_unlock(&kvm_model.lock);
+	return r;
+}
+
+int __wrap_kvm_log_dirty(struct kvm *k, bool on)
+{
+	return 0;
+}
+
+/* One word of a page, by the guest. */
+static __attribute__((unused)) void guest_writes(struct mem *m, uint64_t page, unsigned word,
+						 uint64_t value)
+{
+	pthread_mutex_lock(&kvm_model.lock);
+	kvm_model.bits[page / 64] |= 1ull << (page % 64);
+	__atomic_store_n((uint64_t *)mem_page(m, page) + word, value, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&kvm_model.lock);
+}
+
+#endif

@@ -1,0 +1,263 @@
+/* Pages into frames, and passes over RAM: what goes out, in which order, cut where. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/unit/kvm_model.h"
+#include "vmm/base/loop.h"
+#include "vmm/copy/page_in.h"
+#include "vmm/copy/pages.h"
+#include "vmm/copy/ram_pass.h"
+
+#define BYTES	 (8ull << 20)
+#define PAGES	 (BYTES / MEM_PAGE_SIZE)
+#define FULL	 (256u << 10) /* a frame ends with the page that makes it so large */
+#define SECOND	 1000000000ull
+#define FILE_MAX (64u << 20)
+
+static struct mem mem, peer;
+static struct page_out out;
+static struct stream to;
+static int file;
+
+static int setup(void **state)
+{
+	char path[] = "/tmp/ram-pass-XXXXXX";
+
+	file = mkstemp(path);
+	unlink(path);
+	assert_true(file >= 0);
+	assert_int_equal(mem_init(&mem, BYTES, NULL) | mem_init(&peer, BYTES, NULL), 0);
+	kvm_model_start(&mem);
+	stream_init(&to, dup(file), STREAM_FILE, 7);
+	assert_int_equal(stream_send_preface(&to, loop_now_ns() + SECOND), 0);
+	assert_int_equal(page_out_init(&out, &to, SECOND), 0);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	page_out_done(&out);
+	stream_done(&to);
+	close(file);
+	kvm_model_end();
+	mem_done(&mem);
+	mem_done(&peer);
+	return 0;
+}
+
+static void fill(uint64_t page, uint64_t seed, bool random)
+{
+	uint64_t *p = (uint64_t *)mem_page(&mem, page), s = seed * 2654435761u + page + 1;
+
+	for (unsigned i = 0; i < MEM_PAGE_SIZE / 8; i++) {
+		s ^= s << 13;
+		s ^= s >> 7;
+		s ^= s << 17;
+		p[i] = random ? s : seed + i / 64;
+	}
+}
+
+static uint64_t allocated(const struct mem *m)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(m->fd, &st), 0);
+	return (uint64_t)st.st_blocks / (MEM_PAGE_SIZE / 512);
+}
+
+/* What was written so far: frames of pages, one behind the other. *ret_frames is how many. */
+static uint8_t *payloads(uint64_t epoch, size_t *ret_len, unsigned *ret_frames)
+{
+	uint8_t *all = malloc(FILE_MAX);
+	struct stream st;
+	struct frame f;
+	struct err e;
+
+	assert_non_null(all);
+	*ret_len = *ret_frames = 0;
+	assert_int_equal(lseek(file, 0, SEEK_SET), 0);
+	stream_init(&st, dup(file), STREAM_FILE, 0);
+	while (stream_recv(&st, &f) == 1) {
+		assert_int_equal(f.type, FRAME_PAGES);
+		assert_int_equal(f.epoch, epoch);
+		assert_int_equal(page_in_now(&peer, &f, &e), 0);
+		memcpy(all + *ret_len, f.data, f.length);
+		*ret_len += f.length;
+		++*ret_frames;
+		/* All but the last one are full, and none by more than a page. */
+		assert_true(f.length < FULL + PAGE_ENTRY_MAX);
+	}
+	assert_string_equal(st.why, "");
+	stream_done(&st);
+	return all;
+}
+
+/* The same bytes as one page behind the other, and cut by the same rule. */
+static void check_wire(const uint64_t *page, unsigned n, uint64_t epoch)
+{
+	uint8_t *want = malloc(n * PAGE_ENTRY_MAX + 1), *is;
+	size_t len = 0, since = 0, have;
+	unsigned frames = 0, have_frames;
+
+	for (unsigned i = 0; i < n; i++) {
+		len += pages_encode(page[i], mem_page(&mem, page[i]), NULL, true, want + len);
+		if (len - since >= FULL || i + 1 == n) {
+			frames++;
+			since = len;
+		}
+	}
+	is = payloads(epoch, &have, &have_frames);
+	assert_int_equal(have, len);
+	assert_memory_equal(is, want, len);
+	assert_int_equal(have_frames, frames);
+	free(want);
+	free(is);
+}
+
+static void frames_of_pages(void **state)
+{
+	uint64_t page[PAGES];
+	uint64_t sent = 0;
+	unsigned fulls = 0;
+
+	out.epoch = 5;
+	out.sent = &sent;
+	for (unsigned i = 0; i < PAGES; i++) {
+		page[i] = (i * 7919) % PAGES;
+		if (i % 3)
+			fill(page[i], i, i % 3 == 1);
+	}
+	for (unsigned i = 0; i < PAGES; i++)
+		if (page_out_add(&out, page[i], mem_page(&mem, page[i]), NULL)) {
+			fulls++;
+			assert_int_equal(page_out_flush(&out), 0);
+		}
+	assert_int_equal(page_out_flush(&out), 0);
+	assert_int_equal(page_out_flush(&out), 0); /* nothing: no frame */
+	assert_true(fulls > 5);
+	check_wire(page, PAGES, 5);
+	assert_int_equal(sent, to.sent_bytes - sizeof(struct stream_preface) -
+				       (fulls + 1) * sizeof(struct frame_hdr));
+	assert_memory_equal(mem.base, peer.base, BYTES);
+}
+
+/* A delta against what the receiver holds; and no writing to a stream that is broken. */
+static void bases_and_a_broken_stream(void **state)
+{
+	uint64_t base[MEM_PAGE_SIZE / 8] = {1, 2, 3};
+
+	fill(3, 1, true);
+	memcpy(base, mem_page(&mem, 3), sizeof(base));
+	base[9]++;
+	assert_false(page_out_add(&out, 3, mem_page(&mem, 3), (uint8_t *)base));
+	assert_int_equal(out.fill, PAGE_HEAD_SIZE + 4 + 8);
+	assert_int_equal(pages_method(out.enc), PAGE_DELTA);
+	to.send_error = -EPIPE;
+	assert_int_equal(page_out_flush(&out), -EPIPE);
+	assert_int_equal(page_out_flush(&out), 0);
+}
+
+static unsigned turns;
+
+static int count(void *arg)
+{
+	turns++;
+	return arg && turns == *(unsigned *)arg ? -ECANCELED : 0;
+}
+
+/* All that is not zero, in order; what has no memory gets none by being looked at. */
+static void all_that_is_used(void **state)
+{
+	uint64_t page[PAGES], pages = 0, had;
+	struct ram_pass pass = {&mem, &out, &pages, count, NULL};
+	unsigned n = 0;
+
+	turns = 0;
+	for (uint64_t p = 100; p < 400; p++) {
+		fill(p, p, p % 2);
+		if (p < 200 || p >= 250)
+			page[n++] = p;
+	}
+	assert_int_equal(mem_discard(&mem, 200 * MEM_PAGE_SIZE, 50 * MEM_PAGE_SIZE), 0);
+	memset(mem_page(&mem, 500), 0, 50 * MEM_PAGE_SIZE);
+	page[n++] = 600; /* its last byte */
+	assert_int_equal(mem_write(&mem, 600 * MEM_PAGE_SIZE + 4095, "x", 1), 0);
+	page[n++] = PAGES - 1;
+	fill(PAGES - 1, 1, true);
+	had = allocated(&mem);
+	assert_int_equal(ram_pass_all(&pass), 0);
+	assert_int_equal(allocated(&mem), had);
+	assert_int_equal(pages, n);
+	assert_true(turns > 2);
+	check_wire(page, n, 0);
+	assert_int_equal(allocated(&peer), n);
+	/* The marks are for those who are owed them. */
+	assert_true(mem_take_discarded(&mem, 200 / 64));
+	assert_true(mem_take_host_dirty(&mem, 600 / 64));
+}
+
+static void a_pass_is_ended_between_frames(void **state)
+{
+	struct ram_pass pass = {&mem, &out, NULL, count, &(unsigned){3}};
+	struct dirty d;
+	uint64_t n;
+
+	turns = 0;
+	for (uint64_t p = 0; p < PAGES; p++)
+		fill(p, p, true);
+	assert_int_equal(ram_pass_all(&pass), -ECANCELED);
+	assert_int_equal(turns, 3);
+	/* Memory full of zeros, which makes no frames. */
+	turns = 0;
+	pass.arg = &(unsigned){2};
+	memset(mem.base, 0, BYTES);
+	assert_int_equal(ram_pass_all(&pass), -ECANCELED);
+	assert_int_equal(turns, 2);
+	turns = 0;
+	assert_int_equal(dirty_start(&d, &kvm_model.kvm, &mem, NULL), 0);
+	for (uint64_t p = 0; p < PAGES; p++)
+		guest_writes(&mem, p, 0, p * 0x9e3779b97f4a7c15ull + 1);
+	pass.arg = &(unsigned){1};
+	assert_int_equal(ram_pass_dirty(&pass, &d, &n), -ECANCELED);
+	dirty_stop(&d);
+}
+
+/* Dirty pages, zero or not, once; then no more. */
+static void what_is_dirty(void **state)
+{
+	static const uint64_t page[] = {0, 63, 64, 777, PAGES - 1};
+	struct ram_pass pass = {.mem = &mem, .out = &out};
+	struct dirty d;
+	uint64_t n;
+
+	assert_int_equal(dirty_start(&d, &kvm_model.kvm, &mem, NULL), 0);
+	for (unsigned i = 0; i < 5; i++)
+		guest_writes(&mem, page[i], i, i * i); /* the first one is zero */
+	assert_int_equal(ram_pass_dirty(&pass, &d, &n), 0);
+	assert_int_equal(n, 5);
+	check_wire(page, 5, 0);
+	assert_int_equal(ram_pass_dirty(&pass, &d, &n), 0);
+	assert_int_equal(n, 0);
+	kvm_model.fail = -EIO;
+	assert_int_equal(ram_pass_dirty(&pass, &d, &n), -EIO);
+	dirty_stop(&d);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+		T(frames_of_pages),  T(bases_and_a_broken_stream),
+		T(all_that_is_used), T(a_pass_is_ended_between_frames),
+		T(what_is_dirty),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

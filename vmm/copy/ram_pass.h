@@ -1,0 +1,30 @@
+/*
+ * A pass over RAM: pages go out while the guest and its devices may go on writing. A page that is
+ * torn by that is fine: what was written has a dirty mark, and a later pass brings it again.
+ *
+ * Owner: one thread, the sender.
+ */
+#ifndef VMM_RAM_PASS_H
+#define VMM_RAM_PASS_H
+
+#include <stdint.h>
+
+#include "vmm/copy/page_out.h"
+#include "vmm/machine/mem.h"
+#include "vmm/vm/dirty.h"
+
+struct ram_pass {
+	const struct mem *mem;
+	struct page_out *out;
+	uint64_t *pages; /* atomic: counts those that went out; or NULL */
+	/* After each frame, and every now and then; if not 0, the pass ends with it. Or NULL. */
+	int (*between)(void *arg);
+	void *arg;
+};
+
+/* Every page that is not zero, to a receiver whose memory is. */
+int ram_pass_all(const struct ram_pass *p);
+/* The pages that are dirty now, protected again before they are read; *ret_count is how many. */
+int ram_pass_dirty(const struct ram_pass *p, struct dirty *d, uint64_t *ret_count);
+
+#endif
