@@ -69,12 +69,7 @@ static int load16(const struct virtq *vq, gpa_t gpa, uint16_t *ret)
 
 static int store16(struct virtq *vq, gpa_t gpa, uint16_t val)
 {
-	uint16_t *p = mem_ptr_write(vq->mem, gpa, sizeof(*p));
-
-	if (!p || gpa % 2)
-		return -EBADMSG;
-	__atomic_store_n(p, val, __ATOMIC_SEQ_CST);
-	return 0;
+	return mem_store16(vq->mem, gpa, val) ? -EBADMSG : 0;
 }
 
 static gpa_t avail_event_gpa(const struct virtq *vq)

@@ -339,7 +339,7 @@ int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_p
 		      void *arg)
 {
 	struct run r = {c, batch, push, arg, 0};
-	int err = dirty_get(&c->dirty, true);
+	int err = dirty_get(&c->dirty);
 
 	bases_begin(&c->bases);
 	c->hole = (struct mem_hole){0};

@@ -193,10 +193,8 @@ static int sync_ram(struct sync *s, struct page_out *out)
 	int r;
 
 	out->sent = &s->bytes;
-	/* What was discarded until now is zero at the peer, too, or was written again: seen below.
-	 */
-	for (uint64_t w = 0; w < s->dirty->nwords; w++)
-		mem_take_discarded(s->mem, w);
+	/* What was discarded until now is zero at the peer, too, or was written again. */
+	dirty_forget_host(s->dirty);
 	r = ram_pass_all(&pass);
 	for (int i = 0; i < MAX_PASSES && count > RAM_SMALL_PAGES && !r; i++)
 		r = ram_pass_dirty(&pass, s->dirty, &count);

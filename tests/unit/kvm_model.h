@@ -21,7 +21,8 @@ static struct kvm_model {
 	uint64_t *bits;
 	uint64_t npages;
 	unsigned gets;
-	int fail; /* what the next calls return, if not 0 */
+	uint64_t busy; /* so many pages are written again as soon as they are protected */
+	int fail;      /* what the next calls return, if not 0 */
 } kvm_model = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 int __wrap_kvm_ioctl(int fd, unsigned long request, void *arg);
@@ -34,6 +35,7 @@ static void kvm_model_start(const struct mem *m)
 	kvm_model.npages = m->npages;
 	kvm_model.bits = calloc((m->npages + 63) / 64, sizeof(uint64_t));
 	kvm_model.gets = 0;
+	kvm_model.busy = 0;
 	kvm_model.fail = 0;
 }
 
@@ -49,6 +51,7 @@ static void clear_log(const struct kvm_clear_dirty_log *c)
 
 	for (uint64_t i = 0; i < c->num_pages / 64; i++)
 		kvm_model.bits[c->first_page / 64 + i] &= ~clear[i];
+	memset(kvm_model.bits, 0xff, kvm_model.busy / 8);
 }
 
 int __wrap_kvm_ioctl(int fd, unsigned long request, void *arg)

@@ -6,6 +6,8 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -226,6 +228,75 @@ static void mapping_is_the_file(void **state)
 	assert_int_equal(*mem_page(&m, 7), 'b');
 }
 
+/* Who takes marks and reads while others write: the last content of each page is always seen. */
+struct taker {
+	uint64_t seen[8]; /* atomic: of each page, as its last word says */
+	bool stop;	  /* atomic */
+};
+
+__attribute__((no_sanitize_thread)) static void *take_marks(void *arg)
+{
+	struct taker *t = arg;
+
+	while (!__atomic_load_n(&t->stop, __ATOMIC_ACQUIRE))
+		for (uint64_t bits = mem_take_host_dirty(&m, 0); bits; bits &= bits - 1) {
+			unsigned page = (unsigned)__builtin_ctzll(bits);
+			const uint64_t *last = (const uint64_t *)mem_page(&m, page + 1) - 1;
+
+			__atomic_store_n(&t->seen[page], __atomic_load_n(last, __ATOMIC_RELAXED),
+					 __ATOMIC_RELEASE);
+		}
+	return NULL;
+}
+
+static void a_mark_is_behind_what_it_marks(void **state)
+{
+	uint64_t buf[8 * MEM_PAGE_SIZE / 8], end = 0;
+	struct taker t = {0};
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, take_marks, &t), 0);
+	for (uint64_t round = 1; round <= 400; round++) {
+		for (unsigned i = 0; i < sizeof(buf) / 8; i++)
+			buf[i] = round;
+		assert_int_equal(mem_write(&m, 0, buf, sizeof(buf)), 0);
+		if (round % 2) /* and the two others, on the last word of the last page */
+			assert_int_equal(mem_zero(&m, sizeof(buf) - 2, 2), 0);
+		else
+			assert_int_equal(mem_store16(&m, sizeof(buf) - 8, 7), 0);
+		for (unsigned page = 0; page < 8; page++) {
+			uint64_t want = *((uint64_t *)mem_page(&m, page + 1) - 1);
+
+			for (unsigned left = 1000000; left; left--) {
+				end = __atomic_load_n(&t.seen[page], __ATOMIC_ACQUIRE);
+				if (end == want)
+					break;
+				sched_yield();
+			}
+			assert_int_equal(end, want);
+		}
+	}
+	__atomic_store_n(&t.stop, true, __ATOMIC_RELEASE);
+	pthread_join(thread, NULL);
+}
+
+static void writes_outside_of_memory(void **state)
+{
+	uint8_t buf[16] = {1};
+
+	assert_int_equal(mem_write(&m, BYTES - 8, buf, 16), -EFAULT);
+	assert_int_equal(mem_zero(&m, BYTES - 8, 16), -EFAULT);
+	assert_int_equal(mem_zero(&m, UINT64_MAX - 7, 16), -EFAULT);
+	assert_int_equal(mem_store16(&m, BYTES, 1), -EFAULT);
+	assert_int_equal(mem_store16(&m, 4095, 1), -EFAULT);
+	for (uint64_t w = 0; w < PAGES / 64; w++)
+		assert_int_equal(mem_take_host_dirty(&m, w), 0);
+	assert_int_equal(mem_store16(&m, BYTES - 2, 0x1234), 0);
+	assert_int_equal(mem_write(&m, 4090, buf, 7), 0);
+	assert_int_equal(mem_take_host_dirty(&m, 0), 3);
+	assert_int_equal(mem_take_host_dirty(&m, PAGES / 64 - 1), 1ull << 63);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -239,6 +310,8 @@ int main(void)
 		T(filled_pages_are_what_was_given),
 		T(one_byte_makes_a_page),
 		T(hash_knows_where_a_page_is),
+		T(a_mark_is_behind_what_it_marks),
+		T(writes_outside_of_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

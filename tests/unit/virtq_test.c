@@ -316,8 +316,8 @@ static void edges_of_the_hole(void **state)
 	assert_int_equal(virtq_validate(&f->vq), -EINVAL);
 	f->st.used -= 4;
 	/* A buffer that begins below the hole must not go on above it. */
-	struct vring_desc *d = (struct vring_desc *)mem_ptr_write(&big, f->st.desc, 16);
-	uint16_t *avail = mem_ptr_write(&big, f->st.avail, 24);
+	struct vring_desc *d = (struct vring_desc *)mem_ptr(&big, f->st.desc, 16);
+	uint16_t *avail = (uint16_t *)mem_ptr(&big, f->st.avail, 24);
 
 	avail[1] = 1;
 	*d = (struct vring_desc){MEM_LOW_MAX - 128, 128, 0, 0};

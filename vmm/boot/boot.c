@@ -1,6 +1,7 @@
 #include "vmm/boot/boot.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "devices/ged.h"
@@ -82,24 +83,35 @@ static void write_reset_vector(struct mem *m)
 	mem_write(m, RESET_VECTOR_GPA, code, sizeof(code));
 }
 
-static int write_common(struct boot *b, uint64_t initrd_end_max, struct err *e)
+/* Device tree and ACPI tables; buf has room for either. */
+static int write_tables(struct boot *b, uint8_t *buf, struct err *e)
 {
-	const struct machine *mc = b->machine;
-	void *fdt = mem_ptr_write(b->mem, FDT_GPA, FDT_MAX_BYTES);
-	void *acpi = mem_ptr_write(b->mem, ACPI_GPA, ACPI_BYTES);
-	int r;
+	int r = fdt_build(b->machine, buf, FDT_MAX_BYTES, e);
 
-	if (!fdt || !acpi)
-		return err_set(e, -ENOMEM, "memory is too small for boot data");
-	r = fdt_build(mc, fdt, FDT_MAX_BYTES, e);
 	if (r < 0)
 		return r;
 	b->fdt_len = r;
-	r = acpi_build(mc, acpi, ACPI_BYTES, ACPI_GPA, GENID_GPA, e);
+	if (mem_write(b->mem, FDT_GPA, buf, r))
+		return err_set(e, -ENOMEM, "memory is too small for boot data");
+	r = acpi_build(b->machine, buf, ACPI_BYTES, ACPI_GPA, GENID_GPA, e);
 	if (r < 0)
 		return r;
+	return mem_write(b->mem, ACPI_GPA, buf, r)
+		       ? err_set(e, -ENOMEM, "memory is too small for boot data")
+		       : 0;
+}
+
+static int write_common(struct boot *b, uint64_t initrd_end_max, struct err *e)
+{
+	const char *cmdline = b->machine->cmdline;
+	uint8_t *buf = malloc(ACPI_BYTES > FDT_MAX_BYTES ? ACPI_BYTES : FDT_MAX_BYTES);
+	int r = buf ? write_tables(b, buf, e) : err_set(e, -ENOMEM, "boot data: out of memory");
+
+	free(buf);
+	if (r)
+		return r;
 	write_reset_vector(b->mem);
-	mem_write(b->mem, CMDLINE_GPA, mc->cmdline, strlen(mc->cmdline) + 1);
+	mem_write(b->mem, CMDLINE_GPA, cmdline, strlen(cmdline) + 1);
 	return b->files->initrd.p ? write_initrd(b, initrd_end_max, e) : 0;
 }
 

@@ -45,12 +45,9 @@ static void zero(struct mem *m, uint64_t gpa, uint64_t len)
 {
 	uint64_t first = (gpa + MEM_PAGE_SIZE - 1) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
 	uint64_t last = (gpa + len) & ~(uint64_t)(MEM_PAGE_SIZE - 1);
-	void *to;
 
 	if (first >= last || mem_discard(m, first, last - first)) {
-		to = len ? mem_ptr_write(m, gpa, len) : NULL;
-		if (to)
-			memset(to, 0, len);
+		mem_zero(m, gpa, len);
 		return;
 	}
 	zero(m, gpa, first - gpa);
@@ -59,8 +56,6 @@ static void zero(struct mem *m, uint64_t gpa, uint64_t len)
 
 static int load_segment(struct mem *m, const struct boot_file *f, const Elf64_Phdr *ph)
 {
-	void *to;
-
 	if (ph->p_filesz > ph->p_memsz || !boot_file_has(f, ph->p_offset, ph->p_filesz) ||
 	    ph->p_paddr < KERNEL_MIN_GPA)
 		return -EINVAL;
@@ -69,11 +64,7 @@ static int load_segment(struct mem *m, const struct boot_file *f, const Elf64_Ph
 	if (!mem_valid(m, ph->p_paddr, ph->p_memsz))
 		return -ENOMEM;
 	zero(m, ph->p_paddr + ph->p_filesz, ph->p_memsz - ph->p_filesz);
-	if (ph->p_filesz == 0)
-		return 0;
-	to = mem_ptr_write(m, ph->p_paddr, ph->p_filesz);
-	memcpy(to, f->p + ph->p_offset, ph->p_filesz);
-	return 0;
+	return mem_write(m, ph->p_paddr, f->p + ph->p_offset, ph->p_filesz);
 }
 
 int boot_elf_load(struct mem *m, const struct boot_file *f, uint64_t *ret_entry, uint64_t *ret_end,

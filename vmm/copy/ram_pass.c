@@ -75,8 +75,7 @@ static int send_dirty(const struct ram_pass *p, uint64_t page, struct mem_hole *
 int ram_pass_dirty(const struct ram_pass *p, struct dirty *d, uint64_t *ret_count)
 {
 	struct mem_hole hole = {0};
-	/* Pages that the host wrote stay marked: the first epoch brings them. */
-	int r = dirty_get(d, false);
+	int r = dirty_get(d);
 
 	*ret_count = 0;
 	/* Protect first, read after: what the guest writes in between is seen by the next pass. */

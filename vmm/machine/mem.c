@@ -117,16 +117,6 @@ const void *mem_ptr(const struct mem *m, gpa_t gpa, uint64_t len)
 	return range_offset(m, gpa, len, &off) ? m->base + off : NULL;
 }
 
-void *mem_ptr_write(struct mem *m, gpa_t gpa, uint64_t len)
-{
-	uint64_t off;
-
-	if (!range_offset(m, gpa, len, &off))
-		return NULL;
-	mark_range(m->host_dirty, off, len);
-	return m->base + off;
-}
-
 int mem_read(const struct mem *m, gpa_t gpa, void *buf, uint64_t len)
 {
 	const void *p = mem_ptr(m, gpa, len);
@@ -139,11 +129,34 @@ int mem_read(const struct mem *m, gpa_t gpa, void *buf, uint64_t len)
 
 int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len)
 {
-	void *p = mem_ptr_write(m, gpa, len);
+	uint64_t off;
 
-	if (!p)
+	if (!range_offset(m, gpa, len, &off))
 		return -EFAULT;
-	memcpy(p, buf, len);
+	memcpy(m->base + off, buf, len);
+	mark_range(m->host_dirty, off, len);
+	return 0;
+}
+
+int mem_zero(struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+
+	if (!range_offset(m, gpa, len, &off))
+		return -EFAULT;
+	memset(m->base + off, 0, len);
+	mark_range(m->host_dirty, off, len);
+	return 0;
+}
+
+int mem_store16(struct mem *m, gpa_t gpa, uint16_t value)
+{
+	uint64_t off;
+
+	if (gpa % sizeof(value) || !range_offset(m, gpa, sizeof(value), &off))
+		return -EFAULT;
+	__atomic_store_n((uint16_t *)(m->base + off), value, __ATOMIC_SEQ_CST);
+	mark_range(m->host_dirty, off, sizeof(value));
 	return 0;
 }
 

@@ -3,8 +3,8 @@
  * memory. RAM lies at 0..3 GiB and from 4 GiB on (the 3-4 GiB hole holds devices and the APICs).
  *
  * A RAM page number counts 4 KiB pages in memfd order, without the hole; dirty sets, streams and
- * snapshots use page numbers only. KVM's dirty log does not see writes by the host, so every
- * host-side write goes through mem_write() or is followed by mem_mark_dirty().
+ * snapshots use page numbers only. KVM's dirty log does not see writes by the host, so every one
+ * goes through mem_write() and its like, which mark the pages dirty.
  */
 #ifndef VMM_MEM_H
 #define VMM_MEM_H
@@ -52,11 +52,16 @@ void mem_done(struct mem *m);
 
 /* Host address of [gpa, gpa+len) for reading, or NULL when not wholly inside one RAM region. */
 const void *mem_ptr(const struct mem *m, gpa_t gpa, uint64_t len);
-/* Same for writing: the range is marked dirty. The pointer must not be kept across a seal. */
-void *mem_ptr_write(struct mem *m, gpa_t gpa, uint64_t len);
-/* Copy out of / into guest RAM. -EFAULT (nothing copied) when the range is not wholly RAM. */
+/* Copy out of guest RAM. -EFAULT (nothing copied) when the range is not wholly RAM. */
 int mem_read(const struct mem *m, gpa_t gpa, void *buf, uint64_t len);
+/*
+ * Copy into it, fill it with zeros, or store one aligned word at once, sequentially consistent.
+ * Marked dirty when it is written: whoever takes the mark, at any time, and reads the page then has
+ * all of it; one who read too early finds a mark again. -EFAULT as above.
+ */
 int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len);
+int mem_zero(struct mem *m, gpa_t gpa, uint64_t len);
+int mem_store16(struct mem *m, gpa_t gpa, uint16_t value);
 bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len);
 
 /*
@@ -82,7 +87,8 @@ bool mem_is_zero_page(const uint8_t *page);
  * Looking at memory through it does not allocate what was never touched.
  */
 bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end);
-/* Take and clear one 64-page word of the host-dirty set (owner of dirty collection only). */
+/* Take and clear one 64-page word of the host-dirty set (owner of dirty collection only, any
+ * thread). */
 uint64_t mem_take_host_dirty(struct mem *m, uint64_t word);
 
 /*

@@ -47,7 +47,7 @@ static uint64_t slot_word(const struct dirty *d, unsigned slot)
 	return slot ? d->mem->low_bytes >> (MEM_PAGE_SHIFT + 6) : 0;
 }
 
-int dirty_get(struct dirty *d, bool host)
+int dirty_get(struct dirty *d)
 {
 	for (unsigned i = 0; i < d->kvm->nslots; i++) {
 		struct kvm_dirty_log log = {.slot = i, .dirty_bitmap = d->bits + slot_word(d, i)};
@@ -56,12 +56,17 @@ int dirty_get(struct dirty *d, bool host)
 		if (r < 0)
 			return r;
 	}
-	for (uint64_t w = 0; w < d->nwords; w++) {
-		d->bits[w] |= mem_take_discarded(d->mem, w);
-		if (host)
-			d->bits[w] |= mem_take_host_dirty(d->mem, w);
-	}
+	for (uint64_t w = 0; w < d->nwords; w++)
+		d->bits[w] |= mem_take_discarded(d->mem, w) | mem_take_host_dirty(d->mem, w);
 	return 0;
+}
+
+void dirty_forget_host(struct dirty *d)
+{
+	for (uint64_t w = 0; w < d->nwords; w++) {
+		mem_take_discarded(d->mem, w);
+		mem_take_host_dirty(d->mem, w);
+	}
 }
 
 /* The run of words in [from, to) that is not all zero. */

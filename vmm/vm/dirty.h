@@ -27,11 +27,13 @@ struct dirty {
 int dirty_start(struct dirty *d, struct kvm *kvm, struct mem *mem, struct err *e);
 void dirty_stop(struct dirty *d);
 /*
- * d->bits := pages the guest wrote since their bit was last cleared, and those that were discarded
- * (vmm/machine/mem.h), which are taken. With `host` also those the host wrote, which are taken
- * (cleared): loop thread only, as it is the one that writes them.
+ * d->bits := pages the guest wrote since their bit was last cleared, and those that the host wrote
+ * or discarded (vmm/machine/mem.h), whose marks are taken. They may be read from then on, also
+ * while all of them write.
  */
-int dirty_get(struct dirty *d, bool host);
+int dirty_get(struct dirty *d);
+/* Take the host's marks and forget them: who reads all pages from here on needs none of them. */
+void dirty_forget_host(struct dirty *d);
 /* Protect the pages in d->clear again and empty it. Only pages that dirty_get() reported. */
 int dirty_clear(struct dirty *d);
 
