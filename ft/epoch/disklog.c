@@ -125,6 +125,14 @@ int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, s
 	return 0;
 }
 
+bool disklog_has_disks(const struct disklog *dl)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		if (dl->disks[i])
+			return true;
+	return false;
+}
+
 void disklog_stop(struct disklog *dl)
 {
 	if (!dl->loop)

@@ -38,6 +38,7 @@ struct disklog {
 /* Watch the mirrored disks, in bitmap mode. */
 int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, struct disk *disks,
 		  uint64_t limit_bytes, struct err *e);
+bool disklog_has_disks(const struct disklog *dl); /* any thread */
 /* Stop watching, let held requests go on, free everything. */
 void disklog_stop(struct disklog *dl);
 /* Bitmap -> log, as soon as nothing is in flight; then switched(arg) is called. */

@@ -12,23 +12,6 @@
 
 /* --- what the sender says --------------------------------------------------------------------- */
 
-static void log_is_on(void *arg)
-{
-	struct engine *g = arg;
-
-	sync_log_is_on(&g->sync);
-}
-
-static void ask_log(void *arg)
-{
-	struct engine *g = arg;
-	uint64_t one = 1;
-
-	__atomic_store_n(&g->wants_log, true, __ATOMIC_RELEASE);
-	if (write(g->notify_fd, &one, sizeof(one)) < 0)
-		return;
-}
-
 static bool is_broken(struct engine *g)
 {
 	bool broken;
@@ -46,8 +29,6 @@ static void notified(struct loop_op *op, int res)
 
 	if (read(g->notify_fd, &n, sizeof(n)) < 0 || !g->up)
 		return;
-	if (__atomic_exchange_n(&g->wants_log, false, __ATOMIC_ACQ_REL))
-		disklog_switch(&g->disklog, log_is_on, g);
 	if (is_broken(g)) {
 		g->news(g->arg, ENGINE_BROKEN);
 	} else if (!g->told_synced && __atomic_load_n(&g->send.synced, __ATOMIC_ACQUIRE)) {
@@ -203,25 +184,22 @@ int engine_start(struct engine *g, struct stream *main, struct err *e)
 	int r;
 
 	g->up = true;
-	g->told_synced = g->wants_log = false;
+	g->told_synced = false;
 	g->epoch = vm->obuf.epoch + 1; /* numbers never repeat in the life of a VM */
-	sync_init(&g->sync);
 	r = capture_init(&g->capture, &vm->kvm, &vm->mem, cfg->staging_bytes, e);
 	if (!r)
 		r = disklog_start(&g->disklog, g->ft->loop, &vm->machine, vm->devices.disks,
 				  cfg->disklog_bytes, e);
+	if (!r)
+		r = sync_init(&g->sync, g->ft->loop, &g->capture.dirty, &g->disklog, e);
 	if (r)
 		return r;
-	g->sync.machine = &vm->machine;
-	g->sync.mem = &vm->mem;
-	g->sync.dirty = &g->capture.dirty;
-	g->sync.disklog = &g->disklog;
-	g->sync.disks = vm->devices.disks;
-	g->sync.ask_log = ask_log;
-	g->sync.arg = g;
-	g->sync.stop = g->sync.log_on = false;
-	return send_start(&g->send, main, &g->capture, &g->sync, vm_state_bound(vm), g->notify_fd,
-			  e);
+	g->send = (struct send){.stream = main,
+				.capture = &g->capture,
+				.sync = &g->sync,
+				.state_cap = vm_state_bound(vm),
+				.notify_fd = g->notify_fd};
+	return send_start(&g->send, e);
 }
 
 void engine_stop(struct engine *g)

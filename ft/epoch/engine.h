@@ -37,7 +37,6 @@ struct engine {
 	int notify_fd; /* the sender's */
 	struct loop_op notify_op;
 	bool up;	    /* there is a sender */
-	bool wants_log;	    /* atomic: set by the sender */
 	bool told_synced;   /* synced was reported */
 	uint64_t epoch;	    /* the open one */
 	uint64_t in_flight; /* the one that awaits its ack, 0: none */

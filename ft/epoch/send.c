@@ -166,35 +166,33 @@ static void *thread(void *arg)
 	return NULL;
 }
 
-int send_start(struct send *s, struct stream *st, struct capture *c, struct sync *sync,
-	       size_t state_cap, int notify_fd, struct err *e)
+static int make_jobs(struct send *s)
 {
-	int r;
-
-	memset(s, 0, sizeof(*s));
-	s->stream = st;
-	s->capture = c;
-	s->sync = sync;
-	s->notify_fd = notify_fd;
-	s->tail = &s->queue;
-	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->work, NULL);
-	pthread_cond_init(&s->idle, NULL);
-	if (page_out_init(&s->out, st, SEND_DEADLINE))
-		return err_set(e, -ENOMEM, "sender: out of memory");
 	for (unsigned i = 0; i < SEND_JOBS; i++) {
 		struct send_job *j = &s->jobs[i];
 
-		j->batch.cap = c->nbufs;
+		j->batch.cap = s->capture->nbufs;
 		j->batch.pages = calloc(j->batch.cap, sizeof(*j->batch.pages));
-		j->state = malloc(state_cap);
+		j->state = malloc(s->state_cap);
 		if (!j->batch.pages || !j->state)
-			return err_set(e, -ENOMEM, "sender: out of memory");
+			return -ENOMEM;
 		j->next = s->free;
 		s->free = j;
 	}
 	s->nfree = SEND_JOBS;
-	s->state_cap = state_cap;
+	return 0;
+}
+
+int send_start(struct send *s, struct err *e)
+{
+	int r;
+
+	s->tail = &s->queue;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->work, NULL);
+	pthread_cond_init(&s->idle, NULL);
+	if (page_out_init(&s->out, s->stream, SEND_DEADLINE) || make_jobs(s))
+		return err_set(e, -ENOMEM, "sender: out of memory");
 	r = pthread_create(&s->thread, NULL, thread, s);
 	s->started = r == 0;
 	return r ? err_set(e, -r, "sender: thread: %s", strerror(r)) : 0;

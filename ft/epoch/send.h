@@ -33,13 +33,15 @@ struct send_job {
 #define SEND_JOBS 3
 
 struct send {
+	/* The caller's, set before send_start(); the rest is zero. */
 	struct stream *stream;
 	struct capture *capture;
 	struct sync *sync;
-	size_t state_cap;
+	size_t state_cap; /* of a job's state, bytes */
+	int notify_fd;	  /* eventfd: look at synced, error */
+
 	pthread_t thread;
 	bool started;
-	int notify_fd; /* eventfd: look at synced, error, wants_log */
 	pthread_mutex_t lock;
 	pthread_cond_t work, idle;
 	struct send_job *queue, **tail;
@@ -54,8 +56,8 @@ struct send {
 	uint64_t page_bytes; /* atomic: encoded page bytes of epochs so far */
 };
 
-int send_start(struct send *s, struct stream *st, struct capture *c, struct sync *sync,
-	       size_t state_cap, int notify_fd, struct err *e);
+/* When it fails, send_stop() is still to be called. */
+int send_start(struct send *s, struct err *e);
 /* Ends the thread; shut the socket down first, so that it does not wait for the peer. */
 void send_stop(struct send *s);
 /* An empty job, waiting for one to be sent if need be; NULL after an error. Loop. */

@@ -2,48 +2,19 @@
 #include "ft/epoch/sync.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "vmm/copy/ram_pass.h"
 #include "ft/common/steps.h"
 #include "ft/common/wire.h"
-#include "vmm/base/loop.h"
+#include "vmm/copy/ram_pass.h"
 
-#define DEADLINE	30000000000ull
-#define MAX_PASSES	8
-#define RAM_SMALL_PAGES 512 /* few enough to be left to the first epoch */
-#define DISK_SMALL	16  /* blocks, likewise to the pass with requests logged */
-
-void sync_init(struct sync *s)
-{
-	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->cond, NULL);
-}
-
-void sync_done(struct sync *s)
-{
-	pthread_mutex_destroy(&s->lock);
-	pthread_cond_destroy(&s->cond);
-}
-
-void sync_log_is_on(struct sync *s)
-{
-	pthread_mutex_lock(&s->lock);
-	s->log_on = true;
-	pthread_cond_signal(&s->cond);
-	pthread_mutex_unlock(&s->lock);
-}
-
-void sync_cancel(struct sync *s)
-{
-	pthread_mutex_lock(&s->lock);
-	__atomic_store_n(&s->stop, true, __ATOMIC_RELEASE);
-	pthread_cond_signal(&s->cond);
-	pthread_mutex_unlock(&s->lock);
-}
+#define MAX_PASSES  8
+#define PAGES_SMALL 512 /* few enough to be left to the first epoch */
+#define DISK_SMALL  16	/* blocks, likewise to the pass with requests logged */
 
 static bool cancelled(const struct sync *s)
 {
@@ -52,19 +23,20 @@ static bool cancelled(const struct sync *s)
 
 /* --- disks ----------------------------------------------------------------------------------- */
 
+struct blocks {
+	struct sync *s;
+	struct page_out *out;
+	uint8_t *buf;
+	uint64_t count; /* of the last pass */
+};
+
 static bool is_zero(const uint8_t *buf, size_t len)
 {
 	return !buf[0] && !memcmp(buf, buf + 1, len - 1);
 }
 
-/* first: nothing was sent for this block before, and the peer has zeros there. */
-static int send_block(struct sync *s, struct stream *st, unsigned i, uint64_t off, bool first,
-		      uint8_t *buf)
+static int read_block(const struct disk *d, uint64_t off, uint8_t *buf, uint32_t len)
 {
-	const struct disk *d = &s->disks[i];
-	uint32_t len = d->bytes - off < DISKLOG_BLOCK ? d->bytes - off : DISKLOG_BLOCK;
-	struct wire_disk w = {.disk = i, .kind = DISK_WRITE, .off = off, .len = len, .data = len};
-	struct iovec iov[2] = {{&w, sizeof(w)}, {buf, len}};
 	uint32_t have = 0;
 
 	while (have < len) {
@@ -76,22 +48,36 @@ static int send_block(struct sync *s, struct stream *st, unsigned i, uint64_t of
 			return n < 0 ? -errno : -EIO;
 		have += n;
 	}
+	return 0;
+}
+
+/* first: nothing was sent for this block before, and the peer has zeros there. */
+static int send_block(struct blocks *b, unsigned i, uint64_t off, bool first)
+{
+	const struct disk *d = b->s->disklog->disks[i];
+	uint32_t len = d->bytes - off < DISKLOG_BLOCK ? d->bytes - off : DISKLOG_BLOCK;
+	struct wire_disk w = {.disk = i, .kind = DISK_WRITE, .off = off, .len = len, .data = len};
+	struct iovec iov[2] = {{&w, sizeof(w)}, {b->buf, len}};
+	int r = read_block(d, off, b->buf, len);
+
+	if (r)
+		return r;
 	step_reached(STEP_SYNC_DISK);
-	if (cancelled(s))
+	if (cancelled(b->s))
 		return -ECANCELED;
-	if (first && is_zero(buf, len))
+	if (first && is_zero(b->buf, len))
 		return 0;
-	__atomic_fetch_add(&s->bytes, sizeof(w) + len, __ATOMIC_RELAXED);
-	return stream_send(st, FRAME_DISK, 0, iov, 2, loop_now_ns() + DEADLINE);
+	__atomic_fetch_add(&b->s->bytes, sizeof(w) + len, __ATOMIC_RELAXED);
+	return stream_send(b->out->stream, FRAME_DISK, 0, iov, 2, loop_now_ns() + b->out->frame_ns);
 }
 
 /*
  * Everything that is neither a hole nor zeros; the peer starts from an image of zeros. Blocks that
  * are reserved but were never written, as in a mirror, are holes only as long as no one reads them.
  */
-static int send_whole_disk(struct sync *s, struct stream *st, unsigned i, uint8_t *buf)
+static int send_whole_disk(struct blocks *b, unsigned i)
 {
-	const struct disk *d = &s->disks[i];
+	const struct disk *d = b->s->disklog->disks[i];
 	uint64_t off = 0;
 
 	while (off < d->bytes) {
@@ -103,8 +89,8 @@ static int send_whole_disk(struct sync *s, struct stream *st, unsigned i, uint8_
 		if (data > 0)
 			off = (uint64_t)data & ~(uint64_t)(DISKLOG_BLOCK - 1);
 		/* Clear the mark first: a write that comes later marks again. */
-		disklog_take_block(s->disklog, i, off / DISKLOG_BLOCK);
-		r = send_block(s, st, i, off, true, buf);
+		disklog_take_block(b->s->disklog, i, off / DISKLOG_BLOCK);
+		r = send_block(b, i, off, true);
 		if (r)
 			return r;
 		off += DISKLOG_BLOCK;
@@ -112,45 +98,66 @@ static int send_whole_disk(struct sync *s, struct stream *st, unsigned i, uint8_
 	return 0;
 }
 
-static int send_marked_blocks(struct sync *s, struct stream *st, unsigned i, uint8_t *buf,
-			      uint64_t *count)
+static int send_marked_blocks(struct blocks *b, unsigned i)
 {
-	uint64_t blocks = (s->disks[i].bytes + DISKLOG_BLOCK - 1) / DISKLOG_BLOCK;
+	const struct disk *d = b->s->disklog->disks[i];
+	uint64_t n = (d->bytes + DISKLOG_BLOCK - 1) / DISKLOG_BLOCK;
 
-	for (uint64_t b = 0; b < blocks; b++) {
+	for (uint64_t block = 0; block < n; block++) {
 		int r;
 
-		if (!disklog_take_block(s->disklog, i, b))
+		if (!disklog_take_block(b->s->disklog, i, block))
 			continue;
-		(*count)++;
-		r = send_block(s, st, i, b * DISKLOG_BLOCK, false, buf);
+		b->count++;
+		r = send_block(b, i, block * DISKLOG_BLOCK, false);
 		if (r)
 			return r;
 	}
 	return 0;
 }
 
-static int disk_pass(struct sync *s, struct stream *st, bool whole, uint8_t *buf, uint64_t *count)
+static int each_disk(struct blocks *b, int (*pass)(struct blocks *b, unsigned i))
 {
-	*count = 0;
-	for (unsigned i = 0; i < s->machine->ndevs; i++) {
-		int r;
+	int r = 0;
 
-		if (!s->disklog->disks[i])
-			continue;
-		r = whole ? send_whole_disk(s, st, i, buf)
-			  : send_marked_blocks(s, st, i, buf, count);
-		if (r)
-			return r;
-	}
-	return 0;
+	b->count = 0;
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS && !r; i++)
+		if (b->s->disklog->disks[i])
+			r = pass(b, i);
+	return r;
 }
 
-/* From now on every change is in the log of the first epoch; what was marked before goes out last.
+/* --- the switch of the disk log ----------------------------------------------------------------
  */
-static int wait_for_log(struct sync *s)
+
+static void log_is_on(void *arg)
 {
-	s->ask_log(s->arg);
+	struct sync *s = arg;
+
+	pthread_mutex_lock(&s->lock);
+	s->log_on = true;
+	pthread_cond_signal(&s->cond);
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* On the loop. */
+static void asked(struct loop_op *op, int res)
+{
+	struct sync *s = op->arg;
+
+	loop_poll_del(s->loop, &s->switch_op);
+	disklog_switch(s->disklog, log_is_on, s);
+}
+
+/* From now on every change is in the log of the first epoch. */
+static int switch_log(struct sync *s)
+{
+	uint64_t one = 1;
+
+	if (!disklog_has_disks(s->disklog))
+		return 0;
+	if (write(s->switch_fd, &one, sizeof(one)) < 0)
+		return -errno;
 	pthread_mutex_lock(&s->lock);
 	while (!s->log_on && !s->stop)
 		pthread_cond_wait(&s->cond, &s->lock);
@@ -158,27 +165,7 @@ static int wait_for_log(struct sync *s)
 	return cancelled(s) ? -ECANCELED : 0;
 }
 
-static int sync_disks(struct sync *s, struct stream *st)
-{
-	uint8_t *buf = aligned_alloc(4096, DISKLOG_BLOCK);
-	uint64_t left = UINT64_MAX;
-	int r;
-
-	if (!buf)
-		return -ENOMEM;
-	r = disk_pass(s, st, true, buf, &left);
-	left = UINT64_MAX;
-	for (int pass = 0; pass < MAX_PASSES && left > DISK_SMALL && !r; pass++)
-		r = disk_pass(s, st, false, buf, &left);
-	if (!r)
-		r = wait_for_log(s);
-	if (!r)
-		r = disk_pass(s, st, false, buf, &left);
-	free(buf);
-	return r;
-}
-
-/* --- memory ---------------------------------------------------------------------------------- */
+/* --- all of it -------------------------------------------------------------------------------- */
 
 static int between(void *arg)
 {
@@ -186,29 +173,81 @@ static int between(void *arg)
 	return cancelled(arg) ? -ECANCELED : 0;
 }
 
-static int sync_ram(struct sync *s, struct page_out *out)
+/*
+ * Disks and memory in turns, as each changes while the other is on its way. The log of the disks
+ * grows until the first ack: it is on only for what is left then.
+ */
+static int run(struct blocks *b, const struct ram_pass *ram)
 {
-	const struct ram_pass pass = {s->mem, out, &s->pages, between, s};
-	uint64_t count = UINT64_MAX;
-	int r;
+	struct sync *s = b->s;
+	uint64_t pages = UINT64_MAX;
+	int r = each_disk(b, send_whole_disk);
 
-	out->sent = &s->bytes;
-	/* What was discarded until now is zero at the peer, too, or was written again. */
+	/* What was marked until now is read below, or is as zero as the peer's. */
 	dirty_forget_host(s->dirty);
-	r = ram_pass_all(&pass);
-	for (int i = 0; i < MAX_PASSES && count > RAM_SMALL_PAGES && !r; i++)
-		r = ram_pass_dirty(&pass, s->dirty, &count);
-	return r;
+	if (!r)
+		r = ram_pass_all(ram);
+	for (int i = 0; i < MAX_PASSES && !r; i++) {
+		r = each_disk(b, send_marked_blocks);
+		if (!r)
+			r = ram_pass_dirty(ram, s->dirty, &pages);
+		if (b->count <= DISK_SMALL && pages <= PAGES_SMALL)
+			break;
+	}
+	if (!r)
+		r = switch_log(s);
+	return r ? r : each_disk(b, send_marked_blocks);
 }
 
 int sync_run(struct sync *s, struct page_out *out)
 {
+	const struct ram_pass ram = {s->dirty->mem, out, &s->pages, between, s};
+	struct blocks b = {s, out, aligned_alloc(4096, DISKLOG_BLOCK), 0};
 	int r;
 
 	step_reached(STEP_SYNC_BEGIN);
-	r = sync_disks(s, out->stream);
-	if (!r)
-		r = sync_ram(s, out);
+	out->sent = &s->bytes;
+	r = b.buf ? run(&b, &ram) : -ENOMEM;
+	free(b.buf);
 	step_reached(STEP_SYNC_END);
 	return r;
+}
+
+int sync_init(struct sync *s, struct loop *l, struct dirty *d, struct disklog *dl, struct err *e)
+{
+	int r;
+
+	s->dirty = d;
+	s->disklog = dl;
+	s->stop = s->log_on = false;
+	s->switch_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->switch_fd < 0)
+		return err_sys(e, "eventfd");
+	s->loop = l;
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->cond, NULL);
+	s->switch_op = (struct loop_op){.fn = asked, .arg = s};
+	r = loop_poll_add(l, &s->switch_op, s->switch_fd, POLLIN);
+	return r ? err_set(e, r, "event loop is full") : 0;
+}
+
+void sync_done(struct sync *s)
+{
+	if (!s->loop)
+		return;
+	loop_poll_del(s->loop, &s->switch_op);
+	close(s->switch_fd);
+	pthread_mutex_destroy(&s->lock);
+	pthread_cond_destroy(&s->cond);
+	s->loop = NULL;
+}
+
+void sync_cancel(struct sync *s)
+{
+	if (!s->loop)
+		return;
+	pthread_mutex_lock(&s->lock);
+	__atomic_store_n(&s->stop, true, __ATOMIC_RELEASE);
+	pthread_cond_signal(&s->cond);
+	pthread_mutex_unlock(&s->lock);
 }

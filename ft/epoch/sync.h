@@ -11,32 +11,30 @@
 #include <stdint.h>
 
 #include "ft/epoch/disklog.h"
+#include "vmm/base/loop.h"
 #include "vmm/copy/page_out.h"
 #include "vmm/vm/dirty.h"
 
 struct sync {
-	const struct machine *machine;
-	struct mem *mem;
-	struct dirty *dirty; /* logging is on; ours until sync_run() returns */
-	struct disklog *disklog;
-	struct disk *disks;
-	bool stop;	/* atomic: give up */
-	uint64_t bytes; /* atomic: sent so far, for status */
-	uint64_t pages; /* atomic: of memory, pages of zeros included; likewise */
-	/* Asks the loop to switch the disk log; sync_log_is_on() answers. */
-	void (*ask_log)(void *arg);
-	void *arg;
+	struct dirty *dirty;	 /* logging is on; ours until sync_run() returns */
+	struct disklog *disklog; /* in bitmap mode; in log mode when sync_run() returns */
+	bool stop;		 /* atomic: give up */
+	uint64_t bytes;		 /* atomic: sent by all syncs so far, for status */
+	uint64_t pages;		 /* atomic: of memory, pages of zeros included; likewise */
+	/* private to sync.c */
+	struct loop *loop;
+	struct loop_op switch_op;
+	int switch_fd; /* eventfd: the loop is to switch the disk log */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	bool log_on;
 };
 
-void sync_init(struct sync *s);
-void sync_done(struct sync *s);
+/* Loop. Keeps the counts of the sync before. */
+int sync_init(struct sync *s, struct loop *l, struct dirty *d, struct disklog *dl, struct err *e);
+void sync_done(struct sync *s); /* loop; safe on a zeroed one */
 /* 0 when the peer is in step, or a negative errno (-ECANCELED after sync_cancel()). */
 int sync_run(struct sync *s, struct page_out *out);
-/* From the loop. */
-void sync_log_is_on(struct sync *s);
-void sync_cancel(struct sync *s);
+void sync_cancel(struct sync *s); /* loop */
 
 #endif

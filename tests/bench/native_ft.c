@@ -369,11 +369,6 @@ struct pair {
 	pthread_t peer;
 };
 
-static void log_on(void *arg)
-{
-	sync_log_is_on(arg);
-}
-
 /* The next whole frame of the other side: 1, or 0 at the end of the stream. */
 static int next_frame(struct stream *st, struct frame *f)
 {
@@ -426,13 +421,7 @@ static void pair_start(struct pair *p, struct guest *g)
 	stream_init(&p->in, fds[1], STREAM_MAIN, 0);
 	check("preface", stream_send_preface(&p->out, loop_now_ns() + DEADLINE_NS));
 	/* No disks: those have figures of their own. */
-	p->sync.machine = must(calloc(1, sizeof(struct machine)));
-	p->sync.mem = &g->mem;
-	p->sync.dirty = &g->capture.dirty;
-	p->sync.disklog = &p->disklog;
-	p->sync.ask_log = log_on;
-	p->sync.arg = &p->sync;
-	sync_init(&p->sync);
+	check("sync", sync_init(&p->sync, &p->rig->loop, &g->capture.dirty, &p->disklog, NULL));
 }
 
 static void pair_end(struct pair *p)
@@ -440,7 +429,6 @@ static void pair_end(struct pair *p)
 	stream_done(&p->out);
 	stream_done(&p->in);
 	sync_done(&p->sync);
-	free((void *)p->sync.machine);
 	free(p->state);
 	rig_end(p->rig);
 	free(p->rig);
@@ -546,8 +534,12 @@ static void epochs(void)
 		pair_start(p, g);
 		p->notify_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
 		check("thread", -pthread_create(&p->peer, NULL, peer_main, p));
-		check("sender", send_start(&p->send, &p->out, &g->capture, &p->sync,
-					   vm_state_bound(&p->rig->vm), p->notify_fd, NULL));
+		p->send = (struct send){.stream = &p->out,
+					.capture = &g->capture,
+					.sync = &p->sync,
+					.state_cap = vm_state_bound(&p->rig->vm),
+					.notify_fd = p->notify_fd};
+		check("sender", send_start(&p->send, NULL));
 		while (!__atomic_load_n(&p->send.synced, __ATOMIC_ACQUIRE) && !p->send.error)
 			usleep(1000);
 		bench_epochs(p, sizes[i], plain);

@@ -33,7 +33,9 @@ static int setup(void **state)
 	file = mkstemp(path);
 	unlink(path);
 	assert_true(file >= 0);
-	assert_int_equal(mem_init(&mem, BYTES, NULL) | mem_init(&peer, BYTES, NULL), 0);
+	assert_int_equal(mem_init(&mem, MEM_SHARED_FILE, BYTES, NULL) |
+				 mem_init(&peer, MEM_SHARED_FILE, BYTES, NULL),
+			 0);
 	kvm_model_start(&mem);
 	stream_init(&to, dup(file), STREAM_FILE, 7);
 	assert_int_equal(stream_send_preface(&to, loop_now_ns() + SECOND), 0);

@@ -1,7 +1,7 @@
 /*
  * The first sync of a machine without a CPU: a thread writes as the guest does (tests/unit/
- * kvm_model.h), this one as its devices do, a third one is the peer. After the first epoch the peer
- * has what the machine has.
+ * kvm_model.h), this one as its devices do, with disks on files, a third one is the peer. After the
+ * first epoch the peer has what the machine has.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,17 +25,35 @@
 #define SMALL	512u /* pages that are left to the first epoch */
 #define SECOND	1000000000ull
 #define STAGING (2 * BYTES)
+#define IMAGE	(37 * DISKLOG_BLOCK + 512)
+#define LIMIT	(256u << 10) /* of the disk log */
+#define WRITES	8u	     /* at a time */
+
+enum { MIRROR, SHARED, MIRROR2, DISKS };
 
 struct peer {
 	struct mem mem;
+	uint8_t image[DISKS][IMAGE];
 	struct stream in;
-	unsigned pages; /* atomic: entries that came */
+	uint64_t frames[FRAME_TYPE_MAX]; /* atomic: that came */
+	bool stalls;			 /* atomic: with the first pages */
 	pthread_t thread;
 };
 
+struct write {
+	struct disk_req req;
+	uint8_t *buf;
+	struct fix *f;
+	bool busy;
+};
+
 struct fix {
+	struct loop loop;
 	struct mem mem;
 	struct machine machine;
+	struct disk disks[MACHINE_MAX_DEVS];
+	struct write writes[WRITES];
+	unsigned done; /* writes */
 	struct disklog disklog;
 	struct capture capture;
 	struct sync sync;
@@ -43,6 +61,7 @@ struct fix {
 	struct page_out out;
 	struct peer peer;
 	pthread_t sender;
+	bool started; /* it is to be joined */
 	int result;
 	bool over; /* atomic */
 };
@@ -56,10 +75,49 @@ static void wait_readable(int fd)
 	poll(&p, 1, -1);
 }
 
+static void change_image(struct peer *p, const struct wire_disk *w, const uint8_t *data)
+{
+	uint8_t *to = p->image[w->disk] + w->off;
+
+	if (w->disk != MIRROR && w->disk != MIRROR2)
+		abort();
+	if (w->kind == DISK_WRITE)
+		memcpy(to, data, w->len);
+	else
+		memset(to, 0, w->len);
+}
+
+static void take(struct peer *p, const struct frame *f)
+{
+	struct wire_disk w;
+	struct err e;
+
+	if (f->type == FRAME_PAGES && !f->epoch) {
+		if (page_in_now(&p->mem, f, &e))
+			abort();
+	} else if (f->type == FRAME_DISK && !f->epoch) {
+		memcpy(&w, f->data, sizeof(w));
+		if (w.kind != DISK_WRITE || f->length != sizeof(w) + w.len)
+			abort();
+		change_image(p, &w, f->data + sizeof(w));
+	} else {
+		abort();
+	}
+}
+
+static bool stalls(struct peer *p)
+{
+	return __atomic_load_n(&p->stalls, __ATOMIC_ACQUIRE);
+}
+
+static uint64_t frames_of(struct peer *p, enum frame_type type)
+{
+	return __atomic_load_n(&p->frames[type], __ATOMIC_ACQUIRE);
+}
+
 static void *peer_main(void *arg)
 {
 	struct peer *p = arg;
-	struct err e = {0};
 	struct frame f;
 	int r;
 
@@ -68,9 +126,10 @@ static void *peer_main(void *arg)
 			wait_readable(p->in.fd);
 			continue;
 		}
-		if (f.type != FRAME_PAGES || f.epoch || page_in_now(&p->mem, &f, &e))
-			abort();
-		__atomic_fetch_add(&p->pages, 1, __ATOMIC_RELEASE);
+		take(p, &f);
+		__atomic_fetch_add(&p->frames[f.type], 1, __ATOMIC_RELEASE);
+		while (f.type == FRAME_PAGES && stalls(p))
+			usleep(1000);
 	}
 	return NULL;
 }
@@ -86,15 +145,33 @@ static void peer_start(struct fix *f)
 	stream_init(&f->to, fds[0], STREAM_MAIN, 42);
 	stream_init(&f->peer.in, fds[1], STREAM_MAIN, 0);
 	assert_int_equal(stream_send_preface(&f->to, loop_now_ns() + SECOND), 0);
-	assert_int_equal(mem_init(&f->peer.mem, BYTES, NULL), 0);
+	assert_int_equal(mem_init(&f->peer.mem, MEM_SHARED_FILE, BYTES, NULL), 0);
 	assert_int_equal(pthread_create(&f->peer.thread, NULL, peer_main, &f->peer), 0);
 }
 
 /* --- the machine ------------------------------------------------------------------------------ */
 
-static void ask_log(void *arg)
+static void open_disks(struct fix *f)
 {
-	sync_log_is_on(arg);
+	static const enum disk_ft ft[DISKS] = {DISK_FT_MIRROR, DISK_FT_SHARED, DISK_FT_MIRROR};
+
+	f->machine.ndevs = DISKS;
+	for (unsigned i = 0; i < DISKS; i++) {
+		struct mdev *md = &f->machine.devs[i];
+		char path[] = "/tmp/sync-test-XXXXXX";
+		int fd = mkstemp(path);
+
+		assert_true(fd >= 0 && !ftruncate(fd, IMAGE));
+		close(fd);
+		*md = (struct mdev){.kind = MDEV_BLK, .bytes = IMAGE, .ft = ft[i]};
+		snprintf(md->id, sizeof(md->id), "d%u", i);
+		assert_int_equal(disk_open(&f->disks[i], &f->loop, md->id, path, 0, NULL), 0);
+		unlink(path);
+	}
+	for (unsigned i = 0; i < WRITES; i++) {
+		f->writes[i].buf = aligned_alloc(4096, DISKLOG_BLOCK);
+		f->writes[i].f = f;
+	}
 }
 
 static int setup(void **state)
@@ -103,37 +180,22 @@ static int setup(void **state)
 
 	assert_non_null(f);
 	*state = f;
-	assert_int_equal(mem_init(&f->mem, BYTES, NULL), 0);
+	assert_int_equal(
+		loop_init(&f->loop, NULL) | mem_init(&f->mem, MEM_SHARED_FILE, BYTES, NULL), 0);
 	kvm_model_start(&f->mem);
+	open_disks(f);
 	assert_int_equal(capture_init(&f->capture, &kvm_model.kvm, &f->mem, STAGING, NULL), 0);
-	sync_init(&f->sync);
-	f->sync.machine = &f->machine;
-	f->sync.mem = &f->mem;
-	f->sync.dirty = &f->capture.dirty;
-	f->sync.disklog = &f->disklog;
-	f->sync.ask_log = ask_log;
-	f->sync.arg = &f->sync;
+	assert_int_equal(disklog_start(&f->disklog, &f->loop, &f->machine, f->disks, LIMIT, NULL),
+			 0);
+	assert_int_equal(sync_init(&f->sync, &f->loop, &f->capture.dirty, &f->disklog, NULL), 0);
 	peer_start(f);
 	assert_int_equal(page_out_init(&f->out, &f->to, 60 * SECOND), 0);
 	return 0;
 }
 
-static int teardown(void **state)
+static void turn(struct fix *f)
 {
-	struct fix *f = *state;
-
-	shutdown(f->to.fd, SHUT_RDWR);
-	pthread_join(f->peer.thread, NULL);
-	page_out_done(&f->out);
-	stream_done(&f->to);
-	stream_done(&f->peer.in);
-	sync_done(&f->sync);
-	capture_done(&f->capture);
-	kvm_model_end();
-	mem_done(&f->peer.mem);
-	mem_done(&f->mem);
-	free(f);
-	return 0;
+	loop_run_once(&f->loop, 1000000);
 }
 
 static void *sender_main(void *arg)
@@ -149,6 +211,7 @@ static void sync_start(struct fix *f)
 {
 	f->over = false;
 	assert_int_equal(pthread_create(&f->sender, NULL, sender_main, f), 0);
+	f->started = true;
 }
 
 static bool sync_is_over(struct fix *f)
@@ -156,11 +219,47 @@ static bool sync_is_over(struct fix *f)
 	return __atomic_load_n(&f->over, __ATOMIC_ACQUIRE);
 }
 
-static void sync_wait(struct fix *f, int result)
+static void sync_join(struct fix *f)
 {
 	pthread_join(f->sender, NULL);
+	f->started = false;
+}
+
+static void sync_wait(struct fix *f, int result)
+{
+	while (!sync_is_over(f))
+		turn(f);
+	sync_join(f);
 	assert_true(sync_is_over(f));
 	assert_int_equal(f->result, result);
+}
+
+static int teardown(void **state)
+{
+	struct fix *f = *state;
+
+	sync_cancel(&f->sync);
+	__atomic_store_n(&f->peer.stalls, false, __ATOMIC_RELEASE);
+	shutdown(f->to.fd, SHUT_RDWR);
+	if (f->started)
+		sync_join(f);
+	pthread_join(f->peer.thread, NULL);
+	page_out_done(&f->out);
+	stream_done(&f->to);
+	stream_done(&f->peer.in);
+	sync_done(&f->sync);
+	capture_done(&f->capture);
+	disklog_stop(&f->disklog);
+	for (unsigned i = 0; i < WRITES; i++)
+		free(f->writes[i].buf);
+	for (unsigned i = 0; i < DISKS; i++)
+		disk_close(&f->disks[i]);
+	kvm_model_end();
+	mem_done(&f->peer.mem);
+	mem_done(&f->mem);
+	loop_done(&f->loop);
+	free(f);
+	return 0;
 }
 
 static struct capture_batch *no_room(void *arg, struct capture_batch *full)
@@ -177,6 +276,36 @@ static void wait_for_peer(struct fix *f)
 	assert_int_equal(pthread_create(&f->peer.thread, NULL, peer_main, &f->peer), 0);
 }
 
+static bool any_busy(const struct fix *f)
+{
+	bool busy = false;
+
+	for (unsigned i = 0; i < WRITES; i++)
+		busy |= f->writes[i].busy;
+	return busy;
+}
+
+/* The log of the first epochs is applied to what the sync has brought. */
+static void check_images(struct fix *f)
+{
+	uint8_t *is = malloc(IMAGE);
+	struct disk_writes log;
+
+	do {
+		turn(f);
+		assert_int_equal(disklog_cut(&f->disklog, &log), 0);
+		for (const struct disk_write *w = log.head; w; w = w->next)
+			change_image(&f->peer, &w->wire, w->data);
+		disklog_free(&f->disklog, &log);
+	} while (any_busy(f));
+	for (unsigned i = 0; i < DISKS; i++) {
+		assert_int_equal(pread(f->disks[i].fd, is, IMAGE, 0), IMAGE);
+		if (i != SHARED)
+			assert_memory_equal(is, f->peer.image[i], IMAGE);
+	}
+	free(is);
+}
+
 /* Nobody writes any more: the first epoch. How many pages it brings; then both are the same. */
 static int64_t first_seal(struct fix *f)
 {
@@ -184,6 +313,8 @@ static int64_t first_seal(struct fix *f)
 	int64_t n;
 
 	wait_for_peer(f);
+	assert_int_equal(f->disklog.mode, DISKLOG_LOG);
+	check_images(f);
 	batch.pages = calloc(batch.cap, sizeof(*batch.pages));
 	n = capture_pages(&f->capture, &b, no_room, NULL);
 	assert_true(n >= 0);
@@ -213,6 +344,45 @@ static void host_writes(struct fix *f, uint64_t page, uint64_t value)
 		buf[i] = value + i;
 	assert_int_equal(
 		mem_write(&f->mem, page * MEM_PAGE_SIZE + value % 8 * 512, buf, sizeof(buf)), 0);
+}
+
+static void write_done(struct disk_req *r, int res)
+{
+	struct write *w = r->arg;
+
+	assert_true(res == 0 || res == -ECANCELED); /* or at the end of a test that failed */
+	w->busy = false;
+	w->f->done++;
+}
+
+/* False: all are under way. */
+static bool disk_writes(struct fix *f, unsigned disk, enum disk_op kind, uint64_t off, uint32_t len)
+{
+	for (struct write *w = f->writes; w < f->writes + WRITES; w++) {
+		if (w->busy)
+			continue;
+		w->busy = true;
+		memset(w->buf, 1 + (int)((off / 512 + f->done) % 255), len);
+		w->req = (struct disk_req){.kind = kind,
+					   .off = off,
+					   .len = len,
+					   .buf = w->buf,
+					   .done = write_done,
+					   .arg = w};
+		disk_submit(&f->disks[disk], &w->req);
+		return true;
+	}
+	return false;
+}
+
+static void disk_writes_somewhere(struct fix *f, uint64_t *s)
+{
+	static const enum disk_op kinds[] = {DISK_WRITE, DISK_WRITE, DISK_WRITE, DISK_ZERO,
+					     DISK_DISCARD};
+	uint32_t len = 512 * (1 + (uint32_t)(next(s) % 128));
+	uint64_t off = next(s) % ((IMAGE - len) / 512) * 512;
+
+	disk_writes(f, next(s) % DISKS, kinds[next(s) % 5], off, len);
 }
 
 /* --- memory ----------------------------------------------------------------------------------- */
@@ -313,12 +483,17 @@ static void everybody_writes(void **state)
 		uint64_t page = next(&s) % PAGES;
 
 		host_writes(f, page, next(&s));
-		if (next(&s) % 64 == 0)
-			assert_int_equal(mem_discard(&f->mem, page * MEM_PAGE_SIZE, MEM_PAGE_SIZE),
-					 0);
+		if (next(&s) % 64)
+			continue;
+		assert_int_equal(mem_discard(&f->mem, page * MEM_PAGE_SIZE, MEM_PAGE_SIZE), 0);
+		disk_writes_somewhere(f, &s);
+		turn(f);
 	}
 	guest_stop(&g);
 	sync_wait(f, 0);
+	for (unsigned i = 0; i < 20; i++) /* into the log */
+		disk_writes_somewhere(f, &s);
+	assert_true(f->done > 10);
 	assert_true(g.writes > 1000);
 	first_seal(f);
 }
@@ -358,14 +533,110 @@ static void a_log_that_fails_ends_it(void **state)
 	sync_wait(f, -EIO);
 }
 
+/* --- disks ------------------------------------------------------------------------------------ */
+
+static void blocks_that_are_used_go_once(void **state)
+{
+	struct fix *f = *state;
+
+	assert_true(disk_writes(f, MIRROR, DISK_WRITE, 0, 512));
+	assert_true(disk_writes(f, MIRROR, DISK_WRITE, 9 * DISKLOG_BLOCK - 512, 1024));
+	assert_true(disk_writes(f, MIRROR2, DISK_WRITE, IMAGE - 512, 512)); /* half a block */
+	assert_true(disk_writes(f, SHARED, DISK_WRITE, 0, 512));
+	while (f->done < 4)
+		turn(f);
+	sync_start(f);
+	sync_wait(f, 0);
+	first_seal(f);
+	assert_int_equal(frames_of(&f->peer, FRAME_DISK), 4);
+	assert_int_equal(f->sync.bytes, 4 * sizeof(struct wire_disk) + 3 * DISKLOG_BLOCK + 512);
+}
+
+/* The guest's writes do not wait for the end of a sync, however long that takes. */
+static void the_log_is_not_on_while_memory_is_sent(void **state)
+{
+	struct fix *f = *state;
+	unsigned want = 4 * LIMIT / DISKLOG_BLOCK, begun = 0;
+
+	for (uint64_t p = 0; p < PAGES; p++)
+		for (unsigned i = 0; i < 8; i++)
+			host_writes(f, p, p * 8 + i);
+	f->peer.stalls = true;
+	sync_start(f);
+	while (!frames_of(&f->peer, FRAME_PAGES))
+		turn(f);
+	for (unsigned left = 5000; f->done < want && left; left--) {
+		if (begun < want &&
+		    disk_writes(f, MIRROR, DISK_WRITE, begun * (DISKLOG_BLOCK + 512) % (IMAGE / 2),
+				DISKLOG_BLOCK))
+			begun++;
+		turn(f);
+	}
+	assert_int_equal(f->done, want);
+	assert_false(sync_is_over(f));
+	__atomic_store_n(&f->peer.stalls, false, __ATOMIC_RELEASE);
+	sync_wait(f, 0);
+	assert_true(f->disklog.bytes <= LIMIT);
+	first_seal(f);
+}
+
+/* While it waits for the loop, which does not turn. */
+static void given_up_at_the_switch(void **state)
+{
+	struct fix *f = *state;
+
+	sync_start(f);
+	wait_readable(f->sync.switch_fd);
+	sync_cancel(&f->sync);
+	sync_join(f);
+	assert_int_equal(f->result, -ECANCELED);
+	/* Asked, but nobody waits any more. */
+	turn(f);
+	turn(f);
+}
+
+static void given_up_among_pages(void **state)
+{
+	struct fix *f = *state;
+
+	for (uint64_t p = 0; p < PAGES; p++)
+		host_writes(f, p, p + 1);
+	f->peer.stalls = true;
+	sync_start(f);
+	while (!frames_of(&f->peer, FRAME_PAGES))
+		usleep(1000);
+	sync_cancel(&f->sync);
+	__atomic_store_n(&f->peer.stalls, false, __ATOMIC_RELEASE);
+	sync_wait(f, -ECANCELED);
+	assert_true(f->sync.pages < PAGES);
+}
+
+static void an_image_that_fails_ends_it(void **state)
+{
+	struct fix *f = *state;
+
+	assert_int_equal(ftruncate(f->disks[MIRROR].fd, DISKLOG_BLOCK / 2), 0);
+	assert_int_equal(pwrite(f->disks[MIRROR].fd, "x", 1, 0), 1);
+	sync_start(f);
+	sync_wait(f, -EIO);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(what_is_not_zero_goes_once), T(the_hosts_writes_go_live),
-		T(the_host_writes_meanwhile),  T(everybody_writes),
-		T(passes_have_an_end),	       T(a_small_working_set_is_left_to_the_epoch),
+		T(what_is_not_zero_goes_once),
+		T(the_hosts_writes_go_live),
+		T(the_host_writes_meanwhile),
+		T(everybody_writes),
+		T(passes_have_an_end),
+		T(a_small_working_set_is_left_to_the_epoch),
 		T(a_log_that_fails_ends_it),
+		T(blocks_that_are_used_go_once),
+		T(the_log_is_not_on_while_memory_is_sent),
+		T(given_up_at_the_switch),
+		T(given_up_among_pages),
+		T(an_image_that_fails_ends_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
