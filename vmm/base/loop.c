@@ -20,11 +20,14 @@
 struct loop_slot {
 	struct loop_op *op; /* NULL: deleted, its completion is still to come */
 	uint32_t gen;
-	uint32_t next_free;
-	struct __kernel_timespec ts; /* must live until the kernel has read it */
+	uint32_t next, prev; /* 1 + index: of the free list, or among timers */
+	uint64_t due_ns;     /* of a timer, */
+	uint64_t set_in;     /* and the round that set it */
 };
 
-#define SLOTS_BYTES (LOOP_MAX_OPS * sizeof(struct loop_slot))
+#define SLOTS_BYTES  (LOOP_MAX_OPS * sizeof(struct loop_slot))
+#define UNSENT_BYTES (256u << 10)
+#define SMALL_BYTES  4096u /* what a request costs besides its bytes, in bytes */
 
 uint64_t loop_now_ns(void)
 {
@@ -73,7 +76,8 @@ int loop_init(struct loop *l, struct err *e)
 		io_uring_queue_exit(&l->ring);
 		return err_set(e, -ENOMEM, "event loop: out of memory");
 	}
-	l->now_ns = loop_now_ns();
+	l->clock = loop_now_ns;
+	l->work_tail = &l->work;
 	return open_epoll(l, e);
 }
 
@@ -92,7 +96,7 @@ static int take_slot(struct loop *l, struct loop_op *op)
 {
 	if (l->free_slot) {
 		op->slot = l->free_slot;
-		l->free_slot = l->slots[op->slot - 1].next_free;
+		l->free_slot = l->slots[op->slot - 1].next;
 	} else if (l->nslots < LOOP_MAX_OPS) {
 		op->slot = ++l->nslots;
 	} else {
@@ -140,7 +144,7 @@ static void free_slot(struct loop *l, uint32_t slot)
 
 	s->op = NULL;
 	s->gen++;
-	s->next_free = l->free_slot;
+	s->next = l->free_slot;
 	l->free_slot = slot;
 }
 
@@ -224,32 +228,89 @@ static void epoll_ready(struct loop_op *ep_op, int res)
 	}
 }
 
+/* --- timers ----------------------------------------------------------------------------------- */
+
+/* From the end: most delays are as long as those set before. */
+static void insert_timer(struct loop *l, uint32_t slot)
+{
+	struct loop_slot *s = &l->slots[slot - 1];
+	uint32_t after = l->last_timer;
+
+	while (after && l->slots[after - 1].due_ns > s->due_ns)
+		after = l->slots[after - 1].prev;
+	s->prev = after;
+	s->next = after ? l->slots[after - 1].next : l->first_timer;
+	*(after ? &l->slots[after - 1].next : &l->first_timer) = slot;
+	*(s->next ? &l->slots[s->next - 1].prev : &l->last_timer) = slot;
+}
+
+static void remove_timer(struct loop *l, uint32_t slot)
+{
+	struct loop_slot *s = &l->slots[slot - 1];
+
+	*(s->prev ? &l->slots[s->prev - 1].next : &l->first_timer) = s->next;
+	*(s->next ? &l->slots[s->next - 1].prev : &l->last_timer) = s->prev;
+	free_slot(l, slot);
+}
+
 int loop_timer_set(struct loop *l, struct loop_op *op, uint64_t delay_ns)
 {
-	struct io_uring_sqe *sqe;
 	struct loop_slot *s;
 
 	loop_timer_del(l, op);
 	op->events = 0;
-	sqe = arm(l, op);
-	if (!sqe)
+	if (take_slot(l, op))
 		return -ENOSPC;
 	s = &l->slots[op->slot - 1];
-	s->ts.tv_sec = delay_ns / 1000000000ull;
-	s->ts.tv_nsec = delay_ns % 1000000000ull;
-	io_uring_prep_timeout(sqe, &s->ts, 0, 0);
-	return key_sqe(l, op, sqe);
+	s->due_ns = l->clock() + delay_ns;
+	s->set_in = l->rounds;
+	insert_timer(l, op->slot);
+	return 0;
 }
 
 void loop_timer_del(struct loop *l, struct loop_op *op)
 {
-	struct io_uring_sqe *sqe;
-
 	if (!op->slot || !l->slots)
 		return;
-	sqe = get_sqe(l);
-	io_uring_prep_timeout_remove(sqe, detach(l, op), 0);
-	io_uring_sqe_set_data64(sqe, 0);
+	remove_timer(l, op->slot);
+	op->slot = 0;
+}
+
+/* Those that were due when the round began; one that is set again has its turn in the next. */
+static void run_timers(struct loop *l)
+{
+	while (l->first_timer && !l->stop) {
+		const struct loop_slot *s = &l->slots[l->first_timer - 1];
+		struct loop_op *op = s->op;
+
+		if (s->due_ns > l->now_ns || s->set_in == l->rounds)
+			return;
+		remove_timer(l, l->first_timer);
+		op->slot = 0;
+		op->fn(op, -ETIME);
+	}
+}
+
+/* --- file I/O --------------------------------------------------------------------------------- */
+
+static void send_io(struct loop *l)
+{
+	if (l->unsent)
+		io_uring_submit(&l->ring);
+	l->unsent = 0;
+}
+
+/*
+ * The kernel serves what is in its page cache while it is told, so it is told now and then: that
+ * time is the asker's, who looks at the clock, and not all at once behind the round.
+ */
+static int key_io(struct loop *l, struct loop_op *op, struct io_uring_sqe *sqe, uint32_t len)
+{
+	key_sqe(l, op, sqe);
+	l->unsent += SMALL_BYTES + (len < UNSENT_BYTES ? len : UNSENT_BYTES);
+	if (l->unsent >= UNSENT_BYTES)
+		send_io(l);
+	return 0;
 }
 
 int loop_read(struct loop *l, struct loop_op *op, int fd, void *buf, uint32_t len, uint64_t off)
@@ -260,7 +321,7 @@ int loop_read(struct loop *l, struct loop_op *op, int fd, void *buf, uint32_t le
 		return -ENOSPC;
 	op->events = 0;
 	io_uring_prep_read(sqe, fd, buf, len, off);
-	return key_sqe(l, op, sqe);
+	return key_io(l, op, sqe, len);
 }
 
 int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint32_t len,
@@ -272,7 +333,7 @@ int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint
 		return -ENOSPC;
 	op->events = 0;
 	io_uring_prep_write(sqe, fd, buf, len, off);
-	return key_sqe(l, op, sqe);
+	return key_io(l, op, sqe, len);
 }
 
 int loop_fdatasync(struct loop *l, struct loop_op *op, int fd)
@@ -321,49 +382,171 @@ static void dispatch(struct loop *l, uint64_t key, int res)
 	op->fn(op, res);
 }
 
-static int run_ready(struct loop *l)
+/* --- work in turn ----------------------------------------------------------------------------- */
+
+void loop_work_add(struct loop *l, struct loop_work *w)
+{
+	if (w->waits)
+		return;
+	w->waits = true;
+	w->next = NULL;
+	*l->work_tail = w;
+	l->work_tail = &w->next;
+}
+
+void loop_work_del(struct loop *l, struct loop_work *w)
+{
+	struct loop_work **at = &l->work;
+
+	if (!w->waits)
+		return;
+	while (*at && *at != w)
+		at = &(*at)->next;
+	VMM_BUG_ON(!*at);
+	*at = w->next;
+	if (l->work_tail == &w->next)
+		l->work_tail = at;
+	w->waits = false;
+}
+
+bool loop_should_yield(const struct loop *l)
+{
+	return l->clock() >= l->yield_ns;
+}
+
+/* Events are looked at after a turn of each, or when the budget is used up. */
+static void run_work(struct loop *l)
+{
+	unsigned n = 0;
+
+	for (struct loop_work *w = l->work; w; w = w->next)
+		n++;
+	l->yield_ns = l->clock() + LOOP_BUDGET_NS;
+	while (n-- && l->work && !l->stop) {
+		struct loop_work *w = l->work;
+
+		loop_work_del(l, w);
+		if (w->fn(w))
+			loop_work_add(l, w);
+		if (loop_should_yield(l))
+			return;
+	}
+}
+
+/* --- rounds ----------------------------------------------------------------------------------- */
+
+static unsigned away_bucket(uint64_t ns)
+{
+	unsigned e = 63 - (unsigned)__builtin_clzll(ns | 8), b = (e - 3) * 8 + (ns >> (e - 3));
+
+	return b < LOOP_AWAY_BUCKETS ? b : LOOP_AWAY_BUCKETS - 1;
+}
+
+static uint64_t away_bucket_end(unsigned b)
+{
+	return b < 8 ? b : ((9ull + b % 8) << (b / 8 - 1)) - 1;
+}
+
+uint64_t loop_away_max_ns(const struct loop *l)
+{
+	return l->away_max_ns;
+}
+
+uint64_t loop_away_p99_ns(const struct loop *l)
+{
+	uint64_t all = 0, n = 0, end;
+	unsigned b = 0;
+
+	for (unsigned i = 0; i < LOOP_AWAY_BUCKETS; i++)
+		all += l->away[i];
+	for (n = l->away[0]; n * 100 < all * 99; n += l->away[b])
+		b++;
+	end = away_bucket_end(b);
+	return end < l->away_max_ns ? end : l->away_max_ns;
+}
+
+/* The round is over; returns the time. */
+static uint64_t end_round(struct loop *l)
+{
+	uint64_t now, away;
+
+	send_io(l);
+	now = l->clock();
+	away = now - l->now_ns;
+	l->away[away_bucket(away)]++;
+	if (away > l->away_max_ns)
+		l->away_max_ns = away;
+	return now;
+}
+
+/* For an event, a timer, or timeout_ns (UINT64_MAX: for ever). 0 or a negative errno. */
+static int wait_for_events(struct loop *l, uint64_t timeout_ns)
+{
+	uint64_t now = l->rounds ? end_round(l) : l->clock();
+	uint64_t due = l->first_timer ? l->slots[l->first_timer - 1].due_ns : UINT64_MAX;
+	struct __kernel_timespec ts;
+	struct io_uring_cqe *cqe;
+	int r;
+
+	if (l->work || due <= now)
+		timeout_ns = 0;
+	else if (due - now < timeout_ns && l->first_timer)
+		timeout_ns = due - now;
+	ts.tv_sec = (long long)(timeout_ns / 1000000000ull);
+	ts.tv_nsec = (long long)(timeout_ns % 1000000000ull);
+	if (timeout_ns == UINT64_MAX)
+		r = io_uring_submit_and_wait(&l->ring, 1);
+	else
+		r = io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, &ts, NULL);
+	l->unsent = 0;
+	return r >= 0 || r == -ETIME || r == -EINTR || r == -EAGAIN || r == -EBUSY ? 0 : r;
+}
+
+static void run_round(struct loop *l)
 {
 	struct io_uring_cqe *cqe;
+	unsigned n = io_uring_cq_ready(&l->ring);
 
-	l->now_ns = loop_now_ns();
-	while (!l->stop && io_uring_peek_cqe(&l->ring, &cqe) == 0) {
+	l->rounds++;
+	l->now_ns = l->clock();
+	l->yield_ns = l->now_ns + LOOP_BUDGET_NS;
+	while (n-- && !l->stop && io_uring_peek_cqe(&l->ring, &cqe) == 0) {
 		uint64_t key = cqe->user_data;
 		int res = cqe->res;
 
 		io_uring_cqe_seen(&l->ring, cqe);
 		dispatch(l, key, res);
 	}
-	return 0;
+	run_timers(l);
+	run_work(l);
 }
 
 int loop_run(struct loop *l)
 {
 	l->stop = false;
+	l->now_ns = l->clock(); /* nobody waited for events until now */
 	while (!l->stop) {
-		int r = io_uring_submit_and_wait(&l->ring, 1);
+		int r = wait_for_events(l, UINT64_MAX);
 
-		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)
+		if (r)
 			return r;
-		run_ready(l);
+		run_round(l);
 	}
 	return 0;
 }
 
 int loop_run_once(struct loop *l, uint64_t timeout_ns)
 {
-	struct __kernel_timespec ts = {.tv_sec = timeout_ns / 1000000000ull,
-				       .tv_nsec = timeout_ns % 1000000000ull};
-	struct io_uring_cqe *cqe;
 	bool stopping = l->stop;
-	int r = io_uring_submit_and_wait_timeout(&l->ring, &cqe, 1, &ts, NULL);
+	int r = wait_for_events(l, timeout_ns);
 
-	if (r < 0 && r != -ETIME && r != -EINTR)
+	if (r)
 		return r;
 	l->stop = false;
-	r = run_ready(l);
+	run_round(l);
 	/* Inside a callback of loop_run(): a stop asked for before is still to happen. */
 	l->stop = l->stop || stopping;
-	return r;
+	return 0;
 }
 
 void loop_stop(struct loop *l)
