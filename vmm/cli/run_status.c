@@ -47,6 +47,14 @@ static void add_epochs(json_t *o, struct run *r)
 		json_integer(__atomic_load_n(&r->vm.run.first_entry_ns, __ATOMIC_RELAXED)));
 }
 
+/* How long events waited because of what else the loop did, since the start. */
+static void add_loop(json_t *o, const struct loop *l)
+{
+	json_object_set_new(o, "loop_away_us",
+			    json_pack("{s:I, s:I}", "p99", (json_int_t)(loop_away_p99_ns(l) / 1000),
+				      "max", (json_int_t)(loop_away_max_ns(l) / 1000)));
+}
+
 static void add_balloon(json_t *o, struct vm *vm)
 {
 	struct device *d = vm_find_device(vm, MDEV_BALLOON);
@@ -93,6 +101,7 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "paused", json_boolean((r->ft.stands & FT_STAND_USER) != 0));
 	json_object_set_new(o, "pid", json_integer(getpid()));
 	add_epochs(o, r);
+	add_loop(o, &r->loop);
 	json_object_set_new(o, "held_packets", json_integer(ob->held));
 	json_object_set_new(o, "held_bytes", json_integer(ob->bytes));
 	json_object_set_new(o, "released_packets_total", json_integer(ob->released));
