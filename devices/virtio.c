@@ -224,6 +224,13 @@ void virtio_set_queue_ready(struct virtio_dev *vd, struct virtq *vq, bool ready)
 	vq->st->ready = 1;
 }
 
+void virtio_later(struct virtio_dev *vd, unsigned qi)
+{
+	vd->kicked |= 1u << qi;
+	if (!vd->quiet)
+		loop_work_add(vd->env.loop, &vd->work);
+}
+
 static void on_kick(struct loop_op *op, int res)
 {
 	struct virtio_dev *vd = op->arg;
@@ -233,38 +240,60 @@ static void on_kick(struct loop_op *op, int res)
 		return;
 	device_drain(vd->dev.doorbell[qi]);
 	pthread_mutex_lock(&vd->dev.lock);
-	if (vd->quiet) {
-		vd->kicked |= 1u << qi;
-	} else if (virtio_running(vd)) {
-		if (vd->activate_pending && vd->ops->activate)
-			vd->ops->activate(vd);
-		vd->activate_pending = false;
-		if (vd->vq[qi].st->ready && vd->ops->notify(vd, qi))
-			virtio_kick(vd, qi);
-	}
+	virtio_later(vd, qi);
 	pthread_mutex_unlock(&vd->dev.lock);
 }
 
-bool virtio_drain(struct virtio_dev *vd, unsigned qi, unsigned budget, virtio_one_fn *one)
+static bool look_at(struct virtio_dev *vd, unsigned qi)
+{
+	if (!virtio_running(vd))
+		return false;
+	if (vd->activate_pending && vd->ops->activate)
+		vd->ops->activate(vd);
+	vd->activate_pending = false;
+	return vd->vq[qi].st->ready && vd->ops->notify(vd, qi);
+}
+
+/* A turn of the device: its queues take theirs as well. What is left is in the rings. */
+static bool work(struct loop_work *w)
+{
+	struct virtio_dev *vd = w->arg;
+	bool more;
+
+	pthread_mutex_lock(&vd->dev.lock);
+	for (unsigned n = 0; n < vd->nqueues && vd->kicked && !vd->quiet; n++) {
+		unsigned qi = vd->turn;
+
+		vd->turn = (qi + 1) % vd->nqueues;
+		if (!(vd->kicked >> qi & 1))
+			continue;
+		vd->kicked &= ~(1u << qi);
+		if (look_at(vd, qi))
+			vd->kicked |= 1u << qi;
+		if (loop_should_yield(vd->env.loop))
+			break;
+	}
+	more = vd->kicked && !vd->quiet;
+	pthread_mutex_unlock(&vd->dev.lock);
+	return more;
+}
+
+bool virtio_drain(struct virtio_dev *vd, unsigned qi, virtio_one_fn *one)
 {
 	struct virtq *vq = &vd->vq[qi];
 	bool again = false;
 
 	virtq_kick_off(vq);
-	while (virtio_running(vd)) {
-		int r;
+	while (virtio_running(vd) && !again) {
+		int r = one(vd, qi);
 
-		if (!budget--) {
-			again = true;
-			break;
-		}
-		r = one(vd, qi);
 		if (r == -EBADMSG)
 			virtio_fault(vd, "bad descriptor or ring");
 		if (r < 0)
 			break;
 		if (!r && !virtq_kick_on(vq, 0))
 			break;
+		again = loop_should_yield(vd->env.loop);
 	}
 	virtio_signal_used(vd, qi);
 	return again;
@@ -289,6 +318,7 @@ int virtio_init(struct virtio_dev *vd, const struct virtio_ops *ops, const struc
 		return r;
 	vd->env = *env;
 	vd->ops = ops;
+	vd->work = (struct loop_work){.fn = work, .arg = vd};
 	vd->features = ops->features | COMMON_FEATURES;
 	vd->st = live;
 	if (!vd->nqueues)
@@ -319,6 +349,7 @@ void virtio_done(struct virtio_dev *vd)
 {
 	for (unsigned i = 0; i < vd->dev.ndoorbells; i++)
 		loop_poll_del(vd->env.loop, &vd->kick[i]);
+	loop_work_del(vd->env.loop, &vd->work);
 	device_done(&vd->dev);
 }
 
@@ -386,14 +417,9 @@ void virtio_quiet(struct device *d, bool on)
 
 	pthread_mutex_lock(&d->lock);
 	vd->quiet = on;
-	if (!on) {
-		for (unsigned i = 0; i < vd->nqueues; i++) {
-			if (vd->kicked >> i & 1)
-				virtio_kick(vd, i);
-		}
-		vd->kicked = 0;
-		if (vd->ops->wake)
-			vd->ops->wake(vd);
-	}
+	if (!on && vd->kicked)
+		loop_work_add(vd->env.loop, &vd->work);
+	if (!on && vd->ops->wake)
+		vd->ops->wake(vd);
 	pthread_mutex_unlock(&d->lock);
 }

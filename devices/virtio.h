@@ -51,7 +51,7 @@ struct virtio_ops {
 	void (*config_write)(struct virtio_dev *vd, uint64_t off, unsigned size, uint64_t val);
 	/* Loop thread, once when the driver set DRIVER_OK, and at resume. May be NULL. */
 	void (*activate)(struct virtio_dev *vd);
-	/* Loop thread: work on queue qi; return true to be called again (budget used up). */
+	/* Loop thread: a turn at queue qi; return true to have another (loop_should_yield()). */
 	bool (*notify)(struct virtio_dev *vd, unsigned qi);
 	/* The queue stops (reset, disabled, state loaded): forget its requests. Any thread. */
 	void (*queue_stop)(struct virtio_dev *vd, unsigned qi);
@@ -76,7 +76,9 @@ struct virtio_dev {
 	bool activate_pending;
 	bool odd_state;	 /* loaded, and not of a device like this one */
 	bool quiet;	 /* also from load to resume */
-	uint32_t kicked; /* queues kicked while quiet */
+	uint32_t kicked; /* queues to be looked at: in turns of work, but not while quiet */
+	unsigned turn;	 /* the queue to begin with */
+	struct loop_work work;
 };
 
 /*
@@ -108,14 +110,16 @@ void virtio_signal_used(struct virtio_dev *vd, unsigned qi);
 void virtio_signal_config(struct virtio_dev *vd);
 /* Have notify() called for a queue soon. Any thread, with or without the lock. */
 void virtio_kick(struct virtio_dev *vd, unsigned qi);
+/* The same, in this round if there is time. Loop thread, under the lock. */
+void virtio_later(struct virtio_dev *vd, unsigned qi);
 
 /*
- * Call one() until the queue is empty or the budget is used up; then interrupt if wanted. one()
+ * Call one() until the queue is empty or this turn is over; then interrupt if wanted. one()
  * takes one chain: 1 done, 0 the ring is empty, -EAGAIN stop here, something will kick later,
  * -EBADMSG the guest broke a rule. Returns true when there is more to do, as notify() does.
  */
 typedef int virtio_one_fn(struct virtio_dev *vd, unsigned qi);
-bool virtio_drain(struct virtio_dev *vd, unsigned qi, unsigned budget, virtio_one_fn *one);
+bool virtio_drain(struct virtio_dev *vd, unsigned qi, virtio_one_fn *one);
 
 /* What the driver does through the transport. */
 void virtio_set_status(struct virtio_dev *vd, uint32_t val);

@@ -26,7 +26,6 @@ enum { Q_INFLATE, Q_DEFLATE, Q_REPORTING, QUEUES = 5 };
 
 #define PIECE_BYTES (2u << 20) /* of a report in one go */
 #define PIECE_PFNS  256u       /* of a balloon request, likewise */
-#define BUDGET	    4	       /* pieces in one callback */
 /*
  * Giving memory back takes the loop's time, and the next seal's. A guest that frees more than this
  * waits; nobody uses the pages of a request that is not answered.
@@ -223,7 +222,7 @@ static bool balloon_notify(struct virtio_dev *vd, unsigned qi)
 	/* Nothing to do with a queue that the driver should not have. */
 	if (qi >= Q_REPORTING && !virtio_has(vd, VIRTIO_BALLOON_F_REPORTING))
 		return false;
-	return virtio_drain(vd, qi, BUDGET, one);
+	return virtio_drain(vd, qi, one);
 }
 
 static void balloon_queue_stop(struct virtio_dev *vd, unsigned qi)

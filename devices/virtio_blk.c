@@ -21,7 +21,6 @@
 #define POOL_BUF_MAX (128u << 10) /* larger buffers are not kept */
 #define POOL_MAX     (4u << 20)
 #define RANGE_MAX    (1u << 21) /* sectors of one discard or write-zeroes: 1 GiB */
-#define BUDGET	     64
 
 struct inflight {
 	uint16_t head, queue;
@@ -396,7 +395,7 @@ static int one(struct virtio_dev *vd, unsigned qi)
 
 static bool blk_notify(struct virtio_dev *vd, unsigned qi)
 {
-	return virtio_drain(vd, qi, BUDGET, one);
+	return virtio_drain(vd, qi, one);
 }
 
 static void blk_queue_stop(struct virtio_dev *vd, unsigned qi)

@@ -8,10 +8,9 @@
 
 #include "devices/virtio.h"
 
-#define RX     0
-#define TX     1
-#define CHUNK  4096u
-#define BUDGET 64
+#define RX    0
+#define TX    1
+#define CHUNK 4096u
 /* Typed, but not taken by the guest yet. It is not state: like a cable, it ends with the host. */
 #define INPUT_MAX 4096u
 
@@ -124,7 +123,7 @@ static int rx_one(struct virtio_dev *vd, unsigned qi)
 
 static bool console_notify(struct virtio_dev *vd, unsigned qi)
 {
-	return virtio_drain(vd, qi, BUDGET, qi == TX ? tx_one : rx_one);
+	return virtio_drain(vd, qi, qi == TX ? tx_one : rx_one);
 }
 
 static void console_queue_stop(struct virtio_dev *vd, unsigned qi)

@@ -18,7 +18,6 @@
 /* Queues: receive and transmit of pair 0, of pair 1, ..., then control. */
 #define RX(pair)  (2 * (pair))
 #define TX(pair)  (2 * (pair) + 1)
-#define BUDGET	  64 /* frames a callback, so that one busy NIC does not starve the rest */
 #define FRAME_MIN (NET_VNET_HDR + ETH_HLEN)
 #define BUF_BYTES (NET_VNET_HDR + NET_FRAME_MAX)
 
@@ -354,21 +353,27 @@ static bool receive_one(struct net *n, bool *poll, uint32_t *used)
 	return false;
 }
 
-static void receive(struct net *n)
+static bool may_receive(const struct net *n)
+{
+	return !n->vd.quiet && virtio_running(&n->vd) && n->vd.vq[RX(0)].st->ready;
+}
+
+/* A turn. True: there may be more, perhaps a frame in rx_buf, which no poll would tell. */
+static bool receive(struct net *n)
 {
 	struct virtio_dev *vd = &n->vd;
-	bool poll = !vd->quiet && virtio_running(vd) && vd->vq[RX(0)].st->ready;
-	unsigned budget = BUDGET;
-	bool more = poll && n->nd->fd >= 0;
+	bool poll = may_receive(n), more = poll && n->nd->fd >= 0;
 	uint32_t used = 0;
 
-	while (more && budget--)
+	while (more) {
 		more = receive_one(n, &poll, &used);
-	if (more) /* a frame may be waiting in rx_buf, which no poll would tell */
-		virtio_kick(vd, RX(0));
+		if (loop_should_yield(vd->env.loop))
+			break;
+	}
 	for (; used; used &= used - 1)
 		virtio_signal_used(vd, (unsigned)__builtin_ctz(used));
 	set_polling(n, poll);
+	return more;
 }
 
 static void on_input(struct loop_op *op, int res)
@@ -380,7 +385,10 @@ static void on_input(struct loop_op *op, int res)
 		return;
 	}
 	pthread_mutex_lock(&n->vd.dev.lock);
-	receive(n);
+	if (may_receive(n))
+		virtio_later(&n->vd, RX(0));
+	else
+		set_polling(n, false);
 	pthread_mutex_unlock(&n->vd.dev.lock);
 }
 
@@ -441,13 +449,12 @@ static bool net_notify(struct virtio_dev *vd, unsigned qi)
 	struct net *n = to_net(vd);
 
 	if (qi == ctrl_queue(n) && virtio_has(vd, VIRTIO_NET_F_CTRL_VQ))
-		return virtio_drain(vd, qi, BUDGET, ctrl_one);
+		return virtio_drain(vd, qi, ctrl_one);
 	if (qi > 1 && (!virtio_has(vd, VIRTIO_NET_F_MQ) || qi == ctrl_queue(n)))
 		return false; /* a queue that this driver does not have */
 	if (qi % 2)
-		return virtio_drain(vd, qi, BUDGET, tx_one);
-	receive(n);
-	return false;
+		return virtio_drain(vd, qi, tx_one);
+	return receive(n);
 }
 
 static void net_activate(struct virtio_dev *vd)

@@ -7,7 +7,6 @@
 
 #include "devices/virtio.h"
 
-#define BUDGET	  16
 #define CHAIN_MAX 4096u /* a longer buffer is filled in part, as section 5.4.6 allows */
 
 struct rng_state {
@@ -67,7 +66,7 @@ static int one(struct virtio_dev *vd, unsigned qi)
 
 static bool rng_notify(struct virtio_dev *vd, unsigned qi)
 {
-	return virtio_drain(vd, qi, BUDGET, one);
+	return virtio_drain(vd, qi, one);
 }
 
 static void rng_config(struct virtio_dev *vd, void *buf)

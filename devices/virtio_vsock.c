@@ -131,24 +131,34 @@ static void take_event(struct vsock *v, const struct vsock_event *ev)
 		c->readable = true;
 }
 
-/* All that there is to do but for the guest's packets. */
-static void work(struct vsock *v)
+/* A turn at all that there is to do but for the guest's packets. True: there may be more. */
+static bool work(struct vsock *v)
 {
 	struct vsock_event ev;
 
 	if (v->vd.quiet) /* vsock_wake(), vsock_resume() */
-		return;
+		return false;
 	if (!virtio_running(&v->vd) && v->conns.n)
 		v->forget = true;
 	if (v->forget && !forget_all(v)) /* room() */
-		return;
+		return false;
 	while (vsock_host_event(v->host, &ev))
 		take_event(v, &ev);
 	if (!virtio_running(&v->vd) || !v->vd.vq[RX].st->ready)
-		return;
+		return false;
 	vsock_tell_reset(v);
-	if (vsock_pump(v) || !virtio_running(&v->vd))
-		device_signal(v->wake_fd);
+	return vsock_pump(v) || !virtio_running(&v->vd);
+}
+
+static bool work_turn(struct loop_work *w)
+{
+	struct vsock *v = w->arg;
+	bool more;
+
+	pthread_mutex_lock(&v->vd.dev.lock);
+	more = work(v);
+	pthread_mutex_unlock(&v->vd.dev.lock);
+	return more;
 }
 
 static void on_wake(struct loop_op *op, int res)
@@ -158,9 +168,7 @@ static void on_wake(struct loop_op *op, int res)
 	if (res < 0)
 		return;
 	device_drain(v->wake_fd);
-	pthread_mutex_lock(&v->vd.dev.lock);
-	work(v);
-	pthread_mutex_unlock(&v->vd.dev.lock);
+	loop_work_add(v->vd.env.loop, &v->work);
 }
 
 static void on_host_event(void *arg)
@@ -203,7 +211,7 @@ static void on_tick(struct loop_op *op, int res)
 			virtio_kick(&v->vd, TX);
 		v->put_again = false;
 		more = check_deadlines(v);
-		work(v);
+		loop_work_add(v->vd.env.loop, &v->work);
 	}
 	if (more)
 		vsock_start_ticking(v);
@@ -215,12 +223,12 @@ static void on_tick(struct loop_op *op, int res)
 
 static bool vsock_notify(struct virtio_dev *vd, unsigned qi)
 {
-	bool again = qi == TX && virtio_drain(vd, TX, BUDGET, vsock_tx_one);
+	bool again = qi == TX && virtio_drain(vd, TX, vsock_tx_one);
 
 	/* There may be nothing to put in: a lie is noticed all the same. */
 	if (qi != TX && virtq_waiting(&vd->vq[qi]) < 0)
 		virtio_fault(vd, "bad ring");
-	work(to_vsock(vd));
+	loop_work_add(vd->env.loop, &to_vsock(vd)->work);
 	return again;
 }
 
@@ -286,6 +294,7 @@ static void vsock_free(struct device *d)
 
 	loop_timer_del(v->vd.env.loop, &v->tick_op);
 	loop_poll_del(v->vd.env.loop, &v->wake_op);
+	loop_work_del(v->vd.env.loop, &v->work);
 	virtio_done(&v->vd);
 	v->host->wake = NULL;
 	if (v->wake_fd >= 0)
@@ -322,6 +331,7 @@ static int connect_parts(struct vsock *v, struct err *e)
 		return err_sys(e, "device %s: eventfd", v->vd.id);
 	v->wake_op = (struct loop_op){.fn = on_wake, .arg = v};
 	v->tick_op = (struct loop_op){.fn = on_tick, .arg = v};
+	v->work = (struct loop_work){.fn = work_turn, .arg = v};
 	if (loop_poll_add(l, &v->wake_op, v->wake_fd, POLLIN) < 0)
 		return err_set(e, -ENOSPC, "device %s: the event loop is full", v->vd.id);
 	v->sink = obuf_add_sink(v->vd.env.obuf, deliver, room, v);

@@ -13,7 +13,6 @@
 #define TX	1
 #define EVENT	2
 #define NQUEUES 3
-#define BUDGET	64  /* packets a callback */
 #define REPLIES 128 /* RSTs for packets of no connection that wait for guest buffers */
 #define HDR	((uint32_t)sizeof(struct virtio_vsock_hdr))
 
@@ -42,6 +41,7 @@ struct vsock {
 	uint32_t cid;
 	int wake_fd; /* eventfd: there is work for the loop */
 	struct loop_op wake_op, tick_op;
+	struct loop_work work;
 	bool ticking;
 	bool forget;	/* the guest reset the device: its connections are to end */
 	bool put_again; /* an order found no memory */

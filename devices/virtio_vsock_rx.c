@@ -134,11 +134,11 @@ static int give_one(struct vsock *v)
 bool vsock_pump(struct vsock *v)
 {
 	bool was_full = v->nreplies == REPLIES;
-	unsigned budget = BUDGET;
-	int r = 1;
+	int r;
 
-	while (r > 0 && budget--)
+	do
 		r = give_one(v);
+	while (r > 0 && !loop_should_yield(v->vd.env.loop));
 	if (r < 0)
 		virtio_fault(&v->vd, "bad receive buffer or ring");
 	if (was_full && v->nreplies < REPLIES)

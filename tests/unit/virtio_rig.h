@@ -49,6 +49,24 @@ struct rig_q {
 	uint64_t desc, availr, used;
 };
 
+/*
+ * A clock for the loop of which each look takes rig_tick_ns: with LOOP_BUDGET_NS every turn of work
+ * is over after one piece.
+ */
+static RIG_UNUSED uint64_t rig_now_ns, rig_tick_ns;
+
+static RIG_UNUSED uint64_t rig_clock(void)
+{
+	rig_now_ns += rig_tick_ns;
+	return rig_now_ns;
+}
+
+static RIG_UNUSED void rig_set_clock(struct rig *r, uint64_t tick_ns)
+{
+	rig_tick_ns = tick_ns;
+	r->loop.clock = rig_clock;
+}
+
 static RIG_UNUSED void rig_init(struct rig *r, uint64_t obuf_limit)
 {
 	memset(r, 0, sizeof(*r));
