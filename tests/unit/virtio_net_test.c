@@ -187,6 +187,32 @@ static void checks_receive_headers(void **state)
 	assert_int_equal(f->dev->faults, 0);
 }
 
+/* Each segment costs the host as much as a frame: nobody gets 65000 of them out of one. */
+static void tiny_segments_do_not_leave(void **state)
+{
+	static const uint16_t sizes[] = {1, 63, 64, 65};
+	struct fix *f = *state;
+	struct virtio_net_stats st;
+	struct virtio_net_hdr_v1 h = {
+		.flags = CSUM, .gso_type = V4, .hdr_len = 54, .csum_start = 34, .csum_offset = 16};
+
+	start(f, F(CSUM) | F(HOST_TSO4) | F(GUEST_CSUM) | F(GUEST_TSO4));
+	for (unsigned i = 0; i < 4; i++) {
+		h.gso_size = sizes[i];
+		*frame(f, 1000, 0) = h;
+		send_frame(f, 1000);
+		assert_int_equal(got(f), sizes[i] < 64 ? -EAGAIN : HDR + 1000);
+	}
+	virtio_net_get_stats(f->dev, &st);
+	assert_int_equal(st.tx_bad, 2);
+	h.gso_size = 1; /* what the host sends is the guest's to judge */
+	add_rx(f, 0, 2000);
+	rig_kick(&f->rig, 0, RX);
+	send_to_guest(f, &h, 1000, 0);
+	rig_until(&f->rig, rig_used_idx(&f->q[RX]) == 1);
+	assert_int_equal(f->dev->faults, 0);
+}
+
 static void receives(void **state)
 {
 	struct fix *f = *state;
@@ -459,8 +485,39 @@ static void quiet_keeps_still(void **state)
 	rig_settle(&f->rig);
 	assert_int_equal(rig_used_idx(&f->q[RX]) + rig_used_idx(&f->q[TX]), 0);
 	assert_int_equal(got(f), -EAGAIN);
+	/* And the loop sleeps, although there is a frame. */
+	uint64_t since = loop_now_ns();
+
+	loop_run_once(&f->rig.loop, 20000000);
+	assert_true(loop_now_ns() - since >= 20000000);
 	f->dev->ops->quiet(f->dev, false);
 	rig_until(&f->rig, rig_used_idx(&f->q[RX]) == 1 && rig_used_idx(&f->q[TX]) == 1);
+}
+
+/* A guest that sends without end gets its input all the same. */
+static void both_directions_have_turns(void **state)
+{
+	struct fix *f = *state;
+
+	start(f, F(MAC));
+	for (unsigned i = 0; i < 3; i++)
+		add_rx(f, i, 1600);
+	rig_kick(&f->rig, 0, RX);
+	rig_settle(&f->rig);
+	frame(f, 60, 0);
+	for (unsigned i = 0; i < 30; i++) {
+		struct rig_seg s = {RIG_DATA, HDR + 60, false};
+
+		rig_add(&f->q[TX], &s, 1);
+	}
+	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	rig_kick(&f->rig, 0, TX);
+	for (unsigned i = 0; i < 3; i++)
+		send_to_guest(f, NULL, 60, 1);
+	for (unsigned i = 0; i < 7; i++)
+		loop_run_once(&f->rig.loop, 0);
+	assert_int_equal(rig_used_idx(&f->q[RX]), 3);
+	assert_in_range(rig_used_idx(&f->q[TX]), 3, 5);
 }
 
 /* As a secondary that has tried the state: a tap that is up all the same has nothing for it. */
@@ -602,6 +659,7 @@ int main(void)
 		T(refuses_bad_frames_and_goes_on),
 		T(checks_transmit_headers),
 		T(checks_receive_headers),
+		T(tiny_segments_do_not_leave),
 		T(receives),
 		T(too_large_for_its_buffer),
 		T(merges_buffers),
@@ -614,6 +672,7 @@ int main(void)
 		T(unplugged_netdev),
 		T(peer_closes),
 		T(quiet_keeps_still),
+		T(both_directions_have_turns),
 		T(loaded_stands_still),
 		T(reset_between_frames),
 		T(learns_and_announces),
