@@ -77,6 +77,15 @@ static int measure(struct disk *d, const char *path, struct err *e)
 	return 0;
 }
 
+static void run_queue(struct disk *d);
+
+/* A turn at the queue: what may go out now, or the rest. */
+static bool go_on(struct loop_work *w)
+{
+	run_queue(w->arg);
+	return false;
+}
+
 int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, int flags,
 	      struct err *e)
 {
@@ -87,6 +96,7 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 	snprintf(d->id, sizeof(d->id), "%s", id);
 	d->loop = l;
 	d->queue_tail = &d->queue;
+	d->work = (struct loop_work){.fn = go_on, .arg = d};
 	d->readonly = flags & DISK_OPEN_RO;
 	d->direct = flags & DISK_OPEN_DIRECT;
 	if (d->direct)
@@ -115,6 +125,7 @@ void disk_alias(struct disk *alias, const struct disk *d)
 	alias->changes = NULL;
 	alias->queue = NULL;
 	alias->queue_tail = &alias->queue;
+	alias->work = (struct loop_work){.fn = go_on, .arg = alias};
 }
 
 void disk_close(struct disk *d)
@@ -127,6 +138,7 @@ void disk_close(struct disk *d)
 	if (d->fd >= 0)
 		close(d->fd);
 	d->fd = -1;
+	loop_work_del(d->loop, &d->work);
 	d->queue = NULL;
 	d->queue_tail = &d->queue;
 	while (r) { /* held ones never went out */
@@ -203,9 +215,13 @@ static void del_change(struct disk *d, struct disk_req *r)
 		*at = r->next;
 }
 
-static void run_queue(struct disk *d);
+static void run_queue_later(struct disk *d)
+{
+	if (d->queue && !d->held)
+		loop_work_add(d->loop, &d->work);
+}
 
-/* Give r back to its owner, who may reuse it at once, then start the next ones. */
+/* Give r back to its owner, who may reuse it at once, and have the next ones started. */
 static void give_back(struct disk_req *r, int res)
 {
 	struct disk *d = r->disk;
@@ -213,7 +229,7 @@ static void give_back(struct disk_req *r, int res)
 	d->inflight--;
 	del_change(d, r);
 	r->done(r, res);
-	run_queue(d);
+	run_queue_later(d);
 }
 
 static void finish(struct disk_req *r, int res)
@@ -330,6 +346,7 @@ static void start(struct disk *d, struct disk_req *r)
 	step(r);
 }
 
+/* Each is copied by the hook, and perhaps served by the kernel as it is handed over. */
 static void run_queue(struct disk *d)
 {
 	while (d->queue && !d->held && d->inflight < MAX_INFLIGHT && !must_wait(d, d->queue)) {
@@ -340,6 +357,10 @@ static void run_queue(struct disk *d)
 			d->queue_tail = &d->queue;
 		r->next = NULL;
 		start(d, r);
+		if (loop_should_yield(d->loop)) {
+			run_queue_later(d);
+			return;
+		}
 	}
 }
 

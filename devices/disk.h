@@ -53,6 +53,7 @@ struct disk {
 	bool held;		  /* new requests queue up instead of going out */
 	struct disk_req *changes; /* those at the kernel that change the image */
 	struct disk_req *queue, **queue_tail;
+	struct loop_work work; /* a turn at the queue */
 };
 
 enum { DISK_OPEN_RO = 1, DISK_OPEN_DIRECT = 2, DISK_OPEN_CREATE = 4 };

@@ -52,7 +52,7 @@ struct request {
 	uint32_t gen;	   /* of the queue when it was popped; if that moved on: drop it */
 	uint32_t cap;	   /* bytes of dr.buf */
 	uint32_t data_len; /* bytes that the guest gets before the status byte */
-	bool answered;	   /* complete, but the device is quiet */
+	bool answered;	   /* complete, and the guest does not know yet */
 	int res;
 	struct virtq_chain chain;
 };
@@ -64,7 +64,8 @@ struct blk {
 	struct virtio_blk_config config;
 	struct request *active[REQUESTS_MAX]; /* same order as live.inflight */
 	unsigned nactive;
-	unsigned at_disk; /* submitted and not done, those of a queue that stopped included */
+	unsigned nanswered; /* of them */
+	unsigned at_disk;   /* submitted and not done, those of a queue that stopped included */
 	struct request *free;
 	unsigned total;	     /* requests that exist */
 	uint64_t buf_bytes;  /* of requests in use */
@@ -217,32 +218,52 @@ static void answer(struct blk *b, struct request *rq, uint8_t status)
 	put_request(b, rq);
 }
 
-static void answer_result(struct blk *b, struct request *rq, int res)
+/* There is room for requests again. Any thread. */
+static void end_stall(struct blk *b)
 {
-	answer(b, rq, res ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+	for (unsigned qi = 0; qi < b->vd.nqueues && b->stalled; qi++)
+		virtio_kick(&b->vd, qi);
+	b->stalled = false;
+}
+
+/* A turn at telling the guest of what is complete, as it means copying. True: some is left. */
+static bool tell(struct blk *b)
+{
+	uint32_t told = 0;
+
+	for (unsigned i = 0; i < b->nactive && b->nanswered;) {
+		struct request *rq = b->active[i];
+
+		if (!rq->answered) {
+			i++;
+			continue;
+		}
+		b->nanswered--;
+		told |= 1u << rq->qi;
+		answer(b, rq, rq->res ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+		if (loop_should_yield(b->vd.env.loop))
+			break;
+	}
+	if (told)
+		end_stall(b);
+	for (; told; told &= told - 1)
+		virtio_signal_used(&b->vd, (unsigned)__builtin_ctz(told));
+	return b->nanswered;
 }
 
 static void take_result(struct blk *b, struct request *rq, int res)
 {
-	unsigned qi = rq->qi;
-
-	if (rq->gen != b->vd.vq[qi].gen) {
-		put_request(b, rq);
-	} else if (!virtio_running(&b->vd)) {
-		del_active(b, rq);
-		put_request(b, rq);
-	} else if (b->vd.quiet) {
+	if (rq->gen == b->vd.vq[rq->qi].gen && virtio_running(&b->vd)) {
 		rq->answered = true;
 		rq->res = res;
-	} else {
-		answer_result(b, rq, res);
-		virtio_signal_used(&b->vd, qi);
+		b->nanswered++;
+		virtio_later(&b->vd, rq->qi);
+		return;
 	}
-	if (b->stalled) {
-		b->stalled = false;
-		for (qi = 0; qi < b->vd.nqueues; qi++)
-			virtio_kick(&b->vd, qi);
-	}
+	if (rq->gen == b->vd.vq[rq->qi].gen)
+		del_active(b, rq);
+	put_request(b, rq);
+	end_stall(b);
 }
 
 static void on_done(struct disk_req *dr, int res)
@@ -376,8 +397,8 @@ static int one(struct virtio_dev *vd, unsigned qi)
 	int r;
 
 	if (!rq) {
-		/* With nothing at the disk it is the host's memory that is short: try again. */
-		b->stalled = b->at_disk > 0;
+		/* With nothing under way it is the host's memory that is short: try again. */
+		b->stalled = b->at_disk || b->nanswered;
 		if (!b->stalled)
 			virtio_kick(vd, qi);
 		return -EAGAIN;
@@ -395,7 +416,9 @@ static int one(struct virtio_dev *vd, unsigned qi)
 
 static bool blk_notify(struct virtio_dev *vd, unsigned qi)
 {
-	return virtio_drain(vd, qi, one);
+	bool left = tell(to_blk(vd));
+
+	return virtio_drain(vd, qi, one) || left;
 }
 
 static void blk_queue_stop(struct virtio_dev *vd, unsigned qi)
@@ -411,10 +434,12 @@ static void blk_queue_stop(struct virtio_dev *vd, unsigned qi)
 			b->active[kept] = rq;
 			b->live.inflight[kept++] = b->live.inflight[i];
 		} else if (rq->answered) {
+			b->nanswered--;
 			put_request(b, rq);
 		}
 	}
 	b->live.ninflight = b->nactive = kept;
+	end_stall(b);
 }
 
 static int replay_one(struct blk *b, const struct inflight *in)
@@ -451,22 +476,6 @@ static void blk_replay(struct virtio_dev *vd)
 			return;
 		}
 	}
-}
-
-static void blk_wake(struct virtio_dev *vd)
-{
-	struct blk *b = to_blk(vd);
-
-	for (unsigned i = 0; i < b->nactive;) {
-		struct request *rq = b->active[i];
-
-		if (rq->answered)
-			answer_result(b, rq, rq->res); /* takes it out of active[] */
-		else
-			i++;
-	}
-	for (unsigned qi = 0; qi < vd->nqueues; qi++)
-		virtio_signal_used(vd, qi);
 }
 
 static void blk_config(struct virtio_dev *vd, void *buf)
@@ -506,7 +515,6 @@ static const struct virtio_ops blk_ops = {
 	.notify = blk_notify,
 	.queue_stop = blk_queue_stop,
 	.replay = blk_replay,
-	.wake = blk_wake,
 };
 
 int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk *disk,

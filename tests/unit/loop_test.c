@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -373,6 +374,33 @@ static void work_is_done_without_an_event(void **state)
 	assert_story(s, "a");
 }
 
+/* --- file I/O --------------------------------------------------------------------------------- */
+
+static void written(struct loop_op *op, int res)
+{
+	*(unsigned *)op->arg += (unsigned)res;
+}
+
+/* Much of it is handed over at once, in the time of who asks; the rest before the loop sleeps. */
+static void hands_over_much_at_once(void **state)
+{
+	struct story *s = *state;
+	unsigned n = 0;
+	struct loop_op big = {.fn = written, .arg = &n}, small = big;
+	uint8_t *buf = calloc(1, 1 << 20);
+	FILE *file = tmpfile();
+
+	assert_int_equal(loop_write(&s->loop, &small, fileno(file), buf, 512, 0), 0);
+	assert_true(io_uring_sq_ready(&s->loop.ring) > 0);
+	assert_int_equal(loop_write(&s->loop, &big, fileno(file), buf, 1 << 20, 512), 0);
+	assert_int_equal(io_uring_sq_ready(&s->loop.ring), 0);
+	for (unsigned i = 0; i < 1000 && n < (1 << 20) + 512; i++)
+		loop_run_once(&s->loop, 10 * MS);
+	assert_int_equal(n, (1 << 20) + 512);
+	fclose(file);
+	free(buf);
+}
+
 /* --- how long it was away --------------------------------------------------------------------- */
 
 static void start_up_does_not_count(void **state)
@@ -429,6 +457,7 @@ int main(void)
 		T(one_turn_a_round),
 		T(work_keeps_nobody_waiting),
 		T(work_is_done_without_an_event),
+		T(hands_over_much_at_once),
 		T(start_up_does_not_count),
 		T(percentile_of_rounds),
 	};
