@@ -55,6 +55,8 @@ struct balloon {
 	 * takes over does it again, which changes nothing, as the guest waits for the answer.
 	 */
 	uint64_t done[QUEUES];
+	/* And of the next piece of a balloon request, in order, what was given back. */
+	uint32_t pfn[PIECE_PFNS], npfn, pfn_at;
 	uint64_t window_ns, left; /* when the window began; bytes left in it */
 	struct loop_op again;
 	uint32_t target; /* set while quiet */
@@ -118,19 +120,18 @@ static int compare_pfns(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* Pages in a row are given back in one call. */
-static int give_back_pfns(struct balloon *b, uint32_t *pfn, unsigned n)
+/* As long as this turn lasts. Pages in a row are given back in one call. */
+static int give_back_pfns(struct balloon *b)
 {
-	qsort(pfn, n, sizeof(*pfn), compare_pfns);
-	for (unsigned i = 0; i < n;) {
-		uint64_t first = pfn[i], end = first + 1;
+	do {
+		uint64_t first = b->pfn[b->pfn_at], end = first + 1;
 
-		for (i++; i < n && pfn[i] <= end; i++)
-			end = pfn[i] + 1ull;
+		while (++b->pfn_at < b->npfn && b->pfn[b->pfn_at] <= end)
+			end = b->pfn[b->pfn_at] + 1ull;
 		if (give_back(b, first << VIRTIO_BALLOON_PFN_SHIFT,
 			      (end - first) << VIRTIO_BALLOON_PFN_SHIFT))
 			return -EBADMSG;
-	}
+	} while (b->pfn_at < b->npfn && b->left && !loop_should_yield(b->vd.env.loop));
 	return 0;
 }
 
@@ -139,15 +140,19 @@ static int inflate(struct balloon *b, struct virtq *vq)
 {
 	const struct virtq_chain *c = &b->chain;
 	uint64_t *done = &b->done[Q_INFLATE];
-	uint32_t pfn[PIECE_PFNS], n;
 
-	if (!c->read_bytes || c->read_bytes % sizeof(pfn[0]))
+	if (!c->read_bytes || c->read_bytes % sizeof(b->pfn[0]))
 		return -EBADMSG;
-	n = virtq_chain_read(vq, c, *done, pfn, sizeof(pfn));
-	if (give_back_pfns(b, pfn, n / sizeof(pfn[0])))
+	if (b->pfn_at == b->npfn) {
+		b->npfn =
+			virtq_chain_read(vq, c, *done, b->pfn, sizeof(b->pfn)) / sizeof(b->pfn[0]);
+		b->pfn_at = 0;
+		qsort(b->pfn, b->npfn, sizeof(b->pfn[0]), compare_pfns);
+		*done += b->npfn * sizeof(b->pfn[0]);
+	}
+	if (b->npfn && give_back_pfns(b))
 		return -EBADMSG;
-	*done += n;
-	return !n || *done >= c->read_bytes;
+	return b->pfn_at == b->npfn && *done >= c->read_bytes;
 }
 
 /* The whole pages in there. */
@@ -184,7 +189,7 @@ static int report(struct balloon *b, unsigned qi)
 		if (give_back_range(b, s->gpa + skip, n))
 			return -EBADMSG;
 		b->done[qi] += n;
-		left -= n;
+		left = loop_should_yield(b->vd.env.loop) ? 0 : left - n;
 		skip = 0;
 	}
 	return b->done[qi] >= c->write_bytes;
@@ -227,7 +232,11 @@ static bool balloon_notify(struct virtio_dev *vd, unsigned qi)
 
 static void balloon_queue_stop(struct virtio_dev *vd, unsigned qi)
 {
-	((struct balloon *)vd)->done[qi] = 0;
+	struct balloon *b = (struct balloon *)vd;
+
+	b->done[qi] = 0;
+	if (qi == Q_INFLATE)
+		b->npfn = b->pfn_at = 0;
 }
 
 /* --- configuration ---------------------------------------------------------------------------- */

@@ -73,6 +73,18 @@ static void check_given_back(struct fix *f, uint64_t from, uint64_t n)
 	}
 }
 
+static unsigned given_back(struct fix *f)
+{
+	unsigned n = 0;
+	uint8_t byte;
+
+	for (uint64_t p = FREE / MEM_PAGE_SIZE; p < PAGES; p++) {
+		assert_int_equal(pread(f->rig.mem.fd, &byte, 1, (off_t)(p * MEM_PAGE_SIZE)), 1);
+		n += !byte;
+	}
+	return n;
+}
+
 static void put_pfns(struct fix *f, const uint32_t *pfn, unsigned n)
 {
 	memcpy(rig_ptr(&f->rig, RIG_DATA), pfn, n * sizeof(*pfn));
@@ -241,6 +253,65 @@ static void a_guest_that_frees_fast_waits(void **state)
 	assert_true(loop_now_ns() - begin >= 45000000);
 }
 
+/* However scattered the pages are: each is a call of its own, and the loop looks up in between. */
+static void scattered_pages_take_turns(void **state)
+{
+	struct fix *f = *state;
+	uint32_t pfn[20];
+	unsigned given = 0;
+	struct rig_seg s = {RIG_DATA, sizeof(pfn), false}, pages[10];
+
+	for (unsigned i = 0; i < 20; i++)
+		pfn[i] = FREE / MEM_PAGE_SIZE + 2 * (19 - i);
+	put_pfns(f, pfn, 20);
+	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	request(f, INFLATE, &s, 1);
+	for (unsigned i = 1; i <= 20; i++) {
+		assert_int_equal(rig_used_idx(&f->q[INFLATE]), 0);
+		if (i == 10) {
+			f->dev->ops->quiet(f->dev, true);
+			loop_run_once(&f->rig.loop, 0);
+			f->dev->ops->quiet(f->dev, false);
+		}
+		loop_run_once(&f->rig.loop, 0);
+		assert_in_range(given_back(f), given, i);
+		given = given_back(f);
+	}
+	rig_until(&f->rig, rig_used_idx(&f->q[INFLATE]) == 1);
+	assert_int_equal(given_back(f), 20);
+	for (unsigned i = 0; i < 10; i++)
+		pages[i] =
+			(struct rig_seg){FREE + (101 + 2 * i) * MEM_PAGE_SIZE, MEM_PAGE_SIZE, true};
+	request(f, REPORT, pages, 10);
+	for (unsigned i = 1; i <= 9; i++) {
+		loop_run_once(&f->rig.loop, 0);
+		assert_in_range(given_back(f), 20, 20 + i);
+	}
+	rig_until(&f->rig, rig_used_idx(&f->q[REPORT]) == 1);
+	assert_int_equal(given_back(f), 30);
+	assert_int_equal(f->dev->faults, 0);
+}
+
+/* What was left of a request that a reset took away is not given back with the next one. */
+static void reset_in_a_piece(void **state)
+{
+	struct fix *f = *state;
+	uint32_t pfn[3] = {300, 302, 304};
+	struct rig_seg s = {RIG_DATA, sizeof(pfn), false};
+
+	put_pfns(f, pfn, 3);
+	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	request(f, INFLATE, &s, 1);
+	loop_run_once(&f->rig.loop, 0);
+	check_given_back(f, 300, 1);
+	rig_start(&f->rig, 0, rig_offered(&f->rig, 0), f->q, QUEUES, 64);
+	pfn[0] = 301;
+	put_pfns(f, pfn, 1);
+	s.len = 4;
+	answered(f, INFLATE, &s, 1);
+	check_given_back(f, 300, 2);
+}
+
 static void quiet_means_quiet(void **state)
 {
 	struct fix *f = *state;
@@ -337,6 +408,8 @@ int main(void)
 		T(reports_on_either_queue),
 		T(pages_filled_with_something_stay),
 		T(a_guest_that_frees_fast_waits),
+		T(scattered_pages_take_turns),
+		T(reset_in_a_piece),
 		T(quiet_means_quiet),
 		T(the_target_is_told),
 		T(taken_over_in_the_middle),
