@@ -21,7 +21,8 @@ typedef void obuf_sink_fn(void *arg, const void *data, uint32_t len);
 /* There is room again after obuf_put() said -EAGAIN. */
 typedef void obuf_room_fn(void *arg);
 
-/* The first output of the open epoch is held: somebody outside waits. Only notes it: no obuf call. */
+/* The first output of the open epoch is held: somebody outside waits. Only notes it: no obuf call.
+ */
 typedef void obuf_held_fn(void *arg);
 
 /* Released output is left: call obuf_continue() soon, after other work. */
@@ -41,7 +42,7 @@ struct obuf {
 	bool closed;	/* fenced: everything put is thrown away */
 	uint64_t epoch; /* the open epoch that new output belongs to */
 	uint64_t may;	/* the last epoch that may leave */
-	uint64_t told; /* the last epoch whose first output was told */
+	uint64_t told;	/* the last epoch whose first output was told */
 	obuf_held_fn *on_held;
 	void *on_held_arg;
 	obuf_later_fn *later;

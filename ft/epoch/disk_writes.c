@@ -19,6 +19,7 @@ static void append(struct disk_writes *l, const struct disk_writes *more)
 int disk_writes_add(struct disk_writes *l, const struct wire_disk *wire, const void *data)
 {
 	struct disk_write *w = malloc(sizeof(*w) + wire->data);
+	struct disk_writes one;
 
 	if (!w)
 		return -ENOMEM;
@@ -26,7 +27,8 @@ int disk_writes_add(struct disk_writes *l, const struct wire_disk *wire, const v
 	w->wire = *wire;
 	if (wire->data)
 		memcpy(w->data, data, wire->data);
-	append(l, &(struct disk_writes){w, w, 1, disk_write_bytes(w)});
+	one = (struct disk_writes){w, w, 1, disk_write_bytes(w)};
+	append(l, &one);
 	return 0;
 }
 

@@ -28,8 +28,8 @@ struct vm_run {
 	enum vcpu_task task;
 	int vcpu_error; /* first failure of a save or load since asked */
 	const char *vcpu_what;
-	bool fresh;		 /* loop: loaded or built, devices have not looked at their queues */
-	uint64_t paused_ns;	 /* loop: CLOCK_MONOTONIC of the last vm_pause(); 0: never */
+	bool fresh;	    /* loop: loaded or built, devices have not looked at their queues */
+	uint64_t paused_ns; /* loop: CLOCK_MONOTONIC of the last vm_pause(); 0: never */
 	uint64_t first_entry_ns; /* atomic: CLOCK_MONOTONIC when a vCPU first entered the guest, or
 				    0 */
 };
