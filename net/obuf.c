@@ -1,13 +1,11 @@
 #include "net/obuf.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "vmm/base/log.h"
-
-#define SLICE 256 /* entries: about a millisecond */
+#include "vmm/base/loop.h"
 
 struct obuf_entry {
 	struct obuf_entry *next;
@@ -58,8 +56,9 @@ void obuf_done(struct obuf *ob)
 	ob->closed = true;
 }
 
-void obuf_set_later(struct obuf *ob, obuf_later_fn *later, void *arg)
+void obuf_set_later(struct obuf *ob, struct loop *l, obuf_later_fn *later, void *arg)
 {
+	ob->loop = l;
 	ob->later = later;
 	ob->later_arg = arg;
 }
@@ -202,26 +201,25 @@ static void offer_room(struct obuf *ob)
 	}
 }
 
-/* At most `limit` entries of those that may leave. True: that was all. */
-static bool let_out(struct obuf *ob, unsigned limit)
+/* All that may leave, or as much of it as this turn allows. True: that was all. */
+static bool let_out(struct obuf *ob, bool all)
 {
 	while (ob->head && ob->head->epoch <= ob->may) {
-		struct obuf_entry *en;
+		struct obuf_entry *en = take_head(ob);
 
-		if (!limit--)
-			return false;
-		en = take_head(ob);
 		deliver(ob, en->sink, en->data, en->len);
 		free(en);
+		if (!all && loop_should_yield(ob->loop))
+			break;
 	}
-	return true;
+	return !ob->head || ob->head->epoch > ob->may;
 }
 
 void obuf_continue(struct obuf *ob)
 {
 	if (ob->closed)
 		return;
-	if (!let_out(ob, ob->later ? SLICE : UINT_MAX))
+	if (!let_out(ob, !ob->later))
 		ob->later(ob->later_arg);
 	offer_room(ob);
 }
@@ -229,7 +227,7 @@ void obuf_continue(struct obuf *ob)
 void obuf_flush(struct obuf *ob)
 {
 	if (!ob->closed)
-		let_out(ob, UINT_MAX);
+		let_out(ob, true);
 }
 
 void obuf_release(struct obuf *ob, uint64_t epoch)

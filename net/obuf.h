@@ -28,6 +28,7 @@ typedef void obuf_held_fn(void *arg);
 /* Released output is left: call obuf_continue() soon, after other work. */
 typedef void obuf_later_fn(void *arg);
 
+struct loop;
 struct obuf_entry;
 
 struct obuf {
@@ -45,6 +46,7 @@ struct obuf {
 	uint64_t told;	/* the last epoch whose first output was told */
 	obuf_held_fn *on_held;
 	void *on_held_arg;
+	struct loop *loop; /* whose budget a release is part of */
 	obuf_later_fn *later;
 	void *later_arg;
 	uint64_t bytes, limit;
@@ -61,10 +63,10 @@ void obuf_done(struct obuf *ob);
  * -ENOSPC. */
 int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg);
 /*
- * Without this a release delivers everything at once; with it, a few hundred entries before it asks
- * for obuf_continue(): a full buffer must not keep the loop from its heartbeats.
+ * Without this a release delivers everything at once; with it, an entry at least and what the
+ * round's budget allows before it asks for obuf_continue(): a full buffer must not keep the loop.
  */
-void obuf_set_later(struct obuf *ob, obuf_later_fn *later, void *arg);
+void obuf_set_later(struct obuf *ob, struct loop *l, obuf_later_fn *later, void *arg);
 void obuf_continue(struct obuf *ob);
 /* NULL: nobody wants to know. */
 void obuf_on_held(struct obuf *ob, obuf_held_fn *fn, void *arg);

@@ -7,6 +7,7 @@
 
 struct fix {
 	struct obuf ob;
+	struct loop loop; /* only its budget: each look takes some of it */
 	struct rig_out a, b;
 	int sa, sb;
 	unsigned rooms;
@@ -43,6 +44,8 @@ static int setup(void **state)
 	struct fix *f = calloc(1, sizeof(*f));
 
 	obuf_init(&f->ob, 1000);
+	rig_tick_ns = LOOP_BUDGET_NS / 200;
+	f->loop.clock = rig_clock;
 	f->sa = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a);
 	f->sb = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->b);
 	*state = f;
@@ -298,6 +301,12 @@ static void put_many(struct fix *f, int sink, unsigned from, unsigned to)
 	}
 }
 
+/* The loop's budget for a turn, anew. */
+static void begin_turn(struct fix *f)
+{
+	f->loop.yield_ns = rig_now_ns + LOOP_BUDGET_NS;
+}
+
 /* A release of many comes in parts, and each part is asked for. */
 static void many_leave_in_parts(void **state)
 {
@@ -307,7 +316,7 @@ static void many_leave_in_parts(void **state)
 	unsigned parts = 0;
 
 	f->ob.limit = 1 << 20;
-	obuf_set_later(&f->ob, count_later, &m);
+	obuf_set_later(&f->ob, &f->loop, count_later, &m);
 	obuf_hold(&f->ob, 1);
 	put_many(f, s, 0, 2000);
 	obuf_seal(&f->ob, 2);
@@ -317,6 +326,7 @@ static void many_leave_in_parts(void **state)
 		assert_in_range(m.out, 1, 1999);
 		m.laters = 0;
 		parts++;
+		begin_turn(f);
 		obuf_continue(&f->ob);
 	}
 	assert_int_equal(m.out, 2000);
@@ -325,9 +335,39 @@ static void many_leave_in_parts(void **state)
 	obuf_flush(&f->ob); /* nothing of epoch 2 */
 	assert_int_equal(m.out, 2000);
 	obuf_seal(&f->ob, 3);
+	begin_turn(f);
 	obuf_release(&f->ob, 2);
 	assert_int_equal(m.out, 2100);
 	assert_int_equal(m.laters, 0);
+}
+
+static void takes_long(void *arg, const void *data, uint32_t len)
+{
+	rig_now_ns += LOOP_BUDGET_NS; /* as a frame that the host cuts into many */
+	count_out(arg, data, len);
+}
+
+/* It is time that counts: an entry each turn, when each takes all of it. */
+static void slow_ones_leave_one_by_one(void **state)
+{
+	struct fix *f = *state;
+	struct many m = {0};
+	int s = obuf_add_sink(&f->ob, takes_long, NULL, &m);
+
+	obuf_set_later(&f->ob, &f->loop, count_later, &m);
+	obuf_hold(&f->ob, 1);
+	put_many(f, s, 0, 10);
+	obuf_seal(&f->ob, 2);
+	begin_turn(f);
+	obuf_release(&f->ob, 1);
+	for (unsigned i = 1; i < 10; i++) {
+		assert_int_equal(m.out, i);
+		assert_int_equal(m.laters, i);
+		begin_turn(f);
+		obuf_continue(&f->ob);
+	}
+	assert_int_equal(m.out, 10);
+	assert_int_equal(m.laters, 9);
 }
 
 /* What is put behind a release that is not through waits for its turn; a new hold is one. */
@@ -338,7 +378,7 @@ static void parts_keep_order_and_epochs(void **state)
 	int s = obuf_add_sink(&f->ob, count_out, NULL, &m);
 
 	f->ob.limit = 1 << 20;
-	obuf_set_later(&f->ob, count_later, &m);
+	obuf_set_later(&f->ob, &f->loop, count_later, &m);
 	obuf_hold(&f->ob, 1);
 	put_many(f, s, 0, 2000);
 	obuf_pass(&f->ob);
@@ -350,6 +390,7 @@ static void parts_keep_order_and_epochs(void **state)
 	assert_int_equal(m.out, 2001);
 	obuf_continue(&f->ob);
 	assert_int_equal(m.out, 2001);
+	begin_turn(f);
 	obuf_pass(&f->ob);
 	assert_int_equal(m.out, 2005);
 	put_many(f, s, 2005, 2006); /* at once again */
@@ -364,7 +405,7 @@ static void dropped_between_parts(void **state)
 	unsigned out;
 
 	f->ob.limit = 1 << 20;
-	obuf_set_later(&f->ob, count_later, &m);
+	obuf_set_later(&f->ob, &f->loop, count_later, &m);
 	obuf_hold(&f->ob, 1);
 	put_many(f, s, 0, 2000);
 	obuf_seal(&f->ob, 2);
@@ -414,11 +455,13 @@ static void random_walk(void **state)
 	char buf[64];
 
 	f->ob.limit = 60000;
-	obuf_set_later(&f->ob, model_later, m);
+	obuf_set_later(&f->ob, &f->loop, model_later, m);
 	obuf_hold(&f->ob, epoch);
 	for (unsigned i = 0; i < 200000 && id < 99999; i++) {
 		struct iovec iov = {buf, 4 + rand_r(&seed) % 60};
 
+		if (i % 16 == 0)
+			begin_turn(f);
 		switch (rand_r(&seed) % 1000) {
 		case 0: /* the peer is lost, */
 			m->allowed = UINT32_MAX;
@@ -480,6 +523,7 @@ int main(void)
 		T(tiny_entries_are_bounded),
 		T(as_many_sinks_as_there_are),
 		T(many_leave_in_parts),
+		T(slow_ones_leave_one_by_one),
 		T(parts_keep_order_and_epochs),
 		T(dropped_between_parts),
 		T(random_walk),

@@ -65,22 +65,26 @@ static int create(struct vm *vm, const struct backends *b, struct err *e)
 	return r ? r : vm_reset_init(vm, e);
 }
 
-static void output_again(struct loop_op *op, int res)
-{
-	struct vm *vm = op->arg;
-
-	if (!vm->doubts || !vm->doubts(vm->doubts_arg) ||
-	    loop_timer_set(vm->loop, &vm->output_op, DOUBT_NS) < 0)
-		obuf_continue(&vm->obuf);
-}
-
 static void output_later(void *arg)
 {
 	struct vm *vm = arg;
 
-	/* No room for a timer: now, then. */
-	if (loop_timer_set(vm->loop, &vm->output_op, 0) < 0)
-		obuf_flush(&vm->obuf);
+	loop_work_add(vm->loop, &vm->output_work);
+}
+
+static void output_again(struct loop_op *op, int res)
+{
+	output_later(op->arg);
+}
+
+static bool output_turn(struct loop_work *w)
+{
+	struct vm *vm = w->arg;
+
+	if (!vm->doubts || !vm->doubts(vm->doubts_arg) ||
+	    loop_timer_set(vm->loop, &vm->output_op, DOUBT_NS) < 0)
+		obuf_continue(&vm->obuf);
+	return false;
 }
 
 int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const struct backends *b,
@@ -103,8 +107,9 @@ int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const stru
 	vm_devices_init(vm);
 	vm_run_init(vm);
 	obuf_init(&vm->obuf, b->output_bytes);
-	obuf_set_later(&vm->obuf, output_later, vm);
+	obuf_set_later(&vm->obuf, l, output_later, vm);
 	vm->output_op = (struct loop_op){.fn = output_again, .arg = vm};
+	vm->output_work = (struct loop_work){.fn = output_turn, .arg = vm};
 	vcpu_setup_signal();
 	r = create(vm, b, e);
 	if (r)
@@ -119,6 +124,7 @@ void vm_destroy(struct vm *vm)
 	vm_quit_vcpus(vm);
 	obuf_drop(&vm->obuf);
 	loop_timer_del(vm->loop, &vm->output_op);
+	loop_work_del(vm->loop, &vm->output_work);
 	vm_devices_done(vm);
 	vm_state_done(vm);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)

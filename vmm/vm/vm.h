@@ -45,7 +45,8 @@ struct vm {
 	struct vm_devices devices;
 
 	struct obuf obuf;
-	struct loop_op output_op;  /* obuf_continue() */
+	struct loop_work output_work; /* obuf_continue(), */
+	struct loop_op output_op;     /* asked for again */
 	bool (*doubts)(void *arg); /* may another side run the VM? Then output waits; may be NULL */
 	void *doubts_arg;
 
