@@ -20,7 +20,16 @@ class Away:
         self.path, self.asked = path, False
         self.old = signal.signal(signal.SIGIO, self.broken)
         self.fd = os.open(path, os.O_RDWR)
-        fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        self.lease(ftlab.Deadline(10))
+
+    def lease(self, deadline):
+        """Not while a boot that is under way has it open."""
+        while True:
+            try:
+                fcntl.fcntl(self.fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+                return
+            except BlockingIOError:
+                deadline.check("the kernel file to be closed")
 
     def broken(self, *_):
         self.asked = True
