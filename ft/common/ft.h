@@ -38,6 +38,7 @@ enum ft_stand {
 	FT_STAND_CLAIM = 2,  /* the arbiter is being asked whose it is */
 	FT_STAND_SILENT = 4, /* and does not answer */
 	FT_STAND_END = 8,    /* its last epoch is under way */
+	FT_STAND_SEAL = 16,  /* an epoch is being captured */
 };
 
 #define FT_SAMPLES 4096

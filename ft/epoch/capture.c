@@ -5,16 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
-#define HOT_COOL      8	 /* equal this many epochs: protect again */
-#define BUFFER_WAIT_S 30 /* the link's own deadlines are much shorter */
-#define MIN_BUFS      256u
+#define HOT_COOL 8 /* equal this many epochs: protect again */
+#define MIN_BUFS 256u
 
 int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes,
 		 struct err *e)
 {
-	pthread_condattr_t ca;
 	int r;
 
 	memset(c, 0, sizeof(*c));
@@ -23,10 +20,6 @@ int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t s
 		staging_bytes / MEM_PAGE_SIZE > MIN_BUFS ? staging_bytes / MEM_PAGE_SIZE : MIN_BUFS;
 	c->hot_max = c->nbufs / 2;
 	pthread_mutex_init(&c->lock, NULL);
-	pthread_condattr_init(&ca);
-	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->returned, &ca);
-	pthread_condattr_destroy(&ca);
 	r = dirty_start(&c->dirty, kvm, mem, e);
 	if (r)
 		return r;
@@ -65,23 +58,13 @@ void capture_done(struct capture *c)
 	free(c->hot_bits);
 	free(c->last_bits);
 	pthread_mutex_destroy(&c->lock);
-	pthread_cond_destroy(&c->returned);
 	memset(c, 0, sizeof(*c));
-}
-
-void capture_close(struct capture *c)
-{
-	pthread_mutex_lock(&c->lock);
-	c->closed = true;
-	pthread_cond_signal(&c->returned);
-	pthread_mutex_unlock(&c->lock);
 }
 
 static void put_buf(struct capture *c, uint8_t *buf)
 {
 	pthread_mutex_lock(&c->lock);
 	c->free[c->nfree++] = buf;
-	pthread_cond_signal(&c->returned);
 	pthread_mutex_unlock(&c->lock);
 }
 
@@ -94,52 +77,10 @@ void capture_put(struct capture *c, const struct capture_page *pages, uint32_t n
 		if (!p->keep)
 			c->free[c->nfree++] = p->now;
 	}
-	pthread_cond_signal(&c->returned);
 	pthread_mutex_unlock(&c->lock);
 }
 
 /* --- one capture ------------------------------------------------------------------------------ */
-
-struct run {
-	struct capture *c;
-	struct capture_batch **batch;
-	capture_push_fn *push;
-	void *arg;
-	int64_t count;
-};
-
-/* Let the sender have what there is so far. */
-static int push_batch(struct run *r)
-{
-	struct capture_batch *next = r->push(r->arg, *r->batch);
-
-	if (!next)
-		return -EPIPE;
-	*r->batch = next;
-	return 0;
-}
-
-/* No buffer free: wait for the sender to give some back. */
-static int wait_for_buffers(struct run *r)
-{
-	struct capture *c = r->c;
-	struct timespec until;
-	int res = push_batch(r);
-
-	if (res)
-		return res;
-	c->waits++;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += BUFFER_WAIT_S;
-	pthread_mutex_lock(&c->lock);
-	while (!c->nfree && !c->closed && !res)
-		if (pthread_cond_timedwait(&c->returned, &c->lock, &until) == ETIMEDOUT)
-			res = -ETIMEDOUT;
-	if (c->closed)
-		res = -EPIPE;
-	pthread_mutex_unlock(&c->lock);
-	return res;
-}
 
 static void fetch_bufs(struct capture *c)
 {
@@ -152,47 +93,36 @@ static void fetch_bufs(struct capture *c)
 	pthread_mutex_unlock(&c->lock);
 }
 
-static uint8_t *take_buf(struct run *r, int *ret_err)
+/* Is there a buffer for the next page? */
+static bool has_buf(struct capture *c)
 {
-	struct capture *c = r->c;
-	uint8_t *buf = NULL;
+	uint8_t *stolen;
 
-	*ret_err = 0;
-	while (!buf && !*ret_err) {
-		if (!c->nmine)
-			fetch_bufs(c);
-		if (c->nmine)
-			buf = c->mine[--c->nmine];
-		if (!buf)
-			buf = bases_steal(&c->bases);
-		if (!buf)
-			*ret_err = wait_for_buffers(r);
-	}
+	if (!c->nmine)
+		fetch_bufs(c);
+	if (c->nmine)
+		return true;
+	stolen = bases_steal(&c->bases);
+	if (stolen)
+		c->mine[c->nmine++] = stolen;
+	return stolen != NULL;
+}
+
+static void put_page(struct capture *c, struct capture_batch *b, struct capture_page page)
+{
+	b->pages[b->n++] = page;
+	c->count++;
+}
+
+/* There is a buffer: has_buf(). */
+static uint8_t *add_page(struct capture *c, struct capture_batch *b, uint64_t page, uint8_t *base,
+			 bool keep)
+{
+	uint8_t *buf = c->mine[--c->nmine];
+
+	memcpy(buf, mem_page(c->mem, page), MEM_PAGE_SIZE);
+	put_page(c, b, (struct capture_page){page, buf, base, keep});
 	return buf;
-}
-
-/* Pages of zeros take no buffer, so a batch may be full while there are buffers. */
-static int put_page(struct run *r, struct capture_page page)
-{
-	int err = (*r->batch)->n == (*r->batch)->cap ? push_batch(r) : 0;
-
-	if (err)
-		return err;
-	(*r->batch)->pages[(*r->batch)->n++] = page;
-	r->count++;
-	return 0;
-}
-
-static int add_page(struct run *r, uint64_t page, uint8_t *base, bool keep, uint8_t **ret_copy)
-{
-	int err;
-	uint8_t *buf = take_buf(r, &err);
-
-	if (!buf)
-		return err;
-	memcpy(buf, mem_page(r->c->mem, page), MEM_PAGE_SIZE);
-	*ret_copy = buf;
-	return put_page(r, (struct capture_page){page, buf, base, keep});
 }
 
 /* Given back to the host, and still without memory? */
@@ -202,10 +132,10 @@ static bool is_hole(struct capture *c, uint64_t page)
 }
 
 /* `keep`, so that the sender leaves the one page of zeros alone. */
-static int add_zeros(struct run *r, uint64_t page)
+static void add_zeros(struct capture *c, struct capture_batch *b, uint64_t page)
 {
-	dirty_set(r->c->dirty.clear, page);
-	return put_page(r, (struct capture_page){page, r->c->zeros, NULL, true});
+	dirty_set(c->dirty.clear, page);
+	put_page(c, b, (struct capture_page){page, c->zeros, NULL, true});
 }
 
 static void keep_base(struct capture *c, uint64_t page, uint8_t *copy)
@@ -224,130 +154,139 @@ static void forget_hot(struct capture *c, struct hot_page *h)
 	*h = c->hot[--c->nhot];
 }
 
-static int capture_hot_hole(struct run *r, struct hot_page *h)
+static void hot_hole(struct capture *c, struct capture_batch *b, struct hot_page *h)
 {
 	uint64_t page = h->page;
 
-	put_buf(r->c, h->copy);
-	forget_hot(r->c, h);
-	return add_zeros(r, page);
+	put_buf(c, h->copy);
+	forget_hot(c, h);
+	add_zeros(c, b, page);
 }
 
-/* Compare every hot page with what was sent last; drop the ones that cooled down. */
-static int capture_hot(struct run *r)
+/* Equal for long: protected from here on, so nothing is missed. */
+static void cool_down(struct capture *c, struct hot_page *h)
 {
-	struct capture *c = r->c;
+	dirty_set(c->dirty.clear, h->page);
+	if (bases_room(&c->bases, h->page))
+		keep_base(c, h->page, h->copy);
+	else
+		put_buf(c, h->copy);
+	forget_hot(c, h);
+}
 
-	for (uint32_t i = 0; i < c->nhot;) {
-		struct hot_page *h = &c->hot[i];
-		uint8_t *copy;
-		int err;
+/* Compare every hot page with what was sent last. False: no room. */
+static bool fill_hot(struct capture *c, struct capture_batch *b)
+{
+	while (c->at.hot < c->nhot) {
+		struct hot_page *h = &c->hot[c->at.hot];
 
+		if (b->n == b->cap || !has_buf(c))
+			return false;
 		if (is_hole(c, h->page)) {
-			err = capture_hot_hole(r, h);
-			if (err)
-				return err;
+			hot_hole(c, b, h);
 			continue;
 		}
 		c->compared++;
 		if (memcmp(mem_page(c->mem, h->page), h->copy, MEM_PAGE_SIZE)) {
-			err = add_page(r, h->page, h->copy, true, &copy);
-			if (err)
-				return err;
-			h->copy = copy;
+			h->copy = add_page(c, b, h->page, h->copy, true);
 			h->equal = 0;
 			c->sent_hot++;
-			i++;
-		} else if (++h->equal < HOT_COOL) {
-			i++;
-		} else {
-			/* Equal now and protected from here on: nothing is missed. */
-			dirty_set(c->dirty.clear, h->page);
-			if (bases_room(&c->bases, h->page))
-				keep_base(c, h->page, h->copy);
-			else
-				put_buf(c, h->copy);
-			forget_hot(c, h);
+		} else if (++h->equal == HOT_COOL) {
+			cool_down(c, h);
+			continue;
 		}
+		c->at.hot++;
 	}
-	return 0;
+	return true;
 }
 
-static int capture_cold_hole(struct run *r, uint64_t page)
+static void cold_hole(struct capture *c, struct capture_batch *b, uint64_t page)
 {
-	uint8_t *base = bases_take(&r->c->bases, page);
+	uint8_t *base = bases_take(&c->bases, page);
 
 	if (base)
-		put_buf(r->c, base);
-	return add_zeros(r, page);
+		put_buf(c, base);
+	add_zeros(c, b, page);
 }
 
-static int capture_cold_page(struct run *r, uint64_t page, bool was_dirty)
+static void cold_page(struct capture *c, struct capture_batch *b, uint64_t page, bool was_dirty)
 {
-	struct capture *c = r->c;
 	bool hot = was_dirty && c->nhot < c->hot_max;
 	bool keep = hot || bases_room(&c->bases, page);
 	uint8_t *copy;
-	int err;
 
 #ifdef BUG_SKIP_PAGE /* planted: the tests must notice */
 	if (page % 64 == 63) {
 		dirty_set(c->dirty.clear, page);
-		return 0;
+		return;
 	}
 #endif
-	if (is_hole(c, page))
-		return capture_cold_hole(r, page);
+	if (is_hole(c, page)) {
+		cold_hole(c, b, page);
+		return;
+	}
 	mem_found(c->mem, page);
-	err = add_page(r, page, bases_take(&c->bases, page), keep, &copy);
-	if (err)
-		return err;
-	if (!hot) {
-		dirty_set(c->dirty.clear, page);
-		if (keep)
-			keep_base(c, page, copy);
-		return 0;
+	copy = add_page(c, b, page, bases_take(&c->bases, page), keep);
+	if (hot) {
+		dirty_set(c->hot_bits, page);
+		c->hot[c->nhot++] = (struct hot_page){page, copy, 0};
+		return;
 	}
-	dirty_set(c->hot_bits, page);
-	c->hot[c->nhot++] = (struct hot_page){page, copy, 0};
-	return 0;
+	dirty_set(c->dirty.clear, page);
+	if (keep)
+		keep_base(c, page, copy);
 }
 
-static int capture_cold(struct run *r)
+/* What cooled down just now is in `clear` and was compared already. */
+static void next_word(struct capture *c)
 {
-	struct capture *c = r->c;
+	uint64_t w = c->at.word++;
 
-	for (uint64_t w = 0; w < c->dirty.nwords; w++) {
-		/* What cooled down just now is in `clear` and was compared already. */
-		uint64_t bits = c->dirty.bits[w] & ~c->hot_bits[w] & ~c->dirty.clear[w];
-		uint64_t last = c->last_bits[w];
-
-		c->last_bits[w] = bits;
-		while (bits) {
-			unsigned b = __builtin_ctzll(bits);
-			int err = capture_cold_page(r, w * 64 + b, last >> b & 1);
-
-			if (err)
-				return err;
-			bits &= bits - 1;
-		}
-	}
-	return 0;
+	c->at.bits = c->dirty.bits[w] & ~c->hot_bits[w] & ~c->dirty.clear[w];
+	c->at.last = c->last_bits[w];
+	c->last_bits[w] = c->at.bits;
 }
 
-int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_push_fn *push,
-		      void *arg)
+/* False: no room. */
+static bool fill_cold(struct capture *c, struct capture_batch *b)
 {
-	struct run r = {c, batch, push, arg, 0};
-	int err = dirty_get(&c->dirty);
+	for (;;) {
+		unsigned bit;
+
+		while (!c->at.bits && c->at.word < c->dirty.nwords)
+			next_word(c);
+		if (!c->at.bits)
+			return true;
+		if (b->n == b->cap || !has_buf(c))
+			return false;
+		bit = __builtin_ctzll(c->at.bits);
+		c->at.bits &= c->at.bits - 1;
+		cold_page(c, b, (c->at.word - 1) * 64 + bit, c->at.last >> bit & 1);
+	}
+}
+
+int capture_begin(struct capture *c)
+{
+	int r = dirty_get(&c->dirty);
 
 	bases_begin(&c->bases);
 	c->hole = (struct mem_hole){0};
-	if (!err)
-		err = capture_hot(&r);
-	if (!err)
-		err = capture_cold(&r);
-	if (!err)
-		err = dirty_clear(&c->dirty);
-	return err ? err : r.count;
+	c->at = (struct capture_place){0};
+	c->count = 0;
+	return r;
+}
+
+int capture_fill(struct capture *c, struct capture_batch *b)
+{
+	int r;
+
+	/* Hot ones first, once: what becomes hot below was looked at. */
+	if (!c->at.word) {
+		if (!fill_hot(c, b))
+			return 0;
+	}
+	if (!fill_cold(c, b))
+		return 0;
+	r = dirty_clear(&c->dirty);
+	return r ? r : 1;
 }

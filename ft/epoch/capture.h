@@ -11,7 +11,7 @@
  * memory and is not looked at: it is sent as the page of zeros that it is, and stops being hot.
  *
  * Staging memory is bounded: when it runs out in the middle of a capture, the batch so far is
- * pushed to the sender and the VM stays stopped until buffers come back.
+ * pushed to the sender and the VM stays stopped until buffers come back. Nothing here waits.
  *
  * Owner: the loop, but for capture_put(), which the sender calls.
  */
@@ -46,6 +46,12 @@ struct hot_page {
 	uint32_t equal; /* epochs in a row without a change */
 };
 
+/* How far a capture is: first the hot pages, then word by word of the dirty bits. */
+struct capture_place {
+	uint32_t hot;
+	uint64_t word, bits, last; /* the next word; of the one before what is left, and hotness */
+};
+
 struct capture {
 	struct dirty dirty;
 	struct mem *mem;
@@ -56,35 +62,28 @@ struct capture {
 	uint32_t nfree;
 	uint8_t *mine[64]; /* taken off it by the loop: one lock for many pages */
 	uint32_t nmine;
-	pthread_mutex_t lock; /* of free, nfree, closed */
-	pthread_cond_t returned;
-	bool closed;
+	pthread_mutex_t lock; /* of free, nfree */
 	struct hot_page *hot;
 	uint32_t nhot, hot_max;
 	struct bases bases;   /* copies of cold pages */
 	uint64_t *hot_bits;   /* pages in the hot set */
 	uint64_t *last_bits;  /* cold pages of the epoch before */
 	struct mem_hole hole; /* during a capture */
-	uint64_t compared, sent_hot, waits;
+	struct capture_place at;
+	int64_t count; /* pages of this capture */
+	uint64_t compared, sent_hot;
 };
-
-/* Hands a full batch to the sender in the middle of a capture; gives an empty one. NULL: link lost.
- */
-typedef struct capture_batch *capture_push_fn(void *arg, struct capture_batch *full);
 
 int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes,
 		 struct err *e);
 void capture_done(struct capture *c);
+/* VM stopped: the pages that changed since the last capture are looked up. 0 or negative errno. */
+int capture_begin(struct capture *c);
 /*
- * VM stopped: put all pages that changed since the last capture into *batch (replaced when it was
- * pushed). Returns how many, or a negative errno: -EPIPE when the link was lost on the way,
- * -ETIMEDOUT when the sender returned no buffer for 30 s.
+ * VM still stopped: put them into the batch. 1: these are all, c->count of them. 0: the batch is
+ * full, or no buffer is free: hand it to the sender, and go on with an empty one. Negative errno.
  */
-int64_t capture_pages(struct capture *c, struct capture_batch **batch, capture_push_fn *push,
-		      void *arg);
+int capture_fill(struct capture *c, struct capture_batch *b);
 /* Sender: these pages were encoded; their bases and, unless kept, their copies are free again. */
 void capture_put(struct capture *c, const struct capture_page *pages, uint32_t n);
-/* The link is lost: whoever waits for buffers gives up. */
-void capture_close(struct capture *c);
-
 #endif

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -22,19 +23,10 @@ static bool is_broken(struct engine *g)
 	return broken;
 }
 
-static void notified(struct loop_op *op, int res)
+static void broken(struct engine *g, const char *why)
 {
-	struct engine *g = op->arg;
-	uint64_t n;
-
-	if (read(g->notify_fd, &n, sizeof(n)) < 0 || !g->up)
-		return;
-	if (is_broken(g)) {
-		g->news(g->arg, ENGINE_BROKEN);
-	} else if (!g->told_synced && __atomic_load_n(&g->send.synced, __ATOMIC_ACQUIRE)) {
-		g->told_synced = true;
-		g->news(g->arg, ENGINE_SYNCED);
-	}
+	snprintf(g->why, sizeof(g->why), "%.150s", why);
+	g->news(g->arg, ENGINE_BROKEN);
 }
 
 static void output_held(void *arg)
@@ -46,28 +38,6 @@ static void output_held(void *arg)
 
 /* --- seal ------------------------------------------------------------------------------------- */
 
-/* A capture that ran out of staging memory sends what it has; the rest goes into the next job. */
-struct capture_run {
-	struct engine *g;
-	struct send_job *job;
-};
-
-static struct capture_batch *push_part(void *arg, struct capture_batch *full)
-{
-	struct capture_run *run = arg;
-	struct send_job *next;
-	uint64_t epoch = run->job->epoch;
-
-	run->g->ft->stats.throttled++;
-	send_push(&run->g->send, run->job);
-	next = send_get_job(&run->g->send);
-	run->job = next;
-	if (!next)
-		return NULL;
-	next->epoch = epoch;
-	return &next->batch;
-}
-
 /* With --verify: what the peer must have after it applied this epoch. */
 static void add_hashes(struct engine *g, struct send_job *j)
 {
@@ -77,17 +47,12 @@ static void add_hashes(struct engine *g, struct send_job *j)
 	j->end.state_hash = XXH3_64bits(j->state, j->state_len);
 }
 
-/* VM stopped: everything of epoch j->epoch goes into jobs. */
-static int64_t capture_all(struct engine *g, struct send_job **job)
+/* All pages are in jobs: what else belongs to the epoch goes into the last one. */
+static int finish_job(struct engine *g)
 {
-	struct capture_run run = {g, *job};
-	struct capture_batch *batch = &run.job->batch;
-	int64_t state_len, r, pages = capture_pages(&g->capture, &batch, push_part, &run);
-	struct send_job *j = *job = run.job;
+	struct send_job *j = g->job;
+	int64_t state_len, r = disklog_cut(&g->disklog, &g->sent_log);
 
-	if (pages < 0)
-		return pages;
-	r = disklog_cut(&g->disklog, &g->sent_log);
 	if (r)
 		return r;
 	state_len = vm_save(g->vm, j->state, g->send.state_cap);
@@ -96,56 +61,129 @@ static int64_t capture_all(struct engine *g, struct send_job **job)
 	j->state_len = state_len;
 	j->disklog = g->sent_log;
 	j->last = true;
-	j->end = (struct wire_end){.pages = pages,
+	j->end = (struct wire_end){.pages = g->capture.count,
 				   .disk_ops = j->disklog.count,
 				   .paused = (g->ft->stands & FT_STAND_USER) != 0};
 	add_hashes(g, j);
-	return pages;
+	return 0;
+}
+
+static bool next_job(struct engine *g)
+{
+	if (!g->job)
+		g->job = send_get_job(&g->send);
+	if (!g->job)
+		return false;
+	g->job->epoch = g->in_flight;
+	g->job->first = !g->parts;
+	return true;
+}
+
+static void push(struct engine *g)
+{
+	g->parts++;
+	send_push(&g->send, g->job);
+	g->job = NULL;
+}
+
+/* VM stopped. 1: the epoch is whole. 0: staging is used up, the sender will say when to go on. */
+static int capture_on(struct engine *g)
+{
+	bool asked = false;
+
+	for (;;) {
+		int r = next_job(g) ? capture_fill(&g->capture, &g->job->batch) : 0;
+
+		if (r < 0)
+			return r;
+		if (r == 1) {
+			r = finish_job(g);
+			return r ? r : 1;
+		}
+		if (g->job && g->job->batch.n) {
+			g->ft->stats.throttled++;
+			push(g);
+			asked = false;
+		} else if (asked) {
+			return 0;
+		} else {
+			send_want_room(&g->send); /* and look once more, as it may have come */
+			asked = true;
+		}
+	}
 }
 
 /* What the guest puts out from here on belongs to the next one. */
 static void open_next(struct engine *g)
 {
 	g->in_flight = g->epoch++;
+	g->parts = 0;
 	if (g->vm->obuf.holding)
 		obuf_seal(&g->vm->obuf, g->epoch);
 	else
 		obuf_hold(&g->vm->obuf, g->epoch);
 }
 
-int engine_seal(struct engine *g, struct err *e)
+/* The VM goes on, unless somebody else wants it to stand. */
+static void sealed(struct engine *g)
 {
-	struct send_job *job = send_get_job(&g->send);
-	bool was_running = g->vm->running;
-	uint64_t start = loop_now_ns();
-	int64_t pages;
-	int r;
-
-	if (!job)
-		return err_set(e, -EPIPE, "link broken");
-	step_reached(STEP_SEAL_BEGIN);
-	job->first = true;
-	job->epoch = g->epoch;
-	r = vm_pause(g->vm, e);
-	if (r)
-		return r;
-	step_reached(STEP_SEAL_PAUSED);
-	g->sealed_ns = start;
-	open_next(g);
-	pages = capture_all(g, &job);
-	step_reached(STEP_SEAL_CAPTURED);
-	if (pages < 0)
-		return err_set(e, pages, "epoch %llu: %s", (unsigned long long)g->in_flight,
-			       strerror(-pages));
-	if (was_running)
-		vm_resume(g->vm);
-	ft_note_epoch(g->ft, loop_now_ns() - start, pages);
+	g->state = ENGINE_READY;
+	ft_go(g->ft, g->vm, FT_STAND_SEAL);
+	ft_note_epoch(g->ft, loop_now_ns() - g->sealed_ns, g->capture.count);
 	step_reached(STEP_SEAL_RESUMED);
-	send_push(&g->send, job);
+	push(g);
 #ifdef BUG_RELEASE_EARLY /* planted: the tests must notice */
 	obuf_release(&g->vm->obuf, g->in_flight);
 #endif
+}
+
+static int go_on(struct engine *g, struct err *e)
+{
+	int r = capture_on(g);
+
+	if (r)
+		step_reached(STEP_SEAL_CAPTURED);
+	if (r < 0)
+		return err_set(e, r, "epoch %llu: %s", (unsigned long long)g->in_flight,
+			       strerror(-r));
+	if (r == 1)
+		sealed(g);
 	return 0;
+}
+
+int engine_seal(struct engine *g, struct err *e)
+{
+	int r;
+
+	step_reached(STEP_SEAL_BEGIN);
+	g->sealed_ns = loop_now_ns();
+	r = ft_stand(g->ft, g->vm, FT_STAND_SEAL, NULL, e);
+	if (r)
+		return r;
+	step_reached(STEP_SEAL_PAUSED);
+	g->state = ENGINE_SEALING;
+	open_next(g);
+	r = capture_begin(&g->capture);
+	return r ? err_set(e, r, "dirty pages: %s", strerror(-r)) : go_on(g, e);
+}
+
+static void notified(struct loop_op *op, int res)
+{
+	struct engine *g = op->arg;
+	struct err e = {0};
+	uint64_t n;
+
+	if (read(g->notify_fd, &n, sizeof(n)) < 0 || g->state == ENGINE_DOWN)
+		return;
+	if (is_broken(g)) {
+		broken(g, "link broken");
+	} else if (g->state == ENGINE_SYNCING &&
+		   __atomic_load_n(&g->send.synced, __ATOMIC_ACQUIRE)) {
+		g->state = ENGINE_READY;
+		g->news(g->arg, ENGINE_SYNCED);
+	} else if (g->state == ENGINE_SEALING && go_on(g, &e)) {
+		broken(g, e.msg);
+	}
 }
 
 /* --- ack -------------------------------------------------------------------------------------- */
@@ -183,8 +221,7 @@ int engine_start(struct engine *g, struct stream *main, struct err *e)
 	const struct config *cfg = g->ft->cfg;
 	int r;
 
-	g->up = true;
-	g->told_synced = false;
+	g->state = ENGINE_SYNCING;
 	g->epoch = vm->obuf.epoch + 1; /* numbers never repeat in the life of a VM */
 	r = capture_init(&g->capture, &vm->kvm, &vm->mem, cfg->staging_bytes, e);
 	if (!r)
@@ -204,20 +241,21 @@ int engine_start(struct engine *g, struct stream *main, struct err *e)
 
 void engine_stop(struct engine *g)
 {
-	if (!g->up)
+	if (g->state == ENGINE_DOWN)
 		return;
 	/* Order: nothing may keep the sender waiting when it is joined. */
 	if (g->send.stream)
 		shutdown(g->send.stream->fd, SHUT_RDWR);
 	sync_cancel(&g->sync);
-	capture_close(&g->capture);
 	send_stop(&g->send);
 	sync_done(&g->sync);
 	capture_done(&g->capture);
 	disklog_free(&g->disklog, &g->sent_log);
 	disklog_stop(&g->disklog);
-	g->up = false;
+	g->state = ENGINE_DOWN;
+	g->job = NULL;
 	g->in_flight = 0;
+	g->ft->stands &= ~(unsigned)FT_STAND_SEAL;
 }
 
 int engine_init(struct engine *g, struct ft *ft, struct vm *vm,

@@ -23,8 +23,15 @@
 
 enum engine_news {
 	ENGINE_SYNCED, /* the peer has all but what the first epoch brings */
-	ENGINE_BROKEN, /* the stream is */
+	ENGINE_BROKEN, /* it cannot go on: engine->why; the VM may be stopped */
 	ENGINE_HOLDS,  /* the first output of the open epoch waits for its ack */
+};
+
+enum engine_state {
+	ENGINE_DOWN,
+	ENGINE_SYNCING,
+	ENGINE_READY,
+	ENGINE_SEALING, /* VM stopped, until staging has room for all that changed */
 };
 
 struct engine {
@@ -36,12 +43,14 @@ struct engine {
 	struct send send;
 	int notify_fd; /* the sender's */
 	struct loop_op notify_op;
-	bool up;	    /* there is a sender */
-	bool told_synced;   /* synced was reported */
-	uint64_t epoch;	    /* the open one */
-	uint64_t in_flight; /* the one that awaits its ack, 0: none */
-	uint64_t sealed_ns; /* when that was sealed, or the last one */
+	enum engine_state state;
+	struct send_job *job; /* sealing: that is being filled, or NULL */
+	unsigned parts;	      /* sealing: jobs of the epoch that were handed to the sender */
+	uint64_t epoch;	      /* the open one */
+	uint64_t in_flight;   /* the one that awaits its ack, 0: none */
+	uint64_t sealed_ns;   /* when that was sealed, or the last one */
 	struct disk_writes sent_log;
+	char why[160];
 	void (*news)(void *arg, enum engine_news what);
 	void *arg;
 };
@@ -56,8 +65,10 @@ int engine_start(struct engine *g, struct stream *main, struct err *e);
 void engine_stop(struct engine *g);
 
 /*
- * Stop the VM, close the open epoch and send it; the VM runs on if it ran. The first one of an
- * engine begins to hold output. Negative errno and e: the epoch cannot be sent, the VM is stopped.
+ * Stop the VM, close the open epoch and send it; then the VM goes on, if nobody else wants it to
+ * stand. That is over on return, unless staging is used up: then the rest follows as the sender
+ * gives buffers back, and the loop does not wait. The first one of an engine begins to hold output.
+ * Negative errno and e: the epoch cannot be sent, the VM is stopped.
  */
 int engine_seal(struct engine *g, struct err *e);
 /* Is this the epoch in flight, and has all of it gone out? */

@@ -23,6 +23,12 @@ static void notify(struct send *s)
 		return; /* the counter is at its maximum: the loop will look anyway */
 }
 
+static void tell_room(struct send *s)
+{
+	if (__atomic_exchange_n(&s->wanted, false, __ATOMIC_ACQ_REL))
+		notify(s);
+}
+
 static int write_frame(struct send *s, enum frame_type type, uint64_t epoch, const void *data,
 		       size_t len)
 {
@@ -45,6 +51,7 @@ static int write_pages(struct send *s, struct send_job *j)
 		if (!full && i + 1 < j->batch.n)
 			continue;
 		capture_put(s->capture, j->batch.pages + put, i + 1 - put);
+		tell_room(s);
 		put = i + 1;
 		if (r)
 			continue;
@@ -128,11 +135,11 @@ static void recycle(struct send *s, struct send_job *j)
 	s->nfree++;
 	pthread_cond_signal(&s->idle);
 	pthread_mutex_unlock(&s->lock);
+	tell_room(s);
 }
 
 static void fail(struct send *s, int error)
 {
-	capture_close(s->capture);
 	pthread_mutex_lock(&s->lock);
 	s->error = error;
 	pthread_cond_signal(&s->idle);
@@ -224,8 +231,6 @@ struct send_job *send_get_job(struct send *s)
 	struct send_job *j;
 
 	pthread_mutex_lock(&s->lock);
-	while (!s->free && !s->error)
-		pthread_cond_wait(&s->idle, &s->lock);
 	j = s->error ? NULL : s->free;
 	if (j) {
 		s->free = j->next;
@@ -240,6 +245,11 @@ struct send_job *send_get_job(struct send *s)
 		j->disklog = (struct disk_writes){0};
 	}
 	return j;
+}
+
+void send_want_room(struct send *s)
+{
+	__atomic_store_n(&s->wanted, true, __ATOMIC_RELEASE);
 }
 
 void send_push(struct send *s, struct send_job *j)

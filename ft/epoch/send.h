@@ -49,6 +49,7 @@ struct send {
 	unsigned nfree;
 	struct send_job jobs[SEND_JOBS];
 	bool stop;
+	bool wanted;	     /* atomic: the loop waits for a buffer or a job */
 	bool synced;	     /* the peer has all but what the first epoch brings */
 	int error;	     /* negative errno: the stream is broken */
 	uint64_t ending;     /* atomic: the last epoch whose end went out, or is about to */
@@ -60,8 +61,13 @@ struct send {
 int send_start(struct send *s, struct err *e);
 /* Ends the thread; shut the socket down first, so that it does not wait for the peer. */
 void send_stop(struct send *s);
-/* An empty job, waiting for one to be sent if need be; NULL after an error. Loop. */
+/* An empty job; NULL: none is free now, or there was an error. Loop. */
 struct send_job *send_get_job(struct send *s);
+/*
+ * Have notify_fd say when the next buffer or job is given back. It may have been already: try again
+ * after this. Loop.
+ */
+void send_want_room(struct send *s);
 void send_push(struct send *s, struct send_job *j);
 /*
  * Wait until the sender has nothing in hand: after that the loop may write to the stream. An ack

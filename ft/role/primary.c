@@ -175,7 +175,7 @@ static void engine_news(void *arg, enum engine_news what)
 	else if (what == ENGINE_HOLDS && fsm_expects(&p->fsm, PRI_EV_OUTPUT))
 		primary_post(p, PRI_EV_OUTPUT);
 	else if (what == ENGINE_BROKEN)
-		link_break(&p->link, "link broken");
+		link_break(&p->link, p->engine.why);
 }
 
 static void timer(struct loop_op *op, int res)

@@ -109,11 +109,6 @@ static void guest_end(struct guest *g)
 
 /* --- capture ---------------------------------------------------------------------------------- */
 
-static struct capture_batch *no_room(void *arg, struct capture_batch *full)
-{
-	return NULL; /* there is staging memory for all */
-}
-
 /* As the log of a guest that wrote its set since the last capture. */
 static void mock_dirty_log(struct guest *g)
 {
@@ -133,7 +128,7 @@ static double capture_once(struct guest *g)
 
 	mock_dirty_log(g);
 	start = loop_now_ns();
-	n = capture_pages(&g->capture, &b, no_room, NULL);
+	n = capture_begin(&g->capture) || capture_fill(&g->capture, b) != 1 ? -1 : g->capture.count;
 	start = loop_now_ns() - start;
 	if (n != g->n)
 		die("capture: not the pages that were written", n < 0 ? (int)n : EBADMSG);
@@ -450,7 +445,7 @@ static uint64_t epoch_once(struct pair *p, uint64_t *ret_bytes)
 	job->first = job->last = true;
 	job->epoch = ++p->epoch;
 	b = &job->batch;
-	n = capture_pages(c, &b, no_room, NULL);
+	n = capture_begin(c) || capture_fill(c, b) != 1 ? -1 : c->count;
 	if (n != p->guest->n)
 		die("epoch: not the pages that were written", n < 0 ? (int)n : EBADMSG);
 	memcpy(job->state, p->state, p->state_len);

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import time
 
 import ftlab
 from ftlab import EXIT_FENCED, FrameWatch, Pair, Vm, expect
@@ -467,6 +468,42 @@ def limits(lab):
     a.kill()
     b.wait_exit(30)
     expect(b.code == 0, f"exit code {b.code}: {b.console_text()} {b.log_text()}")
+
+
+def wait_stuck(vm):
+    """Until one and the same epoch has been waiting for staging for a while; its status."""
+    seen = {"epoch": 0, "since": 0.0}
+
+    def stuck(status):
+        if not status["sealing"] or status["epoch"] != seen["epoch"]:
+            seen.update(epoch=status["epoch"], since=time.monotonic())
+        return time.monotonic() > seen["since"] + 0.5 * ftlab.SLOW
+
+    return vm.wait_status(stuck, "an epoch that cannot be captured")
+
+
+@test(60)
+def frozen_peer(lab):
+    """a peer that takes nothing in mid-epoch: the VM stands, the process answers, and all goes on after it"""
+    pair = Pair(lab, guest="writer", cmdline="mode=seq pages=12000 total=24000 words=510 tick=300 work=0",
+                memory="256M", epoch="300ms", disk=0, net=False,
+                extra=["--staging", "1M"], timeout="30s")
+    a, b = pair.protect()
+    b.signal(signal.SIGSTOP)
+    stuck = wait_stuck(a)
+    a.call("pause")
+    a.call("resume")
+    now = a.status()
+    expect(now["sealing"] and now["epoch"] == stuck["epoch"], f"resumed in mid-capture: {now}")
+    b.signal(signal.SIGCONT)
+    a.wait_status(lambda s: s["epoch"] > stuck["epoch"] + 3, "epochs to go on")
+    b.signal(signal.SIGSTOP)
+    wait_stuck(a)
+    a.call("stop", timeout_ns=0)
+    expect(a.status()["sealing"], "a stop let go of an epoch")
+    b.signal(signal.SIGCONT)
+    expect(a.wait_exit(20) == 0, f"exit code {a.code}: {a.log_text()}")
+    b.wait_log("stopped in order")
 
 
 @test(60)

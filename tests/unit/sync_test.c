@@ -262,11 +262,6 @@ static int teardown(void **state)
 	return 0;
 }
 
-static struct capture_batch *no_room(void *arg, struct capture_batch *full)
-{
-	return NULL; /* there is staging memory for all */
-}
-
 /* All is out of the socket: the peer has taken it. */
 static void wait_for_peer(struct fix *f)
 {
@@ -309,23 +304,22 @@ static void check_images(struct fix *f)
 /* Nobody writes any more: the first epoch. How many pages it brings; then both are the same. */
 static int64_t first_seal(struct fix *f)
 {
-	struct capture_batch batch = {.cap = f->capture.nbufs}, *b = &batch;
-	int64_t n;
+	struct capture_batch batch = {.cap = f->capture.nbufs};
 
 	wait_for_peer(f);
 	assert_int_equal(f->disklog.mode, DISKLOG_LOG);
 	check_images(f);
 	batch.pages = calloc(batch.cap, sizeof(*batch.pages));
-	n = capture_pages(&f->capture, &b, no_room, NULL);
-	assert_true(n >= 0);
-	assert_int_equal(n, batch.n);
+	assert_int_equal(capture_begin(&f->capture), 0);
+	assert_int_equal(capture_fill(&f->capture, &batch), 1);
+	assert_int_equal(f->capture.count, batch.n);
 	for (uint32_t i = 0; i < batch.n; i++)
 		memcpy(mem_page(&f->peer.mem, batch.pages[i].page), batch.pages[i].now,
 		       MEM_PAGE_SIZE);
 	capture_put(&f->capture, batch.pages, batch.n);
 	free(batch.pages);
 	assert_int_equal(mem_hash(&f->mem), mem_hash(&f->peer.mem));
-	return n;
+	return f->capture.count;
 }
 
 static uint64_t next(uint64_t *s)

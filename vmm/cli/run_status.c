@@ -28,6 +28,7 @@ static void add_epochs(json_t *o, struct run *r)
 			    json_integer(r->secondary.has_vm && !r->has_vm
 						 ? r->secondary.stage.committed
 						 : r->primary.engine.epoch));
+	json_object_set_new(o, "sealing", json_boolean(r->primary.engine.state == ENGINE_SEALING));
 	json_object_set_new(o, "epochs_total", json_integer(s->epochs));
 	json_object_set_new(o, "pause_us",
 			    json_pack("{s:i, s:i}", "p50", ft_percentile(s->pause_us, n, 50), "p99",
