@@ -37,6 +37,16 @@ uint64_t loop_now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ull + ts.tv_nsec;
 }
 
+uint64_t loop_round_ns(const struct loop *l)
+{
+	return __atomic_load_n(&l->round_ns, __ATOMIC_RELAXED);
+}
+
+static void note_round(struct loop *l)
+{
+	__atomic_store_n(&l->round_ns, loop_now_ns(), __ATOMIC_RELAXED);
+}
+
 static void epoll_ready(struct loop_op *ep_op, int res);
 static int arm_poll(struct loop *l, struct loop_op *op);
 
@@ -78,6 +88,7 @@ int loop_init(struct loop *l, struct err *e)
 	}
 	l->clock = loop_now_ns;
 	l->work_tail = &l->work;
+	note_round(l);
 	return open_epoll(l, e);
 }
 
@@ -508,6 +519,7 @@ static void run_round(struct loop *l)
 	unsigned n = io_uring_cq_ready(&l->ring);
 
 	l->rounds++;
+	note_round(l);
 	l->now_ns = l->clock();
 	l->yield_ns = l->now_ns + LOOP_BUDGET_NS;
 	while (n-- && !l->stop && io_uring_peek_cqe(&l->ring, &cqe) == 0) {
@@ -554,9 +566,9 @@ void loop_stop(struct loop *l)
 	l->stop = true;
 }
 
-int loop_raise_priority(void)
+int loop_raise_priority(int priority)
 {
-	struct sched_param p = {.sched_priority = 1};
+	struct sched_param p = {.sched_priority = priority};
 
 	return sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &p) < 0 ? -errno : 0;
 }

@@ -575,7 +575,7 @@ static void taken_over(void *arg)
 
 static void raise_priority(void)
 {
-	int code = loop_raise_priority();
+	int code = loop_raise_priority(1);
 
 	if (code)
 		log_warn(
