@@ -22,8 +22,9 @@ struct wire_hello {
 
 /* FRAME_HEART */
 struct wire_heart {
-	uint64_t nonce; /* counts the sender's heartbeats */
-	uint64_t echo;	/* the last nonce received from the other side */
+	uint64_t nonce;	  /* when the sender sent it first, by its own clock */
+	uint64_t echo;	  /* the last nonce received from the other side; 0: none */
+	uint64_t away_ns; /* for so long the sender's loop had been away then */
 };
 
 /* FRAME_DISK (sync) and entries of FRAME_DISKLOG; `data` bytes follow. */

@@ -30,6 +30,7 @@ struct peer {
 	struct stream main, heart;
 	bool has_heart, over;
 	uint64_t beat_ns, nonce, echo;
+	unsigned beats; /* heard, without answers */
 	uint64_t epoch; /* the last one that began */
 	uint16_t type;	/* of the last frame */
 };
@@ -79,6 +80,7 @@ static void hear(struct peer *p)
 	while (stream_recv(&p->heart, &f) == 1)
 		if (f.type == FRAME_HEART && f.length == sizeof(w)) {
 			memcpy(&w, f.data, sizeof(w));
+			p->beats += w.nonce != p->echo;
 			p->echo = w.nonce;
 		}
 }
@@ -583,13 +585,14 @@ static bool way_heart_flood(struct peer *p)
 	struct frame_hdr h = {.type = FRAME_HEART, .session = p->main.session};
 	struct wire_heart w = {0};
 	struct bytes b = {0};
-	uint64_t until, first;
+	unsigned first;
+	uint64_t until;
 
 	if (!sealed(p))
 		return false;
 	h.seq = p->heart.send_seq;
 	hear(p);
-	first = p->echo;
+	first = p->beats;
 	for (until = loop_now_ns() + FLOOD_NS; loop_now_ns() < until;) {
 		for (b.len = 0; b.len < FLOOD_BYTES; h.seq++) {
 			w = (struct wire_heart){.nonce = h.seq, .echo = h.seq * 77};
@@ -599,11 +602,10 @@ static bool way_heart_flood(struct peer *p)
 		hear(p);
 	}
 	bytes_free(&b);
-	if (p->echo - first < 3)
-		printf("%s: %llu beats of the primary meanwhile\n", p->way,
-		       (unsigned long long)(p->echo - first));
+	if (p->beats - first < 3)
+		printf("%s: %u beats of the primary meanwhile\n", p->way, p->beats - first);
 	hang_up(p);
-	return p->echo - first >= 3;
+	return p->beats - first >= 3;
 }
 
 /* It reads and acknowledges nothing any more, and no heart beats. */
