@@ -290,7 +290,18 @@ GATE = """
 #include <dlfcn.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <unistd.h>
+
+/* The event loop is away. */
+int epoll_wait(int fd, struct epoll_event *ev, int n, int timeout)
+{
+	int (*real)(int, struct epoll_event *, int, int) = dlsym(RTLD_NEXT, "epoll_wait");
+
+	while (!access(getenv("LOOP_GATE"), F_OK))
+		poll(NULL, 0, 10);
+	return real(fd, ev, n, timeout);
+}
 
 int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
 {
@@ -304,21 +315,51 @@ int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
 
 
 class Gate:
-    """Shared storage that takes its time to link a file: until it is opened."""
+    """Shared storage that takes its time to link a file, or a loop that takes its time: until it is opened."""
 
-    def __init__(self, lab, name):
+    def __init__(self, lab, name, kind="LINK"):
         self.path, library = lab.path(name), lab.path("gate.so")
         if not os.path.exists(library):
             with open(lab.path("gate.c"), "w") as f:
                 f.write(GATE)
             ftlab.run(os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", library, lab.path("gate.c"), "-ldl")
-        self.env = {"LD_PRELOAD": library, "LINK_GATE": self.path}
+        self.env = {"LD_PRELOAD": library, f"{kind}_GATE": self.path}
 
     def shut(self):
         open(self.path, "w").close()
 
     def open(self):
         os.unlink(self.path)
+
+
+@test(90)
+def loop_hangs(lab):
+    """a loop that is away for longer than the timeout is named, and no more; one that hangs loses the VM"""
+    if ftlab.SANITIZED:
+        raise Skip("a sanitizer wants to be the first library")
+    pair = Pair(lab, disk=32, timeout="200ms")
+    gates = {h: Gate(lab, f"gate-{h}", "LOOP") for h in "AB"}
+    a, b = pair.protect(env={h: g.env for h, g in gates.items()})
+    generation = a.status()["generation"]
+    load = start_load(lab)
+    for host in "BA":
+        random_wait(lab, load, 0.2, 0.5)
+        gates[host].shut()
+        load.nap(1.5)
+        gates[host].open()
+        pair.in_step()
+        lab.probe()
+        expect("the peer's loop has been away" in pair.vm[pair.other(host)].log_text(), "nothing in the log")
+    expect(a.status()["generation"] == generation, "somebody claimed the VM")
+    random_wait(lab, load, 0.2, 0.5)
+    gates["A"].shut()
+    b.wait_state("DEGRADED", seconds=20)
+    expect("its loop hangs" in b.log_text(), f"why it took over: {b.log_text()}")
+    lab.probe()
+    gates["A"].open()
+    expect(a.wait_exit(10) == EXIT_FENCED, f"the old primary: exit code {a.code}, not fenced")
+    lab.probe()
+    check_load(lab, [load], pair.image["B"])
 
 
 def no_answer(vm, *states):
