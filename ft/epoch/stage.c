@@ -6,6 +6,9 @@
 #include <xxhash.h>
 
 #include "ft/common/steps.h"
+#include "vmm/base/log.h"
+
+#define PIECE_PAGES 256u /* of a commit, between two looks at the clock */
 
 int stage_init(struct stage *s, struct vm *vm, struct diskapply *disks, uint64_t disklog_limit)
 {
@@ -27,13 +30,6 @@ static void close_epoch(struct stage *s)
 {
 	s->open = false;
 	s->part = STAGE_PAGES;
-}
-
-void stage_abort(struct stage *s)
-{
-	page_in_drop(&s->pages);
-	disk_writes_free(&s->disklog);
-	close_epoch(s);
 }
 
 static int stage_pages(struct stage *s, const struct frame *f, struct err *e)
@@ -145,6 +141,7 @@ static int in_epoch(struct stage *s, const struct frame *f, struct err *e)
 
 int stage_frame(struct stage *s, const struct frame *f, struct err *e)
 {
+	VMM_BUG_ON(stage_is_committing(s));
 	if (s->open)
 		return in_epoch(s, f, e);
 	if (f->type == FRAME_EPOCH_BEGIN)
@@ -156,23 +153,59 @@ int stage_frame(struct stage *s, const struct frame *f, struct err *e)
 	return err_set(e, -EBADMSG, "%s outside an epoch", stream_frame_name(f->type));
 }
 
-void stage_commit(struct stage *s)
+static void commit_rest(struct stage *s)
 {
-	/* In two parts, for tests to end it between them. */
-	if (!page_in_commit(&s->pages, s->pages.npages / 2)) {
-		step_reached(STEP_COMMIT_MIDDLE);
-#ifdef BUG_PARTIAL_EPOCH /* planted: the tests must notice */
-		if (s->epoch % 8 == 0)
-			page_in_drop(&s->pages);
-#endif
-		page_in_commit(&s->pages, s->pages.npages);
-	}
 	vm_commit(s->vm);
 	diskapply_push(s->disks, &s->disklog);
 	s->committed = s->epoch;
 	s->paused = s->end.paused;
 	close_epoch(s);
 	step_reached(STEP_COMMIT_END);
+}
+
+/* At least two pieces, for tests to end it between them. True: there are no more. */
+static bool commit_piece(struct stage *s)
+{
+	bool first = s->part != STAGE_COMMIT;
+	uint64_t half = s->pages.npages / 2;
+
+	s->part = STAGE_COMMIT;
+	if (page_in_commit(&s->pages, first && half < PIECE_PAGES ? half : PIECE_PAGES))
+		return true;
+	if (first)
+		step_reached(STEP_COMMIT_MIDDLE);
+#ifdef BUG_PARTIAL_EPOCH /* planted: the tests must notice */
+	if (s->epoch % 8 == 0)
+		page_in_drop(&s->pages);
+#endif
+	return false;
+}
+
+bool stage_commit_turn(struct stage *s)
+{
+	while (!commit_piece(s))
+		if (loop_should_yield(s->vm->loop))
+			return false;
+	commit_rest(s);
+	return true;
+}
+
+void stage_commit(struct stage *s)
+{
+	while (!commit_piece(s))
+		;
+	commit_rest(s);
+}
+
+void stage_abort(struct stage *s)
+{
+	if (stage_is_committing(s)) {
+		stage_commit(s);
+		return;
+	}
+	page_in_drop(&s->pages);
+	disk_writes_free(&s->disklog);
+	close_epoch(s);
 }
 
 int stage_verify(struct stage *s, struct err *e)

@@ -19,7 +19,7 @@
 #include "vmm/vm/vm.h"
 
 /* An epoch's frames come in this order; every part may be absent but the last two. */
-enum stage_part { STAGE_PAGES, STAGE_DISKLOG, STAGE_STATE, STAGE_END };
+enum stage_part { STAGE_PAGES, STAGE_DISKLOG, STAGE_STATE, STAGE_END, STAGE_COMMIT };
 
 struct stage {
 	struct vm *vm;
@@ -29,7 +29,7 @@ struct stage {
 	uint64_t epoch;
 	uint64_t committed;   /* last committed epoch, 0: none */
 	uint64_t paused;      /* 1: of the committed one: its VM was paused by the user */
-	enum stage_part part; /* which the frames of the open epoch have reached */
+	enum stage_part part; /* which the open epoch has reached */
 	struct page_in pages;
 	struct disk_writes disklog;
 	struct wire_end end;
@@ -42,7 +42,18 @@ void stage_done(struct stage *s);
  * stage_commit(). 0: go on. -EBADMSG (e says why): drop the link, nothing of the open epoch counts.
  */
 int stage_frame(struct stage *s, const struct frame *f, struct err *e);
+/*
+ * Bring the whole epoch into memory, state and disks. Cannot fail, nor wait: the memory for it is
+ * there. In turns: for as long as the loop's budget lets it, and true when all is done. In between
+ * no frame may be given, and memory is neither the old nor the new one.
+ */
 void stage_commit(struct stage *s);
+bool stage_commit_turn(struct stage *s);
+static inline bool stage_is_committing(const struct stage *s)
+{
+	return s->part == STAGE_COMMIT;
+}
+/* Drop the open epoch. One whose commit has begun was promised: the rest of it is done. */
 void stage_abort(struct stage *s);
 /* With --verify, right after a commit: do RAM and state equal the primary's at the seal? */
 int stage_verify(struct stage *s, struct err *e);

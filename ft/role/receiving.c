@@ -8,7 +8,7 @@
 #include "ft/role/secondary_do.h"
 #include "vmm/base/log.h"
 
-#define FRAMES_PER_TURN 32 /* then other events have their turn */
+#define LAST_FRAMES	32
 #define DISK_QUEUE_HIGH (32u << 20)
 #define DISK_QUEUE_LOW	(8u << 20)
 #define DRAIN_NS	30000000000ull /* the images take what waits for them within this time */
@@ -54,33 +54,61 @@ static bool is_before_takeover(const struct secondary *s)
 static bool too_much(const struct secondary *s)
 {
 	return s->disks.queue.bytes > DISK_QUEUE_HIGH &&
-	       ((s->fsm.state == SEC_STANDBY && s->stage.open) || s->fsm.state == SEC_SYNCING);
+	       ((s->fsm.state == SEC_STANDBY && s->stage.open && !stage_is_committing(&s->stage)) ||
+		s->fsm.state == SEC_SYNCING);
 }
 
-void secondary_read(struct secondary *s)
+static void stop_reading(struct secondary *s)
+{
+	s->reading_stopped = true;
+	loop_poll_del(s->ft->loop, &s->main_op);
+}
+
+/* One frame, or a turn of the commit that comes before it. 1: there may be more. */
+static int read_one(struct secondary *s)
 {
 	struct frame f;
-	int r = 0;
+	int r;
 
-	for (int n = 0; n < FRAMES_PER_TURN && secondary_has_link(s) && !s->reading_stopped; n++) {
-		r = stream_recv(&s->main, &f);
-		if (r <= 0)
-			break;
-		heart_heard(&s->heart);
-		take_frame(s, &f);
-		if (secondary_has_link(s) && too_much(s)) {
-			s->reading_stopped = true;
-			loop_poll_del(s->ft->loop, &s->main_op);
-		}
+	/* What comes next builds on it. */
+	if (stage_is_committing(&s->stage)) {
+		stage_commit_turn(&s->stage);
+		return 1;
 	}
-	if (!secondary_has_link(s) || s->reading_stopped)
-		return;
-	if (r < 0)
+	r = stream_recv(&s->main, &f);
+	if (r <= 0)
+		return r;
+	heart_heard(&s->heart);
+	take_frame(s, &f);
+	if (secondary_has_link(s) && too_much(s))
+		stop_reading(s);
+	return 1;
+}
+
+bool secondary_read(struct secondary *s)
+{
+	int r = 1;
+
+	while (r == 1 && secondary_has_link(s) && !s->reading_stopped) {
+		r = read_one(s);
+		if (loop_should_yield(s->ft->loop))
+			break;
+	}
+	if (r < 0 && secondary_has_link(s))
 		secondary_lose(s, r == -EBADMSG ? s->main.why
 				  : r == -EPIPE ? "connection closed"
 						: strerror(-r));
-	else if (r > 0) /* the rest may be in the stream's buffer, where poll does not see it */
-		loop_timer_set(s->ft->loop, &s->again_op, 0);
+	return r == 1 && secondary_has_link(s) && !s->reading_stopped;
+}
+
+void secondary_read_last(struct secondary *s)
+{
+	for (int n = 0; n < LAST_FRAMES; n++) {
+		if (stage_is_committing(&s->stage))
+			stage_commit(&s->stage);
+		if (!secondary_read(s))
+			return;
+	}
 }
 
 /* --- epochs ----------------------------------------------------------------------------------- */
@@ -126,7 +154,7 @@ static int acknowledge(struct secondary *s, uint64_t epoch)
 	return r;
 }
 
-/* Committed, and acknowledged with this result. */
+/* Committed, or about to be, and acknowledged with this result. */
 static void committed(struct secondary *s, int r)
 {
 	struct err e = {0};
@@ -155,7 +183,10 @@ void secondary_take_epoch(void *arg)
 	struct secondary *s = arg;
 	int r = acknowledge(s, s->stage.epoch);
 
-	stage_commit(&s->stage);
+	if (s->verify)
+		stage_commit(&s->stage);
+	else
+		stage_commit_turn(&s->stage); /* secondary_read() goes on with it */
 	committed(s, r);
 }
 
@@ -189,7 +220,7 @@ static void read_on(struct secondary *s)
 		return;
 	s->reading_stopped = false;
 	loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
-	loop_timer_set(s->ft->loop, &s->again_op, 0);
+	loop_work_add(s->ft->loop, &s->read_work);
 }
 
 /* An entry is in its image, or failed. */

@@ -202,8 +202,10 @@ int secondary_stop(struct secondary *s)
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	if ((s->fsm.state == SEC_HELD || s->fsm.state == SEC_CONFIRM) && vm_pause(s->vm, &e))
 		log_error("%s", e.msg);
-	if (owes_disks(s))
+	if (owes_disks(s)) {
+		stage_abort(&s->stage); /* a commit that has begun is brought to its end */
 		r = drain_at_end(s);
+	}
 	if (s->fsm.state != SEC_OVER)
 		secondary_post(s, SEC_EV_END);
 	arbiter_forget(s->ft->arbiter);

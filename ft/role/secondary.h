@@ -90,7 +90,8 @@ struct secondary {
 	bool has_vm;
 	struct fsm fsm;
 	int listen_fd;
-	struct loop_op listen_op, main_op, again_op, timer_op, announce_op;
+	struct loop_op listen_op, main_op, timer_op, announce_op;
+	struct loop_work read_work;
 	struct pending_conn pending[SECONDARY_MAX_PENDING];
 	struct pending_conn *caller; /* who said HELLO, or is the heartbeat link */
 	const struct frame *frame;   /* that is being taken */

@@ -32,7 +32,7 @@ void secondary_close_link(struct secondary *s)
 	struct loop *l = s->ft->loop;
 
 	loop_poll_del(l, &s->main_op);
-	loop_timer_del(l, &s->again_op);
+	loop_work_del(l, &s->read_work);
 	heart_stop(&s->heart);
 	stream_done(&s->main);
 	s->main.fd = -1;

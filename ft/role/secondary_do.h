@@ -15,7 +15,10 @@ void secondary_begin_heart(void *arg);
 void secondary_no_heart(void *arg);
 
 /* ft/role/receiving.c: epochs, and what waits for the images */
-void secondary_read(struct secondary *s);
+/* What has come, as long as the loop's budget lets it; true: there is more. */
+bool secondary_read(struct secondary *s);
+/* What has come before an end that is to be judged. */
+void secondary_read_last(struct secondary *s);
 void secondary_disks_moved(void *arg);
 void secondary_take_part(void *arg);
 void secondary_try_first(void *arg);

@@ -184,9 +184,16 @@ void secondary_hello(void *arg)
 	secondary_post(s, SEC_EV_BUILT);
 }
 
+static bool read_turn(struct loop_work *w)
+{
+	return secondary_read(w->arg);
+}
+
 static void main_ready(struct loop_op *op, int res)
 {
-	secondary_read(op->arg);
+	struct secondary *s = op->arg;
+
+	loop_work_add(s->ft->loop, &s->read_work);
 }
 
 void secondary_welcome(void *arg)
@@ -196,10 +203,10 @@ void secondary_welcome(void *arg)
 	snprintf(s->ft->peer, sizeof(s->ft->peer), "%s", s->vm->machine.name);
 	ft_set(s->ft, FT_ELSEWHERE, FT_SYNCING, NULL);
 	s->main_op = (struct loop_op){.fn = main_ready, .arg = s};
-	s->again_op = (struct loop_op){.fn = main_ready, .arg = s};
+	s->read_work = (struct loop_work){.fn = read_turn, .arg = s};
 	secondary_timer(s, HEART_NS);
 	loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
-	loop_timer_set(s->ft->loop, &s->again_op, 0);
+	loop_work_add(s->ft->loop, &s->read_work); /* it may be in the stream's buffer already */
 }
 
 void secondary_no_heart(void *arg)
@@ -212,7 +219,7 @@ static void primary_silent(void *arg, const char *why)
 {
 	struct secondary *s = arg;
 
-	secondary_read(s);
+	secondary_read_last(s);
 	if (s->fsm.state != SEC_DRAIN)
 		secondary_lose(s, why);
 }

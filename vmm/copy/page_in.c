@@ -188,6 +188,7 @@ static int keep(void *arg, const struct page_entry *en, struct err *e)
 			       (unsigned long long)in->npages);
 	if (pages_decode(en, mem_page(in->mem, en->page), to))
 		return malformed(en->page, e);
+	mem_populate(in->mem, en->page);
 	*seen |= bit;
 	in->page[in->npages++] = en->page;
 	in->nslots++;

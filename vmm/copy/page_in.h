@@ -37,7 +37,8 @@ void page_in_done(struct page_in *in);		     /* safe on a zeroed one */
 int page_in_now(struct mem *m, const struct frame *f, struct err *e);
 /*
  * Keep those of a FRAME_PAGES apart. Deltas are against memory, which must be as it was when the
- * last ones were committed. -EBADMSG or -ENOMEM (e says why): drop them all.
+ * last ones were committed; what they will be committed to has memory when they are here. -EBADMSG
+ * or -ENOMEM (e says why): drop them all.
  */
 int page_in_keep(struct page_in *in, const struct frame *f, struct err *e);
 /*

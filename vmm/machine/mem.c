@@ -9,6 +9,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "vmm/base/log.h"
+
 #define PUNCH_PAGES 16 /* fewer are cheaper to fill with zeros than to give back */
 
 static int check_size(uint64_t bytes, struct err *e)
@@ -229,6 +231,14 @@ void mem_found(struct mem *m, uint64_t page)
 	__atomic_fetch_and(&m->holes[page / 64], ~(1ull << (page % 64)), __ATOMIC_RELAXED);
 }
 
+void mem_populate(struct mem *m, uint64_t page)
+{
+	volatile uint8_t *p = mem_page(m, page);
+	uint8_t byte = *p;
+
+	*p = byte; /* a fault, if there is no memory; else it costs next to nothing */
+}
+
 void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n)
 {
 	uint64_t off = page << MEM_PAGE_SHIFT, stop = (page + n) << MEM_PAGE_SHIFT;
@@ -243,6 +253,7 @@ void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n)
 
 int mem_fill_pages(struct mem *m, uint64_t page, const struct iovec *data, unsigned n)
 {
+	VMM_BUG_ON(n > MEM_FILL_MAX);
 	for (unsigned done = 0; done < n;) {
 		ssize_t r = pwritev(m->fd, data + done, (int)(n - done),
 				    (off_t)((page + done) << MEM_PAGE_SHIFT));

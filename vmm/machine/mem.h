@@ -107,6 +107,11 @@ bool mem_absent(const struct mem *m, uint64_t page, struct mem_hole *h);
 /* The page has memory (again): mem_absent() need not ask for it until it is discarded. Loop. */
 void mem_found(struct mem *m, uint64_t page);
 /*
+ * The page has memory from here on, so that the next write to it neither waits for any nor fails
+ * for want of it. Nothing is changed or marked. Loop thread.
+ */
+void mem_populate(struct mem *m, uint64_t page);
+/*
  * Make n pages zero without allocating any; long runs give theirs back. Cannot fail. Marks nothing:
  * for memory that a peer fills. Loop thread.
  */
