@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -245,7 +244,7 @@ void engine_stop(struct engine *g)
 		return;
 	/* Order: nothing may keep the sender waiting when it is joined. */
 	if (g->send.stream)
-		shutdown(g->send.stream->fd, SHUT_RDWR);
+		chan_shut(&g->send.stream->chan);
 	sync_cancel(&g->sync);
 	send_stop(&g->send);
 	sync_done(&g->sync);

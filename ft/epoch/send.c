@@ -2,11 +2,8 @@
 #include "ft/epoch/send.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "ft/common/steps.h"
@@ -99,14 +96,14 @@ static int write_parts(struct send *s, struct send_job *j)
 	return r;
 }
 
-/* A small epoch is four frames: together they wake the peer once. Not TCP: no harm. */
+/* A small epoch is four frames: together they wake the peer once. */
 static int write_job(struct send *s, struct send_job *j)
 {
-	int on = 1, off = 0, r;
+	int r;
 
-	setsockopt(s->stream->fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
+	chan_cork(&s->stream->chan, true);
 	r = write_parts(s, j);
-	setsockopt(s->stream->fd, IPPROTO_TCP, TCP_CORK, &off, sizeof(off));
+	chan_cork(&s->stream->chan, false);
 	return r;
 }
 

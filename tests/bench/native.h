@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "vmm/wire/chan.h"
+#include "vmm/wire/chan_io.h"
 #include "vmm/base/loop.h"
 
 #define NATIVE_UNUSED __attribute__((unused))
@@ -148,11 +149,12 @@ static NATIVE_UNUSED void read_away(int fd, uint64_t bytes)
 static NATIVE_UNUSED void write_plain(int fd, uint64_t bytes, size_t chunk)
 {
 	uint8_t *buf = must(calloc(1, chunk));
+	struct chan c = chan_of(fd);
 
 	while (bytes) {
 		struct iovec iov = {buf, bytes < chunk ? bytes : chunk};
 
-		check("write of plain TCP", chan_write(fd, &iov, 1, loop_now_ns() + DEADLINE_NS));
+		check("write of plain TCP", chan_write(&c, &iov, 1, loop_now_ns() + DEADLINE_NS));
 		bytes -= iov.iov_len;
 	}
 	free(buf);

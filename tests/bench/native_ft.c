@@ -470,9 +470,10 @@ static void *echo_main(void *arg)
 	struct echo *e = arg;
 	uint8_t ack[40] = {0}; /* a frame without payload has as many */
 	struct iovec iov = {ack, sizeof(ack)};
+	struct chan c = chan_of(e->fd);
 
 	read_away(e->fd, e->bytes);
-	check("echo", chan_write(e->fd, &iov, 1, loop_now_ns() + DEADLINE_NS));
+	check("echo", chan_write(&c, &iov, 1, loop_now_ns() + DEADLINE_NS));
 	return NULL;
 }
 

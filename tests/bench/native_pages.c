@@ -12,6 +12,7 @@
 
 struct set {
 	uint8_t *data, *base, *out;
+	struct chan link;
 	struct squeeze squeeze;
 };
 
@@ -148,7 +149,8 @@ static void start_squeeze(struct set *s, int fds[2])
 	check("thread", -pthread_create(&thread, NULL, plain_main, &j));
 	read_away(fds[1], j.bytes);
 	pthread_join(thread, NULL);
-	squeeze_init(&s->squeeze, fds[0]);
+	s->link = chan_of(fds[0]);
+	squeeze_init(&s->squeeze, &s->link);
 	squeeze_look(&s->squeeze);
 }
 
@@ -172,6 +174,7 @@ int main(void)
 	struct set s = {must(aligned_alloc(4096, (size_t)PAGES * MEM_PAGE_SIZE)),
 			must(aligned_alloc(4096, (size_t)PAGES * MEM_PAGE_SIZE)),
 			must(aligned_alloc(4096, (size_t)PAGES * (PAGE_ENTRY_MAX + 8))),
+			{0},
 			{0}};
 	int fds[2];
 

@@ -17,6 +17,7 @@
 #include "ft/common/wire.h"
 #include "tests/hostile/hostile.h"
 #include "vmm/wire/chan.h"
+#include "vmm/wire/chan_io.h"
 #include "vmm/base/loop.h"
 
 #define BEAT_NS	    15000000ull
@@ -58,9 +59,10 @@ static bool answer(struct peer *p, enum frame_type type, uint64_t epoch, const v
 static void put(int fd, const void *data, size_t n)
 {
 	struct iovec iov = {(void *)data, n};
+	struct chan c = chan_of(fd);
 
 	/* The primary may have gone already, which is what it should do. */
-	(void)chan_write(fd, &iov, 1, soon());
+	(void)chan_write(&c, &iov, 1, soon());
 }
 
 static void beat(struct peer *p)

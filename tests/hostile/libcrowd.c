@@ -9,14 +9,16 @@
 #include "ft/common/wire.h"
 #include "tests/hostile/hostile.h"
 #include "vmm/wire/chan.h"
+#include "vmm/wire/chan_io.h"
 #include "vmm/base/loop.h"
 
 static void put(int fd, const struct bytes *b)
 {
 	struct iovec iov = {b->p, b->len};
+	struct chan c = chan_of(fd);
 
 	/* It may be closed already: that is what these attacks are about. */
-	(void)chan_write(fd, &iov, 1, loop_now_ns() + HOSTILE_WAIT_NS);
+	(void)chan_write(&c, &iov, 1, loop_now_ns() + HOSTILE_WAIT_NS);
 }
 
 /* A connection with a preface and one frame. */

@@ -11,6 +11,7 @@
 
 #include "tests/hostile/hostile.h"
 #include "vmm/wire/chan.h"
+#include "vmm/wire/chan_io.h"
 #include "vmm/base/hash.h"
 #include "vmm/base/loop.h"
 
@@ -242,10 +243,11 @@ static bool forward(int from, int to, FILE *out)
 	static uint8_t buf[1 << 20];
 	ssize_t n = read(from, buf, sizeof(buf));
 	struct iovec iov = {buf, n > 0 ? (size_t)n : 0};
+	struct chan c = chan_of(to);
 
 	if (n < 0 && errno == EAGAIN)
 		return true;
-	if (n <= 0 || chan_write(to, &iov, 1, loop_now_ns() + HOSTILE_WAIT_NS))
+	if (n <= 0 || chan_write(&c, &iov, 1, loop_now_ns() + HOSTILE_WAIT_NS))
 		return false;
 	if (out)
 		fwrite(buf, 1, (size_t)n, out);

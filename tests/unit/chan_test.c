@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "vmm/wire/chan.h"
+#include "vmm/wire/chan_io.h"
 #include "vmm/base/loop.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -44,6 +45,13 @@ static const char *in_dir(const char *prefix, const char *name)
 
 	snprintf(buf, sizeof(buf), "%s%s/%s", prefix, dir, name);
 	return buf;
+}
+
+static int write_fd(int fd, const struct iovec *iov, int niov, uint64_t deadline_ns)
+{
+	struct chan c = chan_of(fd);
+
+	return chan_write(&c, iov, niov, deadline_ns);
 }
 
 static struct chan_uri parse(const char *text)
@@ -186,8 +194,8 @@ static void check_pair(int a, int b)
 	assert_true(fcntl(b, F_GETFL) & O_NONBLOCK);
 	assert_true(fcntl(a, F_GETFD) & FD_CLOEXEC);
 	assert_true(fcntl(b, F_GETFD) & FD_CLOEXEC);
-	assert_int_equal(
-		chan_write(a, &(struct iovec){"ping", 4}, 1, loop_now_ns() + 20000000000ull), 0);
+	assert_int_equal(write_fd(a, &(struct iovec){"ping", 4}, 1, loop_now_ns() + 20000000000ull),
+			 0);
 	assert_int_equal(poll(&(struct pollfd){.fd = b, .events = POLLIN}, 1, 20000), 1);
 	assert_int_equal(read(b, buf, sizeof(buf)), 4);
 	assert_string_equal(buf, "ping");
@@ -439,7 +447,7 @@ static void check_write(int to, int from)
 		iov[i + 1] = (struct iovec){data + i * BYTES, BYTES};
 	memcpy(copy, iov, sizeof(iov));
 	pthread_create(&t, NULL, read_odd, &r);
-	assert_int_equal(chan_write(to, iov, PARTS + 2, loop_now_ns() + 20000000000ull), 0);
+	assert_int_equal(write_fd(to, iov, PARTS + 2, loop_now_ns() + 20000000000ull), 0);
 	pthread_join(t, NULL);
 	assert_memory_equal(iov, copy, sizeof(iov)); /* the caller's vector is left alone */
 	assert_int_equal(r.have, PARTS * BYTES);
@@ -478,20 +486,79 @@ static void writes_end_at_the_deadline(void **state)
 
 		assert_int_equal(
 			socketpair(AF_UNIX, SOCK_STREAM | (nonblock ? SOCK_NONBLOCK : 0), 0, p), 0);
-		assert_int_equal(chan_write(p[0], &iov, 1, loop_now_ns() + 1000000), -ETIMEDOUT);
-		assert_int_equal(chan_write(p[0], &iov, 1, 0), -ETIMEDOUT);
+		assert_int_equal(write_fd(p[0], &iov, 1, loop_now_ns() + 1000000), -ETIMEDOUT);
+		assert_int_equal(write_fd(p[0], &iov, 1, 0), -ETIMEDOUT);
 		close(p[1]);
-		assert_int_equal(chan_write(p[0], &iov, 1, loop_now_ns() + 1000000), -EPIPE);
+		assert_int_equal(write_fd(p[0], &iov, 1, loop_now_ns() + 1000000), -EPIPE);
 		close(p[0]);
 	}
-	assert_int_equal(chan_write(9999, &iov, 1, 0), -EBADF);
+	assert_int_equal(write_fd(9999, &iov, 1, 0), -EBADF);
 	free(data);
+}
+
+static int corked(int fd)
+{
+	int on = -1;
+	socklen_t len = sizeof(on);
+
+	assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, &len), 0);
+	return on;
+}
+
+static void tcp_is_corked_measured_and_shut(void **state)
+{
+	struct chan_uri u;
+	int lfd = listen_tcp("127.0.0.1", &u);
+	struct chan c = chan_of(chan_connect(&u, 20000, NULL));
+	struct iovec iov = {(void *)"x", 1};
+	int peer = accept_wait(lfd);
+	char byte;
+
+	assert_false(c.blocking);
+	chan_cork(&c, true);
+	assert_int_equal(corked(c.fd), 1);
+	chan_cork(&c, false);
+	assert_int_equal(corked(c.fd), 0);
+	/* A round trip for every byte: enough for an estimate. */
+	for (unsigned i = 0; i < 2000 && !chan_rate(&c); i++) {
+		assert_int_equal(chan_write(&c, &iov, 1, loop_now_ns() + 20000000000ull), 0);
+		poll(&(struct pollfd){.fd = peer, .events = POLLIN}, 1, 20000);
+		assert_int_equal(read(peer, &byte, 1), 1);
+	}
+	assert_true(chan_rate(&c) > 0);
+	assert_int_equal(c.ops->read(&c, &byte, 1), -EAGAIN);
+	chan_shut(&c);
+	assert_int_equal(c.ops->read(&c, &byte, 1), 0);
+	assert_int_equal(chan_write(&c, &iov, 1, 0), -EPIPE);
+	chan_close(&c);
+	assert_int_equal(fcntl(c.fd, F_GETFD), -1);
+	close(peer);
+	close(lfd);
+}
+
+static void other_channels_are_not(void **state)
+{
+	int p[2], s[2];
+
+	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, s), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		struct chan c = chan_of(i ? s[0] : p[1]);
+
+		assert_int_equal(c.blocking, !i);
+		chan_cork(&c, true);
+		assert_int_equal(chan_rate(&c), 0);
+		chan_shut(&c);
+		chan_close(&c);
+	}
+	close(p[0]);
+	close(s[1]);
 }
 
 static void write_all(int fd, const char *text)
 {
-	assert_int_equal(
-		chan_write(fd, &(struct iovec){(void *)(uintptr_t)text, strlen(text)}, 1, 0), 0);
+	assert_int_equal(write_fd(fd, &(struct iovec){(void *)(uintptr_t)text, strlen(text)}, 1, 0),
+			 0);
 }
 
 static void check_file(const char *path, const char *text)
@@ -592,6 +659,8 @@ int main(void)
 		cmocka_unit_test(passed_fds_are_checked),
 		cmocka_unit_test(writes_are_whole),
 		cmocka_unit_test(writes_end_at_the_deadline),
+		cmocka_unit_test(tcp_is_corked_measured_and_shut),
+		cmocka_unit_test(other_channels_are_not),
 		cmocka_unit_test(files_appear_only_whole),
 		cmocka_unit_test(odd_files_are_refused),
 	};

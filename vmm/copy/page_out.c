@@ -14,7 +14,7 @@ int page_out_init(struct page_out *o, struct stream *st, uint64_t frame_ns)
 	memset(o, 0, sizeof(*o));
 	o->stream = st;
 	o->frame_ns = frame_ns;
-	squeeze_init(&o->squeeze, st->fd);
+	squeeze_init(&o->squeeze, &st->chan);
 	o->enc = malloc(FRAME_FILL + PAGE_ENTRY_MAX);
 	return o->enc ? 0 : -ENOMEM;
 }

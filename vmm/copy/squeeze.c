@@ -1,29 +1,24 @@
 #include "vmm/copy/squeeze.h"
 
-#include <linux/tcp.h>
-#include <netinet/in.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "vmm/copy/pages.h"
 #include "vmm/base/loop.h"
 
 #define PROBE_EVERY 64u
 
-void squeeze_init(struct squeeze *z, int fd)
+void squeeze_init(struct squeeze *z, const struct chan *c)
 {
 	memset(z, 0, sizeof(*z));
-	z->fd = fd;
+	z->chan = c;
 }
 
 void squeeze_look(struct squeeze *z)
 {
-	struct tcp_info ti;
-	socklen_t len = sizeof(ti);
+	uint64_t rate = chan_rate(z->chan);
 
-	memset(&ti, 0, sizeof(ti));
-	if (!getsockopt(z->fd, IPPROTO_TCP, TCP_INFO, &ti, &len) && ti.tcpi_delivery_rate)
-		z->link_ns = MEM_PAGE_SIZE * 1000000000ull / ti.tcpi_delivery_rate;
+	if (rate)
+		z->link_ns = MEM_PAGE_SIZE * 1000000000ull / rate;
 }
 
 static bool pays(const struct squeeze *z)

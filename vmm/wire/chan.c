@@ -1,5 +1,5 @@
-/* Sockets of streams: connect, listen, accept, write with a deadline. */
-#define _GNU_SOURCE /* accept4, ppoll */
+/* Sockets of streams: connect, listen, accept. */
+#define _GNU_SOURCE /* accept4 */
 #include "vmm/wire/chan.h"
 
 #include <errno.h>
@@ -18,29 +18,9 @@
 #include <unistd.h>
 
 #include "vmm/base/loop.h"
+#include "vmm/wire/chan_io.h"
 
-#define BACKLOG	  16
-#define WRITE_IOV 64
-
-/* Wait for events on fd (-1: only wait) until deadline_ns. 0 when ready, else -ETIMEDOUT. */
-static int wait_fd(int fd, short events, uint64_t deadline_ns)
-{
-	struct pollfd p = {.fd = fd, .events = events};
-
-	for (;;) {
-		uint64_t now = loop_now_ns();
-		uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
-		struct timespec ts = {(time_t)(left / 1000000000), (long)(left % 1000000000)};
-		int n = ppoll(&p, fd >= 0, &ts, NULL);
-
-		if (n > 0)
-			return 0;
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		if (!n && (fd < 0 || loop_now_ns() >= deadline_ns))
-			return -ETIMEDOUT;
-	}
-}
+#define BACKLOG 16
 
 static int set_nonblock(int fd)
 {
@@ -188,7 +168,7 @@ int chan_connected(int fd, struct err *e)
 /* Wait for a connect under way. The fd is closed when it fails. */
 static int finish(int fd, uint64_t deadline_ns)
 {
-	int r = wait_fd(fd, POLLOUT, deadline_ns);
+	int r = chan_wait_fd(fd, POLLOUT, deadline_ns);
 
 	if (!r)
 		r = chan_connected(fd, NULL);
@@ -231,7 +211,7 @@ static int connect_unix(const struct chan_uri *u, uint64_t deadline_ns, struct e
 			return fd;
 		if (r != -EAGAIN || loop_now_ns() >= deadline_ns)
 			return err_set(e, r == -EAGAIN ? -ETIMEDOUT : r, "%s", inner.msg);
-		wait_fd(-1, 0, loop_now_ns() + 1000000);
+		chan_wait_fd(-1, 0, loop_now_ns() + 1000000);
 	}
 }
 
@@ -380,66 +360,5 @@ int chan_set_options(int fd, int user_timeout_ms)
 	    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof(seconds)) ||
 	    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count)))
 		return -errno;
-	return 0;
-}
-
-/* Drop n written bytes from the front of the vector. */
-static void skip(struct iovec **iov, int *niov, size_t n)
-{
-	while (*niov && n >= (*iov)->iov_len) {
-		n -= (*iov)->iov_len;
-		(*iov)++;
-		(*niov)--;
-	}
-	if (!n)
-		return;
-	(*iov)->iov_base = (char *)(*iov)->iov_base + n;
-	(*iov)->iov_len -= n;
-}
-
-static int write_batch(int fd, struct iovec *iov, int niov, bool *is_socket, uint64_t deadline_ns)
-{
-	ssize_t n;
-	int r;
-
-	skip(&iov, &niov, 0);
-	while (niov) {
-		struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)niov};
-
-		if (*is_socket)
-			n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-		else
-			n = writev(fd, iov, niov);
-		if (n >= 0) {
-			skip(&iov, &niov, (size_t)n);
-		} else if (errno == ENOTSOCK && *is_socket) {
-			*is_socket = false;
-		} else if (errno == EAGAIN) {
-			r = wait_fd(fd, POLLOUT, deadline_ns);
-			if (r)
-				return r;
-		} else if (errno != EINTR) {
-			return -errno;
-		}
-	}
-	return 0;
-}
-
-int chan_write(int fd, const struct iovec *iov, int niov, uint64_t deadline_ns)
-{
-	struct iovec part[WRITE_IOV];
-	bool is_socket = true;
-
-	while (niov > 0) {
-		int n = niov < WRITE_IOV ? niov : WRITE_IOV;
-		int r;
-
-		memcpy(part, iov, (size_t)n * sizeof(*iov));
-		r = write_batch(fd, part, n, &is_socket, deadline_ns);
-		if (r)
-			return r;
-		iov += n;
-		niov -= n;
-	}
 	return 0;
 }

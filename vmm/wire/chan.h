@@ -1,6 +1,6 @@
 /*
- * Byte transports for streams: tcp:HOST:PORT, unix:PATH, fd:N, file:PATH. Nothing here knows what
- * the bytes mean. Every wait has a deadline.
+ * Where byte transports come from: tcp:HOST:PORT, unix:PATH, fd:N, file:PATH. Every wait has a
+ * deadline.
  */
 #ifndef VMM_CHAN_H
 #define VMM_CHAN_H
@@ -56,11 +56,5 @@ int chan_set_options(int fd, int user_timeout_ms);
 int chan_file_create(const char *path, struct err *e);
 int chan_file_commit(int fd, const char *path, struct err *e);
 int chan_file_open(const char *path, struct err *e);
-/*
- * Write all of iov before deadline_ns (CLOCK_MONOTONIC), else -ETIMEDOUT and an unknown part is
- * written. The deadline does not bind a file or a blocking pipe. No SIGPIPE from sockets.
- */
-struct iovec;
-int chan_write(int fd, const struct iovec *iov, int niov, uint64_t deadline_ns);
 
 #endif

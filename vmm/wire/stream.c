@@ -2,14 +2,11 @@
 #include "vmm/wire/stream.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "vmm/wire/chan.h"
 #include "vmm/base/hash.h"
 
 #define SMALL_FRAME 512u	/* header and payload go out of one buffer */
@@ -53,23 +50,27 @@ const char *stream_frame_name(uint16_t type)
 	return stream_max_length(type) ? types[type].name : "unknown";
 }
 
-void stream_init(struct stream *s, int fd, enum stream_link link, uint64_t session)
+void stream_init_on(struct stream *s, const struct chan *c, enum stream_link link, uint64_t session)
 {
-	int flags = fcntl(fd, F_GETFL);
-
 	memset(s, 0, sizeof(*s));
-	s->fd = fd;
+	s->chan = *c;
+	s->fd = c->fd;
 	s->link = link;
 	s->session = session;
 	s->got_preface = session != 0;
-	s->blocking = flags < 0 || !(flags & O_NONBLOCK);
-	s->open = true;
+}
+
+void stream_init(struct stream *s, int fd, enum stream_link link, uint64_t session)
+{
+	struct chan c = chan_of(fd);
+
+	stream_init_on(s, &c, link, session);
 }
 
 void stream_done(struct stream *s)
 {
-	if (s->open)
-		close(s->fd);
+	if (s->chan.ops)
+		chan_close(&s->chan);
 	free(s->buf);
 	memset(s, 0, sizeof(*s));
 	s->fd = -1;
@@ -79,7 +80,7 @@ void stream_done(struct stream *s)
 static int send_raw(struct stream *s, const struct iovec *iov, int niov, size_t bytes,
 		    uint64_t deadline_ns)
 {
-	int r = chan_write(s->fd, iov, niov, deadline_ns);
+	int r = chan_write(&s->chan, iov, niov, deadline_ns);
 
 	if (r)
 		s->send_error = r;
@@ -313,15 +314,13 @@ static int fill(struct stream *s, size_t need)
 
 	if (r)
 		return r;
-	do
-		n = read(s->fd, s->buf + s->have, ask);
-	while (n < 0 && errno == EINTR);
+	n = s->chan.ops->read(&s->chan, s->buf + s->have, ask);
 	if (n < 0)
-		return errno == EAGAIN ? 0 : -errno;
+		return n == -EAGAIN ? 0 : (int)n;
 	if (!n)
 		s->eof = true;
-	/* A short read has emptied the socket: no need to ask again just to be told so. */
-	s->drained = n && (size_t)n < ask && !s->blocking;
+	/* A short read has emptied the channel: no need to ask again just to be told so. */
+	s->drained = n && (size_t)n < ask && !s->chan.blocking;
 	s->have += (size_t)n;
 	s->recv_bytes += (size_t)n;
 	return 1;

@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 
 #include "vmm/base/err.h"
+#include "vmm/wire/chan_io.h"
 
 #define STREAM_MAGIC	 "ftvmm\r\n\x1a"
 #define STREAM_VERSION	 1
@@ -76,7 +77,8 @@ struct frame {
 };
 
 struct stream {
-	int fd;
+	struct chan chan;
+	int fd; /* the channel's, to wait on */
 	uint64_t session;
 	enum stream_link link;
 	uint64_t send_seq, recv_seq;
@@ -85,18 +87,20 @@ struct stream {
 	size_t cap, have, used;
 	bool got_preface;
 	bool eof;
-	bool blocking, drained;
-	bool open;
+	bool drained;
 	int send_error; /* a write failed: nothing more may be written */
 	char why[160];	/* what the last -EBADMSG was about */
 };
 
 /*
- * Takes the fd over. session 0 on the accepting side: learnt from the peer's preface, which must
- * name `link` (unless STREAM_ANY). Whoever sends the preface gives a session that is not 0.
+ * Takes the channel, or the fd, over. session 0 on the accepting side: learnt from the peer's
+ * preface, which must name `link` (unless STREAM_ANY). Whoever sends the preface gives a session
+ * that is not 0.
  */
+void stream_init_on(struct stream *s, const struct chan *c, enum stream_link link,
+		    uint64_t session);
 void stream_init(struct stream *s, int fd, enum stream_link link, uint64_t session);
-void stream_done(struct stream *s); /* closes the fd; safe on a zeroed stream and twice */
+void stream_done(struct stream *s); /* closes the channel; safe on a zeroed stream and twice */
 /* Sent once, by the side that connected (or writes a file), before its first frame. */
 int stream_send_preface(struct stream *s, uint64_t deadline_ns);
 /*
@@ -109,7 +113,7 @@ int stream_send(struct stream *s, enum frame_type type, uint64_t epoch, const st
 /*
  * Next frame without blocking: 1 and *f, 0 when more bytes must arrive first, -EPIPE at the end of
  * the stream, -EBADMSG when the peer broke a rule (why says which), or an errno of the socket.
- * For files and blocking sockets it blocks in read(). Call it until it does not return 1, then
+ * On a blocking channel it blocks in its read(). Call it until it does not return 1, then
  * wait for the fd, level-triggered.
  */
 int stream_recv(struct stream *s, struct frame *f);
