@@ -278,6 +278,17 @@ static int check_uri(const char *option, const char *text, struct err *e)
 	return 0;
 }
 
+/* A primary connects twice, and again after each loss. */
+static int check_peer(const char *text, struct err *e)
+{
+	if (!strncmp(text, "fd:", 3))
+		return err_set(e, -EINVAL,
+			       "--peer '%s': a secondary is connected to more than once, a "
+			       "descriptor is one connection; use tcp:HOST:PORT or unix:PATH",
+			       text);
+	return check_uri("peer", text, e);
+}
+
 static int check_pair(const struct config *c, struct err *e)
 {
 	char timeout[32], heartbeat[32];
@@ -303,7 +314,7 @@ static int check_pair(const struct config *c, struct err *e)
 	if (c->listen[0])
 		r = check_uri("listen", c->listen, e);
 	for (unsigned i = 0; i < c->npeers && !r; i++)
-		r = check_uri("peer", c->peers[i], e);
+		r = check_peer(c->peers[i], e);
 	return r;
 }
 

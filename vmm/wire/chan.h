@@ -33,7 +33,7 @@ int chan_parse(const char *text, struct chan_uri *ret, struct err *e);
 int chan_resolve(char *text, size_t cap, struct err *e);
 /*
  * Start a non-blocking connect; *ret_fd becomes writable when done, then chan_connected(). HOST
- * must be an address. fd:N is handed out as it is.
+ * must be an address. fd:N is handed out as it is, once.
  */
 int chan_connect_start(const struct chan_uri *u, int *ret_fd, struct err *e);
 /* 0, -EINPROGRESS, or why it failed. */
