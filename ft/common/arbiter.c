@@ -18,7 +18,6 @@
 struct asking {
 	struct job base;
 	struct arbiter_backend backend;
-	bool owns_backend; /* its arbiter is gone */
 	int wake_fd;
 	struct arbiter_question question;
 	struct arbiter_record record; /* the answer; the thread's until the wait has ended */
@@ -83,12 +82,12 @@ static void asking_ended(struct job *base)
 	wake(asking_of(base)->wake_fd);
 }
 
+/* Abandoned, as its arbiter was closed: the back end was left to it. */
 static void asking_drop(struct job *base)
 {
 	struct asking *j = asking_of(base);
 
-	if (j->owns_backend)
-		j->backend.ops->close(j->backend.self);
+	j->backend.ops->close(j->backend.self);
 	free(j);
 }
 
@@ -452,7 +451,6 @@ void arbiter_close(struct arbiter *a)
 	arbiter_forget(a);
 	j = a->pending;
 	if (j && blocks(a)) {
-		j->owns_backend = true;
 		job_abandon(&j->base);
 	} else {
 		free(j);

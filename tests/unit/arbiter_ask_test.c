@@ -327,9 +327,10 @@ static void an_old_answer_is_asked_for_again(void **state)
 /* An answer is one to its question only. */
 static void another_question_gets_no_late_answer(void **state)
 {
-	static const struct arbiter_record before = {.generation = 1, .end = ARBITER_STOPPED};
+	static const struct arbiter_record stopped = {.generation = 1, .end = ARBITER_STOPPED};
+	static const struct arbiter_record held = {.generation = 1, .end = ARBITER_HELD};
 
-	for (unsigned i = 0; i < 6; i++) {
+	for (unsigned i = 0; i < 7; i++) {
 		struct arbiter *a = begin_late();
 		int r = -1;
 
@@ -346,7 +347,9 @@ static void another_question_gets_no_late_answer(void **state)
 		if (i == 4)
 			r = arbiter_ask_read(a, hear, &heard);
 		if (i == 5)
-			r = arbiter_ask_put_back(a, 1, &before, hear, &heard);
+			r = arbiter_ask_put_back(a, 1, &stopped, hear, &heard);
+		if (i == 6)
+			r = arbiter_ask_put_back(a, 1, &held, hear, &heard);
 		assert_int_equal(r, 0);
 		mock_arbiter_hold(&mock, false);
 		run_until_heard(2);
