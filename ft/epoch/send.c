@@ -10,7 +10,8 @@
 #include "ft/epoch/sync.h"
 #include "vmm/base/loop.h"
 
-#define SEND_DEADLINE 30000000000ull /* a dead peer is noticed much earlier, by its silence */
+/* Of a frame of the sync, of a whole epoch. A dead peer is noticed much earlier, by its silence. */
+#define SEND_DEADLINE 30000000000ull
 
 static void notify(struct send *s)
 {
@@ -31,8 +32,7 @@ static int write_frame(struct send *s, enum frame_type type, uint64_t epoch, con
 {
 	struct iovec iov = {(void *)data, len};
 
-	return stream_send(s->stream, type, epoch, &iov, len ? 1 : 0,
-			   loop_now_ns() + SEND_DEADLINE);
+	return stream_send(s->stream, type, epoch, &iov, len ? 1 : 0, s->out.until_ns);
 }
 
 static int write_pages(struct send *s, struct send_job *j)
@@ -64,7 +64,7 @@ static int write_disklog(struct send *s, struct send_job *j)
 	for (struct disk_write *en = j->disklog.head; en; en = en->next) {
 		struct iovec iov[2] = {{&en->wire, sizeof(en->wire)}, {en->data, en->wire.data}};
 		int r = stream_send(s->stream, FRAME_DISKLOG, j->epoch, iov, en->wire.data ? 2 : 1,
-				    loop_now_ns() + SEND_DEADLINE);
+				    s->out.until_ns);
 
 		if (r)
 			return r;
@@ -79,6 +79,7 @@ static int write_parts(struct send *s, struct send_job *j)
 
 	if (j->first) {
 		step_reached(STEP_SEND_BEGIN);
+		s->out.until_ns = loop_now_ns() + SEND_DEADLINE;
 		r = write_frame(s, FRAME_EPOCH_BEGIN, j->epoch, NULL, 0);
 	}
 	if (!r)
@@ -161,11 +162,11 @@ static void *thread(void *arg)
 	notify(s);
 	while ((j = next_job(s))) {
 		r = write_job(s, j);
-		recycle(s, j);
-		if (r) {
+		if (r)
 			fail(s, r);
+		recycle(s, j); /* who waits for it sees the error */
+		if (r)
 			break;
-		}
 	}
 	return NULL;
 }

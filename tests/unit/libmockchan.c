@@ -1,6 +1,7 @@
 #include "tests/unit/libmockchan.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,8 @@ static ssize_t mock_write(struct chan *c, const struct iovec *iov, int niov)
 	size_t may = least(m->take, m->room), n = 0;
 
 	m->writes++;
+	while (m->hold)
+		poll(NULL, 0, 1);
 	if (m->nsent >= m->fail_write_at)
 		return m->write_error;
 	if (!m->room)

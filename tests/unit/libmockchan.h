@@ -1,9 +1,11 @@
 /*
  * A channel that does what the test says: takes and gives bytes in any pieces, stalls, fails, ends.
- * Its clock is its own: a wait costs no time.
+ * Its clock is its own: a wait costs no time. What is atomic may be looked at while it is used.
  */
 #ifndef TESTS_LIBMOCKCHAN_H
 #define TESTS_LIBMOCKCHAN_H
+
+#include <stdatomic.h>
 
 #include "vmm/wire/chan_io.h"
 
@@ -13,12 +15,13 @@ struct mock_chan {
 	/* Writing. */
 	uint8_t *sent; /* what was taken */
 	size_t nsent;
-	size_t take;	      /* bytes that one write takes at most */
-	size_t room;	      /* bytes that are taken before the next stall... */
-	size_t more;	      /* ...and after each */
-	uint64_t stall_ns;    /* so long lasts each */
-	uint64_t now_ns;      /* CLOCK_MONOTONIC when it began, and all stalls */
-	size_t fail_write_at; /* this byte is not taken, but an error: */
+	size_t take;		 /* bytes that one write takes at most */
+	size_t room;		 /* bytes that are taken before the next stall... */
+	size_t more;		 /* ...and after each */
+	uint64_t stall_ns;	 /* so long lasts each */
+	_Atomic uint64_t now_ns; /* CLOCK_MONOTONIC when it began, and all stalls */
+	atomic_bool hold;	 /* writes wait, in real time */
+	size_t fail_write_at;	 /* this byte is not taken, but an error: */
 	int write_error;
 	unsigned writes, waits;
 
@@ -33,7 +36,8 @@ struct mock_chan {
 
 	/* The rest. */
 	uint64_t rate;
-	unsigned corked, uncorked, shut, closed;
+	atomic_uint corked, uncorked;
+	unsigned shut, closed;
 };
 
 /* Takes all, has nothing to read and no end. The mock must stay; mock_chan_done() when closed. */

@@ -48,5 +48,6 @@ int page_out_flush(struct page_out *o)
 	if (o->sent)
 		__atomic_fetch_add(o->sent, o->fill, __ATOMIC_RELAXED);
 	o->fill = 0;
-	return stream_send(o->stream, FRAME_PAGES, o->epoch, &iov, 1, loop_now_ns() + o->frame_ns);
+	return stream_send(o->stream, FRAME_PAGES, o->epoch, &iov, 1,
+			   o->until_ns ? o->until_ns : loop_now_ns() + o->frame_ns);
 }

@@ -17,7 +17,8 @@
 struct page_out {
 	struct stream *stream;
 	uint64_t epoch;	   /* that the frames belong to */
-	uint64_t frame_ns; /* for writing one */
+	uint64_t frame_ns; /* for writing one... */
+	uint64_t until_ns; /* ...unless this (CLOCK_MONOTONIC) is for all of them, 0: it is not */
 	uint64_t *sent;	   /* atomic: encoded bytes are added to it; NULL: to nothing */
 	/* private to page_out.c */
 	struct squeeze squeeze;
