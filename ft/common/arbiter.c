@@ -222,13 +222,14 @@ static void woken(struct loop_op *op, int res)
 		tell(a, r, &e);
 }
 
+/* After woken(), if both are due: an answer that waited for the loop counts. */
 static void late(struct loop_op *op, int res)
 {
 	struct arbiter *a = op->arg;
 	struct err e = {0};
-	int r = go_on(a, 0, &e); /* the loop may have been away */
+	int r = too_late(a, &e);
 
-	tell(a, r == -ETIMEDOUT ? too_late(a, &e) : r, &e);
+	tell(a, r, &e);
 }
 
 static int ask(struct arbiter *a, const struct arbiter_question *q, arbiter_done *done, void *arg)
