@@ -95,6 +95,7 @@ void primary_go_on(void *arg)
 	if (p->ft->stands & FT_STAND_END)
 		log_warn("failover: the secondary is lost; the VM goes on here");
 	ft_go(p->ft, p->vm, FT_STAND_CLAIM | FT_STAND_END);
+	vm_tell_end(p->vm); /* one that could not be answered before */
 	primary_timer(p, PRIMARY_RETRY_NS);
 }
 

@@ -13,6 +13,7 @@
 
 #define EXIT_HANDED_OVER 3
 #define EXIT_LACKS	 2
+#define EXIT_HOST_FAILED 2
 #define BYE_NS		 30000000000ull /* the secondary's images take what waits for them */
 #define REST_NS		 50000000ull	/* between two looks at them here */
 #define HANDED_NS	 5000000000ull	/* the secondary runs the VM by then, or never will */
@@ -221,4 +222,18 @@ void primary_stop_after(void *arg)
 {
 	log_warn("failover: the secondary is about to run the VM; stop it there, too: this side "
 		 "will stop it if it comes back");
+}
+
+/* --- no end ----------------------------------------------------------------------------------- */
+
+/* A goodbye, or a claim, would keep the secondary from taking over. */
+void primary_give_up(void *arg)
+{
+	struct primary *p = arg;
+
+	log_error("this host cannot run the guest any more: %s; stopping here, so that the "
+		  "secondary takes over",
+		  vm_end_why(p->vm));
+	primary_close(p);
+	primary_exit(p, EXIT_HOST_FAILED, p->ft->cover, "this host cannot run the guest any more");
 }

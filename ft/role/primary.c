@@ -111,6 +111,13 @@ static const struct fsm_row rows[] = {
 	ROW(CLAIM_HANDED_STOP, TIMER, CLAIM_HANDED_STOP, primary_ask, "claim again, every 0.5 s"),
 	ROW(CLAIM_HANDED_STOP, STOP, LEFT, primary_leave_handed, "STOPPED, exit 3"),
 
+	ROW(STEADY, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(FLIGHT, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(STOP_DUE, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(STOP, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(HAND_DUE, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(HAND, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+
 	/* Once is enough. */
 	ROW(STOP_DUE, STOP, STOP_DUE, NULL, ""),
 	ROW(STOP, STOP, STOP, NULL, ""),

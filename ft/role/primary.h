@@ -49,6 +49,7 @@
 	X(TRY, "a peer may be tried")                                                              \
 	X(STOP, "the VM is over, or stop")                                                         \
 	X(HAND_OVER, "hand-over asked for")                                                        \
+	X(HOST_FAILED, "this host's KVM failed")                                                   \
 	X(WON, "claim won")                                                                        \
 	X(CLAIM_LOST, "claim lost")                                                                \
 	X(NO_ANSWER, "no answer")                                                                  \
@@ -109,6 +110,12 @@ void primary_end(struct primary *p, int code);
  * PROTECTED, or paused; fails when the arbiter does not answer.
  */
 int primary_hand_over(struct primary *p, struct err *e);
+/*
+ * This host cannot run the VM any more (VM_END_HOST). A secondary in step takes over when the links
+ * end without a goodbye: so they do, and ft->on_exit(2). False: there is none, and nothing was
+ * done.
+ */
+bool primary_host_failed(struct primary *p);
 /* A user's pause. -EBUSY: not while the VM is being handed over. */
 int primary_pause(struct primary *p, bool pause, struct err *e);
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns);

@@ -23,3 +23,11 @@ void primary_exit(struct primary *p, int code, enum ft_cover cover, const char *
 	ft_set(p->ft, FT_OVER, cover, why);
 	p->ft->on_exit(p->ft->arg, code);
 }
+
+bool primary_host_failed(struct primary *p)
+{
+	if (!p->ft || p->ft->cover != FT_PROTECTED || !fsm_expects(&p->fsm, PRI_EV_HOST_FAILED))
+		return false;
+	primary_post(p, PRI_EV_HOST_FAILED);
+	return true;
+}

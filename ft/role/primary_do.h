@@ -50,6 +50,7 @@ void primary_images_ready(void *arg);
 void primary_images_late(void *arg);
 void primary_leave(void *arg);
 void primary_leave_unsure(void *arg);
+void primary_give_up(void *arg); /* the other side is to run the VM, as this one cannot */
 
 /* Shared by them. */
 void primary_post(struct primary *p, enum primary_event ev);

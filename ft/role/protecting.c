@@ -16,6 +16,8 @@ void primary_seal(void *arg)
 		return;
 	/* The VM stays stopped: who may go on is decided by the arbiter now. */
 	log_error("%s", e.msg);
+	if (p->vm->ending.end == VM_END_HOST && primary_host_failed(p))
+		return;
 	link_break(&p->link, e.msg);
 }
 

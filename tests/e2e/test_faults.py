@@ -4,7 +4,7 @@ import os
 import signal
 
 import ftlab
-from ftlab import EXIT_FENCED, Deadline, FrameWatch, Pair, Wire, expect
+from ftlab import EXIT_FENCED, Deadline, FrameWatch, Pair, Vm, Wire, expect
 from testlib import Skip, check_load, random_wait, start_load, test
 
 
@@ -314,15 +314,19 @@ int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
 """
 
 
+def preload(lab, library, source):
+    with open(library + ".c", "w") as f:
+        f.write(source)
+    ftlab.run(os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", library, library + ".c", "-ldl")
+
+
 class Gate:
     """Shared storage that takes its time to link a file, or a loop that takes its time: until it is opened."""
 
     def __init__(self, lab, name, kind="LINK"):
         self.path, library = lab.path(name), lab.path("gate.so")
         if not os.path.exists(library):
-            with open(lab.path("gate.c"), "w") as f:
-                f.write(GATE)
-            ftlab.run(os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", library, lab.path("gate.c"), "-ldl")
+            preload(lab, library, GATE)
         self.env = {"LD_PRELOAD": library, f"{kind}_GATE": self.path}
 
     def shut(self):
@@ -465,3 +469,96 @@ def stutter(lab):
         split.drain()
         split.here, split.generation = now, generation
     split.finish()
+
+
+KVM_FAULT = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	int (*real)(int, unsigned long, void *) = dlsym(RTLD_NEXT, "ioctl");
+	va_list ap;
+	void *arg;
+
+	va_start(ap, request);
+	arg = va_arg(ap, void *);
+	va_end(ap);
+	if (request == KVM_RUN && !access(getenv("KVM_FAULT"), F_OK)) {
+		errno = EFAULT;
+		return -1;
+	}
+	return real(fd, request, arg);
+}
+"""
+
+
+class KvmFault:
+    """A host whose KVM, once it is broken, runs no guest any more."""
+
+    def __init__(self, lab, name):
+        if ftlab.SANITIZED:
+            raise Skip("a sanitizer wants to be the first library")
+        self.path, library = lab.path(name), lab.path("kvm_fault.so")
+        if not os.path.exists(library):
+            preload(lab, library, KVM_FAULT)
+        self.env = {"LD_PRELOAD": library, "KVM_FAULT": self.path}
+
+    def break_it(self):
+        open(self.path, "w").close()
+
+
+@test(60)
+def kvm_fails_primary(lab):
+    """the primary's KVM fails: its host's fault, so it leaves without a goodbye, and the secondary takes over"""
+    for cpus in (1, 2):
+        fault = KvmFault(lab, f"fault-{cpus}")
+        pair = Pair(lab, disk=32, cpus=cpus)
+        a, b = pair.protect(env={"A": fault.env})
+        load = start_load(lab)
+        random_wait(lab, load, 0.2, 0.5)
+        broken = ftlab.mono()
+        fault.break_it()
+        expect(a.wait_exit(10) == 2, f"{cpus} CPUs: exit code {a.code}: {a.log_text()}")
+        a.wait_log("this host cannot run the guest any more: KVM_RUN: Bad address; .*secondary takes over")
+        pair.taken_over("B", broken)
+        lab.probe()
+        lab.release(a)
+        pair.secondary("A")
+        pair.in_step(20)
+        check_load(lab, [load], pair.image["B"])
+        lab.release(load)
+        pair.end()
+
+
+@test(60)
+def kvm_fails_everywhere(lab):
+    """what fails at the secondary, too, is the guest's fault: it ends there, and that side may start it again"""
+    fault = KvmFault(lab, "fault")
+    pair = Pair(lab, guest="writer", cmdline="mode=hot tick=10 pages=32", disk=4, net=False)
+    a, b = pair.protect(env={h: fault.env for h in "AB"})
+    fault.break_it()
+    for vm in (a, b):
+        expect(vm.wait_exit(15) == 2, f"exit code {vm.code}: {vm.log_text()}")
+    b.wait_log("guest crashed: KVM_RUN: Bad address")
+    lab.release(a, b)
+    pair.primary("B").wait_state("UNPROTECTED")
+    pair.end()
+
+
+@test(30)
+def kvm_fails_alone(lab):
+    """without a secondary it is the end, and said whose"""
+    fault = KvmFault(lab, "fault")
+    vm = Vm(lab, "A", ["-k", os.path.join(ftlab.GUESTS, "idle.elf"), "-a", "hz=10", "-m", "64M"], fault.env)
+    vm.wait_state("RUNNING")
+    vm.call("pause")
+    fault.break_it()
+    vm.call("resume")
+    expect(vm.wait_exit(10) == 2, f"exit code {vm.code}")
+    vm.wait_log("this host cannot run the guest: KVM_RUN: Bad address")

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -165,6 +166,119 @@ static void output_waits_in_doubt(void **state)
 	assert_int_equal(n, 1000);
 }
 
+static void ended(void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+/* Until the loop is told of the end; then the VM is paused, and stays so. */
+static void run_to_the_end(struct fix *f)
+{
+	unsigned n = 0;
+
+	f->vm.watch.on_end = ended;
+	f->vm.watch.arg = &n;
+	vm_start(&f->vm);
+	for (unsigned i = 0; i < 1000 && !n; i++)
+		assert_int_equal(loop_run_once(&f->loop, 10000000), 0);
+	assert_int_equal(n, 1);
+}
+
+static struct vm_ending saved_ending(struct vm *vm)
+{
+	size_t cap = vm_state_bound(vm);
+	uint8_t *buf = malloc(cap);
+	int64_t len = vm_save(vm, buf, cap);
+
+	assert_int_equal(vm_decode(vm, buf, len, NULL), 0);
+	free(buf);
+	for (unsigned i = 0; i < vm->state.nitems; i++)
+		if (vm->state.scratch[i].desc == &vm_ending_desc)
+			return *(struct vm_ending *)vm->state.scratch[i].pod;
+	fail();
+	return (struct vm_ending){0};
+}
+
+/* A file that is no vCPU in the place of one, and back. */
+struct swap {
+	int fd, kvm;
+};
+
+static struct swap swap_out(struct vm *vm)
+{
+	struct swap s = {.fd = vm->vcpus[0].fd, .kvm = dup(vm->vcpus[0].fd)};
+	int other = open("/dev/null", O_RDWR);
+
+	assert_true(s.kvm >= 0 && dup2(other, s.fd) == s.fd);
+	close(other);
+	return s;
+}
+
+static void swap_in(const struct swap *s)
+{
+	assert_int_equal(dup2(s->kvm, s->fd), s->fd);
+	close(s->kvm);
+}
+
+/* KVM_RUN fails: this host's business, and nothing of it goes to another one. */
+static void failing_kvm_is_not_the_guests_end(void **state)
+{
+	struct fix *f = *state;
+	struct swap s = swap_out(&f->vm);
+	struct err e = {0};
+
+	run_to_the_end(f);
+	swap_in(&s);
+	assert_int_equal(f->vm.ending.end, VM_END_HOST);
+	assert_non_null(strstr(vm_end_why(&f->vm), "KVM_RUN: "));
+	assert_int_equal(vm_pause(&f->vm, &e), -ENOTTY); /* its registers could not be read */
+}
+
+/* The same when an exit is to be finished in a pause: who pauses learns what it was. */
+static void failing_kvm_in_a_pause(void **state)
+{
+	struct fix *f = *state;
+	struct swap s = swap_out(&f->vm);
+
+	f->vm.running = true; /* as vm_resume() does, but nobody wakes the vCPU */
+	assert_true(vm_pause(&f->vm, NULL) < 0);
+	assert_int_equal(f->vm.ending.end, VM_END_HOST);
+	swap_in(&s);
+}
+
+/* Code where no memory is: KVM gives up. */
+static void internal_error_is_not_the_guests_end(void **state)
+{
+	struct fix *f = *state;
+	struct kvm_regs regs;
+
+	assert_int_equal(kvm_ioctl(f->vm.vcpus[0].fd, KVM_GET_REGS, &regs), 0);
+	regs.rip = 0xe0000000;
+	assert_int_equal(kvm_ioctl(f->vm.vcpus[0].fd, KVM_SET_REGS, &regs), 0);
+	run_to_the_end(f);
+	assert_int_equal(f->vm.ending.end, VM_END_HOST);
+	assert_non_null(strstr(vm_end_why(&f->vm), "KVM internal error"));
+	assert_int_equal(vm_pause(&f->vm, NULL), -EIO);
+	assert_true(f->vm.running);
+}
+
+/* A triple fault is the guest's own, and goes with its state. */
+static void triple_fault_is_the_guests_end(void **state)
+{
+	struct fix *f = *state;
+	struct kvm_sregs sregs;
+
+	assert_int_equal(kvm_ioctl(f->vm.vcpus[0].fd, KVM_GET_SREGS, &sregs), 0);
+	sregs.idt.limit = 0;
+	sregs.cs.limit = 0; /* nothing can be fetched, and no fault be delivered */
+	sregs.cs.g = 0;
+	assert_int_equal(kvm_ioctl(f->vm.vcpus[0].fd, KVM_SET_SREGS, &sregs), 0);
+	run_to_the_end(f);
+	assert_int_equal(f->vm.ending.end, VM_END_CRASH);
+	assert_int_equal(vm_pause(&f->vm, NULL), 0);
+	assert_int_equal(saved_ending(&f->vm).end, VM_END_CRASH);
+}
+
 /* A device without its back end: named, with what to do, and nothing is left of the VM. */
 static void what_is_not_given_is_named(void **state)
 {
@@ -200,6 +314,11 @@ int main(void)
 		cmocka_unit_test_setup_teardown(paused_after_a_reset, setup, teardown),
 		cmocka_unit_test_setup_teardown(output_waits_in_doubt, setup, teardown),
 		cmocka_unit_test_setup_teardown(registers_beyond_the_cpuid, setup, teardown),
+		cmocka_unit_test_setup_teardown(failing_kvm_is_not_the_guests_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(failing_kvm_in_a_pause, setup, teardown),
+		cmocka_unit_test_setup_teardown(internal_error_is_not_the_guests_end, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(triple_fault_is_the_guests_end, setup, teardown),
 		cmocka_unit_test(what_is_not_given_is_named),
 	};
 

@@ -56,6 +56,7 @@ static int end_code(const struct vm *vm)
 	switch (vm->ending.end) {
 	case VM_END_EXIT:
 		return vm->ending.code;
+	case VM_END_HOST:
 	case VM_END_CRASH:
 	case VM_END_WATCHDOG:
 		return 2;
@@ -127,10 +128,26 @@ static void reboot(struct run *r)
 		reboot_failed(r, &e);
 }
 
+/* What failed at both sides one after the other is the guest's fault. */
+static void log_end(const struct run *r)
+{
+	enum vm_end end = r->vm.ending.end;
+	bool taken_over = r->cfg.role == ROLE_SECONDARY && !r->primary.engine.sealed_ns;
+
+	if (end == VM_END_CRASH || (end == VM_END_HOST && taken_over))
+		log_error("guest crashed: %s", vm_end_why(&r->vm));
+	else if (end == VM_END_HOST)
+		log_error("this host cannot run the guest: %s", vm_end_why(&r->vm));
+	else
+		log_info("guest ended: %s", vm_end_why(&r->vm));
+}
+
 static void guest_ended(void *arg)
 {
 	struct run *r = arg;
 
+	if (!r->over && r->vm.ending.end == VM_END_HOST && primary_host_failed(&r->primary))
+		return;
 	/* Told again when this side may go on; else the secondary's guest_ended() is told. */
 	if (r->over || !primary_may_end(&r->primary))
 		return;
@@ -138,10 +155,7 @@ static void guest_ended(void *arg)
 		reboot(r);
 		return;
 	}
-	if (r->vm.ending.end == VM_END_CRASH)
-		log_error("guest crashed: %s", vm_end_why(&r->vm));
-	else
-		log_info("guest ended: %s", vm_end_why(&r->vm));
+	log_end(r);
 	end_vm(r, end_code(&r->vm));
 }
 

@@ -264,6 +264,21 @@ static int load_xcr0(struct vcpu *v)
 
 static void handle_exit(struct vcpu *v);
 
+static void ended(struct vcpu *v, enum vm_end end, const char *why)
+{
+	v->env->ended(v->env->arg, end, why);
+}
+
+/* That is no fault of the guest's: its instruction has not run. */
+static int run_failed(struct vcpu *v, int error)
+{
+	char why[80];
+
+	snprintf(why, sizeof(why), "KVM_RUN: %s", strerror(error));
+	ended(v, VM_END_HOST, why);
+	return -error;
+}
+
 /*
  * The state of a vCPU is complete only when the instruction that exited is finished: a KVM_RUN with
  * immediate_exit does that and nothing else (KVM api.rst, KVM_EXIT_MMIO). An access that KVM cuts
@@ -279,7 +294,7 @@ static int finish_instruction(struct vcpu *v)
 		else if (errno == EINTR)
 			v->unfinished = false;
 		else
-			return -errno;
+			return run_failed(v, errno);
 	}
 	return 0;
 }
@@ -377,11 +392,6 @@ static void exit_mmio(struct vcpu *v)
 	}
 }
 
-static void ended(struct vcpu *v, enum vm_end end, const char *why)
-{
-	v->env->ended(v->env->arg, end, why);
-}
-
 /* When this vCPU cannot go on the VM is told why, and it is going to be parked. */
 static void handle_exit(struct vcpu *v)
 {
@@ -410,10 +420,16 @@ static void handle_exit(struct vcpu *v)
 		      run->system_event.type == KVM_SYSTEM_EVENT_RESET ? VM_END_RESET : VM_END_OFF,
 		      "system event");
 		break;
+	case KVM_EXIT_FAIL_ENTRY:
+		snprintf(why, sizeof(why), "KVM cannot enter the guest, reason %#llx, at rip %#llx",
+			 (unsigned long long)run->fail_entry.hardware_entry_failure_reason,
+			 (unsigned long long)run->s.regs.regs.rip);
+		ended(v, VM_END_HOST, why);
+		break;
 	case KVM_EXIT_INTERNAL_ERROR:
 		snprintf(why, sizeof(why), "KVM internal error %u at rip %#llx",
 			 run->internal.suberror, (unsigned long long)run->s.regs.regs.rip);
-		ended(v, VM_END_CRASH, why);
+		ended(v, VM_END_HOST, why);
 		break;
 	default:
 		snprintf(why, sizeof(why), "unexpected KVM exit %u at rip %#llx", run->exit_reason,
@@ -444,5 +460,5 @@ void vcpu_run(struct vcpu *v)
 	}
 	v->unfinished = false;
 	if (errno != EINTR && errno != EAGAIN)
-		ended(v, VM_END_CRASH, strerror(errno));
+		run_failed(v, errno);
 }

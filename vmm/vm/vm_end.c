@@ -10,7 +10,7 @@
 #include "vmm/vm/vm_internal.h"
 
 static const struct field ending_fields[] = {
-	F_U8(struct vm_ending, end, 1, "how the guest ended, if it did", .max = VM_END_MAX - 1),
+	F_U8(struct vm_ending, end, 1, "how the guest ended, if it did", .max = VM_END_CRASH),
 	F_U8(struct vm_ending, code, 2, "its exit code"),
 };
 
@@ -40,9 +40,9 @@ static void stopped(struct vm *vm, enum vm_end end, uint8_t code, const char *wh
 		 */
 		if (!vm->run.quit)
 			vm_kick_vcpus(vm);
+		vm_tell_end(vm);
 	}
 	pthread_mutex_unlock(&vm->run.lock);
-	vm_tell_end(vm);
 }
 
 void vm_guest_stopped(struct vm *vm, enum vm_end end, const char *why)
@@ -121,6 +121,7 @@ const char *vm_end_why(const struct vm *vm)
 		[VM_END_NONE] = "runs",	       [VM_END_EXIT] = "exit port",
 		[VM_END_RESET] = "reset",      [VM_END_WATCHDOG] = "watchdog",
 		[VM_END_OFF] = "switched off", [VM_END_CRASH] = "crash",
+		[VM_END_HOST] = "KVM failed",
 	};
 
 	return vm->ending.why[0] ? vm->ending.why : names[vm->ending.end];

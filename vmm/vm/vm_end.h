@@ -2,6 +2,9 @@
  * The end of the guest: it wrote to the exit port, was switched off, asked for a reset, hung or
  * crashed. Part of the VM's state: an epoch, or a snapshot, may be taken between the guest's last
  * instruction and what the host does about it, and then the side that runs it next must do that.
+ *
+ * Beside these a failure of the host: its KVM does not run the guest any more. That never is part
+ * of the state, as no state is taken from such a host: another one may go on from the last.
  */
 #ifndef VMM_VM_END_H
 #define VMM_VM_END_H
@@ -19,7 +22,8 @@ enum vm_end {
 	VM_END_RESET,	 /* the guest asked for a reset */
 	VM_END_WATCHDOG, /* it hangs: a reset, too */
 	VM_END_OFF,
-	VM_END_CRASH, /* triple fault or an exit that KVM could not handle */
+	VM_END_CRASH, /* triple fault, or an exit that nobody here knows */
+	VM_END_HOST,  /* KVM_RUN failed, could not enter the guest, or gave up on it */
 	VM_END_MAX,
 };
 

@@ -100,7 +100,6 @@ int vm_pause(struct vm *vm, struct err *e)
 	if (!vm->running)
 		return 0;
 	pthread_mutex_lock(&vm->run.lock);
-	vm->run.vcpu_error = 0;
 	vm_kick_vcpus(vm);
 	pthread_mutex_unlock(&vm->run.lock);
 	spin_until_parked(vm);
@@ -115,6 +114,8 @@ int vm_pause(struct vm *vm, struct err *e)
 	pthread_mutex_unlock(&vm->run.lock);
 	if (!r)
 		r = save_parked(vm, e);
+	if (!r && vm->ending.end == VM_END_HOST)
+		r = err_set(e, -EIO, "%s", vm_end_why(vm));
 	if (r) {
 		let_go(vm);
 		return r;
@@ -241,6 +242,7 @@ static bool leave_park(struct vcpu *v)
 	/* Under the lock, so that a pause that comes now sets it again after us. */
 	__atomic_store_n(&v->run->immediate_exit, 0, __ATOMIC_RELAXED);
 	v->boosted = false;
+	vm->run.vcpu_error = 0;
 	pthread_mutex_unlock(&vm->run.lock);
 	if (boosted)
 		unboost(v);

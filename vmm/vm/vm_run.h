@@ -26,7 +26,7 @@ struct vm_run {
 	unsigned nparked, nanswered;
 	uint32_t request; /* counts what vCPUs were asked to do while parked: task */
 	enum vcpu_task task;
-	int vcpu_error; /* first failure of a save or load since asked */
+	int vcpu_error; /* first failure of a save or load since they parked, or were asked */
 	const char *vcpu_what;
 	bool fresh;	    /* loop: loaded or built, devices have not looked at their queues */
 	uint64_t paused_ns; /* loop: CLOCK_MONOTONIC of the last vm_pause(); 0: never */
@@ -38,7 +38,8 @@ struct vm;
 
 /*
  * Stop all vCPUs, save their state and that of the interrupt chips (no-op when paused).
- * -ETIMEDOUT after 5 s says how many stopped; the VM goes on then.
+ * -ETIMEDOUT after 5 s says how many stopped; the VM goes on then. Of a host that failed
+ * (VM_END_HOST) no state is to be had: that is an error, too.
  */
 int vm_pause(struct vm *vm, struct err *e);
 /*
