@@ -22,6 +22,18 @@
 #define ROWS(a)	 (sizeof(a) / sizeof((a)[0]))
 #define DRAIN_NS 5000000000ull
 
+/* What a constructor may need. */
+struct making {
+	struct vm *vm;
+	struct vm_devices *ds;
+	const struct backends *b;
+	unsigned i;	       /* of machine.devs, */
+	const struct mdev *md; /* and what is there */
+	struct err *e;
+};
+
+typedef int make_fn(const struct making *m, struct device **ret);
+
 /* --- what every machine has ------------------------------------------------------------------- */
 
 static void exit_port(void *arg, int code)
@@ -53,84 +65,75 @@ static void guest_panicked(void *arg, uint8_t event)
 	vm_guest_panicked(arg, event);
 }
 
-static int make_serial(struct vm *vm, struct device **ret, struct err *e)
+static int make_serial(const struct making *m, struct device **ret)
 {
-	struct vm_devices *ds = &vm->devices;
-	int r = serial_new(&ds->env, console_deliver, &ds->console, &ds->serial, e);
+	int r = serial_new(&m->ds->env, console_deliver, &m->ds->console, ret, m->e);
 
-	*ret = ds->serial;
+	m->ds->serial = *ret;
 	return r;
 }
 
-static int make_rtc(struct vm *vm, struct device **ret, struct err *e)
+static int make_rtc(const struct making *m, struct device **ret)
 {
-	return rtc_new(&vm->devices.env, ret, e);
+	return rtc_new(&m->ds->env, ret, m->e);
 }
 
-static int make_i8042(struct vm *vm, struct device **ret, struct err *e)
+static int make_i8042(const struct making *m, struct device **ret)
 {
-	return i8042_new(&vm->devices.env, reset_port, vm, ret, e);
+	return i8042_new(&m->ds->env, reset_port, m->vm, ret, m->e);
 }
 
-static int make_debugexit(struct vm *vm, struct device **ret, struct err *e)
+static int make_debugexit(const struct making *m, struct device **ret)
 {
-	return debugexit_new(&vm->devices.env, exit_port, vm, ret, e);
+	return debugexit_new(&m->ds->env, exit_port, m->vm, ret, m->e);
 }
 
-static int make_ged(struct vm *vm, struct device **ret, struct err *e)
+static int make_ged(const struct making *m, struct device **ret)
 {
-	int r = ged_new(&vm->devices.env, acpi_off, vm, &vm->devices.ged, e);
+	int r = ged_new(&m->ds->env, acpi_off, m->vm, ret, m->e);
 
-	*ret = vm->devices.ged;
+	m->ds->ged = *ret;
 	return r;
 }
 
-static int make_pvpanic(struct vm *vm, struct device **ret, struct err *e)
+static int make_pvpanic(const struct making *m, struct device **ret)
 {
-	return pvpanic_new(&vm->devices.env, guest_panicked, vm, ret, e);
+	return pvpanic_new(&m->ds->env, guest_panicked, m->vm, ret, m->e);
 }
 
-static int make_watchdog(struct vm *vm, struct device **ret, struct err *e)
+static int make_watchdog(const struct making *m, struct device **ret)
 {
-	return watchdog_new(&vm->devices.env, watchdog_expired, vm, ret, e);
+	return watchdog_new(&m->ds->env, watchdog_expired, m->vm, ret, m->e);
 }
 
 /* The place of a device is its number in the state. */
-static int (*const fixed[VM_FIXED_DEVICES])(struct vm *vm, struct device **ret, struct err *e) = {
+static make_fn *const fixed[VM_FIXED_DEVICES] = {
 	make_serial, make_rtc, make_i8042, make_debugexit, make_ged, make_pvpanic, make_watchdog,
 };
 
 /* --- by kind ---------------------------------------------------------------------------------- */
 
-static int make_console(struct vm *vm, unsigned i, const struct backends *b, struct device **ret,
-			struct err *e)
+static int make_console(const struct making *m, struct device **ret)
 {
-	struct vm_devices *ds = &vm->devices;
-
-	return virtio_console_new(&ds->env, &vm->machine.devs[i], console_deliver, &ds->console,
-				  ret, e);
+	return virtio_console_new(&m->ds->env, m->md, console_deliver, &m->ds->console, ret, m->e);
 }
 
-static int make_rng(struct vm *vm, unsigned i, const struct backends *b, struct device **ret,
-		    struct err *e)
+static int make_rng(const struct making *m, struct device **ret)
 {
-	return virtio_rng_new(&vm->devices.env, &vm->machine.devs[i], ret, e);
+	return virtio_rng_new(&m->ds->env, m->md, ret, m->e);
 }
 
-static int make_balloon(struct vm *vm, unsigned i, const struct backends *b, struct device **ret,
-			struct err *e)
+static int make_balloon(const struct making *m, struct device **ret)
 {
-	return virtio_balloon_new(&vm->devices.env, &vm->machine.devs[i], ret, e);
+	return virtio_balloon_new(&m->ds->env, m->md, ret, m->e);
 }
 
-static int make_blk(struct vm *vm, unsigned i, const struct backends *b, struct device **ret,
-		    struct err *e)
+static int make_blk(const struct making *m, struct device **ret)
 {
-	const struct mdev *md = &vm->machine.devs[i];
-	struct disk *d = &vm->devices.disks[i];
-	int r = backends_open_disk(b, md, vm->loop, d, e);
+	struct disk *d = &m->ds->disks[m->i];
+	int r = backends_open_disk(m->b, m->md, m->vm->loop, d, m->e);
 
-	return r ? r : virtio_blk_new(&vm->devices.env, md, d, ret, e);
+	return r ? r : virtio_blk_new(&m->ds->env, m->md, d, ret, m->e);
 }
 
 static void close_disk(struct vm_devices *ds, unsigned i)
@@ -139,14 +142,12 @@ static void close_disk(struct vm_devices *ds, unsigned i)
 		disk_close(&ds->disks[i]);
 }
 
-static int make_net(struct vm *vm, unsigned i, const struct backends *b, struct device **ret,
-		    struct err *e)
+static int make_net(const struct making *m, struct device **ret)
 {
-	const struct mdev *md = &vm->machine.devs[i];
-	struct netdev *nd = &vm->devices.nets[i];
-	int r = backends_open_net(b, md, vm->loop, nd, e);
+	struct netdev *nd = &m->ds->nets[m->i];
+	int r = backends_open_net(m->b, m->md, m->vm->loop, nd, m->e);
 
-	return r ? r : virtio_net_new(&vm->devices.env, md, nd, ret, e);
+	return r ? r : virtio_net_new(&m->ds->env, m->md, nd, ret, m->e);
 }
 
 static void close_net(struct vm_devices *ds, unsigned i)
@@ -154,13 +155,11 @@ static void close_net(struct vm_devices *ds, unsigned i)
 	netdev_close(&ds->nets[i]);
 }
 
-static int make_vsock(struct vm *vm, unsigned i, const struct backends *b, struct device **ret,
-		      struct err *e)
+static int make_vsock(const struct making *m, struct device **ret)
 {
-	struct vsock_host *host = &vm->devices.vsock;
-	int r = backends_open_vsock(b, vm->loop, host, e);
+	int r = backends_open_vsock(m->b, m->vm->loop, &m->ds->vsock, m->e);
 
-	return r ? r : virtio_vsock_new(&vm->devices.env, &vm->machine.devs[i], host, ret, e);
+	return r ? r : virtio_vsock_new(&m->ds->env, m->md, &m->ds->vsock, ret, m->e);
 }
 
 static void close_vsock(struct vm_devices *ds, unsigned i)
@@ -169,9 +168,7 @@ static void close_vsock(struct vm_devices *ds, unsigned i)
 }
 
 static const struct kind {
-	/* The device of machine.devs[i], on its back end. */
-	int (*make)(struct vm *vm, unsigned i, const struct backends *b, struct device **ret,
-		    struct err *e);
+	make_fn *make; /* on its back end */
 	/* The back end, once the device is gone, opened or not; NULL: it has none. */
 	void (*close)(struct vm_devices *ds, unsigned i);
 } kinds[] = {
@@ -192,34 +189,37 @@ void vm_devices_init(struct vm *vm)
 		ds->disks[i].fd = ds->nets[i].fd = -1;
 }
 
-static int add_device(struct vm *vm, struct device *d, struct err *e)
+static int add_device(const struct making *m, make_fn *make, struct device **ret)
 {
-	int r = 0;
+	struct kvm *kvm = &m->vm->kvm;
+	struct device *d;
+	int r = make(m, ret);
 
-	vm->devices.devs[vm->devices.ndevs++] = d;
+	if (r)
+		return r;
+	d = m->ds->devs[m->ds->ndevs++] = *ret;
 	if (d->irq_fd >= 0)
-		r = kvm_irqfd(&vm->kvm, d->gsi, d->irq_fd);
+		r = kvm_irqfd(kvm, d->gsi, d->irq_fd);
 	for (unsigned i = 0; i < d->ndoorbells && !r; i++)
-		r = kvm_ioeventfd(&vm->kvm, d->doorbell_gpa, i, d->doorbell[i]);
-	return r ? err_set(e, r, "%s: binding interrupt or doorbell: %s", d->id, strerror(-r)) : 0;
+		r = kvm_ioeventfd(kvm, d->doorbell_gpa, i, d->doorbell[i]);
+	return r ? err_set(m->e, r, "%s: binding interrupt or doorbell: %s", d->id, strerror(-r))
+		 : 0;
 }
 
 int vm_devices_make(struct vm *vm, const struct backends *b, struct err *e)
 {
 	struct vm_devices *ds = &vm->devices;
+	struct making m = {.vm = vm, .ds = ds, .b = b, .e = e};
 	int r = console_open(&ds->console, b->console, e);
 
 	for (unsigned i = 0; i < ROWS(fixed) && !r; i++) {
 		struct device *d = NULL;
 
-		r = fixed[i](vm, &d, e);
-		if (!r)
-			r = add_device(vm, d, e);
+		r = add_device(&m, fixed[i], &d);
 	}
-	for (unsigned i = 0; i < vm->machine.ndevs && !r; i++) {
-		r = kinds[vm->machine.devs[i].kind].make(vm, i, b, &ds->mdevs[i], e);
-		if (!r)
-			r = add_device(vm, ds->mdevs[i], e);
+	for (m.i = 0; m.i < vm->machine.ndevs && !r; m.i++) {
+		m.md = &vm->machine.devs[m.i];
+		r = add_device(&m, kinds[m.md->kind].make, &ds->mdevs[m.i]);
 	}
 	return r;
 }
