@@ -19,7 +19,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "vmm/cli/cmd_ctl.h"
 #include "vmm/cli/ctl.h"
+#include "vmm/cli/ctl_client.h"
 #include "vmm/cli/ctl_sock.h"
 #include "vmm/base/log.h"
 
@@ -421,7 +423,7 @@ static void socket_is_private(void **state)
 	struct err e = {0};
 	struct stat st;
 
-	assert_int_equal(ctl_path("web1", path, sizeof(path), &e), 0);
+	assert_int_equal(ctl_sock_path("web1", path, sizeof(path), &e), 0);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 07777, 0600);
 	*strrchr(path, '/') = 0;
@@ -450,15 +452,15 @@ static void names_and_folders_are_checked(void **state)
 	char path[100], *big = filled(300, 'x');
 	struct err e = {0};
 
-	assert_int_equal(ctl_path("", path, sizeof(path), NULL), -EINVAL);
-	assert_int_equal(ctl_path("../x", path, sizeof(path), NULL), -EINVAL);
-	assert_int_equal(ctl_path(".x", path, sizeof(path), NULL), -EINVAL);
-	assert_int_equal(ctl_path(big, path, sizeof(path), NULL), -EINVAL);
+	assert_int_equal(ctl_sock_path("", path, sizeof(path), NULL), -EINVAL);
+	assert_int_equal(ctl_sock_path("../x", path, sizeof(path), NULL), -EINVAL);
+	assert_int_equal(ctl_sock_path(".x", path, sizeof(path), NULL), -EINVAL);
+	assert_int_equal(ctl_sock_path(big, path, sizeof(path), NULL), -EINVAL);
 	setenv("XDG_RUNTIME_DIR", big, 1);
-	assert_int_equal(ctl_path("a", path, sizeof(path), NULL), -ENAMETOOLONG);
+	assert_int_equal(ctl_sock_path("a", path, sizeof(path), NULL), -ENAMETOOLONG);
 	unsetenv("XDG_RUNTIME_DIR");
 	if (geteuid() == 0) {
-		assert_int_equal(ctl_path("a", path, sizeof(path), &e), 0);
+		assert_int_equal(ctl_sock_path("a", path, sizeof(path), &e), 0);
 		assert_string_equal(path, "/run/ftvmm/a.sock");
 	}
 	free(big);
@@ -691,7 +693,7 @@ static void stop_waits_for_the_end(void **state)
 	start_server(w);
 	assert_int_equal(command("stop web1"), 0);
 	assert_string_equal(out, "");
-	assert_int_equal(ctl_path("web1", path, sizeof(path), &e), 0);
+	assert_int_equal(ctl_sock_path("web1", path, sizeof(path), &e), 0);
 	pthread_join(w->thread, NULL);
 	assert_int_equal(access(path, F_OK), -1);
 	assert_int_equal(command("status"), 0);

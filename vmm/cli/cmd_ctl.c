@@ -1,4 +1,5 @@
-/* The subcommands that talk to a running VM. */
+#include "vmm/cli/cmd_ctl.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -10,7 +11,6 @@
 
 #include "vmm/cli/cmd_console.h"
 #include "vmm/conf/config.h"
-#include "vmm/cli/ctl.h"
 #include "vmm/cli/ctl_client.h"
 #include "vmm/cli/ctl_sock.h"
 #include "vmm/conf/option.h"

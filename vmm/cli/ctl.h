@@ -25,16 +25,5 @@ int ctl_open(struct ctl **ret, struct loop *l, const char *name, ctl_fn *fn, voi
 void ctl_close(struct ctl *c); /* unlinks the socket; NULL is fine */
 /* Send an event to all who asked; steals the reference. A client that does not read is dropped. */
 void ctl_event(struct ctl *c, json_t *event);
-/* Path of a VM's socket. */
-int ctl_path(const char *name, char *ret, size_t cap, struct err *e);
-
-/*
- * Client side (the status, stop, pause... subcommands): one request, one reply, with a deadline.
- * Returns the "ok" value (new reference), or NULL with e: -ENOENT no such VM, -ETIMEDOUT,
- * -EREMOTEIO the VM refused and the message is its own. Steals the request.
- */
-json_t *ctl_call(const char *name, json_t *request, int timeout_ms, struct err *e);
-/* Whole subcommand, argv[0] being its name. Returns the exit code of the process. */
-int ctl_main(int argc, char **argv);
 
 #endif

@@ -7,8 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "vmm/cli/ctl.h"
 #include "vmm/cli/ctl_sock.h"
+#include "vmm/base/loop.h"
 
 /* When a wait of timeout_ms ends; 0 never. */
 static uint64_t deadline_of(int timeout_ms)

@@ -26,5 +26,11 @@ void ctl_client_close(struct ctl_client *c); /* NULL is fine */
 int ctl_client_line(struct ctl_client *c, int timeout_ms, char **ret, struct err *e);
 /* Send a request (reference stolen) and return the "ok" of its reply, or NULL with e. */
 json_t *ctl_client_call(struct ctl_client *c, json_t *request, int timeout_ms, struct err *e);
+/*
+ * One request, one reply, with a deadline. Returns the "ok" value (new reference), or NULL with e:
+ * -ENOENT no such VM, -ETIMEDOUT, -EREMOTEIO the VM refused and the message is its own. Steals the
+ * request.
+ */
+json_t *ctl_call(const char *name, json_t *request, int timeout_ms, struct err *e);
 
 #endif

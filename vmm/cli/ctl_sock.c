@@ -12,7 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vmm/cli/ctl.h"
 #include "vmm/base/log.h"
 
 #define LOCK_WAIT_MS 2000
@@ -58,7 +57,7 @@ static int path_of(const char *name, const char *suffix, char *ret, size_t cap, 
 	return 0;
 }
 
-int ctl_path(const char *name, char *ret, size_t cap, struct err *e)
+int ctl_sock_path(const char *name, char *ret, size_t cap, struct err *e)
 {
 	return path_of(name, "sock", ret, cap, e);
 }
@@ -67,7 +66,7 @@ int ctl_sock_addr(const char *name, struct sockaddr_un *sa, struct err *e)
 {
 	memset(sa, 0, sizeof(*sa));
 	sa->sun_family = AF_UNIX;
-	return ctl_path(name, sa->sun_path, sizeof(sa->sun_path), e);
+	return ctl_sock_path(name, sa->sun_path, sizeof(sa->sun_path), e);
 }
 
 int ctl_sock_console_addr(const char *name, struct sockaddr_un *sa, struct err *e)

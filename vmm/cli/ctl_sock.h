@@ -18,6 +18,8 @@ int ctl_sock_dir(char *ret, size_t cap, struct err *e);
  * Returns the fd to close, or a negative errno; waits 2 s at most.
  */
 int ctl_sock_lock(struct err *e);
+/* Path of a VM's socket. */
+int ctl_sock_path(const char *name, char *ret, size_t cap, struct err *e);
 /* Fill sa; fails when the path is longer than a socket address takes. */
 int ctl_sock_addr(const char *name, struct sockaddr_un *sa, struct err *e);
 /* The same for the socket of its console. */

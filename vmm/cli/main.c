@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "vmm/cli/cmd_run.h"
-#include "vmm/cli/ctl.h"
+#include "vmm/cli/cmd_ctl.h"
 #include "vmm/wire/stream.h"
 
 #define FTVMM_VERSION "0.1"
