@@ -1,6 +1,9 @@
-/* The state of one `ftvmm run` process, and how it is shown by `ftvmm status`. */
-#ifndef VMM_RUN_STATUS_H
-#define VMM_RUN_STATUS_H
+/*
+ * One `ftvmm run` process: a VM, the role that this side plays for it, and how it ends. Owner: the
+ * loop.
+ */
+#ifndef VMM_RUN_H
+#define VMM_RUN_H
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -37,7 +40,26 @@ struct run {
 	int exit_code;
 };
 
-/* New reference. */
+/* run_vm.c: all that can fail for want of something on this host; the guest has not run yet. */
+int run_vm_prepare(struct run *r, struct err *e);
+/* The first instruction here: of the kernel, or of a restored VM. */
+int run_vm_go(struct run *r, struct err *e);
+
+/* run_role.c: start what the configuration names. -ESTALE: another side may run this VM. */
+int run_role_start(struct run *r, struct err *e);
+
+/* run_end.c: from here on the guest's end, its resets and its panics are seen to. */
+void run_end_watch(struct run *r);
+/*
+ * Ask the guest to switch itself off, and stop it when it has not within timeout_ns; at once when
+ * that is 0, when the guest does not listen, does not run or boots again, or when this is the
+ * second time.
+ */
+void run_end_stop(struct run *r, uint64_t timeout_ns);
+/* The process is to end; the first code counts. arg: struct run. */
+void run_end_finish(void *arg, int code);
+
+/* run_status.c: what `ftvmm status` shows; new reference. */
 json_t *run_status(struct run *r);
 
 #endif

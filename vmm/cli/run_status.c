@@ -1,4 +1,4 @@
-#include "vmm/cli/run_status.h"
+#include "vmm/cli/run.h"
 
 #include <unistd.h>
 

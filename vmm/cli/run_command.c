@@ -1,0 +1,173 @@
+#include "vmm/cli/run_command.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "devices/virtio_balloon.h"
+#include "vmm/cli/run.h"
+#include "vmm/copy/snapshot.h"
+#include "vmm/base/log.h"
+
+#define BALLOON_LEAVES (32 << 20) /* with less no guest of any use runs */
+
+static int pause_vm(struct run *r, bool pause, struct err *e)
+{
+	int code;
+
+	if (r->primary.ft)
+		return primary_pause(&r->primary, pause, e);
+	if (pause)
+		return ft_stand(&r->ft, &r->vm, FT_STAND_USER, NULL, e);
+	code = r->waiting ? run_vm_go(r, e) : 0;
+	if (!code)
+		ft_go(&r->ft, &r->vm, FT_STAND_USER);
+	return code;
+}
+
+static json_t *do_pause(struct run *r, bool pause, struct err *e)
+{
+	if (!r->has_vm) {
+		err_set(e, -EBUSY, "this side does not run the VM (state %s)", ft_word(&r->ft));
+		return NULL;
+	}
+	if (pause_vm(r, pause, e))
+		return NULL;
+	r->waiting = r->waiting && pause;
+	return json_object();
+}
+
+static json_t *do_snapshot(struct run *r, json_t *args, struct err *e)
+{
+	const char *path = json_string_value(json_object_get(args, "file"));
+	bool was_running = r->vm.running;
+	int code;
+
+	if (!path || path[0] != '/') {
+		err_set(e, -EINVAL, "snapshot: 'file' must be an absolute path");
+		return NULL;
+	}
+	if (!r->has_vm || r->ft.cover == FT_SYNCING || r->ft.cover == FT_PROTECTED) {
+		err_set(e, -EBUSY,
+			"snapshot: not while this VM is %s: its peer would take the long pause for "
+			"a death",
+			ft_word(&r->ft));
+		return NULL;
+	}
+	code = vm_pause(&r->vm, e);
+	if (!code)
+		code = snapshot_save(&r->vm, path, e);
+	if (was_running && !r->vm.running)
+		vm_resume(&r->vm);
+	return code ? NULL : json_object();
+}
+
+static int check_epoch(json_t *epoch, struct err *e)
+{
+	json_int_t ns = json_integer_value(epoch);
+
+	if (!json_is_integer(epoch) || ns < (json_int_t)CONFIG_EPOCH_MIN_NS ||
+	    ns > (json_int_t)CONFIG_EPOCH_MAX_NS)
+		return err_set(e, -EINVAL, "set: epoch must be between 0.1 ms and 10 s");
+	return 0;
+}
+
+static int check_balloon(struct run *r, json_t *bytes, struct err *e)
+{
+	json_int_t n = json_integer_value(bytes), all = r->vm.machine.mem_bytes;
+
+	if (!r->has_vm)
+		return err_set(e, -EBUSY, "this side does not run the VM (state %s)",
+			       ft_word(&r->ft));
+	if (!vm_find_device(&r->vm, MDEV_BALLOON))
+		return err_set(e, -ENODEV, "set: this VM has no balloon");
+	if (!json_is_integer(bytes) || n < 0 || n % MEM_PAGE_SIZE ||
+	    (n && n > all - BALLOON_LEAVES))
+		return err_set(e, -EINVAL,
+			       "set: balloon must be whole pages of 4K, and leave 32M of the "
+			       "guest's %lldM",
+			       (long long)(all >> 20));
+	return 0;
+}
+
+/* All or nothing. */
+static json_t *do_set(struct run *r, json_t *args, struct err *e)
+{
+	json_t *epoch = json_object_get(args, "epoch_ns");
+	json_t *balloon = json_object_get(args, "balloon_bytes");
+	int code = 0;
+
+	if (!epoch && !balloon)
+		code = err_set(e, -EINVAL, "set: nothing to set; there are epoch and balloon");
+	if (!code && epoch)
+		code = check_epoch(epoch, e);
+	if (!code && balloon)
+		code = check_balloon(r, balloon, e);
+	if (code)
+		return NULL;
+	if (epoch) {
+		r->cfg.epoch_ns = json_integer_value(epoch);
+		if (r->primary.ft)
+			primary_set_epoch(&r->primary, r->cfg.epoch_ns);
+	}
+	if (balloon)
+		virtio_balloon_set_target(vm_find_device(&r->vm, MDEV_BALLOON),
+					  json_integer_value(balloon) >> MEM_PAGE_SHIFT);
+	return json_object();
+}
+
+static json_t *do_stop(struct run *r, json_t *args, struct err *e)
+{
+	json_t *timeout = json_object_get(args, "timeout_ns");
+	json_int_t ns = timeout ? json_integer_value(timeout) : (json_int_t)CONFIG_STOP_NS;
+
+	if ((timeout && !json_is_integer(timeout)) || ns < 0 ||
+	    ns > (json_int_t)CONFIG_STOP_MAX_NS) {
+		err_set(e, -EINVAL, "stop: timeout must be between 0 and 8 minutes");
+		return NULL;
+	}
+	log_info("stop command: stopping in order");
+	run_end_stop(r, ns);
+	return json_object();
+}
+
+static json_t *do_failover(struct run *r, struct err *e)
+{
+	if (r->stopping) {
+		err_set(e, -EBUSY, "failover: the VM is being stopped");
+		return NULL;
+	}
+	if (r->primary.ft)
+		return primary_hand_over(&r->primary, e) ? NULL : json_object();
+	err_set(e, -EBUSY, "failover: only the side that runs a protected VM can hand it over; %s",
+		r->cfg.role == ROLE_PLAIN ? "this VM has no fault tolerance"
+					  : "a secondary takes over by itself");
+	return NULL;
+}
+
+json_t *run_command(void *arg, const char *cmd, json_t *args, struct err *e)
+{
+	struct run *r = arg;
+
+	if (!strcmp(cmd, "status"))
+		return run_status(r);
+	/* Events are still served while the last writes go to the images. */
+	if (r->over) {
+		err_set(e, -EBUSY, "the VM has ended; this process is about to");
+		return NULL;
+	}
+	if (!strcmp(cmd, "pause") || !strcmp(cmd, "resume"))
+		return do_pause(r, cmd[0] == 'p', e);
+	if (!strcmp(cmd, "snapshot"))
+		return do_snapshot(r, args, e);
+	if (!strcmp(cmd, "set"))
+		return do_set(r, args, e);
+	if (!strcmp(cmd, "stop"))
+		return do_stop(r, args, e);
+	if (!strcmp(cmd, "failover"))
+		return do_failover(r, e);
+	err_set(e, -EINVAL,
+		"no command '%s'; there are status, events, pause, resume, set, snapshot, "
+		"failover, stop",
+		cmd);
+	return NULL;
+}

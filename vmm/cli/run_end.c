@@ -1,0 +1,162 @@
+#include "vmm/cli/run.h"
+
+#include "vmm/base/log.h"
+
+#define REBOOT_READ_NS 30000000000ull
+
+void run_end_finish(void *arg, int code)
+{
+	struct run *r = arg;
+
+	if (!r->over) {
+		r->over = true;
+		r->exit_code = code;
+	}
+	loop_stop(&r->loop);
+}
+
+static int end_code(const struct vm *vm)
+{
+	switch (vm->ending.end) {
+	case VM_END_EXIT:
+		return vm->ending.code;
+	case VM_END_HOST:
+	case VM_END_CRASH:
+	case VM_END_WATCHDOG:
+		return 2;
+	default:
+		return 0;
+	}
+}
+
+/* End the VM in the way its role asks for. */
+static void end_vm(struct run *r, int code)
+{
+	if (r->primary.ft)
+		primary_end(&r->primary, code);
+	else
+		run_end_finish(r, code);
+}
+
+static void reboot_failed(struct run *r, const struct err *e)
+{
+	log_error("reboot: %s", e->msg);
+	end_vm(r, 2);
+}
+
+static void reboot_read(void *arg, int code, struct boot_files *files, const struct err *read_err)
+{
+	struct run *r = arg;
+	struct err e = *read_err;
+	/* One that does not run now asks again when it may, whatever was read. */
+	bool wanted = !r->over && primary_goes_on(&r->primary) && r->vm.running;
+
+	if (code != -ETIMEDOUT)
+		r->reader = NULL;
+	if (wanted && !code)
+		code = vm_reset(&r->vm, files, &e);
+	boot_files_free(files);
+	if (wanted && code)
+		reboot_failed(r, &e);
+	else if (wanted)
+		ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-reset"));
+}
+
+/* False: it is not to boot again. */
+static bool may_reboot(const struct run *r)
+{
+	if (!vm_end_is_reset(&r->vm) || r->cfg.no_reboot || r->stopping ||
+	    !primary_goes_on(&r->primary))
+		return false;
+	if (!r->cfg.kernel[0])
+		log_warn("guest: %s, but no kernel was given here to boot again (-k)",
+			 vm_end_why(&r->vm));
+	return r->cfg.kernel[0];
+}
+
+/* The guest stays in its last instruction, and epochs go on, until its kernel is read. */
+static void reboot(struct run *r)
+{
+	struct boot_read what = {.kernel = r->cfg.kernel,
+				 .initrd = r->cfg.initrd,
+				 .deadline_ns = REBOOT_READ_NS,
+				 .fn = reboot_read,
+				 .arg = r};
+	struct err e = {0};
+
+	if (!r->vm.running)
+		return;
+	if (!r->reader && log_may(&r->reset_told))
+		log_info("guest: %s; booting again", vm_end_why(&r->vm));
+	if (boot_reader_start(&r->reader, &r->loop, &what, &e))
+		reboot_failed(r, &e);
+}
+
+/* What failed at both sides one after the other is the guest's fault. */
+static void log_end(const struct run *r)
+{
+	enum vm_end end = r->vm.ending.end;
+	bool taken_over = r->cfg.role == ROLE_SECONDARY && !r->primary.engine.sealed_ns;
+
+	if (end == VM_END_CRASH || (end == VM_END_HOST && taken_over))
+		log_error("guest crashed: %s", vm_end_why(&r->vm));
+	else if (end == VM_END_HOST)
+		log_error("this host cannot run the guest: %s", vm_end_why(&r->vm));
+	else
+		log_info("guest ended: %s", vm_end_why(&r->vm));
+}
+
+static void guest_ended(void *arg)
+{
+	struct run *r = arg;
+
+	if (!r->over && r->vm.ending.end == VM_END_HOST && primary_host_failed(&r->primary))
+		return;
+	/* Told again when this side may go on; else the secondary's guest_ended() is told. */
+	if (r->over || !primary_may_end(&r->primary))
+		return;
+	if (may_reboot(r)) {
+		reboot(r);
+		return;
+	}
+	log_end(r);
+	end_vm(r, end_code(&r->vm));
+}
+
+static void stop_late(struct loop_op *op, int res)
+{
+	struct run *r = op->arg;
+
+	log_warn("the guest did not switch itself off in time: stopping it");
+	end_vm(r, 0);
+}
+
+void run_end_stop(struct run *r, uint64_t timeout_ns)
+{
+	if (r->stopping || !timeout_ns || !r->has_vm || !r->vm.running || r->reader ||
+	    !vm_power_button(&r->vm)) {
+		end_vm(r, 0);
+		return;
+	}
+	r->stopping = true;
+	log_info("power button pressed; waiting %llu s for the guest",
+		 (unsigned long long)(timeout_ns / 1000000000));
+	r->stop_op = (struct loop_op){.fn = stop_late, .arg = r};
+	loop_timer_set(&r->loop, &r->stop_op, timeout_ns);
+}
+
+static void guest_panicked(void *arg)
+{
+	struct run *r = arg;
+
+	ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-panic"));
+}
+
+void run_end_watch(struct run *r)
+{
+	r->vm.devices.console.tee = console_sock_put;
+	r->vm.devices.console.tee_arg = r->console;
+	r->vm.watch.on_end = guest_ended;
+	r->vm.watch.on_panic = guest_panicked;
+	r->vm.watch.arg = r;
+}

@@ -1,0 +1,143 @@
+#include "vmm/cli/run.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "ft/common/side.h"
+#include "vmm/base/log.h"
+
+static int run_plain(struct run *r, struct err *e)
+{
+	int code = run_vm_prepare(r, e);
+
+	r->waiting = r->cfg.paused;
+	if (r->waiting)
+		r->ft.stands = FT_STAND_USER;
+	else if (!code)
+		code = run_vm_go(r, e);
+	if (!code)
+		ft_set(&r->ft, FT_HERE, FT_NONE, NULL);
+	return code;
+}
+
+/* A VM that may be running elsewhere, or an image that may be the older one, needs force. */
+static int check_record(struct run *r, const struct arbiter_record *rec, struct err *e)
+{
+	if (!rec->generation || rec->end == ARBITER_RELEASED || r->cfg.claim)
+		return 0;
+	if (rec->end == ARBITER_HELD)
+		return err_set(e, -ESTALE,
+			       "arbiter: generation %llu of '%s' is held by '%s' and was not given "
+			       "back: it may be running. Start this side with --secondary, or, if "
+			       "you are sure that it is dead and this image is the latest, add "
+			       "--claim",
+			       (unsigned long long)rec->generation, r->cfg.name, rec->holder);
+	if (rec->side && rec->side == arbiter_side(r->ft.arbiter))
+		return 0;
+	return err_set(e, -ESTALE,
+		       "arbiter: '%s' was stopped last by '%s', the other side, without "
+		       "a secondary in step: the image there is newer than this one. Start that "
+		       "side with --primary, and this one with --secondary; if these are its "
+		       "images, moved "
+		       "or copied, or it is lost, --claim starts from what is here",
+		       r->cfg.name, rec->holder);
+}
+
+static int look_at_record(struct run *r, struct arbiter_record *rec, struct err *e)
+{
+	uint64_t side;
+	int code = side_identity(&r->cfg, &side, e);
+
+	if (code)
+		return code;
+	arbiter_set_side(r->ft.arbiter, side);
+	code = arbiter_read(r->ft.arbiter, rec, e);
+	return code ? code : check_record(r, rec, e);
+}
+
+/* A start that came to nothing leaves the record as it was: the next one needs no force. */
+static void put_back(struct run *r, const struct arbiter_record *was)
+{
+	struct err e = {0};
+	int code = arbiter_put_back(r->ft.arbiter, was->generation + 1, was, &e);
+
+	if (code && code != -ESTALE)
+		log_warn("the next start needs --claim: %s", e.msg);
+}
+
+/* From the claim on this side may run the VM: it is the last step but the first instruction. */
+static int claim_and_go(struct run *r, const struct arbiter_record *was, struct err *e)
+{
+	int code =
+		arbiter_claim(r->ft.arbiter, was->generation, ARBITER_START, &r->ft.generation, e);
+
+	if (code == -ESTALE)
+		return err_set(
+			e, -ESTALE,
+			"arbiter: another side claimed '%s' at this moment; start as --secondary",
+			r->cfg.name);
+	if (!code) {
+		ft_set(&r->ft, FT_HERE, FT_UNPROTECTED, "no peer yet");
+		code = run_vm_go(r, e);
+	}
+	if (code)
+		put_back(r, was);
+	return code;
+}
+
+static int run_primary(struct run *r, struct err *e)
+{
+	struct arbiter_record was;
+	int code = look_at_record(r, &was, e);
+
+	if (!code)
+		code = run_vm_prepare(r, e);
+	if (!code)
+		code = primary_start(&r->primary, &r->ft, &r->vm, e);
+	return code ? code : claim_and_go(r, &was, e);
+}
+
+/* The secondary has become the one that runs the VM: from here on it is a primary. */
+static void taken_over(void *arg)
+{
+	struct run *r = arg;
+	struct err e = {0};
+
+	r->has_vm = true;
+	run_end_watch(r);
+	r->role = "primary";
+	if (primary_start(&r->primary, &r->ft, &r->vm, &e))
+		log_error("%s", e.msg);
+}
+
+static void raise_priority(void)
+{
+	int code = loop_raise_priority(1);
+
+	if (code)
+		log_warn(
+			"no real-time priority (%s): on a busy host heartbeats may be late; run as "
+			"root or with CAP_SYS_NICE, or give a longer --peer-timeout",
+			strerror(-code));
+}
+
+int run_role_start(struct run *r, struct err *e)
+{
+	switch (r->cfg.role) {
+	case ROLE_PRIMARY:
+		raise_priority();
+		r->role = "primary";
+		return run_primary(r, e);
+	case ROLE_SECONDARY:
+		raise_priority();
+		r->role = "secondary";
+		if (!r->cfg.kernel[0] && !r->cfg.no_reboot)
+			log_warn("no kernel (-k): after a takeover the guest's first reboot ends "
+				 "the VM; give the primary's -k and -i here, too");
+		ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a primary");
+		return secondary_start(&r->secondary, &r->ft, &r->vm, taken_over, r, e);
+	default:
+		r->role = "plain";
+		return run_plain(r, e);
+	}
+}

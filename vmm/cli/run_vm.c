@@ -1,0 +1,98 @@
+#include "vmm/cli/run.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/copy/snapshot.h"
+
+/* The machine has the sizes of the images; the image itself is opened and locked by vm_create(). */
+static int measure_disks(const struct config *cfg, struct machine *m, struct err *e)
+{
+	for (uint32_t i = 0; i < m->ndevs; i++)
+		for (unsigned n = 0; n < cfg->ndisks; n++) {
+			off_t end;
+			int fd;
+
+			if (m->devs[i].kind != MDEV_BLK || strcmp(m->devs[i].id, cfg->disks[n].id))
+				continue;
+			fd = open(cfg->disks[n].path, O_RDONLY | O_CLOEXEC);
+			end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+			if (end < 0)
+				err_sys(e, "disk '%s': '%s'", cfg->disks[n].id, cfg->disks[n].path);
+			else if (end == 0 || end % 512)
+				err_set(e, -EINVAL,
+					"disk '%s': '%s' has %lld bytes; a raw image is a multiple "
+					"of 512 bytes (truncate -s)",
+					cfg->disks[n].id, cfg->disks[n].path, (long long)end);
+			if (fd >= 0)
+				close(fd);
+			if (e->code)
+				return e->code;
+			m->devs[i].bytes = end;
+		}
+	return 0;
+}
+
+static int boot(struct run *r, struct err *e)
+{
+	struct boot_files files;
+	int code = boot_files_read(&files, r->cfg.kernel, r->cfg.initrd, e);
+
+	if (code)
+		return code;
+	code = vm_boot(&r->vm, &files, e);
+	boot_files_free(&files);
+	return code;
+}
+
+static int build_vm(struct run *r, struct err *e)
+{
+	struct backends b;
+	struct machine m;
+	int code;
+
+	config_to_backends(&r->cfg, &b);
+	if (r->cfg.restore[0])
+		return snapshot_restore(&r->vm, &r->loop, &b, r->cfg.restore, e);
+	code = config_to_machine(&r->cfg, &m, e);
+	if (!code)
+		code = measure_disks(&r->cfg, &m, e);
+	if (!code)
+		code = vm_create(&r->vm, &r->loop, &m, &b, e);
+	if (code)
+		return code;
+	code = boot(r, e);
+	if (code)
+		vm_destroy(&r->vm);
+	return code;
+}
+
+int run_vm_prepare(struct run *r, struct err *e)
+{
+	int code = build_vm(r, e);
+
+	if (code)
+		return code;
+	r->has_vm = true;
+	run_end_watch(r);
+	for (unsigned i = 0; i < r->vm.machine.ndevs; i++) {
+		code = r->vm.machine.devs[i].kind == MDEV_NET
+			       ? netdev_link(&r->vm.devices.nets[i], true, e)
+			       : 0;
+		if (code)
+			return code;
+	}
+	return vsock_host_listen(&r->vm.devices.vsock, e);
+}
+
+int run_vm_go(struct run *r, struct err *e)
+{
+	int code = r->cfg.restore[0] ? vm_load(&r->vm, 0, e) : 0;
+
+	if (!code && r->cfg.restore[0])
+		vm_new_generation(&r->vm);
+	if (!code)
+		vm_start(&r->vm);
+	return code;
+}
