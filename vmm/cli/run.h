@@ -23,13 +23,13 @@ struct run {
 	struct loop loop;
 	struct ctl *ctl;
 	struct console_sock *console;
+	enum config_role role; /* now: a secondary that took over is a primary */
 	struct ft ft;
 	struct vm vm;
 	bool has_vm;  /* the VM runs (or is paused) here */
 	bool waiting; /* paused before its first instruction here */
 	struct primary primary;
 	struct secondary secondary;
-	const char *role;
 	int signal_fd;
 	struct loop_op signal_op;
 	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */

@@ -14,7 +14,7 @@ static int pause_vm(struct run *r, bool pause, struct err *e)
 {
 	int code;
 
-	if (r->primary.ft)
+	if (r->role == ROLE_PRIMARY)
 		return primary_pause(&r->primary, pause, e);
 	if (pause)
 		return ft_stand(&r->ft, &r->vm, FT_STAND_USER, NULL, e);
@@ -106,7 +106,7 @@ static json_t *do_set(struct run *r, json_t *args, struct err *e)
 		return NULL;
 	if (epoch) {
 		r->cfg.epoch_ns = json_integer_value(epoch);
-		if (r->primary.ft)
+		if (r->role == ROLE_PRIMARY)
 			primary_set_epoch(&r->primary, r->cfg.epoch_ns);
 	}
 	if (balloon)
@@ -136,11 +136,11 @@ static json_t *do_failover(struct run *r, struct err *e)
 		err_set(e, -EBUSY, "failover: the VM is being stopped");
 		return NULL;
 	}
-	if (r->primary.ft)
+	if (r->role == ROLE_PRIMARY)
 		return primary_hand_over(&r->primary, e) ? NULL : json_object();
 	err_set(e, -EBUSY, "failover: only the side that runs a protected VM can hand it over; %s",
-		r->cfg.role == ROLE_PLAIN ? "this VM has no fault tolerance"
-					  : "a secondary takes over by itself");
+		r->role == ROLE_PLAIN ? "this VM has no fault tolerance"
+				      : "a secondary takes over by itself");
 	return NULL;
 }
 

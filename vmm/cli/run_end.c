@@ -32,7 +32,7 @@ static int end_code(const struct vm *vm)
 /* End the VM in the way its role asks for. */
 static void end_vm(struct run *r, int code)
 {
-	if (r->primary.ft)
+	if (r->role == ROLE_PRIMARY && !r->over)
 		primary_end(&r->primary, code);
 	else
 		run_end_finish(r, code);

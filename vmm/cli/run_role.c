@@ -105,7 +105,7 @@ static void taken_over(void *arg)
 
 	r->has_vm = true;
 	run_end_watch(r);
-	r->role = "primary";
+	r->role = ROLE_PRIMARY;
 	if (primary_start(&r->primary, &r->ft, &r->vm, &e))
 		log_error("%s", e.msg);
 }
@@ -121,23 +121,20 @@ static void raise_priority(void)
 			strerror(-code));
 }
 
+static int run_secondary(struct run *r, struct err *e)
+{
+	if (!r->cfg.kernel[0] && !r->cfg.no_reboot)
+		log_warn("no kernel (-k): after a takeover the guest's first reboot ends the VM; "
+			 "give the primary's -k and -i here, too");
+	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a primary");
+	return secondary_start(&r->secondary, &r->ft, &r->vm, taken_over, r, e);
+}
+
 int run_role_start(struct run *r, struct err *e)
 {
-	switch (r->cfg.role) {
-	case ROLE_PRIMARY:
-		raise_priority();
-		r->role = "primary";
-		return run_primary(r, e);
-	case ROLE_SECONDARY:
-		raise_priority();
-		r->role = "secondary";
-		if (!r->cfg.kernel[0] && !r->cfg.no_reboot)
-			log_warn("no kernel (-k): after a takeover the guest's first reboot ends "
-				 "the VM; give the primary's -k and -i here, too");
-		ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a primary");
-		return secondary_start(&r->secondary, &r->ft, &r->vm, taken_over, r, e);
-	default:
-		r->role = "plain";
+	r->role = r->cfg.role;
+	if (r->role == ROLE_PLAIN)
 		return run_plain(r, e);
-	}
+	raise_priority();
+	return r->role == ROLE_PRIMARY ? run_primary(r, e) : run_secondary(r, e);
 }

@@ -87,16 +87,21 @@ static void add_vsock(json_t *o, struct vm *vm)
 
 json_t *run_status(struct run *r)
 {
+	static const char *const role[] = {
+		[ROLE_PLAIN] = "plain",
+		[ROLE_PRIMARY] = "primary",
+		[ROLE_SECONDARY] = "secondary",
+	};
 	const struct obuf *ob = &r->vm.obuf;
-	bool ft = r->cfg.role != ROLE_PLAIN;
 	json_t *o = json_object();
 
 	json_object_set_new(o, "name", json_string(r->cfg.name));
-	json_object_set_new(o, "role", json_string(r->role ? r->role : "plain"));
+	json_object_set_new(o, "role", json_string(role[r->role]));
 	json_object_set_new(o, "state", json_string(ft_word(&r->ft)));
 	json_object_set_new(o, "cover", json_string(ft_cover_name(r->ft.cover)));
 	json_object_set_new(o, "note", json_string(r->ft.note));
-	json_object_set_new(o, "mode", json_string(ft ? policy_mc.name : "none"));
+	json_object_set_new(o, "mode",
+			    json_string(r->role == ROLE_PLAIN ? "none" : policy_mc.name));
 	json_object_set_new(o, "generation", json_integer(r->ft.generation));
 	json_object_set_new(o, "peer", json_string(r->ft.peer));
 	json_object_set_new(o, "paused", json_boolean((r->ft.stands & FT_STAND_USER) != 0));
