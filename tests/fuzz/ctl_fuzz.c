@@ -27,7 +27,10 @@ static struct ctl *ctl;
 static struct sockaddr_un addr;
 static struct client clients[CLIENTS];
 
-/* Commands: x refuses in the client's words, b answers with much, e tells all, others echo. */
+/*
+ * Commands: x refuses in the client's words, b answers with much, events follows, other e tell all,
+ * others echo.
+ */
 static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 {
 	static char much[50000];
@@ -42,7 +45,10 @@ static json_t *command(void *arg, const char *cmd, json_t *args, struct err *e)
 		memset(much, 'b', sizeof(much) - 1);
 		return json_string(much);
 	case 'e':
-		ctl_event(ctl, json_pack("{ss}", "event", cmd));
+		if (!strcmp(cmd, "events"))
+			ctl_follow(ctl);
+		else
+			ctl_event(ctl, json_pack("{ss}", "event", cmd));
 		return json_object();
 	default:
 		return json_incref(args);

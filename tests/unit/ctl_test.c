@@ -19,7 +19,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "vmm/cli/cmd_ctl.h"
+#include "vmm/cli/command.h"
 #include "vmm/cli/ctl.h"
 #include "vmm/cli/ctl_client.h"
 #include "vmm/cli/ctl_sock.h"
@@ -53,6 +53,8 @@ static json_t *fake_vm(void *arg, const char *cmd, json_t *args, struct err *e)
 
 	if (!strcmp(cmd, "status"))
 		return status_of(w);
+	if (!strcmp(cmd, "events"))
+		ctl_follow(w->ctl);
 	if (!strcmp(cmd, "echo") || !strcmp(cmd, "pause"))
 		return json_incref(args);
 	if (!strcmp(cmd, "flood"))
@@ -543,16 +545,17 @@ static char out[8192];
 static int command(const char *line)
 {
 	char copy[1000], *words[32], *rest = copy, *word, path[] = "/tmp/ftvmm-out-XXXXXX";
-	int n = 0, code, fd = mkstemp(path), save1 = dup(1), save2 = dup(2);
+	int n = 1, code, fd = mkstemp(path), save1 = dup(1), save2 = dup(2);
 	ssize_t len;
 
 	snprintf(copy, sizeof(copy), "%s", line);
+	words[0] = "ftvmm";
 	while ((word = strsep(&rest, " ")))
 		words[n++] = word;
 	fflush(stdout);
 	dup2(fd, 1);
 	dup2(fd, 2);
-	code = ctl_main(n, words);
+	code = command_main(n, words);
 	fflush(stdout);
 	dup2(save1, 1);
 	dup2(save2, 2);
@@ -644,7 +647,7 @@ static void wrong_usage_says_how(void **state)
 		{"set web1 epoch", 1, "set: epoch needs a value: epoch=TIME"},
 		{"set web1 balloon", 1, "set: balloon needs a value: balloon=SIZE"},
 		{"set web1 epoch=1us", 1, "epoch: 1us is outside 100us..10s"},
-		{"frobnicate", 1, "unknown command 'frobnicate'"},
+		{"frobnicate", 1, "no command 'frobnicate'; `ftvmm --help` lists them"},
 		{"status ../x", 1, "'../x' is not a name of a VM"},
 		{"status xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", 1,
 		 "64 characters, at most 63"},

@@ -34,6 +34,7 @@ struct ctl {
 	ctl_fn *fn;
 	void *arg;
 	uint64_t serial;
+	struct client *asking; /* whose request is being answered */
 	struct sockaddr_un addr;
 	struct client clients[CLIENTS_MAX];
 };
@@ -141,6 +142,7 @@ static void run_request(struct client *c, json_t *request)
 {
 	json_t *id = json_object_get(request, "id"), *ok;
 	const char *cmd = json_string_value(json_object_get(request, "cmd"));
+	struct client *before = c->ctl->asking; /* a command may come back here through the loop */
 	uint64_t serial = c->serial;
 	struct err e = {0};
 
@@ -152,12 +154,9 @@ static void run_request(struct client *c, json_t *request)
 		put_error(c, id, "cmd is missing or no string");
 		return;
 	}
-	if (!strcmp(cmd, "events")) {
-		c->wants_events = true;
-		put(c, json_pack("{sO*s{}}", "id", id, "ok"));
-		return;
-	}
+	c->ctl->asking = c;
 	ok = c->ctl->fn(c->ctl->arg, cmd, request, &e);
+	c->ctl->asking = before;
 	if (c->serial != serial) /* dropped by an event the command caused */
 		json_decref(ok);
 	else if (ok)
@@ -359,6 +358,11 @@ void ctl_close(struct ctl *ctl)
 	shutdown(ctl->fd, SHUT_RDWR);
 	close(ctl->fd);
 	free(ctl);
+}
+
+void ctl_follow(struct ctl *ctl)
+{
+	ctl->asking->wants_events = true;
 }
 
 void ctl_event(struct ctl *ctl, json_t *event)

@@ -1,8 +1,8 @@
 /*
  * The control socket: $XDG_RUNTIME_DIR/ftvmm/NAME.sock, or /run/ftvmm/NAME.sock for root; JSON
- * lines. Request {"id":1,"cmd":"status",...} -> {"id":1,"ok":{...}} or {"id":1,"error":"..."};
- * after {"cmd":"events"} the client also gets {"event":...} lines. Limits: 64 KiB a line, depth
- * 8, 16 clients, 0600, same uid or root. Owner: the loop thread; never blocks on a client.
+ * lines. Request {"id":1,"cmd":"status",...} -> {"id":1,"ok":{...}} or {"id":1,"error":"..."}; a
+ * client that follows also gets {"event":...} lines. Limits: 64 KiB a line, depth 8, 16 clients,
+ * 0600, same uid or root. Owner: the loop thread; never blocks on a client.
  */
 #ifndef VMM_CTL_H
 #define VMM_CTL_H
@@ -14,16 +14,18 @@
 
 struct ctl;
 /*
- * Answer a command: a new reference, or NULL with e set. args is the whole request object. May
- * send events, but must not close the ctl. The command "events" is answered here, not passed on.
+ * Answer a command: a new reference, or NULL with e set. request is the whole object. May send
+ * events, but must not close the ctl.
  */
-typedef json_t *ctl_fn(void *arg, const char *cmd, json_t *args, struct err *e);
+typedef json_t *ctl_fn(void *arg, const char *cmd, json_t *request, struct err *e);
 
 /* Fails with a clear message when a live ftvmm already has that name; a dead socket is replaced. */
 int ctl_open(struct ctl **ret, struct loop *l, const char *name, ctl_fn *fn, void *arg,
 	     struct err *e);
 void ctl_close(struct ctl *c); /* unlinks the socket; NULL is fine */
-/* Send an event to all who asked; steals the reference. A client that does not read is dropped. */
+/* From a ctl_fn only: whoever asks gets the events from now on. */
+void ctl_follow(struct ctl *c);
+/* Send an event to all who follow; steals the reference. A client that does not read is dropped. */
 void ctl_event(struct ctl *c, json_t *event);
 
 #endif

@@ -1,14 +1,25 @@
 #include "vmm/cli/run_command.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include "devices/virtio_balloon.h"
+#include "vmm/cli/command.h"
 #include "vmm/cli/run.h"
 #include "vmm/copy/snapshot.h"
 #include "vmm/base/log.h"
 
 #define BALLOON_LEAVES (32 << 20) /* with less no guest of any use runs */
+
+json_t *serve_status(struct run *r, json_t *request, struct err *e)
+{
+	return run_status(r);
+}
+
+json_t *serve_events(struct run *r, json_t *request, struct err *e)
+{
+	ctl_follow(r->ctl);
+	return json_object();
+}
 
 static int pause_vm(struct run *r, bool pause, struct err *e)
 {
@@ -24,7 +35,7 @@ static int pause_vm(struct run *r, bool pause, struct err *e)
 	return code;
 }
 
-static json_t *do_pause(struct run *r, bool pause, struct err *e)
+static json_t *set_paused(struct run *r, bool pause, struct err *e)
 {
 	if (!r->has_vm) {
 		err_set(e, -EBUSY, "this side does not run the VM (state %s)", ft_word(&r->ft));
@@ -36,9 +47,19 @@ static json_t *do_pause(struct run *r, bool pause, struct err *e)
 	return json_object();
 }
 
-static json_t *do_snapshot(struct run *r, json_t *args, struct err *e)
+json_t *serve_pause(struct run *r, json_t *request, struct err *e)
 {
-	const char *path = json_string_value(json_object_get(args, "file"));
+	return set_paused(r, true, e);
+}
+
+json_t *serve_resume(struct run *r, json_t *request, struct err *e)
+{
+	return set_paused(r, false, e);
+}
+
+json_t *serve_snapshot(struct run *r, json_t *request, struct err *e)
+{
+	const char *path = json_string_value(json_object_get(request, "file"));
 	bool was_running = r->vm.running;
 	int code;
 
@@ -89,11 +110,10 @@ static int check_balloon(struct run *r, json_t *bytes, struct err *e)
 	return 0;
 }
 
-/* All or nothing. */
-static json_t *do_set(struct run *r, json_t *args, struct err *e)
+json_t *serve_set(struct run *r, json_t *request, struct err *e)
 {
-	json_t *epoch = json_object_get(args, "epoch_ns");
-	json_t *balloon = json_object_get(args, "balloon_bytes");
+	json_t *epoch = json_object_get(request, "epoch_ns");
+	json_t *balloon = json_object_get(request, "balloon_bytes");
 	int code = 0;
 
 	if (!epoch && !balloon)
@@ -115,9 +135,9 @@ static json_t *do_set(struct run *r, json_t *args, struct err *e)
 	return json_object();
 }
 
-static json_t *do_stop(struct run *r, json_t *args, struct err *e)
+json_t *serve_stop(struct run *r, json_t *request, struct err *e)
 {
-	json_t *timeout = json_object_get(args, "timeout_ns");
+	json_t *timeout = json_object_get(request, "timeout_ns");
 	json_int_t ns = timeout ? json_integer_value(timeout) : (json_int_t)CONFIG_STOP_NS;
 
 	if ((timeout && !json_is_integer(timeout)) || ns < 0 ||
@@ -130,7 +150,7 @@ static json_t *do_stop(struct run *r, json_t *args, struct err *e)
 	return json_object();
 }
 
-static json_t *do_failover(struct run *r, struct err *e)
+json_t *serve_failover(struct run *r, json_t *request, struct err *e)
 {
 	if (r->stopping) {
 		err_set(e, -EBUSY, "failover: the VM is being stopped");
@@ -144,30 +164,19 @@ static json_t *do_failover(struct run *r, struct err *e)
 	return NULL;
 }
 
-json_t *run_command(void *arg, const char *cmd, json_t *args, struct err *e)
+json_t *run_command(void *arg, const char *cmd, json_t *request, struct err *e)
 {
+	const struct command *c = command_find(cmd);
 	struct run *r = arg;
+	char served[256];
 
-	if (!strcmp(cmd, "status"))
-		return run_status(r);
-	/* Events are still served while the last writes go to the images. */
-	if (r->over) {
+	if (r->over && !(c && c->after_end)) {
 		err_set(e, -EBUSY, "the VM has ended; this process is about to");
 		return NULL;
 	}
-	if (!strcmp(cmd, "pause") || !strcmp(cmd, "resume"))
-		return do_pause(r, cmd[0] == 'p', e);
-	if (!strcmp(cmd, "snapshot"))
-		return do_snapshot(r, args, e);
-	if (!strcmp(cmd, "set"))
-		return do_set(r, args, e);
-	if (!strcmp(cmd, "stop"))
-		return do_stop(r, args, e);
-	if (!strcmp(cmd, "failover"))
-		return do_failover(r, e);
-	err_set(e, -EINVAL,
-		"no command '%s'; there are status, events, pause, resume, set, snapshot, "
-		"failover, stop",
-		cmd);
+	if (c && c->serve)
+		return c->serve(r, request, e);
+	command_list_served(served, sizeof(served));
+	err_set(e, -EINVAL, "no command '%s'; there are %s", cmd, served);
 	return NULL;
 }

@@ -1,0 +1,211 @@
+/* The table of commands: what a terminal, a VM and a shell make of it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vmm/cli/command.h"
+#include "vmm/cli/ctl_sock.h"
+#include "vmm/cli/run.h"
+#include "vmm/cli/run_command.h"
+#include "vmm/base/log.h"
+
+/* Standard output and error of the last say(). */
+static char out[16384];
+
+static int say(const char *line)
+{
+	char copy[200], path[] = "/tmp/ftvmm-out-XXXXXX", *words[8] = {"ftvmm"}, *rest = copy,
+			*word;
+	int n = 1, code, fd = mkstemp(path), save1 = dup(1), save2 = dup(2);
+	ssize_t len;
+
+	snprintf(copy, sizeof(copy), "%s", line);
+	while ((word = strsep(&rest, " ")))
+		words[n++] = word;
+	fflush(stdout);
+	dup2(fd, 1);
+	dup2(fd, 2);
+	code = command_main(n, words);
+	fflush(stdout);
+	dup2(save1, 1);
+	dup2(save2, 2);
+	close(save1);
+	close(save2);
+	len = pread(fd, out, sizeof(out) - 1, 0);
+	assert_true(len >= 0);
+	out[len] = 0;
+	close(fd);
+	unlink(path);
+	return code;
+}
+
+static void rows_are_whole(void **state)
+{
+	const struct command *c;
+
+	for (unsigned i = 0; (c = command_at(i)); i++) {
+		assert_ptr_equal(command_find(c->name), c);
+		assert_true(c->help[0]);
+		assert_true(!c->main == !!c->ask);
+		/* Whatever a VM serves can be asked of it. */
+		assert_true(!c->serve || c->ask);
+		assert_true(c->min_args <= c->max_args && c->max_args <= COMMAND_ARGS_MAX);
+		if (c->ask)
+			assert_true(!strncmp(c->args, "NAME", 4) || !strncmp(c->args, "[NAME]", 6));
+	}
+	assert_null(command_find("frobnicate"));
+	assert_null(command_find(""));
+}
+
+static void help_lists_each(void **state)
+{
+	const struct command *c;
+	char line[200], list[16384];
+
+	assert_int_equal(say("--help"), EXIT_DONE);
+	strcpy(list, out);
+	for (unsigned i = 0; (c = command_at(i)); i++) {
+		snprintf(line, sizeof(line), "  %-10s %s\n", c->name, c->help);
+		assert_non_null(strstr(list, line));
+		if (!c->ask)
+			continue;
+		snprintf(line, sizeof(line), "%s --help", c->name);
+		assert_int_equal(say(line), EXIT_DONE);
+		snprintf(line, sizeof(line), "usage: ftvmm %s %s\n", c->name, c->args);
+		assert_string_equal(out, line);
+	}
+	assert_int_equal(say("help"), EXIT_DONE);
+	assert_string_equal(out, list);
+	assert_int_equal(say("-h"), EXIT_DONE);
+	assert_string_equal(out, list);
+	assert_int_equal(say("version"), EXIT_DONE);
+	strcpy(list, out);
+	assert_true(!strncmp(list, "ftvmm ", 6));
+	assert_int_equal(say("--version"), EXIT_DONE);
+	assert_string_equal(out, list);
+	assert_int_equal(say("--helpless"), EXIT_USAGE);
+	assert_string_equal(out, "ftvmm: no command '--helpless'; `ftvmm --help` lists them\n");
+}
+
+/* --- a VM that is asked ------------------------------------------------------------------------
+ */
+
+struct rig {
+	char dir[32];
+	struct run *r;
+	int client;
+};
+
+static int setup(void **state)
+{
+	struct rig *rig = calloc(1, sizeof(*rig));
+	struct sockaddr_un sa;
+
+	log_init(LOG_ERROR, "test");
+	strcpy(rig->dir, "/tmp/ftvmm-cmd-XXXXXX");
+	assert_non_null(mkdtemp(rig->dir));
+	setenv("XDG_RUNTIME_DIR", rig->dir, 1);
+	rig->r = calloc(1, sizeof(*rig->r));
+	assert_int_equal(loop_init(&rig->r->loop, NULL), 0);
+	assert_int_equal(ctl_open(&rig->r->ctl, &rig->r->loop, "vm-1", run_command, rig->r, NULL),
+			 0);
+	assert_int_equal(ctl_sock_addr("vm-1", &sa, NULL), 0);
+	rig->client = ctl_sock_connect(&sa, 0);
+	assert_true(rig->client >= 0);
+	*state = rig;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct rig *rig = *state;
+	char cmd[64];
+
+	close(rig->client);
+	ctl_close(rig->r->ctl);
+	loop_done(&rig->r->loop);
+	free(rig->r);
+	snprintf(cmd, sizeof(cmd), "rm -r %s", rig->dir);
+	free(rig);
+	return system(cmd);
+}
+
+/* All that comes within a few rounds. */
+static const char *hear(struct rig *rig)
+{
+	ssize_t n = 0, got;
+
+	for (int i = 0; i < 8; i++) {
+		loop_run_once(&rig->r->loop, 1000000);
+		got = recv(rig->client, out + n, sizeof(out) - 1 - (size_t)n, MSG_DONTWAIT);
+		n += got > 0 ? got : 0;
+	}
+	out[n] = 0;
+	return out;
+}
+
+static const char *ask(struct rig *rig, const char *cmd)
+{
+	char line[100];
+	int n = snprintf(line, sizeof(line), "{\"cmd\":\"%s\"}\n", cmd);
+
+	assert_int_equal(send(rig->client, line, (size_t)n, 0), n);
+	return hear(rig);
+}
+
+static void vm_serves_what_the_table_says(void **state)
+{
+	static const char none[] = "{\"error\":\"no command '%s'; there are status, events, pause, "
+				   "resume, set, snapshot, failover, stop\"}\n";
+	struct rig *rig = *state;
+	const struct command *c;
+	char want[200];
+
+	snprintf(want, sizeof(want), none, "frobnicate");
+	assert_string_equal(ask(rig, "frobnicate"), want);
+	for (unsigned i = 0; (c = command_at(i)); i++) {
+		bool refused;
+
+		if (!strcmp(c->name, "stop"))
+			continue;
+		snprintf(want, sizeof(want), none, c->name);
+		refused = !strcmp(ask(rig, c->name), want);
+		assert_true(refused == !c->serve);
+	}
+}
+
+static void ended_vm_shows_status_and_events(void **state)
+{
+	static const char ended[] = "{\"error\":\"the VM has ended; this process is about to\"}\n";
+	struct rig *rig = *state;
+
+	rig->r->over = true;
+	assert_non_null(strstr(ask(rig, "status"), "{\"ok\":{\"name\":"));
+	assert_string_equal(ask(rig, "stop"), ended);
+	assert_string_equal(ask(rig, "frobnicate"), ended);
+	ctl_event(rig->r->ctl, json_pack("{ss}", "event", "unheard"));
+	assert_string_equal(ask(rig, "events"), "{\"ok\":{}}\n");
+	ctl_event(rig->r->ctl, json_pack("{ss}", "event", "written"));
+	assert_string_equal(hear(rig), "{\"event\":\"written\"}\n");
+}
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(rows_are_whole),
+		cmocka_unit_test(help_lists_each),
+		T(vm_serves_what_the_table_says),
+		T(ended_vm_shows_status_and_events),
+	};
+
+	return cmocka_run_group_tests_name("command", tests, NULL, NULL);
+}

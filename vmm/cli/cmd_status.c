@@ -1,0 +1,180 @@
+#include "vmm/cli/cmd_status.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/cli/cmd_ctl.h"
+#include "vmm/cli/ctl_client.h"
+#include "vmm/cli/ctl_sock.h"
+
+#define VMS_MAX 256
+
+static int state_exit(json_t *status)
+{
+	static const struct {
+		const char *state;
+		int code;
+	} codes[] = {
+		{"PROTECTED", EXIT_DONE}, {"RUNNING", EXIT_DONE}, {"FENCED", EXIT_FENCED},
+		{"MIGRATED", EXIT_GONE},  {"STOPPED", EXIT_GONE},
+	};
+	const char *state = json_string_value(json_object_get(status, "state"));
+	const char *role = json_string_value(json_object_get(status, "role"));
+
+	for (size_t i = 0; state && i < sizeof(codes) / sizeof(codes[0]); i++)
+		if (!strcmp(state, codes[i].state))
+			return codes[i].code;
+	/* A plain VM never meant to be protected. */
+	if (role && state && !strcmp(role, "plain") && !strcmp(state, "PAUSED"))
+		return EXIT_DONE;
+	return EXIT_UNPROTECTED;
+}
+
+/* One cell: strings and numbers as they are, anything else a dash. */
+static void cell_text(json_t *value, char *ret, size_t cap)
+{
+	const char *s = json_string_value(value);
+
+	if (s && *s)
+		snprintf(ret, cap, "%s", s);
+	else if (json_is_integer(value))
+		snprintf(ret, cap, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+	else
+		snprintf(ret, cap, "-");
+	/* Names come from another process: nothing that moves the cursor. */
+	for (char *p = ret; *p; p++)
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
+}
+
+static void pause_text(json_t *status, char *ret, size_t cap)
+{
+	json_t *p99 = json_object_get(json_object_get(status, "pause_us"), "p99");
+
+	if (json_is_number(p99))
+		snprintf(ret, cap, "%.1fms", json_number_value(p99) / 1000);
+	else
+		snprintf(ret, cap, "-");
+}
+
+#define COLUMNS 9
+static void print_table(json_t *const *status, int n)
+{
+	static const char *const head[COLUMNS] = {"NAME",  "ROLE",	"STATE", "MODE", "PEER",
+						  "EPOCH", "PAUSE-p99", "HELD",	 "GEN"};
+	static const char *const key[COLUMNS] = {"name", "role",	 "state",
+						 "mode", "peer",	 "epoch",
+						 NULL,	 "held_packets", "generation"};
+	char(*cells)[COLUMNS][64] = calloc(n + 1, sizeof(*cells));
+	size_t width[COLUMNS] = {0};
+
+	if (!cells)
+		return;
+	for (int row = 0; row <= n; row++)
+		for (int i = 0; i < COLUMNS; i++) {
+			char *cell = cells[row][i];
+
+			if (!row)
+				snprintf(cell, 64, "%s", head[i]);
+			else if (!key[i])
+				pause_text(status[row - 1], cell, 64);
+			else
+				cell_text(json_object_get(status[row - 1], key[i]), cell, 64);
+			if (strlen(cell) > width[i])
+				width[i] = strlen(cell);
+		}
+	for (int row = 0; row <= n; row++)
+		for (int i = 0; i < COLUMNS; i++)
+			printf("%-*s%s", i < COLUMNS - 1 ? (int)width[i] : 0, cells[row][i],
+			       i < COLUMNS - 1 ? "  " : "\n");
+	free(cells);
+}
+
+/* Status of every socket in the folder; those nobody serves disappear. */
+static int list_all(json_t **ret, struct err *e)
+{
+	char dir[192];
+	struct dirent *d;
+	DIR *folder;
+	int n = 0, r = ctl_sock_dir(dir, sizeof(dir), e);
+
+	if (r)
+		return r;
+	folder = opendir(dir);
+	if (!folder)
+		return errno == ENOENT ? 0 : err_sys(e, "'%s'", dir);
+	while (n < VMS_MAX && (d = readdir(folder))) {
+		size_t len = strlen(d->d_name);
+		struct err one = {0};
+		char name[NAME_MAX + 1];
+
+		if (len < 6 || strcmp(d->d_name + len - 5, ".sock") || d->d_name[0] == '.')
+			continue;
+		snprintf(name, sizeof(name), "%.*s", (int)len - 5, d->d_name);
+		ret[n] = ctl_call(name, json_pack("{ss}", "cmd", "status"), CTL_SHORT_MS, &one);
+		if (!ret[n] && one.code != -ENOENT)
+			ret[n] = json_pack("{ssss}", "name", name, "error", one.msg);
+		if (ret[n])
+			n++;
+	}
+	closedir(folder);
+	return n;
+}
+
+static int show_all(const struct command_words *w)
+{
+	json_t *all[VMS_MAX] = {NULL}, *array;
+	struct err e = {0};
+	int n = list_all(all, &e), code = EXIT_DONE;
+	char dir[192];
+
+	if (n < 0)
+		return cmd_fail(&e);
+	if (w->json) {
+		array = json_array();
+		for (int i = 0; i < n; i++)
+			json_array_append(array, all[i]);
+		cmd_print_json(array);
+		json_decref(array);
+	} else if (n) {
+		print_table(all, n);
+	} else {
+		if (ctl_sock_dir(dir, sizeof(dir), &e))
+			return cmd_fail(&e);
+		fprintf(stderr,
+			"ftvmm: no VM runs here: none has its socket in '%s' (XDG_RUNTIME_DIR as "
+			"where it was started?)\n",
+			dir);
+	}
+	for (int i = 0; i < n; i++) {
+		int one = state_exit(all[i]);
+
+		code = one > code ? one : code;
+		json_decref(all[i]);
+	}
+	return code;
+}
+
+int cmd_status(const struct command_words *w)
+{
+	struct err e = {0};
+	json_t *status;
+	int code;
+
+	if (!w->name)
+		return show_all(w);
+	status = ctl_call(w->name, json_pack("{ss}", "cmd", "status"), CTL_SHORT_MS, &e);
+	if (!status)
+		return cmd_fail(&e);
+	if (w->json)
+		cmd_print_json(status);
+	else
+		print_table(&status, 1);
+	code = state_exit(status);
+	json_decref(status);
+	return code;
+}

@@ -1,0 +1,157 @@
+#include "vmm/cli/command.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vmm/cli/cmd_ctl.h"
+#include "vmm/cli/cmd_run.h"
+#include "vmm/cli/cmd_status.h"
+#include "vmm/cli/run_command.h"
+#include "vmm/wire/stream.h"
+
+#define FTVMM_VERSION "0.1"
+
+static int print_help(int argc, char **argv);
+static int print_version(int argc, char **argv);
+
+/* clang-format off */
+static const struct command commands[] = {
+	{ "run", "[VM.json] [options]",
+	  "run a VM: plain, --primary, --secondary, or --restore FILE", .main = cmd_run },
+	{ "status", "[NAME] [--json]", "show one VM, or all",
+	  .ask = cmd_status, .serve = serve_status, .after_end = true },
+	{ "events", "NAME", "follow the state changes of a VM",
+	  .ask = cmd_events, .serve = serve_events, .after_end = true },
+	{ "pause", "NAME [--json]", "stop the vCPUs", .ask = cmd_send, .serve = serve_pause },
+	{ "resume", "NAME [--json]", "let them go on", .ask = cmd_send, .serve = serve_resume },
+	{ "set", "NAME [epoch=TIME] [balloon=SIZE] [--json]",
+	  "change a running VM: epoch=TIME, balloon=SIZE",
+	  .ask = cmd_set, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .serve = serve_set },
+	{ "snapshot", "NAME FILE [--json]", "write a VM to a file",
+	  .ask = cmd_snapshot, .min_args = 1, .max_args = 1, .serve = serve_snapshot },
+	{ "console", "NAME", "a terminal at the guest's serial port", .ask = cmd_console },
+	{ "failover", "NAME [--json]", "hand a protected VM over to its secondary",
+	  .ask = cmd_failover, .serve = serve_failover },
+	{ "stop", "NAME [timeout=TIME] [--json]", "end a VM in order",
+	  .ask = cmd_stop, .max_args = 1, .serve = serve_stop },
+	{ "help", "", "list the commands", .main = print_help },
+	{ "version", "", "print the versions of program and stream", .main = print_version },
+};
+/* clang-format on */
+
+const struct command *command_at(unsigned i)
+{
+	return i < sizeof(commands) / sizeof(commands[0]) ? &commands[i] : NULL;
+}
+
+const struct command *command_find(const char *name)
+{
+	const struct command *c = commands;
+
+	for (unsigned i = 0; c && strcmp(c->name, name); i++)
+		c = command_at(i);
+	return c;
+}
+
+void command_list_served(char *ret, size_t cap)
+{
+	const struct command *c;
+	size_t n = 0;
+
+	*ret = 0;
+	for (unsigned i = 0; (c = command_at(i)); i++)
+		if (c->serve && n < cap)
+			n += snprintf(ret + n, cap - n, "%s%s", n ? ", " : "", c->name);
+}
+
+static int usage(FILE *to, int code)
+{
+	const struct command *c;
+
+	fprintf(to, "usage: ftvmm COMMAND [NAME] [ARGUMENTS]\n\n");
+	for (unsigned i = 0; (c = command_at(i)); i++)
+		fprintf(to, "  %-10s %s\n", c->name, c->help);
+	fprintf(to, "\n`ftvmm run --help` lists the flags of run.\n");
+	return code;
+}
+
+/* For the documentation. */
+static void print_markdown(void)
+{
+	const struct command *c;
+
+	printf("| command | meaning |\n| --- | --- |\n");
+	for (unsigned i = 0; (c = command_at(i)); i++)
+		printf("| `ftvmm %s%s%s` | %s |\n", c->name, *c->args ? " " : "", c->args, c->help);
+}
+
+static int print_help(int argc, char **argv)
+{
+	if (strcmp(argv[0], "--help-md"))
+		return usage(stdout, EXIT_DONE);
+	print_markdown();
+	return EXIT_DONE;
+}
+
+static int print_version(int argc, char **argv)
+{
+	printf("ftvmm %s, stream version %d\n", FTVMM_VERSION, STREAM_VERSION);
+	return EXIT_DONE;
+}
+
+static int misused(const struct command *c, const char *why, const char *word)
+{
+	fprintf(stderr, "ftvmm: %s: %s%.40s; usage: ftvmm %s %s\n", c->name, why, word, c->name,
+		c->args);
+	return EXIT_USAGE;
+}
+
+static int ask_vm(const struct command *c, int argc, char **argv)
+{
+	struct command_words w = {.cmd = c->name};
+
+	signal(SIGPIPE, SIG_IGN);
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+			printf("usage: ftvmm %s %s\n", c->name, c->args);
+			return EXIT_DONE;
+		}
+		if (!strcmp(argv[i], "--json"))
+			w.json = true;
+		else if (argv[i][0] == '-')
+			return misused(c, "unknown option ", argv[i]);
+		else if (!w.name)
+			w.name = argv[i];
+		else if (w.nargs < c->max_args)
+			w.args[w.nargs++] = argv[i];
+		else
+			return misused(c, "too many arguments", "");
+	}
+	if (!w.name && c->args[0] != '[')
+		return misused(c, "the name of the VM is missing", "");
+	if (w.nargs < c->min_args)
+		return misused(c, "an argument is missing", "");
+	return c->ask(&w);
+}
+
+/* The spellings that are usual elsewhere. */
+static const char *plain_word(const char *word)
+{
+	if (!strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "--help-md"))
+		return "help";
+	return strcmp(word, "--version") ? word : "version";
+}
+
+int command_main(int argc, char **argv)
+{
+	const struct command *c;
+
+	if (argc < 2)
+		return usage(stderr, EXIT_USAGE);
+	c = command_find(plain_word(argv[1]));
+	if (c)
+		return c->main ? c->main(argc - 1, argv + 1) : ask_vm(c, argc - 1, argv + 1);
+	fprintf(stderr, "ftvmm: no command '%s'; `ftvmm --help` lists them\n", argv[1]);
+	return EXIT_USAGE;
+}
