@@ -175,6 +175,8 @@ format: deps-lint
 install: deps-build
 	@$(MAKE) --no-print-directory build/normal/ftvmm
 	install -D -m 755 build/normal/ftvmm $(DESTDIR)$(PREFIX)/bin/ftvmm
+	build/normal/ftvmm completion bash > build/completion.bash
+	install -D -m 644 build/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ftvmm
 	@if command -v scdoc > /dev/null; then \
 		scdoc < docs/ftvmm.1.scd > build/ftvmm.1 && \
 		install -D -m 644 build/ftvmm.1 $(DESTDIR)$(PREFIX)/share/man/man1/ftvmm.1; \

@@ -4,7 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +15,7 @@
 #include "vmm/cli/ctl_sock.h"
 #include "vmm/cli/run.h"
 #include "vmm/cli/run_command.h"
+#include "vmm/conf/option.h"
 #include "vmm/base/log.h"
 
 /* Standard output and error of the last say(). */
@@ -197,7 +198,102 @@ static void ended_vm_shows_status_and_events(void **state)
 	assert_string_equal(hear(rig), "{\"event\":\"written\"}\n");
 }
 
-int main(void)
+/* --- what bash makes of it ---------------------------------------------------------------------
+ */
+
+/* What _ftvmm() says for these words, the last one as far as it is typed; a space behind each. */
+static const char *bash(const char *words)
+{
+	char self[300] = "", cmd[2000];
+	size_t n;
+	FILE *f;
+
+	assert_true(readlink("/proc/self/exe", self, sizeof(self) - 1) > 0);
+	snprintf(cmd, sizeof(cmd),
+		 "bash -c '. <(%s completion bash); COMP_WORDS=(ftvmm %s); "
+		 "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _ftvmm %s; printf \"%%s \" "
+		 "\"${COMPREPLY[@]}\"'",
+		 self, words, self);
+	f = popen(cmd, "r");
+	n = fread(out, 1, sizeof(out) - 1, f);
+	out[n] = 0;
+	assert_int_equal(pclose(f), 0);
+	return strcmp(out, " ") ? out : "";
+}
+
+static void bash_completes_commands(void **state)
+{
+	char want[1000] = "";
+	const struct command *c;
+
+	for (unsigned i = 0; (c = command_at(i)); i++)
+		sprintf(want + strlen(want), "%s ", c->name);
+	assert_string_equal(bash("\"\""), want);
+	assert_string_equal(bash("st"), "status stop ");
+	assert_string_equal(bash("frob"), "");
+	assert_string_equal(bash("frobnicate \"\""), "");
+	assert_string_equal(bash("completion \"\""), "bash ");
+}
+
+static void bash_completes_names_and_arguments(void **state)
+{
+	struct rig *rig = *state;
+	struct sockaddr_un sa;
+	char other[200];
+	int fd;
+
+	assert_int_equal(ctl_sock_addr("web_2", &sa, NULL), 0);
+	fd = ctl_sock_listen(&sa, 1, NULL);
+	assert_true(fd >= 0);
+	snprintf(other, sizeof(other), "%s/ftvmm/vm-1.console", rig->dir);
+	close(creat(other, 0600));
+	for (const char *const *c = (const char *const[]){"status", "stop", "console", NULL}; *c;
+	     c++) {
+		char words[100];
+
+		snprintf(words, sizeof(words), "%s \"\"", *c);
+		bash(words);
+		if (strcmp(out, "vm-1 web_2 "))
+			assert_string_equal(out, "web_2 vm-1 ");
+	}
+	close(fd);
+	assert_string_equal(bash("stop w"), "web_2 ");
+	assert_string_equal(bash("run v"), "");
+	assert_string_equal(bash("stop web_2 \"\""), "timeout= ");
+	assert_string_equal(bash("set web_2 \"\""), "epoch= balloon= ");
+	assert_string_equal(bash("set web_2 b"), "balloon= ");
+	assert_string_equal(bash("stop web_2 -"), "--json ");
+	assert_string_equal(bash("status -"), "--json ");
+	/* A file's name belongs here. */
+	assert_string_equal(bash("snapshot web_2 \"\""), "");
+}
+
+static void bash_completes_options_of_run(void **state)
+{
+	const struct option_table *t = config_options();
+	char want[2000] = "";
+
+	for (unsigned i = 0; i < t->n; i++)
+		sprintf(want + strlen(want), "--%s ", t->rows[i].name);
+	assert_string_equal(bash("run -"), want);
+	assert_string_equal(bash("run --secondary --"), want);
+	assert_string_equal(bash("run -m 64M --cpu"), "--cpus --cpu ");
+	assert_string_equal(bash("run --cpu \"\""), "host x86-64-v1 x86-64-v2 x86-64-v3 ");
+	assert_string_equal(bash("run --ft \"\""), "mc "); /* not those of a later version */
+	assert_string_equal(bash("run --console s"), "stdio ");
+	assert_string_equal(bash("run --arbiter \"\""), "none file: ");
+	assert_string_equal(bash("run -k -"), "");
+	assert_string_equal(bash("run \"\""), "");
+}
+
+static void other_shells_are_refused(void **state)
+{
+	assert_int_equal(say("completion"), EXIT_USAGE);
+	assert_int_equal(say("completion zsh"), EXIT_USAGE);
+	assert_string_equal(out, "ftvmm: completion: for which shell? There is bash\n");
+}
+
+int main(int argc, char **argv)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
@@ -205,7 +301,14 @@ int main(void)
 		cmocka_unit_test(help_lists_each),
 		T(vm_serves_what_the_table_says),
 		T(ended_vm_shows_status_and_events),
+		cmocka_unit_test(bash_completes_commands),
+		T(bash_completes_names_and_arguments),
+		cmocka_unit_test(bash_completes_options_of_run),
+		cmocka_unit_test(other_shells_are_refused),
 	};
 
+	/* The function for bash calls the program. */
+	if (argc > 1)
+		return command_main(argc, argv);
 	return cmocka_run_group_tests_name("command", tests, NULL, NULL);
 }

@@ -1,8 +1,6 @@
 #include "vmm/cli/cmd_status.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,67 +92,63 @@ static void print_table(json_t *const *status, int n)
 	free(cells);
 }
 
-/* Status of every socket in the folder; those nobody serves disappear. */
-static int list_all(json_t **ret, struct err *e)
+struct vms {
+	json_t *status[VMS_MAX];
+	int n;
+};
+
+/* A socket that nobody serves disappears. */
+static void look_at(void *arg, const char *name)
 {
-	char dir[192];
-	struct dirent *d;
-	DIR *folder;
-	int n = 0, r = ctl_sock_dir(dir, sizeof(dir), e);
+	struct vms *all = arg;
+	struct err e = {0};
+	json_t *one;
 
-	if (r)
-		return r;
-	folder = opendir(dir);
-	if (!folder)
-		return errno == ENOENT ? 0 : err_sys(e, "'%s'", dir);
-	while (n < VMS_MAX && (d = readdir(folder))) {
-		size_t len = strlen(d->d_name);
-		struct err one = {0};
-		char name[NAME_MAX + 1];
-
-		if (len < 6 || strcmp(d->d_name + len - 5, ".sock") || d->d_name[0] == '.')
-			continue;
-		snprintf(name, sizeof(name), "%.*s", (int)len - 5, d->d_name);
-		ret[n] = ctl_call(name, json_pack("{ss}", "cmd", "status"), CTL_SHORT_MS, &one);
-		if (!ret[n] && one.code != -ENOENT)
-			ret[n] = json_pack("{ssss}", "name", name, "error", one.msg);
-		if (ret[n])
-			n++;
-	}
-	closedir(folder);
-	return n;
+	if (all->n == VMS_MAX)
+		return;
+	one = ctl_call(name, json_pack("{ss}", "cmd", "status"), CTL_SHORT_MS, &e);
+	if (!one && e.code != -ENOENT)
+		one = json_pack("{ssss}", "name", name, "error", e.msg);
+	if (one)
+		all->status[all->n++] = one;
 }
 
-static int show_all(const struct command_words *w)
+static void show(const struct vms *all, bool as_json)
 {
-	json_t *all[VMS_MAX] = {NULL}, *array;
-	struct err e = {0};
-	int n = list_all(all, &e), code = EXIT_DONE;
-	char dir[192];
+	json_t *array;
+	char dir[192] = "";
 
-	if (n < 0)
-		return cmd_fail(&e);
-	if (w->json) {
+	if (as_json) {
 		array = json_array();
-		for (int i = 0; i < n; i++)
-			json_array_append(array, all[i]);
+		for (int i = 0; i < all->n; i++)
+			json_array_append(array, all->status[i]);
 		cmd_print_json(array);
 		json_decref(array);
-	} else if (n) {
-		print_table(all, n);
+	} else if (all->n) {
+		print_table(all->status, all->n);
 	} else {
-		if (ctl_sock_dir(dir, sizeof(dir), &e))
-			return cmd_fail(&e);
+		ctl_sock_dir(dir, sizeof(dir), NULL);
 		fprintf(stderr,
 			"ftvmm: no VM runs here: none has its socket in '%s' (XDG_RUNTIME_DIR as "
 			"where it was started?)\n",
 			dir);
 	}
-	for (int i = 0; i < n; i++) {
-		int one = state_exit(all[i]);
+}
+
+static int show_all(const struct command_words *w)
+{
+	struct vms all = {.n = 0};
+	struct err e = {0};
+	int code = EXIT_DONE;
+
+	if (ctl_sock_names(look_at, &all, &e))
+		return cmd_fail(&e);
+	show(&all, w->json);
+	for (int i = 0; i < all.n; i++) {
+		int one = state_exit(all.status[i]);
 
 		code = one > code ? one : code;
-		json_decref(all[i]);
+		json_decref(all.status[i]);
 	}
 	return code;
 }

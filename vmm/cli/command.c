@@ -7,6 +7,7 @@
 #include "vmm/cli/cmd_ctl.h"
 #include "vmm/cli/cmd_run.h"
 #include "vmm/cli/cmd_status.h"
+#include "vmm/cli/completion.h"
 #include "vmm/cli/run_command.h"
 #include "vmm/wire/stream.h"
 
@@ -35,6 +36,8 @@ static const struct command commands[] = {
 	  .ask = cmd_failover, .serve = serve_failover },
 	{ "stop", "NAME [timeout=TIME] [--json]", "end a VM in order",
 	  .ask = cmd_stop, .max_args = 1, .serve = serve_stop },
+	{ "completion", "bash", "print what completes a command line in bash",
+	  .main = completion_main },
 	{ "help", "", "list the commands", .main = print_help },
 	{ "version", "", "print the versions of program and stream", .main = print_version },
 };

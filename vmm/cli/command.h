@@ -1,7 +1,7 @@
 /*
  * The commands, each once. From this table come the dispatch of the command line and its help, the
  * words that a client takes, what the control socket of a VM answers, the commands' section of the
- * manual and what completes words in a shell.
+ * manual and what completes a command line in a shell.
  */
 #ifndef VMM_COMMAND_H
 #define VMM_COMMAND_H

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE /* struct ucred */
 #include "vmm/cli/ctl_sock.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -60,6 +61,30 @@ static int path_of(const char *name, const char *suffix, char *ret, size_t cap, 
 int ctl_sock_path(const char *name, char *ret, size_t cap, struct err *e)
 {
 	return path_of(name, "sock", ret, cap, e);
+}
+
+int ctl_sock_names(void (*fn)(void *arg, const char *name), void *arg, struct err *e)
+{
+	char dir[192];
+	struct dirent *d;
+	DIR *folder;
+	int r = ctl_sock_dir(dir, sizeof(dir), e);
+
+	if (r)
+		return r;
+	folder = opendir(dir);
+	if (!folder)
+		return errno == ENOENT ? 0 : err_sys(e, "'%s'", dir);
+	while ((d = readdir(folder))) {
+		size_t len = strlen(d->d_name);
+
+		if (len < 6 || strcmp(d->d_name + len - 5, ".sock") || d->d_name[0] == '.')
+			continue;
+		d->d_name[len - 5] = 0;
+		fn(arg, d->d_name);
+	}
+	closedir(folder);
+	return 0;
 }
 
 int ctl_sock_addr(const char *name, struct sockaddr_un *sa, struct err *e)

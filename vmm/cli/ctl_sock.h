@@ -13,6 +13,8 @@
 
 /* The folder of the sockets, without a slash at the end. */
 int ctl_sock_dir(char *ret, size_t cap, struct err *e);
+/* Calls fn with every name that has a control socket, served or not. 0 or a negative errno. */
+int ctl_sock_names(void (*fn)(void *arg, const char *name), void *arg, struct err *e);
 /*
  * Lock the folder (made when missing): whoever tests, unlinks or binds a socket in it holds this.
  * Returns the fd to close, or a negative errno; waits 2 s at most.

@@ -160,6 +160,11 @@ static const struct option rows[] = {
 _Static_assert(ROWS(rows) <= 64, "a bit per row in struct given");
 static const struct option_table table = {rows, ROWS(rows)};
 
+const struct option_table *config_options(void)
+{
+	return &table;
+}
+
 void config_init(struct config *c)
 {
 	*c = (struct config){

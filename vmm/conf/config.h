@@ -12,6 +12,8 @@
 #include "vmm/base/err.h"
 #include "vmm/machine/machine.h"
 
+struct option_table;
+
 #define CONFIG_MAX_PEERS    4
 #define CONFIG_EPOCH_MIN_NS 100000ull /* the same bounds at start and while running */
 #define CONFIG_EPOCH_MAX_NS 10000000000ull
@@ -85,6 +87,7 @@ int config_parse_run(struct config *c, int argc, char **argv, struct err *e);
 /* Is the whole consistent: role against flags, ids unique, files named. Called by config_parse_run.
  */
 int config_check(struct config *c, struct err *e);
+const struct option_table *config_options(void);
 void config_print_help(void);
 void config_print_markdown(void); /* the option table for the documentation */
 /* "512M", "25ms", "1s": units on the command line; a bare number is bytes, or ms for times. */
