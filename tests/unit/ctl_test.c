@@ -1,5 +1,4 @@
-/* The control socket: a server with a fake VM behind it, and clients that behave and that do not.
- */
+/* The control socket: a server with a fake VM behind it, clients that behave, and others. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -419,6 +418,67 @@ static void asker_that_does_not_read_is_paused(void **state)
 	close(other);
 }
 
+static uint64_t stepped_ns; /* a request takes 1.5 ms */
+
+static uint64_t stepped(void)
+{
+	return stepped_ns;
+}
+
+static json_t *count(void *arg, const char *cmd, json_t *args, struct err *e)
+{
+	++*(unsigned *)arg;
+	stepped_ns += 1500000;
+	return json_object();
+}
+
+static unsigned answers(int fd)
+{
+	char got[4096];
+	ssize_t n = recv(fd, got, sizeof(got), MSG_DONTWAIT);
+	unsigned lines = 0;
+
+	while (n-- > 0)
+		lines += got[n] == '\n';
+	return lines;
+}
+
+/* Whoever asks much at once is answered, but nobody else waits for that. */
+static void much_is_answered_in_turns(void **state)
+{
+	unsigned asked = 0, most = 0, got[2] = {0};
+	char text[300 * 40] = "\n\n";
+	struct loop l;
+	struct ctl *c;
+	int fd[2];
+
+	assert_int_equal(loop_init(&l, NULL) | ctl_open(&c, &l, "web1", count, &asked, NULL), 0);
+	l.clock = stepped;
+	for (unsigned i = 0; i < 300; i++)
+		strcat(text, "{\"cmd\":\"nothing\"}\n\n\n");
+	for (unsigned i = 0; i < 2; i++) {
+		fd[i] = dial();
+		say(fd[i], text);
+		shutdown(fd[i], SHUT_WR); /* as with printf | nc */
+	}
+	for (unsigned i = 0; i < 700; i++) {
+		unsigned was = asked;
+
+		loop_run_once(&l, 1000000);
+		most = asked - was > most ? asked - was : most;
+		for (unsigned k = 0; k < 2; k++)
+			got[k] += answers(fd[k]);
+		if (asked == 300)
+			assert_in_range(got[0], 148, 152); /* in turn */
+	}
+	assert_int_equal(most, 2); /* after 2 ms it is another one's turn */
+	assert_true(asked == 600 && got[0] == 300 && got[1] == 300);
+	expect_end(fd[0]);
+	expect_end(fd[1]);
+	ctl_close(c);
+	loop_done(&l);
+}
+
 static void socket_is_private(void **state)
 {
 	char path[200];
@@ -723,6 +783,7 @@ int main(void)
 		SERVED(asker_that_does_not_read_is_paused),
 		SERVED(socket_is_private),
 		SERVED(name_in_use_is_refused),
+		ALONE(much_is_answered_in_turns),
 		ALONE(names_and_folders_are_checked),
 		ALONE(stale_sockets_are_replaced),
 		ALONE(client_has_deadlines),

@@ -19,8 +19,9 @@ struct client {
 	struct ctl *ctl;
 	int fd; /* -1: free */
 	struct loop_op op;
-	uint32_t polled; /* events asked of the loop */
-	uint64_t serial; /* which client this is: slots are used again */
+	struct loop_work work; /* the lines that came */
+	uint32_t polled;       /* events asked of the loop */
+	uint64_t serial;       /* which client this is: slots are used again */
 	bool wants_events;
 	bool closing; /* no more input; goes once its output is out */
 	char *in, *out;
@@ -44,6 +45,7 @@ static void drop(struct client *c)
 	if (c->fd < 0)
 		return;
 	loop_poll_del(c->ctl->loop, &c->op);
+	loop_work_del(c->ctl->loop, &c->work);
 	/* The loop may hold the file a little longer; the client is to see the end now. */
 	shutdown(c->fd, SHUT_RDWR);
 	close(c->fd);
@@ -54,16 +56,24 @@ static void drop(struct client *c)
 	c->serial = 0;
 }
 
-/* Ask the loop for what we can use now: no reading while the client owes us reading. */
+/* A whole line came, and the client does not owe us reading. */
+static bool has_line(const struct client *c)
+{
+	return !c->closing && !c->out_len && memchr(c->in, '\n', c->in_len);
+}
+
+/* Ask the loop for what we can use now: nothing is read before what came has had its turns. */
 static void repoll(struct client *c)
 {
-	uint32_t want = c->out_len ? POLLOUT : POLLIN;
+	uint32_t want = c->out_len ? POLLOUT : has_line(c) ? 0 : POLLIN;
 
+	if (!want)
+		loop_work_add(c->ctl->loop, &c->work);
 	if (want == c->polled)
 		return;
 	loop_poll_del(c->ctl->loop, &c->op);
 	c->polled = want;
-	if (loop_poll_add(c->ctl->loop, &c->op, c->fd, want) < 0)
+	if (want && loop_poll_add(c->ctl->loop, &c->op, c->fd, want) < 0)
 		drop(c);
 }
 
@@ -187,30 +197,60 @@ static json_t *parse_line(const char *line, size_t n, char *why, size_t cap)
 	return NULL;
 }
 
-/* Run every whole line in the buffer; stop when the client goes or owes us reading. */
-static void run_lines(struct client *c)
+static void consume(struct client *c, size_t n)
 {
-	uint64_t serial = c->serial;
+	c->in_len -= n;
+	memmove(c->in, c->in + n, c->in_len);
+}
+
+static void run_line(struct client *c)
+{
 	json_t *request;
-	char why[80], *end;
+	size_t n = 0;
+	char why[80];
 
-	while (c->serial == serial && !c->closing && !c->out_len &&
-	       (end = memchr(c->in, '\n', c->in_len))) {
-		size_t n = end - c->in;
-		bool blank = !n; /* people at a terminal */
+	while (n < c->in_len && c->in[n] == '\n') /* people at a terminal */
+		n++;
+	consume(c, n);
+	if (!has_line(c))
+		return;
+	n = (char *)memchr(c->in, '\n', c->in_len) - c->in;
+	request = parse_line(c->in, n, why, sizeof(why));
+	/* Consumed before it runs: a command may come back here through the loop. */
+	consume(c, n + 1);
+	if (request)
+		run_request(c, request);
+	else
+		put_error(c, NULL, why);
+	json_decref(request);
+}
 
-		request = blank ? NULL : parse_line(c->in, n, why, sizeof(why));
-		/* Consumed before it runs: a command may come back here through the loop. */
-		c->in_len -= n + 1;
-		memmove(c->in, end + 1, c->in_len);
-		if (request)
-			run_request(c, request);
-		else if (!blank)
-			put_error(c, NULL, why);
-		json_decref(request);
+/* In turn: whoever asks much at once does not hold the loop. */
+static bool run_lines(struct loop_work *w)
+{
+	struct client *c = w->arg;
+	uint64_t serial = c->serial;
+
+	do
+		run_line(c);
+	while (c->serial == serial && has_line(c) && !loop_should_yield(c->ctl->loop));
+	if (c->serial == serial)
+		repoll(c);
+	return false; /* unless that has asked for another turn */
+}
+
+static void receive(struct client *c)
+{
+	ssize_t n = recv(c->fd, c->in + c->in_len, CTL_LINE_MAX - c->in_len, MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		drop(c);
+		return;
 	}
-	if (c->serial == serial && !c->closing && c->in_len == CTL_LINE_MAX &&
-	    !memchr(c->in, '\n', c->in_len)) {
+	c->in_len += n;
+	if (c->in_len == CTL_LINE_MAX && !memchr(c->in, '\n', c->in_len)) {
 		c->closing = true;
 		put_error(c, NULL, "line longer than 65536 bytes");
 	}
@@ -220,29 +260,15 @@ static void on_client(struct loop_op *op, int res)
 {
 	struct client *c = op->arg;
 	uint64_t serial = c->serial;
-	ssize_t n;
 
-	if (res < 0) {
+	if (res < 0)
 		drop(c);
-		return;
-	}
-	if (res & POLLOUT) {
+	else if (res & POLLOUT)
 		flush(c);
-		if (c->serial == serial)
-			run_lines(c);
-		return;
-	}
-	if (c->in_len == CTL_LINE_MAX)
-		return;
-	n = recv(c->fd, c->in + c->in_len, CTL_LINE_MAX - c->in_len, MSG_DONTWAIT);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n <= 0) {
-		drop(c);
-		return;
-	}
-	c->in_len += n;
-	run_lines(c);
+	else
+		receive(c);
+	if (c->serial == serial)
+		repoll(c);
 }
 
 static void add_client(struct ctl *ctl, int fd)
@@ -260,8 +286,8 @@ static void add_client(struct ctl *ctl, int fd)
 	c->ctl = ctl;
 	c->fd = fd;
 	c->serial = ++ctl->serial;
-	c->op.fn = on_client;
-	c->op.arg = c;
+	c->op = (struct loop_op){.fn = on_client, .arg = c};
+	c->work = (struct loop_work){.fn = run_lines, .arg = c};
 	c->in = malloc(CTL_LINE_MAX);
 	c->out = malloc(OUT_MAX);
 	if (!c->in || !c->out)
