@@ -106,8 +106,9 @@ static int bind_socket(struct vsock_host *h, struct err *e)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return err_sys(e, "vsock: socket");
-	if (bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, BACKLOG) < 0 ||
-	    lstat(h->path, &st) < 0) {
+	/* The mode of the socket before it has a name is the mode of the name. */
+	if (fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ||
+	    listen(fd, BACKLOG) < 0 || lstat(h->path, &st) < 0) {
 		r = err_sys(e, "vsock: '%s'", h->path);
 		close(fd);
 		return r;

@@ -122,6 +122,7 @@ static int setup_folder(void **state)
 	struct world *w = calloc(1, sizeof(*w));
 
 	log_init(LOG_ERROR, "test");
+	umask(0);
 	strcpy(w->dir, "/tmp/ftvmm-ctl-XXXXXX");
 	assert_non_null(mkdtemp(w->dir));
 	setenv("XDG_RUNTIME_DIR", w->dir, 1);

@@ -233,6 +233,25 @@ static void replaces_only_what_is_dead(void **state)
 	free(h);
 }
 
+/* Whatever the umask of whoever starts the VM. */
+static void is_private(void **state)
+{
+	struct fix *f = *state;
+	struct vsock_host *h = calloc(1, sizeof(*h));
+	mode_t before = umask(0);
+	struct stat st;
+	char path[80];
+
+	snprintf(path, sizeof(path), "%s_open", f->path);
+	assert_int_equal(vsock_host_init(h, &f->rig.loop, path, NULL), 0);
+	assert_int_equal(vsock_host_listen(h, NULL), 0);
+	umask(before);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+	vsock_host_done(h);
+	free(h);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -246,6 +265,7 @@ int main(void)
 		T(starved_connections_keep_their_bytes),
 		T(quiet_device_waits),
 		T(replaces_only_what_is_dead),
+		T(is_private),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
