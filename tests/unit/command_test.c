@@ -198,6 +198,28 @@ static void ended_vm_shows_status_and_events(void **state)
 	assert_string_equal(hear(rig), "{\"event\":\"written\"}\n");
 }
 
+/* It would answer that it is done, and the VM would stand. */
+static void resume_is_not_for_the_arbiters_silence(void **state)
+{
+	static const char refused[] = "{\"error\":\"resume: only the arbiter's answer lets this VM "
+				      "go on: it is silent\"}\n";
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+
+	r->has_vm = true;
+	r->role = ROLE_PRIMARY;
+	r->primary.ft = &r->ft;
+	r->primary.vm = &r->vm;
+	r->ft.stands = FT_STAND_CLAIM | FT_STAND_SILENT;
+	strcpy(r->ft.note, "it is silent");
+	assert_string_equal(ask(rig, "resume"), refused);
+	/* What the user paused, the user lets go on: the arbiter's answer is all it waits for. */
+	r->ft.stands |= FT_STAND_USER;
+	assert_string_equal(ask(rig, "resume"), "{\"ok\":{}}\n");
+	assert_int_equal(r->ft.stands, FT_STAND_CLAIM | FT_STAND_SILENT);
+	assert_string_equal(ask(rig, "resume"), refused);
+}
+
 /* --- what bash makes of it ---------------------------------------------------------------------
  */
 
@@ -301,6 +323,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(help_lists_each),
 		T(vm_serves_what_the_table_says),
 		T(ended_vm_shows_status_and_events),
+		T(resume_is_not_for_the_arbiters_silence),
 		cmocka_unit_test(bash_completes_commands),
 		T(bash_completes_names_and_arguments),
 		cmocka_unit_test(bash_completes_options_of_run),

@@ -41,6 +41,11 @@ static json_t *set_paused(struct run *r, bool pause, struct err *e)
 		err_set(e, -EBUSY, "this side does not run the VM (state %s)", ft_word(&r->ft));
 		return NULL;
 	}
+	if (!pause && (r->ft.stands & (FT_STAND_USER | FT_STAND_SILENT)) == FT_STAND_SILENT) {
+		err_set(e, -EBUSY, "resume: only the arbiter's answer lets this VM go on: %s",
+			r->ft.note);
+		return NULL;
+	}
 	if (pause_vm(r, pause, e))
 		return NULL;
 	r->waiting = r->waiting && pause;
