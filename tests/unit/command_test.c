@@ -183,6 +183,33 @@ static void vm_serves_what_the_table_says(void **state)
 	}
 }
 
+static void each_is_served_by_its_own(void **state)
+{
+	static const struct {
+		const char *cmd, *answer;
+	} cases[] = {
+		{"status", "{\"ok\":{\"name\":\"\",\"role\":\"plain\","},
+		{"events", "{\"ok\":{}}\n"},
+		{"set", "{\"error\":\"set: nothing to set"},
+		{"snapshot", "{\"error\":\"snapshot: 'file' must"},
+		{"failover", "{\"error\":\"failover: only the side"},
+		{"stop\",\"timeout_ns\":\"x", "{\"error\":\"stop: timeout must"},
+		{"pause", "{\"error\":\"this side does not run the VM"},
+	};
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		if (strncmp(ask(rig, cases[i].cmd), cases[i].answer, strlen(cases[i].answer)))
+			fail_msg("%s: %s", cases[i].cmd, out);
+	r->has_vm = true;
+	ask(rig, "pause");
+	assert_int_equal(r->ft.stands, FT_STAND_USER);
+	r->vm.running = true;
+	ask(rig, "resume");
+	assert_int_equal(r->ft.stands, 0);
+}
+
 static void ended_vm_shows_status_and_events(void **state)
 {
 	static const char ended[] = "{\"error\":\"the VM has ended; this process is about to\"}\n";
@@ -322,6 +349,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(rows_are_whole),
 		cmocka_unit_test(help_lists_each),
 		T(vm_serves_what_the_table_says),
+		T(each_is_served_by_its_own),
 		T(ended_vm_shows_status_and_events),
 		T(resume_is_not_for_the_arbiters_silence),
 		cmocka_unit_test(bash_completes_commands),
