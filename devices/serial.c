@@ -161,11 +161,11 @@ static void on_wake(struct loop_op *op, int res)
 	pthread_mutex_unlock(&p->dev.lock);
 }
 
-static void deliver(void *arg, const void *data, uint32_t len)
+static bool deliver(void *arg, const void *data, uint32_t len)
 {
 	struct serial *p = arg;
 
-	p->out(p->out_arg, data, len);
+	return p->out(p->out_arg, data, len);
 }
 
 static void room(void *arg)
@@ -421,6 +421,7 @@ static int attach(struct serial *p, struct err *e)
 	p->sink = obuf_add_sink(p->env.obuf, deliver, room, p);
 	if (p->sink < 0)
 		return err_set(e, p->sink, "device serial: too many outputs");
+	obuf_limit_sink(p->env.obuf, p->sink, OBUF_CONSOLE_BYTES);
 	return device_add_region(&p->env, "serial", &ports, e);
 }
 

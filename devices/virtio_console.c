@@ -58,11 +58,11 @@ static struct console *to_console(struct virtio_dev *vd)
 	return (struct console *)vd;
 }
 
-static void deliver(void *arg, const void *data, uint32_t len)
+static bool deliver(void *arg, const void *data, uint32_t len)
 {
 	struct console *c = arg;
 
-	c->out(c->out_arg, data, len);
+	return c->out(c->out_arg, data, len);
 }
 
 static void room(void *arg)
@@ -202,6 +202,7 @@ int virtio_console_new(const struct dev_env *env, const struct mdev *md, obuf_si
 		console_free(&c->vd.dev);
 		return r;
 	}
+	obuf_limit_sink(env->obuf, c->sink, OBUF_CONSOLE_BYTES);
 	*ret = &c->vd.dev;
 	return 0;
 }

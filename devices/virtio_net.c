@@ -208,11 +208,12 @@ static int tx_one(struct virtio_dev *vd, unsigned qi)
 	return r ? r : 1;
 }
 
-static void deliver(void *arg, const void *data, uint32_t len)
+static bool deliver(void *arg, const void *data, uint32_t len)
 {
 	struct net *n = arg;
 
 	netdev_send(n->nd, data, len);
+	return true;
 }
 
 static void room(void *arg)

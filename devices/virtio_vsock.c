@@ -45,11 +45,12 @@ void vsock_start_ticking(struct vsock *v)
 /* --- orders to the host's side -----------------------------------------------------------------
  */
 
-static void deliver(void *arg, const void *data, uint32_t len)
+static bool deliver(void *arg, const void *data, uint32_t len)
 {
 	struct vsock *v = arg;
 
 	vsock_host_deliver(v->host, data, len);
+	return true;
 }
 
 static void room(void *arg)

@@ -37,6 +37,7 @@ static struct obuf_entry *take_head(struct obuf *ob)
 	if (!ob->head)
 		ob->tail = &ob->head;
 	ob->bytes -= cost(en->len);
+	ob->sinks[en->sink].bytes -= cost(en->len);
 	ob->held--;
 	return en;
 }
@@ -75,12 +76,17 @@ int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, vo
 
 	if (ob->nsinks == OBUF_MAX_SINKS)
 		return -ENOSPC;
+	memset(&ob->sinks[n], 0, sizeof(ob->sinks[n]));
 	ob->sinks[n].deliver = deliver;
 	ob->sinks[n].room = room;
 	ob->sinks[n].arg = arg;
-	ob->sinks[n].starved = false;
 	ob->nsinks++;
 	return n;
+}
+
+void obuf_limit_sink(struct obuf *ob, int sink, uint64_t bytes)
+{
+	ob->sinks[sink].limit = bytes;
 }
 
 static struct obuf_entry *make_entry(int sink, const struct iovec *iov, int niov, uint32_t len)
@@ -104,7 +110,7 @@ static struct obuf_entry *make_entry(int sink, const struct iovec *iov, int niov
 
 static void deliver(struct obuf *ob, int sink, const void *data, uint32_t len)
 {
-	ob->sinks[sink].deliver(ob->sinks[sink].arg, data, len);
+	ob->sinks[sink].full = !ob->sinks[sink].deliver(ob->sinks[sink].arg, data, len);
 	ob->released++;
 }
 
@@ -124,12 +130,20 @@ static int put_now(struct obuf *ob, int sink, const struct iovec *iov, int niov,
 	return 0;
 }
 
+/* One entry always fits, or a frame above the limit could never leave. */
+static bool fits(const struct obuf *ob, int sink, uint32_t len)
+{
+	uint64_t bytes = ob->sinks[sink].bytes, limit = ob->sinks[sink].limit;
+
+	return (!ob->head || ob->bytes + cost(len) <= ob->limit) &&
+	       (!bytes || !limit || bytes + cost(len) <= limit);
+}
+
 static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov, uint32_t len)
 {
 	struct obuf_entry *en;
 
-	/* One entry always fits, or a frame above the limit could never leave. */
-	if (ob->head && ob->bytes + cost(len) > ob->limit) {
+	if (!fits(ob, sink, len)) {
 		ob->sinks[sink].starved = true;
 		return -EAGAIN;
 	}
@@ -140,6 +154,7 @@ static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov
 	*ob->tail = en;
 	ob->tail = &en->next;
 	ob->bytes += cost(len);
+	ob->sinks[sink].bytes += cost(len);
 	ob->held++;
 	if (ob->holding && ob->told != ob->epoch) {
 		ob->told = ob->epoch;
@@ -164,6 +179,10 @@ int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
 	if (ob->closed) {
 		ob->dropped++;
 		return 0;
+	}
+	if (ob->sinks[sink].full) {
+		ob->sinks[sink].starved = true;
+		return -EAGAIN;
 	}
 	/* Not ahead of what may leave, but did not get its turn yet. */
 	if (ob->holding || ob->head)
@@ -193,12 +212,20 @@ static void offer_room(struct obuf *ob)
 	if (ob->bytes > ob->limit / 2)
 		return;
 	for (unsigned i = 0; i < ob->nsinks; i++) {
-		if (!ob->sinks[i].starved)
+		if (!ob->sinks[i].starved || ob->sinks[i].full ||
+		    (ob->sinks[i].limit && ob->sinks[i].bytes > ob->sinks[i].limit / 2))
 			continue;
 		ob->sinks[i].starved = false;
 		if (ob->sinks[i].room)
 			ob->sinks[i].room(ob->sinks[i].arg);
 	}
+}
+
+void obuf_room(struct obuf *ob)
+{
+	for (unsigned i = 0; i < ob->nsinks; i++)
+		ob->sinks[i].full = false;
+	offer_room(ob);
 }
 
 /* All that may leave, or as much of it as this turn allows. True: that was all. */
@@ -251,5 +278,5 @@ void obuf_drop(struct obuf *ob)
 	ob->closed = true;
 	throw_all(ob);
 	/* The guest side must not wait for ever on a buffer that swallows everything. */
-	offer_room(ob);
+	obuf_room(ob);
 }

@@ -13,11 +13,15 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define OBUF_MAX_SINKS 16
+#define OBUF_MAX_SINKS	   16
+#define OBUF_CONSOLE_BYTES (64u << 10) /* held for the console, by each of its devices */
 
-/* Deliver one frame (or run of console bytes) to the outside. May drop (a full tap), never blocks.
+/*
+ * Deliver one frame (or run of console bytes) to the outside. May drop (a full tap), never blocks.
+ * False: this was taken, and what is held already would be, but no more is to be put until
+ * obuf_room().
  */
-typedef void obuf_sink_fn(void *arg, const void *data, uint32_t len);
+typedef bool obuf_sink_fn(void *arg, const void *data, uint32_t len);
 /* There is room again after obuf_put() said -EAGAIN. */
 typedef void obuf_room_fn(void *arg);
 
@@ -37,6 +41,8 @@ struct obuf {
 		obuf_room_fn *room;
 		void *arg;
 		bool starved;
+		bool full;	       /* deliver() said so */
+		uint64_t bytes, limit; /* held, and how much may be; 0: as much as of all */
 	} sinks[OBUF_MAX_SINKS];
 	unsigned nsinks;
 	bool holding;
@@ -59,9 +65,12 @@ struct obuf {
 /* limit_bytes: held payload above it gives -EAGAIN (back-pressure on the guest, not loss). */
 void obuf_init(struct obuf *ob, uint64_t limit_bytes);
 void obuf_done(struct obuf *ob);
-/* room may be NULL (a sink that cannot wait, like the serial port, drops). Returns the sink or
- * -ENOSPC. */
+/* room may be NULL: a sink that cannot wait. Returns the sink or -ENOSPC. */
 int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg);
+/* A bound of its own for what is held of a sink. */
+void obuf_limit_sink(struct obuf *ob, int sink, uint64_t bytes);
+/* Those whose deliver() said false have room. */
+void obuf_room(struct obuf *ob);
 /*
  * Without this a release delivers everything at once; with it, an entry at least and what the
  * round's budget allows before it asks for obuf_continue(): a full buffer must not keep the loop.
@@ -70,7 +79,8 @@ void obuf_set_later(struct obuf *ob, struct loop *l, obuf_later_fn *later, void 
 void obuf_continue(struct obuf *ob);
 /* NULL: nobody wants to know. */
 void obuf_on_held(struct obuf *ob, obuf_held_fn *fn, void *arg);
-/* 0 delivered or held (copied), -EAGAIN over the limit, -ENOMEM, -ENODEV unknown sink. */
+/* 0 delivered or held (copied), -EAGAIN over a limit, or the sink is full; -ENOMEM, -ENODEV unknown
+ * sink. */
 int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov);
 /* From now on output is held and belongs to `epoch`. */
 void obuf_hold(struct obuf *ob, uint64_t epoch);

@@ -52,9 +52,10 @@ time_t __wrap_time(time_t *ret)
 	return now;
 }
 
-static void printed(void *arg, const void *data, uint32_t len)
+static bool printed(void *arg, const void *data, uint32_t len)
 {
 	w.printed += len;
+	return true;
 }
 
 static void asked(void *arg)

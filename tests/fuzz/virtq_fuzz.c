@@ -79,11 +79,12 @@ static void require(bool ok)
 		abort();
 }
 
-static void swallow(void *arg, const void *data, uint32_t len)
+static bool swallow(void *arg, const void *data, uint32_t len)
 {
 	(void)arg;
 	(void)data;
 	(void)len;
+	return true;
 }
 
 static void make_vsock(struct world *w)

@@ -30,9 +30,10 @@ void fake_vm_reset(void)
 	memset(&fake_vm, 0, sizeof(fake_vm));
 }
 
-static void printed(void *arg, const void *data, uint32_t len)
+static bool printed(void *arg, const void *data, uint32_t len)
 {
 	fake_vm.printed += len;
+	return true;
 }
 
 static void add_item(struct vm *vm, const struct state_desc *desc, unsigned instance, void *pod)

@@ -29,10 +29,11 @@ struct fix {
 	bool done;
 };
 
-static void count(void *arg, const void *data, uint32_t len)
+static bool count(void *arg, const void *data, uint32_t len)
 {
 	(void)data;
 	((struct fix *)arg)->printed += len;
+	return true;
 }
 
 static int setup(void **state)

@@ -32,11 +32,11 @@ static void room(void *arg)
 	}
 }
 
-static void deliver_a(void *arg, const void *data, uint32_t len)
+static bool deliver_a(void *arg, const void *data, uint32_t len)
 {
 	struct fix *f = arg;
 
-	rig_deliver(&f->a, data, len);
+	return rig_deliver(&f->a, data, len);
 }
 
 static int setup(void **state)
@@ -216,6 +216,60 @@ static void pushes_back_over_the_limit(void **state)
 	assert_int_equal(f->rooms, 1); /* not starved: not called */
 }
 
+static bool takes_one(void *arg, const void *data, uint32_t len)
+{
+	deliver_a(arg, data, len);
+	return false;
+}
+
+/* A sink that is full holds back its own device only; what is held of it leaves all the same. */
+static void full_sink(void **state)
+{
+	struct fix *f = *state;
+	int s = obuf_add_sink(&f->ob, takes_one, room, f);
+
+	assert_int_equal(put(f, s, "1"), 0);
+	assert_int_equal(put(f, s, "2"), -EAGAIN);
+	assert_int_equal(put(f, f->sb, "b"), 0);
+	assert_out(f->b, "b");
+	obuf_continue(&f->ob); /* no room yet */
+	assert_int_equal(f->rooms, 0);
+	obuf_room(&f->ob);
+	assert_int_equal(f->rooms, 1);
+	obuf_hold(&f->ob, 1);
+	assert_int_equal(put(f, s, "2"), 0);
+	assert_int_equal(put(f, s, "3"), 0);
+	obuf_seal(&f->ob, 2);
+	obuf_release(&f->ob, 1);
+	assert_out(f->a, "123");
+	assert_int_equal(put(f, s, "4"), -EAGAIN);
+	obuf_drop(&f->ob); /* nobody waits for a buffer that swallows everything */
+	assert_int_equal(f->rooms, 2);
+	assert_int_equal(put(f, s, "4"), 0);
+	assert_out(f->a, "123");
+}
+
+/* A sink's own bound does not keep the others. */
+static void bound_of_a_sink(void **state)
+{
+	struct fix *f = *state;
+	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	unsigned n = 0;
+
+	obuf_limit_sink(&f->ob, s, 200);
+	obuf_hold(&f->ob, 1);
+	while (put(f, s, "0123456789") == 0)
+		n++;
+	assert_in_range(n, 2, 19);
+	assert_true(f->ob.bytes <= 200);
+	assert_int_equal(put(f, f->sb, "b"), 0);
+	obuf_seal(&f->ob, 2);
+	obuf_release(&f->ob, 1);
+	assert_int_equal(f->a.n, n);
+	assert_int_equal(f->rooms, 1);
+	assert_int_equal(put(f, s, "0123456789"), 0);
+}
+
 /* Half of the limit must be free before anybody is called back. */
 static void room_has_hysteresis(void **state)
 {
@@ -276,7 +330,7 @@ struct many {
 	unsigned out, laters;
 };
 
-static void count_out(void *arg, const void *data, uint32_t len)
+static bool count_out(void *arg, const void *data, uint32_t len)
 {
 	struct many *m = arg;
 	unsigned id;
@@ -285,6 +339,7 @@ static void count_out(void *arg, const void *data, uint32_t len)
 	memcpy(&id, data, len);
 	assert_int_equal(id, m->out);
 	m->out++;
+	return true;
 }
 
 static void count_later(void *arg)
@@ -341,10 +396,10 @@ static void many_leave_in_parts(void **state)
 	assert_int_equal(m.laters, 0);
 }
 
-static void takes_long(void *arg, const void *data, uint32_t len)
+static bool takes_long(void *arg, const void *data, uint32_t len)
 {
 	rig_now_ns += LOOP_BUDGET_NS; /* as a frame that the host cuts into many */
-	count_out(arg, data, len);
+	return count_out(arg, data, len);
 }
 
 /* It is time that counts: an entry each turn, when each takes all of it. */
@@ -433,7 +488,7 @@ static void model_later(void *arg)
 	((struct model *)arg)->later = true;
 }
 
-static void model_deliver(void *arg, const void *data, uint32_t len)
+static bool model_deliver(void *arg, const void *data, uint32_t len)
 {
 	struct model *m = arg;
 	uint32_t id;
@@ -443,6 +498,7 @@ static void model_deliver(void *arg, const void *data, uint32_t len)
 	assert_int_equal(id, m->next);
 	assert_true(m->epoch_of[id] <= m->allowed);
 	m->next++;
+	return true;
 }
 
 static void random_walk(void **state)
@@ -518,6 +574,8 @@ int main(void)
 		T(drop_is_for_ever),
 		T(teardown_releases_nothing),
 		T(pushes_back_over_the_limit),
+		T(full_sink),
+		T(bound_of_a_sink),
 		T(room_has_hysteresis),
 		T(one_entry_always_fits),
 		T(tiny_entries_are_bounded),

@@ -91,8 +91,9 @@ static RIG_UNUSED void rig_moved(void *arg)
 	((struct srig *)arg)->moved++;
 }
 
-static RIG_UNUSED void rig_sink(void *arg, const void *data, uint32_t len)
+static RIG_UNUSED bool rig_sink(void *arg, const void *data, uint32_t len)
 {
+	return true;
 }
 
 static RIG_UNUSED void rig_add_item(struct vm *vm, const struct state_desc *desc, unsigned instance,

@@ -261,7 +261,7 @@ struct rig_out {
 	uint8_t data[1 << 17];
 };
 
-static RIG_UNUSED void rig_deliver(void *arg, const void *data, uint32_t len)
+static RIG_UNUSED bool rig_deliver(void *arg, const void *data, uint32_t len)
 {
 	struct rig_out *o = arg;
 
@@ -269,6 +269,7 @@ static RIG_UNUSED void rig_deliver(void *arg, const void *data, uint32_t len)
 	memcpy(o->data + o->bytes, data, len);
 	o->bytes += len;
 	o->n++;
+	return true;
 }
 
 #endif

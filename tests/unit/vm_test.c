@@ -123,9 +123,10 @@ static void registers_beyond_the_cpuid(void **state)
 	free(buf);
 }
 
-static void count(void *arg, const void *data, uint32_t len)
+static bool count(void *arg, const void *data, uint32_t len)
 {
 	++*(unsigned *)arg;
+	return true;
 }
 
 static bool doubts(void *arg)

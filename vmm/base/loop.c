@@ -347,6 +347,17 @@ int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint
 	return key_io(l, op, sqe, len);
 }
 
+void loop_io_abandon(struct loop *l, struct loop_op *op)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!op->slot || !l->slots)
+		return;
+	sqe = get_sqe(l);
+	io_uring_prep_cancel64(sqe, detach(l, op), 0);
+	io_uring_sqe_set_data64(sqe, 0);
+}
+
 int loop_fdatasync(struct loop *l, struct loop_op *op, int fd)
 {
 	struct io_uring_sqe *sqe = arm(l, op);

@@ -108,6 +108,9 @@ void loop_timer_del(struct loop *l, struct loop_op *op);
 int loop_read(struct loop *l, struct loop_op *op, int fd, void *buf, uint32_t len, uint64_t off);
 int loop_write(struct loop *l, struct loop_op *op, int fd, const void *buf, uint32_t len,
 	       uint64_t off);
+/* fn will not be called. What is read from or written to must stay: the kernel may be at it still.
+ */
+void loop_io_abandon(struct loop *l, struct loop_op *op);
 int loop_fdatasync(struct loop *l, struct loop_op *op, int fd);
 int loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_t off,
 		   uint64_t len);

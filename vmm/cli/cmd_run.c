@@ -121,8 +121,10 @@ static void stop(struct run *r)
 	built = r->has_vm || r->secondary.has_vm;
 	if (secondary_stop(&r->secondary) && !r->exit_code)
 		r->exit_code = 2;
-	if (built)
+	if (built) {
+		console_flush(&r->vm.devices.console);
 		vm_destroy(&r->vm);
+	}
 	console_sock_close(r->console);
 	ctl_close(r->ctl);
 	arbiter_close(r->ft.arbiter);

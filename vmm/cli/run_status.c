@@ -112,6 +112,8 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "held_bytes", json_integer(ob->bytes));
 	json_object_set_new(o, "released_packets_total", json_integer(ob->released));
 	json_object_set_new(o, "dropped_packets_total", json_integer(ob->dropped));
+	json_object_set_new(o, "console_dropped_bytes_total",
+			    json_integer((json_int_t)r->vm.devices.console.dropped));
 	json_object_set_new(
 		o, "sync_bytes",
 		json_integer(__atomic_load_n(&r->primary.engine.sync.bytes, __ATOMIC_RELAXED)));

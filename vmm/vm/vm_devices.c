@@ -210,7 +210,7 @@ int vm_devices_make(struct vm *vm, const struct backends *b, struct err *e)
 {
 	struct vm_devices *ds = &vm->devices;
 	struct making m = {.vm = vm, .ds = ds, .b = b, .e = e};
-	int r = console_open(&ds->console, b->console, e);
+	int r = console_open(&ds->console, vm->loop, &vm->obuf, b->console, e);
 
 	for (unsigned i = 0; i < ROWS(fixed) && !r; i++) {
 		struct device *d = NULL;

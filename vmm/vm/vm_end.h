@@ -40,6 +40,7 @@ extern const struct state_desc vm_ending_desc;
 struct vm_watch {
 	int fd; /* an end, or a panic, is to be looked at */
 	struct loop_op op;
+	struct loop_work work;
 	void (*on_end)(void *arg);
 	void (*on_panic)(void *arg); /* the guest's kernel said that it panicked; may be NULL */
 	void *arg;
