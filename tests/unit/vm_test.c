@@ -307,6 +307,44 @@ static void what_is_not_given_is_named(void **state)
 	loop_done(&loop);
 }
 
+struct order {
+	unsigned n, work, end;
+};
+
+static bool kicked(struct loop_work *w)
+{
+	struct order *o = w->arg;
+
+	o->work = ++o->n;
+	return false;
+}
+
+static void ended_in_order(void *arg)
+{
+	struct order *o = arg;
+
+	o->end = ++o->n;
+}
+
+/* A queue that was kicked before the guest ended is looked at before that is told. */
+static void the_end_comes_last(void **state)
+{
+	struct fix *f = *state;
+	struct order o = {0};
+	struct loop_work w = {.fn = kicked, .arg = &o};
+
+	run_a_while(f);
+	f->vm.watch.on_end = ended_in_order;
+	f->vm.watch.arg = &o;
+	f->vm.ending.end = VM_END_OFF;
+	loop_work_add(&f->loop, &w);
+	vm_tell_end(&f->vm);
+	for (unsigned i = 0; i < 1000 && !o.end; i++)
+		loop_run_once(&f->loop, 1000000);
+	assert_int_equal(o.work, 1);
+	assert_int_equal(o.end, 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -321,6 +359,7 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(triple_fault_is_the_guests_end, setup, teardown),
 		cmocka_unit_test(what_is_not_given_is_named),
+		cmocka_unit_test_setup_teardown(the_end_comes_last, setup, teardown),
 	};
 
 	if (access("/dev/kvm", R_OK | W_OK) || access(KERNEL, R_OK)) {
