@@ -5,6 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "vmm/base/log.h"
+
 static const char *const names[] = {
 #define X(e, name) name,
 	STEP_LIST(X)
@@ -39,6 +41,8 @@ void step_reached(enum step s)
 {
 	if (__builtin_expect((int)s != die_at.step, 1))
 		return;
-	if (__atomic_sub_fetch(&die_at.left, 1, __ATOMIC_RELAXED) == 0)
-		kill(getpid(), SIGKILL);
+	if (__atomic_sub_fetch(&die_at.left, 1, __ATOMIC_RELAXED) != 0)
+		return;
+	log_flush();
+	kill(getpid(), SIGKILL);
 }

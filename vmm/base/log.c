@@ -1,5 +1,11 @@
+#define _GNU_SOURCE /* pthread_cond_clockwait */
 #include "vmm/base/log.h"
 
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,13 +13,23 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LINE_MAX_BYTES 1024
+#define RING	       65536u
+
 static const char *const level_name[] = {"error", "warning", "info", "debug"};
 
-/* Process-wide by nature: there is one stderr. Set before any thread exists. */
+/* Process-wide by nature: there is one stderr. Level and name are set before any thread exists. */
 static struct {
 	enum log_level level;
 	char name[64];
-} sink = {.level = LOG_INFO};
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool started;
+	uint64_t lost; /* lines, behind those in the ring */
+	uint32_t at, len;
+	char ring[RING]; /* whole lines, the one that is being written included */
+} sink = {
+	.level = LOG_INFO, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 void log_init(enum log_level level, const char *name)
 {
@@ -26,24 +42,154 @@ bool log_enabled(enum log_level level)
 	return level <= sink.level;
 }
 
+/* One write, so that lines of several threads and processes do not mix. */
+static void write_line(const char *line, size_t n)
+{
+	while (n) {
+		struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+		ssize_t done = write(STDERR_FILENO, line, n);
+
+		if (done < 0 && errno == EAGAIN)
+			poll(&p, 1, -1);
+		else if (done < 0 && errno != EINTR)
+			return;
+		if (done > 0) {
+			line += done;
+			n -= (size_t)done;
+		}
+	}
+}
+
+__attribute__((format(printf, 3, 0))) static size_t format(char *line, enum log_level level,
+							   const char *fmt, va_list ap)
+{
+	size_t n =
+		(size_t)snprintf(line, LINE_MAX_BYTES, "ftvmm%s%s%s %s: ", sink.name[0] ? "[" : "",
+				 sink.name, sink.name[0] ? "]" : "", level_name[level]);
+
+	vsnprintf(line + n, LINE_MAX_BYTES - n - 1, fmt, ap);
+	n = strlen(line);
+	line[n++] = '\n';
+	return n;
+}
+
+/* --- the ring; all under the lock ------------------------------------------------------------- */
+
+/* Behind lines that are lost nothing has a place until that is said. */
+static void put(const char *line, size_t n)
+{
+	if (sink.lost || n > RING - sink.len) {
+		sink.lost++;
+		return;
+	}
+	for (size_t i = 0; i < n; i++)
+		sink.ring[(sink.at + sink.len + i) % RING] = line[i];
+	sink.len += (uint32_t)n;
+}
+
+/* The first line there is, which stays there until it is written. */
+static size_t peek(char *line)
+{
+	size_t n = 0;
+
+	do
+		line[n] = sink.ring[(sink.at + n) % RING];
+	while (line[n++] != '\n' && n < LINE_MAX_BYTES);
+	return n;
+}
+
+/* All before them are written: there is room to say so. */
+static void say_lost(void)
+{
+	uint64_t n = sink.lost;
+
+	sink.lost = 0;
+	pthread_mutex_unlock(&sink.lock);
+	log_warn("%" PRIu64 " lines lost: nobody read this log", n);
+	pthread_mutex_lock(&sink.lock);
+}
+
+static void write_one(void)
+{
+	char line[LINE_MAX_BYTES];
+	size_t n = peek(line);
+
+	pthread_mutex_unlock(&sink.lock);
+	write_line(line, n);
+	pthread_mutex_lock(&sink.lock);
+	sink.len -= (uint32_t)n;
+	sink.at = sink.len ? (uint32_t)((sink.at + n) % RING) : 0;
+	pthread_cond_broadcast(&sink.changed);
+}
+
+static void *writer(void *arg)
+{
+	pthread_mutex_lock(&sink.lock);
+	for (;;) {
+		if (sink.len)
+			write_one();
+		else if (sink.lost)
+			say_lost();
+		else
+			pthread_cond_wait(&sink.changed, &sink.lock);
+	}
+	return NULL;
+}
+
+int log_start(void)
+{
+	sigset_t all, old;
+	pthread_t thread;
+	int r;
+
+	/* Signals are the main thread's business. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	r = pthread_create(&thread, NULL, writer, NULL);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r)
+		return -r;
+	pthread_detach(thread);
+	sink.started = true;
+	return 0;
+}
+
+void log_flush(void)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += LOG_FLUSH_MS * 1000000l;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	pthread_mutex_lock(&sink.lock);
+	while (sink.len || sink.lost)
+		if (pthread_cond_clockwait(&sink.changed, &sink.lock, CLOCK_MONOTONIC, &until))
+			break;
+	pthread_mutex_unlock(&sink.lock);
+}
+
+/* --- lines ------------------------------------------------------------------------------------ */
+
 void log_write(enum log_level level, const char *fmt, ...)
 {
-	char line[1024];
+	char line[LINE_MAX_BYTES];
 	size_t n;
 	va_list ap;
 
 	if (!log_enabled(level))
 		return;
-	n = snprintf(line, sizeof(line), "ftvmm%s%s%s %s: ", sink.name[0] ? "[" : "", sink.name,
-		     sink.name[0] ? "]" : "", level_name[level]);
 	va_start(ap, fmt);
-	vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
+	n = format(line, level, fmt, ap);
 	va_end(ap);
-	n = strlen(line);
-	line[n++] = '\n';
-	/* One write, so that lines of several threads and processes do not mix. */
-	if (write(STDERR_FILENO, line, n) < 0)
+	if (!sink.started) {
+		write_line(line, n);
 		return;
+	}
+	pthread_mutex_lock(&sink.lock);
+	put(line, n);
+	pthread_cond_broadcast(&sink.changed);
+	pthread_mutex_unlock(&sink.lock);
 }
 
 bool log_may(uint64_t *last)
@@ -62,5 +208,6 @@ bool log_may(uint64_t *last)
 void log_bug(const char *file, int line, const char *what)
 {
 	log_write(LOG_ERROR, "bug in ftvmm at %s:%d: %s", file, line, what);
+	log_flush();
 	abort();
 }

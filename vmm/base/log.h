@@ -1,4 +1,10 @@
-/* Levelled log to stderr, one line a message: "ftvmm[NAME] level: text". Any thread. */
+/*
+ * Levelled log to stderr, one line a message: "ftvmm[NAME] level: text". Any thread.
+ *
+ * After log_start() nobody waits for whoever reads it, a terminal with Ctrl-S or a full pipe:
+ * lines go into a ring of 64 KiB, and a thread writes them. What finds no room is lost, and how
+ * much it was is said in its place.
+ */
 #ifndef VMM_LOG_H
 #define VMM_LOG_H
 
@@ -10,6 +16,11 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 /* Threshold (default LOG_INFO) and the name shown; called once at start, before threads. */
 void log_init(enum log_level level, const char *name);
 bool log_enabled(enum log_level level);
+/* Lines are written by a thread of its own from now on. Once; 0 or a negative errno. */
+int log_start(void);
+/* Wait until all lines so far are written, at most LOG_FLUSH_MS: before an end. */
+#define LOG_FLUSH_MS 500
+void log_flush(void);
 void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* For what a guest can do all day: true once a second. *last: of the caller, 0 to begin with. */

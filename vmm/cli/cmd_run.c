@@ -150,8 +150,13 @@ int cmd_run(int argc, char **argv)
 	}
 	log_init(r->cfg.verbose ? LOG_DEBUG : LOG_INFO, r->cfg.name);
 	r->signal_fd = -1;
-	code = start(r, &e);
+	code = log_start();
+	if (code)
+		err_set(&e, code, "log: thread: %s", strerror(-code));
+	else
+		code = start(r, &e);
 	if (code) {
+		log_flush();
 		fprintf(stderr, "ftvmm: %s\n", e.msg[0] ? e.msg : strerror(-code));
 		r->exit_code = code == -ESTALE ? 5 : 1;
 	} else {
@@ -162,6 +167,7 @@ int cmd_run(int argc, char **argv)
 		}
 	}
 	stop(r);
+	log_flush();
 	code = r->exit_code;
 	free(r);
 	return code;
