@@ -110,6 +110,83 @@ def console_clients(lab):
     expect(vm.state() == "RUNNING", vm.state())
 
 
+class Fifo:
+    """What a process writes to, and its reader, who reads when told."""
+
+    def __init__(self, lab, name):
+        self.path, self.seen = lab.path(name), b""
+        os.mkfifo(self.path)
+        self.fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        lab.closing.append(self)
+
+    def fill(self):
+        junk = b"." * 4096
+        try:
+            while True:
+                os.write(self.fd, junk)
+        except BlockingIOError:
+            pass
+
+    def read_until(self, accept, what, seconds=10):
+        d = ftlab.Deadline(seconds)
+        while not accept():
+            ready, _, _ = select.select([self.fd], [], [], 0.1)
+            self.seen += os.read(self.fd, 65536) if ready else b""
+            d.check(f"{what}, after {self.seen[-300:]}")
+
+    def wait(self, pattern, seconds=10):
+        self.read_until(lambda: re.search(pattern, self.seen), pattern, seconds)
+
+    def close(self):
+        os.close(self.fd)
+
+
+@test(90)
+def console_stuck(lab):
+    """nobody reads it: the pair stays in step, what is lost is counted, and then it goes on"""
+    pair = Pair(lab, "console", "x", disk=0, net=False)
+    pair.secondary("B").wait_state("STARTING")
+    out = Fifo(lab, "console-fifo")
+    a = Vm(lab, "A", ["--primary", *pair.guest_args, *pair.host_args("A"), "--console", out.path], console=False)
+    pair.vm["A"] = a
+    pair.in_step()
+    keys = Terminal(lab)
+    keys.type("flood 5000\n")
+    keys.wait("line 1: flood 5000", 40)  # it printed all of it, whoever reads
+    status = a.wait_status(lambda s: s["console_dropped_bytes_total"] > 0, "a loss that is counted")
+    expect(status["loop_away_us"]["max"] < 1e6 * ftlab.SLOW, f"the loop was away: {status['loop_away_us']}")
+    pair.in_step(1)
+    a.wait_log("its reader takes nothing")
+    out.read_until(lambda: "bytes were lost" in a.log_text(), "a reader that has caught up", 20)
+    keys.type("after\n")
+    out.wait(b"line 2: after", 20)
+    lines = re.findall(rb"^(\d{100})$", out.seen, re.M)
+    expect(len(lines) > 600, f"only {len(lines)} lines were kept")
+    expect([int(n) for n in lines[:600]] == list(range(4999, 4399, -1)), "what was kept is not in order")
+    pair.end()
+
+
+@test(90)
+def log_stuck(lab):
+    """nobody reads the log: protection, a loss, and the VM goes on; the lines come when it is read"""
+    pair = Pair(lab, "console", "x", disk=0, net=False)
+    b = pair.secondary("B")
+    b.wait_state("STARTING")
+    err = Fifo(lab, "log-fifo")
+    err.fill()
+    a = Vm(lab, "A", ["--primary", *pair.guest_args, *pair.host_args("A")],
+           before=("sh", "-c", 'exec "$@" 2>"$0"', err.path))
+    pair.vm["A"] = a
+    pair.in_step()
+    b.kill()
+    a.wait_state("DEGRADED")
+    keys = Terminal(lab)
+    keys.type("here\n")
+    keys.wait("line 1: here")
+    err.wait(rb"info: .*PROTECTED(.|\n)*DEGRADED")
+    pair.end()
+
+
 @test(60)
 def console_left(lab):
     """who left with bytes that the guest has not read takes no place"""
