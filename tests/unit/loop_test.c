@@ -319,6 +319,26 @@ static void one_turn_a_round(void **state)
 	assert_story(s, "b");
 }
 
+static bool never_done(struct loop_work *w)
+{
+	note(w->arg, 'x');
+	return true;
+}
+
+/* Nor does work that costs nothing keep the loop from its events. */
+static void endless_work(void **state)
+{
+	struct story *s = *state;
+	struct loop_work x = {.fn = never_done, .arg = s};
+
+	loop_work_add(&s->loop, &x);
+	for (unsigned i = 0; i < 3; i++) {
+		round_of(s);
+		assert_story(s, "x");
+	}
+	loop_work_del(&s->loop, &x);
+}
+
 /* However much work there is, a timer and an event have their turn each round. */
 static void work_keeps_nobody_waiting(void **state)
 {
@@ -409,6 +429,7 @@ static void start_up_does_not_count(void **state)
 	struct loop_work end = {.fn = stops, .arg = &s->loop};
 	struct job j;
 
+	round_of(s);
 	now_ns += 5000 * MS;
 	job(&j, s, 'x', 1, 80 * MS);
 	loop_work_add(&s->loop, &end);
@@ -455,6 +476,7 @@ int main(void)
 		T(timers_wake_the_loop),
 		T(turns_go_round),
 		T(one_turn_a_round),
+		T(endless_work),
 		T(work_keeps_nobody_waiting),
 		T(work_is_done_without_an_event),
 		T(hands_over_much_at_once),

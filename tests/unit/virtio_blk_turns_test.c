@@ -147,6 +147,21 @@ static void closed_in_the_middle(void **state)
 				 i < f->submits ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
 }
 
+/* The disk forgets its turn when it is closed. */
+static void closed_before_its_turn(void **state)
+{
+	struct fix *f = *state;
+
+	ask(f);
+	disk_hold(&f->disk, true);
+	rig_until(&f->rig, waiting(f) == REQUESTS);
+	disk_hold(&f->disk, false);
+	assert_true(f->disk.work.waits);
+	disk_close(&f->disk); /* with one at the kernel, as it warns */
+	assert_false(f->disk.work.waits);
+	rig_until(&f->rig, rig_used_idx(&f->q) == REQUESTS);
+}
+
 /* What is complete is told one by one, with a pause in the middle. */
 static void told_in_turns(void **state)
 {
@@ -179,6 +194,29 @@ static void told_in_turns(void **state)
 	for (unsigned i = 0; i < REQUESTS; i++)
 		round_of(f);
 	assert_int_equal(rig_used_idx(&f->q), REQUESTS);
+}
+
+/* A reset while answers wait: none is given, and nobody looks for them. */
+static void reset_before_told(void **state)
+{
+	struct fix *f = *state;
+
+	rig_set_clock(&f->rig, 0);
+	ask(f);
+	disk_hold(&f->disk, true);
+	rig_until(&f->rig, waiting(f) == REQUESTS);
+	f->dev->ops->quiet(f->dev, true);
+	disk_hold(&f->disk, false);
+	rig_until(&f->rig, f->dones == REQUESTS);
+	rig_set(&f->rig, 0, VIRTIO_MMIO_STATUS, 0);
+	rig_start(&f->rig, 0, rig_offered(&f->rig, 0), &f->q, 1, 64);
+	f->dev->ops->quiet(f->dev, false);
+	rig_settle(&f->rig);
+	assert_int_equal(rig_used_idx(&f->q), 0);
+	ask(f);
+	rig_until(&f->rig, rig_used_idx(&f->q) == REQUESTS);
+	rig_settle(&f->rig);
+	assert_null(f->rig.loop.work);
 }
 
 /* One who takes over writes again what was written and not told: all, and once. */
@@ -217,8 +255,9 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(taken_in_turns), T(let_go_in_turns),	 T(closed_in_the_middle),
-		T(told_in_turns),  T(saved_before_told),
+		T(taken_in_turns),	   T(let_go_in_turns), T(closed_in_the_middle),
+		T(closed_before_its_turn), T(told_in_turns),   T(reset_before_told),
+		T(saved_before_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -181,6 +181,27 @@ static void starved_connections_keep_their_bytes(void **state)
 	close(fd);
 }
 
+/* What a program wrote comes a packet a turn, when each takes all of it. */
+static void packets_take_turns(void **state)
+{
+	struct fix *f = *state;
+	uint32_t hp;
+	uint16_t before;
+	int fd;
+
+	start(f);
+	fd = open_from_host(f, &hp);
+	before = f->rx_seen = rig_used_idx(&f->q[RX]);
+	assert_int_equal(write(fd, f->out, 60000), 60000);
+	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	for (unsigned i = 0; i < 10; i++) {
+		loop_run_once(&f->rig.loop, 1000000);
+		assert_in_range((uint16_t)(rig_used_idx(&f->q[RX]) - before), i ? 1 : 0, i + 1);
+	}
+	rig_until(&f->rig, (uint16_t)(rig_used_idx(&f->q[RX]) - before) >= 60000 / RX_BUF);
+	close(fd);
+}
+
 static void quiet_device_waits(void **state)
 {
 	struct fix *f = *state;
@@ -263,6 +284,7 @@ int main(void)
 		T(small_receive_buffer),
 		T(flood_without_buffers),
 		T(starved_connections_keep_their_bytes),
+		T(packets_take_turns),
 		T(quiet_device_waits),
 		T(replaces_only_what_is_dead),
 		T(is_private),

@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* pthread_cond_clockwait */
+#define _GNU_SOURCE /* pthread_cond_clockwait, pthread_setname_np */
 #include "vmm/base/log.h"
 
 #include <errno.h>
@@ -124,6 +124,7 @@ static void write_one(void)
 
 static void *writer(void *arg)
 {
+	pthread_setname_np(pthread_self(), "log");
 	pthread_mutex_lock(&sink.lock);
 	for (;;) {
 		if (sink.len)
