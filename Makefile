@@ -76,7 +76,7 @@ $(foreach u,$(subst .c:,:,$(UNITLIBS)),$(eval $(B)/tests/unit/$(firstword $(subs
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
 # A model takes the place of KVM's dirty log.
-$(patsubst %,$(B)/tests/unit/%_test,ram_pass sync send): WRAP := kvm_ioctl kvm_log_dirty
+$(patsubst %,$(B)/tests/unit/%_test,ram_pass sync send send_epochs capture): WRAP := kvm_ioctl kvm_log_dirty
 $(B)/tests/unit/send_test: WRAP += loop_now_ns
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
 	$(eval $(t): $(patsubst %.c,$(B)/%.o,$(filter $(d)/lib%,$(TOOLLIB))))))

@@ -1,6 +1,7 @@
 /*
- * Captures of a machine without a CPU: what the host wrote or gave back, as batches for a sender
- * that keeps a peer's memory. After each epoch the peer has what the machine has.
+ * Captures of a machine without a CPU (tests/unit/kvm_model.h): what the guest and the host wrote
+ * or gave back, as batches for a sender that keeps a peer's memory. After each epoch the peer has
+ * what the machine has.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,12 +16,11 @@
 #include <unistd.h>
 
 #include "ft/epoch/capture.h"
+#include "tests/unit/kvm_model.h"
 
 #define BYTES (8ull << 20)
 #define PAGES (BYTES / MEM_PAGE_SIZE)
 #define BUFS  256u /* the least that a capture has */
-
-static struct kvm kvm = {.manual_protect = true};
 
 struct fix {
 	struct mem mem;
@@ -30,13 +30,21 @@ struct fix {
 	uint64_t pushed;    /* batches in the middle of a capture */
 	uint64_t sent;	    /* pages */
 	uint64_t sent_zero; /* of these by the page of zeros */
+	uint64_t based;	    /* of these with a base */
 };
 
 static void send_batch(struct fix *f, struct capture_batch *b)
 {
 	for (uint32_t i = 0; i < b->n; i++) {
-		memcpy(f->peer + b->pages[i].page * MEM_PAGE_SIZE, b->pages[i].now, MEM_PAGE_SIZE);
-		f->sent_zero += b->pages[i].now == f->c.zeros;
+		const struct capture_page *p = &b->pages[i];
+		uint8_t *at = f->peer + p->page * MEM_PAGE_SIZE;
+
+		/* A delta against anything else would make another page of it. */
+		if (p->base)
+			assert_memory_equal(p->base, at, MEM_PAGE_SIZE);
+		f->based += p->base != NULL;
+		memcpy(at, p->now, MEM_PAGE_SIZE);
+		f->sent_zero += p->now == f->c.zeros;
 	}
 	f->sent += b->n;
 	capture_put(&f->c, b->pages, b->n);
@@ -49,7 +57,8 @@ static int setup(void **state)
 
 	assert_non_null(f);
 	assert_int_equal(mem_init(&f->mem, MEM_SHARED_FILE, BYTES, NULL), 0);
-	assert_int_equal(capture_init(&f->c, &kvm, &f->mem, 1, NULL), 0);
+	kvm_model_start(&f->mem);
+	assert_int_equal(capture_init(&f->c, &kvm_model.kvm, &f->mem, 1, NULL), 0);
 	assert_int_equal(f->c.nbufs, BUFS);
 	f->batch.cap = BUFS;
 	f->batch.pages = calloc(BUFS, sizeof(*f->batch.pages));
@@ -64,6 +73,7 @@ static int teardown(void **state)
 	struct fix *f = *state;
 
 	capture_done(&f->c);
+	kvm_model_end();
 	mem_done(&f->mem);
 	free(f->batch.pages);
 	free(f->peer);
@@ -99,9 +109,6 @@ static void epoch(struct fix *f)
 	uint8_t page[MEM_PAGE_SIZE];
 	int r;
 
-	/* What KVM would do: a log of a guest that wrote nothing since it was cleared. */
-	memset(f->c.dirty.bits, 0, f->c.dirty.nwords * sizeof(uint64_t));
-	memset(f->c.dirty.clear, 0, f->c.dirty.nwords * sizeof(uint64_t));
 	assert_int_equal(capture_begin(&f->c), 0);
 	while ((r = capture_fill(&f->c, &f->batch)) == 0) {
 		f->pushed++;
@@ -187,6 +194,113 @@ static void a_hot_page_cools_down_at_once(void **state)
 	epoch(f);
 }
 
+static bool is_protected(uint64_t page)
+{
+	return !(kvm_model.bits[page / 64] >> (page % 64) & 1);
+}
+
+/* One page by the guest: how many pages does the epoch bring? */
+static uint64_t write_and_seal(struct fix *f, uint64_t page, uint64_t value)
+{
+	uint64_t before = f->sent;
+
+	guest_writes(&f->mem, page, 3, value);
+	epoch(f);
+	return f->sent - before;
+}
+
+static uint64_t seal(struct fix *f)
+{
+	uint64_t before = f->sent;
+
+	epoch(f);
+	return f->sent - before;
+}
+
+/* Protected again when it is captured, or its next write would be missed; and only once sent. */
+static void a_cold_page(void **state)
+{
+	struct fix *f = *state;
+
+	assert_int_equal(write_and_seal(f, 70, 1), 1);
+	assert_true(is_protected(70));
+	assert_int_equal(seal(f), 0);
+	assert_int_equal(f->based, 0);
+	/* What the peer holds of it was kept. */
+	assert_int_equal(write_and_seal(f, 70, 2), 1);
+	assert_int_equal(f->based, 1);
+	assert_true(is_protected(70));
+	assert_int_equal(f->c.nhot, 0);
+	assert_int_equal(seal(f), 0);
+	check_no_buffer_lost(f);
+}
+
+/* Dirty twice running: not protected any more, compared instead; until it keeps still. */
+static void a_hot_page(void **state)
+{
+	struct fix *f = *state;
+
+	assert_int_equal(write_and_seal(f, 70, 1), 1);
+	assert_int_equal(write_and_seal(f, 70, 2), 1);
+	assert_int_equal(f->c.nhot, 1);
+	for (unsigned i = 0; i < 20; i++) {
+		assert_false(is_protected(70));
+		assert_int_equal(write_and_seal(f, 70, 100 + i), 1);
+	}
+	assert_int_equal(f->c.sent_hot, 20);
+	assert_int_equal(f->based, 21);
+	/* A write that changes nothing, and none: eight epochs. */
+	for (unsigned i = 0; i < 7; i++) {
+		assert_int_equal(i % 2 ? seal(f) : write_and_seal(f, 70, 119), 0);
+		assert_false(is_protected(70));
+	}
+	/* In between it begins anew. */
+	assert_int_equal(write_and_seal(f, 70, 7), 1);
+	for (unsigned i = 0; i < 8; i++) {
+		assert_false(is_protected(70));
+		assert_int_equal(seal(f), 0);
+	}
+	assert_true(is_protected(70));
+	assert_int_equal(f->c.nhot, 0);
+	/* From here on like any other. */
+	assert_int_equal(seal(f), 0);
+	assert_int_equal(write_and_seal(f, 70, 8), 1);
+	assert_int_equal(f->based, 23);
+	check_no_buffer_lost(f);
+}
+
+/* More hot pages than there is room for: the others are protected, and none is lost. */
+static void too_many_hot_pages(void **state)
+{
+	struct fix *f = *state;
+
+	for (unsigned e = 1; e <= 5; e++) {
+		for (uint64_t p = 0; p < 200; p++)
+			guest_writes(&f->mem, p * 3, e, e * p + 1);
+		assert_int_equal(seal(f), 200);
+		check_no_buffer_lost(f);
+	}
+	assert_int_equal(f->c.nhot, BUFS / 2);
+	for (uint64_t p = 0, n = 0; p < 200; p++) {
+		n += !is_protected(p * 3);
+		if (p == 199)
+			assert_int_equal(n, BUFS / 2);
+	}
+}
+
+/* A log that cannot be read or cleared is not an epoch. */
+static void a_log_that_fails(void **state)
+{
+	struct fix *f = *state;
+
+	guest_writes(&f->mem, 1, 1, 1);
+	kvm_model.fail = -EIO;
+	assert_int_equal(capture_begin(&f->c), -EIO);
+	kvm_model.fail = 0;
+	epoch(f);
+	assert_int_equal(f->sent, 1);
+}
+
 /* Whatever order writes and discards come in. */
 static void random_epochs(void **state)
 {
@@ -204,13 +318,15 @@ static void random_epochs(void **state)
 			n = 1 + (s >> 20) % (s & 2 ? 4 : 40);
 			if (!(s & 12))
 				discard(f, page, n < PAGES - page ? n : PAGES - page);
-			else
+			else if (s & 16)
 				set_page(f, page, (uint8_t)(s >> 10));
+			else
+				guest_writes(&f->mem, page, s % 512, s >> 8);
 		}
 		epoch(f);
 		check_no_buffer_lost(f);
 	}
-	assert_true(f->sent_zero > 1000 && f->c.sent_hot > 10);
+	assert_true(f->sent_zero > 1000 && f->c.sent_hot > 10 && f->based > 100);
 }
 
 int main(void)
@@ -220,6 +336,10 @@ int main(void)
 		T(discarded_pages_take_no_staging),
 		T(used_again_is_sent_again),
 		T(a_hot_page_cools_down_at_once),
+		T(a_cold_page),
+		T(a_hot_page),
+		T(too_many_hot_pages),
+		T(a_log_that_fails),
 		T(random_epochs),
 	};
 

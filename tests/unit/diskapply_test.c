@@ -202,6 +202,26 @@ static void larger_write(void **state)
 	free(buf);
 }
 
+/* Every mirrored image, and no other, and only it. */
+static void flush(void **state)
+{
+	static const unsigned want[] = {RIG_MIRROR, RIG_MIRROR2};
+	struct disk_writes list = {0};
+	unsigned i = 0;
+
+	add_write(&list, RIG_MIRROR, 0, 512, 1);
+	diskapply_push(&rig.disks, &list);
+	assert_int_equal(diskapply_flush(&rig.disks), 0);
+	assert_int_equal(rig.disks.queue.count, 3);
+	for (const struct disk_write *w = rig.disks.queue.head->next; w; w = w->next, i++) {
+		assert_int_equal(w->wire.disk, want[i]);
+		assert_int_equal(w->wire.kind, DISK_FLUSH);
+	}
+	diskapply_drain(&rig.disks);
+	assert_int_equal(rig.moved, 3);
+	assert_int_equal(rig.disks.error, 0);
+}
+
 static void done_twice(void **state)
 {
 	struct disk_writes list = {0};
@@ -219,7 +239,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(order), T(drop),	   T(image_fails), T(memory),
-		T(sizes), T(larger_write), T(done_twice),
+		T(sizes), T(larger_write), T(flush),	   T(done_twice),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -99,9 +99,9 @@ static void turn_until(const unsigned *count, unsigned n)
 	assert_int_equal(*count, n);
 }
 
-static unsigned threads(void)
+static unsigned count_in(const char *folder)
 {
-	DIR *d = opendir("/proc/self/task");
+	DIR *d = opendir(folder);
 	unsigned n = 0;
 
 	assert_non_null(d);
@@ -109,6 +109,16 @@ static unsigned threads(void)
 		n += de->d_name[0] != '.';
 	closedir(d);
 	return n;
+}
+
+static unsigned threads(void)
+{
+	return count_in("/proc/self/task");
+}
+
+static unsigned descriptors(void)
+{
+	return count_in("/proc/self/fd");
 }
 
 static void waited_for(void **state)
@@ -169,6 +179,7 @@ static void late_and_told_all_the_same(void **state)
 static void given_up_on_the_loop(void **state)
 {
 	struct sleeper *s = *state;
+	unsigned had = descriptors();
 
 	assert_int_equal(job_start_on(&s->job, &loop, 20000000), 0);
 	turn_until(&s->late, 1);
@@ -185,6 +196,7 @@ static void given_up_on_the_loop(void **state)
 	wait_dropped();
 	for (int i = 0; i < 3; i++)
 		loop_run_once(&loop, 1000000);
+	assert_int_equal(descriptors(), had);
 }
 
 /* --- a kernel on storage that hangs ------------------------------------------------------------

@@ -31,7 +31,11 @@ int __wrap_kvm_log_dirty(struct kvm *k, bool on);
 static void kvm_model_start(const struct mem *m)
 {
 	kvm_model.kvm = (struct kvm){.manual_protect = true, .nslots = 1};
-	kvm_model.kvm.slots[0].memory_size = m->bytes;
+	kvm_model.kvm.slots[0].memory_size = m->low_bytes;
+	if (m->bytes > m->low_bytes) {
+		kvm_model.kvm.slots[1].memory_size = m->bytes - m->low_bytes;
+		kvm_model.kvm.nslots = 2;
+	}
 	kvm_model.npages = m->npages;
 	kvm_model.bits = calloc((m->npages + 63) / 64, sizeof(uint64_t));
 	kvm_model.gets = 0;
@@ -45,12 +49,27 @@ static void kvm_model_end(void)
 	kvm_model.bits = NULL;
 }
 
+/* Slots follow each other in page numbers. */
+static uint64_t *slot_bits(unsigned slot)
+{
+	return kvm_model.bits +
+	       (slot ? kvm_model.kvm.slots[0].memory_size / MEM_PAGE_SIZE / 64 : 0);
+}
+
+static void get_log(const struct kvm_dirty_log *g)
+{
+	kvm_model.gets += !g->slot;
+	memcpy(g->dirty_bitmap, slot_bits(g->slot),
+	       kvm_model.kvm.slots[g->slot].memory_size / MEM_PAGE_SIZE / 8);
+}
+
 static void clear_log(const struct kvm_clear_dirty_log *c)
 {
 	const uint64_t *clear = c->dirty_bitmap;
+	uint64_t *bits = slot_bits(c->slot) + c->first_page / 64;
 
 	for (uint64_t i = 0; i < c->num_pages / 64; i++)
-		kvm_model.bits[c->first_page / 64 + i] &= ~clear[i];
+		bits[i] &= ~clear[i];
 	memset(kvm_model.bits, 0xff, kvm_model.busy / 8);
 }
 
@@ -62,9 +81,7 @@ int __wrap_kvm_ioctl(int fd, unsigned long request, void *arg)
 	if (r) {
 		;
 	} else if (request == KVM_GET_DIRTY_LOG) {
-		kvm_model.gets++;
-		memcpy(((struct kvm_dirty_log *)arg)->dirty_bitmap, kvm_model.bits,
-		       kvm_model.npages / 8);
+		get_log(arg);
 	} else if (request == KVM_CLEAR_DIRTY_LOG) {
 		clear_log(arg);
 	} else {

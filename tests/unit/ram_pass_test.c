@@ -252,13 +252,48 @@ static void what_is_dirty(void **state)
 	dirty_stop(&d);
 }
 
+/* RAM on both sides of the hole: two logs, one row of pages. */
+static void above_the_hole(void **state)
+{
+	uint64_t low = MEM_LOW_MAX / MEM_PAGE_SIZE;
+	const uint64_t page[] = {5, low - 1, low, low + 64, low + 1023};
+	struct ram_pass pass = {.out = &out};
+	struct mem big;
+	struct dirty d;
+	uint64_t n;
+
+	if (mem_init(&big, MEM_SHARED_FILE, MEM_LOW_MAX + (4ull << 20), NULL))
+		skip(); /* the host has less */
+	kvm_model_end();
+	kvm_model_start(&big);
+	assert_int_equal(dirty_start(&d, &kvm_model.kvm, &big, NULL), 0);
+	for (unsigned i = 0; i < 5; i++)
+		guest_writes(&big, page[i], 1, i + 1);
+	assert_int_equal(mem_store16(&big, MEM_HIGH_BASE + 3 * MEM_PAGE_SIZE, 1), 0);
+	assert_int_equal(dirty_get(&d), 0);
+	for (unsigned i = 0; i < 5; i++)
+		assert_true(d.bits[page[i] / 64] >> (page[i] % 64) & 1);
+	assert_true(d.bits[low / 64] >> 3 & 1);
+	/* Only what is asked for is protected again. */
+	dirty_set(d.clear, page[1]);
+	dirty_set(d.clear, page[4]);
+	assert_int_equal(dirty_clear(&d), 0);
+	pass.mem = &big;
+	assert_int_equal(ram_pass_dirty(&pass, &d, &n), 0);
+	assert_int_equal(n, 3);
+	assert_int_equal(ram_pass_dirty(&pass, &d, &n), 0);
+	assert_int_equal(n, 0);
+	dirty_stop(&d);
+	mem_done(&big);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(frames_of_pages),  T(bases_and_a_broken_stream),
 		T(all_that_is_used), T(a_pass_is_ended_between_frames),
-		T(what_is_dirty),
+		T(what_is_dirty),    T(above_the_hole),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
