@@ -469,6 +469,24 @@ static void an_answer_may_ask_or_close(void **state)
 	}
 }
 
+/* Nothing of it stays in the loop, however often. */
+static void a_closed_one_leaves_the_loop(void **state)
+{
+	struct arbiter *a = begin(SOON_MS);
+
+	mock_arbiter_hold(&mock, true);
+	assert_int_equal(arbiter_ask_read(a, hear, &heard), 0);
+	arbiter_close(a);
+	run_for_ms(2 * SOON_MS);
+	assert_int_equal(heard.n, 0);
+	for (unsigned i = 0; i < LOOP_MAX_OPS + 10; i++) {
+		assert_int_equal(arbiter_open(&a, &loop, "none", "web1", "me", NULL), 0);
+		assert_int_equal(arbiter_ask_read(a, hear, &heard), 0);
+		arbiter_close(a);
+	}
+	end(NULL);
+}
+
 /* The thread ends after the handle: the back end is closed then, and what waited is given up. */
 static void closing_does_not_wait(void **state)
 {
@@ -524,6 +542,7 @@ int main(void)
 		cmocka_unit_test(an_answer_that_waited_for_the_loop_counts),
 		cmocka_unit_test(an_answer_may_ask_or_close),
 		cmocka_unit_test(closing_does_not_wait),
+		cmocka_unit_test(a_closed_one_leaves_the_loop),
 		cmocka_unit_test(no_thread_is_an_answer),
 	};
 

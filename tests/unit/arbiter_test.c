@@ -369,6 +369,8 @@ static void none_always_wins(void **state)
 	assert_int_equal(rec.generation, 8);
 	assert_string_equal(rec.holder, "hostA");
 	assert_int_equal(arbiter_end(a, 8, ARBITER_RELEASED, &e), 0);
+	assert_int_equal(arbiter_read(a, &rec, &e), 0);
+	assert_int_equal(rec.end, ARBITER_RELEASED);
 	assert_int_equal(arbiter_end(a, 7, ARBITER_RELEASED, &e), -ESTALE);
 	arbiter_close(a);
 }

@@ -36,6 +36,7 @@ struct fix {
 	struct stream to;
 	struct mock_chan mock;
 	struct send send;
+	struct disk_writes log; /* of the next epoch */
 	uint64_t epoch;
 	size_t before; /* bytes of the first sync */
 	unsigned parts;
@@ -165,6 +166,7 @@ static int64_t seal(struct fix *f)
 	j = capture_all(f);
 	if (!j)
 		return -EPIPE;
+	j->disklog = f->log;
 	memset(j->state, 's', 100);
 	j->state_len = 100;
 	j->last = true;
@@ -196,6 +198,7 @@ static void trickle(struct fix *f, size_t bytes)
 struct heard {
 	uint64_t frames[FRAME_TYPE_MAX];
 	uint64_t epochs, pages;
+	struct disk_writes log;
 };
 
 static void hear_frame(const struct frame *f, struct heard *h)
@@ -204,6 +207,13 @@ static void hear_frame(const struct frame *f, struct heard *h)
 	struct wire_end end;
 
 	h->frames[f->type]++;
+	if (f->type == FRAME_DISKLOG) {
+		struct wire_disk w;
+
+		memcpy(&w, f->data, sizeof(w));
+		assert_int_equal(f->length, sizeof(w) + w.data);
+		assert_int_equal(disk_writes_add(&h->log, &w, f->data + sizeof(w)), 0);
+	}
 	assert_int_equal(open, f->type != FRAME_EPOCH_BEGIN);
 	assert_int_equal(f->epoch, h->epochs + 1);
 	if (f->type != FRAME_EPOCH_END)
@@ -255,6 +265,36 @@ static void epochs_go_out_in_order(void **state)
 	/* Together on the wire: what was captured at once is one cork. */
 	assert_int_equal(f->mock.corked, 5 + f->parts);
 	assert_int_equal(f->mock.uncorked, f->mock.corked);
+}
+
+static void disk_writes_go_out_as_they_were_made(void **state)
+{
+	struct fix *f = *state;
+	const struct disk_write *was, *is;
+	uint8_t data[3000];
+	struct heard h;
+
+	for (unsigned i = 0; i < 40; i++) {
+		struct wire_disk w = {.disk = i % 3, .kind = i % 2, .off = i * 512, .len = 4096};
+
+		memset(data, (int)i, sizeof(data));
+		w.data = i % 4 ? i * 70 : 0;
+		assert_int_equal(disk_writes_add(&f->log, &w, data), 0);
+	}
+	assert_true(seal(f) >= 0);
+	assert_int_equal(send_error(f), 0);
+	hear(f, &h);
+	assert_int_equal(h.epochs, 1);
+	was = f->log.head;
+	is = h.log.head;
+	for (unsigned i = 0; i < 40; i++, was = was->next, is = is->next) {
+		assert_non_null(is);
+		assert_memory_equal(&is->wire, &was->wire, sizeof(is->wire));
+		assert_memory_equal(is->data, was->data, was->wire.data);
+	}
+	assert_null(is);
+	disk_writes_free(&h.log);
+	disk_writes_free(&f->log);
 }
 
 /* More than staging holds: the same epoch in parts. */
@@ -409,6 +449,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(epochs_go_out_in_order),
+		TEST(disk_writes_go_out_as_they_were_made),
 		TEST(an_epoch_may_go_in_parts),
 		TEST(a_trickling_peer_does_not_renew_the_deadline),
 		TEST(parts_do_not_renew_the_deadline),
