@@ -30,7 +30,7 @@ void link_close(struct link *l)
 	heart_stop(&l->heart);
 	stream_done(&l->main);
 	l->state = LINK_DOWN;
-	l->waiting_ack = 0;
+	l->ack_waits = false;
 	l->ft->peer[0] = 0;
 }
 
@@ -81,7 +81,7 @@ static void take_frame(struct link *l, const struct frame *f, struct last_word *
 {
 	if (f->type == FRAME_REFUSE) {
 		refused(l, f);
-	} else if (w->has || (f->type == FRAME_ACK && l->waiting_ack)) {
+	} else if (w->has || (f->type == FRAME_ACK && (l->ack_waits || !l->heart.loop))) {
 		link_break(l, "message out of order");
 	} else if (f->type == FRAME_WELCOME) {
 		l->news(l->arg, LINK_WELCOME);
@@ -101,7 +101,7 @@ static void tell_last_word(struct link *l, const struct last_word *w)
 {
 	/* We were away: the peer may have taken over since it acknowledged. Ask it first. */
 	if (w->what == LINK_ACK && heart_suspect(&l->heart))
-		l->waiting_ack = l->acked;
+		l->ack_waits = true;
 	else
 		l->news(l->arg, w->what);
 }
@@ -127,7 +127,8 @@ static void main_readable(struct loop_op *op, int res)
 	struct last_word w = {0};
 
 	heart_suspect(&l->heart);
-	if (!read_main(l, &w))
+	/* Twice: a stream whose socket gave less than there was room for does not ask it again. */
+	if (!read_main(l, &w) || (w.has && !read_main(l, &w)))
 		return;
 	heart_heard(&l->heart);
 	if (w.has)
@@ -218,9 +219,9 @@ static void trusted_again(void *arg)
 {
 	struct link *l = arg;
 
-	if (!l->waiting_ack)
+	if (!l->ack_waits)
 		return;
-	l->waiting_ack = 0;
+	l->ack_waits = false;
 	l->news(l->arg, LINK_ACK);
 }
 

@@ -42,7 +42,7 @@ struct link {
 	struct stream main;
 	struct heart heart;
 	uint64_t acked;
-	uint64_t waiting_ack; /* came while we were suspect; 0: none */
+	bool ack_waits; /* it came while we were suspect */
 	char why[480];
 	char trouble[CONFIG_MAX_PEERS][480]; /* of each peer: said once */
 	void (*news)(void *arg, enum link_news what);
