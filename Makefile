@@ -28,8 +28,14 @@ GCFLAGS := -std=gnu17 -O2 -g $(WARN) -ffreestanding -fno-pic -fno-pie -mno-red-z
 	-march=x86-64 -fcf-protection=none -fno-stack-protector -fno-asynchronous-unwind-tables -I. -MMD -MP
 
 UNIT := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(filter-out tests/unit/lib%,$(wildcard tests/unit/*.c)))
-# A unit test is linked with each tests/unit/lib*.c whose header it includes: words TEST.c:LIB.
-UNITLIBS := $(shell cd tests/unit && grep -o '^\#include "tests/unit/lib[a-z_]*' *.c | sed 's|\#.*/||')
+# A unit test is linked with each lib*.c, and the fake VM, whose header it includes: words TEST:LIB.
+UNITLIBS := $(shell grep -Eo '^.include "tests/(unit/lib[a-z_]*|fuzz/vm)' tests/unit/*_test.c | sed 's|.c:.include "|:|')
+# Which takes the place of what a test does without: KVM, time that goes on by itself, the log.
+WRAP_vm := $(addprefix vm_,create destroy pause resume start try_load load save new_generation)
+WRAP_libtime := loop_now_ns loop_timer_set loop_timer_del
+WRAP_liblog := log_write
+WRAP_libsteps := step_reached
+WRAP_libprimary := kvm_ioctl kvm_log_dirty
 # Every .c directly in these folders with a main() is one host tool; lib*.c there is shared by them.
 TOOLDIRS := tests/lin tests/wire tests/bench tests/hostile tests/docs
 TOOLLIB := $(wildcard $(TOOLDIRS:%=%/lib*.c))
@@ -71,8 +77,8 @@ build/bug-$(1)/ftvmm: build/bug-$(1)/bug.o $$(filter-out $$(B)/$(word 1,$(BUG_$(
 endef
 $(foreach b,$(BUGS),$(eval $(call BUG_RULE,$(b))))
 
-$(foreach u,$(subst .c:,:,$(UNITLIBS)),$(eval $(B)/tests/unit/$(firstword $(subst :, ,$(u))): \
-	$(B)/tests/unit/$(lastword $(subst :, ,$(u))).o))
+$(foreach u,$(UNITLIBS),$(eval $(B)/$(subst :,: $(B)/,$(u)).o)\
+	$(eval $(B)/$(firstword $(subst :, ,$(u))): WRAP += $(WRAP_$(notdir $(u)))))
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
 # A model takes the place of KVM's dirty log.
@@ -117,10 +123,9 @@ build/fuzz/tests/fuzz/%_fuzz: build/fuzz/tests/fuzz/%_fuzz.o build/fuzz/libftvmm
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
 build/fuzz/libftvmm.a: $(LIBOBJS)
 	@rm -f $@; ar rcs $@ $^
-# A target takes the place of what it does without: KVM, or a clock that goes on by itself.
 FUZZ_VM := $(patsubst %,build/fuzz/tests/fuzz/%_fuzz,snapshot secondary primary)
 $(FUZZ_VM): build/fuzz/tests/fuzz/vm.o
-$(FUZZ_VM): WRAP := $(addprefix vm_,create destroy pause resume start try_load load new_generation)
+$(FUZZ_VM): WRAP := $(WRAP_vm)
 build/fuzz/tests/fuzz/legacy_fuzz: WRAP := loop_now_ns time
 
 # Everything a test needs; then all suites of tests/run but linux, and one line that sums up.

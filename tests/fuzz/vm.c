@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/eventfd.h>
 
 #include "tests/fuzz/fuzz.h"
 
@@ -24,6 +25,8 @@ void __wrap_vm_start(struct vm *vm);
 int __wrap_vm_try_load(struct vm *vm, struct err *e);
 int __wrap_vm_load(struct vm *vm, uint64_t advance_ns, struct err *e);
 void __wrap_vm_new_generation(struct vm *vm);
+int64_t __real_vm_save(struct vm *vm, void *buf, size_t cap);
+int64_t __wrap_vm_save(struct vm *vm, void *buf, size_t cap);
 
 void fake_vm_reset(void)
 {
@@ -101,6 +104,7 @@ int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
 	vm->machine = *m;
 	vm->loop = l;
 	vm->mem.fd = -1;
+	vm->watch.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	vm->kvm.manual_protect = true; /* of no memory slots */
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
 		vm->devices.disks[i].fd = vm->devices.nets[i].fd = -1;
@@ -148,13 +152,21 @@ void __wrap_vm_destroy(struct vm *vm)
 		free(vm->state.scratch[i].pod);
 	obuf_done(&vm->obuf);
 	mem_done(&vm->mem);
+	close(vm->watch.fd);
 	vm->loop = NULL;
 }
 
 int __wrap_vm_pause(struct vm *vm, struct err *e)
 {
+	if (fake_vm.pause_error)
+		return err_set(e, fake_vm.pause_error, "vCPUs: only 0 of 1 stopped within 5 s");
 	vm->running = false;
 	return 0;
+}
+
+int64_t __wrap_vm_save(struct vm *vm, void *buf, size_t cap)
+{
+	return fake_vm.save_error ? fake_vm.save_error : __real_vm_save(vm, buf, cap);
 }
 
 void __wrap_vm_resume(struct vm *vm)

@@ -14,9 +14,10 @@
 
 #define FAKE_MEM_MAX (16ull << 20)
 
-/* What the fake did since fake_vm_reset(). */
+/* What the fake is to do, and did since fake_vm_reset(). */
 struct fake_vm {
-	bool refuses; /* this host does not take the CPUs' state */
+	bool refuses;		     /* this host does not take the CPUs' state */
+	int pause_error, save_error; /* negative errno: what the CPUs do not do */
 	unsigned created, destroyed, loaded, started;
 	uint64_t printed; /* bytes that left the output buffer */
 	int sink;	  /* of the output buffer, for what a guest prints */

@@ -1,0 +1,11 @@
+/* The steps of the protocol (ft/common/steps.h) that were reached: it stands in for step_reached().
+ */
+#ifndef TESTS_LIBSTEPS_H
+#define TESTS_LIBSTEPS_H
+
+/* Forget them. */
+void steps_reset(void);
+/* Those of the calling thread since, a space between two; other threads' are not kept. */
+const char *steps_seen(void);
+
+#endif

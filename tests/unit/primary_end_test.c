@@ -1,0 +1,781 @@
+/* How a primary comes to its end, or not: claims, stops, hand-overs, and what the record says. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/fuzz/vm.h"
+#include "tests/unit/liblog.h"
+#include "tests/unit/libmockarbiter.h"
+#include "tests/unit/libprimary.h"
+#include "tests/unit/libtime.h"
+
+/* STEADY, and the guest has printed something that waits. */
+static void be_steady_with_output(struct rig *r)
+{
+	rig_reach(r, PRI_STEADY);
+	assert_true(rig_print(r, 100));
+	assert_int_equal(fake_vm.printed, 0);
+}
+
+static void expect_left(struct rig *r, const char *word, int code, const char *note)
+{
+	assert_int_equal(r->pri.fsm.state, PRI_LEFT);
+	assert_string_equal(ft_word(&r->ft), word);
+	assert_int_equal(r->ft.life, FT_OVER);
+	assert_int_equal(r->exits, 1);
+	assert_int_equal(r->code, code);
+	assert_string_equal(r->ft.note, note);
+	assert_false(r->vm.running);
+}
+
+/* --- claims ----------------------------------------------------------------------------------- */
+
+static void a_claim_that_is_won(void **state)
+{
+	struct rig *r = *state;
+	char why[480];
+
+	be_steady_with_output(r);
+	rig_cause(r, PRI_EV_LOST);
+	arbiter_was_asked(r, 1);
+	assert_int_equal(r->mock.question.what, ARBITER_CLAIM);
+	assert_int_equal(r->mock.question.why, ARBITER_GO_ON);
+	assert_int_equal(r->mock.question.record.generation, RIG_GEN + 1);
+	assert_int_equal(r->mock.question.record.side, RIG_SIDE);
+	assert_int_equal(r->ft.stands, FT_STAND_CLAIM);
+	assert_int_equal(fake_vm.printed, 0);
+	snprintf(why, sizeof(why), "peer %s: connection closed", r->cfg.peers[0]);
+	assert_string_equal(r->pri.lost_why, why);
+	rig_cause(r, PRI_EV_WON);
+	rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
+	assert_int_equal(fake_vm.printed, 100);
+	assert_int_equal(r->ft.generation, RIG_GEN + 1);
+	assert_int_equal(r->ft.stands, 0);
+	assert_string_equal(r->ft.note, why);
+	assert_true(rig_print(r, 10));
+	assert_int_equal(fake_vm.printed, 110);
+	assert_int_equal(logged("failover"), 0);
+	/* The next peer is told the new generation. */
+	rig_cause(r, PRI_EV_TIMER);
+	rig_cause(r, PRI_EV_CONNECTED);
+	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_HELLO] == 2));
+	assert_int_equal(r->hello.generation, RIG_GEN + 1);
+}
+
+static void claims_that_are_lost(void **state)
+{
+	/* To another side, or because the VM was stopped. */
+	static const int codes[] = {-ESTALE, -ECANCELED};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		be_steady_with_output(r);
+		rig_cause(r, PRI_EV_LOST);
+		arbiter_says(r, codes[i], NULL);
+		rig_until(r, PRI_LEFT);
+		expect_left(r, "FENCED", 5, "the other side runs the VM");
+		assert_int_equal(fake_vm.printed, 0);
+		assert_true(r->vm.obuf.closed);
+		assert_int_equal(r->vm.obuf.held, 0);
+		assert_int_equal(r->ft.generation, RIG_GEN);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* Everything else is no answer: nobody goes on. */
+static void claims_without_an_answer(void **state)
+{
+	static const int codes[] = {-EIO, -EBADMSG, -ENODATA, -ERANGE};
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		be_steady_with_output(r);
+		rig_cause(r, PRI_EV_LOST);
+		arbiter_says(r, codes[i], NULL);
+		rig_until(r, PRI_UNANSWERED);
+		rig_expect(r, PRI_UNANSWERED, "PAUSED", false, 'h');
+		assert_int_equal(r->ft.stands, FT_STAND_CLAIM | FT_STAND_SILENT);
+		assert_memory_equal(r->ft.note, "mock: ", 6);
+		assert_int_equal(fake_vm.printed, 0);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* It is asked every 0.5 s; what it did late counts. */
+static void a_claim_that_lands_late(void **state)
+{
+	struct rig *r = *state;
+
+	be_steady_with_output(r);
+	rig_cause(r, PRI_EV_LOST);
+	arbiter_was_asked(r, 1);
+	time_pass(&r->loop, 1999 * MS);
+	assert_int_equal(r->pri.fsm.state, PRI_CLAIM);
+	time_pass(&r->loop, 1 * MS);
+	rig_expect(r, PRI_UNANSWERED, "PAUSED", false, 'h');
+	assert_non_null(strstr(r->ft.note, "did not answer within 2000 ms"));
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(time_left(&r->pri.timer_op), 500 * MS);
+		time_pass(&r->loop, 500 * MS);
+		time_pass(&r->loop, 2000 * MS);
+		rig_expect(r, PRI_UNANSWERED, "PAUSED", false, 'h');
+	}
+	arbiter_was_asked(r, 1);
+	time_pass(&r->loop, 500 * MS);
+	arbiter_says(r, 0, NULL);
+	rig_until(r, PRI_IDLE);
+	rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
+	assert_int_equal(fake_vm.printed, 100);
+	assert_int_equal(r->ft.generation, RIG_GEN + 1);
+	assert_int_equal(r->ft.stands, 0);
+}
+
+static void other_question(void *arg, const struct arbiter_answer *answer)
+{
+	*(bool *)arg = true;
+}
+
+static void an_arbiter_that_is_busy(void **state)
+{
+	struct rig *r = *state;
+	bool answered = false;
+
+	be_steady_with_output(r);
+	assert_int_equal(arbiter_ask_read(r->ft.arbiter, other_question, &answered), 0);
+	rig_cause(r, PRI_EV_LOST);
+	rig_expect(r, PRI_UNANSWERED, "PAUSED", false, 'h');
+	assert_string_equal(r->ft.note, "arbiter: cannot be asked now");
+	assert_int_equal(time_left(&r->pri.timer_op), 500 * MS);
+	arbiter_says(r, 0, NULL);
+	loop_until(&r->loop, answered);
+	time_fire(&r->pri.timer_op);
+	arbiter_was_asked(r, 2);
+	arbiter_says(r, 0, NULL);
+	rig_until(r, PRI_IDLE);
+	rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
+}
+
+/* The CPUs do not stop: that is said, and the output is what counts. */
+static void a_vm_that_does_not_stop(void **state)
+{
+	struct rig *r = *state;
+
+	be_steady_with_output(r);
+	fake_vm.pause_error = -ETIMEDOUT;
+	rig_cause(r, PRI_EV_LOST);
+	assert_int_equal(logged("error: vCPUs: only 0 of 1"), 1);
+	rig_expect(r, PRI_CLAIM, "PROTECTED", true, 'h');
+	rig_cause(r, PRI_EV_CLAIM_LOST);
+	assert_int_equal(logged("error: vCPUs: only 0 of 1"), 2);
+	assert_true(r->vm.obuf.closed);
+	assert_int_equal(r->code, 5);
+}
+
+static void a_vm_that_does_not_stop_and_goes_on(void **state)
+{
+	struct rig *r = *state;
+
+	be_steady_with_output(r);
+	fake_vm.pause_error = -ETIMEDOUT;
+	rig_cause(r, PRI_EV_LOST);
+	rig_cause(r, PRI_EV_WON);
+	rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
+	fake_vm.pause_error = 0;
+}
+
+/* --- a stop ----------------------------------------------------------------------------------- */
+
+static void not_now(void *arg)
+{
+}
+
+/* More than a release lets out at once: its turn is over after one entry. */
+static void print_much(struct rig *r)
+{
+	static struct loop busy = {.clock = loop_now_ns, .yield_ns = 0};
+
+	obuf_set_later(&r->vm.obuf, &busy, not_now, NULL);
+	for (unsigned i = 0; i < 300; i++)
+		assert_true(rig_print(r, 1));
+}
+
+static void a_stop_in_order(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_STEADY);
+	print_much(r);
+	primary_end(&r->pri, 4);
+	assert_int_equal(r->ft.stands, FT_STAND_END);
+	assert_int_equal(fake_vm.printed, 0);
+	rig_cause(r, PRI_EV_ACK);
+	assert_int_equal(fake_vm.printed, 300);
+	assert_string_equal(r->ft.note, "stopped; waiting until the secondary's images have all "
+					"disk writes");
+	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_BYE]));
+	rig_cause(r, PRI_EV_DONE);
+	assert_int_equal(r->pri.link.state, LINK_DOWN);
+	arbiter_was_asked(r, 1);
+	assert_int_equal(r->mock.question.what, ARBITER_END);
+	assert_int_equal(r->mock.question.record.generation, RIG_GEN);
+	assert_int_equal(r->mock.question.record.end, ARBITER_RELEASED);
+	rig_cause(r, PRI_EV_RECORDED);
+	expect_left(r, "STOPPED", 4, "");
+	assert_int_equal(logged("warning"), 0);
+}
+
+static void a_stop_without_done(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_STEADY);
+	print_much(r);
+	primary_end(&r->pri, 0);
+	rig_cause(r, PRI_EV_ACK);
+	rig_cause(r, PRI_EV_LOST);
+	arbiter_was_asked(r, 1);
+	assert_int_equal(r->mock.question.record.end, ARBITER_STOPPED);
+	assert_int_equal(r->pri.link.state, LINK_DOWN);
+	assert_int_equal(logged("warning: peer"), 1);
+	rig_cause(r, PRI_EV_RECORDED);
+	expect_left(r, "STOPPED", 0, "");
+	assert_int_equal(logged("warning: stop: not confirmed"), 1);
+	assert_int_equal(logged("warning: stop: the other side has taken"), 0);
+}
+
+/* BYE could not be said: what was acknowledged leaves all the same. */
+static void output_that_leaves_without_bye(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_STEADY);
+	print_much(r);
+	primary_end(&r->pri, 0);
+	loop_until(&r->loop, (peer_reads(r), r->ended == r->pri.engine.in_flight));
+	r->pri.engine.send.stream->send_error = -EPIPE; /* as after a write that failed */
+	peer_says(r, FRAME_ACK, r->ended);
+	rig_until(r, PRI_UNSURE);
+	assert_int_equal(fake_vm.printed, 300);
+	assert_int_equal(r->came[FRAME_BYE], 0);
+}
+
+static void an_unsure_stop(struct rig *r, int code, const char *first, const char *second)
+{
+	rig_reach(r, PRI_UNSURE);
+	logged_reset();
+	arbiter_says(r, code, NULL);
+	rig_until(r, PRI_LEFT);
+	expect_left(r, "STOPPED", 0, "");
+	assert_int_equal(logged("warning: "), !!first + !!second);
+	if (first)
+		assert_int_equal(logged(first), 1);
+	if (second)
+		assert_int_equal(logged(second), 1);
+}
+
+static void what_an_unsure_stop_says(void **state)
+{
+	static const char confirmed[] = "warning: stop: not confirmed";
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		if (i == 3)
+			arbiter_set_side(r->ft.arbiter, 0); /* no disks that the guest writes */
+		if (i == 0)
+			an_unsure_stop(r, -ESTALE, "warning: mock: Stale file handle",
+				       "warning: stop: the other side has taken the VM over");
+		else if (i == 1)
+			an_unsure_stop(r, -EIO,
+				       "warning: mock: Input/output error; the next start needs "
+				       "--claim",
+				       confirmed);
+		else if (i == 2)
+			an_unsure_stop(r, 0, confirmed, NULL);
+		else
+			an_unsure_stop(r, 0, NULL, NULL);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+static void a_record_that_cannot_be_written(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_RECORD);
+	arbiter_says(r, -EIO, NULL);
+	rig_until(r, PRI_LEFT);
+	expect_left(r, "STOPPED", 0, "");
+	assert_int_equal(logged("warning: mock: Input/output error; the next start needs --claim"),
+			 1);
+	assert_int_equal(logged("warning: "), 1);
+}
+
+static void a_record_that_cannot_be_asked_for(void **state)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		bool answered = false;
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		rig_reach(r, PRI_BYE);
+		assert_int_equal(arbiter_ask_read(r->ft.arbiter, other_question, &answered), 0);
+		rig_cause(r, i ? PRI_EV_LOST : PRI_EV_DONE);
+		expect_left(r, "STOPPED", 0, "");
+		assert_int_equal(
+			logged("warning: arbiter: cannot be asked now; the next start needs "
+			       "--claim"),
+			1);
+		assert_int_equal(logged("warning: stop: not confirmed"), i);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* No side can be older than the other where the guest writes no disk. */
+static void a_stop_of_a_vm_without_disks(void **state)
+{
+	static const uint8_t from[] = {PRI_UNSURE, PRI_SYNCING};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		arbiter_set_side(r->ft.arbiter, 0);
+		rig_reach(r, from[i]);
+		if (i)
+			rig_cause(r, PRI_EV_STOP);
+		arbiter_was_asked(r, 1);
+		assert_int_equal(r->mock.question.what, ARBITER_END);
+		assert_int_equal(r->mock.question.record.end, ARBITER_RELEASED);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* --- a stop without a peer in step ------------------------------------------------------------ */
+
+static void a_stop_alone_lets_out_what_is_left(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_STEADY);
+	print_much(r);
+	rig_cause(r, PRI_EV_LOST);
+	rig_cause(r, PRI_EV_WON);
+	assert_int_equal(fake_vm.printed, 1);
+	primary_end(&r->pri, 6);
+	assert_int_equal(fake_vm.printed, 300);
+	arbiter_was_asked(r, 2);
+	assert_int_equal(r->mock.question.record.generation, RIG_GEN + 1);
+	assert_int_equal(r->mock.question.record.end, ARBITER_STOPPED);
+	rig_cause(r, PRI_EV_RECORDED);
+	expect_left(r, "STOPPED", 6, "");
+	assert_int_equal(logged("wait for the image"), 0);
+}
+
+static void a_stop_waits_for_the_images(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_REST);
+	assert_string_equal(r->ft.note, "stopped; acknowledged disk writes wait for the image");
+	assert_int_equal(logged("info: stop: acknowledged disk writes wait for the image"), 1);
+	for (unsigned i = 0; i < 599; i++) {
+		assert_int_equal(time_left(&r->pri.timer_op), 50 * MS);
+		time_pass(&r->loop, 50 * MS);
+		assert_int_equal(r->pri.fsm.state, PRI_REST);
+	}
+	r->ft.images_behind = false;
+	time_pass(&r->loop, 50 * MS);
+	assert_int_equal(r->pri.fsm.state, PRI_RECORD);
+	arbiter_was_asked(r, 1);
+	assert_int_equal(r->mock.question.record.end, ARBITER_STOPPED);
+	rig_cause(r, PRI_EV_RECORDED);
+	expect_left(r, "STOPPED", 0, "");
+}
+
+static void images_that_are_too_late(void **state)
+{
+	for (int code = 0; code < 8; code += 7) {
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		rig_reach(r, PRI_IDLE);
+		primary_end(&r->pri, code);
+		time_pass(&r->loop, 30 * S - 1);
+		assert_int_equal(r->pri.fsm.state, PRI_REST);
+		time_pass(&r->loop, 1);
+		expect_left(r, "STOPPED", code ? code : 2, "the image lacks disk writes");
+		assert_int_equal(logged("error: stop: the image lacks acknowledged disk writes"),
+				 1);
+		assert_int_equal(r->mock.asked, 0); /* the record stays held */
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* --- a hand-over ------------------------------------------------------------------------------ */
+
+static void a_hand_over_in_order(void **state)
+{
+	struct rig *r = *state;
+	char want[400];
+	unsigned asked;
+
+	rig_reach(r, PRI_STEADY);
+	print_much(r);
+	rig_cause(r, PRI_EV_HAND_OVER);
+	asked = r->mock.asked;
+	assert_int_equal(r->ft.stands, FT_STAND_END);
+	assert_int_equal(fake_vm.printed, 0);
+	rig_cause(r, PRI_EV_ACK);
+	assert_int_equal(fake_vm.printed, 300);
+	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_HAND_OVER]));
+	assert_int_not_equal(r->token, 0);
+	assert_int_equal(r->token, r->pri.token);
+	rig_cause(r, PRI_EV_RUNS);
+	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_GONE]));
+	assert_int_equal(r->pri.link.state, LINK_DOWN);
+	expect_left(r, "STOPPED", 3, "handed over");
+	snprintf(want, sizeof(want), "info: handed over to %s", r->cfg.peers[0]);
+	assert_int_equal(logged(want), 1);
+	arbiter_was_asked(r, asked); /* nothing more: the record is the secondary's */
+	assert_int_equal(r->ft.generation, RIG_GEN);
+}
+
+/* Then it waits for the arbiter, and cannot send heartbeats: only an end is a loss. */
+static void a_secondary_has_time_to_claim(void **state)
+{
+	struct rig *r = *state;
+
+	r->cfg.heartbeat_ns = 30 * MS;
+	r->cfg.peer_timeout_ns = 100 * MS;
+	rig_reach(r, PRI_HANDED);
+	time_pass(&r->loop, 4999 * MS);
+	assert_int_equal(r->pri.fsm.state, PRI_HANDED);
+	time_pass(&r->loop, 1 * MS);
+	assert_int_equal(r->pri.fsm.state, PRI_CLAIM_HANDED);
+	assert_non_null(strstr(r->pri.lost_why, "failover: it did not claim"));
+}
+
+static void a_long_timeout_stays(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_HANDED);
+	assert_int_equal(r->pri.link.heart.timeout_ns, 60 * S);
+}
+
+/* HANDED, and lost: the arbiter answers the claim with what the other side has written. */
+static void lose_after_hand_over(struct rig *r, int code, struct arbiter_record *rec)
+{
+	rig_reach(r, PRI_CLAIM_HANDED);
+	peer_reads(r);
+	assert_int_equal(r->mock.question.record.generation, RIG_GEN + 1);
+	rec->token ^= r->pri.token;
+	arbiter_says(r, code, rec);
+}
+
+static void back_from_a_secondary_that_had_claimed(void **state)
+{
+	struct arbiter_record rec = {.generation = RIG_GEN + 1, .holder = "you"};
+	struct rig *r = *state;
+	unsigned asked;
+
+	lose_after_hand_over(r, -ESTALE, &rec);
+	asked = r->mock.answered;
+	loop_until(&r->loop, r->mock.asked == asked + 1);
+	rig_expect(r, PRI_CLAIM_HANDED, "PROTECTED", false, 'h');
+	assert_int_equal(r->mock.question.what, ARBITER_CLAIM);
+	assert_int_equal(r->mock.question.record.generation, RIG_GEN + 2);
+	assert_int_equal(r->ft.generation, RIG_GEN + 1);
+	rig_cause(r, PRI_EV_WON);
+	rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
+	assert_int_equal(r->ft.generation, RIG_GEN + 2);
+	assert_int_equal(r->pri.token, 0);
+	assert_int_equal(r->ft.stands, 0);
+	assert_int_equal(logged("warning: failover: the secondary is lost; the VM goes on here"),
+			 1);
+}
+
+static void a_secondary_that_confirmed_first(void **state)
+{
+	struct arbiter_record rec = {.generation = RIG_GEN + 1, .holder = "you"};
+	struct rig *r = *state;
+	unsigned asked;
+
+	lose_after_hand_over(r, -ESTALE, &rec);
+	asked = r->mock.answered;
+	loop_until(&r->loop, r->mock.asked == asked + 1);
+	/* Once is enough: the same again is no claim of the hand-over's any more. */
+	rec.generation++;
+	arbiter_says(r, -ESTALE, &rec);
+	rig_until(r, PRI_LEFT);
+	expect_left(r, "STOPPED", 3, "handed over");
+	assert_true(r->vm.obuf.closed);
+}
+
+/* No claim of that hand-over's, or not to be claimed against. */
+static void claims_that_are_not_the_secondarys(void **state)
+{
+	static const struct {
+		int code;
+		struct arbiter_record rec;
+	} list[] = {
+		{-ESTALE, {.generation = RIG_GEN + 1, .token = 2}},
+		{-ESTALE, {.generation = RIG_GEN + 2}},
+		{-ESTALE, {.generation = RIG_GEN}},
+		{-ESTALE, {.generation = RIG_GEN + 1, .end = ARBITER_STOPPED}},
+		{-ESTALE, {.generation = RIG_GEN + 1, .end = ARBITER_RELEASED}},
+		{-ECANCELED, {.generation = RIG_GEN + 1}},
+	};
+
+	for (unsigned i = 0; i < sizeof(list) / sizeof(list[0]); i++) {
+		struct arbiter_record rec = list[i].rec;
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		lose_after_hand_over(r, list[i].code, &rec);
+		rig_until(r, PRI_LEFT);
+		expect_left(r, "STOPPED", 3, "handed over");
+		assert_int_equal(r->ft.generation, RIG_GEN);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* A record without a token is not that of a hand-over that was never said. */
+static void no_hand_over_no_token(void **state)
+{
+	struct arbiter_record rec = {.generation = RIG_GEN + 1, .holder = "you"};
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_CLAIM);
+	arbiter_says(r, -ESTALE, &rec);
+	rig_until(r, PRI_LEFT);
+	expect_left(r, "FENCED", 5, "the other side runs the VM");
+}
+
+/* It was for that hand-over, and is another one the next time. */
+static void a_token_is_used_once(void **state)
+{
+	struct rig *r = *state;
+	uint64_t token;
+
+	rig_reach(r, PRI_CLAIM_HANDED);
+	token = r->pri.token;
+	rig_cause(r, PRI_EV_WON);
+	assert_int_equal(r->pri.token, 0);
+	r->vm.devices.disks[0].inflight = 1;
+	rig_cause(r, PRI_EV_TIMER);
+	rig_cause(r, PRI_EV_CONNECTED);
+	rig_cause(r, PRI_EV_WELCOME);
+	rig_cause(r, PRI_EV_CONNECTED);
+	rig_cause(r, PRI_EV_SYNCED);
+	rig_cause(r, PRI_EV_ACK);
+	rig_cause(r, PRI_EV_HAND_OVER);
+	rig_cause(r, PRI_EV_ACK);
+	assert_int_not_equal(r->pri.token, 0);
+	assert_int_not_equal(r->pri.token, token);
+}
+
+static void the_vm_goes_on_when_a_hand_over_fails(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_HAND);
+	rig_cause(r, PRI_EV_LOST);
+	rig_cause(r, PRI_EV_WON);
+	rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
+	assert_int_equal(r->ft.stands, 0);
+	assert_int_equal(logged("warning: failover: the secondary is lost; the VM goes on here"),
+			 1);
+}
+
+static void a_stop_in_a_hand_over(void **state)
+{
+	static const struct {
+		uint8_t in;
+		const char *says;
+	} list[] = {
+		{PRI_HAND_DUE, "warning: failover: not any more, the VM is being stopped"},
+		{PRI_HAND, "warning: failover: not any more, the VM is being stopped"},
+		{PRI_HANDED, "warning: failover: the secondary is about to run the VM"},
+	};
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		rig_reach(r, list[i].in);
+		rig_cause(r, PRI_EV_STOP);
+		assert_int_equal(logged(list[i].says), 1);
+		assert_int_equal(logged("warning: "), 1);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* The VM came back, and is stopped with the code of the stop. */
+static void a_stop_after_hand_over_counts_here(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_HANDED);
+	primary_end(&r->pri, 8);
+	rig_cause(r, PRI_EV_LOST);
+	rig_cause(r, PRI_EV_WON);
+	rig_expect(r, PRI_RECORD, "DEGRADED", false, 'f');
+	rig_cause(r, PRI_EV_RECORDED);
+	expect_left(r, "STOPPED", 8, "");
+}
+
+/* --- a host that fails ------------------------------------------------------------------------ */
+
+/* What the secondary is to take over ends without a goodbye, and without a claim. */
+static void a_host_that_fails(void **state)
+{
+	struct rig *r = *state;
+
+	be_steady_with_output(r);
+	r->vm.ending.end = VM_END_HOST;
+	assert_true(primary_host_failed(&r->pri));
+	assert_int_equal(r->pri.fsm.state, PRI_LEFT);
+	assert_int_equal(r->exits, 1);
+	assert_int_equal(r->code, 2);
+	assert_string_equal(r->ft.note, "this host cannot run the guest any more");
+	assert_int_equal(logged("error: this host cannot run the guest any more: "), 1);
+	assert_int_equal(r->pri.link.state, LINK_DOWN);
+	assert_int_equal(r->mock.asked, 0);
+	peer_reads(r);
+	assert_true(r->main.eof);
+	assert_int_equal(r->came[FRAME_BYE] + r->came[FRAME_HAND_OVER], 0);
+	assert_int_equal(fake_vm.printed, 0);
+	assert_false(primary_host_failed(&r->pri)); /* once is enough */
+}
+
+static void a_host_that_fails_without_a_secondary_in_step(void **state)
+{
+	static const uint8_t in[] = {PRI_IDLE,	PRI_SYNCING, PRI_BYE, PRI_HANDED,
+				     PRI_CLAIM, PRI_REST,    PRI_LEFT};
+	struct primary none = {0};
+
+	assert_false(primary_host_failed(&none));
+	for (unsigned i = 0; i < sizeof(in); i++) {
+		struct rig *r;
+		unsigned exits;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		rig_reach(r, in[i]);
+		exits = r->exits;
+		assert_false(primary_host_failed(&r->pri));
+		assert_int_equal(r->pri.fsm.state, in[i]);
+		assert_int_equal(r->exits, exits);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* The CPUs do not stop, as they have failed: no claim, the secondary has all that left. */
+static void a_seal_on_a_host_that_fails(void **state)
+{
+	struct rig *r = *state;
+
+	be_steady_with_output(r);
+	r->vm.ending.end = VM_END_HOST;
+	fake_vm.pause_error = -EIO;
+	time_fire(&r->pri.timer_op);
+	assert_int_equal(r->pri.fsm.state, PRI_LEFT);
+	assert_int_equal(r->code, 2);
+	assert_int_equal(r->mock.asked, 0);
+	assert_int_equal(fake_vm.printed, 0);
+}
+
+/* Never acknowledged: there is nobody who could take over. */
+static void a_first_seal_on_a_host_that_fails(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_SYNCING);
+	r->vm.ending.end = VM_END_HOST;
+	fake_vm.save_error = -EIO;
+	rig_cause(r, PRI_EV_SYNCED);
+	rig_until(r, PRI_CLAIM);
+	assert_int_equal(r->exits, 0);
+}
+
+static bool end_is_told(const struct rig *r)
+{
+	uint64_t n;
+
+	return read(r->vm.watch.fd, &n, sizeof(n)) == sizeof(n);
+}
+
+/* What the guest's end could not be answered with before: it is told again. */
+static void an_end_is_told_when_the_vm_goes_on(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_CLAIM);
+	assert_false(end_is_told(r));
+	rig_cause(r, PRI_EV_WON);
+	assert_true(end_is_told(r));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		RIG_TEST(a_claim_that_is_won),
+		cmocka_unit_test(claims_that_are_lost),
+		cmocka_unit_test(claims_without_an_answer),
+		RIG_TEST(a_claim_that_lands_late),
+		RIG_TEST(an_arbiter_that_is_busy),
+		RIG_TEST(a_vm_that_does_not_stop),
+		RIG_TEST(a_vm_that_does_not_stop_and_goes_on),
+		RIG_TEST(a_stop_in_order),
+		RIG_TEST(a_stop_without_done),
+		RIG_TEST(output_that_leaves_without_bye),
+		cmocka_unit_test(what_an_unsure_stop_says),
+		RIG_TEST(a_record_that_cannot_be_written),
+		cmocka_unit_test(a_record_that_cannot_be_asked_for),
+		cmocka_unit_test(a_stop_of_a_vm_without_disks),
+		RIG_TEST(a_stop_alone_lets_out_what_is_left),
+		RIG_TEST(a_stop_waits_for_the_images),
+		cmocka_unit_test(images_that_are_too_late),
+		RIG_TEST(a_hand_over_in_order),
+		RIG_TEST(a_secondary_has_time_to_claim),
+		RIG_TEST(a_long_timeout_stays),
+		RIG_TEST(back_from_a_secondary_that_had_claimed),
+		RIG_TEST(a_secondary_that_confirmed_first),
+		cmocka_unit_test(claims_that_are_not_the_secondarys),
+		RIG_TEST(no_hand_over_no_token),
+		RIG_TEST(a_token_is_used_once),
+		RIG_TEST(the_vm_goes_on_when_a_hand_over_fails),
+		cmocka_unit_test(a_stop_in_a_hand_over),
+		RIG_TEST(a_stop_after_hand_over_counts_here),
+		RIG_TEST(a_host_that_fails),
+		cmocka_unit_test(a_host_that_fails_without_a_secondary_in_step),
+		RIG_TEST(a_seal_on_a_host_that_fails),
+		RIG_TEST(a_first_seal_on_a_host_that_fails),
+		RIG_TEST(an_end_is_told_when_the_vm_goes_on),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
