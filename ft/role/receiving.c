@@ -38,6 +38,8 @@ static void take_frame(struct secondary *s, const struct frame *f)
 	s->frame = f;
 	if (ev == SEC_EV_MAX)
 		secondary_reject(s, "message out of order");
+	else if (ev == SEC_EV_HAND_OVER && !takeover_token(f))
+		secondary_reject(s, "hand-over without a token");
 	else
 		secondary_post(s, ev);
 }
@@ -278,6 +280,7 @@ void secondary_not_drained(void *arg)
 {
 	struct secondary *s = arg;
 
+	s->drain_error = s->disks.error;
 	if (secondary_has_link(s))
 		secondary_reply(s, FRAME_REFUSE, 0, "the secondary's disk image failed");
 	secondary_listen_again(s, "primary: stopped in order, but this side's disk image failed");

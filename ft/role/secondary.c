@@ -163,7 +163,9 @@ static bool owes_disks(const struct secondary *s)
 static int drain_at_end(struct secondary *s)
 {
 	uint64_t until = loop_now_ns() + DRAIN_NS;
+	int r;
 
+	s->drain_error = 0;
 	if (s->fsm.state != SEC_DRAIN) {
 		secondary_close_link(s);
 		secondary_post(s, SEC_EV_END);
@@ -173,7 +175,8 @@ static int drain_at_end(struct secondary *s)
 			 (unsigned long long)s->disks.queue.bytes);
 	while (s->has_vm && !diskapply_idle(&s->disks) && loop_now_ns() < until)
 		loop_run_once(s->ft->loop, 100000000ull);
-	if (!s->has_vm || (diskapply_idle(&s->disks) && !s->disks.error))
+	r = s->has_vm ? s->disks.error : s->drain_error;
+	if (!r && (!s->has_vm || diskapply_idle(&s->disks)))
 		return 0;
 	log_error("the image does not take them: it lacks acknowledged disk writes (%llu bytes "
 		  "still wait); start the other side",

@@ -100,6 +100,7 @@ struct secondary {
 	bool verify;
 	struct stage stage;
 	struct diskapply disks;
+	int drain_error;      /* what an image failed with when it was to take the last of it */
 	bool reading_stopped; /* the images are slower than the stream */
 	struct arbiter_answer answer;
 	char why[480]; /* the link was lost, or the VM could not be loaded */

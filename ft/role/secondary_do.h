@@ -33,6 +33,8 @@ void secondary_image_failed(void *arg);
 
 /* ft/role/takeover.c */
 void takeover_lost(void *arg);
+/* Of a HAND_OVER, which is one only with a token; 0: it has none. */
+uint64_t takeover_token(const struct frame *f);
 void takeover_accept(void *arg);
 void takeover_ask(void *arg);
 void takeover_wait(void *arg);

@@ -199,21 +199,23 @@ void takeover_cannot(void *arg)
 
 /* --- a hand-over ------------------------------------------------------------------------------ */
 
+uint64_t takeover_token(const struct frame *f)
+{
+	struct wire_hand_over w = {0};
+
+	if (f->length == sizeof(w))
+		memcpy(&w, f->data, sizeof(w));
+	return w.token;
+}
+
 void takeover_accept(void *arg)
 {
 	struct secondary *s = arg;
-	struct wire_hand_over w = {0};
 
-	if (s->frame->length == sizeof(w))
-		memcpy(&w, s->frame->data, sizeof(w));
-	if (!w.token) {
-		secondary_reject(s, "hand-over without a token");
-		return;
-	}
 	log_info("primary: hands over");
 	s->lost_ns = loop_now_ns();
 	loop_timer_del(s->ft->loop, &s->timer_op);
-	arbiter_set_token(s->ft->arbiter, w.token);
+	arbiter_set_token(s->ft->arbiter, takeover_token(s->frame));
 	ft_set(s->ft, FT_ELSEWHERE, FT_TAKING_OVER, "primary: hands over");
 	takeover_ask(s);
 }
