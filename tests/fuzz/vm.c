@@ -10,6 +10,7 @@
 #include "devices/virtio_balloon.h"
 #include "devices/virtio_blk.h"
 #include "devices/virtio_console.h"
+#include "devices/virtio_net.h"
 #include "devices/virtio_rng.h"
 
 #define IMAGE (64u << 10)
@@ -47,6 +48,43 @@ static void add_item(struct vm *vm, const struct state_desc *desc, unsigned inst
 	require(vm->state.scratch[vm->state.nitems++].pod != NULL);
 }
 
+static int plug(struct netdev *nd, bool up, struct err *e)
+{
+	if (fake_vm.unpluggable)
+		return err_set(e, -ENODEV, "net '%s': no such tap", nd->id);
+	fake_vm.plugged += up;
+	return 0;
+}
+
+static int receive(struct netdev *nd, void *buf, uint32_t cap)
+{
+	return -EAGAIN;
+}
+
+static void transmit(struct netdev *nd, const void *frame, uint32_t len)
+{
+	fake_vm.frames++;
+}
+
+static int set_offloads(struct netdev *nd, uint64_t guest_features)
+{
+	return 0;
+}
+
+static const struct netdev_ops nowhere = {
+	.recv = receive, .send = transmit, .set_offloads = set_offloads, .link = plug};
+
+static int add_nic(struct vm *vm, unsigned i, struct device **ret, struct err *e)
+{
+	const struct mdev *md = &vm->machine.devs[i];
+
+	if (!fake_vm.has_network)
+		return err_set(e, -ENOENT, "device '%s': not given here", md->id);
+	vm->devices.nets[i].ops = &nowhere;
+	snprintf(vm->devices.nets[i].id, sizeof(vm->devices.nets[i].id), "%s", md->id);
+	return virtio_net_new(&vm->devices.env, md, &vm->devices.nets[i], ret, e);
+}
+
 static int add_mdev(struct vm *vm, unsigned i, const struct backends *b, struct err *e)
 {
 	const struct mdev *md = &vm->machine.devs[i];
@@ -62,6 +100,9 @@ static int add_mdev(struct vm *vm, unsigned i, const struct backends *b, struct 
 		break;
 	case MDEV_BALLOON:
 		r = virtio_balloon_new(&vm->devices.env, md, &d, e);
+		break;
+	case MDEV_NET:
+		r = add_nic(vm, i, &d, e);
 		break;
 	case MDEV_BLK:
 		r = backends_open_disk(b, md, vm->loop, &vm->devices.disks[i], e);
@@ -199,12 +240,17 @@ int __wrap_vm_try_load(struct vm *vm, struct err *e)
 int __wrap_vm_load(struct vm *vm, uint64_t advance_ns, struct err *e)
 {
 	fake_vm.loaded++;
+	fake_vm.advance_ns = advance_ns;
+	if (fake_vm.while_loading)
+		fake_vm.while_loading();
 	vm->run.fresh = true;
 	return __wrap_vm_try_load(vm, e);
 }
 
 void __wrap_vm_new_generation(struct vm *vm)
 {
+	require(!vm->running);
+	fake_vm.generations++;
 }
 
 void fake_machine(struct machine *m, struct config *cfg, const char *image)

@@ -1,7 +1,7 @@
 /*
  * A VM that needs no KVM: linked instead of what vmm/vm/vm.c, vm_run.c and vm_state.c do with
  * it (--wrap, see the Makefile). Memory, devices, disks and state are the real ones; CPUs never
- * run. Networks are refused: they would be the host's.
+ * run. Networks lead nowhere, and are refused unless has_network is set.
  */
 #ifndef TESTS_FUZZ_VM_H
 #define TESTS_FUZZ_VM_H
@@ -18,9 +18,14 @@
 struct fake_vm {
 	bool refuses;		     /* this host does not take the CPUs' state */
 	int pause_error, save_error; /* negative errno: what the CPUs do not do */
+	bool has_network, unpluggable;
+	void (*while_loading)(void); /* may be NULL */
 	unsigned created, destroyed, loaded, started;
-	uint64_t printed; /* bytes that left the output buffer */
-	int sink;	  /* of the output buffer, for what a guest prints */
+	unsigned generations;	  /* told to the guest */
+	unsigned plugged, frames; /* networks; what they were given */
+	uint64_t advance_ns;	  /* of the last load */
+	uint64_t printed;	  /* bytes that left the output buffer */
+	int sink;		  /* of the output buffer, for what a guest prints */
 };
 
 extern struct fake_vm fake_vm;

@@ -1,0 +1,812 @@
+/* Epochs at the secondary: whole or not at all, acknowledged when nothing can fail any more. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/fuzz/vm.h"
+#include "tests/unit/libfakeprimary.h"
+#include "tests/unit/liblog.h"
+#include "tests/unit/libmockarbiter.h"
+#include "tests/unit/libsecondary.h"
+#include "tests/unit/libtime.h"
+
+#define MANY (64u << 10) /* bytes of a disk write, when there are to be many */
+
+/* --- memory and state ------------------------------------------------------------------------- */
+
+static void an_epoch_is_taken_as_a_whole(void **state)
+{
+	pri_join();
+	pri_heart();
+	pri_page(0, 1, 0x77); /* of the first sync, and again later */
+	pri_commit(1);
+	assert_state(STANDBY);
+	assert_word("PROTECTED");
+	assert_string_equal(lab.ft.note, "");
+	lab_check_vm(1);
+	assert_int_equal(lab.ft.stats.epochs, 1);
+	for (uint64_t n = 2; n <= 5; n++) {
+		pri_commit(n);
+		lab_check_vm(n);
+	}
+	assert_int_equal(lab.ft.stats.epochs, 5);
+	lab_settle();
+	lab_check_image(5);
+	assert_int_equal(lab.nwords, 2); /* SYNCING, PROTECTED */
+	assert_false(lab.vm.running);
+	assert_int_equal(lab.exits, 0);
+}
+
+/* The time that the guest will have missed counts from the arrival of what it will go on from. */
+static void an_epoch_begins_when_its_first_frame_comes(void **state)
+{
+	uint64_t begun;
+
+	pri_join();
+	pri_heart();
+	lab_pass(S);
+	pri_commit(1);
+	begun = lab.sec.committed_ns;
+	assert_int_equal(begun, loop_now_ns());
+	lab_pass(S);
+	pri_begin(2);
+	lab_settle();
+	begun = loop_now_ns();
+	lab_pass(S);
+	pri_page(2, 2, 2);
+	lab_settle();
+	assert_int_not_equal(lab.sec.committed_ns, begun);
+	pri_state(2, 2);
+	lab_pass(S);
+	pri_end(2);
+	end_expect(&lab.main, FRAME_ACK, NULL);
+	assert_int_equal(lab.sec.committed_ns, begun);
+}
+
+/* What came of an epoch that is not whole counts for nothing, wherever it breaks off. */
+static void nothing_is_applied_in_part(void **state)
+{
+	for (unsigned parts = 1; parts <= 4; parts++) {
+		if (parts > 1) {
+			lab_teardown(NULL);
+			lab_setup(NULL);
+		}
+		lab_reach(SEC_STANDBY);
+		lab_arbiter_waits();
+		pri_begin(2);
+		if (parts >= 2)
+			pri_page(2, 2, 2);
+		if (parts >= 3)
+			pri_disk(2, 1024, 512, 2);
+		if (parts >= 4)
+			pri_state(2, 2);
+		lab_settle();
+		assert_true(lab.sec.stage.open);
+		pri_hang_up();
+		lab_until(lab.sec.fsm.state == SEC_CLAIM);
+		assert_false(lab.sec.stage.open);
+		lab_check_vm(1);
+		lab_arbiter_answers(0);
+		lab_until(lab.taken);
+		lab_settle();
+		lab_check_vm(1);
+		lab_check_image(1);
+	}
+}
+
+static void a_malformed_part_ends_the_link(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	lab_arbiter_waits();
+	pri_begin(2);
+	pri_page(2, lab.machine.mem_bytes / MEM_PAGE_SIZE, 2); /* one behind the last */
+	end_expect_refusal(&lab.main, "malformed page entry");
+	assert_state(CLAIM);
+	lab_check_vm(1);
+}
+
+static void an_epoch_that_lacks_something_is_not_acknowledged(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	lab_arbiter_waits();
+	pri_begin(2);
+	pri_page(2, 2, 2);
+	pri_state(2, 2);
+	lab.pages++;
+	pri_end(2);
+	end_expect_refusal(&lab.main, "epoch 2 is not whole: 1 of 2 pages, 0 of 0 disk changes");
+	assert_state(CLAIM);
+	lab_check_vm(1);
+	assert_int_equal(lab.ft.stats.epochs, 1);
+}
+
+static void a_stream_that_breaks_its_rules_ends_the_link(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	lab_arbiter_waits();
+	lab.main.out.seq++; /* a frame is missing */
+	pri_begin(2);
+	lab_until(lab.sec.fsm.state == SEC_CLAIM);
+	assert_string_equal(lab.ft.note, "primary: frame 7 (epoch-begin): says it is frame 8");
+}
+
+/* Before the first ack, as all that comes later depends on it. */
+static void the_first_state_is_tried(void **state)
+{
+	pri_join();
+	pri_heart();
+	fake_vm.refuses = true;
+	pri_epoch(1);
+	end_expect_refusal(&lab.main, "vCPU state: this host refuses MSRs");
+	end_expect_no(&lab.main, FRAME_ACK);
+	assert_state(LISTEN);
+	assert_word("STARTING");
+	assert_string_equal(lab.ft.note, "primary: vCPU state: this host refuses MSRs");
+	assert_int_equal(lab.ft.stats.epochs, 0);
+	assert_int_equal(fake_vm.destroyed, 1);
+	assert_int_equal(lab.arbiter.asked, 1); /* at HELLO */
+}
+
+/* Later ones have the same parts; no load is tried while the primary waits. */
+static void later_states_are_only_copied(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	fake_vm.refuses = true;
+	pri_commit(2);
+	assert_state(STANDBY);
+	lab_check_vm(2);
+}
+
+/* The primary is gone before it can be told; the epoch counts all the same. */
+static void an_ack_that_is_not_sent_is_a_loss(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	lab_arbiter_waits();
+	end_close(&lab.heart); /* its end comes behind all that is on main */
+	pri_epoch(2);
+	end_close(&lab.main);
+	lab_until(lab.sec.fsm.state == SEC_CLAIM);
+	assert_string_equal(lab.ft.note, "primary: ack not sent");
+	lab_check_vm(2);
+	assert_int_equal(lab.ft.stats.epochs, 2);
+	lab_arbiter_answers(0);
+	lab_until(lab.taken);
+	lab_check_vm(2);
+}
+
+static void a_loss_in_the_first_sync_is_the_end_of_it(void **state)
+{
+	lab_reach(SEC_SYNCING);
+	pri_hang_up();
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
+	assert_word("STARTING");
+	assert_string_equal(lab.ft.note, "primary: connection closed");
+	assert_string_equal(lab.ft.peer, "");
+	assert_int_equal(fake_vm.destroyed, 1);
+	assert_int_equal(logged("warning: primary: connection closed"), 1);
+	assert_int_equal(lab.arbiter.asked, 1);
+	/* And another one may begin. */
+	lab_reach(SEC_STANDBY);
+	lab_check_vm(1);
+}
+
+/* --- --verify --------------------------------------------------------------------------------- */
+
+/* The hashes as the primary would have them, or another one. */
+static void end_with_hashes(uint64_t n, uint64_t ram_change, uint64_t state_change)
+{
+	struct wire_end w = {.pages = lab.pages, .disk_ops = lab.disk_ops};
+
+	w.ram_hash = pri_ram_hash(n) + ram_change;
+	w.state_hash = pri_state_hash(n) + state_change;
+	end_send(&lab.main, FRAME_EPOCH_END, n, &w, sizeof(w));
+}
+
+static void verified_epoch(uint64_t n, uint64_t ram_change, uint64_t state_change)
+{
+	pri_begin(n);
+	pri_page(n, n, (uint8_t)n);
+	pri_state(n, (unsigned)n);
+	end_with_hashes(n, ram_change, state_change);
+	end_expect(&lab.main, FRAME_ACK, NULL);
+}
+
+static void join_verified(void)
+{
+	lab.hello.verify = 1;
+	pri_join();
+	pri_heart();
+}
+
+static void equal_sides_go_on(void **state)
+{
+	join_verified();
+	for (uint64_t n = 1; n <= 3; n++)
+		verified_epoch(n, 0, 0);
+	lab_settle();
+	assert_state(STANDBY);
+	assert_word("PROTECTED");
+}
+
+static void check_unequal(const char *why)
+{
+	end_expect_refusal(&lab.main, why);
+	assert_true(end_is_dropped(&lab.main));
+	assert_state(LISTEN);
+	assert_word("STARTING");
+	assert_string_equal(lab.ft.note, why);
+	assert_true(logged(why));
+	assert_int_equal(fake_vm.destroyed, 1);
+	assert_int_equal(lab.arbiter.asked, 1);
+}
+
+static void unequal_sides_do_not(void **state)
+{
+	join_verified();
+	verified_epoch(1, 1, 0);
+	check_unequal("verify: memory differs from the primary's after epoch 1");
+	assert_int_equal(lab.exits, 0);
+}
+
+/* This side was asked to look, too: it is to be noticed. */
+static void unequal_sides_end_the_process_that_verifies(void **state)
+{
+	lab.cfg.verify = true;
+	join_verified();
+	verified_epoch(1, 0, 0);
+	verified_epoch(2, 0, 1);
+	check_unequal("verify: state differs from the primary's after epoch 2");
+	assert_int_equal(lab.exits, 1);
+	assert_int_equal(lab.exit_code, 2);
+}
+
+static void unequal_sides_with_a_lost_link(void **state)
+{
+	join_verified();
+	end_close(&lab.heart);
+	pri_begin(1);
+	pri_state(1, 1);
+	end_with_hashes(1, 1, 0);
+	end_close(&lab.main);
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
+	assert_string_equal(lab.ft.note, "verify: memory differs from the primary's after epoch 1");
+}
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+/* More frames than are taken in one turn, and no byte behind them that would wake anybody. */
+static void all_that_has_come_is_read(void **state)
+{
+	pri_join();
+	pri_heart();
+	pri_begin(1);
+	for (unsigned i = 0; i < 200; i++)
+		end_send(&lab.main, FRAME_PAGES, 1, NULL, 0);
+	pri_state(1, 1);
+	pri_end(1);
+	end_expect(&lab.main, FRAME_ACK, NULL);
+}
+
+/* A clock by which each look takes longer than a turn may. */
+static uint64_t hurried(void)
+{
+	static uint64_t now;
+
+	return now += 2 * LOOP_BUDGET_NS;
+}
+
+/* But others have their turns. */
+static void frames_are_taken_in_turns(void **state)
+{
+	uint64_t had;
+
+	lab_reach(SEC_STANDBY);
+	had = lab.sec.main.recv_seq;
+	pri_begin(2);
+	for (unsigned i = 0; i < 10; i++)
+		end_send(&lab.main, FRAME_PAGES, 2, NULL, 0);
+	lab.loop.clock = hurried;
+	for (unsigned i = 1; i <= 11; i++) {
+		loop_run_once(&lab.loop, 200000);
+		assert_int_equal(lab.sec.main.recv_seq - had, i);
+		assert_true(lab.sec.read_work.waits);
+	}
+	lab_settle();
+	assert_false(lab.sec.read_work.waits);
+	lab.loop.clock = loop_now_ns;
+}
+
+/* So is an epoch brought into memory: no frame is taken before it is there. */
+static void a_commit_goes_in_turns(void **state)
+{
+	struct frame f;
+
+	lab_reach(SEC_STANDBY);
+	lab.loop.clock = hurried;
+	pri_begin(2);
+	pri_page(2, 2, 2);
+	pri_page(2, 3, 2);
+	pri_state(2, 2);
+	pri_end(2);
+	pri_begin(3);
+	lab_until(stage_is_committing(&lab.sec.stage));
+	end_expect(&lab.main, FRAME_ACK, &f);
+	assert_int_equal(f.epoch, 2);
+	lab_until(lab.sec.stage.epoch == 3);
+	assert_int_equal(lab.sec.stage.committed, 2);
+	assert_int_equal(*(uint8_t *)mem_page(&lab.vm.mem, 3), 2);
+	lab.loop.clock = loop_now_ns;
+}
+
+static void halfway(void)
+{
+	lab_reach(SEC_STANDBY);
+	lab.loop.clock = hurried;
+	pri_begin(2);
+	pri_page(2, 2, 2);
+	pri_page(2, 3, 2);
+	pri_disk(2, 1024, 512, 2);
+	pri_state(2, 2);
+	pri_end(2);
+	lab_until(stage_is_committing(&lab.sec.stage));
+}
+
+static void check_all_of_it(void)
+{
+	lab.loop.clock = loop_now_ns;
+	assert_int_equal(lab.sec.stage.committed, 2);
+	assert_int_equal(*(uint8_t *)mem_page(&lab.vm.mem, 2), 2);
+	assert_int_equal(*(uint8_t *)mem_page(&lab.vm.mem, 3), 2);
+	assert_int_equal(lab.vm.vcpus[0].state.regs.rax, 2);
+}
+
+/* What was promised is done, whatever comes between. */
+static void an_acknowledged_epoch_is_not_left_halfway(void **state)
+{
+	halfway();
+	lab_arbiter_waits();
+	lab.sec.heart.lost(lab.sec.heart.arg, "heartbeat link closed");
+	assert_state(CLAIM);
+	check_all_of_it();
+	lab_teardown(NULL);
+	lab_setup(NULL);
+	halfway();
+	lab.sec.main_op.fn(&lab.sec.main_op, 0);
+	secondary_stop(&lab.sec);
+	lab.loop.clock = loop_now_ns;
+	assert_int_equal(lab_image_byte(lab.image, 1024), 2);
+	assert_int_equal(*(uint8_t *)mem_page(&lab.vm.mem, 3), 2);
+}
+
+/* --verify looks at all of it. */
+static void a_verified_commit_is_one(void **state)
+{
+	lab.hello.verify = 1;
+	pri_join();
+	pri_heart();
+	verified_epoch(1, 0, 0);
+	lab_settle();
+	lab.loop.clock = hurried;
+	pri_begin(2);
+	pri_page(2, 2, 2);
+	pri_state(2, 2);
+	end_with_hashes(2, 0, 0);
+	lab_until(lab.sec.stage.committed == 2);
+	assert_state(STANDBY);
+	lab.loop.clock = loop_now_ns;
+}
+
+/* Whatever comes on the main link is life. */
+static void frames_are_heard_as_heartbeats(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	lab_pass(3 * S);
+	assert_int_not_equal(lab.sec.heart.link_heard_ns, loop_now_ns());
+	pri_begin(2);
+	lab_settle();
+	assert_int_equal(lab.sec.heart.link_heard_ns, loop_now_ns());
+}
+
+static void check_stopped(bool stopped)
+{
+	assert_int_equal(lab.sec.reading_stopped, stopped);
+}
+
+/* Bytes that wait for the image, by writes of the first sync. */
+static void fill_queue(unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		pri_disk(0, 0, MANY, (uint8_t)i);
+		lab_settle();
+	}
+}
+
+/* So many writes are above 32 MB, one less is not: each costs what it brings, and a little. */
+static const unsigned too_many = (32u << 20) / MANY;
+
+static void go_down_to(uint64_t bytes)
+{
+	while (*lab_queue() > bytes) {
+		struct disk_req *r = lab.write;
+
+		lab.write = NULL;
+		r->done(r, 0);
+	}
+}
+
+static void a_slow_image_stops_the_first_sync(void **state)
+{
+	uint64_t one;
+
+	lab.images_wait = true;
+	pri_join();
+	pri_heart();
+	fill_queue(1);
+	one = *lab_queue();
+	fill_queue(too_many - 2);
+	check_stopped(false);
+	assert_true(*lab_queue() <= 32u << 20);
+	fill_queue(1);
+	assert_int_equal(*lab_queue(), too_many * one);
+	check_stopped(true);
+	/* What comes now stays in the socket. */
+	pri_disk(0, 512, 512, 0x99);
+	lab_settle();
+	assert_int_equal(*lab_queue(), too_many * one);
+	/* It is not forgotten that the primary lives, nor does anything go wrong. */
+	go_down_to(8u << 20);
+	lab_settle();
+	go_down_to((8u << 20) + one);
+	check_stopped(*lab_queue() >= 8u << 20);
+	go_down_to((8u << 20) - 1);
+	check_stopped(false);
+	lab_settle();
+	lab_images_go();
+	assert_int_equal(lab_image_byte(lab.image, 512), 0x99);
+	pri_commit(1);
+	assert_state(STANDBY);
+}
+
+/* The bounds themselves; the queue is only said to be that long. */
+static void the_bounds_of_a_slow_image(void **state)
+{
+	uint64_t have;
+
+	lab.images_wait = true;
+	lab_reach(SEC_STANDBY);
+	have = *lab_queue();
+	*lab_queue() = 32u << 20;
+	pri_begin(2);
+	lab_settle();
+	check_stopped(false);
+	(*lab_queue())++;
+	pri_page(2, 2, 2);
+	lab_settle();
+	check_stopped(true);
+	pri_state(2, 2);
+	pri_end(2);
+	end_expect_no(&lab.main, FRAME_ACK);
+	*lab_queue() = 8u << 20;
+	lab.sec.disks.moved(lab.sec.disks.arg);
+	check_stopped(true);
+	(*lab_queue())--;
+	lab.sec.disks.moved(lab.sec.disks.arg);
+	check_stopped(false);
+	end_expect(&lab.main, FRAME_ACK, NULL);
+	*lab_queue() = have;
+}
+
+/* What comes instead of the next epoch is seen however long the queue is. */
+static void a_goodbye_is_seen_with_a_full_queue(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_STANDBY);
+	*lab_queue() += 100u << 20;
+	end_send(&lab.main, FRAME_BYE, 0, NULL, 0);
+	lab_until(lab.sec.fsm.state == SEC_DRAIN);
+	*lab_queue() -= 100u << 20;
+}
+
+static void a_hand_over_is_seen_with_a_full_queue(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_STANDBY);
+	*lab_queue() += 100u << 20;
+	pri_hand_over(9);
+	end_expect(&lab.main, FRAME_RUNS, NULL);
+	*lab_queue() -= 100u << 20;
+}
+
+/* It did not read for a good reason; the next link is read again. */
+static void a_link_that_is_lost_unread(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_STANDBY);
+	pri_begin(2);
+	*lab_queue() += 100u << 20;
+	pri_page(2, 2, 2);
+	lab_until(lab.sec.reading_stopped);
+	lab_arbiter_waits();
+	end_close(&lab.heart);
+	lab_until(lab.sec.fsm.state == SEC_CLAIM);
+	check_stopped(false);
+	assert_string_equal(lab.ft.note, "primary: heartbeat link closed");
+	*lab_queue() -= 100u << 20;
+	lab_images_go();
+	lab_arbiter_answers(-ESTALE);
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
+	lab_arbiter_answers(0);
+	lab_reach(SEC_STANDBY);
+}
+
+/* --- the heartbeat link ends first ------------------------------------------------------------ */
+
+static void the_last_word_is_read_before_the_end_is_judged(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_STANDBY);
+	end_send(&lab.main, FRAME_BYE, 0, NULL, 0);
+	end_close(&lab.heart);
+	lab_settle();
+	assert_state(DRAIN);
+	assert_false(end_is_dropped(&lab.main));
+	lab_images_go();
+	end_expect(&lab.main, FRAME_DONE, NULL);
+}
+
+/* The same, seen by the heartbeats' end first. */
+static void it_is_read_from_the_end_of_heart(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_STANDBY);
+	end_send(&lab.main, FRAME_BYE, 0, NULL, 0);
+	lab.sec.heart.lost(lab.sec.heart.arg, "heartbeat link closed");
+	assert_state(DRAIN);
+	assert_false(end_is_dropped(&lab.main));
+	/* Not in another state. */
+	lab_teardown(NULL);
+	lab_setup(NULL);
+	lab_reach(SEC_STANDBY);
+	lab_arbiter_waits();
+	pri_epoch(2);
+	lab.sec.heart.lost(lab.sec.heart.arg, "heartbeat link closed");
+	assert_state(CLAIM);
+	assert_string_equal(lab.ft.note, "primary: heartbeat link closed");
+	lab_check_vm(2);
+}
+
+/* --- images that fail ------------------------------------------------------------------------- */
+
+static void check_image_failed(void)
+{
+	assert_state(LISTEN);
+	assert_word("STARTING");
+	assert_string_equal(lab.ft.note, "this side's disk image failed");
+	assert_int_equal(fake_vm.destroyed, 1);
+	assert_int_equal(lab.exits, 0);
+}
+
+static void an_image_that_fails_ends_the_link(void **state)
+{
+	static const unsigned states[] = {SEC_SYNCING, SEC_STANDBY, SEC_ACCEPT};
+
+	for (unsigned i = 0; i < 3; i++) {
+		if (i) {
+			lab_teardown(NULL);
+			lab_setup(NULL);
+		}
+		lab.images_wait = true;
+		lab_reach((enum secondary_state)states[i]);
+		lab_image_fails();
+		end_expect_refusal(&lab.main, "the secondary's disk image failed");
+		assert_true(end_is_dropped(&lab.main));
+		check_image_failed();
+		assert_int_equal(logged("error: disk 'd0': write at byte 0: Input/output error"),
+				 1);
+		/* The claim that was asked for is nobody's any more. */
+		mock_arbiter_hold(&lab.arbiter, false);
+		lab_pass(10 * S);
+		assert_int_equal(lab.ft.generation, 1);
+		assert_state(LISTEN);
+	}
+}
+
+static void an_image_that_fails_alone(void **state)
+{
+	static const unsigned states[] = {SEC_CLAIM, SEC_ACCEPT_ALONE, SEC_CONFIRM};
+
+	for (unsigned i = 0; i < 3; i++) {
+		if (i) {
+			lab_teardown(NULL);
+			lab_setup(NULL);
+		}
+		lab.images_wait = true;
+		lab_reach((enum secondary_state)states[i]);
+		lab_image_fails();
+		check_image_failed();
+		assert_int_equal(lab.taken, 0);
+	}
+}
+
+/* --- an orderly end --------------------------------------------------------------------------- */
+
+static void a_stop_is_over_when_the_images_have_all(void **state)
+{
+	struct frame f;
+
+	lab.images_wait = true;
+	lab_reach(SEC_STANDBY);
+	pri_commit(2);
+	end_send(&lab.main, FRAME_BYE, 0, NULL, 0);
+	lab_until(lab.sec.fsm.state == SEC_DRAIN);
+	/* Three writes, and a flush, which are some hundred bytes, and an image's. */
+	assert_string_equal(lab.ft.note,
+			    "primary: stopped in order; 1K of its disk writes wait for the image");
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(lab_image_step(), DISK_WRITE);
+	end_expect_no(&lab.main, FRAME_DONE);
+	lab_check_image(2); /* but may not be on the medium */
+	assert_int_equal(lab.write->kind, DISK_FLUSH);
+	/* The primary waits; it judges the time. */
+	lab_pass(50 * S);
+	assert_state(DRAIN);
+	lab_images_go();
+	end_expect(&lab.main, FRAME_DONE, &f);
+	assert_int_equal(f.length, 0);
+	assert_state(LISTEN);
+	assert_word("STARTING");
+	assert_string_equal(lab.ft.note, "primary: stopped in order");
+	lab_check_image(2);
+	assert_true(end_is_dropped(&lab.main));
+	assert_int_equal(lab.arbiter.asked, 1);
+	assert_int_equal(fake_vm.started, 0);
+	assert_string_equal(lab.steps, "hello-received ack-before ack-sent ack-before ack-sent "
+				       "drained done-said");
+}
+
+/* The primary has other things to do than to beat: its output leaves first. */
+static void a_primary_that_stops_has_time(void **state)
+{
+	lab.images_wait = true;
+	lab.hello.heartbeat_ns = S;
+	lab.hello.peer_timeout_ns = 2 * S;
+	lab_reach(SEC_STANDBY);
+	end_send(&lab.main, FRAME_BYE, 0, NULL, 0);
+	lab_until(lab.sec.fsm.state == SEC_DRAIN);
+	assert_int_equal(lab.sec.heart.timeout_ns, 30 * S);
+	lab_pass(29 * S);
+	assert_state(DRAIN);
+	/* A longer one stays as it is. */
+	lab_teardown(NULL);
+	lab_setup(NULL);
+	lab.images_wait = true;
+	lab_reach(SEC_DRAIN);
+	assert_int_equal(lab.sec.heart.timeout_ns, 60 * S);
+}
+
+static void a_stop_with_an_image_that_fails(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_DRAIN);
+	lab_image_fails();
+	end_expect_refusal(&lab.main, "the secondary's disk image failed");
+	assert_true(end_is_dropped(&lab.main));
+	assert_state(LISTEN);
+	assert_string_equal(lab.ft.note,
+			    "primary: stopped in order, but this side's disk image failed");
+}
+
+static void a_stop_that_nobody_waits_for(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_DRAIN_ALONE);
+	assert_word("PROTECTED");
+	lab_images_go();
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
+	assert_string_equal(lab.ft.note, "primary: stopped in order");
+	lab_check_image(1);
+	lab_teardown(NULL);
+	lab_setup(NULL);
+	lab.images_wait = true;
+	lab_reach(SEC_DRAIN_ALONE);
+	lab_image_fails();
+	assert_state(LISTEN);
+	assert_string_equal(lab.ft.note,
+			    "primary: stopped in order, but this side's disk image failed");
+}
+
+static void a_stop_without_memory_for_the_flush(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	lab.diskapply_flush = -ENOMEM;
+	end_send(&lab.main, FRAME_BYE, 0, NULL, 0);
+	end_expect_refusal(&lab.main, "the secondary's disk image failed");
+	end_expect_no(&lab.main, FRAME_DONE);
+	assert_state(LISTEN);
+}
+
+/* Without a heartbeat link there is a timer for it, which is of no interest any more. */
+static void a_stop_takes_longer_than_the_heartbeat_link_may(void **state)
+{
+	lab.images_wait = true;
+	pri_join();
+	pri_commit(1);
+	end_send(&lab.main, FRAME_BYE, 0, NULL, 0);
+	lab_until(lab.sec.fsm.state == SEC_DRAIN);
+	assert_int_equal(time_left(&lab.sec.timer_op), -1);
+	lab_pass(20 * S);
+	assert_state(DRAIN);
+	lab_images_go();
+	end_expect(&lab.main, FRAME_DONE, NULL);
+}
+
+/* An end is an end between two epochs. */
+static void no_end_comes_inside_an_epoch(void **state)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		lab_reach(SEC_STANDBY);
+		lab_arbiter_waits();
+		pri_begin(2);
+		if (i)
+			pri_hand_over(7);
+		else
+			end_send(&lab.main, FRAME_BYE, 0, NULL, 0);
+		end_expect_refusal(&lab.main, "message out of order");
+		assert_state(CLAIM);
+		assert_string_equal(lab.ft.note, "primary: message out of order");
+		lab_await_question();
+		assert_int_equal(lab.arbiter.question.record.token, 0);
+		lab_teardown(NULL);
+		lab_setup(NULL);
+	}
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, lab_setup, lab_teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(an_epoch_is_taken_as_a_whole),
+		TEST(an_epoch_begins_when_its_first_frame_comes),
+		TEST(nothing_is_applied_in_part),
+		TEST(a_malformed_part_ends_the_link),
+		TEST(an_epoch_that_lacks_something_is_not_acknowledged),
+		TEST(a_stream_that_breaks_its_rules_ends_the_link),
+		TEST(the_first_state_is_tried),
+		TEST(later_states_are_only_copied),
+		TEST(an_ack_that_is_not_sent_is_a_loss),
+		TEST(a_loss_in_the_first_sync_is_the_end_of_it),
+		TEST(equal_sides_go_on),
+		TEST(unequal_sides_do_not),
+		TEST(unequal_sides_end_the_process_that_verifies),
+		TEST(unequal_sides_with_a_lost_link),
+		TEST(all_that_has_come_is_read),
+		TEST(frames_are_taken_in_turns),
+		TEST(a_commit_goes_in_turns),
+		TEST(an_acknowledged_epoch_is_not_left_halfway),
+		TEST(a_verified_commit_is_one),
+		TEST(frames_are_heard_as_heartbeats),
+		TEST(a_slow_image_stops_the_first_sync),
+		TEST(the_bounds_of_a_slow_image),
+		TEST(a_goodbye_is_seen_with_a_full_queue),
+		TEST(a_hand_over_is_seen_with_a_full_queue),
+		TEST(a_link_that_is_lost_unread),
+		TEST(the_last_word_is_read_before_the_end_is_judged),
+		TEST(it_is_read_from_the_end_of_heart),
+		TEST(an_image_that_fails_ends_the_link),
+		TEST(an_image_that_fails_alone),
+		TEST(a_stop_is_over_when_the_images_have_all),
+		TEST(a_primary_that_stops_has_time),
+		TEST(a_stop_with_an_image_that_fails),
+		TEST(a_stop_that_nobody_waits_for),
+		TEST(a_stop_without_memory_for_the_flush),
+		TEST(a_stop_takes_longer_than_the_heartbeat_link_may),
+		TEST(no_end_comes_inside_an_epoch),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,317 @@
+/* The end of the process: what was acknowledged is in the images, or it is said that it is not. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/fuzz/vm.h"
+#include "tests/unit/libfakeprimary.h"
+#include "tests/unit/liblog.h"
+#include "tests/unit/libmockarbiter.h"
+#include "tests/unit/libsecondary.h"
+#include "tests/unit/libtime.h"
+
+/* In which this side may be the only one that has what it acknowledged. */
+static const unsigned owing[] = {SEC_STANDBY, SEC_DRAIN,	SEC_DRAIN_ALONE, SEC_CLAIM,
+				 SEC_ACCEPT,  SEC_ACCEPT_ALONE, SEC_HELD,	 SEC_CONFIRM};
+#define N(list) (sizeof(list) / sizeof((list)[0]))
+
+static void begin(unsigned state)
+{
+	lab_setup(NULL);
+	lab.images_wait = true;
+	lab_reach((enum secondary_state)state);
+}
+
+static void check_over(void)
+{
+	struct end c = {.in.fd = -1};
+
+	assert_int_equal(lab.sec.fsm.state, SEC_OVER);
+	assert_null(lab.sec.ft);
+	assert_true(end_is_dropped(&lab.main));
+	assert_true(end_is_dropped(&lab.heart));
+	assert_false(end_try_connect(&c));
+	assert_int_equal(time_left(&lab.sec.timer_op), -1);
+	assert_false(lab.sec.read_work.waits);
+	assert_int_equal(time_left(&lab.sec.announce_op), -1);
+	/* An answer that comes now is nobody's. */
+	mock_arbiter_hold(&lab.arbiter, false);
+	lab_settle();
+	assert_int_equal(lab.sec.fsm.state, SEC_OVER);
+	assert_int_equal(lab.taken, 0);
+	assert_false(lab.vm.running);
+	assert_int_equal(fake_vm.printed + fake_vm.frames, 0);
+}
+
+/* The image takes its time: it answers when somebody waits. */
+static void what_was_acknowledged_goes_to_the_image(void **state)
+{
+	for (unsigned i = 0; i < N(owing); i++) {
+		begin(owing[i]);
+		assert_int_equal(lab_image_byte(lab.image, 512), 0);
+		assert_int_equal(secondary_stop(&lab.sec), 0);
+		assert_true(logged("bytes of acknowledged disk writes go to the image first"));
+		assert_int_equal(logged("error:"), 0);
+		check_over();
+		lab_check_image(1);
+		lab_teardown(NULL);
+	}
+}
+
+/* Nothing is said of what is there already. */
+static void nothing_waits_for_an_image_that_has_all(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	lab_settle();
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_int_equal(logged("acknowledged disk writes"), 0);
+	check_over();
+	lab_check_image(1);
+}
+
+static void fail_next(void)
+{
+	struct disk_req *r = lab.write;
+
+	lab.write = NULL;
+	r->done(r, -EIO);
+}
+
+static void an_image_that_fails_then_is_an_error(void **state)
+{
+	for (unsigned i = 0; i < N(owing); i++) {
+		begin(owing[i]);
+		lab.instead_of_answer = fail_next;
+		assert_int_equal(secondary_stop(&lab.sec), -EIO);
+		assert_int_equal(
+			logged("error: the image does not take them: it lacks acknowledged disk "
+			       "writes"),
+			1);
+		assert_int_equal(logged("start the other side"), 1);
+		check_over();
+		lab_teardown(NULL);
+	}
+}
+
+static void an_image_that_answers_too_late_is_one(void **state)
+{
+	for (unsigned i = 0; i < N(owing); i++) {
+		begin(owing[i]);
+		lab.answers_after_ns = 40 * S;
+		assert_int_equal(secondary_stop(&lab.sec), -EIO);
+		assert_true(lab.waited_ns >= 30 * S);
+		assert_int_equal(logged("error: the image does not take them"), 1);
+		check_over();
+		lab_teardown(NULL);
+	}
+}
+
+/* 30 s for all of it. */
+static void an_image_has_thirty_seconds(void **state)
+{
+	begin(SEC_STANDBY);
+	lab.answers_after_ns = 29900 * MS;
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	check_over();
+	lab_check_image(1);
+	lab_teardown(NULL);
+	begin(SEC_STANDBY);
+	lab.answers_after_ns = 30 * S;
+	assert_int_equal(secondary_stop(&lab.sec), -EIO);
+	assert_int_equal(lab.waited_ns, 30 * S);
+	check_over();
+	lab_teardown(NULL);
+}
+
+/* The primary waits for that: it hears of it. */
+static void a_primary_that_stops_hears_how_it_went(void **state)
+{
+	begin(SEC_DRAIN);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	end_expect(&lab.main, FRAME_DONE, NULL);
+	check_over();
+	lab_teardown(NULL);
+	begin(SEC_DRAIN);
+	lab.instead_of_answer = fail_next;
+	assert_int_equal(secondary_stop(&lab.sec), -EIO);
+	end_expect_refusal(&lab.main, "the secondary's disk image failed");
+	check_over();
+	lab_teardown(NULL);
+	/* Not so another one: it is not to believe that this side goes on. */
+	begin(SEC_STANDBY);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	end_expect_no(&lab.main, FRAME_DONE);
+	lab_teardown(NULL);
+}
+
+/* That of an earlier primary was told to it. */
+static void an_image_that_failed_before_is_none_of_this_end(void **state)
+{
+	begin(SEC_DRAIN);
+	lab_image_fails();
+	assert_state(LISTEN);
+	pri_hang_up();
+	lab_reach(SEC_DRAIN);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	end_expect(&lab.main, FRAME_DONE, NULL);
+	check_over();
+	lab_teardown(NULL);
+}
+
+/* The link is closed before the images are waited for, so that the primary is not held up. */
+static void see_that_main_is_closed(void)
+{
+	struct frame f;
+
+	if (stream_recv(&lab.main.in, &f) == 0)
+		assert_true(stream_recv(&lab.main.in, &f) < 0);
+	lab.instead_of_answer = NULL;
+}
+
+static void the_primary_is_let_go_first(void **state)
+{
+	static const unsigned linked[] = {SEC_STANDBY, SEC_ACCEPT, SEC_HELD};
+
+	for (unsigned i = 0; i < N(linked); i++) {
+		begin(linked[i]);
+		lab.instead_of_answer = see_that_main_is_closed;
+		assert_int_equal(secondary_stop(&lab.sec), 0);
+		assert_null(lab.instead_of_answer);
+		lab_teardown(NULL);
+	}
+}
+
+/* A VM that ran here with its output held stands before its images are waited for. */
+static void see_that_it_stands(void)
+{
+	assert_false(lab.vm.running);
+	lab.instead_of_answer = NULL;
+}
+
+static void a_vm_that_was_handed_over_is_stopped_first(void **state)
+{
+	begin(SEC_HELD);
+	lab_print();
+	assert_true(lab.vm.running);
+	lab.instead_of_answer = see_that_it_stands;
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_null(lab.instead_of_answer);
+	check_over();
+	lab_teardown(NULL);
+	begin(SEC_HELD);
+	fake_vm.pause_error = -ETIMEDOUT;
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_int_equal(logged("error: vCPUs: only 0 of 1 stopped within 5 s"), 1);
+	lab.vm.running = false;
+	check_over();
+	lab_teardown(NULL);
+	begin(SEC_CONFIRM);
+	lab.vm.running = true; /* its CPUs did not stand */
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	check_over();
+	lab_teardown(NULL);
+}
+
+/* A first sync is worth nothing: what it brought does not hold anybody up. */
+static void a_first_sync_is_given_up(void **state)
+{
+	lab_setup(NULL);
+	lab.images_wait = true;
+	pri_join();
+	pri_heart();
+	pri_disk(0, 512, 512, 1);
+	pri_disk(0, 1024, 512, 2);
+	lab_settle();
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_int_equal(logged("acknowledged disk writes"), 0);
+	check_over();
+	assert_int_equal(lab_image_byte(lab.image, 512), 1); /* was at the kernel */
+	assert_int_equal(lab_image_byte(lab.image, 1024), 0);
+	lab_teardown(NULL);
+}
+
+static void nobody_there_is_nothing_to_do(void **state)
+{
+	lab_setup(NULL);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_int_equal(fake_vm.created, 0);
+	check_over();
+	lab_teardown(NULL);
+}
+
+/* --- after a takeover ------------------------------------------------------------------------- */
+
+/* Whoever runs the VM has waited for the images, or not: what the guest wrote since stays behind.
+ */
+static void a_vm_that_was_taken_over_is_its_callers(void **state)
+{
+	struct lab_write w;
+
+	begin(SEC_TAKEN);
+	pri_hang_up();
+	lab_guest_writes(&w, LAB_MIRROR, 1024, 0xaa);
+	assert_true(lab.ft.images_behind);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_int_equal(lab.sec.fsm.state, SEC_OVER);
+	assert_int_equal(fake_vm.destroyed, 0);
+	assert_true(lab.vm.running);
+	assert_int_equal(time_left(&lab.sec.announce_op), -1);
+	assert_true(lab.ft.images_behind);
+	assert_false(w.done);
+	assert_int_equal(logged("acknowledged disk writes"), 0);
+	lab_teardown(NULL);
+	assert_int_equal(w.res, -ECANCELED);
+}
+
+/* Only the entry that is at the kernel is waited for. */
+static void what_is_behind_is_dropped(void **state)
+{
+	begin(SEC_STANDBY);
+	pri_commit(2);
+	pri_hang_up();
+	lab_until(lab.taken);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_int_equal(lab_image_byte(lab.image, 0), 0xdd); /* of the sync: was at the kernel */
+	assert_int_equal(lab_image_byte(lab.image, 512), 0);
+	assert_int_equal(lab_image_byte(lab.image, 1024), 0);
+	lab_teardown(NULL);
+}
+
+static void announcements_end_with_it(void **state)
+{
+	lab_setup(NULL);
+	lab_reach(SEC_TAKEN);
+	assert_true(time_left(&lab.sec.announce_op) > 0);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	lab_pass(5 * S);
+	assert_int_equal(fake_vm.frames, 1);
+	lab_teardown(NULL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_was_acknowledged_goes_to_the_image),
+		cmocka_unit_test_setup_teardown(nothing_waits_for_an_image_that_has_all, lab_setup,
+						lab_teardown),
+		cmocka_unit_test(an_image_that_fails_then_is_an_error),
+		cmocka_unit_test(an_image_that_answers_too_late_is_one),
+		cmocka_unit_test(an_image_has_thirty_seconds),
+		cmocka_unit_test(a_primary_that_stops_hears_how_it_went),
+		cmocka_unit_test(an_image_that_failed_before_is_none_of_this_end),
+		cmocka_unit_test(the_primary_is_let_go_first),
+		cmocka_unit_test(a_vm_that_was_handed_over_is_stopped_first),
+		cmocka_unit_test(a_first_sync_is_given_up),
+		cmocka_unit_test(nobody_there_is_nothing_to_do),
+		cmocka_unit_test(a_vm_that_was_taken_over_is_its_callers),
+		cmocka_unit_test(what_is_behind_is_dropped),
+		cmocka_unit_test(announcements_end_with_it),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,612 @@
+/* The secondary's door, and its welcome: who may come in, and what it becomes then. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "ft/common/side.h"
+#include "tests/fuzz/vm.h"
+#include "tests/unit/libfakeprimary.h"
+#include "tests/unit/liblog.h"
+#include "tests/unit/libmockarbiter.h"
+#include "tests/unit/libsecondary.h"
+#include "tests/unit/libtime.h"
+
+#define BUSY "connection dropped: not a primary, or this side is busy with another one"
+
+/* --- a good one ------------------------------------------------------------------------------- */
+
+static void a_hello_builds_the_machine(void **state)
+{
+	uint64_t side;
+
+	lab.hello.generation = 7;
+	lab.arbiter.record.generation = 7;
+	lab.hello.heartbeat_ns = 3 * S;
+	lab.hello.peer_timeout_ns = 9 * S;
+	assert_word("STARTING");
+	pri_hello();
+	end_expect(&lab.main, FRAME_WELCOME, NULL);
+	assert_state(SYNCING);
+	assert_word("SYNCING");
+	assert_string_equal(lab.ft.peer, "vm");
+	assert_int_equal(lab.ft.generation, 7);
+	assert_false(lab.sec.verify);
+	assert_int_equal(fake_vm.created, 1);
+	assert_int_equal(lab.vm.mem.npages, lab.machine.mem_bytes / MEM_PAGE_SIZE);
+	assert_memory_equal(lab.vm.machine.devs, lab.machine.devs, sizeof(lab.machine.devs));
+	assert_int_equal(lab.sec.stage.disklog_limit, 8 << 20);
+	assert_int_equal(side_identity(&lab.cfg, &side, NULL), 0);
+	assert_true(side);
+	assert_int_equal(arbiter_side(lab.ft.arbiter), side);
+	assert_int_equal(time_left(&lab.sec.timer_op), 5 * S);
+	assert_false(lab.vm.running);
+	assert_int_equal(logged("primary refused"), 0);
+}
+
+/* Holes are not sent: what was in the image must not show through them. */
+static void a_used_image_is_emptied(void **state)
+{
+	struct stat st;
+
+	assert_int_equal(lab_image_byte(lab.image, 0), 0xee);
+	pri_join();
+	assert_int_equal(stat(lab.image, &st), 0);
+	assert_int_equal(st.st_size, LAB_IMAGE);
+	assert_true(st.st_blocks * 512 >= LAB_IMAGE); /* and there is room for all of it */
+	for (uint64_t off = 0; off < LAB_IMAGE; off += 511)
+		assert_int_equal(lab_image_byte(lab.image, off), 0);
+	/* Not one that others use. */
+	assert_int_equal(lab_image_byte(lab.shared, 0), 0xee);
+	assert_int_equal(lab_image_byte(lab.shared, LAB_IMAGE - 1), 0xee);
+}
+
+static void the_heartbeat_link_is_the_second(void **state)
+{
+	struct frame f;
+
+	lab.hello.heartbeat_ns = 3 * S;
+	lab.hello.peer_timeout_ns = 9 * S;
+	pri_join();
+	pri_heart();
+	assert_int_equal(time_left(&lab.sec.timer_op), -1);
+	assert_int_equal(lab.sec.heart.interval_ns, 3 * S);
+	assert_int_equal(lab.sec.heart.timeout_ns, 9 * S);
+	end_expect(&lab.heart, FRAME_HEART, &f);
+	assert_int_equal(f.length, sizeof(struct wire_heart));
+	assert_state(SYNCING);
+	end_close(&lab.heart);
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
+	assert_string_equal(lab.ft.note, "primary: heartbeat link closed");
+	assert_true(end_is_dropped(&lab.main));
+}
+
+static void without_heartbeats_it_is_no_primary(void **state)
+{
+	pri_join();
+	lab_pass(5 * S - 1);
+	assert_state(SYNCING);
+	lab_pass(1);
+	end_expect_refusal(&lab.main, "no heartbeat link");
+	assert_state(LISTEN);
+	assert_string_equal(lab.ft.note, "primary: no heartbeat link");
+}
+
+/* The first epoch may be there by then; nobody can know whether the primary goes on. */
+static void nor_is_it_one_with_an_epoch(void **state)
+{
+	pri_join();
+	pri_commit(1);
+	lab_arbiter_waits();
+	lab_pass((uint64_t)time_left(&lab.sec.timer_op));
+	end_expect_refusal(&lab.main, "no heartbeat link");
+	assert_state(CLAIM);
+	assert_string_equal(lab.ft.note, "primary: no heartbeat link");
+}
+
+static void a_heartbeat_link_that_fails(void **state)
+{
+	lab.heart_start = -ENOSPC;
+	pri_join();
+	pri_heart_as(&lab.heart, lab.session);
+	assert_true(end_is_dropped(&lab.main));
+	assert_true(end_is_dropped(&lab.heart));
+	assert_state(LISTEN);
+	assert_string_equal(lab.ft.note, "primary: heartbeat link failed");
+}
+
+/* --- a bad one -------------------------------------------------------------------------------- */
+
+static void check_refused(const char *why)
+{
+	pri_hello();
+	end_expect_refusal(&lab.main, why);
+	assert_true(end_is_dropped(&lab.main));
+	assert_state(LISTEN);
+	assert_word("STARTING");
+	assert_string_equal(lab.ft.note, why);
+	assert_string_equal(lab.ft.peer, "");
+	assert_false(lab.sec.has_vm);
+	assert_int_equal(fake_vm.created, fake_vm.destroyed);
+}
+
+static void check_welcome(void)
+{
+	pri_join();
+	assert_state(SYNCING);
+	end_close(&lab.main);
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
+	assert_string_equal(lab.ft.note, "primary: connection closed");
+}
+
+static void values_have_limits(void **state)
+{
+	static const struct {
+		size_t at, size;
+		uint64_t good, bad;
+	} edges[] = {
+#define FIELD(f) offsetof(struct wire_hello, f), sizeof(((struct wire_hello *)0)->f)
+		{FIELD(heartbeat_ns), 1000000, 999999},
+		{FIELD(heartbeat_ns), 10 * S, 10 * S + 1},
+		{FIELD(peer_timeout_ns), 10 * S, 10 * S - 1}, /* the heartbeat */
+		{FIELD(peer_timeout_ns), 60 * S, 60 * S + 1},
+		{FIELD(verify), 0, 2},
+		{FIELD(verify), 1, UINT32_MAX},
+		{FIELD(shared_arbiter), 1, 2},
+		{FIELD(generation), 1, 0},
+		{FIELD(generation), INT64_MAX - 2, INT64_MAX - 1},
+		{FIELD(generation), 1, UINT64_MAX},
+		{FIELD(fdt_bytes), 0, 1}, /* more than they are */
+		{FIELD(fdt_bytes), 0, UINT32_MAX},
+#undef FIELD
+	};
+	const struct wire_hello usual = lab.hello;
+
+	lab.arbiter.record.generation = INT64_MAX; /* has seen them all */
+	for (unsigned i = 0; i < sizeof(edges) / sizeof(edges[0]); i++) {
+		lab.hello = usual;
+		memcpy((uint8_t *)&lab.hello + edges[i].at, &edges[i].bad, edges[i].size);
+		check_refused("hello with values out of range");
+		memcpy((uint8_t *)&lab.hello + edges[i].at, &edges[i].good, edges[i].size);
+		check_welcome();
+	}
+}
+
+static void a_hello_may_be_short(void **state)
+{
+	uint8_t part[sizeof(struct wire_hello)] = {0};
+	const struct wire_hello usual = lab.hello;
+
+	end_connect(&lab.main);
+	end_preface(&lab.main, STREAM_MAIN, 5);
+	end_send(&lab.main, FRAME_HELLO, 0, part, sizeof(part) - 1);
+	end_expect_refusal(&lab.main, "short hello");
+	/* Not even a machine. */
+	end_connect(&lab.main);
+	end_preface(&lab.main, STREAM_MAIN, 5);
+	memcpy(part, &usual, sizeof(part));
+	end_send(&lab.main, FRAME_HELLO, 0, part, sizeof(part));
+	end_expect_refusal(&lab.main, "machine description: not a valid device tree");
+	assert_state(LISTEN);
+}
+
+static void a_disk_log_has_the_bound_of_this_side(void **state)
+{
+	lab.hello.disklog_bytes = (8 << 20) + 1;
+	check_refused("the primary's disk log of up to 8M is above the limit here, 8M; give both "
+		      "sides the same --disklog-limit");
+	lab.hello.disklog_bytes = 9 << 20;
+	check_refused("the primary's disk log of up to 9M is above the limit here, 8M; give both "
+		      "sides the same --disklog-limit");
+	lab.cfg.disklog_bytes = 9 << 20;
+	check_welcome();
+}
+
+static void both_sides_have_one_arbiter_or_none(void **state)
+{
+	lab.hello.shared_arbiter = 0;
+	check_refused("the primary runs without an arbiter, this side with one: both could run the "
+		      "VM; give both sides the same --arbiter");
+	lab.arbiter.ops.shared = false;
+	check_welcome();
+	assert_int_equal(lab.arbiter.asked, 0); /* it has nothing to say */
+	lab.hello.shared_arbiter = 1;
+	check_refused("the primary runs with an arbiter, this side without one: both could run the "
+		      "VM; give both sides the same --arbiter");
+}
+
+static void it_is_the_same_arbiter(void **state)
+{
+	lab.hello.generation = 5;
+	lab.arbiter.record.generation = 4;
+	check_refused("the arbiter has generation 4 here, 5 at the primary; give both sides the "
+		      "same --arbiter");
+	lab.arbiter.record.generation = 5;
+	check_welcome();
+	/* What came after is for the claim to judge. */
+	lab.arbiter.record.generation = 6;
+	check_welcome();
+	mock_arbiter_set(&lab.arbiter, -EIO, NULL);
+	check_refused("mock: Input/output error");
+}
+
+static void it_is_the_vm_that_is_waited_for(void **state)
+{
+	snprintf(lab.machine.name, sizeof(lab.machine.name), "other");
+	check_refused("the primary's VM is 'other', this side waits for 'vm' (--name)");
+}
+
+static void disks_are_what_they_are_here(void **state)
+{
+	struct config_disk *mirror = &lab.cfg.disks[0], *shared = &lab.cfg.disks[1];
+	struct mdev *md = &lab.machine.devs[LAB_MIRROR];
+
+	/* Others than those that are meant do not matter. */
+	shared->readonly = true;
+	lab.machine.devs[LAB_SHARED].readonly = true;
+	check_welcome();
+	lab.machine.devs[LAB_SHARED].readonly = false;
+	check_refused("disk 'd5' is read-only here, not at the primary");
+	shared->readonly = false;
+	mirror->readonly = true;
+	check_refused("disk 'd0' is read-only here, not at the primary");
+	mirror->readonly = false;
+	mirror->ft = DISK_FT_SHARED;
+	check_refused("disk 'd0' is a mirror at the primary, not here");
+	mirror->ft = DISK_FT_NONE;
+	check_refused("disk 'd0' is a mirror at the primary, not here");
+	assert_int_equal(fake_vm.created, 1); /* nothing was tried */
+	/* But the primary may use it for less. */
+	mirror->ft = DISK_FT_MIRROR;
+	md->ft = DISK_FT_SHARED;
+	check_welcome();
+	/* A device of the same name that is no disk. */
+	snprintf(shared->id, sizeof(shared->id), "d4");
+	lab.machine.ndevs = LAB_SHARED;
+	shared->readonly = true;
+	check_welcome();
+}
+
+static void a_machine_that_cannot_be_built(void **state)
+{
+	lab.machine.mem_bytes = 2 * FAKE_MEM_MAX;
+	check_refused("more memory than this host has");
+	assert_int_equal(fake_vm.created, 0);
+	lab.machine.mem_bytes = 2 << 20;
+	fake_vm.has_network = false;
+	check_refused("device 'd4': not given here");
+	fake_vm.has_network = true;
+	assert_int_equal(lab_image_byte(lab.image, 0), 0xee); /* not emptied for nothing */
+	check_welcome();
+}
+
+static void what_fails_behind_the_vm_takes_it_down(void **state)
+{
+	lab.side_identity = -EIO;
+	check_refused("disk 'd0': gone");
+	assert_int_equal(fake_vm.created, 1);
+	assert_int_equal(lab_image_byte(lab.image, 0), 0xee);
+	lab.side_identity = 0;
+	lab.stage_init = -ENOMEM;
+	check_refused("staging: out of memory");
+	assert_int_equal(fake_vm.created, 2);
+	lab.stage_init = 0;
+	check_welcome();
+}
+
+/* Every try again says the same. */
+static void the_same_refusal_is_logged_once(void **state)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		lab.hello.generation = 0;
+		check_refused("hello with values out of range");
+	}
+	assert_int_equal(logged("warning: primary refused: hello with values out of range"), 1);
+	lab.hello.generation = 1;
+	lab.machine.mem_bytes = 2 * FAKE_MEM_MAX;
+	check_refused("more memory than this host has");
+	assert_int_equal(logged("warning: primary refused: more memory than this host has"), 1);
+	lab.hello.generation = 0;
+	check_refused("hello with values out of range");
+	assert_int_equal(logged("warning: primary refused: hello with values out of range"), 2);
+}
+
+static void a_primary_may_go_away_while_it_is_welcomed(void **state)
+{
+	pri_hello();
+	end_close(&lab.main);
+	lab_until(fake_vm.destroyed);
+	assert_state(LISTEN);
+	assert_string_equal(lab.ft.note, "primary went away in the handshake");
+	assert_int_equal(lab.nwords, 0);
+	check_welcome();
+}
+
+/* --- the door --------------------------------------------------------------------------------- */
+
+static struct end ends[6];
+
+static unsigned count_pending(void)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < SECONDARY_MAX_PENDING; i++)
+		n += lab.sec.pending[i].used;
+	return n;
+}
+
+static void connect_to_door(unsigned i)
+{
+	end_connect(&ends[i]);
+	lab_settle();
+}
+
+static int close_ends(void **state)
+{
+	for (unsigned i = 0; i < 6; i++)
+		end_close(&ends[i]);
+	return lab_teardown(state);
+}
+
+static void who_says_nothing_is_dropped(void **state)
+{
+	connect_to_door(0);
+	end_preface(&ends[0], STREAM_MAIN, 9); /* is not enough */
+	lab_pass(2 * S - 1);
+	assert_false(end_is_dropped(&ends[0]));
+	assert_int_equal(count_pending(), 1);
+	lab_pass(1);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_int_equal(count_pending(), 0);
+	assert_int_equal(logged("warning: connection dropped: it did not say what it is"), 1);
+	/* And nothing is left of it. */
+	lab_pass(10 * S);
+	assert_int_equal(logged("connection dropped"), 1);
+}
+
+/* Silent ones cannot keep the primary out. */
+static void the_oldest_makes_room(void **state)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		connect_to_door((i + 2) % 4); /* not in the order of their places */
+		lab_pass(1);
+	}
+	assert_int_equal(count_pending(), 4);
+	for (unsigned i = 0; i < 4; i++)
+		assert_false(end_is_dropped(&ends[i]));
+	connect_to_door(4);
+	assert_int_equal(count_pending(), 4);
+	assert_true(end_is_dropped(&ends[2]));
+	assert_false(end_is_dropped(&ends[3]));
+	assert_false(end_is_dropped(&ends[0]));
+	lab_pass(1);
+	connect_to_door(5);
+	assert_true(end_is_dropped(&ends[3]));
+	assert_false(end_is_dropped(&ends[1]));
+	lab_pass(1);
+	pri_join();
+	assert_true(end_is_dropped(&ends[0]));
+	assert_int_equal(count_pending(), 3);
+	/* Those that went have no timers any more. */
+	lab_pass(2 * S);
+	assert_int_equal(logged("it did not say what it is"), 3);
+}
+
+static void crowd(void)
+{
+	for (unsigned i = 0; i < 5; i++)
+		connect_to_door(i);
+}
+
+/* Even if there is much else to do while it is heard. */
+static void a_primary_that_is_heard_keeps_its_place(void **state)
+{
+	lab.while_building = crowd;
+	pri_join();
+	assert_state(SYNCING);
+	assert_int_equal(count_pending(), 3);
+	assert_int_equal(fake_vm.created, 1);
+}
+
+static void others_are_dropped(void **state)
+{
+	uint8_t byte = 1;
+
+	/* A frame on main that is no HELLO. */
+	connect_to_door(0);
+	end_preface(&ends[0], STREAM_MAIN, 9);
+	end_send(&ends[0], FRAME_BYE, 0, NULL, 0);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_int_equal(logged(BUSY), 1);
+	/* A HELLO on another link. */
+	connect_to_door(0);
+	end_preface(&ends[0], STREAM_HEART, 9);
+	end_send(&ends[0], FRAME_HELLO, 0, &byte, 1);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_int_equal(logged(BUSY), 2);
+	connect_to_door(0);
+	end_preface(&ends[0], STREAM_FILE, 9);
+	end_send(&ends[0], FRAME_HELLO, 0, &byte, 1);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_int_equal(logged(BUSY), 3);
+	/* A heartbeat of nobody. */
+	pri_heart_as(&ends[0], 9);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_int_equal(logged(BUSY), 4);
+	/* Not even a stream. */
+	connect_to_door(0);
+	assert_int_equal(send(ends[0].in.fd, "GET / HTTP/1.1\r\nHost: secondary\r\n\r\n", 35, 0),
+			 35);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_int_equal(
+		logged("warning: connection dropped: preface: this is not an ftvmm stream"), 1);
+	/* It hung up. */
+	connect_to_door(0);
+	end_close(&ends[0]);
+	lab_settle();
+	assert_int_equal(logged(BUSY), 5);
+	assert_int_equal(count_pending(), 0);
+	assert_state(LISTEN);
+	assert_int_equal(fake_vm.created, 0);
+}
+
+/* A heartbeat link is that of this primary, the first one, with a heartbeat. */
+static void heartbeat_links_are_looked_at(void **state)
+{
+	uint8_t byte = 1;
+
+	pri_join();
+	pri_heart_as(&ends[0], lab.session + 1);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_null(lab.sec.heart.loop);
+	connect_to_door(0);
+	end_preface(&ends[0], STREAM_MAIN, lab.session);
+	end_send(&ends[0], FRAME_HEART, 0, &byte, 1);
+	assert_true(end_is_dropped(&ends[0]));
+	connect_to_door(0);
+	end_preface(&ends[0], STREAM_HEART, lab.session);
+	end_send(&ends[0], FRAME_BYE, 0, &byte, 1);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_null(lab.sec.heart.loop);
+	assert_int_equal(time_left(&lab.sec.timer_op), 5 * S);
+	pri_heart();
+	pri_heart_as(&ends[0], lab.session);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_false(end_is_dropped(&lab.heart));
+	assert_int_equal(logged(BUSY), 4);
+	assert_state(SYNCING);
+}
+
+/* It serves one, whatever it is at. */
+static void a_second_primary_is_dropped(void **state)
+{
+	static const unsigned states[] = {SEC_SYNCING, SEC_STANDBY, SEC_CLAIM, SEC_ACCEPT,
+					  SEC_HELD};
+
+	for (unsigned i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
+		if (i) {
+			lab_teardown(NULL);
+			lab_setup(NULL);
+		}
+		lab_reach((enum secondary_state)states[i]);
+		end_connect(&ends[0]);
+		pri_say_hello(&ends[0], 1234);
+		assert_true(end_is_dropped(&ends[0]));
+		assert_int_equal(logged(BUSY), 1);
+		pri_heart_as(&ends[0], lab.session);
+		assert_true(states[i] == SEC_SYNCING || end_is_dropped(&ends[0]));
+		assert_int_equal(lab.sec.fsm.state, states[i]);
+		assert_int_equal(fake_vm.created, 1);
+	}
+}
+
+/* A side that took over is a primary. */
+static void nobody_comes_in_after_a_takeover(void **state)
+{
+	lab_reach(SEC_TAKEN);
+	connect_to_door(0);
+	assert_int_equal(count_pending(), 0);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_int_equal(logged("connection dropped"), 0);
+}
+
+/* A slow link. */
+static void a_hello_may_come_in_pieces(void **state)
+{
+	int fd;
+
+	end_connect(&lab.main);
+	fd = lab.main.in.fd;
+	lab.main.in.fd = -1; /* it is only made */
+	pri_say_hello(&lab.main, 9);
+	lab.main.in.fd = fd;
+	while (lab.main.written < lab.main.out.len) {
+		size_t n = lab.main.out.len - lab.main.written;
+
+		assert_state(LISTEN);
+		n = n < 100 ? n : 100;
+		assert_int_equal(send(fd, lab.main.out.p + lab.main.written, n, 0), n);
+		lab.main.written += n;
+		for (unsigned i = 0; i < 3; i++)
+			loop_run_once(&lab.loop, 200000);
+	}
+	end_expect(&lab.main, FRAME_WELCOME, NULL);
+}
+
+static void the_door_is_shut_at_the_end(void **state)
+{
+	connect_to_door(0);
+	connect_to_door(1);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_int_equal(count_pending(), 0);
+	assert_true(end_is_dropped(&ends[0]));
+	assert_true(end_is_dropped(&ends[1]));
+	assert_false(end_try_connect(&ends[2]));
+	lab_pass(10 * S);
+	assert_int_equal(logged("connection dropped"), 0);
+	/* A second time it is nothing. */
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+}
+
+static void a_door_that_does_not_open(void **state)
+{
+	struct secondary *other = calloc(1, sizeof(*other));
+	struct config cfg = lab.cfg;
+	struct ft ft = {.cfg = &cfg, .loop = &lab.loop, .arbiter = lab.ft.arbiter};
+	struct err e = {0};
+
+	/* Somebody listens there. */
+	assert_true(secondary_start(other, &ft, &lab.vm, NULL, NULL, &e) < 0);
+	assert_true(e.msg[0]);
+	assert_int_equal(secondary_stop(other), 0);
+	snprintf(cfg.listen, sizeof(cfg.listen), "nonsense");
+	e = (struct err){0};
+	assert_int_equal(secondary_start(other, &ft, &lab.vm, NULL, NULL, &e), -EINVAL);
+	assert_int_equal(secondary_stop(other), 0);
+	check_welcome();
+	free(other);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, lab_setup, close_ends)
+	const struct CMUnitTest tests[] = {
+		TEST(a_hello_builds_the_machine),
+		TEST(a_used_image_is_emptied),
+		TEST(the_heartbeat_link_is_the_second),
+		TEST(without_heartbeats_it_is_no_primary),
+		TEST(nor_is_it_one_with_an_epoch),
+		TEST(a_heartbeat_link_that_fails),
+		TEST(values_have_limits),
+		TEST(a_hello_may_be_short),
+		TEST(a_disk_log_has_the_bound_of_this_side),
+		TEST(both_sides_have_one_arbiter_or_none),
+		TEST(it_is_the_same_arbiter),
+		TEST(it_is_the_vm_that_is_waited_for),
+		TEST(disks_are_what_they_are_here),
+		TEST(a_machine_that_cannot_be_built),
+		TEST(what_fails_behind_the_vm_takes_it_down),
+		TEST(the_same_refusal_is_logged_once),
+		TEST(a_primary_may_go_away_while_it_is_welcomed),
+		TEST(who_says_nothing_is_dropped),
+		TEST(the_oldest_makes_room),
+		TEST(a_primary_that_is_heard_keeps_its_place),
+		TEST(others_are_dropped),
+		TEST(heartbeat_links_are_looked_at),
+		TEST(a_second_primary_is_dropped),
+		TEST(nobody_comes_in_after_a_takeover),
+		TEST(a_hello_may_come_in_pieces),
+		TEST(the_door_is_shut_at_the_end),
+		TEST(a_door_that_does_not_open),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
