@@ -50,11 +50,18 @@ static uint64_t round_trip(const struct heart *h)
 	return h->trips < TRIPS ? 0 : h->shortest_trip_ns;
 }
 
-/* With the lock. */
+/*
+ * With the lock. The other side's round trip may be shorter than ours, if it was less busy: so ours
+ * counts up to what is left of the timeout, and no lease is longer than that.
+ */
 static bool suspect(const struct heart *h)
 {
+	uint64_t trip = round_trip(h);
+
+	if (trip > h->lease_ns / 3)
+		trip = h->lease_ns / 3;
 	return h->is_lost || h->echoed_ns < h->confessed_ns ||
-	       loop_now_ns() - h->echoed_ns > h->lease_ns + round_trip(h);
+	       loop_now_ns() - h->echoed_ns > h->lease_ns + trip;
 }
 
 static void take_echo(struct heart *h, uint64_t echo)
