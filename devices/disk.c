@@ -341,9 +341,14 @@ static void start(struct disk *d, struct disk_req *r)
 	}
 	if (is_change(r))
 		add_change(d, r);
-	if (r->kind != DISK_READ && d->hook.submit)
-		d->hook.submit(d->hook.arg, d, r);
 	step(r);
+}
+
+/* What is refused anyway the hook does not see. */
+static bool hook_holds(struct disk *d, const struct disk_req *r)
+{
+	return r->kind != DISK_READ && d->hook.submit && !check(d, r) &&
+	       d->hook.submit(d->hook.arg, d, r) == DISK_HOLD;
 }
 
 /* Each is copied by the hook, and perhaps served by the kernel as it is handed over. */
@@ -352,6 +357,10 @@ static void run_queue(struct disk *d)
 	while (d->queue && !d->held && d->inflight < MAX_INFLIGHT && !must_wait(d, d->queue)) {
 		struct disk_req *r = d->queue;
 
+		if (hook_holds(d, r)) {
+			d->held = true;
+			return;
+		}
 		d->queue = r->next;
 		if (!d->queue)
 			d->queue_tail = &d->queue;

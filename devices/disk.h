@@ -32,10 +32,16 @@ struct disk_req {
 	uint8_t how; /* enum disk_how */
 };
 
+enum disk_verdict {
+	DISK_GO,
+	DISK_HOLD, /* not now: it and all behind it wait for disk_hold(d, false), and are asked
+		      again */
+};
+
 /* Sees changes (WRITE, ZERO, DISCARD, FLUSH). Loop thread. */
 struct disk_hook {
 	/* Before the change goes to the image. The bytes are final and may be copied now. */
-	void (*submit)(void *arg, struct disk *d, const struct disk_req *r);
+	enum disk_verdict (*submit)(void *arg, struct disk *d, const struct disk_req *r);
 	/* After it is in the image (or failed). */
 	void (*done)(void *arg, struct disk *d, const struct disk_req *r, int res);
 	void *arg;

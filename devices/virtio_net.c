@@ -208,14 +208,6 @@ static int tx_one(struct virtio_dev *vd, unsigned qi)
 	return r ? r : 1;
 }
 
-static bool deliver(void *arg, const void *data, uint32_t len)
-{
-	struct net *n = arg;
-
-	netdev_send(n->nd, data, len);
-	return true;
-}
-
 static void room(void *arg)
 {
 	struct net *n = arg;
@@ -635,7 +627,7 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 	}
 	n->vd.features |=
 		(md->no_offload ? 0 : OFFLOADS) | (n->pairs > 1 ? BIT(VIRTIO_NET_F_MQ) : 0);
-	n->sink = obuf_add_sink(env->obuf, deliver, room, n);
+	n->sink = netdev_add_sink(nd, env->obuf, room, n);
 	if (n->sink < 0) {
 		r = err_set(e, n->sink, "device %s: too many outputs", md->id);
 		net_free(&n->vd.dev);

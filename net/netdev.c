@@ -1,6 +1,8 @@
 /* From a netdev to its back end. */
 #include "net/netdev.h"
 
+#include "net/obuf.h"
+
 static const struct netdev_ops *ops_of(const struct netdev *nd)
 {
 	return nd->ops ? nd->ops : &netdev_tap_ops;
@@ -35,4 +37,24 @@ int netdev_recv(struct netdev *nd, void *buf, uint32_t cap)
 void netdev_send(struct netdev *nd, const void *frame, uint32_t len)
 {
 	ops_of(nd)->send(nd, frame, len);
+}
+
+static bool deliver(void *arg, const void *data, uint32_t len)
+{
+	netdev_send(arg, data, len);
+	return true;
+}
+
+static void room(void *arg)
+{
+	struct netdev *nd = arg;
+
+	nd->room(nd->room_arg);
+}
+
+int netdev_add_sink(struct netdev *nd, struct obuf *ob, void (*fn)(void *arg), void *arg)
+{
+	nd->room = fn;
+	nd->room_arg = arg;
+	return obuf_add_sink(ob, deliver, room, nd);
 }

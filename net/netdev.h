@@ -15,6 +15,7 @@
 
 struct loop;
 struct netdev;
+struct obuf;
 
 struct netdev_ops {
 	int (*recv)(struct netdev *nd, void *buf, uint32_t cap);
@@ -25,6 +26,8 @@ struct netdev_ops {
 };
 
 struct netdev {
+	void (*room)(void *arg); /* see netdev_add_sink() */
+	void *room_arg;
 	char id[32];
 	char ifname[16]; /* host name of the tap */
 	int fd;	   /* non-blocking, poll for input; -1: unplugged (reads nothing, drops writes) */
@@ -68,7 +71,12 @@ int netdev_link(struct netdev *nd, bool up, struct err *e);
 void netdev_close(struct netdev *nd);
 /* One frame with its header. >= 0 bytes, -EAGAIN when nothing waits. */
 int netdev_recv(struct netdev *nd, void *buf, uint32_t cap);
-/* Delivers or drops (counted); never blocks. Called by the output buffer only. */
+/* Delivers or drops (counted); never blocks. */
 void netdev_send(struct netdev *nd, const void *frame, uint32_t len);
+/*
+ * The guest's frames go through the output buffer to nd: what is put into the sink returned. room:
+ * as obuf_add_sink() has it. -ENOSPC: too many.
+ */
+int netdev_add_sink(struct netdev *nd, struct obuf *ob, void (*room)(void *arg), void *arg);
 
 #endif

@@ -52,20 +52,22 @@ static void append(struct disklog *dl, const struct disk *d, const struct disk_r
 	disk_writes_move(&dl->open, &before);
 #endif
 	dl->bytes += dl->open.bytes - had;
-	if (dl->bytes > dl->limit_bytes && !dl->full) {
-		dl->full = true;
-		hold_all(dl, true);
-	}
 }
 
-static void on_submit(void *arg, struct disk *d, const struct disk_req *r)
+/* Above the limit no change goes to an image, and the guest waits, until an ack comes. */
+static enum disk_verdict on_submit(void *arg, struct disk *d, const struct disk_req *r)
 {
 	struct disklog *dl = arg;
 
-	if (dl->mode == DISKLOG_LOG)
-		append(dl, d, r);
-	else
+	if (dl->mode == DISKLOG_BITMAP) {
 		mark(dl, d, r);
+		return DISK_GO;
+	}
+	if (dl->full)
+		return DISK_HOLD;
+	append(dl, d, r);
+	dl->full = dl->bytes > dl->limit_bytes;
+	return DISK_GO;
 }
 
 static bool busy(const struct disklog *dl)

@@ -18,6 +18,7 @@ struct req {
 };
 
 struct fix {
+	bool hold; /* the hook says */
 	struct rig rig;
 	char path[64];
 	struct disk d;
@@ -36,13 +37,18 @@ static void on_done(struct disk_req *r, int res)
 	q->order = q->f->count++;
 }
 
-static void hook_submit(void *arg, struct disk *d, const struct disk_req *r)
+static enum disk_verdict hook_submit(void *arg, struct disk *d, const struct disk_req *r)
 {
 	struct fix *f = arg;
 
 	(void)d;
+	if (f->hold) {
+		strcat(f->log, "h");
+		return DISK_HOLD;
+	}
 	strcat(f->log, "s");
 	strncat(f->log, disk_op_name(r->kind), 1);
+	return DISK_GO;
 }
 
 static void hook_done(void *arg, struct disk *d, const struct disk_req *r, int res)
@@ -307,6 +313,29 @@ static void many_requests(void **state)
 	free(q);
 }
 
+/* It is asked once, and again when the disk is let go; what is behind it waits, too, in order. */
+static void the_hook_may_hold(void **state)
+{
+	struct fix *f = *state;
+	struct req q[4] = {0};
+
+	f->hold = true;
+	submit(f, &q[0], DISK_READ, 0, 512);
+	submit(f, &q[1], DISK_WRITE, 0, 512);
+	submit(f, &q[2], DISK_READ, 512, 512);
+	submit(f, &q[3], DISK_WRITE, BYTES, 512); /* refused: the hook does not see it */
+	rig_until(&f->rig, q[0].done);
+	assert_string_equal(f->log, "h");
+	assert_true(f->d.held && !q[1].done && !q[2].done && !q[3].done);
+	disk_hold(&f->d, false);
+	assert_string_equal(f->log, "hh");
+	f->hold = false;
+	disk_hold(&f->d, false);
+	rig_until(&f->rig, f->count == 4);
+	assert_string_equal(f->log, "hhswdw");
+	assert_int_equal(q[3].res, -ERANGE);
+}
+
 static void close_gives_held_requests_back(void **state)
 {
 	struct fix *f = *state;
@@ -385,6 +414,7 @@ int main(void)
 		T(hold_keeps_order),
 		T(overlapping_changes_go_one_by_one),
 		T(many_requests),
+		T(the_hook_may_hold),
 		T(close_gives_held_requests_back),
 		T(lock_keeps_others_out),
 		T(open_errors_say_what_to_do),

@@ -29,7 +29,7 @@ struct fix {
 	uint8_t last_byte;
 };
 
-static void on_submit(void *arg, struct disk *d, const struct disk_req *r)
+static enum disk_verdict on_submit(void *arg, struct disk *d, const struct disk_req *r)
 {
 	struct fix *f = arg;
 
@@ -39,6 +39,7 @@ static void on_submit(void *arg, struct disk *d, const struct disk_req *r)
 	f->submits++;
 	if (r->kind == DISK_WRITE)
 		f->last_byte = r->buf[0];
+	return DISK_GO;
 }
 
 static void on_hook_done(void *arg, struct disk *d, const struct disk_req *r, int res)

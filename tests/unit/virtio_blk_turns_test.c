@@ -21,9 +21,10 @@ struct fix {
 	unsigned submits, dones;
 };
 
-static void on_submit(void *arg, struct disk *d, const struct disk_req *r)
+static enum disk_verdict on_submit(void *arg, struct disk *d, const struct disk_req *r)
 {
 	((struct fix *)arg)->submits++;
+	return DISK_GO;
 }
 
 static void on_hook_done(void *arg, struct disk *d, const struct disk_req *r, int res)
