@@ -81,7 +81,7 @@ static int add_nic(struct vm *vm, unsigned i, struct device **ret, struct err *e
 	if (!fake_vm.has_network)
 		return err_set(e, -ENOENT, "device '%s': not given here", md->id);
 	vm->devices.nets[i].ops = &nowhere;
-	snprintf(vm->devices.nets[i].id, sizeof(vm->devices.nets[i].id), "%s", md->id);
+	memcpy(vm->devices.nets[i].id, md->id, sizeof(vm->devices.nets[i].id));
 	return virtio_net_new(&vm->devices.env, md, &vm->devices.nets[i], ret, e);
 }
 
