@@ -191,7 +191,7 @@ void link_begin_main(struct link *l, const struct iovec *hello, int niov)
 		session = loop_now_ns();
 	stream_init(&l->main, l->fd, STREAM_MAIN, session | 1);
 	l->fd = -1;
-	chan_set_options(l->main.fd, 5000);
+	chan_set_options(l->main.fd, FT_MAIN_TIMEOUT_MS);
 	l->main_op = (struct loop_op){.fn = main_readable, .arg = l};
 	if (!hello || stream_send_preface(&l->main, deadline) < 0 ||
 	    stream_send(&l->main, FRAME_HELLO, 0, hello, niov, deadline) < 0 ||
@@ -232,7 +232,7 @@ void link_begin_heart(struct link *l)
 
 	stream_init(&st, l->fd, STREAM_HEART, l->main.session);
 	l->fd = -1;
-	chan_set_options(st.fd, 5000);
+	chan_set_options(st.fd, FT_HEART_TIMEOUT_MS);
 	l->heart.lost = peer_silent;
 	l->heart.trusted = trusted_again;
 	l->heart.arg = l;

@@ -169,7 +169,7 @@ void secondary_hello(void *arg)
 	s->main = s->caller->stream;
 	memset(&s->caller->stream, 0, sizeof(s->caller->stream));
 	s->caller->stream.fd = -1;
-	chan_set_options(s->main.fd, 5000);
+	chan_set_options(s->main.fd, FT_MAIN_TIMEOUT_MS);
 	step_reached(STEP_HELLO_RECEIVED);
 	if (!r && secondary_reply(s, FRAME_WELCOME, 0, NULL) < 0)
 		r = err_set(&e, -EPIPE, "primary went away in the handshake");
@@ -233,7 +233,7 @@ void secondary_begin_heart(void *arg)
 	h->lost = primary_silent;
 	h->trusted = NULL;
 	h->arg = s;
-	chan_set_options(s->caller->stream.fd, 5000);
+	chan_set_options(s->caller->stream.fd, FT_HEART_TIMEOUT_MS);
 	if (heart_start(h, s->ft->loop, &s->caller->stream, h->interval_ns, h->timeout_ns))
 		secondary_lose(s, "heartbeat link failed");
 }

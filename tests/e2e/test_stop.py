@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import time
 
 import ftlab
 from ftlab import EXIT_FENCED, Deadline, Pair, Vm, Wire, expect
@@ -88,6 +89,30 @@ def full_queue(lab, slow, **options):
     # A slow machine does not get through so much in an epoch: there the queue is not full, only stuck.
     expect(int(waiting[1]) >> 10 >= 32 or ftlab.SLOW > 2, f"the queue is not full: {waiting[0]}")
     return pair
+
+
+@test(120)
+def protected_slow_image(lab):
+    """the secondary's image takes nothing for a while: the guest waits, nobody takes that for a death"""
+    with SlowImage(lab) as slow:
+        pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(100000)} depth=16", net=False, disk=48, epoch="3s", timeout="1s")
+        pair.image["B"] = os.path.join(slow.folder, "disk")
+        a, b = pair.protect()
+        slow.freeze()
+        seen = {"epoch": 0, "since": 0.0}
+
+        def stands(status):
+            expect(status["state"] == "PROTECTED", f"{status['state']}: {status['note']}")
+            if status["epoch"] != seen["epoch"]:
+                seen.update(epoch=status["epoch"], since=time.monotonic())
+            return time.monotonic() > seen["since"] + 8
+
+        a.wait_status(stands, "an epoch that the image keeps from being acknowledged", 60)
+        expect(b.state() == "PROTECTED", b.state())
+        slow.thaw()
+        expect(a.wait_exit(90) == 0 and "blk ok" in a.console_text(), f"exit code {a.code}: {a.log_text()}")
+        b.wait_log("stopped in order")
+        same_images(pair)
 
 
 @test(120)
