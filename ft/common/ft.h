@@ -15,8 +15,8 @@
 #include "vmm/vm/vm.h"
 
 /*
- * TCP_USER_TIMEOUT of the two links. It is the heartbeats by which a death is noticed: the main link
- * may stand for as long as an epoch may take, as when the peer's image is slow.
+ * TCP_USER_TIMEOUT of the two links. It is the heartbeats by which a death is noticed: the main
+ * link may stand for as long as an epoch may take, as when the peer's image is slow.
  */
 #define FT_MAIN_TIMEOUT_MS  60000
 #define FT_HEART_TIMEOUT_MS 5000
