@@ -1,19 +1,25 @@
 #include "tests/unit/libsteps.h"
 
+#include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "ft/common/steps.h"
+#define WHILE_MS 50
 
 void __wrap_step_reached(enum step s);
 
 static _Thread_local char seen[4096];
+static atomic_int linger_at; /* 1 + step, 0: none */
 
 void __wrap_step_reached(enum step s)
 {
+	int here = (int)s + 1;
 	size_t n = strlen(seen);
 
 	snprintf(seen + n, sizeof(seen) - n, "%s%s", n ? " " : "", step_name(s));
+	if (atomic_compare_exchange_strong(&linger_at, &here, 0))
+		poll(NULL, 0, WHILE_MS);
 }
 
 void steps_reset(void)
@@ -24,4 +30,9 @@ void steps_reset(void)
 const char *steps_seen(void)
 {
 	return seen;
+}
+
+void steps_linger(enum step s)
+{
+	linger_at = (int)s + 1;
 }

@@ -3,9 +3,13 @@
 #ifndef TESTS_LIBSTEPS_H
 #define TESTS_LIBSTEPS_H
 
+#include "ft/common/steps.h"
+
 /* Forget them. */
 void steps_reset(void);
 /* Those of the calling thread since, a space between two; other threads' are not kept. */
 const char *steps_seen(void);
+/* Whoever reaches this step next stays there for a while. */
+void steps_linger(enum step s);
 
 #endif
