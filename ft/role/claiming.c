@@ -60,7 +60,7 @@ void primary_lost(void *arg)
 	struct primary *p = arg;
 	struct err e = {0};
 
-	link_note_trouble(&p->link, true, false, p->lost_why, sizeof(p->lost_why));
+	link_note_trouble(&p->link, false, p->lost_why, sizeof(p->lost_why));
 	step_reached(STEP_PEER_LOST);
 	primary_close(p);
 	if (ft_stand(p->ft, p->vm, FT_STAND_CLAIM, NULL, &e))

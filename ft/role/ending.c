@@ -109,7 +109,7 @@ void primary_not_done(void *arg)
 	struct primary *p = arg;
 	char note[480];
 
-	link_note_trouble(&p->link, true, false, note, sizeof(note));
+	link_note_trouble(&p->link, false, note, sizeof(note));
 	step_reached(STEP_PEER_LOST);
 	primary_close(p);
 	obuf_flush(&p->vm->obuf);

@@ -103,11 +103,11 @@ void primary_too_late(void *arg)
 }
 
 /* Never in step: nobody but this side can run the VM. */
-static void alone(struct primary *p, bool in_step, bool connecting, enum ft_cover cover)
+static void alone(struct primary *p, bool connecting, enum ft_cover cover)
 {
 	char note[480];
 
-	link_note_trouble(&p->link, in_step, connecting, note, sizeof(note));
+	link_note_trouble(&p->link, connecting, note, sizeof(note));
 	step_reached(STEP_PEER_LOST);
 	primary_close(p);
 	ft_set(p->ft, FT_HERE, cover, note);
@@ -118,17 +118,17 @@ void primary_unreached(void *arg)
 {
 	struct primary *p = arg;
 
-	alone(p, false, true, p->ft->cover);
+	alone(p, true, p->ft->cover);
 }
 
 void primary_missed(void *arg)
 {
 	struct primary *p = arg;
 
-	alone(p, false, false, p->ft->cover);
+	alone(p, false, p->ft->cover);
 }
 
 void primary_unsynced(void *arg)
 {
-	alone(arg, true, false, FT_UNPROTECTED);
+	alone(arg, false, FT_UNPROTECTED);
 }

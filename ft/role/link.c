@@ -40,7 +40,7 @@ static char *last_trouble(struct link *l)
 	return l->trouble[(l->next ? l->next : l->ft->cfg->npeers) - 1];
 }
 
-void link_note_trouble(struct link *l, bool was_in_step, bool connecting, char *note, size_t cap)
+void link_note_trouble(struct link *l, bool connecting, char *note, size_t cap)
 {
 	const char *why = l->why, *kind = connecting ? "cannot be reached" : note;
 	size_t n = strlen(l->ft->peer);
@@ -49,7 +49,7 @@ void link_note_trouble(struct link *l, bool was_in_step, bool connecting, char *
 	if (!strncmp(why, l->ft->peer, n) && !strncmp(why + n, ": ", 2))
 		why += n + 2;
 	snprintf(note, cap, "peer %.100s: %.360s", l->ft->peer, why);
-	if (was_in_step || strcmp(kind, last_trouble(l)))
+	if (strcmp(kind, last_trouble(l)))
 		log_warn("%s", note);
 	else
 		log_debug("%s", note);

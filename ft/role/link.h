@@ -66,9 +66,10 @@ void link_break(struct link *l, const char *why);
 void link_break_after_reading(struct link *l, const char *why);
 void link_close(struct link *l);
 /*
- * Why it was lost, with the peer's name. What keeps a peer away is logged once, not at every try.
+ * Why it was lost, with the peer's name. What keeps a peer away is logged once, not at every try,
+ * until both of its links were up.
  * A host that is off is silent and unreachable in turns: that is one trouble.
  */
-void link_note_trouble(struct link *l, bool was_in_step, bool connecting, char *note, size_t cap);
+void link_note_trouble(struct link *l, bool connecting, char *note, size_t cap);
 
 #endif

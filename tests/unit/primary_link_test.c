@@ -340,6 +340,24 @@ static void a_heart_link_that_is_closed_at_once(void **state)
 	assert_int_equal(r->pri.engine.state, ENGINE_DOWN);
 }
 
+static void a_heart_link_that_is_closed_each_time(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_HEART);
+	for (unsigned i = 0; i < 3; i++) {
+		peer_takes_heart(r, 0);
+		stream_done(&r->heart);
+		rig_until(r, PRI_IDLE);
+		rig_cause(r, PRI_EV_TIMER);
+		rig_cause(r, PRI_EV_CONNECTED);
+		rig_cause(r, PRI_EV_WELCOME);
+	}
+	assert_int_equal(logged(rig_peer(r, 0, "heartbeat link failed")),
+			 3 + 3); /* and UNPROTECTED */
+	assert_int_equal(logged("warning: peer"), 1);
+}
+
 static void a_heart_link_that_ends(void **state)
 {
 	struct rig *r = *state;
@@ -521,6 +539,7 @@ int main(void)
 		RIG_TEST(a_peer_that_hangs_up_at_once),
 		RIG_TEST(a_heart_link_that_cannot_be_connected),
 		RIG_TEST(a_heart_link_that_is_closed_at_once),
+		RIG_TEST(a_heart_link_that_is_closed_each_time),
 		RIG_TEST(a_heart_link_that_ends),
 		RIG_TEST(damage_on_main),
 		RIG_TEST(damage_on_heart),
