@@ -114,6 +114,8 @@ void end_expect(struct end *c, enum frame_type type, struct frame *f)
 	lab_until((r = receive(c, &g)) != 0);
 	assert_int_equal(r, 1);
 	assert_string_equal(stream_frame_name(g.type), stream_frame_name((uint16_t)type));
+	if (type != FRAME_ACK)
+		assert_int_equal(g.epoch, 0);
 	if (f)
 		*f = g;
 }

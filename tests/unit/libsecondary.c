@@ -44,6 +44,11 @@ int __wrap_vsock_host_listen(struct vsock_host *h, struct err *e);
 void __wrap_virtio_net_ask_announce(struct device *d);
 int __wrap_loop_run_once(struct loop *l, uint64_t timeout_ns);
 void __wrap_step_reached(enum step s);
+int __real_ftruncate(int fd, off_t len);
+int __wrap_ftruncate(int fd, off_t len);
+int __real_fallocate(int fd, int mode, off_t off, off_t len);
+int __wrap_fallocate(int fd, int mode, off_t off, off_t len);
+int __wrap_chan_set_options(int fd, int user_timeout_ms);
 
 static bool is_of_log(const struct disk *d)
 {
@@ -107,6 +112,34 @@ void __wrap_virtio_net_ask_announce(struct device *d)
 	assert_ptr_equal(d, lab.vm.devices.mdevs[LAB_NIC]);
 	lab.asked_guests++;
 	__real_virtio_net_ask_announce(d);
+}
+
+/* Both truncations of an image, or the second one only. */
+int __wrap_ftruncate(int fd, off_t len)
+{
+	if (lab.ftruncate_errno && fd == lab.vm.devices.disks[LAB_MIRROR].fd &&
+	    (len || !lab.only_longer)) {
+		errno = lab.ftruncate_errno;
+		return -1;
+	}
+	return __real_ftruncate(fd, len);
+}
+
+int __wrap_fallocate(int fd, int mode, off_t off, off_t len)
+{
+	if (lab.fallocate_errno) {
+		errno = lab.fallocate_errno;
+		return -1;
+	}
+	return __real_fallocate(fd, mode, off, len);
+}
+
+/* For a TCP connection only, which these are not. */
+int __wrap_chan_set_options(int fd, int user_timeout_ms)
+{
+	lab.options_set_on = fd;
+	lab.options_ms = user_timeout_ms;
+	return 0;
 }
 
 /* Those of staging are others' business. */

@@ -43,7 +43,10 @@ struct lab {
 	void (*while_building)(void);	 /* called while a VM is built; may be NULL */
 	/* What fails. */
 	int stage_init, side_identity, heart_start, diskapply_flush, vsock_host_listen;
-	unsigned asked_guests, vsocks; /* to announce; made */
+	int ftruncate_errno, fallocate_errno;
+	bool only_longer;		/* of the truncations that fail */
+	int options_set_on, options_ms; /* the last socket */
+	unsigned asked_guests, vsocks;	/* to announce; made */
 	/* The primary: */
 	struct end main, heart;
 	struct wire_hello hello; /* what it is to say */

@@ -38,6 +38,7 @@ static void check_over(void)
 	assert_false(end_try_connect(&c));
 	assert_int_equal(time_left(&lab.sec.timer_op), -1);
 	assert_false(lab.sec.read_work.waits);
+	assert_null(lab.sec.stage.vm); /* nothing is left of staging */
 	assert_int_equal(time_left(&lab.sec.announce_op), -1);
 	/* An answer that comes now is nobody's. */
 	mock_arbiter_hold(&lab.arbiter, false);

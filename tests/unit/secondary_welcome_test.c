@@ -303,6 +303,32 @@ static void what_fails_behind_the_vm_takes_it_down(void **state)
 }
 
 /* Every try again says the same. */
+static void an_image_that_cannot_be_emptied(void **state)
+{
+	lab.ftruncate_errno = EIO;
+	check_refused("disk 'd0': emptying the image for the first sync: Input/output error");
+	lab.only_longer = true;
+	check_refused("disk 'd0': emptying the image for the first sync: Input/output error");
+	lab.ftruncate_errno = 0;
+	/* What is acknowledged must not fail for want of space. */
+	lab.fallocate_errno = ENOSPC;
+	check_refused("disk 'd0': reserving 1M for the image: No space left on device");
+	lab.fallocate_errno = EOPNOTSUPP; /* there is nothing to be done about it */
+	check_welcome();
+}
+
+/* A dead link is noticed in time. */
+static void sockets_have_timeouts(void **state)
+{
+	pri_join();
+	assert_int_equal(lab.options_set_on, lab.sec.main.fd);
+	assert_int_equal(lab.options_ms, 5000);
+	lab.options_ms = 0;
+	pri_heart();
+	assert_int_equal(lab.options_set_on, lab.sec.heart.stream.fd);
+	assert_int_equal(lab.options_ms, 5000);
+}
+
 static void the_same_refusal_is_logged_once(void **state)
 {
 	for (unsigned i = 0; i < 3; i++) {
@@ -594,6 +620,8 @@ int main(void)
 		TEST(disks_are_what_they_are_here),
 		TEST(a_machine_that_cannot_be_built),
 		TEST(what_fails_behind_the_vm_takes_it_down),
+		TEST(an_image_that_cannot_be_emptied),
+		TEST(sockets_have_timeouts),
 		TEST(the_same_refusal_is_logged_once),
 		TEST(a_primary_may_go_away_while_it_is_welcomed),
 		TEST(who_says_nothing_is_dropped),
