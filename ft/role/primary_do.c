@@ -15,7 +15,7 @@ void primary_close(struct primary *p)
 	loop_timer_del(p->ft->loop, &p->timer_op);
 	engine_stop(&p->engine); /* before its stream is gone */
 	link_close(&p->link);
-	fsm_forget(&p->fsm, PRI_EV_SYNCED, PRI_EV_MAX - 1);
+	fsm_forget(&p->fsm, PRI_EV_OUTPUT, PRI_EV_MAX - 1);
 }
 
 void primary_exit(struct primary *p, int code, enum ft_cover cover, const char *why)

@@ -317,7 +317,8 @@ static void an_image_that_cannot_be_emptied(void **state)
 	check_welcome();
 }
 
-/* A dead link is noticed in time, by its heartbeats; main may stand as long as an epoch may take. */
+/* A dead link is noticed in time, by its heartbeats; main may stand as long as an epoch may take.
+ */
 static void sockets_have_timeouts(void **state)
 {
 	pri_join();
