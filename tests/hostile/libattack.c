@@ -219,9 +219,21 @@ static void attack_parts(struct attack *a)
 	}
 }
 
+/* An end without a state before it is at the wrong place, whatever else the epoch has. */
+static void attack_stateless(struct attack *a)
+{
+	struct tape t;
+
+	tape_copy(&t, &a->tape);
+	tape_remove(&t, tape_find(&t, 1, FRAME_STATE));
+	attack_tape(a, &t, 0, true);
+	tape_free(&t);
+}
+
 /* Frames missing, doubled, exchanged; numbered anew, or as they were. */
 static void attack_order(struct attack *a)
 {
+	attack_stateless(a);
 	for (unsigned i = 0; i < SAMPLES * 3 * a->scale; i++) {
 		unsigned at = 1 + (unsigned)random_below(a->tape.n - 2), with = at + 1, intact;
 		bool raw = i / 3 % 2;
@@ -431,7 +443,8 @@ int attack_run(const char *uri, const char *tape, unsigned scale, char **names, 
 
 /*
  * Damage the epoch of that number; when a guest that waited has left it without such a frame, the
- * next one that has it (never another one than the first). Its end, or t->n.
+ * next one that has it (of the first: its sync, as nothing is committed then either). Its end, or
+ * t->n.
  */
 static unsigned damage_epoch(struct tape *t, const char *kind, unsigned epoch)
 {
@@ -443,6 +456,8 @@ static unsigned damage_epoch(struct tape *t, const char *kind, unsigned epoch)
 		end = tape_find(t, begin, FRAME_EPOCH_END);
 		if (end < t->n && tape_damage(t, kind, begin, end))
 			return end;
+		if (end < t->n && !epoch && tape_damage(t, kind, 0, begin))
+			return end; /* a first epoch that brings no page: one of the sync's */
 		begin = tape_find(t, begin + 1, FRAME_EPOCH_BEGIN);
 	} while (epoch && begin < t->n);
 	return t->n;
