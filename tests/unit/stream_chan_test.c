@@ -115,6 +115,34 @@ static void every_split_is_read(void **state)
 	wire_free(&g.w);
 }
 
+/* "Nothing now" is said when there is nothing behind, and of a full read nobody knows. */
+static void a_full_read_may_have_more_behind_it(void **state)
+{
+	const unsigned many = 10000; /* small ones, more than is read at once */
+	unsigned n = 0, idle = 0;
+	struct wire w = {0};
+	struct golden g;
+	struct stream s;
+	struct frame f;
+	int r;
+
+	wire_preface(&w, STREAM_VERSION, STREAM_MAIN, WIRE_SESSION);
+	for (unsigned i = 0; i < many; i++)
+		wire_frame(&w, FRAME_ACK, &i, sizeof(i));
+	g.w = w;
+	begin_reading(&s, &g, false);
+	for (; (r = stream_recv(&s, &f)) >= 0; n += r) {
+		assert_int_equal(n == many, !r);
+		idle += !r;
+	}
+	assert_int_equal(r, -EPIPE);
+	assert_int_equal(n, many);
+	assert_int_equal(idle, 1);
+	assert_true(mock.reads > 5);
+	end(&s);
+	wire_free(&w);
+}
+
 static void nothing_there_is_not_an_end(void **state)
 {
 	struct golden g;
@@ -329,6 +357,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_split_is_read),
+		cmocka_unit_test(a_full_read_may_have_more_behind_it),
 		cmocka_unit_test(nothing_there_is_not_an_end),
 		cmocka_unit_test(every_place_may_be_the_last),
 		cmocka_unit_test(every_split_is_written),

@@ -145,7 +145,6 @@ static void skip(struct iovec **iov, int *niov, size_t n)
 
 static int write_batch(struct chan *c, struct iovec *iov, int niov, uint64_t deadline_ns)
 {
-	skip(&iov, &niov, 0);
 	while (niov) {
 		ssize_t n = c->ops->write(c, iov, niov);
 		int r = 0;
