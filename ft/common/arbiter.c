@@ -239,7 +239,7 @@ static int ask(struct arbiter *a, const struct arbiter_question *q, arbiter_done
 	if (a->done)
 		return -EBUSY;
 	if (a->loop)
-		r = loop_timer_set(a->loop, &a->late_op, deadline_ns(a));
+		r = deadline_ns(a) ? loop_timer_set(a->loop, &a->late_op, deadline_ns(a)) : 0;
 	if (r)
 		return r;
 	a->asked = *q;

@@ -234,6 +234,8 @@ void primary_give_up(void *arg)
 	log_error("this host cannot run the guest any more: %s; stopping here, so that the "
 		  "secondary takes over",
 		  vm_end_why(p->vm));
+	/* The secondary speaks for the guest as soon as the links end. */
+	obuf_drop(&p->vm->obuf);
 	primary_close(p);
 	primary_exit(p, EXIT_HOST_FAILED, p->ft->cover, "this host cannot run the guest any more");
 }

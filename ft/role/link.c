@@ -218,8 +218,10 @@ static void peer_silent(void *arg, const char *why)
 static void trusted_again(void *arg)
 {
 	struct link *l = arg;
+	struct last_word w = {0};
 
-	if (!l->ack_waits)
+	/* Nothing, and no end, may be behind it: a second word there is out of order. */
+	if (!l->ack_waits || !read_main(l, &w))
 		return;
 	l->ack_waits = false;
 	l->news(l->arg, LINK_ACK);

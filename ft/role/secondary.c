@@ -202,6 +202,7 @@ int secondary_stop(struct secondary *s)
 
 	if (!s->ft)
 		return 0;
+	secondary_close_door(s); /* events are served below: nobody new */
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	if ((s->fsm.state == SEC_HELD || s->fsm.state == SEC_CONFIRM) && vm_pause(s->vm, &e))
 		log_error("%s", e.msg);
@@ -213,7 +214,6 @@ int secondary_stop(struct secondary *s)
 		secondary_post(s, SEC_EV_END);
 	arbiter_forget(s->ft->arbiter);
 	secondary_close_link(s);
-	secondary_close_door(s);
 	loop_timer_del(s->ft->loop, &s->announce_op);
 	if (s->has_vm)
 		drop_disks(s, runs_here);

@@ -133,7 +133,10 @@ static void stop_late(struct loop_op *op, int res)
 
 void run_end_stop(struct run *r, uint64_t timeout_ns)
 {
-	if (r->stopping || !timeout_ns || !r->has_vm || !r->vm.running || r->reader ||
+	/* A VM that stands while an epoch is captured goes on, and hears the button then. */
+	bool runs = r->vm.running || r->ft.stands == FT_STAND_SEAL;
+
+	if (r->stopping || !timeout_ns || !r->has_vm || !runs || r->reader ||
 	    !vm_power_button(&r->vm)) {
 		end_vm(r, 0);
 		return;

@@ -81,9 +81,10 @@ static bool output_turn(struct loop_work *w)
 {
 	struct vm *vm = w->arg;
 
-	if (!vm->doubts || !vm->doubts(vm->doubts_arg) ||
-	    loop_timer_set(vm->loop, &vm->output_op, DOUBT_NS) < 0)
-		obuf_continue(&vm->obuf);
+	/* No room for a timer: ask again in the next round. */
+	if (vm->doubts && vm->doubts(vm->doubts_arg))
+		return loop_timer_set(vm->loop, &vm->output_op, DOUBT_NS) < 0;
+	obuf_continue(&vm->obuf);
 	return false;
 }
 
