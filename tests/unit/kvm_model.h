@@ -97,8 +97,8 @@ int __wrap_kvm_log_dirty(struct kvm *k, bool on)
 }
 
 /* One word of a page, by the guest. */
-static __attribute__((unused)) void guest_writes(struct mem *m, uint64_t page, unsigned word,
-						 uint64_t value)
+static __attribute__((unused, no_sanitize_thread)) void guest_writes(struct mem *m, uint64_t page,
+								     unsigned word, uint64_t value)
 {
 	pthread_mutex_lock(&kvm_model.lock);
 	kvm_model.bits[page / 64] |= 1ull << (page % 64);

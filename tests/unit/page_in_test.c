@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -221,6 +222,37 @@ static void at_once_the_last_one_counts(void **state)
 	}
 }
 
+/* Zeros, bytes and what is packed, of one page in turns: nothing overtakes. */
+static void at_once_in_order(void **state)
+{
+	static const uint64_t packed[MEM_PAGE_SIZE / 8] = {7};
+	struct frame f = {.type = FRAME_PAGES, .data = buf};
+	struct err e = {0};
+
+	for (unsigned order = 0; order < 27; order++) {
+		unsigned last = order / 9;
+
+		len = 0;
+		for (unsigned i = 0, o = order; i < 3; i++, o /= 3) {
+			if (o % 3 == 2)
+				len += pages_encode(5, (const uint8_t *)packed, NULL, true,
+						    buf + len);
+			else
+				add(5, o % 3);
+		}
+		/* And others behind it, which may let go what waits. */
+		len += pages_encode(20, (const uint8_t *)packed, NULL, true, buf + len);
+		add(9, 0);
+		add(30, 1);
+		f.length = (uint32_t)len;
+		assert_int_equal(page_in_now(&mem, &f, &e), 0);
+		if (last == 2)
+			assert_memory_equal(mem_page(&mem, 5), packed, MEM_PAGE_SIZE);
+		else
+			assert_true(is(5, last));
+	}
+}
+
 /* As many raw ones in a row as are written at once, and one more or less. */
 static void raw_pages_in_a_row(void **state)
 {
@@ -243,14 +275,39 @@ static void raw_pages_in_a_row(void **state)
 	}
 }
 
+/* The host has no memory for them. */
+static void pages_that_cannot_be_filled(void **state)
+{
+	struct frame f = {.type = FRAME_PAGES, .data = buf};
+	int fd = mem.fd, closed = open("/dev/null", O_RDONLY);
+	struct err e = {0};
+
+	add(3, 1);
+	f.length = (uint32_t)len;
+	mem.fd = closed;
+	assert_int_equal(page_in_now(&mem, &f, &e), -EBADF);
+	assert_non_null(strstr(e.msg, "guest memory"));
+	add(9, 1); /* one that does not follow */
+	f.length = (uint32_t)len;
+	memset(&e, 0, sizeof(e));
+	assert_int_equal(page_in_now(&mem, &f, &e), -EBADF);
+	mem.fd = fd;
+	close(closed);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(a_commit_takes_no_memory), T(a_commit_in_turns),
-		T(dropped_ones_never_were),  T(no_page_comes_twice),
-		T(a_delta_needs_its_base),   T(at_once_the_last_one_counts),
+		T(a_commit_takes_no_memory),
+		T(a_commit_in_turns),
+		T(dropped_ones_never_were),
+		T(no_page_comes_twice),
+		T(a_delta_needs_its_base),
+		T(at_once_the_last_one_counts),
+		T(at_once_in_order),
 		T(raw_pages_in_a_row),
+		T(pages_that_cannot_be_filled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -615,6 +615,19 @@ static void an_image_that_fails_ends_it(void **state)
 	sync_wait(f, -EIO);
 }
 
+static void an_image_that_cannot_be_read(void **state)
+{
+	struct fix *f = *state;
+	int fd = f->disks[MIRROR2].fd;
+
+	assert_int_equal(pwrite(fd, "x", 1, 0), 1);
+	f->disks[MIRROR2].fd = open("/dev/null", O_WRONLY);
+	sync_start(f);
+	sync_wait(f, -EBADF);
+	close(f->disks[MIRROR2].fd);
+	f->disks[MIRROR2].fd = fd;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -631,6 +644,7 @@ int main(void)
 		T(given_up_at_the_switch),
 		T(given_up_among_pages),
 		T(an_image_that_fails_ends_it),
+		T(an_image_that_cannot_be_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
