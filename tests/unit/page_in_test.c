@@ -112,6 +112,29 @@ static void a_commit_takes_no_memory(void **state)
 		assert_true(is(p * 7919 % PAGES, p % 4 ? p : 0));
 }
 
+/* Memory that a commit has given back is asked for anew. */
+static void given_back_and_used_again(void **state)
+{
+	struct err e;
+
+	for (unsigned round = 1; round < 4; round++) {
+		uint64_t had;
+
+		for (uint64_t p = 0; p < 400; p++)
+			add(p, round);
+		assert_int_equal(keep(&e), 0);
+		assert_int_equal(allocated(), 400);
+		had = faults();
+		assert_true(page_in_commit(&in, PAGES));
+		assert_true(faults() - had < 32);
+		for (uint64_t p = 0; p < 400; p++)
+			add(p, 0);
+		assert_int_equal(keep(&e), 0);
+		assert_true(page_in_commit(&in, PAGES));
+		assert_int_equal(allocated(), 0);
+	}
+}
+
 /* As many turns as it takes, whatever is zero in between; and then the next ones. */
 static void a_commit_in_turns(void **state)
 {
@@ -299,15 +322,11 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(a_commit_takes_no_memory),
-		T(a_commit_in_turns),
-		T(dropped_ones_never_were),
-		T(no_page_comes_twice),
-		T(a_delta_needs_its_base),
-		T(at_once_the_last_one_counts),
-		T(at_once_in_order),
-		T(raw_pages_in_a_row),
-		T(pages_that_cannot_be_filled),
+		T(a_commit_takes_no_memory),	T(given_back_and_used_again),
+		T(a_commit_in_turns),		T(dropped_ones_never_were),
+		T(no_page_comes_twice),		T(a_delta_needs_its_base),
+		T(at_once_the_last_one_counts), T(at_once_in_order),
+		T(raw_pages_in_a_row),		T(pages_that_cannot_be_filled),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

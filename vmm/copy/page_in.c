@@ -134,7 +134,8 @@ int page_in_init(struct page_in *in, struct mem *m)
 	in->slabs = calloc(slabs, sizeof(*in->slabs));
 	in->page = calloc(slabs * PAGE_IN_SLAB_PAGES, sizeof(*in->page));
 	in->seen = calloc((m->npages + 63) / 64, sizeof(*in->seen));
-	if (in->slabs && in->page && in->seen)
+	in->there = calloc((m->npages + 63) / 64, sizeof(*in->there));
+	if (in->slabs && in->page && in->seen && in->there)
 		return 0;
 	page_in_done(in);
 	return -ENOMEM;
@@ -147,6 +148,7 @@ void page_in_done(struct page_in *in)
 	free(in->slabs);
 	free(in->page);
 	free(in->seen);
+	free(in->there);
 	memset(in, 0, sizeof(*in));
 }
 
@@ -165,6 +167,23 @@ static uint8_t *new_slot(struct page_in *in)
 		in->slabs[in->nslabs++] = slab;
 	}
 	return slot(in, in->nslots);
+}
+
+/* Once is enough until it is given back: looking at a page costs as much as half a copy. */
+static void ensure_memory(struct page_in *in, uint64_t page)
+{
+	uint64_t bit = 1ull << (page % 64), *there = &in->there[page / 64];
+
+	if (!(*there & bit))
+		mem_populate(in->mem, page);
+	*there |= bit;
+}
+
+/* Zeros in a row may give back what they have. */
+static void commit_zero(struct page_in *in, struct zero_run *zeros, uint64_t page)
+{
+	in->there[page / 64] &= ~(1ull << (page % 64));
+	zero_add(zeros, page);
 }
 
 static int keep(void *arg, const struct page_entry *en, struct err *e)
@@ -188,7 +207,7 @@ static int keep(void *arg, const struct page_entry *en, struct err *e)
 			       (unsigned long long)in->npages);
 	if (pages_decode(en, mem_page(in->mem, en->page), to))
 		return malformed(en->page, e);
-	mem_populate(in->mem, en->page);
+	ensure_memory(in, en->page);
 	*seen |= bit;
 	in->page[in->npages++] = en->page;
 	in->nslots++;
@@ -209,7 +228,7 @@ bool page_in_commit(struct page_in *in, uint64_t n)
 		uint64_t page = in->page[in->done];
 
 		if (page & PAGE_IN_ZERO)
-			zero_add(&zeros, page & ~PAGE_IN_ZERO);
+			commit_zero(in, &zeros, page & ~PAGE_IN_ZERO);
 		else
 			memcpy(mem_page(in->mem, page), slot(in, in->done_slots++), MEM_PAGE_SIZE);
 	}

@@ -24,6 +24,7 @@ struct page_in {
 	uint64_t done, done_slots; /* of these already committed */
 	uint64_t *page;	 /* page numbers; with PAGE_IN_ZERO those of zeros, which take no slot */
 	uint64_t *seen;	 /* a bit for each of them: no page comes twice */
+	uint64_t *there; /* a bit for each page that has memory for sure */
 	uint8_t **slabs; /* slots for contents, PAGE_IN_SLAB_PAGES each */
 	uint64_t nslabs;
 };
