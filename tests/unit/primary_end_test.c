@@ -69,12 +69,19 @@ static void a_claim_that_is_won(void **state)
 	rig_cause(r, PRI_EV_CONNECTED);
 	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_HELLO] == 2));
 	assert_int_equal(r->hello.generation, RIG_GEN + 1);
-	rig_cause(r, PRI_EV_LOST);
-	/* And that it cannot be reached is another trouble than that it was lost. */
-	logged_reset();
+}
+
+/* That it was lost is one trouble, that it cannot be reached since is another one. */
+static void a_lost_peer_that_cannot_be_reached(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_CLAIM);
+	rig_cause(r, PRI_EV_WON);
+	assert_int_equal(logged("warning: peer"), 1);
 	peer_listens(r, 0, false);
 	rig_cause(r, PRI_EV_TIMER);
-	assert_int_equal(logged("warning: peer"), 1);
+	assert_int_equal(logged("warning: peer"), 2);
 }
 
 static void claims_that_are_lost(void **state)
@@ -481,6 +488,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		RIG_TEST(a_claim_that_is_won),
+		RIG_TEST(a_lost_peer_that_cannot_be_reached),
 		cmocka_unit_test(claims_that_are_lost),
 		cmocka_unit_test(claims_without_an_answer),
 		RIG_TEST(a_claim_that_lands_late),

@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,7 +14,6 @@
 #include "tests/unit/liblog.h"
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libprimary.h"
-#include "tests/unit/libsteps.h"
 #include "tests/unit/libtime.h"
 
 /* STEADY, and the guest has printed something that waits. */

@@ -1,5 +1,6 @@
 /* The primary's way to a peer, what it takes from one, and what it says about one that it lost. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -275,6 +276,67 @@ static void an_address_that_is_none(void **state)
 	rig_expect(r, PRI_IDLE, "UNPROTECTED", true, 'f');
 }
 
+/* As many as there may be, none of which is there. */
+static void all_peers_there_may_be(void **state)
+{
+	struct rig *r = *state;
+
+	peer_listens(r, 0, false);
+	r->cfg.npeers = CONFIG_MAX_PEERS;
+	for (unsigned i = 0; i < CONFIG_MAX_PEERS; i++)
+		snprintf(r->cfg.peers[i], sizeof(r->cfg.peers[i]), "unix:%s/none%u", r->folder, i);
+	rig_start(r);
+	for (unsigned i = 1; i < 2 * CONFIG_MAX_PEERS; i++)
+		time_fire(&r->pri.timer_op);
+	for (unsigned i = 0; i < CONFIG_MAX_PEERS; i++)
+		assert_int_equal(logged(rig_peer(r, i, "cannot connect")), 2);
+	assert_int_equal(logged("warning: peer"), CONFIG_MAX_PEERS);
+}
+
+static unsigned count_fds(void)
+{
+	unsigned n = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/* From IDLE; each of the ways in which a link ends. */
+static void lose_a_link(struct rig *r, enum primary_state in)
+{
+	time_fire(&r->pri.timer_op);
+	if (in >= PRI_HELLO)
+		rig_cause(r, PRI_EV_CONNECTED);
+	if (in >= PRI_HEART)
+		rig_cause(r, PRI_EV_WELCOME);
+	assert_int_equal(r->pri.fsm.state, in);
+	time_fire(&r->pri.timer_op);
+	assert_int_equal(r->pri.fsm.state, PRI_IDLE);
+	peer_hangs_up(r);
+	peer_listens(r, 0, false);
+	peer_listens(r, 0, true);
+	loop_turns(&r->loop);
+}
+
+static void nothing_is_left_of_a_link(void **state)
+{
+	static const uint8_t in[] = {PRI_CONNECTING, PRI_HELLO, PRI_HEART};
+	struct rig *r = *state;
+	unsigned fds, slots;
+
+	rig_reach(r, PRI_IDLE);
+	r->ft.images_behind = false;
+	for (unsigned i = 0; i < 3; i++)
+		lose_a_link(r, in[i]);
+	fds = count_fds();
+	slots = r->loop.nslots;
+	for (unsigned i = 0; i < 30; i++)
+		lose_a_link(r, in[i % 3]);
+	assert_int_equal(count_fds(), fds);
+	assert_int_equal(r->loop.nslots, slots);
+}
+
 /* Its own descriptor's poll has no place in the loop. */
 static void a_full_loop(void **state)
 {
@@ -535,6 +597,8 @@ int main(void)
 		RIG_TEST(a_loss_is_said_each_time),
 		RIG_TEST(the_images_come_first),
 		RIG_TEST(an_address_that_is_none),
+		RIG_TEST(all_peers_there_may_be),
+		RIG_TEST(nothing_is_left_of_a_link),
 		RIG_TEST(a_full_loop),
 		RIG_TEST(a_peer_that_hangs_up_at_once),
 		RIG_TEST(a_heart_link_that_cannot_be_connected),
