@@ -163,7 +163,7 @@ void peer_listens(struct rig *r, unsigned i, bool listens)
 	if (r->listener[i] >= 0)
 		close(r->listener[i]);
 	r->listener[i] = -1;
-	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s", r->cfg.peers[i] + strlen("unix:"));
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/p%u", r->folder, i);
 	unlink(sun.sun_path);
 	if (!listens)
 		return;

@@ -1,6 +1,8 @@
 /* The primary's way to a peer, what it takes from one, and what it says about one that it lost. */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -43,6 +45,7 @@ static void a_hello_says_what_is_needed(void **state)
 	assert_int_equal(m.mem_bytes, r->machine.mem_bytes);
 	assert_int_equal(m.ndevs, r->machine.ndevs);
 	assert_string_equal(r->ft.peer, r->cfg.peers[0]);
+	assert_int_equal(r->pri.link.fd, -1); /* it is the stream's now */
 }
 
 static void no_verify_and_no_shared_arbiter(void **state)
@@ -65,6 +68,7 @@ static void sessions(void **state)
 	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_HEART]));
 	session = r->main.session;
 	assert_int_not_equal(session, 0);
+	assert_int_not_equal(session, loop_now_ns() | 1); /* nobody guesses it */
 	assert_int_equal(session, r->heart.session);
 	assert_int_equal(r->heart.link, STREAM_HEART);
 	rig_cause(r, PRI_EV_LOST);
@@ -364,6 +368,47 @@ static void a_full_loop(void **state)
 
 /* --- the links -------------------------------------------------------------------------------- */
 
+static void a_connection_that_fails_later(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_CONNECTING);
+	rig_cause(r, PRI_EV_LOST);
+	assert_string_equal(r->ft.note, rig_peer(r, 0, "cannot connect: Connection reset by peer"));
+}
+
+static unsigned user_timeout_ms(int fd)
+{
+	unsigned ms = 0;
+	socklen_t len = sizeof(ms);
+
+	assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, &len), 0);
+	return ms;
+}
+
+/* What the kernel cannot deliver for so long ends a link. */
+static void links_over_tcp(void **state)
+{
+	struct sockaddr_in sin = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(sin);
+	struct rig *r = *state;
+
+	peer_listens(r, 0, false);
+	r->listener[0] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(r->listener[0], (struct sockaddr *)&sin, len), 0);
+	assert_int_equal(listen(r->listener[0], 4), 0);
+	assert_int_equal(getsockname(r->listener[0], (struct sockaddr *)&sin, &len), 0);
+	snprintf(r->cfg.peers[0], sizeof(r->cfg.peers[0]), "tcp:127.0.0.1:%u", ntohs(sin.sin_port));
+	rig_start(r);
+	rig_until(r, PRI_HELLO);
+	peer_takes_main(r, 0);
+	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_HELLO]));
+	peer_says(r, FRAME_WELCOME, 0);
+	rig_until(r, PRI_SYNCING);
+	assert_int_equal(user_timeout_ms(r->pri.link.main.fd), FT_MAIN_TIMEOUT_MS);
+	assert_int_equal(user_timeout_ms(r->pri.link.heart.stream.fd), FT_HEART_TIMEOUT_MS);
+}
+
 static void a_peer_that_hangs_up_at_once(void **state)
 {
 	struct rig *r = *state;
@@ -600,6 +645,8 @@ int main(void)
 		RIG_TEST(all_peers_there_may_be),
 		RIG_TEST(nothing_is_left_of_a_link),
 		RIG_TEST(a_full_loop),
+		RIG_TEST(a_connection_that_fails_later),
+		RIG_TEST(links_over_tcp),
 		RIG_TEST(a_peer_that_hangs_up_at_once),
 		RIG_TEST(a_heart_link_that_cannot_be_connected),
 		RIG_TEST(a_heart_link_that_is_closed_at_once),
