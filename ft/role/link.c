@@ -126,7 +126,6 @@ static void main_readable(struct loop_op *op, int res)
 	struct link *l = op->arg;
 	struct last_word w = {0};
 
-	heart_suspect(&l->heart);
 	/* Twice: a stream whose socket gave less than there was room for does not ask it again. */
 	if (!read_main(l, &w) || (w.has && !read_main(l, &w)))
 		return;
