@@ -105,9 +105,9 @@ static void examples_load(void **state)
 		snprintf(path, sizeof(path), "%s/configs/examples/%s", top, d->d_name);
 		good(&c, path);
 		assert_string_equal(c.name, "demo");
-		assert_int_equal(c.role, strstr(path, "primary")     ? ROLE_PRIMARY
-					 : strstr(path, "secondary") ? ROLE_SECONDARY
-								     : ROLE_PLAIN);
+		assert_int_equal(c.role, strstr(d->d_name, "primary")	  ? ROLE_PRIMARY
+					 : strstr(d->d_name, "secondary") ? ROLE_SECONDARY
+									  : ROLE_PLAIN);
 		assert_int_equal(config_to_machine(&c, &m, &e), 0);
 		assert_int_equal(m.ndevs, 5);
 		seen++;
