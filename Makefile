@@ -37,7 +37,8 @@ WRAP_liblog := log_write
 WRAP_libsteps := step_reached
 WRAP_libprimary := kvm_ioctl kvm_log_dirty
 WRAP_libsecondary := disk_submit stage_init side_identity heart_start diskapply_flush vsock_host_listen \
-	virtio_net_ask_announce loop_run_once step_reached chan_set_options ftruncate fallocate
+	virtio_net_ask_announce loop_run_once step_reached chan_set_options ftruncate fallocate \
+	stream_send
 # Every .c directly in these folders with a main() is one host tool; lib*.c there is shared by them.
 TOOLDIRS := tests/lin tests/wire tests/bench tests/hostile tests/docs
 TOOLLIB := $(wildcard $(TOOLDIRS:%=%/lib*.c))

@@ -49,6 +49,10 @@ int __wrap_ftruncate(int fd, off_t len);
 int __real_fallocate(int fd, int mode, off_t off, off_t len);
 int __wrap_fallocate(int fd, int mode, off_t off, off_t len);
 int __wrap_chan_set_options(int fd, int user_timeout_ms);
+int __real_stream_send(struct stream *s, enum frame_type type, uint64_t epoch,
+		       const struct iovec *iov, int niov, uint64_t deadline_ns);
+int __wrap_stream_send(struct stream *s, enum frame_type type, uint64_t epoch,
+		       const struct iovec *iov, int niov, uint64_t deadline_ns);
 
 static bool is_of_log(const struct disk *d)
 {
@@ -112,6 +116,14 @@ void __wrap_virtio_net_ask_announce(struct device *d)
 	assert_ptr_equal(d, lab.vm.devices.mdevs[LAB_NIC]);
 	lab.asked_guests++;
 	__real_virtio_net_ask_announce(d);
+}
+
+int __wrap_stream_send(struct stream *s, enum frame_type type, uint64_t epoch,
+		       const struct iovec *iov, int niov, uint64_t deadline_ns)
+{
+	if (s == &lab.sec.main)
+		lab.reply_ns = deadline_ns - loop_now_ns();
+	return __real_stream_send(s, type, epoch, iov, niov, deadline_ns);
 }
 
 /* Both truncations of an image, or the second one only. */

@@ -46,6 +46,7 @@ struct lab {
 	int ftruncate_errno, fallocate_errno;
 	bool only_longer;		/* of the truncations that fail */
 	int options_set_on, options_ms; /* the last socket */
+	uint64_t reply_ns;		/* the last reply had so long */
 	unsigned asked_guests, vsocks;	/* to announce; made */
 	/* The primary: */
 	struct end main, heart;

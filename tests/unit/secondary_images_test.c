@@ -17,8 +17,7 @@
 
 #define MANY (64u << 10) /* bytes of a disk write, when there are to be many */
 
-/* --- slow ones ----------------------------------------------------------------------------------
- */
+/* --- slow ones -------------------------------------------------------------------------------- */
 
 static void check_stopped(bool stopped)
 {

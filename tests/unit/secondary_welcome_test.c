@@ -322,6 +322,7 @@ static void an_image_that_cannot_be_emptied(void **state)
 static void sockets_have_timeouts(void **state)
 {
 	pri_join();
+	assert_int_equal(lab.reply_ns, S);
 	assert_int_equal(lab.options_set_on, lab.sec.main.fd);
 	assert_int_equal(lab.options_ms, FT_MAIN_TIMEOUT_MS);
 	lab.options_ms = 0;
