@@ -169,14 +169,60 @@ static void take_row(const struct fsm_row *row)
 	lab_teardown(NULL);
 }
 
+/* Where what happened leads, told once more: a row that is changed is to be meant so. */
+static unsigned next_of(unsigned state, unsigned event)
+{
+	static const uint8_t ways[][3] = {
+		{SEC_LISTEN, SEC_EV_BUILT, SEC_SYNCING},
+		{SEC_SYNCING, SEC_EV_READY, SEC_STANDBY},
+		{SEC_SYNCING, SEC_EV_LOST, SEC_LISTEN},
+		{SEC_STANDBY, SEC_EV_UNEQUAL, SEC_LISTEN},
+		{SEC_STANDBY, SEC_EV_BYE, SEC_DRAIN},
+		{SEC_STANDBY, SEC_EV_HAND_OVER, SEC_ACCEPT},
+		{SEC_STANDBY, SEC_EV_LOST, SEC_CLAIM},
+		{SEC_DRAIN, SEC_EV_IMAGES, SEC_LISTEN},
+		{SEC_DRAIN, SEC_EV_LOST, SEC_DRAIN_ALONE},
+		{SEC_DRAIN_ALONE, SEC_EV_IMAGES, SEC_LISTEN},
+		{SEC_CLAIM, SEC_EV_LOADED, SEC_TAKEN},
+		{SEC_ACCEPT, SEC_EV_LOADED, SEC_HELD},
+		{SEC_ACCEPT, SEC_EV_NOT_LOADED, SEC_LISTEN},
+		{SEC_ACCEPT, SEC_EV_WAS_STOPPED, SEC_DRAIN},
+		{SEC_ACCEPT, SEC_EV_LOST, SEC_ACCEPT_ALONE},
+		{SEC_ACCEPT_ALONE, SEC_EV_WON, SEC_CLAIM},
+		{SEC_ACCEPT_ALONE, SEC_EV_LOADED, SEC_CLAIM},
+		{SEC_ACCEPT_ALONE, SEC_EV_NOT_LOADED, SEC_LISTEN},
+		{SEC_HELD, SEC_EV_GONE, SEC_TAKEN},
+		{SEC_HELD, SEC_EV_LOST, SEC_CONFIRM},
+		{SEC_CONFIRM, SEC_EV_WON, SEC_TAKEN},
+		{SEC_TAKEN, SEC_EV_IMAGE_FAILED, SEC_TAKEN},
+	};
+
+	for (unsigned i = 0; i < sizeof(ways) / sizeof(ways[0]); i++)
+		if (ways[i][0] == state && ways[i][1] == event)
+			return ways[i][2];
+	switch (event) {
+	case SEC_EV_END:
+		return SEC_OVER;
+	case SEC_EV_CLAIM_LOST:
+	case SEC_EV_IMAGE_FAILED:
+		return SEC_LISTEN;
+	case SEC_EV_WAS_STOPPED:
+		return SEC_DRAIN_ALONE;
+	default:
+		return state;
+	}
+}
+
 static void every_row_is_taken(void **state)
 {
+	assert_int_equal(secondary_desc.nrows, 78); /* none is forgotten */
 	for (unsigned i = 0; i < secondary_desc.nrows; i++) {
 		const struct fsm_row *row = &secondary_desc.rows[i];
 
 		if (getenv("VERBOSE"))
 			print_message("%s, %s\n", secondary_desc.states[row->state],
 				      secondary_desc.events[row->event]);
+		assert_int_equal(row->next, next_of(row->state, row->event));
 		take_row(row);
 	}
 }

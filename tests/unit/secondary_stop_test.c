@@ -187,6 +187,26 @@ static void the_primary_is_let_go_first(void **state)
 	}
 }
 
+/* Nor is anybody let in who would be dropped then. */
+static void see_that_the_door_is_shut(void)
+{
+	struct end c = {.in.fd = -1};
+
+	assert_false(end_try_connect(&c));
+	lab.instead_of_answer = NULL;
+}
+
+static void nobody_comes_in_meanwhile(void **state)
+{
+	for (unsigned i = 0; i < N(owing); i++) {
+		begin(owing[i]);
+		lab.instead_of_answer = see_that_the_door_is_shut;
+		assert_int_equal(secondary_stop(&lab.sec), 0);
+		assert_null(lab.instead_of_answer);
+		lab_teardown(NULL);
+	}
+}
+
 /* A VM that ran here with its output held stands before its images are waited for. */
 static void see_that_it_stands(void)
 {
@@ -306,6 +326,7 @@ int main(void)
 		cmocka_unit_test(a_primary_that_stops_hears_how_it_went),
 		cmocka_unit_test(an_image_that_failed_before_is_none_of_this_end),
 		cmocka_unit_test(the_primary_is_let_go_first),
+		cmocka_unit_test(nobody_comes_in_meanwhile),
 		cmocka_unit_test(a_vm_that_was_handed_over_is_stopped_first),
 		cmocka_unit_test(a_first_sync_is_given_up),
 		cmocka_unit_test(nobody_there_is_nothing_to_do),

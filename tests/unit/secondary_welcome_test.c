@@ -569,6 +569,22 @@ static void a_hello_may_come_in_pieces(void **state)
 	end_expect(&lab.main, FRAME_WELCOME, NULL);
 }
 
+/* In one piece with it: nothing is left in the socket that would wake anybody. */
+static void what_comes_behind_a_hello_is_taken(void **state)
+{
+	int fd;
+
+	end_connect(&lab.main);
+	fd = lab.main.in.fd;
+	lab.main.in.fd = -1;
+	pri_say_hello(&lab.main, 9);
+	lab.main.in.session = 9;
+	pri_disk(0, 512, 512, 0x44);
+	lab.main.in.fd = fd;
+	end_flush(&lab.main);
+	lab_until(lab_image_byte(lab.image, 512) == 0x44);
+}
+
 static void the_door_is_shut_at_the_end(void **state)
 {
 	connect_to_door(0);
@@ -634,6 +650,7 @@ int main(void)
 		TEST(a_second_primary_is_dropped),
 		TEST(nobody_comes_in_after_a_takeover),
 		TEST(a_hello_may_come_in_pieces),
+		TEST(what_comes_behind_a_hello_is_taken),
 		TEST(the_door_is_shut_at_the_end),
 		TEST(a_door_that_does_not_open),
 	};
