@@ -486,7 +486,7 @@ def wait_stuck(vm):
 def frozen_peer(lab):
     """a peer that takes nothing in mid-epoch: the VM stands, the process answers, and all goes on after it"""
     pair = Pair(lab, guest="writer", cmdline="mode=seq pages=12000 total=24000 words=510 tick=300 work=0",
-                memory="256M", epoch="300ms", disk=0, net=False,
+                memory="256M", epoch=f"{min(int(300 * ftlab.SLOW), 9000)}ms", disk=0, net=False,
                 extra=["--staging", "1M"], timeout="30s")
     a, b = pair.protect()
     b.signal(signal.SIGSTOP)
