@@ -220,6 +220,22 @@ static void a_hand_over_that_is_lost_is_claimed_again(void **state)
 	assert_int_equal(fake_vm.printed, 1);
 }
 
+/* The same claim, until it is answered; then the next. */
+static void a_lost_hand_over_waits_for_the_arbiter(void **state)
+{
+	lab_reach(SEC_ACCEPT_ALONE);
+	lab_arbiter_answers(-EIO);
+	lab_until(time_left(&lab.sec.timer_op) >= 0);
+	assert_state(ACCEPT_ALONE);
+	assert_int_equal(time_left(&lab.sec.timer_op), 500 * MS);
+	assert_string_equal(lab.ft.note, "mock: Input/output error");
+	mock_arbiter_set(&lab.arbiter, 0, NULL);
+	lab_pass(500 * MS);
+	lab_until(lab.taken);
+	assert_int_equal(lab.ft.generation, 3);
+	assert_int_equal(lab.arbiter.record.token, 0);
+}
+
 static void it_may_lose_that_claim(void **state)
 {
 	lab_reach(SEC_ACCEPT_ALONE);
@@ -446,6 +462,7 @@ int main(void)
 		TEST(a_hand_over_of_a_stopped_vm),
 		TEST(a_hand_over_that_cannot_be_loaded),
 		TEST(a_hand_over_that_is_lost_is_claimed_again),
+		TEST(a_lost_hand_over_waits_for_the_arbiter),
 		TEST(it_may_lose_that_claim),
 		TEST(a_loss_while_it_is_loaded),
 		TEST(a_loss_while_it_cannot_be_loaded),

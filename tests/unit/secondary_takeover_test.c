@@ -215,6 +215,22 @@ static void a_stopped_vm_is_not_run(void **state)
 	assert_int_equal(fake_vm.loaded, 0);
 }
 
+/* Nothing waits for the images: it is over at once. */
+static void a_stopped_vm_with_all_in_its_images(void **state)
+{
+	static const unsigned asking[] = {SEC_CLAIM, SEC_ACCEPT, SEC_ACCEPT_ALONE, SEC_CONFIRM};
+
+	for (unsigned i = 0; i < 4; i++) {
+		lab_reach((enum secondary_state)asking[i]);
+		lab_settle();
+		lab_arbiter_answers(-ECANCELED);
+		lab_check_gave_up("primary: stopped in order");
+		lab_check_image(1);
+		lab_teardown(NULL);
+		lab_setup(NULL);
+	}
+}
+
 static void an_arbiter_that_does_not_answer_is_asked_again(void **state)
 {
 	lab_reach(SEC_CLAIM);
@@ -398,6 +414,7 @@ int main(void)
 		TEST(what_the_user_paused_stays_so),
 		TEST(a_side_that_loses_listens_again),
 		TEST(a_stopped_vm_is_not_run),
+		TEST(a_stopped_vm_with_all_in_its_images),
 		TEST(an_arbiter_that_does_not_answer_is_asked_again),
 		TEST(an_arbiter_that_fails_is_asked_again),
 		TEST(an_arbiter_that_is_busy_is_asked_again),
