@@ -112,6 +112,17 @@ static void nor_is_it_one_with_an_epoch(void **state)
 	assert_string_equal(lab.ft.note, "primary: no heartbeat link");
 }
 
+/* The first epoch may be faster than it. */
+static void the_heartbeat_link_may_come_late(void **state)
+{
+	pri_join();
+	pri_commit(1);
+	pri_heart();
+	end_expect(&lab.heart, FRAME_HEART, NULL);
+	assert_int_equal(time_left(&lab.sec.timer_op), -1);
+	assert_state(STANDBY);
+}
+
 static void a_heartbeat_link_that_fails(void **state)
 {
 	lab.heart_start = -ENOSPC;
@@ -628,6 +639,7 @@ int main(void)
 		TEST(the_heartbeat_link_is_the_second),
 		TEST(without_heartbeats_it_is_no_primary),
 		TEST(nor_is_it_one_with_an_epoch),
+		TEST(the_heartbeat_link_may_come_late),
 		TEST(a_heartbeat_link_that_fails),
 		TEST(values_have_limits),
 		TEST(a_hello_may_be_short),
