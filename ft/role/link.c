@@ -106,14 +106,21 @@ static void tell_last_word(struct link *l, const struct last_word *w)
 		l->news(l->arg, w->what);
 }
 
-/* Everything that has arrived. False: the link is lost, or closed. */
+/*
+ * Everything that has arrived, and its end. A stream whose socket gave less than there was room for
+ * does not ask it again, so it is read until it has nothing twice. False: the link is lost, or
+ * closed.
+ */
 static bool read_main(struct link *l, struct last_word *w)
 {
 	struct frame f;
 	int r = 0;
 
-	while (l->state == LINK_UP && (r = stream_recv(&l->main, &f)) == 1)
-		take_frame(l, &f, w);
+	for (int nothing = 0; l->state == LINK_UP && r >= 0 && nothing < 2; nothing += r == 0) {
+		r = stream_recv(&l->main, &f);
+		if (r == 1)
+			take_frame(l, &f, w);
+	}
 	if (r < 0)
 		link_break(l, r == -EBADMSG ? l->main.why
 			      : r == -EPIPE ? "connection closed"
@@ -126,8 +133,7 @@ static void main_readable(struct loop_op *op, int res)
 	struct link *l = op->arg;
 	struct last_word w = {0};
 
-	/* Twice: a stream whose socket gave less than there was room for does not ask it again. */
-	if (!read_main(l, &w) || (w.has && !read_main(l, &w)))
+	if (!read_main(l, &w))
 		return;
 	heart_heard(&l->heart);
 	if (w.has)

@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include <sys/socket.h>
+
 #include "tests/fuzz/vm.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libmockarbiter.h"
@@ -316,6 +318,32 @@ static void an_ack_that_waits_goes_with_its_link(void **state)
 	rig_expect(r, PRI_FLIGHT, "SYNCING", true, 'h');
 }
 
+/* The end of main is in its socket when trust comes back: the peer may have taken over since. */
+static void an_end_behind_an_ack_that_waits(struct rig *r, bool half_a_frame)
+{
+	uint64_t epoch = fly_and_be_away(r, LEASE + 1);
+
+	peer_says(r, FRAME_ACK, epoch);
+	loop_turns(&r->loop);
+	rig_expect(r, PRI_FLIGHT, "PROTECTED", true, 'h');
+	if (half_a_frame)
+		assert_int_equal(send(r->main.fd, "half", 4, MSG_NOSIGNAL), 4);
+	stream_done(&r->main);
+	r->pri.link.heart.trusted(r->pri.link.heart.arg);
+	assert_int_equal(r->pri.fsm.state, PRI_CLAIM);
+	assert_int_equal(fake_vm.printed, 0);
+}
+
+static void an_end_while_an_ack_waits(void **state)
+{
+	an_end_behind_an_ack_that_waits(*state, false);
+}
+
+static void half_a_frame_and_an_end_while_an_ack_waits(void **state)
+{
+	an_end_behind_an_ack_that_waits(*state, true);
+}
+
 /* Trust alone is no ack either. */
 static void trust_without_an_ack(void **state)
 {
@@ -351,6 +379,8 @@ int main(void)
 		RIG_TEST(no_second_ack_while_one_waits),
 		RIG_TEST(an_ack_of_nothing_waits_and_is_no_ack),
 		RIG_TEST(an_ack_that_waits_goes_with_its_link),
+		RIG_TEST(an_end_while_an_ack_waits),
+		RIG_TEST(half_a_frame_and_an_end_while_an_ack_waits),
 		RIG_TEST(trust_without_an_ack),
 	};
 
