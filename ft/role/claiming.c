@@ -11,8 +11,9 @@
 
 static void answered(void *arg, const struct arbiter_answer *a);
 
-static void ask(struct primary *p)
+void primary_ask(void *arg)
 {
+	struct primary *p = arg;
 	int r = arbiter_ask_claim(p->ft->arbiter, p->ft->generation, ARBITER_GO_ON, answered, p);
 
 	if (!r)
@@ -40,7 +41,7 @@ static void answered(void *arg, const struct arbiter_answer *a)
 	if (is_handed(p, a)) {
 		p->token = 0;
 		p->ft->generation++;
-		ask(p);
+		primary_ask(p);
 	} else if (!a->code) {
 		primary_post(p, PRI_EV_WON);
 	} else if (a->code == -ESTALE || a->code == -ECANCELED) {
@@ -48,11 +49,6 @@ static void answered(void *arg, const struct arbiter_answer *a)
 	} else {
 		primary_post(p, PRI_EV_NO_ANSWER);
 	}
-}
-
-void primary_ask(void *arg)
-{
-	ask(arg);
 }
 
 void primary_lost(void *arg)
@@ -65,7 +61,7 @@ void primary_lost(void *arg)
 	primary_close(p);
 	if (ft_stand(p->ft, p->vm, FT_STAND_CLAIM, NULL, &e))
 		log_error("%s", e.msg);
-	ask(p);
+	primary_ask(p);
 }
 
 void primary_wait_for_answer(void *arg)

@@ -30,7 +30,6 @@ void primary_wait_for_answer(void *arg);
 void primary_go_on(void *arg);
 void primary_won_to_stop(void *arg);
 void primary_fence(void *arg);
-
 void primary_leave_handed(void *arg);
 
 /* ft/role/ending.c: the VM is over, or handed over */

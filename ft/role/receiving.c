@@ -11,7 +11,6 @@
 #define LAST_FRAMES	32
 #define DISK_QUEUE_HIGH (32u << 20)
 #define DISK_QUEUE_LOW	(8u << 20)
-#define DRAIN_NS	30000000000ull /* the images take what waits for them within this time */
 
 /* --- frames ----------------------------------------------------------------------------------- */
 

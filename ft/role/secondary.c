@@ -6,8 +6,6 @@
 #include "ft/role/secondary_do.h"
 #include "vmm/base/log.h"
 
-#define DRAIN_NS 30000000000ull /* the images take what waits for them within this time */
-
 /* --- the table -------------------------------------------------------------------------------- */
 
 #define ROW(state, event, next, action, does)                                                      \

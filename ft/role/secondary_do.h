@@ -4,6 +4,8 @@
 
 #include "ft/role/secondary.h"
 
+#define DRAIN_NS 30000000000ull /* the images take what waits for them within this time */
+
 /* ft/role/door.c: connections that have not said yet what they are */
 int secondary_open_door(struct secondary *s, struct err *e);
 void secondary_close_door(struct secondary *s);

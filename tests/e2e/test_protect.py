@@ -390,7 +390,7 @@ def pause_protected(lab):
 
 @test(60)
 def pause_takeover(lab):
-    """a takeover keeps the user's pause, and the guest goes on at the survivor when it is resumed"""
+    """a takeover keeps the user's pause, and the guest goes on at the survivor when it is resumed; twice"""
     pair = Pair(lab)
     a, b = pair.protect()
     load = start_load(lab)
@@ -402,10 +402,18 @@ def pause_takeover(lab):
     b.wait_state("PAUSED")
     expect(b.status()["paused"] and b.status()["cover"] == "DEGRADED", b.status())
     expect(not b.status()["first_entry_mono_ns"], "the guest ran at the survivor")
-    b.call("resume")
-    b.wait_state("DEGRADED")
+    # Protected again as it stands, and taken over once more.
+    pair.secondary("A")
+    b.wait_status(lambda s: s["cover"] == "PROTECTED", "a secondary in step")
+    expect(b.state() == "PAUSED", b.state())
+    b.kill()
+    a = pair.vm["A"]
+    a.wait_state("PAUSED")
+    a.call("resume")
+    a.wait_state("DEGRADED")
     lab.probe()
-    check_load(lab, [load], pair.image["B"])
+    random_wait(lab, load, 0.1, 0.3)
+    check_load(lab, [load], pair.image["A"])
 
 
 def fill_output(lab, pair, packets):

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/unit/libcommand.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/ctl_sock.h"
 #include "vmm/cli/run.h"
@@ -23,29 +24,7 @@ static char out[16384];
 
 static int say(const char *line)
 {
-	char copy[200], path[] = "/tmp/ftvmm-out-XXXXXX", *words[8] = {"ftvmm"}, *rest = copy,
-			*word;
-	int n = 1, code, fd = mkstemp(path), save1 = dup(1), save2 = dup(2);
-	ssize_t len;
-
-	snprintf(copy, sizeof(copy), "%s", line);
-	while ((word = strsep(&rest, " ")))
-		words[n++] = word;
-	fflush(stdout);
-	dup2(fd, 1);
-	dup2(fd, 2);
-	code = command_main(n, words);
-	fflush(stdout);
-	dup2(save1, 1);
-	dup2(save2, 2);
-	close(save1);
-	close(save2);
-	len = pread(fd, out, sizeof(out) - 1, 0);
-	assert_true(len >= 0);
-	out[len] = 0;
-	close(fd);
-	unlink(path);
-	return code;
+	return command_says(line, out, sizeof(out));
 }
 
 static void rows_are_whole(void **state)

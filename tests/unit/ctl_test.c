@@ -18,6 +18,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/unit/libcommand.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/ctl.h"
 #include "vmm/cli/ctl_client.h"
@@ -605,29 +606,7 @@ static char out[8192];
 
 static int command(const char *line)
 {
-	char copy[1000], *words[32], *rest = copy, *word, path[] = "/tmp/ftvmm-out-XXXXXX";
-	int n = 1, code, fd = mkstemp(path), save1 = dup(1), save2 = dup(2);
-	ssize_t len;
-
-	snprintf(copy, sizeof(copy), "%s", line);
-	words[0] = "ftvmm";
-	while ((word = strsep(&rest, " ")))
-		words[n++] = word;
-	fflush(stdout);
-	dup2(fd, 1);
-	dup2(fd, 2);
-	code = command_main(n, words);
-	fflush(stdout);
-	dup2(save1, 1);
-	dup2(save2, 2);
-	close(save1);
-	close(save2);
-	len = pread(fd, out, sizeof(out) - 1, 0);
-	assert_true(len >= 0);
-	out[len] = 0;
-	close(fd);
-	unlink(path);
-	return code;
+	return command_says(line, out, sizeof(out));
 }
 
 static void status_prints_a_table(void **state)

@@ -154,6 +154,19 @@ bool rig_print(struct rig *r, unsigned n)
 	return !obuf_put(&r->vm.obuf, fake_vm.sink, &iov, 1);
 }
 
+static void not_now(void *arg)
+{
+}
+
+void rig_print_much(struct rig *r)
+{
+	static struct loop busy = {.clock = loop_now_ns, .yield_ns = 0};
+
+	obuf_set_later(&r->vm.obuf, &busy, not_now, NULL);
+	for (unsigned i = 0; i < 300; i++)
+		assert_true(rig_print(r, 1));
+}
+
 /* --- the secondary ---------------------------------------------------------------------------- */
 
 void peer_listens(struct rig *r, unsigned i, bool listens)
@@ -485,4 +498,15 @@ void rig_expect(const struct rig *r, enum primary_state s, const char *word, boo
 	assert_string_equal(ft_word(&r->ft), word);
 	assert_int_equal(r->vm.running, runs);
 	assert_int_equal(ob->closed ? 'd' : ob->holding ? 'h' : 'f', out);
+}
+
+void rig_expect_left(struct rig *r, const char *word, int code, const char *note)
+{
+	assert_int_equal(r->pri.fsm.state, PRI_LEFT);
+	assert_string_equal(ft_word(&r->ft), word);
+	assert_int_equal(r->ft.life, FT_OVER);
+	assert_int_equal(r->exits, 1);
+	assert_int_equal(r->code, code);
+	assert_string_equal(r->ft.note, note);
+	assert_false(r->vm.running);
 }

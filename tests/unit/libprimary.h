@@ -70,6 +70,10 @@ void rig_expect(const struct rig *r, enum primary_state s, const char *word, boo
 
 /* The guest writes a page and prints so many bytes; false: no room. */
 bool rig_print(struct rig *r, unsigned n);
+/* More than a release lets out at once: its turn is over after one entry. 300 bytes. */
+void rig_print_much(struct rig *r);
+/* It has left, once, with this code; this is what is shown. */
+void rig_expect_left(struct rig *r, const char *word, int code, const char *note);
 /* The guest writes n pages from there on, which do not compress. */
 void rig_scribble(struct rig *r, unsigned page, unsigned n);
 

@@ -26,17 +26,6 @@ static void be_steady_with_output(struct rig *r)
 	assert_int_equal(fake_vm.printed, 0);
 }
 
-static void expect_left(struct rig *r, const char *word, int code, const char *note)
-{
-	assert_int_equal(r->pri.fsm.state, PRI_LEFT);
-	assert_string_equal(ft_word(&r->ft), word);
-	assert_int_equal(r->ft.life, FT_OVER);
-	assert_int_equal(r->exits, 1);
-	assert_int_equal(r->code, code);
-	assert_string_equal(r->ft.note, note);
-	assert_false(r->vm.running);
-}
-
 /* --- claims ----------------------------------------------------------------------------------- */
 
 static void a_claim_that_is_won(void **state)
@@ -98,7 +87,7 @@ static void claims_that_are_lost(void **state)
 		rig_cause(r, PRI_EV_LOST);
 		arbiter_says(r, codes[i], NULL);
 		rig_until(r, PRI_LEFT);
-		expect_left(r, "FENCED", 5, "the other side runs the VM");
+		rig_expect_left(r, "FENCED", 5, "the other side runs the VM");
 		assert_int_equal(fake_vm.printed, 0);
 		assert_true(r->vm.obuf.closed);
 		assert_int_equal(r->vm.obuf.held, 0);
@@ -213,26 +202,12 @@ static void a_vm_that_does_not_stop_and_goes_on(void **state)
 
 /* --- a stop ----------------------------------------------------------------------------------- */
 
-static void not_now(void *arg)
-{
-}
-
-/* More than a release lets out at once: its turn is over after one entry. */
-static void print_much(struct rig *r)
-{
-	static struct loop busy = {.clock = loop_now_ns, .yield_ns = 0};
-
-	obuf_set_later(&r->vm.obuf, &busy, not_now, NULL);
-	for (unsigned i = 0; i < 300; i++)
-		assert_true(rig_print(r, 1));
-}
-
 static void a_stop_in_order(void **state)
 {
 	struct rig *r = *state;
 
 	rig_reach(r, PRI_STEADY);
-	print_much(r);
+	rig_print_much(r);
 	primary_end(&r->pri, 4);
 	assert_int_equal(r->ft.stands, FT_STAND_END);
 	assert_int_equal(fake_vm.printed, 0);
@@ -250,7 +225,7 @@ static void a_stop_in_order(void **state)
 	assert_int_equal(r->mock.question.record.generation, RIG_GEN);
 	assert_int_equal(r->mock.question.record.end, ARBITER_RELEASED);
 	rig_cause(r, PRI_EV_RECORDED);
-	expect_left(r, "STOPPED", 4, "");
+	rig_expect_left(r, "STOPPED", 4, "");
 	assert_int_equal(logged("warning"), 0);
 	assert_int_equal(logged("error"), 0);
 }
@@ -260,7 +235,7 @@ static void a_stop_without_done(void **state)
 	struct rig *r = *state;
 
 	rig_reach(r, PRI_STEADY);
-	print_much(r);
+	rig_print_much(r);
 	primary_end(&r->pri, 0);
 	rig_cause(r, PRI_EV_ACK);
 	rig_cause(r, PRI_EV_LOST);
@@ -269,7 +244,7 @@ static void a_stop_without_done(void **state)
 	assert_int_equal(r->pri.link.state, LINK_DOWN);
 	assert_int_equal(logged("warning: peer"), 1);
 	rig_cause(r, PRI_EV_RECORDED);
-	expect_left(r, "STOPPED", 0, "");
+	rig_expect_left(r, "STOPPED", 0, "");
 	assert_int_equal(logged("warning: stop: not confirmed"), 1);
 	assert_int_equal(logged("warning: stop: the other side has taken"), 0);
 }
@@ -280,7 +255,7 @@ static void output_that_leaves_without_bye(void **state)
 	struct rig *r = *state;
 
 	rig_reach(r, PRI_STEADY);
-	print_much(r);
+	rig_print_much(r);
 	primary_end(&r->pri, 0);
 	loop_until(&r->loop, (peer_reads(r), r->ended == r->pri.engine.in_flight));
 	r->pri.engine.send.stream->send_error = -EPIPE; /* as after a write that failed */
@@ -331,7 +306,7 @@ static void an_unsure_stop(struct rig *r, int code, const char *first, const cha
 	logged_reset();
 	arbiter_says(r, code, NULL);
 	rig_until(r, PRI_LEFT);
-	expect_left(r, "STOPPED", 0, "");
+	rig_expect_left(r, "STOPPED", 0, "");
 	assert_int_equal(logged("warning: "), !!first + !!second);
 	if (first)
 		assert_int_equal(logged(first), 1);
@@ -373,7 +348,7 @@ static void a_record_that_cannot_be_written(void **state)
 	rig_reach(r, PRI_RECORD);
 	arbiter_says(r, -EIO, NULL);
 	rig_until(r, PRI_LEFT);
-	expect_left(r, "STOPPED", 0, "");
+	rig_expect_left(r, "STOPPED", 0, "");
 	assert_int_equal(logged("warning: mock: Input/output error; the next start needs --claim"),
 			 1);
 	assert_int_equal(logged("warning: "), 1);
@@ -391,7 +366,7 @@ static void a_record_that_cannot_be_asked_for(void **state)
 		assert_int_equal(arbiter_ask_read(r->ft.arbiter, other_question, &answered), 0);
 		r->pri.answer.code = -ESTALE; /* of another question */
 		rig_cause(r, i ? PRI_EV_LOST : PRI_EV_DONE);
-		expect_left(r, "STOPPED", 0, "");
+		rig_expect_left(r, "STOPPED", 0, "");
 		assert_int_equal(
 			logged("warning: arbiter: cannot be asked now; the next start needs "
 			       "--claim"),
@@ -429,7 +404,7 @@ static void a_stop_alone_lets_out_what_is_left(void **state)
 	struct rig *r = *state;
 
 	rig_reach(r, PRI_STEADY);
-	print_much(r);
+	rig_print_much(r);
 	rig_cause(r, PRI_EV_LOST);
 	rig_cause(r, PRI_EV_WON);
 	assert_int_equal(fake_vm.printed, 1);
@@ -439,7 +414,7 @@ static void a_stop_alone_lets_out_what_is_left(void **state)
 	assert_int_equal(r->mock.question.record.generation, RIG_GEN + 1);
 	assert_int_equal(r->mock.question.record.end, ARBITER_STOPPED);
 	rig_cause(r, PRI_EV_RECORDED);
-	expect_left(r, "STOPPED", 6, "");
+	rig_expect_left(r, "STOPPED", 6, "");
 	assert_int_equal(logged("wait for the image"), 0);
 }
 
@@ -461,7 +436,7 @@ static void a_stop_waits_for_the_images(void **state)
 	arbiter_was_asked(r, 1);
 	assert_int_equal(r->mock.question.record.end, ARBITER_STOPPED);
 	rig_cause(r, PRI_EV_RECORDED);
-	expect_left(r, "STOPPED", 0, "");
+	rig_expect_left(r, "STOPPED", 0, "");
 }
 
 static void images_that_are_too_late(void **state)
@@ -476,7 +451,7 @@ static void images_that_are_too_late(void **state)
 		time_pass(&r->loop, 30 * S - 1);
 		assert_int_equal(r->pri.fsm.state, PRI_REST);
 		time_pass(&r->loop, 1);
-		expect_left(r, "STOPPED", code ? code : 2, "the image lacks disk writes");
+		rig_expect_left(r, "STOPPED", code ? code : 2, "the image lacks disk writes");
 		assert_int_equal(logged("error: stop: the image lacks acknowledged disk writes"),
 				 1);
 		assert_int_equal(r->mock.asked, 0); /* the record stays held */

@@ -24,31 +24,6 @@ static void be_steady_with_output(struct rig *r)
 	assert_int_equal(fake_vm.printed, 0);
 }
 
-static void expect_left(struct rig *r, const char *word, int code, const char *note)
-{
-	assert_int_equal(r->pri.fsm.state, PRI_LEFT);
-	assert_string_equal(ft_word(&r->ft), word);
-	assert_int_equal(r->ft.life, FT_OVER);
-	assert_int_equal(r->exits, 1);
-	assert_int_equal(r->code, code);
-	assert_string_equal(r->ft.note, note);
-	assert_false(r->vm.running);
-}
-
-static void not_now(void *arg)
-{
-}
-
-/* More than a release lets out at once: its turn is over after one entry. */
-static void print_much(struct rig *r)
-{
-	static struct loop busy = {.clock = loop_now_ns, .yield_ns = 0};
-
-	obuf_set_later(&r->vm.obuf, &busy, not_now, NULL);
-	for (unsigned i = 0; i < 300; i++)
-		assert_true(rig_print(r, 1));
-}
-
 /* --- a hand-over ------------------------------------------------------------------------------ */
 
 static void a_hand_over_in_order(void **state)
@@ -58,7 +33,7 @@ static void a_hand_over_in_order(void **state)
 	unsigned asked;
 
 	rig_reach(r, PRI_STEADY);
-	print_much(r);
+	rig_print_much(r);
 	rig_cause(r, PRI_EV_HAND_OVER);
 	asked = r->mock.asked;
 	assert_int_equal(r->ft.stands, FT_STAND_END);
@@ -72,7 +47,7 @@ static void a_hand_over_in_order(void **state)
 	rig_cause(r, PRI_EV_RUNS);
 	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_GONE]));
 	assert_int_equal(r->pri.link.state, LINK_DOWN);
-	expect_left(r, "STOPPED", 3, "handed over");
+	rig_expect_left(r, "STOPPED", 3, "handed over");
 	snprintf(want, sizeof(want), "info: handed over to %s", r->cfg.peers[0]);
 	assert_int_equal(logged(want), 1);
 	arbiter_was_asked(r, asked); /* nothing more: the record is the secondary's */
@@ -148,7 +123,7 @@ static void a_secondary_that_confirmed_first(void **state)
 	rec.generation++;
 	arbiter_says(r, -ESTALE, &rec);
 	rig_until(r, PRI_LEFT);
-	expect_left(r, "STOPPED", 3, "handed over");
+	rig_expect_left(r, "STOPPED", 3, "handed over");
 	assert_true(r->vm.obuf.closed);
 }
 
@@ -175,7 +150,7 @@ static void claims_that_are_not_the_secondarys(void **state)
 		r = *state;
 		lose_after_hand_over(r, list[i].code, &rec);
 		rig_until(r, PRI_LEFT);
-		expect_left(r, "STOPPED", 3, "handed over");
+		rig_expect_left(r, "STOPPED", 3, "handed over");
 		assert_int_equal(r->ft.generation, RIG_GEN);
 		assert_int_equal(rig_teardown(state), 0);
 	}
@@ -190,7 +165,7 @@ static void no_hand_over_no_token(void **state)
 	rig_reach(r, PRI_CLAIM);
 	arbiter_says(r, -ESTALE, &rec);
 	rig_until(r, PRI_LEFT);
-	expect_left(r, "FENCED", 5, "the other side runs the VM");
+	rig_expect_left(r, "FENCED", 5, "the other side runs the VM");
 }
 
 /* It was for that hand-over, and is another one the next time. */
@@ -264,7 +239,7 @@ static void a_stop_after_hand_over_counts_here(void **state)
 	rig_cause(r, PRI_EV_WON);
 	rig_expect(r, PRI_RECORD, "DEGRADED", false, 'f');
 	rig_cause(r, PRI_EV_RECORDED);
-	expect_left(r, "STOPPED", 8, "");
+	rig_expect_left(r, "STOPPED", 8, "");
 }
 
 /* --- a host that fails ------------------------------------------------------------------------ */

@@ -290,6 +290,21 @@ static void epochs_in_a_row(void **state)
 
 /* --- the end ---------------------------------------------------------------------------------- */
 
+/* The sender has taken what was pushed: it writes, or is about to. */
+static void wait_taken(struct fix *f)
+{
+	bool taken = false;
+
+	for (int left = 20000; !taken && left; left--) {
+		pthread_mutex_lock(&f->send.lock);
+		taken = !f->send.queue;
+		pthread_mutex_unlock(&f->send.lock);
+		if (!taken)
+			usleep(500);
+	}
+	assert_true(taken);
+}
+
 /* A peer that reads nothing more: stopping does not wait for it, once the link is shut. */
 static void stopped_while_it_writes(void **state)
 {
@@ -302,7 +317,7 @@ static void stopped_while_it_writes(void **state)
 	write_pages(f, BUFS - 20, 1);
 	assert_int_equal(seal(f, 1, &j), BUFS - 20);
 	send_push(&f->send, j);
-	usleep(20000);
+	wait_taken(f);
 	shutdown(f->to.fd, SHUT_RDWR);
 	send_stop(&f->send);
 	assert_true(loop_now_ns() - start < 10 * SECOND);
