@@ -6,6 +6,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "vmm/base/lock.h"
+
 int device_init(struct device *d, const struct device_ops *ops, const char *id, bool irq,
 		struct err *e)
 {
@@ -26,7 +28,7 @@ int device_init(struct device *d, const struct device_ops *ops, const char *id, 
 			return r;
 		}
 	}
-	pthread_mutex_init(&d->lock, NULL);
+	lock_init(&d->lock);
 	return 0;
 }
 

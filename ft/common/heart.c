@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "vmm/base/lock.h"
 #include "vmm/base/log.h"
 
 #define PRIORITY	2	   /* above the loop's: that may be what takes the processor */
@@ -317,7 +318,7 @@ int heart_start(struct heart *h, struct loop *l, struct stream *st, uint64_t int
 	st->fd = -1;
 	if (h->hang_ns < HEART_HANG_MIN_NS)
 		h->hang_ns = HEART_HANG_MIN_NS;
-	pthread_mutex_init(&h->lock, NULL);
+	lock_init(&h->lock);
 	r = start(h);
 	if (r)
 		done(h);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "vmm/base/lock.h"
+
 #define HOT_COOL 8 /* equal this many epochs: protect again */
 #define MIN_BUFS 256u
 
@@ -19,7 +21,7 @@ int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t s
 	c->nbufs =
 		staging_bytes / MEM_PAGE_SIZE > MIN_BUFS ? staging_bytes / MEM_PAGE_SIZE : MIN_BUFS;
 	c->hot_max = c->nbufs / 2;
-	pthread_mutex_init(&c->lock, NULL);
+	lock_init(&c->lock);
 	r = dirty_start(&c->dirty, kvm, mem, e);
 	if (r)
 		return r;

@@ -8,6 +8,7 @@
 
 #include "ft/common/steps.h"
 #include "ft/epoch/sync.h"
+#include "vmm/base/lock.h"
 #include "vmm/base/loop.h"
 
 /* Of a frame of the sync, of a whole epoch. A dead peer is noticed much earlier, by its silence. */
@@ -193,7 +194,7 @@ int send_start(struct send *s, struct err *e)
 	int r;
 
 	s->tail = &s->queue;
-	pthread_mutex_init(&s->lock, NULL);
+	lock_init(&s->lock);
 	pthread_cond_init(&s->work, NULL);
 	pthread_cond_init(&s->idle, NULL);
 	if (page_out_init(&s->out, s->stream, SEND_DEADLINE) || make_jobs(s))

@@ -10,6 +10,7 @@
 
 #include "ft/common/steps.h"
 #include "ft/common/wire.h"
+#include "vmm/base/lock.h"
 #include "vmm/copy/ram_pass.h"
 
 #define MAX_PASSES  8
@@ -224,7 +225,7 @@ int sync_init(struct sync *s, struct loop *l, struct dirty *d, struct disklog *d
 	if (s->switch_fd < 0)
 		return err_sys(e, "eventfd");
 	s->loop = l;
-	pthread_mutex_init(&s->lock, NULL);
+	lock_init(&s->lock);
 	pthread_cond_init(&s->cond, NULL);
 	s->switch_op = (struct loop_op){.fn = asked, .arg = s};
 	r = loop_poll_add(l, &s->switch_op, s->switch_fd, POLLIN);

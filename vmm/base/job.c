@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/base/lock.h"
+
 static void done_with(struct job *job)
 {
 	if (job->loop)
@@ -72,7 +74,7 @@ static void prepare(struct job *job)
 	atomic_init(&job->abandoned, false);
 	job->done = job->late = false;
 	job->loop = NULL;
-	pthread_mutex_init(&job->lock, NULL);
+	lock_init(&job->lock);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&job->cond, &attr);

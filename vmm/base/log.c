@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/base/lock.h"
+
 #define LINE_MAX_BYTES 1024
 #define RING	       65536u
 
@@ -143,6 +145,7 @@ int log_start(void)
 	pthread_t thread;
 	int r;
 
+	lock_init(&sink.lock); /* until here there is one thread */
 	/* Signals are the main thread's business. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);

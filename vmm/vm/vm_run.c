@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/base/lock.h"
 #include "vmm/base/log.h"
 #include "vmm/vm/vm_internal.h"
 
@@ -299,7 +300,7 @@ void vm_run_init(struct vm *vm)
 	struct vm_run *run = &vm->run;
 	pthread_condattr_t ca;
 
-	pthread_mutex_init(&run->lock, NULL);
+	lock_init(&run->lock);
 	pthread_condattr_init(&ca);
 	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
 	pthread_cond_init(&run->parked_cond, &ca);
