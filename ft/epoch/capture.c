@@ -8,8 +8,9 @@
 
 #include "vmm/base/lock.h"
 
-#define HOT_COOL 8 /* equal this many epochs: protect again */
-#define MIN_BUFS 256u
+#define HOT_COOL    8 /* equal this many epochs: protect again */
+#define MIN_BUFS    256u
+#define PIECE_PAGES 256u /* 0.1 ms; several if buffers are used the first time */
 
 int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes,
 		 struct err *e)
@@ -110,13 +111,22 @@ static bool has_buf(struct capture *c)
 	return stolen != NULL;
 }
 
+/* May the next page be looked at? It is counted. */
+static bool has_room(struct capture *c, const struct capture_batch *b)
+{
+	if (!c->piece || b->n == b->cap || !has_buf(c))
+		return false;
+	c->piece--;
+	return true;
+}
+
 static void put_page(struct capture *c, struct capture_batch *b, struct capture_page page)
 {
 	b->pages[b->n++] = page;
 	c->count++;
 }
 
-/* There is a buffer: has_buf(). */
+/* There is a buffer: has_room(). */
 static uint8_t *add_page(struct capture *c, struct capture_batch *b, uint64_t page, uint8_t *base,
 			 bool keep)
 {
@@ -182,7 +192,7 @@ static bool fill_hot(struct capture *c, struct capture_batch *b)
 	while (c->at.hot < c->nhot) {
 		struct hot_page *h = &c->hot[c->at.hot];
 
-		if (b->n == b->cap || !has_buf(c))
+		if (!has_room(c, b))
 			return false;
 		if (is_hole(c, h->page)) {
 			hot_hole(c, b, h);
@@ -259,7 +269,7 @@ static bool fill_cold(struct capture *c, struct capture_batch *b)
 			next_word(c);
 		if (!c->at.bits)
 			return true;
-		if (b->n == b->cap || !has_buf(c))
+		if (!has_room(c, b))
 			return false;
 		bit = __builtin_ctzll(c->at.bits);
 		c->at.bits &= c->at.bits - 1;
@@ -278,17 +288,23 @@ int capture_begin(struct capture *c)
 	return r;
 }
 
+static int not_all(const struct capture *c)
+{
+	return c->piece ? CAPTURE_FULL : CAPTURE_MORE;
+}
+
 int capture_fill(struct capture *c, struct capture_batch *b)
 {
 	int r;
 
+	c->piece = PIECE_PAGES;
 	/* Hot ones first, once: what becomes hot below was looked at. */
 	if (!c->at.word) {
 		if (!fill_hot(c, b))
-			return 0;
+			return not_all(c);
 	}
 	if (!fill_cold(c, b))
-		return 0;
+		return not_all(c);
 	r = dirty_clear(&c->dirty);
-	return r ? r : 1;
+	return r ? r : CAPTURE_ALL;
 }

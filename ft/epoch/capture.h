@@ -70,7 +70,8 @@ struct capture {
 	uint64_t *last_bits;  /* cold pages of the epoch before */
 	struct mem_hole hole; /* during a capture */
 	struct capture_place at;
-	int64_t count; /* pages of this capture */
+	uint32_t piece; /* pages that this call may still look at */
+	int64_t count;	/* pages of this capture */
 	uint64_t compared, sent_hot;
 };
 
@@ -79,10 +80,13 @@ int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t s
 void capture_done(struct capture *c);
 /* VM stopped: the pages that changed since the last capture are looked up. 0 or negative errno. */
 int capture_begin(struct capture *c);
-/*
- * VM still stopped: put them into the batch. 1: these are all, c->count of them. 0: the batch is
- * full, or no buffer is free: hand it to the sender, and go on with an empty one. Negative errno.
- */
+enum capture_filled {
+	CAPTURE_FULL, /* the batch is, or no buffer is free: go on with an empty one */
+	CAPTURE_ALL,  /* c->count of them */
+	CAPTURE_MORE, /* there are, and room is, too: the caller may look at the clock */
+};
+
+/* VM still stopped: put a piece of them into the batch. What is in there, or a negative errno. */
 int capture_fill(struct capture *c, struct capture_batch *b);
 /* Sender: these pages were encoded; their bases and, unless kept, their copies are free again. */
 void capture_put(struct capture *c, const struct capture_page *pages, uint32_t n);

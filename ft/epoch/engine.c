@@ -85,20 +85,29 @@ static void push(struct engine *g)
 	g->job = NULL;
 }
 
-/* VM stopped. 1: the epoch is whole. 0: staging is used up, the sender will say when to go on. */
+/*
+ * VM stopped. 1: the epoch is whole. 0: this turn is over, or staging is used up, and the sender
+ * will say when to go on.
+ */
 static int capture_on(struct engine *g)
 {
 	bool asked = false;
 
 	for (;;) {
-		int r = next_job(g) ? capture_fill(&g->capture, &g->job->batch) : 0;
+		int r = next_job(g) ? capture_fill(&g->capture, &g->job->batch) : CAPTURE_FULL;
 
 		if (r < 0)
 			return r;
-		if (r == 1) {
+		if (r == CAPTURE_ALL) {
 			r = finish_job(g);
 			return r ? r : 1;
 		}
+		if (r == CAPTURE_MORE && loop_should_yield(g->ft->loop)) {
+			loop_work_add(g->ft->loop, &g->seal_work);
+			return 0;
+		}
+		if (r == CAPTURE_MORE)
+			continue;
 		if (g->job && g->job->batch.n) {
 			g->ft->stats.throttled++;
 			push(g);
@@ -164,6 +173,16 @@ int engine_seal(struct engine *g, struct err *e)
 	open_next(g);
 	r = capture_begin(&g->capture);
 	return r ? err_set(e, r, "dirty pages: %s", strerror(-r)) : go_on(g, e);
+}
+
+static bool seal_turn(struct loop_work *w)
+{
+	struct engine *g = w->arg;
+	struct err e = {0};
+
+	if (g->state == ENGINE_SEALING && go_on(g, &e))
+		broken(g, e.msg);
+	return false;
 }
 
 static void notified(struct loop_op *op, int res)
@@ -242,6 +261,7 @@ void engine_stop(struct engine *g)
 {
 	if (g->state == ENGINE_DOWN)
 		return;
+	loop_work_del(g->ft->loop, &g->seal_work);
 	/* Order: nothing may keep the sender waiting when it is joined. */
 	if (g->send.stream)
 		chan_shut(&g->send.stream->chan);
@@ -265,6 +285,7 @@ int engine_init(struct engine *g, struct ft *ft, struct vm *vm,
 	if (g->notify_fd < 0)
 		return err_sys(e, "eventfd");
 	g->notify_op = (struct loop_op){.fn = notified, .arg = g};
+	g->seal_work = (struct loop_work){.fn = seal_turn, .arg = g};
 	if (loop_poll_add(ft->loop, &g->notify_op, g->notify_fd, POLLIN) < 0)
 		return err_set(e, -ENOSPC, "event loop is full");
 	obuf_on_held(&vm->obuf, output_held, g);

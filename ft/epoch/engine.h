@@ -31,7 +31,7 @@ enum engine_state {
 	ENGINE_DOWN,
 	ENGINE_SYNCING,
 	ENGINE_READY,
-	ENGINE_SEALING, /* VM stopped, until staging has room for all that changed */
+	ENGINE_SEALING, /* VM stopped, until all that changed is in staging */
 };
 
 struct engine {
@@ -43,6 +43,7 @@ struct engine {
 	struct send send;
 	int notify_fd; /* the sender's */
 	struct loop_op notify_op;
+	struct loop_work seal_work; /* a turn at sealing */
 	enum engine_state state;
 	struct send_job *job; /* sealing: that is being filled, or NULL */
 	unsigned parts;	      /* sealing: jobs of the epoch that were handed to the sender */
@@ -66,9 +67,9 @@ void engine_stop(struct engine *g);
 
 /*
  * Stop the VM, close the open epoch and send it; then the VM goes on, if nobody else wants it to
- * stand. That is over on return, unless staging is used up: then the rest follows as the sender
- * gives buffers back, and the loop does not wait. The first one of an engine begins to hold output.
- * Negative errno and e: the epoch cannot be sent, the VM is stopped.
+ * stand. That is over on return, unless so much has changed that the loop's turn is over, or that
+ * staging is used up: then the rest follows, as the sender gives buffers back. The first one of an
+ * engine begins to hold output. Negative errno and e: the epoch cannot be sent, the VM is stopped.
  */
 int engine_seal(struct engine *g, struct err *e);
 /* Is this the epoch in flight, and has all of it gone out? */

@@ -120,6 +120,16 @@ static void mock_dirty_log(struct guest *g)
 		dirty_set(d->bits, g->set[i]);
 }
 
+/* One batch takes all. How many pages, or -1. */
+static int64_t capture_all(struct capture *c, struct capture_batch *b)
+{
+	int r = capture_begin(c) ? -1 : CAPTURE_MORE;
+
+	while (r == CAPTURE_MORE)
+		r = capture_fill(c, b);
+	return r == CAPTURE_ALL ? c->count : -1;
+}
+
 static double capture_once(struct guest *g)
 {
 	struct capture_batch *b = &g->batch;
@@ -128,7 +138,7 @@ static double capture_once(struct guest *g)
 
 	mock_dirty_log(g);
 	start = loop_now_ns();
-	n = capture_begin(&g->capture) || capture_fill(&g->capture, b) != 1 ? -1 : g->capture.count;
+	n = capture_all(&g->capture, b);
 	start = loop_now_ns() - start;
 	if (n != g->n)
 		die("capture: not the pages that were written", n < 0 ? (int)n : EBADMSG);
@@ -456,7 +466,7 @@ static uint64_t epoch_once(struct pair *p, uint64_t *ret_bytes)
 	job->first = job->last = true;
 	job->epoch = ++p->epoch;
 	b = &job->batch;
-	n = capture_begin(c) || capture_fill(c, b) != 1 ? -1 : c->count;
+	n = capture_all(c, b);
 	if (n != p->guest->n)
 		die("epoch: not the pages that were written", n < 0 ? (int)n : EBADMSG);
 	memcpy(job->state, p->state, p->state_len);

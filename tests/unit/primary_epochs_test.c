@@ -353,6 +353,68 @@ static void what_is_counted(void **state)
 	assert_int_equal(s->throttled, 0);
 }
 
+/* --- more than a turn of the loop takes ------------------------------------------------------- */
+
+/* The loop's turn is over, a piece is captured: the VM stands for the next. */
+static void half_captured(struct rig *r)
+{
+	r->cfg.staging_bytes = 4 << 20;
+	rig_reach(r, PRI_STEADY);
+	r->came[FRAME_EPOCH_BEGIN] = 0;
+	assert_true(rig_print(r, 9));
+	rig_scribble(r, 100, 400);
+	time_jump(LOOP_BUDGET_NS);
+	time_fire(&r->pri.timer_op);
+	rig_expect(r, PRI_FLIGHT, "PROTECTED", false, 'h');
+	assert_int_equal(r->pri.engine.state, ENGINE_SEALING);
+	assert_int_equal(r->ft.stands, FT_STAND_SEAL);
+}
+
+static void a_capture_has_turns(void **state)
+{
+	struct rig *r = *state;
+
+	half_captured(r);
+	loop_turns(&r->loop);
+	rig_expect(r, PRI_FLIGHT, "PROTECTED", true, 'h');
+	assert_int_equal(r->pri.engine.state, ENGINE_READY);
+	assert_int_equal(r->ft.stats.throttled, 0);
+	arrive(r);
+	assert_int_equal(r->came[FRAME_EPOCH_BEGIN], 1);
+	assert_int_equal(r->end.pages, 401);
+	rig_cause(r, PRI_EV_ACK);
+	assert_int_equal(fake_vm.printed, 9);
+}
+
+/* KVM fails in the second. */
+static void a_turn_that_fails(void **state)
+{
+	struct rig *r = *state;
+
+	half_captured(r);
+	*r->dirty_log_error = -EFAULT;
+	loop_turns(&r->loop);
+	*r->dirty_log_error = 0;
+	rig_expect(r, PRI_CLAIM, "PROTECTED", false, 'h');
+	assert_int_equal(fake_vm.printed, 0);
+}
+
+static void a_loss_between_turns(void **state)
+{
+	struct rig *r = *state;
+
+	half_captured(r);
+	rig_cause(r, PRI_EV_LOST);
+	rig_expect(r, PRI_CLAIM, "PROTECTED", false, 'h');
+	rig_cause(r, PRI_EV_WON);
+	rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
+	assert_int_equal(fake_vm.printed, 9);
+	loop_turns(&r->loop); /* no turn is left */
+	sync_again(r);
+	arrive(r);
+	assert_int_equal(r->came[FRAME_EPOCH_BEGIN], 1);
+}
+
 /* --- more than staging takes ------------------------------------------------------------------ */
 
 /* FLIGHT, and the VM stands: the rest of the epoch waits for the peer to read. */
@@ -402,6 +464,7 @@ static void parts_of_nothing(void **state)
 	rig_reach(r, PRI_STEADY);
 	assert_int_equal(mem_discard(&r->vm.mem, 100 * MEM_PAGE_SIZE, 400 * MEM_PAGE_SIZE), 0);
 	rig_cause(r, PRI_EV_TIMER);
+	loop_turns(&r->loop);
 	rig_expect(r, PRI_FLIGHT, "PROTECTED", true, 'h');
 	assert_int_equal(r->ft.stats.throttled, 1);
 	arrive(r);
@@ -665,6 +728,9 @@ int main(void)
 		RIG_TEST(disk_writes_belong_to_an_epoch),
 		RIG_TEST(an_unacknowledged_log_goes_with_the_link),
 		RIG_TEST(what_is_counted),
+		RIG_TEST(a_capture_has_turns),
+		RIG_TEST(a_turn_that_fails),
+		RIG_TEST(a_loss_between_turns),
 		RIG_TEST(an_epoch_in_parts),
 		RIG_TEST(parts_of_nothing),
 		RIG_TEST(an_early_ack_of_a_part),

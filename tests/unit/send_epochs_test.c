@@ -206,7 +206,8 @@ static int64_t seal(struct fix *f, uint64_t epoch, struct send_job **ret)
 	j->epoch = epoch;
 	j->first = j->last = true;
 	assert_int_equal(capture_begin(&f->capture), 0);
-	assert_int_equal(capture_fill(&f->capture, &j->batch), 1); /* there is room for all */
+	assert_int_equal(capture_fill(&f->capture, &j->batch),
+			 CAPTURE_ALL); /* there is room for all */
 	j->state_len = (uint32_t)snprintf((char *)j->state, STATE_CAP, "state %u", (unsigned)epoch);
 	j->end = (struct wire_end){.pages = (uint64_t)f->capture.count, .ram_hash = epoch * 3};
 	*ret = j;

@@ -142,7 +142,7 @@ static struct send_job *capture_all(struct fix *f)
 		if (j) {
 			j->epoch = f->epoch;
 			j->first = first;
-			if (capture_fill(&f->capture, &j->batch) == 1)
+			if (capture_fill(&f->capture, &j->batch) == CAPTURE_ALL)
 				return j;
 		}
 		if (j && j->batch.n) {
@@ -401,7 +401,7 @@ static struct send_job *use_up_staging(struct fix *f)
 	for (unsigned n = 0; j; n++) {
 		j->epoch = 1;
 		j->first = !n;
-		assert_int_equal(capture_fill(&f->capture, &j->batch), 0);
+		assert_int_not_equal(capture_fill(&f->capture, &j->batch), CAPTURE_ALL);
 		if (!j->batch.n)
 			break;
 		send_push(&f->send, j);
