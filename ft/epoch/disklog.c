@@ -22,14 +22,22 @@ static void hold_all(struct disklog *dl, bool hold)
 			disk_hold(dl->disks[i], hold);
 }
 
+/* A word at a time: a request may be for a gigabyte. */
 static void mark(struct disklog *dl, const struct disk *d, const struct disk_req *r)
 {
 	uint64_t *bits = dl->bitmap[index_of(dl, d)];
+	uint64_t b = r->off / DISKLOG_BLOCK, end;
 
 	if (r->kind == DISK_FLUSH)
 		return;
-	for (uint64_t b = r->off / DISKLOG_BLOCK; b <= (r->off + r->len - 1) / DISKLOG_BLOCK; b++)
-		__atomic_fetch_or(&bits[b / 64], 1ull << (b % 64), __ATOMIC_ACQ_REL);
+	end = (r->off + r->len - 1) / DISKLOG_BLOCK + 1;
+	while (b < end) {
+		uint64_t next = b / 64 * 64 + 64 < end ? b / 64 * 64 + 64 : end;
+
+		__atomic_fetch_or(&bits[b / 64], ~0ull >> (64 - (next - b)) << (b % 64),
+				  __ATOMIC_ACQ_REL);
+		b = next;
+	}
 }
 
 static void append(struct disklog *dl, const struct disk *d, const struct disk_req *r)
@@ -104,11 +112,31 @@ static void on_done(void *arg, struct disk *d, const struct disk_req *r, int res
 		mark(dl, d, r);
 }
 
+/* Giving so much memory back takes its time. */
+static bool free_turn(struct loop_work *w)
+{
+	struct disklog *dl = w->arg;
+
+	do {
+		struct disk_write *one = disk_writes_pop(&dl->spent);
+
+		dl->bytes -= disk_write_bytes(one);
+		free(one);
+	} while (dl->spent.head && !loop_should_yield(dl->loop));
+	if (dl->full && dl->bytes <= dl->limit_bytes / 2) {
+		dl->full = false;
+		if (!dl->switching)
+			hold_all(dl, false);
+	}
+	return dl->spent.head != NULL;
+}
+
 int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, struct disk *disks,
 		  uint64_t limit_bytes, struct err *e)
 {
 	memset(dl, 0, sizeof(*dl));
 	dl->loop = l;
+	dl->free_work = (struct loop_work){.fn = free_turn, .arg = dl};
 	dl->mode = DISKLOG_BITMAP;
 	dl->limit_bytes = limit_bytes;
 	for (unsigned i = 0; i < m->ndevs; i++) {
@@ -148,7 +176,9 @@ void disklog_stop(struct disklog *dl)
 		dl->bitmap[i] = NULL;
 	}
 	dl->mode = DISKLOG_OFF;
-	disklog_free(dl, &dl->open);
+	loop_work_del(dl->loop, &dl->free_work);
+	disk_writes_free(&dl->spent);
+	disk_writes_free(&dl->open);
 	hold_all(dl, false);
 	memset(dl, 0, sizeof(*dl));
 }
@@ -174,13 +204,9 @@ int disklog_cut(struct disklog *dl, struct disk_writes *ret)
 
 void disklog_free(struct disklog *dl, struct disk_writes *list)
 {
-	dl->bytes -= list->bytes;
-	disk_writes_free(list);
-	if (dl->full && dl->bytes <= dl->limit_bytes / 2) {
-		dl->full = false;
-		if (!dl->switching)
-			hold_all(dl, false);
-	}
+	disk_writes_move(&dl->spent, list);
+	if (dl->spent.head)
+		loop_work_add(dl->loop, &dl->free_work);
 }
 
 bool disklog_take_block(struct disklog *dl, unsigned i, uint64_t b)

@@ -1,8 +1,9 @@
 /*
  * Disk replication, primary side. While syncing, changes only mark blocks in a bitmap; from the
  * switch on they are copied into the log of the open epoch, in the order in which they went to the
- * image. The log of an epoch is freed when the epoch is acknowledged. Bounded: when it holds
- * limit_bytes, the disks hold new requests until an ack comes (the guest waits, nothing grows).
+ * image. The log of an epoch is freed, in turns, when the epoch is acknowledged. Bounded: when it
+ * holds limit_bytes, the disks hold new requests until an ack comes (the guest waits, nothing
+ * grows).
  *
  * Owner: the loop; the sender reads the bitmap with atomics and a cut list until the ack.
  */
@@ -27,10 +28,12 @@ struct disklog {
 	uint64_t limit_bytes, bytes;
 	bool switching; /* disks held until nothing is in flight */
 	struct loop *loop;
-	struct loop_op poll;	 /* while switching */
-	bool full;		 /* disks held until an ack */
-	bool failed;		 /* out of memory: a change is missing */
-	struct disk_writes open; /* of the open epoch */
+	struct loop_op poll;	    /* while switching */
+	struct disk_writes spent;   /* to be freed, */
+	struct loop_work free_work; /* in turns */
+	bool full;		    /* disks held until that makes room */
+	bool failed;		    /* out of memory: a change is missing */
+	struct disk_writes open;    /* of the open epoch */
 	void (*switched)(void *arg);
 	void *arg;
 };
@@ -48,7 +51,7 @@ void disklog_switch(struct disklog *dl, void (*switched)(void *arg), void *arg);
  * missing, so that neither this epoch nor a later one can be sent.
  */
 int disklog_cut(struct disklog *dl, struct disk_writes *ret);
-/* The epoch is acknowledged (or given up): free its list. */
+/* The epoch is acknowledged (or given up): its list, which is empty now, is freed soon. */
 void disklog_free(struct disklog *dl, struct disk_writes *list);
 /* Sender, bitmap mode: take block b of disk i: true when it was marked (and is now clear). */
 bool disklog_take_block(struct disklog *dl, unsigned i, uint64_t b);

@@ -251,8 +251,8 @@ static uint64_t write_logged(struct io *io)
 	if (list.count != IMAGE / io->size)
 		die("disk log: not what was written", EBADMSG);
 	disklog_free(&io->log, &list);
-	ns += loop_now_ns();
 	disklog_stop(&io->log);
+	ns += loop_now_ns();
 	return ns;
 }
 

@@ -95,7 +95,7 @@ static struct req *submit(unsigned disk, enum disk_op kind, uint64_t off, uint32
 	struct req *r = &reqs[nreqs++];
 
 	assert_true(nreqs <= REQS);
-	memset(r->buf, (int)nreqs, len);
+	memset(r->buf, (int)nreqs, kind == DISK_WRITE ? len : 0);
 	r->done = false;
 	r->req = (struct disk_req){
 		.kind = kind, .off = off, .len = len, .buf = r->buf, .done = req_done, .arg = r};
@@ -160,6 +160,22 @@ static void every_block_that_is_touched(void **state)
 	assert_string_equal(marks(MIRROR, 12), "110111010000");
 	assert_null(dl.disks[SHARED]);
 	assert_int_equal(dl.open.count, 0);
+}
+
+/* Marks are set by words of 64. */
+static void every_block_of_a_long_one(void **state)
+{
+	char all[BLOCKS + 1] = {0};
+
+	submit(MIRROR, DISK_DISCARD, 62 * DISKLOG_BLOCK + 512, 3 * DISKLOG_BLOCK - 512);
+	assert_string_equal(marks(MIRROR, BLOCKS) + 60, "00111");
+	settle();
+	marks(MIRROR, BLOCKS);
+	submit(MIRROR, DISK_DISCARD, 0, 64 * DISKLOG_BLOCK);
+	assert_string_equal(marks(MIRROR, BLOCKS) + 60, "11110");
+	submit(MIRROR2, DISK_ZERO, 0, IMAGE);
+	assert_string_equal(marks(MIRROR2, BLOCKS), memset(all, '1', BLOCKS));
+	settle();
 }
 
 /* --- the switch ------------------------------------------------------------------------------- */
@@ -256,6 +272,7 @@ static void the_log_is_in_order(void **state)
 	assert_string_equal(marks(MIRROR, 4), "0000");
 	assert_int_equal(dl.bytes, log.bytes + dl.open.bytes);
 	disklog_free(&dl, &log);
+	turn();
 	assert_int_equal(dl.bytes, dl.open.bytes);
 	assert_int_equal(log.count | log.bytes, 0);
 	assert_int_equal(disklog_cut(&dl, &log), 0);
@@ -263,6 +280,37 @@ static void the_log_is_in_order(void **state)
 	disklog_free(&dl, &log);
 	assert_int_equal(disklog_cut(&dl, &log), 0);
 	assert_null(log.head);
+}
+
+static uint64_t slow_clock(void)
+{
+	static uint64_t now;
+
+	return now += LOOP_BUDGET_NS; /* whatever was done, the turn is over */
+}
+
+/* However long it is, the loop looks at its events meanwhile. What is not free yet counts. */
+static void a_log_is_freed_in_turns(void **state)
+{
+	struct disk_writes log, more;
+
+	switch_on();
+	for (unsigned i = 0; i < 3; i++)
+		submit(MIRROR, DISK_WRITE, i * 512, 512);
+	assert_int_equal(disklog_cut(&dl, &log), 0);
+	submit(MIRROR, DISK_WRITE, 8192, 1024);
+	assert_int_equal(disklog_cut(&dl, &more), 0);
+	assert_int_equal(more.count, 1);
+	settle();
+	loop.clock = slow_clock;
+	disklog_free(&dl, &log);
+	assert_int_equal(log.count | log.bytes, 0);
+	for (unsigned left = 3; left; left--) {
+		assert_int_equal(dl.bytes, more.bytes + left * (sizeof(struct disk_write) + 512));
+		turn();
+	}
+	assert_int_equal(dl.bytes, more.bytes);
+	disklog_free(&dl, &more); /* a stop leaves nothing */
 }
 
 /* At the bound the guest waits, until half of it is free. */
@@ -286,8 +334,10 @@ static void at_the_bound_the_guest_waits(void **state)
 	assert_int_equal(disklog_cut(&dl, &second), 0);
 	assert_int_equal(second.count, 2); /* what waits is not in it */
 	disklog_free(&dl, &second);
+	turn();
 	assert_true(dl.full); /* 40 K of 64 K */
 	disklog_free(&dl, &first);
+	turn();
 	assert_false(dl.full);
 	settle();
 	assert_true(held->done);
@@ -369,11 +419,19 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(marked_when_begun_and_when_done),    T(every_block_that_is_touched),
-		T(nothing_is_in_flight_at_the_switch), T(the_switch_waits),
-		T(stopped_in_the_middle_of_it),	       T(the_log_is_in_order),
-		T(at_the_bound_the_guest_waits),       T(stopped_when_it_is_full),
-		T(without_memory_there_is_no_epoch),   T(lists),
+		T(marked_when_begun_and_when_done),
+		T(every_block_that_is_touched),
+		T(every_block_of_a_long_one),
+		T(nothing_is_in_flight_at_the_switch),
+		T(the_switch_waits),
+		T(stopped_in_the_middle_of_it),
+		T(the_log_is_in_order),
+		T(a_log_is_freed_in_turns),
+
+		T(at_the_bound_the_guest_waits),
+		T(stopped_when_it_is_full),
+		T(without_memory_there_is_no_epoch),
+		T(lists),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
