@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -436,7 +437,7 @@ static void start_up_does_not_count(void **state)
 	assert_int_equal(loop_run(&s->loop), 0);
 	round_of(s);
 	assert_int_equal(loop_away_max_ns(&s->loop), 80 * MS);
-	assert_int_equal(loop_away_p99_ns(&s->loop), 80 * MS);
+	assert_int_equal(loop_away_ns(&s->loop, 99), 80 * MS);
 }
 
 static void percentile_of_rounds(void **state)
@@ -452,15 +453,52 @@ static void percentile_of_rounds(void **state)
 	}
 	round_of(s);
 	assert_int_equal(loop_away_max_ns(&s->loop), 80 * MS);
-	assert_in_range(loop_away_p99_ns(&s->loop), MS,
+	assert_in_range(loop_away_ns(&s->loop, 99), MS,
 			MS * 9 / 8); /* 8 rounds of 1001 took more */
+	assert_in_range(loop_away_ns(&s->loop, 50), MS * 48 / 100, MS * 58 / 100);
 	job(&j, s, 'x', 3, 90 * MS);
 	for (unsigned i = 0; i < 4; i++)
 		round_of(s);
-	assert_in_range(loop_away_p99_ns(&s->loop), 80 * MS, 90 * MS);
+	assert_in_range(loop_away_ns(&s->loop, 99), 80 * MS, 90 * MS);
 	now_ns += UINT64_MAX / 2; /* and no bucket is too far */
 	round_of(s);
 	assert_true(loop_away_max_ns(&s->loop) >= UINT64_MAX / 2);
+}
+
+static void *long_sleep(void *arg)
+{
+	now_ns += 10050 * MS;
+	if (eventfd_write(*(int *)arg, 1))
+		abort();
+	return NULL;
+}
+
+static void nothing(struct loop_op *op, int res)
+{
+}
+
+/* Nobody ran when the timer was due. Before that there was nothing to do. */
+static void a_wait_that_ends_late(void **state)
+{
+	struct story *s = *state;
+	struct loop_op op = {.fn = nothing};
+	int fd = eventfd(0, EFD_CLOEXEC);
+	struct timer t;
+	pthread_t sleeper;
+
+	assert_int_equal(loop_poll_add(&s->loop, &op, fd, POLLIN), 0);
+	round_of(s);
+	timer(&t, s, 't');
+	loop_timer_set(&s->loop, &t.op, 10000 * MS);
+	assert_int_equal(pthread_create(&sleeper, NULL, long_sleep, &fd), 0);
+	assert_int_equal(loop_run_once(&s->loop, UINT64_MAX), 0);
+	pthread_join(sleeper, NULL);
+	assert_story(s, "t");
+	now_ns += 5 * MS;
+	loop_poll_del(&s->loop, &op);
+	round_of(s);
+	assert_int_equal(loop_away_max_ns(&s->loop), 55 * MS);
+	close(fd);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -482,6 +520,7 @@ int main(void)
 		T(hands_over_much_at_once),
 		T(start_up_does_not_count),
 		T(percentile_of_rounds),
+		T(a_wait_that_ends_late),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -474,14 +474,14 @@ uint64_t loop_away_max_ns(const struct loop *l)
 	return l->away_max_ns;
 }
 
-uint64_t loop_away_p99_ns(const struct loop *l)
+uint64_t loop_away_ns(const struct loop *l, unsigned pct)
 {
 	uint64_t all = 0, n = 0, end;
 	unsigned b = 0;
 
 	for (unsigned i = 0; i < LOOP_AWAY_BUCKETS; i++)
 		all += l->away[i];
-	for (n = l->away[0]; n * 100 < all * 99; n += l->away[b])
+	for (n = l->away[0]; n * 100 < all * pct; n += l->away[b])
 		b++;
 	end = away_bucket_end(b);
 	return end < l->away_max_ns ? end : l->away_max_ns;
@@ -494,7 +494,7 @@ static uint64_t end_round(struct loop *l)
 
 	send_io(l);
 	now = l->clock();
-	away = now - l->now_ns;
+	away = now - (l->over_ns < l->now_ns ? l->over_ns : l->now_ns);
 	l->away[away_bucket(away)]++;
 	if (away > l->away_max_ns)
 		l->away_max_ns = away;
@@ -514,6 +514,7 @@ static int wait_for_events(struct loop *l, uint64_t timeout_ns)
 		timeout_ns = 0;
 	else if (due - now < timeout_ns && l->first_timer)
 		timeout_ns = due - now;
+	l->over_ns = timeout_ns < UINT64_MAX - now ? now + timeout_ns : UINT64_MAX;
 	ts.tv_sec = (long long)(timeout_ns / 1000000000ull);
 	ts.tv_nsec = (long long)(timeout_ns % 1000000000ull);
 	if (timeout_ns == UINT64_MAX)
@@ -547,7 +548,7 @@ static void run_round(struct loop *l)
 int loop_run(struct loop *l)
 {
 	l->stop = false;
-	l->now_ns = l->clock(); /* nobody waited for events until now */
+	l->now_ns = l->over_ns = l->clock(); /* nobody waited for events until now */
 	while (!l->stop) {
 		int r = wait_for_events(l, UINT64_MAX);
 

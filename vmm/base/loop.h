@@ -77,6 +77,7 @@ struct loop {
 	uint32_t first_timer, last_timer;    /* 1 + index, the next one first */
 	uint32_t unsent;		     /* of file I/O that the kernel has not been told of */
 	struct loop_work *work, **work_tail; /* waiting for their turns */
+	uint64_t over_ns;		     /* when the last wait was to be over */
 	uint64_t away_max_ns;
 	uint64_t away[LOOP_AWAY_BUCKETS]; /* rounds, by how long they took */
 };
@@ -88,9 +89,12 @@ int loop_run(struct loop *l);
 void loop_stop(struct loop *l);
 /* Wait at most timeout_ns for one round of callbacks. For tests and orderly shutdown. */
 int loop_run_once(struct loop *l, uint64_t timeout_ns);
-/* How long the loop was away between two looks at its events: at most, and in 99 of 100 rounds. */
+/*
+ * How long the loop was away between two looks at its events: at most, and in pct of 100 rounds.
+ * A wait that ended late counts as well: work or a timer was due, and the host let nobody run.
+ */
 uint64_t loop_away_max_ns(const struct loop *l);
-uint64_t loop_away_p99_ns(const struct loop *l);
+uint64_t loop_away_ns(const struct loop *l, unsigned pct);
 
 /* Nothing when w waits already / does not. */
 void loop_work_add(struct loop *l, struct loop_work *w);

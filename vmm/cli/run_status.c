@@ -52,8 +52,10 @@ static void add_epochs(json_t *o, struct run *r)
 static void add_loop(json_t *o, const struct loop *l)
 {
 	json_object_set_new(o, "loop_away_us",
-			    json_pack("{s:I, s:I}", "p99", (json_int_t)(loop_away_p99_ns(l) / 1000),
-				      "max", (json_int_t)(loop_away_max_ns(l) / 1000)));
+			    json_pack("{s:I, s:I, s:I}", "p50",
+				      (json_int_t)(loop_away_ns(l, 50) / 1000), "p99",
+				      (json_int_t)(loop_away_ns(l, 99) / 1000), "max",
+				      (json_int_t)(loop_away_max_ns(l) / 1000)));
 }
 
 static void add_balloon(json_t *o, struct vm *vm)
