@@ -87,6 +87,7 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 # A model takes the place of KVM's dirty log.
 $(patsubst %,$(B)/tests/unit/%_test,ram_pass sync send send_epochs capture): WRAP := kvm_ioctl kvm_log_dirty
 $(B)/tests/unit/send_test: WRAP += loop_now_ns
+$(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
 	$(eval $(t): $(patsubst %.c,$(B)/%.o,$(filter $(d)/lib%,$(TOOLLIB))))))
 $(TOOLS): %: %.o
