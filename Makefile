@@ -35,7 +35,7 @@ WRAP_vm := $(addprefix vm_,create destroy pause resume start try_load load save 
 WRAP_libtime := loop_now_ns loop_timer_set loop_timer_del
 WRAP_liblog := log_write
 WRAP_libsteps := step_reached
-WRAP_libprimary := kvm_ioctl kvm_log_dirty
+WRAP_libkvm_model := kvm_ioctl kvm_log_dirty
 WRAP_libsecondary := disk_submit stage_init side_identity heart_start diskapply_flush vsock_host_listen \
 	virtio_net_ask_announce loop_run_once step_reached chan_set_options ftruncate fallocate \
 	stream_send
@@ -84,8 +84,6 @@ $(foreach u,$(UNITLIBS),$(eval $(B)/$(subst :,: $(B)/,$(u)).o)\
 	$(eval $(B)/$(firstword $(subst :, ,$(u))): WRAP += $(WRAP_$(notdir $(u)))))
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
-# A model takes the place of KVM's dirty log.
-$(patsubst %,$(B)/tests/unit/%_test,ram_pass sync send send_epochs capture): WRAP := kvm_ioctl kvm_log_dirty
 $(B)/tests/unit/send_test: WRAP += loop_now_ns
 $(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\

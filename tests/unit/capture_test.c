@@ -1,7 +1,7 @@
 /*
- * Captures of a machine without a CPU (tests/unit/kvm_model.h): what the guest and the host wrote
- * or gave back, as batches for a sender that keeps a peer's memory. After each epoch the peer has
- * what the machine has.
+ * Captures of a machine without a CPU (tests/unit/libkvm_model.h): what the guest and the host
+ * wrote or gave back, as batches for a sender that keeps a peer's memory. After each epoch the peer
+ * has what the machine has.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "ft/epoch/capture.h"
-#include "tests/unit/kvm_model.h"
+#include "tests/unit/libkvm_model.h"
 
 #define BYTES (8ull << 20)
 #define PAGES (BYTES / MEM_PAGE_SIZE)

@@ -17,7 +17,7 @@
 
 #include "ft/role/primary_do.h"
 #include "tests/fuzz/vm.h"
-#include "tests/unit/kvm_model.h"
+#include "tests/unit/libkvm_model.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libtime.h"
 #include "vmm/base/hash.h"

@@ -1,7 +1,7 @@
 /*
  * A primary with a VM that needs no KVM, a secondary that says what the test says, an arbiter that
  * answers when and what it says, and time that goes on when it does. Include with it: libtime.h,
- * liblog.h, libmockarbiter.h, tests/fuzz/vm.h.
+ * libkvm_model.h, liblog.h, libmockarbiter.h, tests/fuzz/vm.h.
  */
 #ifndef TESTS_LIBPRIMARY_H
 #define TESTS_LIBPRIMARY_H

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 #include "tests/fuzz/vm.h"
+#include "tests/unit/libkvm_model.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libprimary.h"

@@ -18,6 +18,7 @@
 
 #include "ft/role/primary_do.h"
 #include "tests/fuzz/vm.h"
+#include "tests/unit/libkvm_model.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libprimary.h"

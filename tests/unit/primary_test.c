@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "tests/fuzz/vm.h"
+#include "tests/unit/libkvm_model.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libprimary.h"

@@ -5,11 +5,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "tests/unit/kvm_model.h"
+#include "tests/unit/libkvm_model.h"
 #include "vmm/base/loop.h"
 #include "vmm/copy/page_in.h"
 #include "vmm/copy/pages.h"

@@ -10,14 +10,17 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "ft/epoch/send.h"
 #include "ft/epoch/sync.h"
-#include "tests/unit/kvm_model.h"
+#include "tests/unit/libkvm_model.h"
 #include "vmm/copy/page_in.h"
 
 #define BYTES	  (8ull << 20)

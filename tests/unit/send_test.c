@@ -1,6 +1,6 @@
 /*
  * The sender on a channel that trickles, stalls and fails, by a clock of the channel's: nobody
- * waits for real. A machine without disks and CPUs (tests/unit/kvm_model.h) is what it sends.
+ * waits for real. A machine without disks and CPUs (tests/unit/libkvm_model.h) is what it sends.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,14 +8,18 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "ft/epoch/send.h"
 #include "ft/epoch/sync.h"
-#include "tests/unit/kvm_model.h"
+#include "tests/unit/libkvm_model.h"
 #include "tests/unit/libmockchan.h"
 
 #define BYTES	(4ull << 20)

@@ -1,7 +1,7 @@
 /*
  * The first sync of a machine without a CPU: a thread writes as the guest does (tests/unit/
- * kvm_model.h), this one as its devices do, with disks on files, a third one is the peer. After the
- * first epoch the peer has what the machine has.
+ * libkvm_model.h), this one as its devices do, with disks on files, a third one is the peer. After
+ * the first epoch the peer has what the machine has.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,15 +9,19 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "ft/epoch/capture.h"
 #include "ft/epoch/sync.h"
-#include "tests/unit/kvm_model.h"
+#include "tests/unit/libkvm_model.h"
 #include "vmm/copy/page_in.h"
 
 #define BYTES	(16ull << 20)

@@ -1,34 +1,18 @@
-/*
- * KVM's dirty log without KVM, for programs that are linked with its calls wrapped (Makefile): a
- * guest that writes sets the bit of the page, which stays until it is cleared (manual protect).
- */
-#ifndef TESTS_UNIT_KVM_MODEL_H
-#define TESTS_UNIT_KVM_MODEL_H
+#include "tests/unit/libkvm_model.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "vmm/machine/mem.h"
-#include "vmm/vm/kvm.h"
-
-static struct kvm_model {
-	struct kvm kvm;
-	pthread_mutex_t lock; /* a write and its bit, as protecting a page stops all CPUs */
-	uint64_t *bits;
-	uint64_t npages;
-	unsigned gets;
-	uint64_t busy; /* so many pages are written again as soon as they are protected */
-	int fail;      /* what the next calls return, if not 0 */
-} kvm_model = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 int __wrap_kvm_ioctl(int fd, unsigned long request, void *arg);
 int __wrap_kvm_log_dirty(struct kvm *k, bool on);
 
-static void kvm_model_start(const struct mem *m)
+struct kvm_model kvm_model;
+/* A write and its bit, as protecting a page stops all CPUs. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+void kvm_model_start(const struct mem *m)
 {
 	kvm_model.kvm = (struct kvm){.manual_protect = true, .nslots = 1};
 	kvm_model.kvm.slots[0].memory_size = m->low_bytes;
@@ -43,7 +27,7 @@ static void kvm_model_start(const struct mem *m)
 	kvm_model.fail = 0;
 }
 
-static void kvm_model_end(void)
+void kvm_model_end(void)
 {
 	free(kvm_model.bits);
 	kvm_model.bits = NULL;
@@ -77,7 +61,7 @@ int __wrap_kvm_ioctl(int fd, unsigned long request, void *arg)
 {
 	int r = kvm_model.fail;
 
-	pthread_mutex_lock(&kvm_model.lock);
+	pthread_mutex_lock(&lock);
 	if (r) {
 		;
 	} else if (request == KVM_GET_DIRTY_LOG) {
@@ -87,7 +71,7 @@ int __wrap_kvm_ioctl(int fd, unsigned long request, void *arg)
 	} else {
 		r = -ENOTTY;
 	}
-	pthread_mutex_unlock(&kvm_model.lock);
+	pthread_mutex_unlock(&lock);
 	return r;
 }
 
@@ -96,14 +80,11 @@ int __wrap_kvm_log_dirty(struct kvm *k, bool on)
 	return 0;
 }
 
-/* One word of a page, by the guest. */
-static __attribute__((unused, no_sanitize_thread)) void guest_writes(struct mem *m, uint64_t page,
-								     unsigned word, uint64_t value)
+__attribute__((no_sanitize_thread)) void guest_writes(struct mem *m, uint64_t page, unsigned word,
+						      uint64_t value)
 {
-	pthread_mutex_lock(&kvm_model.lock);
+	pthread_mutex_lock(&lock);
 	kvm_model.bits[page / 64] |= 1ull << (page % 64);
 	__atomic_store_n((uint64_t *)mem_page(m, page) + word, value, __ATOMIC_RELAXED);
-	pthread_mutex_unlock(&kvm_model.lock);
+	pthread_mutex_unlock(&lock);
 }
-
-#endif
