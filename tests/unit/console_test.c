@@ -3,7 +3,7 @@
  * lost of a reader that reads.
  */
 #define _GNU_SOURCE /* F_SETPIPE_SZ */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -71,7 +71,7 @@ static int setup(void **state)
 	signal(SIGPIPE, SIG_IGN);
 	rig_init(&f->rig, 1 << 20);
 	rig_now_ns = 0;
-	rig_set_clock(&f->rig, 0);
+	rig_set_clock(&f->rig.loop, 0);
 	f->out = f->c.out_fd = -1;
 	*state = f;
 	return 0;

@@ -1,5 +1,5 @@
 /* What the ACPI tables point at: event device, pvpanic, watchdog. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include "devices/ged.h"
 #include "devices/pvpanic.h"

@@ -1,5 +1,5 @@
 /* The disk below virtio-blk: ranges, locks, hold, hooks, and files that change under it. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -265,7 +265,7 @@ static void hold_keeps_order(void **state)
 	rig_settle(&f->rig);
 	assert_int_equal(f->count, 0);
 	assert_string_equal(f->log, ""); /* not logged before it goes out */
-	rig_set_clock(&f->rig, 0);	 /* all in one turn */
+	rig_set_clock(&f->rig.loop, 0);	 /* all in one turn */
 	disk_hold(&f->d, false);
 	assert_memory_equal(f->log, "swsfswsfsw", 10);
 	rig_until(&f->rig, f->count == 5);

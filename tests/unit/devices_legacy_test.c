@@ -1,5 +1,5 @@
 /* Serial port, clock, keyboard controller, exit port: registers, interrupts, output, state. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <errno.h>
 #include <linux/serial_reg.h>

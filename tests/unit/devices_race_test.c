@@ -2,7 +2,7 @@
  * vCPU threads against the loop thread: a good driver that resets in the middle of its requests
  * (run it with V=tsan), and a hostile one that changes rings and headers while they are looked at.
  */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <linux/virtio_blk.h>
 #include <pthread.h>

@@ -2,7 +2,7 @@
 #define _GNU_SOURCE /* memfd_create */
 #include <sys/mman.h>
 
-#include "tests/unit/heart_rig.h"
+#include "tests/unit/libheart.h"
 
 /* --- life and death --------------------------------------------------------------------------- */
 
@@ -11,20 +11,20 @@ static void beats_without_the_loop(void **state)
 	struct world *w = *state;
 	struct wire_heart h = {0}, before;
 
-	begin(w, 2 * MS, 20 * SEC);
-	hear_beat(w, &h);
-	set_away(w, 300 * MS);
-	hear_beat(w, &h);
+	world_begin(w, 2 * MS, 20 * SEC);
+	peer_hear_beat(w, &h);
+	world_set_away(w, 300 * MS);
+	peer_hear_beat(w, &h);
 	for (int i = 0; i < 5; i++) {
 		before = h;
-		hear_beat(w, &h);
+		peer_hear_beat(w, &h);
 		assert_true(h.nonce > before.nonce);
 		assert_true(h.away_ns > before.away_ns && h.away_ns > 300 * MS);
 	}
-	run(w, 1);
+	world_run(w, 1);
 	before = h;
 	for (int i = 0; i < 100 && h.away_ns >= 300 * MS; i++)
-		hear_beat(w, &h);
+		peer_hear_beat(w, &h);
 	assert_true(h.away_ns < 300 * MS);
 }
 
@@ -33,18 +33,18 @@ static void a_new_nonce_is_answered_at_once(void **state)
 	struct world *w = *state;
 	struct wire_heart first = {0}, h;
 
-	begin(w, NEVER, 4 * NEVER);
-	hear_beat(w, &first);
+	world_begin(w, NEVER, 4 * NEVER);
+	peer_hear_beat(w, &first);
 	assert_int_equal(first.echo, 0);
 	for (uint64_t n = 7; n < 10; n++) {
-		say(w, n, 0, 0);
-		assert_true(hear(w, &h, 5000));
+		peer_say(w, n, 0, 0);
+		assert_true(peer_hear(w, &h, 5000));
 		assert_int_equal(h.echo, n);
 		assert_int_equal(h.nonce, first.nonce); /* so that it is not answered in turn */
 		assert_int_equal(h.away_ns, first.away_ns);
 	}
-	say(w, 9, 0, 0);
-	assert_false(hear(w, &h, 20));
+	peer_say(w, 9, 0, 0);
+	assert_false(peer_hear(w, &h, 20));
 }
 
 static void silence_is_loss(void **state)
@@ -52,8 +52,8 @@ static void silence_is_loss(void **state)
 	struct world *w = *state;
 	uint64_t start = loop_now_ns();
 
-	begin(w, 5 * MS, 40 * MS);
-	run_until_lost(w);
+	world_begin(w, 5 * MS, 40 * MS);
+	world_run_until_lost(w);
 	assert_true(loop_now_ns() - start >= 40 * MS);
 	assert_memory_equal(w->why, "silent for ", 11);
 	assert_true(heart_suspect(&w->heart));
@@ -63,10 +63,10 @@ static void heartbeats_are_life(void **state)
 {
 	struct world *w = *state;
 
-	begin(w, 5 * MS, 800 * MS);
+	world_begin(w, 5 * MS, 800 * MS);
 	for (uint64_t until = loop_now_ns() + SEC; loop_now_ns() < until; usleep(5000)) {
-		echo(w, 0);
-		run(w, 1);
+		peer_echo(w, 0);
+		world_run(w, 1);
 	}
 	assert_int_equal(w->lost, 0);
 }
@@ -75,38 +75,38 @@ static void the_other_link_is_life(void **state)
 {
 	struct world *w = *state;
 
-	begin(w, 5 * MS, 800 * MS);
+	world_begin(w, 5 * MS, 800 * MS);
 	for (uint64_t until = loop_now_ns() + SEC; loop_now_ns() < until; usleep(5000)) {
 		heart_heard(&w->heart);
-		run(w, 1);
+		world_run(w, 1);
 	}
 	assert_int_equal(w->lost, 0);
-	run_until_lost(w);
+	world_run_until_lost(w);
 }
 
 static void a_raised_timeout_is_used(void **state)
 {
 	struct world *w = *state;
 
-	begin(w, 5 * MS, 500 * MS);
+	world_begin(w, 5 * MS, 500 * MS);
 	w->heart.timeout_ns = 60 * SEC;
-	run(w, 2);
+	world_run(w, 2);
 	usleep(600000);
-	run(w, 2);
-	answered(w, 0, 59 * SEC);
+	world_run(w, 2);
+	peer_answered(w, 0, 59 * SEC);
 	assert_int_equal(w->lost, 0);
-	say(w, w->nonce + 1, 0, 61 * SEC);
-	run_until_lost(w);
+	peer_say(w, w->nonce + 1, 0, 61 * SEC);
+	world_run_until_lost(w);
 }
 
 static void end_of_the_stream_is_loss(void **state)
 {
 	struct world *w = *state;
 
-	begin(w, NEVER, 4 * NEVER);
-	echo(w, 0);
+	world_begin(w, NEVER, 4 * NEVER);
+	peer_echo(w, 0);
 	stream_done(&w->peer);
-	run_until_lost(w);
+	world_run_until_lost(w);
 	assert_string_equal(w->why, "heartbeat link closed");
 }
 
@@ -115,8 +115,8 @@ static void who_lost_the_peer_is_suspect(void **state)
 {
 	struct world *w = *state;
 
-	begin(w, NEVER, 4 * NEVER);
-	echo(w, 0);
+	world_begin(w, NEVER, 4 * NEVER);
+	peer_echo(w, 0);
 	assert_false(heart_suspect(&w->heart));
 	stream_done(&w->peer);
 	for (int i = 0; i < 5000 && !heart_suspect(&w->heart); i++)
@@ -131,13 +131,13 @@ static void a_peer_that_does_not_read_is_lost(void **state)
 	struct world *w = *state;
 	int small = 4096;
 
-	begin(w, NEVER, 4 * NEVER);
+	world_begin(w, NEVER, 4 * NEVER);
 	setsockopt(w->heart.stream.fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
 	for (int i = 0; i < 1000 && !w->lost; i++) {
-		say(w, w->nonce + 1, 0, 0);
-		run(w, 1);
+		peer_say(w, w->nonce + 1, 0, 0);
+		world_run(w, 1);
 	}
-	run_until_lost(w);
+	world_run_until_lost(w);
 }
 
 static void an_idle_loop_is_not_away(void **state)
@@ -145,8 +145,8 @@ static void an_idle_loop_is_not_away(void **state)
 	struct world *w = *state;
 	uint64_t start;
 
-	begin(w, 10 * MS, 20 * SEC);
-	run(w, 2);
+	world_begin(w, 10 * MS, 20 * SEC);
+	world_run(w, 2);
 	start = loop_now_ns();
 	for (int i = 0; i < 4; i++)
 		loop_run_once(&w->loop, 2 * SEC);
@@ -173,7 +173,7 @@ static void bad_frames_are_loss(void **state)
 	};
 
 	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		begin(w, NEVER, 4 * NEVER);
+		world_begin(w, NEVER, 4 * NEVER);
 		iov.iov_len = bad[i].len;
 		memset(data, FRAME_HEART, sizeof(data));
 		if (bad[i].type == FRAME_TYPE_MAX)
@@ -182,9 +182,9 @@ static void bad_frames_are_loss(void **state)
 			assert_int_equal(stream_send(&w->peer, bad[i].type, 0, &iov,
 						     iov.iov_len ? 1 : 0, loop_now_ns() + SEC),
 					 0);
-		run_until_lost(w);
+		world_run_until_lost(w);
 		assert_memory_equal(w->why, bad[i].why, strlen(bad[i].why));
-		end(w);
+		world_end(w);
 	}
 }
 
@@ -197,20 +197,20 @@ static void what_is_buffered_is_heard(void **state)
 	struct stream st;
 	struct frame f;
 
-	connect_peer(w, &st);
-	say(w, 1, 0, 0);
-	say(w, 2, 0, 0);
+	world_connect(w, &st);
+	peer_say(w, 1, 0, 0);
+	peer_say(w, 2, 0, 0);
 	assert_int_equal(stream_recv(&st, &f), 1);
-	start(w, &st, NEVER, 4 * NEVER);
+	world_start(w, &st, NEVER, 4 * NEVER);
 	while (h.echo != 2)
-		assert_true(hear(w, &h, 5000));
+		assert_true(peer_hear(w, &h, 5000));
 	for (many.seq = 2; many.seq < 600;) {
 		h.nonce = many.seq + 1;
 		wire_frame(&many, FRAME_HEART, &h, sizeof(h));
 	}
 	assert_int_equal(write(w->peer.fd, many.p, many.len), many.len);
 	while (h.echo != 600)
-		assert_true(hear(w, &h, 5000));
+		assert_true(peer_hear(w, &h, 5000));
 	wire_free(&many);
 }
 
@@ -228,16 +228,16 @@ static void a_hung_loop_is_lost_at_its_own_bound(void **state)
 
 	for (unsigned i = 0; i < 2; i++) {
 		/* The first timeout is for the peer's interval, which is the test's pace. */
-		begin(w, NEVER, cases[i].timeout_ns);
+		world_begin(w, NEVER, cases[i].timeout_ns);
 		w->heart.timeout_ns = cases[i].timeout_ns;
 		for (unsigned n = 1; n <= 4; n++)
-			answered(w, 0, cases[i].hang_ns / 4 * n);
-		run(w, 3);
+			peer_answered(w, 0, cases[i].hang_ns / 4 * n);
+		world_run(w, 3);
 		assert_int_equal(w->lost, 0);
-		say(w, w->nonce + 1, 0, cases[i].hang_ns + MS);
-		run_until_lost(w);
+		peer_say(w, w->nonce + 1, 0, cases[i].hang_ns + MS);
+		world_run_until_lost(w);
 		assert_memory_equal(w->why, "its loop hangs, away for ", 25);
-		end(w);
+		world_end(w);
 	}
 }
 
@@ -248,13 +248,13 @@ static void a_loop_that_came_back_does_not_hang(void **state)
 	struct wire_heart h[2] = {{1, 0, 2 * HEART_HANG_MIN_NS}, {2, 0, 0}};
 	struct stream st;
 
-	connect_peer(w, &st);
-	say(w, h[0].nonce, 0, h[0].away_ns);
-	say(w, h[1].nonce, 0, 0);
-	start(w, &st, NEVER, 100 * MS);
+	world_connect(w, &st);
+	peer_say(w, h[0].nonce, 0, h[0].away_ns);
+	peer_say(w, h[1].nonce, 0, 0);
+	world_start(w, &st, NEVER, 100 * MS);
 	while (h[0].echo != 2)
-		assert_true(hear(w, &h[0], 5000));
-	run(w, 3);
+		assert_true(peer_hear(w, &h[0], 5000));
+	world_run(w, 3);
 	assert_int_equal(w->lost, 0);
 }
 
@@ -280,15 +280,15 @@ static void a_loop_that_is_away_is_named_once(void **state)
 	int log = memfd_create("log", 0), keep = dup(2);
 
 	assert_true(log >= 0 && dup2(log, 2) == 2);
-	begin(w, NEVER, 100 * MS);
+	world_begin(w, NEVER, 100 * MS);
 	for (unsigned i = 0; i < sizeof(away) / sizeof(away[0]); i++) {
-		answered(w, 0, away[i]);
-		run(w, 2);
+		peer_answered(w, 0, away[i]);
+		world_run(w, 2);
 	}
 	assert_int_equal(w->lost, 0);
 	assert_int_equal(w->trusted, 0);
 	stream_done(&w->peer);
-	run_until_lost(w);
+	world_run_until_lost(w);
 	dup2(keep, 2);
 	close(keep);
 	assert_int_equal(lines(log, "the peer's loop has been away for"), 2);
@@ -305,9 +305,9 @@ static void stopped_in_its_own_callback(void **state)
 
 	w->stops = true;
 	for (int i = 0; i < 20; i++) {
-		begin(w, MS, 4 * NEVER);
+		world_begin(w, MS, 4 * NEVER);
 		stream_done(&w->peer);
-		run_until_lost(w);
+		world_run_until_lost(w);
 		assert_null(w->heart.loop);
 	}
 }
@@ -317,11 +317,11 @@ static void no_callback_after_the_stop(void **state)
 	struct world *w = *state;
 
 	for (int i = 0; i < 20; i++) {
-		begin(w, MS, 4 * NEVER);
+		world_begin(w, MS, 4 * NEVER);
 		stream_done(&w->peer);
 		usleep(i * 100);
 		heart_stop(&w->heart);
-		run(w, 2);
+		world_run(w, 2);
 		assert_int_equal(w->lost, 0);
 	}
 }
@@ -331,8 +331,8 @@ static void stopped_between_two_beats(void **state)
 	struct world *w = *state;
 	uint64_t start;
 
-	begin(w, NEVER, 4 * NEVER);
-	echo(w, 0);
+	world_begin(w, NEVER, 4 * NEVER);
+	peer_echo(w, 0);
 	start = loop_now_ns();
 	heart_stop(&w->heart);
 	assert_true(loop_now_ns() - start < NEVER / 2);

@@ -3,17 +3,17 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-#include "tests/unit/heart_rig.h"
+#include "tests/unit/libheart.h"
 
 /* The peer lives, but echoes nothing, until the lease has run out. The first and the last nonce. */
 static void let_the_lease_run_out(struct world *w, struct wire_heart *first,
 				  struct wire_heart *last)
 {
 	memset(first, 0, sizeof(*first));
-	hear_beat(w, first);
+	peer_hear_beat(w, first);
 	while (loop_now_ns() - first->nonce < w->heart.timeout_ns)
-		*last = echo(w, 0);
-	hear_beat(w, last);
+		*last = peer_echo(w, 0);
+	peer_hear_beat(w, last);
 }
 
 static void only_a_new_echo_restores_trust(void **state)
@@ -21,24 +21,24 @@ static void only_a_new_echo_restores_trust(void **state)
 	struct world *w = *state;
 	struct wire_heart first, last;
 
-	begin(w, 10 * MS, SEC);
+	world_begin(w, 10 * MS, SEC);
 	assert_false(heart_suspect(&w->heart));
 	let_the_lease_run_out(w, &first, &last);
 	assert_true(heart_suspect(&w->heart));
-	echo(w, first.nonce);	      /* an old one */
-	echo(w, loop_now_ns() + SEC); /* none of ours */
-	answered(w, 0, 2 * SEC);      /* the loop is told something else */
-	run(w, 3);
+	peer_echo(w, first.nonce);	   /* an old one */
+	peer_echo(w, loop_now_ns() + SEC); /* none of ours */
+	peer_answered(w, 0, 2 * SEC);	   /* the loop is told something else */
+	world_run(w, 3);
 	assert_int_equal(w->trusted, 0);
 	assert_true(heart_suspect(&w->heart));
-	hear_beat(w, &last);
-	echo(w, last.nonce);
-	run(w, 3);
+	peer_hear_beat(w, &last);
+	peer_echo(w, last.nonce);
+	world_run(w, 3);
 	assert_int_equal(w->trusted, 1);
 	assert_false(heart_suspect(&w->heart));
 	for (int i = 0; i < 4; i++) {
-		hear_beat(w, &last);
-		echo(w, last.nonce);
+		peer_hear_beat(w, &last);
+		peer_echo(w, last.nonce);
 	}
 	let_the_lease_run_out(w, &first, &last); /* that the old one was late makes it no longer */
 	assert_true(heart_suspect(&w->heart));
@@ -50,10 +50,10 @@ static void nobody_asked_nobody_is_told(void **state)
 	struct world *w = *state;
 	struct wire_heart first, last;
 
-	begin(w, 10 * MS, SEC);
+	world_begin(w, 10 * MS, SEC);
 	let_the_lease_run_out(w, &first, &last);
-	echo(w, last.nonce);
-	run(w, 3);
+	peer_echo(w, last.nonce);
+	world_run(w, 3);
 	assert_int_equal(w->trusted, 0);
 }
 
@@ -64,18 +64,18 @@ static void a_lease_is_as_old_as_its_heartbeat(void **state)
 	struct wire_heart h = {0}, old;
 	bool suspect;
 
-	begin(w, 10 * MS, 2 * SEC);
-	hear_beat(w, &h);
+	world_begin(w, 10 * MS, 2 * SEC);
+	peer_hear_beat(w, &h);
 	old = h;
-	hear_beat(w, &h);
-	echo(w, h.nonce);
-	echo(w, old.nonce);
+	peer_hear_beat(w, &h);
+	peer_echo(w, h.nonce);
+	peer_echo(w, old.nonce);
 	assert_false(heart_suspect(&w->heart));
 	while (loop_now_ns() - h.nonce < 2100 * MS) {
 		suspect = heart_suspect(&w->heart);
 		if (loop_now_ns() - h.nonce < 1400 * MS)
 			assert_false(suspect);
-		echo(w, old.nonce); /* when that arrives says nothing */
+		peer_echo(w, old.nonce); /* when that arrives says nothing */
 		usleep(5000);
 	}
 	assert_true(heart_suspect(&w->heart));
@@ -89,25 +89,25 @@ static void the_round_trip_is_added(void **state)
 	uint64_t on_its_way[256], first, last = 0;
 	unsigned n = 0, arrived = 0;
 
-	begin(w, 10 * MS, 800 * MS);
+	world_begin(w, 10 * MS, 800 * MS);
 	for (first = loop_now_ns(); n < 256 && loop_now_ns() - first < 1500 * MS;) {
-		hear_beat(w, &h);
+		peer_hear_beat(w, &h);
 		on_its_way[n++] = h.nonce;
 		while (loop_now_ns() - on_its_way[arrived] > 700 * MS)
 			arrived++;
 		last = loop_now_ns();
-		say(w, w->nonce + 1, arrived ? on_its_way[arrived - 1] : 0, 0);
+		peer_say(w, w->nonce + 1, arrived ? on_its_way[arrived - 1] : 0, 0);
 		if (arrived < 2)
 			heart_suspect(&w->heart);
 	}
-	run(w, 3);
+	world_run(w, 3);
 	assert_false(heart_suspect(&w->heart));
 	assert_int_equal(w->trusted, 1); /* it was not, before the first echoes */
 	/* But the other side's may be shorter: no lease is longer than the timeout. */
 	while (loop_now_ns() - on_its_way[arrived - 1] < 850 * MS)
 		usleep(5000);
 	assert_true(heart_suspect(&w->heart));
-	run_until_lost(w);
+	world_run_until_lost(w);
 	assert_true(loop_now_ns() - last > 1400 * MS);
 }
 
@@ -118,34 +118,34 @@ static void a_confessed_hang_is_suspicion(void **state)
 	struct wire_heart before = {0}, h = {0};
 	bool suspect;
 
-	begin(w, 100 * MS, 4 * SEC);
-	hear_beat(w, &before);
-	set_away(w, 4 * SEC * HEART_HANG_TIMEOUTS - SEC / 2); /* not yet */
-	hear_beat(w, &h);
-	hear_beat(w, &h);
+	world_begin(w, 100 * MS, 4 * SEC);
+	peer_hear_beat(w, &before);
+	world_set_away(w, 4 * SEC * HEART_HANG_TIMEOUTS - SEC / 2); /* not yet */
+	peer_hear_beat(w, &h);
+	peer_hear_beat(w, &h);
 	assert_false(heart_suspect(&w->heart));
-	set_away(w, 4 * SEC * HEART_HANG_TIMEOUTS + SEC / 2);
+	world_set_away(w, 4 * SEC * HEART_HANG_TIMEOUTS + SEC / 2);
 	before = h;
 	while (h.away_ns < 4 * SEC * HEART_HANG_TIMEOUTS) {
 		before = h;
-		hear_beat(w, &h);
+		peer_hear_beat(w, &h);
 	}
 	assert_true(heart_suspect(&w->heart));
-	echo(w, before.nonce); /* fresh, but older than the confession */
+	peer_echo(w, before.nonce); /* fresh, but older than the confession */
 	assert_true(heart_suspect(&w->heart));
-	echo(w, h.nonce);
+	peer_echo(w, h.nonce);
 	suspect = heart_suspect(&w->heart);
 	if (loop_now_ns() - h.nonce < 100 * MS) /* else there is another one */
 		assert_false(suspect);
-	hear_beat(w, &h);
-	run(w, 3);
+	peer_hear_beat(w, &h);
+	world_run(w, 3);
 	assert_true(heart_suspect(&w->heart));
 	while (h.away_ns > 4 * SEC)
-		hear_beat(w, &h);
+		peer_hear_beat(w, &h);
 	assert_true(heart_suspect(&w->heart)); /* the loop is back, and does not know */
 	assert_int_equal(w->trusted, 0);
-	echo(w, h.nonce);
-	run(w, 3);
+	peer_echo(w, h.nonce);
+	world_run(w, 3);
 	assert_int_equal(w->trusted, 1);
 	assert_false(heart_suspect(&w->heart));
 }
@@ -156,13 +156,13 @@ static void a_busy_loop_is_not_suspect(void **state)
 	struct world *w = *state;
 	struct wire_heart h = {0};
 
-	begin(w, 10 * MS, 4 * SEC);
-	set_away(w, 6 * SEC);
+	world_begin(w, 10 * MS, 4 * SEC);
+	world_set_away(w, 6 * SEC);
 	while (h.away_ns < 6 * SEC)
-		hear_beat(w, &h);
-	echo(w, h.nonce);
+		peer_hear_beat(w, &h);
+	peer_echo(w, h.nonce);
 	assert_false(heart_suspect(&w->heart));
-	run(w, 3);
+	world_run(w, 3);
 	assert_int_equal(w->lost, 0);
 }
 
@@ -200,8 +200,8 @@ static void child(int fd, struct stream *st)
 		_exit(1);
 	c->fd = fd;
 	c->op = (struct loop_op){.fn = question, .arg = c};
-	c->w.heart.lost = lost;
-	c->w.heart.trusted = trusted;
+	c->w.heart.lost = world_lost;
+	c->w.heart.trusted = world_trusted;
 	c->w.heart.arg = &c->w;
 	if (loop_poll_add(&c->w.loop, &c->op, fd, POLLIN) ||
 	    heart_start(&c->w.heart, &c->w.loop, st, 10 * MS, TIMEOUT_NS))
@@ -222,8 +222,8 @@ static char ask(int fd)
 static void echo_for(struct world *w, struct wire_heart *h, uint64_t ns)
 {
 	for (uint64_t until = loop_now_ns() + ns; loop_now_ns() < until;) {
-		hear_beat(w, h);
-		echo(w, h->nonce);
+		peer_hear_beat(w, h);
+		peer_echo(w, h->nonce);
 	}
 }
 
@@ -237,7 +237,7 @@ static void who_was_stopped_is_silent_and_suspect(void **state)
 	char c;
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, q), 0);
-	connect_peer(w, &st);
+	world_connect(w, &st);
 	pid = fork();
 	assert_true(pid >= 0);
 	if (!pid) {
@@ -251,9 +251,9 @@ static void who_was_stopped_is_silent_and_suspect(void **state)
 	kill(pid, SIGSTOP);
 	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
 	assert_true(WIFSTOPPED(status));
-	while (hear(w, &h, 0))
+	while (peer_hear(w, &h, 0))
 		;
-	assert_false(hear(w, &h, (int)(TIMEOUT_NS / MS) + 100)); /* dead, for the peer */
+	assert_false(peer_hear(w, &h, (int)(TIMEOUT_NS / MS) + 100)); /* dead, for the peer */
 	assert_int_equal(write(q[0], "?", 1), 1);
 	kill(pid, SIGCONT);
 	assert_int_equal(read(q[0], &c, 1), 1);

@@ -1,5 +1,5 @@
 /* The output buffer: order, epochs, back-pressure, and nothing after a drop. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <errno.h>
 
@@ -44,8 +44,7 @@ static int setup(void **state)
 	struct fix *f = calloc(1, sizeof(*f));
 
 	obuf_init(&f->ob, 1000);
-	rig_tick_ns = LOOP_BUDGET_NS / 200;
-	f->loop.clock = rig_clock;
+	rig_set_clock(&f->loop, LOOP_BUDGET_NS / 200);
 	f->sa = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a);
 	f->sb = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->b);
 	*state = f;

@@ -1,6 +1,6 @@
 /* The passt back end against a socket of the test's own: framing, damage, loss, full pipes. */
 #define _GNU_SOURCE
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

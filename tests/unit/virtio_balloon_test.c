@@ -1,5 +1,5 @@
 /* virtio-balloon: what is given back, what is refused, and what happens in the middle of it. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <errno.h>
 #include <linux/virtio_balloon.h>
@@ -264,7 +264,7 @@ static void scattered_pages_take_turns(void **state)
 	for (unsigned i = 0; i < 20; i++)
 		pfn[i] = FREE / MEM_PAGE_SIZE + 2 * (19 - i);
 	put_pfns(f, pfn, 20);
-	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	rig_set_clock(&f->rig.loop, LOOP_BUDGET_NS);
 	request(f, INFLATE, &s, 1);
 	for (unsigned i = 1; i <= 20; i++) {
 		assert_int_equal(rig_used_idx(&f->q[INFLATE]), 0);
@@ -300,7 +300,7 @@ static void reset_in_a_piece(void **state)
 	struct rig_seg s = {RIG_DATA, sizeof(pfn), false};
 
 	put_pfns(f, pfn, 3);
-	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	rig_set_clock(&f->rig.loop, LOOP_BUDGET_NS);
 	request(f, INFLATE, &s, 1);
 	loop_run_once(&f->rig.loop, 0);
 	check_given_back(f, 300, 1);

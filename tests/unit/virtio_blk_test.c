@@ -1,5 +1,5 @@
 /* virtio-blk over a real file: data, errors, resets, and requests that outlive their machine. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <errno.h>
 #include <fcntl.h>

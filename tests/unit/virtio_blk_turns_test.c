@@ -1,5 +1,5 @@
 /* virtio-blk and the disk below it with much to do at once: in turns, each a request at least. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <fcntl.h>
 #include <linux/virtio_blk.h>
@@ -49,7 +49,7 @@ static int setup(void **state)
 	f->disk.hook = (struct disk_hook){on_submit, on_hook_done, f};
 	assert_int_equal(virtio_blk_new(&f->rig.env, &md, &f->disk, &f->dev, NULL), 0);
 	rig_start(&f->rig, 0, rig_offered(&f->rig, 0), &f->q, 1, 64);
-	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	rig_set_clock(&f->rig.loop, LOOP_BUDGET_NS);
 	*state = f;
 	return 0;
 }
@@ -172,14 +172,14 @@ static void told_in_turns(void **state)
 	f->dev->ops->quiet(f->dev, true);
 	f->dev->ops->quiet(f->dev, false);
 	ask(f);
-	rig_set_clock(&f->rig, 0);
+	rig_set_clock(&f->rig.loop, 0);
 	disk_hold(&f->disk, true);
 	rig_until(&f->rig, waiting(f) == REQUESTS);
 	f->dev->ops->quiet(f->dev, true);
 	disk_hold(&f->disk, false);
 	rig_until(&f->rig, f->dones == REQUESTS);
 	assert_int_equal(rig_used_idx(&f->q), 0);
-	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	rig_set_clock(&f->rig.loop, LOOP_BUDGET_NS);
 	f->dev->ops->quiet(f->dev, false);
 	assert_int_equal(rig_used_idx(&f->q), 0);
 	for (unsigned i = 1; i <= REQUESTS / 2; i++) {
@@ -202,7 +202,7 @@ static void reset_before_told(void **state)
 {
 	struct fix *f = *state;
 
-	rig_set_clock(&f->rig, 0);
+	rig_set_clock(&f->rig.loop, 0);
 	ask(f);
 	disk_hold(&f->disk, true);
 	rig_until(&f->rig, waiting(f) == REQUESTS);
@@ -227,7 +227,7 @@ static void saved_before_told(void **state)
 	size_t size = f->dev->ops->state->size;
 	uint8_t *pod = malloc(size), *ram = malloc(RIG_MEM);
 
-	rig_set_clock(&f->rig, 0);
+	rig_set_clock(&f->rig.loop, 0);
 	ask(f);
 	f->dev->ops->quiet(f->dev, true);
 	f->dev->ops->quiet(f->dev, false);

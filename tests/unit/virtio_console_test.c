@@ -1,5 +1,5 @@
 /* virtio-console and virtio-rng: bytes both ways, back-pressure halfway through a chain. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <errno.h>
 

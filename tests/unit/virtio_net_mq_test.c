@@ -1,5 +1,6 @@
 /* virtio-net with several pairs of queues, and its control queue. */
-#include "tests/unit/virtio_net_rig.h"
+#include "tests/unit/libnic.h"
+#include "tests/unit/libvirtio.h"
 
 #define RXQ(i)	(2 * (i))
 #define TXQ(i)	(2 * (i) + 1)
@@ -33,14 +34,14 @@ static uint8_t control(struct fix *f, unsigned qi, uint8_t class, uint8_t cmd, u
 	uint16_t want = rig_used_idx(&f->q[qi]) + 1;
 
 	s[n++] = (struct rig_seg){CTRL_AT + 32, 1, true};
-	memcpy(ram(f, CTRL_AT), (uint8_t[]){class, cmd}, 2);
-	memcpy(ram(f, CTRL_AT + 2), &arg, 8);
-	*ram(f, CTRL_AT + 32) = 0xee;
+	memcpy(nic_ram(f, CTRL_AT), (uint8_t[]){class, cmd}, 2);
+	memcpy(nic_ram(f, CTRL_AT + 2), &arg, 8);
+	*nic_ram(f, CTRL_AT + 32) = 0xee;
 	rig_add(&f->q[qi], s, n);
 	rig_kick(&f->rig, 0, qi);
 	rig_until(&f->rig, rig_used_idx(&f->q[qi]) == want);
 	assert_int_equal(rig_used(&f->q[qi], want - 1)->len, 1);
-	return *ram(f, CTRL_AT + 32);
+	return *nic_ram(f, CTRL_AT + 32);
 }
 
 static uint8_t use_pairs(struct fix *f, uint16_t n)
@@ -216,7 +217,7 @@ static void flows_keep_to_their_queues(void **state)
 			rig_until(&f->rig, rig_used_idx(&f->q[RXQ(q)]) == of[q]);
 			assert_int_equal(of[q] > 0, q < pairs);
 			for (unsigned i = 0; i < of[q]; i++) {
-				const uint8_t *p = ram(f, mq_buf(RXQ(q), i)) + HDR;
+				const uint8_t *p = nic_ram(f, mq_buf(RXQ(q), i)) + HDR;
 
 				assert_int_equal(queue_of_flow(p[35], pairs), q);
 				assert_true(p[59] > last[p[35]]);
@@ -266,7 +267,7 @@ static void frame_for_a_queue_without_buffers(void **state)
 			rig_set(&f->rig, 0, VIRTIO_MMIO_QUEUE_READY, 0);
 		}
 		rig_until(&f->rig, rig_used_idx(&f->q[RXQ(0)]) == 2);
-		assert_int_equal(ram(f, mq_buf(0, 0))[HDR + 59], 1);
+		assert_int_equal(nic_ram(f, mq_buf(0, 0))[HDR + 59], 1);
 	}
 	assert_int_equal(f->dev->faults, 0);
 }
@@ -283,19 +284,19 @@ static void transmits_from_every_queue(void **state)
 		unsigned qi = TXQ(n % PAIRS);
 		uint16_t want = rig_used_idx(&f->q[qi]) + 1;
 
-		frame(f, 60, (uint8_t)(n * 10));
+		nic_frame(f, 60, (uint8_t)(n * 10));
 		rig_add(&f->q[qi], &s, 1);
 		rig_kick(&f->rig, 0, qi);
 		rig_until(&f->rig, rig_used_idx(&f->q[qi]) == want);
 	}
-	assert_int_equal(got(f), -EAGAIN);
+	assert_int_equal(nic_got(f), -EAGAIN);
 	obuf_seal(&f->rig.obuf, 2);
 	obuf_release(&f->rig.obuf, 1);
 	for (unsigned n = 0; n < 9; n++) {
-		assert_int_equal(got(f), HDR + 60);
+		assert_int_equal(nic_got(f), HDR + 60);
 		assert_int_equal(f->buf[HDR + 20], (uint8_t)(n * 10 + 20));
 	}
-	assert_int_equal(got(f), -EAGAIN);
+	assert_int_equal(nic_got(f), -EAGAIN);
 	obuf_pass(&f->rig.obuf);
 }
 
@@ -307,7 +308,7 @@ static void room_is_for_all_queues(void **state)
 
 	start_mq(f, MQ_ALL);
 	obuf_hold(&f->rig.obuf, 1);
-	frame(f, 9000, 0);
+	nic_frame(f, 9000, 0);
 	for (unsigned q = 0; q < PAIRS; q++) {
 		for (unsigned i = 0; i < 12; i++)
 			rig_add(&f->q[TXQ(q)], &s, 1);
@@ -393,9 +394,9 @@ static void impossible_states(void **state)
 	rig_set(&f->rig, 0, VIRTIO_MMIO_STATUS, 0);
 	f->dev->ops->load(f->dev, pod);
 	f->dev->ops->resume(f->dev);
-	frame(f, 60, 0);
-	send_frame(f, 60);
-	assert_int_equal(got(f), HDR + 60);
+	nic_frame(f, 60, 0);
+	nic_send_frame(f, 60);
+	assert_int_equal(nic_got(f), HDR + 60);
 	assert_int_equal(f->dev->faults, 0);
 	/* More pairs than here. */
 	pod->common.nqueues = 2 * PAIRS + 3;
@@ -431,12 +432,12 @@ static void guest_is_asked_to_announce(void **state)
 
 int main(void)
 {
-#define T(f)  cmocka_unit_test_setup_teardown(f, setup, teardown)
-#define MQ(f) cmocka_unit_test_setup_teardown(f, setup_mq, teardown)
+#define T(f)  cmocka_unit_test_setup_teardown(f, nic_setup, nic_teardown)
+#define MQ(f) cmocka_unit_test_setup_teardown(f, nic_setup_mq, nic_teardown)
 	const struct CMUnitTest tests[] = {
 		T(offers_what_it_has),
 		MQ(offers_what_it_has),
-		cmocka_unit_test_setup_teardown(offers_no_offloads, setup_plain, teardown),
+		cmocka_unit_test_setup_teardown(offers_no_offloads, nic_setup_plain, nic_teardown),
 		MQ(commands_of_the_control_queue),
 		MQ(no_control_queue),
 		MQ(commands_that_are_none),

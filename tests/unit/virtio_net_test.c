@@ -1,5 +1,6 @@
 /* virtio-net over a socket pair: frames both ways, back-pressure, starvation, hostile headers. */
-#include "tests/unit/virtio_net_rig.h"
+#include "tests/unit/libnic.h"
+#include "tests/unit/libvirtio.h"
 
 static void add_rx(struct fix *f, unsigned i, uint32_t len)
 {
@@ -25,12 +26,12 @@ static void transmits(void **state)
 	struct fix *f = *state;
 	static const uint32_t lens[] = {14, 60, 1514, 9000, 65535};
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	for (unsigned i = 0; i < 5; i++) {
-		frame(f, lens[i], (uint8_t)i);
-		send_frame(f, lens[i]);
-		assert_int_equal(got(f), HDR + lens[i]);
-		assert_memory_equal(f->buf, ram(f, RIG_DATA), HDR + lens[i]);
+		nic_frame(f, lens[i], (uint8_t)i);
+		nic_send_frame(f, lens[i]);
+		assert_int_equal(nic_got(f), HDR + lens[i]);
+		assert_memory_equal(f->buf, nic_ram(f, RIG_DATA), HDR + lens[i]);
 	}
 	assert_int_equal(f->nd.tx_frames, 5);
 	assert_true(rig_took_signal(f->dev->irq_fd));
@@ -42,17 +43,17 @@ static void refuses_bad_frames_and_goes_on(void **state)
 	struct virtio_net_stats st;
 	static const uint32_t lens[] = {0, 1, 13, NET_FRAME_MAX + 1, 200000};
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	for (unsigned i = 0; i < 5; i++) {
-		frame(f, lens[i], 0);
-		send_frame(f, lens[i]);
-		assert_int_equal(got(f), -EAGAIN);
+		nic_frame(f, lens[i], 0);
+		nic_send_frame(f, lens[i]);
+		assert_int_equal(nic_got(f), -EAGAIN);
 	}
 	virtio_net_get_stats(f->dev, &st);
 	assert_int_equal(st.tx_bad, 5);
-	frame(f, 60, 0);
-	send_frame(f, 60);
-	assert_int_equal(got(f), HDR + 60);
+	nic_frame(f, 60, 0);
+	nic_send_frame(f, 60);
+	assert_int_equal(nic_got(f), HDR + 60);
 	assert_int_equal(f->dev->faults, 0);
 	/* Not even a header: that is no frame but a broken driver. */
 	struct rig_seg s = {RIG_DATA, HDR - 1, false};
@@ -135,15 +136,15 @@ static void checks_transmit_headers(void **state)
 	struct fix *f = *state;
 
 	for (unsigned off = 0; off < 2; off++) {
-		start(f, off ? F(CSUM) | F(HOST_TSO4) | F(HOST_TSO6) : F(MAC));
+		nic_start(f, off ? F(CSUM) | F(HOST_TSO4) | F(HOST_TSO6) : F(MAC));
 		for (unsigned i = 0; i < sizeof(hdr_cases) / sizeof(hdr_cases[0]); i++) {
 			const struct hdr_case *c = &hdr_cases[i];
 			bool want = off ? c->offload : c->plain;
-			struct virtio_net_hdr_v1 *h = frame(f, 1000, 0);
+			struct virtio_net_hdr_v1 *h = nic_frame(f, 1000, 0);
 
 			*h = c->h;
-			send_frame(f, 1000);
-			if (got(f) != (want ? HDR + 1000 : -EAGAIN))
+			nic_send_frame(f, 1000);
+			if (nic_got(f) != (want ? HDR + 1000 : -EAGAIN))
 				fail_msg("%s", c->what);
 			if (!want)
 				continue;
@@ -164,7 +165,7 @@ static void checks_receive_headers(void **state)
 	struct fix *f = *state;
 
 	for (unsigned off = 0; off < 2; off++) {
-		start(f, off ? F(GUEST_CSUM) | F(GUEST_TSO4) | F(GUEST_TSO6) : F(MAC));
+		nic_start(f, off ? F(GUEST_CSUM) | F(GUEST_TSO4) | F(GUEST_TSO6) : F(MAC));
 		for (unsigned i = 0; i < sizeof(hdr_cases) / sizeof(hdr_cases[0]); i++) {
 			bool want = off ? hdr_cases[i].offload : hdr_cases[i].plain;
 			uint16_t before = rig_used_idx(&f->q[RX]);
@@ -196,12 +197,12 @@ static void tiny_segments_do_not_leave(void **state)
 	struct virtio_net_hdr_v1 h = {
 		.flags = CSUM, .gso_type = V4, .hdr_len = 54, .csum_start = 34, .csum_offset = 16};
 
-	start(f, F(CSUM) | F(HOST_TSO4) | F(GUEST_CSUM) | F(GUEST_TSO4));
+	nic_start(f, F(CSUM) | F(HOST_TSO4) | F(GUEST_CSUM) | F(GUEST_TSO4));
 	for (unsigned i = 0; i < 4; i++) {
 		h.gso_size = sizes[i];
-		*frame(f, 1000, 0) = h;
-		send_frame(f, 1000);
-		assert_int_equal(got(f), sizes[i] < 64 ? -EAGAIN : HDR + 1000);
+		*nic_frame(f, 1000, 0) = h;
+		nic_send_frame(f, 1000);
+		assert_int_equal(nic_got(f), sizes[i] < 64 ? -EAGAIN : HDR + 1000);
 	}
 	virtio_net_get_stats(f->dev, &st);
 	assert_int_equal(st.tx_bad, 2);
@@ -218,7 +219,7 @@ static void receives(void **state)
 	struct fix *f = *state;
 	struct virtio_net_hdr_v1 *h;
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	for (unsigned i = 0; i < 4; i++)
 		add_rx(f, i, 1600);
 	rig_kick(&f->rig, 0, RX);
@@ -227,7 +228,7 @@ static void receives(void **state)
 	rig_until(&f->rig, rig_used_idx(&f->q[RX]) == 4);
 	for (unsigned i = 0; i < 4; i++) {
 		assert_int_equal(rig_used(&f->q[RX], i)->len, HDR + 60 + i);
-		h = (struct virtio_net_hdr_v1 *)ram(f, RIG_DATA + 0x20000 + 0x1000 * i);
+		h = (struct virtio_net_hdr_v1 *)nic_ram(f, RIG_DATA + 0x20000 + 0x1000 * i);
 		assert_int_equal(h->num_buffers, 1);
 		assert_int_equal(((uint8_t *)h)[HDR], i);
 	}
@@ -240,34 +241,34 @@ static void too_large_for_its_buffer(void **state)
 	struct fix *f = *state;
 	struct virtio_net_stats st;
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	add_rx(f, 0, 200);
 	rig_kick(&f->rig, 0, RX);
 	send_to_guest(f, NULL, 189, 1);
 	send_to_guest(f, NULL, 188, 2);
 	rig_until(&f->rig, rig_used_idx(&f->q[RX]) == 1);
 	assert_int_equal(rig_used(&f->q[RX], 0)->len, 200);
-	assert_int_equal(ram(f, RIG_DATA + 0x20000)[HDR], 2);
+	assert_int_equal(nic_ram(f, RIG_DATA + 0x20000)[HDR], 2);
 	virtio_net_get_stats(f->dev, &st);
 	assert_int_equal(st.rx_bad, 1);
 	/* A frame that is none touches no buffer: the old one is the guest's again. */
-	memset(ram(f, RIG_DATA + 0x20000), 0xee, 200);
+	memset(nic_ram(f, RIG_DATA + 0x20000), 0xee, 200);
 	assert_int_equal(write(f->peer, "runt", 4), 4);
 	rig_settle(&f->rig);
 	virtio_net_get_stats(f->dev, &st);
 	assert_int_equal(st.rx_bad, 2);
 	for (unsigned i = 0; i < 200; i++)
-		assert_int_equal(ram(f, RIG_DATA + 0x20000)[i], 0xee);
+		assert_int_equal(nic_ram(f, RIG_DATA + 0x20000)[i], 0xee);
 	assert_int_equal(f->dev->faults, 0);
 }
 
 static void merges_buffers(void **state)
 {
 	struct fix *f = *state;
-	struct virtio_net_hdr_v1 *h = (struct virtio_net_hdr_v1 *)ram(f, RIG_DATA + 0x20000);
+	struct virtio_net_hdr_v1 *h = (struct virtio_net_hdr_v1 *)nic_ram(f, RIG_DATA + 0x20000);
 	uint32_t total = 0;
 
-	start(f, F(MAC) | F(MRG_RXBUF));
+	nic_start(f, F(MAC) | F(MRG_RXBUF));
 	for (unsigned i = 0; i < 5; i++)
 		add_rx(f, i, 300);
 	rig_kick(&f->rig, 0, RX);
@@ -280,7 +281,7 @@ static void merges_buffers(void **state)
 	for (uint32_t i = 0; i < 1000; i++) {
 		uint32_t at = HDR + i;
 
-		assert_int_equal(ram(f, RIG_DATA + 0x20000 + 0x1000 * (at / 300))[at % 300],
+		assert_int_equal(nic_ram(f, RIG_DATA + 0x20000 + 0x1000 * (at / 300))[at % 300],
 				 (uint8_t)(3 + i));
 	}
 	/* One buffer is left: the next frame needs two, waits, and gets them. */
@@ -298,14 +299,14 @@ static void larger_than_the_whole_ring(void **state)
 {
 	struct fix *f = *state;
 
-	start(f, F(MAC) | F(MRG_RXBUF));
+	nic_start(f, F(MAC) | F(MRG_RXBUF));
 	for (unsigned i = 0; i < 32; i++)
 		add_rx(f, i, 20);
 	rig_kick(&f->rig, 0, RX);
 	send_to_guest(f, NULL, 2000, 1);
 	send_to_guest(f, NULL, 20, 2);
 	rig_until(&f->rig, rig_used_idx(&f->q[RX]) == 2);
-	assert_int_equal(ram(f, RIG_DATA + 0x20000)[HDR], 2);
+	assert_int_equal(nic_ram(f, RIG_DATA + 0x20000)[HDR], 2);
 }
 
 /* F9, the class of CVE-2020-16843: the ring runs dry, then the guest kicks. No frame is lost. */
@@ -316,7 +317,7 @@ static void starved_then_kicked(void **state)
 	for (unsigned ev = 0; ev < 2; ev++) {
 		struct virtio_net_stats st;
 
-		start(f, F(MAC) | (ev ? 1ull << VIRTIO_RING_F_EVENT_IDX : 0));
+		nic_start(f, F(MAC) | (ev ? 1ull << VIRTIO_RING_F_EVENT_IDX : 0));
 		add_rx(f, 0, 1600);
 		add_rx(f, 1, 1600);
 		rig_kick(&f->rig, 0, RX);
@@ -328,15 +329,15 @@ static void starved_then_kicked(void **state)
 		assert_int_equal(st.rx_starved, ev + 1);
 		/* The device asked for a kick. */
 		if (ev)
-			assert_int_equal(*(uint16_t *)ram(f, f->q[RX].used + 4 + 8 * 32), 2);
+			assert_int_equal(*(uint16_t *)nic_ram(f, f->q[RX].used + 4 + 8 * 32), 2);
 		else
-			assert_int_equal(*(uint16_t *)ram(f, f->q[RX].used), 0);
+			assert_int_equal(*(uint16_t *)nic_ram(f, f->q[RX].used), 0);
 		for (unsigned i = 2; i < 20; i++)
 			add_rx(f, i, 1600);
 		rig_kick(&f->rig, 0, RX);
 		rig_until(&f->rig, rig_used_idx(&f->q[RX]) == 20);
 		for (unsigned i = 0; i < 20; i++)
-			assert_int_equal(ram(f, RIG_DATA + 0x20000 + 0x1000 * i)[HDR], 100 + i);
+			assert_int_equal(nic_ram(f, RIG_DATA + 0x20000 + 0x1000 * i)[HDR], 100 + i);
 	}
 }
 
@@ -345,12 +346,12 @@ static void receive_buffer_that_is_none(void **state)
 	struct fix *f = *state;
 	struct rig_seg s = {RIG_DATA, 100, false};
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	rig_add(&f->q[RX], &s, 1);
 	rig_kick(&f->rig, 0, RX);
 	send_to_guest(f, NULL, 60, 0);
 	rig_until(&f->rig, f->dev->faults == 1);
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	s = (struct rig_seg){RIG_DATA, HDR - 1, true};
 	rig_add(&f->q[RX], &s, 1);
 	rig_kick(&f->rig, 0, RX);
@@ -365,9 +366,9 @@ static void hold_release_and_back_pressure(void **state)
 	struct rig_seg s = {RIG_DATA, HDR + 9000, false};
 	unsigned n = 0;
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	obuf_hold(&f->rig.obuf, 1);
-	frame(f, 9000, 0);
+	nic_frame(f, 9000, 0);
 	for (unsigned i = 0; i < 30; i++)
 		rig_add(&f->q[TX], &s, 1);
 	rig_kick(&f->rig, 0, TX);
@@ -375,7 +376,7 @@ static void hold_release_and_back_pressure(void **state)
 	rig_settle(&f->rig);
 	n = rig_used_idx(&f->q[TX]);
 	assert_in_range(n, 8, 12);
-	assert_int_equal(got(f), -EAGAIN);
+	assert_int_equal(nic_got(f), -EAGAIN);
 	for (unsigned i = 0; i < 10; i++) /* kicks do not get more in */
 		rig_kick(&f->rig, 0, TX);
 	rig_settle(&f->rig);
@@ -384,13 +385,13 @@ static void hold_release_and_back_pressure(void **state)
 	obuf_release(&f->rig.obuf, 1);
 	rig_until(&f->rig, rig_used_idx(&f->q[TX]) > n);
 	for (unsigned i = 0; i < n; i++)
-		assert_int_equal(got(f), HDR + 9000);
-	assert_int_equal(got(f), -EAGAIN);
+		assert_int_equal(nic_got(f), HDR + 9000);
+	assert_int_equal(nic_got(f), -EAGAIN);
 	obuf_pass(&f->rig.obuf);
 	rig_until(&f->rig, rig_used_idx(&f->q[TX]) == 30);
 	rig_settle(&f->rig);
 	for (unsigned i = n; i < 30; i++)
-		assert_int_equal(got(f), HDR + 9000);
+		assert_int_equal(nic_got(f), HDR + 9000);
 	assert_int_equal(f->dev->faults, 0);
 }
 
@@ -398,35 +399,35 @@ static void fenced_side_sends_nothing(void **state)
 {
 	struct fix *f = *state;
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	obuf_hold(&f->rig.obuf, 1);
-	frame(f, 60, 0);
-	send_frame(f, 60);
+	nic_frame(f, 60, 0);
+	nic_send_frame(f, 60);
 	obuf_drop(&f->rig.obuf);
-	send_frame(f, 60); /* the guest is not blocked */
-	assert_int_equal(got(f), -EAGAIN);
+	nic_send_frame(f, 60); /* the guest is not blocked */
+	assert_int_equal(nic_got(f), -EAGAIN);
 }
 
 static void link_down_and_up(void **state)
 {
 	struct fix *f = *state;
 
-	start(f, F(MAC) | F(STATUS));
+	nic_start(f, F(MAC) | F(STATUS));
 	rig_took_signal(f->dev->irq_fd);
 	virtio_net_set_link(f->dev, false);
 	assert_true(rig_took_signal(f->dev->irq_fd));
 	assert_int_equal(rig_get(&f->rig, 0, VIRTIO_MMIO_INTERRUPT_STATUS) & 2, 2);
-	frame(f, 60, 0);
-	send_frame(f, 60);
-	assert_int_equal(got(f), -EAGAIN);
+	nic_frame(f, 60, 0);
+	nic_send_frame(f, 60);
+	assert_int_equal(nic_got(f), -EAGAIN);
 	add_rx(f, 0, 1600);
 	rig_kick(&f->rig, 0, RX);
 	send_to_guest(f, NULL, 60, 1);
 	rig_settle(&f->rig);
 	assert_int_equal(rig_used_idx(&f->q[RX]), 0);
 	virtio_net_set_link(f->dev, true);
-	send_frame(f, 60);
-	assert_int_equal(got(f), HDR + 60);
+	nic_send_frame(f, 60);
+	assert_int_equal(nic_got(f), HDR + 60);
 	send_to_guest(f, NULL, 60, 2);
 	rig_until(&f->rig, rig_used_idx(&f->q[RX]) == 1);
 }
@@ -437,9 +438,9 @@ static void unplugged_netdev(void **state)
 	int fd = f->nd.fd;
 
 	f->nd.fd = -1;
-	start(f, F(MAC));
-	frame(f, 60, 0);
-	send_frame(f, 60);
+	nic_start(f, F(MAC));
+	nic_frame(f, 60, 0);
+	nic_send_frame(f, 60);
 	add_rx(f, 0, 1600);
 	rig_kick(&f->rig, 0, RX);
 	rig_settle(&f->rig);
@@ -453,7 +454,7 @@ static void peer_closes(void **state)
 	struct fix *f = *state;
 	int sv[2];
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	add_rx(f, 0, 1600);
 	rig_kick(&f->rig, 0, RX);
 	rig_settle(&f->rig);
@@ -471,20 +472,20 @@ static void quiet_keeps_still(void **state)
 {
 	struct fix *f = *state;
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	add_rx(f, 0, 1600);
 	rig_kick(&f->rig, 0, RX);
 	rig_settle(&f->rig);
 	f->dev->ops->quiet(f->dev, true);
 	send_to_guest(f, NULL, 60, 1);
-	frame(f, 60, 0);
+	nic_frame(f, 60, 0);
 	struct rig_seg s = {RIG_DATA, HDR + 60, false};
 
 	rig_add(&f->q[TX], &s, 1);
 	rig_kick(&f->rig, 0, TX);
 	rig_settle(&f->rig);
 	assert_int_equal(rig_used_idx(&f->q[RX]) + rig_used_idx(&f->q[TX]), 0);
-	assert_int_equal(got(f), -EAGAIN);
+	assert_int_equal(nic_got(f), -EAGAIN);
 	/* And the loop sleeps, although there is a frame. */
 	uint64_t since = loop_now_ns();
 
@@ -499,18 +500,18 @@ static void both_directions_have_turns(void **state)
 {
 	struct fix *f = *state;
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	for (unsigned i = 0; i < 3; i++)
 		add_rx(f, i, 1600);
 	rig_kick(&f->rig, 0, RX);
 	rig_settle(&f->rig);
-	frame(f, 60, 0);
+	nic_frame(f, 60, 0);
 	for (unsigned i = 0; i < 30; i++) {
 		struct rig_seg s = {RIG_DATA, HDR + 60, false};
 
 		rig_add(&f->q[TX], &s, 1);
 	}
-	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	rig_set_clock(&f->rig.loop, LOOP_BUDGET_NS);
 	rig_kick(&f->rig, 0, TX);
 	for (unsigned i = 0; i < 3; i++)
 		send_to_guest(f, NULL, 60, 1);
@@ -525,7 +526,7 @@ static void loaded_stands_still(void **state)
 {
 	struct fix *f = *state;
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	add_rx(f, 0, 1600);
 	f->dev->ops->save(f->dev);
 	f->dev->ops->load(f->dev, f->dev->pod);
@@ -543,27 +544,27 @@ static void reset_between_frames(void **state)
 	struct fix *f = *state;
 
 	for (unsigned i = 0; i < 20; i++) {
-		start(f, F(MAC));
+		nic_start(f, F(MAC));
 		send_to_guest(f, NULL, 60, 1); /* starves: there are no buffers */
-		frame(f, 60, 0);
-		send_frame(f, 60);
-		assert_int_equal(got(f), HDR + 60);
+		nic_frame(f, 60, 0);
+		nic_send_frame(f, 60);
+		assert_int_equal(nic_got(f), HDR + 60);
 		rig_set(&f->rig, 0, VIRTIO_MMIO_STATUS, 0);
 		rig_settle(&f->rig);
 	}
 	/* A frame that waited with what the driver before had agreed to is not for this one. */
 	struct virtio_net_hdr_v1 h = {.flags = CSUM, .csum_start = 34, .csum_offset = 16};
 
-	start(f, F(MAC) | F(GUEST_CSUM));
+	nic_start(f, F(MAC) | F(GUEST_CSUM));
 	for (unsigned i = 0; i < 31; i++)
 		add_rx(f, i, 1600);
 	rig_kick(&f->rig, 0, RX);
 	rig_settle(&f->rig); /* what was left from before is gone */
-	start(f, F(MAC) | F(GUEST_CSUM));
+	nic_start(f, F(MAC) | F(GUEST_CSUM));
 	send_to_guest(f, &h, 60, 1);
 	rig_kick(&f->rig, 0, RX);
 	rig_settle(&f->rig);
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	for (unsigned i = 0; i < 31; i++)
 		add_rx(f, i, 1600);
 	rig_kick(&f->rig, 0, RX);
@@ -579,32 +580,32 @@ static void learns_and_announces(void **state)
 {
 	struct fix *f = *state;
 	static const uint8_t src[6] = {2, 0, 0, 0, 0, 0x99};
-	uint8_t *eth = ram(f, RIG_DATA + HDR);
+	uint8_t *eth = nic_ram(f, RIG_DATA + HDR);
 
 	virtio_net_announce(f->dev); /* nothing known: RARP with the MAC of the machine */
-	assert_int_equal(got(f), HDR + 60);
-	assert_int_equal(got(f) == -EAGAIN, 1);
+	assert_int_equal(nic_got(f), HDR + 60);
+	assert_int_equal(nic_got(f) == -EAGAIN, 1);
 	assert_memory_equal(f->buf + HDR + 6, "\x52\x54\x00\x01\x02\x03\x80\x35", 8);
-	start(f, F(MAC));
-	frame(f, 60, 0);
+	nic_start(f, F(MAC));
+	nic_frame(f, 60, 0);
 	memcpy(eth + 12, "\x08\x00\x45", 3);
 	memcpy(eth + 14 + 12, "\x0a\x01\x02\x03", 4);
-	send_frame(f, 60);
-	assert_int_equal(got(f), HDR + 60);
-	frame(f, 60, 0); /* 0.0.0.0 (DHCP), multicast, loopback: not learnt */
+	nic_send_frame(f, 60);
+	assert_int_equal(nic_got(f), HDR + 60);
+	nic_frame(f, 60, 0); /* 0.0.0.0 (DHCP), multicast, loopback: not learnt */
 	memcpy(eth + 12, "\x08\x00\x45", 3);
 	memset(eth + 14 + 12, 0, 4);
-	send_frame(f, 60);
+	nic_send_frame(f, 60);
 	memset(eth + 14 + 12, 224, 4);
-	send_frame(f, 60);
-	while (got(f) > 0)
+	nic_send_frame(f, 60);
+	while (nic_got(f) > 0)
 		;
 	virtio_net_announce(f->dev);
 	for (unsigned i = 0; i < 3; i++) {
 		static const uint8_t zero[HDR];
 		uint8_t *e = f->buf + HDR;
 
-		assert_int_equal(got(f), HDR + 60);
+		assert_int_equal(nic_got(f), HDR + 60);
 		assert_memory_equal(f->buf, zero, HDR);
 		assert_memory_equal(e, "\xff\xff\xff\xff\xff\xff", 6);
 		assert_memory_equal(e + 6, src, 6);
@@ -615,7 +616,7 @@ static void learns_and_announces(void **state)
 		assert_memory_equal(e + 28, i < 2 ? "\x0a\x01\x02\x03" : "\0\0\0\0", 4);
 		assert_memory_equal(e + 38, i < 2 ? "\x0a\x01\x02\x03" : "\0\0\0\0", 4);
 	}
-	assert_int_equal(got(f), -EAGAIN);
+	assert_int_equal(nic_got(f), -EAGAIN);
 }
 
 /* An address that the peer does not hold yet is announced when it does. */
@@ -623,16 +624,16 @@ static void announcement_is_held(void **state)
 {
 	struct fix *f = *state;
 
-	start(f, F(MAC));
+	nic_start(f, F(MAC));
 	obuf_hold(&f->rig.obuf, 2);
-	frame(f, 60, 0);
-	send_frame(f, 60); /* from another address than the machine's */
+	nic_frame(f, 60, 0);
+	nic_send_frame(f, 60); /* from another address than the machine's */
 	virtio_net_announce(f->dev);
-	assert_int_equal(got(f), -EAGAIN);
+	assert_int_equal(nic_got(f), -EAGAIN);
 	obuf_seal(&f->rig.obuf, 3);
 	obuf_release(&f->rig.obuf, 2);
-	assert_int_equal(got(f), HDR + 60);
-	assert_int_equal(got(f), HDR + 60);
+	assert_int_equal(nic_got(f), HDR + 60);
+	assert_int_equal(nic_got(f), HDR + 60);
 	assert_memory_equal(f->buf + HDR + 6, "\x02\x00\x00\x00\x00\x99\x80\x35", 8);
 }
 
@@ -643,7 +644,7 @@ static void bursts_are_finished(void **state)
 	struct rig_seg s = {RIG_DATA, HDR + 60, false};
 
 	rig_start(&f->rig, 0, F(MAC), f->q, 2, 256);
-	frame(f, 60, 0);
+	nic_frame(f, 60, 0);
 	for (unsigned i = 0; i < 256; i++)
 		rig_add(&f->q[TX], &s, 1);
 	rig_kick(&f->rig, 0, TX); /* once */
@@ -652,8 +653,8 @@ static void bursts_are_finished(void **state)
 
 int main(void)
 {
-#define MQ(f) cmocka_unit_test_setup_teardown(f, setup_mq, teardown)
-#define T(f)  cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define MQ(f) cmocka_unit_test_setup_teardown(f, nic_setup_mq, nic_teardown)
+#define T(f)  cmocka_unit_test_setup_teardown(f, nic_setup, nic_teardown)
 	const struct CMUnitTest tests[] = {
 		T(transmits),
 		T(refuses_bad_frames_and_goes_on),

@@ -2,7 +2,7 @@
  * The transport and the status machine, for every device type: all registers at all sizes and
  * offsets, all status writes in all states, states from elsewhere.
  */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <errno.h>
 #include <linux/virtio_blk.h>

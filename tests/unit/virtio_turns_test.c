@@ -1,5 +1,5 @@
 /* Guests that ask for much at once: devices take turns, and a pause finds what is left. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include "devices/virtio_console.h"
 
@@ -61,7 +61,7 @@ static int setup(void **state)
 	p = rig_ptr(&f->rig, RIG_DATA);
 	for (unsigned i = 0; i < MANY; i++)
 		p[i] = (uint8_t)i;
-	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	rig_set_clock(&f->rig.loop, LOOP_BUDGET_NS);
 	*state = f;
 	return 0;
 }

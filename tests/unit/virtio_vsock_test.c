@@ -1,6 +1,7 @@
 /* virtio-vsock: handshakes, credit, ends, held output, resets. */
 #define _GNU_SOURCE
-#include "tests/unit/vsock_rig.h"
+#include "tests/unit/libvirtio.h"
+#include "tests/unit/libvsock.h"
 
 /* --- handshakes and data -----------------------------------------------------------------------
  */
@@ -22,26 +23,26 @@ static void program_connects(void **state)
 	hdr_t h;
 	int fd;
 
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	assert_int_equal(write(fd, "hello", 5), 5);
-	h = expect(f, OP(RW));
+	h = vs_expect(f, OP(RW));
 	assert_int_equal(h.len, 5);
 	assert_memory_equal(f->data, "hello", 5);
-	send_data(f, 5000, hp, "world", 5);
-	reads(f, fd, "world", 5);
+	vs_send_data(f, 5000, hp, "world", 5);
+	vs_reads(f, fd, "world", 5);
 	/* What comes with the line is the guest's, once it has accepted. */
 	close(fd);
-	h = expect(f, OP(SHUTDOWN));
+	h = vs_expect(f, OP(SHUTDOWN));
 	assert_int_equal(h.flags, VSOCK_SHUT_BOTH);
-	send_op(f, 5000, hp, OP(RST));
-	expect_nothing(f);
-	assert_int_equal(connections(f), 0);
-	fd = program(f, "CONNECT 7\nearly");
-	h = expect(f, OP(REQUEST));
-	expect_nothing(f);
-	send_op(f, 7, h.src_port, OP(RESPONSE));
-	expect(f, OP(RW));
+	vs_send_op(f, 5000, hp, OP(RST));
+	vs_expect_nothing(f);
+	assert_int_equal(vs_connections(f), 0);
+	fd = vs_program(f, "CONNECT 7\nearly");
+	h = vs_expect(f, OP(REQUEST));
+	vs_expect_nothing(f);
+	vs_send_op(f, 7, h.src_port, OP(RESPONSE));
+	vs_expect(f, OP(RW));
 	assert_memory_equal(f->data, "early", 5);
 	close(fd);
 }
@@ -52,19 +53,19 @@ static void guest_connects(void **state)
 	int l, fd;
 	hdr_t h;
 
-	start(f);
-	l = listener(f, "_6000", 4);
-	fd = open_from_guest(f, l);
-	send_data(f, 1234, 6000, "ping", 4);
-	reads(f, fd, "ping", 4);
+	vs_start(f);
+	l = vs_listener(f, "_6000", 4);
+	fd = vs_open_from_guest(f, l);
+	vs_send_data(f, 1234, 6000, "ping", 4);
+	vs_reads(f, fd, "ping", 4);
 	assert_int_equal(write(fd, "pong", 4), 4);
-	h = expect(f, OP(RW));
+	h = vs_expect(f, OP(RW));
 	assert_int_equal(h.src_port, 6000);
 	assert_int_equal(h.dst_port, 1234);
 	assert_memory_equal(f->data, "pong", 4);
-	send_op(f, 1234, 6000, OP(RST));
-	assert_true(closed(f, fd));
-	assert_int_equal(connections(f), 0);
+	vs_send_op(f, 1234, 6000, OP(RST));
+	assert_true(vs_closed(f, fd));
+	assert_int_equal(vs_connections(f), 0);
 	close(fd);
 	close(l);
 }
@@ -73,15 +74,15 @@ static void nobody_listens(void **state)
 {
 	struct fix *f = *state;
 
-	start(f);
-	send_op(f, 1234, 6000, OP(REQUEST));
-	expect(f, OP(RST));
-	assert_int_equal(connections(f), 0);
+	vs_start(f);
+	vs_send_op(f, 1234, 6000, OP(REQUEST));
+	vs_expect(f, OP(RST));
+	assert_int_equal(vs_connections(f), 0);
 	/* Packets of no connection are answered; a RST is not. */
-	send_data(f, 1, 2, "x", 1);
-	expect(f, OP(RST));
-	send_op(f, 1, 2, OP(RST));
-	expect_nothing(f);
+	vs_send_data(f, 1, 2, "x", 1);
+	vs_expect(f, OP(RST));
+	vs_send_op(f, 1, 2, OP(RST));
+	vs_expect_nothing(f);
 }
 
 static void guest_refuses(void **state)
@@ -90,26 +91,26 @@ static void guest_refuses(void **state)
 	int fd = -1;
 	hdr_t h;
 
-	start(f);
-	fd = program(f, "CONNECT 5000\n");
-	h = expect(f, OP(REQUEST));
-	send_op(f, 5000, h.src_port, OP(RST));
-	assert_true(closed(f, fd));
+	vs_start(f);
+	fd = vs_program(f, "CONNECT 5000\n");
+	h = vs_expect(f, OP(REQUEST));
+	vs_send_op(f, 5000, h.src_port, OP(RST));
+	assert_true(vs_closed(f, fd));
 	close(fd);
 	/* A program that gives up before the answer. */
-	fd = program(f, "CONNECT 5000\n");
-	expect(f, OP(REQUEST));
+	fd = vs_program(f, "CONNECT 5000\n");
+	vs_expect(f, OP(REQUEST));
 	close(fd);
-	expect(f, OP(RST));
-	assert_int_equal(connections(f), 0);
+	vs_expect(f, OP(RST));
+	assert_int_equal(vs_connections(f), 0);
 }
 
 static void no_guest(void **state)
 {
 	struct fix *f = *state;
-	int fd = program(f, "CONNECT 5000\n");
+	int fd = vs_program(f, "CONNECT 5000\n");
 
-	assert_true(closed(f, fd));
+	assert_true(vs_closed(f, fd));
 	close(fd);
 }
 
@@ -128,21 +129,21 @@ static void bad_lines(void **state)
 		"CONNECT 00000000000000000000000000000000000005\n",
 	};
 
-	start(f);
+	vs_start(f);
 	for (unsigned i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
-		int fd = program(f, lines[i]);
+		int fd = vs_program(f, lines[i]);
 
-		if (!closed(f, fd))
+		if (!vs_closed(f, fd))
 			fail_msg("%s", lines[i]);
 		close(fd);
 	}
 	/* In pieces it is good; never finished, it is dropped. */
-	int slow = program(f, "CONN"), never = program(f, "CONNECT 5000");
+	int slow = vs_program(f, "CONN"), never = vs_program(f, "CONNECT 5000");
 
 	rig_settle(&f->rig);
 	assert_int_equal(write(slow, "ECT 9\n", 6), 6);
-	assert_int_equal(expect(f, OP(REQUEST)).dst_port, 9);
-	assert_true(closed(f, never));
+	assert_int_equal(vs_expect(f, OP(REQUEST)).dst_port, 9);
+	assert_true(vs_closed(f, never));
 	close(slow);
 	close(never);
 	assert_int_equal(f->host.stats.refused, sizeof(lines) / sizeof(lines[0]) + 1);
@@ -158,22 +159,22 @@ static void guest_shuts_down(void **state)
 	hdr_t h;
 	int fd;
 
-	start(f);
-	fd = open_from_host(f, &hp);
-	send_data(f, 5000, hp, "last", 4);
-	h = packet(f, 5000, hp, OP(SHUTDOWN));
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
+	vs_send_data(f, 5000, hp, "last", 4);
+	h = vs_packet(f, 5000, hp, OP(SHUTDOWN));
 	h.flags = VSOCK_SHUT_SEND;
-	send_packet(f, h, NULL, 0);
-	reads(f, fd, "last", 4);
-	assert_true(closed(f, fd));
+	vs_send_packet(f, h, NULL, 0);
+	vs_reads(f, fd, "last", 4);
+	assert_true(vs_closed(f, fd));
 	/* The other way is still open. */
 	assert_int_equal(write(fd, "more", 4), 4);
-	expect(f, OP(RW));
+	vs_expect(f, OP(RW));
 	assert_memory_equal(f->data, "more", 4);
 	/* Bytes after the end are against the rules. */
-	send_data(f, 5000, hp, "x", 1);
-	expect(f, OP(RST));
-	assert_int_equal(connections(f), 0);
+	vs_send_data(f, 5000, hp, "x", 1);
+	vs_expect(f, OP(RST));
+	assert_int_equal(vs_connections(f), 0);
 	close(fd);
 }
 
@@ -184,16 +185,16 @@ static void guest_shuts_both(void **state)
 	hdr_t h;
 	int fd;
 
-	start(f);
-	fd = open_from_host(f, &hp);
-	send_data(f, 5000, hp, "last", 4);
-	h = packet(f, 5000, hp, OP(SHUTDOWN));
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
+	vs_send_data(f, 5000, hp, "last", 4);
+	h = vs_packet(f, 5000, hp, OP(SHUTDOWN));
 	h.flags = VSOCK_SHUT_BOTH;
-	send_packet(f, h, NULL, 0);
-	reads(f, fd, "last", 4);
-	assert_true(closed(f, fd));
-	expect(f, OP(RST)); /* section 5.10.6.5: the end is agreed */
-	assert_int_equal(connections(f), 0);
+	vs_send_packet(f, h, NULL, 0);
+	vs_reads(f, fd, "last", 4);
+	assert_true(vs_closed(f, fd));
+	vs_expect(f, OP(RST)); /* section 5.10.6.5: the end is agreed */
+	assert_int_equal(vs_connections(f), 0);
 	close(fd);
 }
 
@@ -204,28 +205,28 @@ static void program_shuts_down(void **state)
 	hdr_t h;
 	int fd;
 
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	assert_int_equal(write(fd, "bye", 3), 3);
 	shutdown(fd, SHUT_WR);
-	expect(f, OP(RW));
-	h = expect(f, OP(SHUTDOWN));
+	vs_expect(f, OP(RW));
+	h = vs_expect(f, OP(SHUTDOWN));
 	assert_int_equal(h.flags, VSOCK_SHUT_SEND);
-	send_data(f, 5000, hp, "answer", 6);
-	reads(f, fd, "answer", 6);
+	vs_send_data(f, 5000, hp, "answer", 6);
+	vs_reads(f, fd, "answer", 6);
 	close(fd);
-	h = expect(f, OP(SHUTDOWN));
+	h = vs_expect(f, OP(SHUTDOWN));
 	assert_int_equal(h.flags, VSOCK_SHUT_BOTH);
 	/* What the guest still sends goes nowhere, and it gets its credit back. */
 	for (unsigned i = 0; i < 3; i++) {
-		send_data(f, 5000, hp, f->data, 40000);
-		expect(f, OP(CREDIT_UPDATE));
+		vs_send_data(f, 5000, hp, f->data, 40000);
+		vs_expect(f, OP(CREDIT_UPDATE));
 	}
-	h = packet(f, 5000, hp, OP(SHUTDOWN));
+	h = vs_packet(f, 5000, hp, OP(SHUTDOWN));
 	h.flags = VSOCK_SHUT_BOTH;
-	send_packet(f, h, NULL, 0);
-	expect(f, OP(RST));
-	assert_int_equal(connections(f), 0);
+	vs_send_packet(f, h, NULL, 0);
+	vs_expect(f, OP(RST));
+	assert_int_equal(vs_connections(f), 0);
 }
 
 /* A program that closed at once has still sent what it sent. */
@@ -236,13 +237,13 @@ static void bytes_before_the_end_arrive(void **state)
 	hdr_t h;
 	int fd;
 
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	memset(f->out, 7, 30000);
 	assert_int_equal(write(fd, f->out, 30000), 30000);
 	close(fd);
-	send_data(f, 5000, hp, "nobody reads this", 17);
-	while ((h = receive(f)).op == OP(RW))
+	vs_send_data(f, 5000, hp, "nobody reads this", 17);
+	while ((h = vs_receive(f)).op == OP(RW))
 		got += h.len;
 	assert_int_equal(got, 30000);
 	assert_int_equal(h.op, OP(SHUTDOWN));
@@ -259,29 +260,29 @@ static void guest_credit_bounds_the_program(void **state)
 	int fd;
 
 	f->buf_alloc = 10000;
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 	assert_int_equal(write(fd, f->out, 50000), 50000);
 	while (got < 10000)
-		got += expect(f, OP(RW)).len;
+		got += vs_expect(f, OP(RW)).len;
 	assert_int_equal(got, 10000);
-	expect(f, OP(CREDIT_REQUEST));
-	expect_nothing(f);
+	vs_expect(f, OP(CREDIT_REQUEST));
+	vs_expect_nothing(f);
 	f->fwd_cnt = 7000;
-	send_op(f, 5000, hp, OP(CREDIT_UPDATE));
+	vs_send_op(f, 5000, hp, OP(CREDIT_UPDATE));
 	while (got < 17000)
-		got += expect(f, OP(RW)).len;
-	expect(f, OP(CREDIT_REQUEST));
-	expect_nothing(f);
+		got += vs_expect(f, OP(RW)).len;
+	vs_expect(f, OP(CREDIT_REQUEST));
+	vs_expect_nothing(f);
 	/* A guest that claims to have forwarded what it was never sent gets nothing. */
 	f->fwd_cnt = 17001;
-	send_op(f, 5000, hp, OP(CREDIT_UPDATE));
-	expect_nothing(f);
+	vs_send_op(f, 5000, hp, OP(CREDIT_UPDATE));
+	vs_expect_nothing(f);
 	f->fwd_cnt = 17000;
-	send_op(f, 5000, hp, OP(CREDIT_UPDATE));
+	vs_send_op(f, 5000, hp, OP(CREDIT_UPDATE));
 	while (got < 27000)
-		got += expect(f, OP(RW)).len;
+		got += vs_expect(f, OP(RW)).len;
 	close(fd);
 }
 
@@ -290,10 +291,10 @@ static uint32_t ask_room(struct fix *f, uint32_t hp, uint32_t sent)
 {
 	hdr_t h;
 
-	send_op(f, 5000, hp, OP(CREDIT_REQUEST));
-	h = expect(f, OP(CREDIT_UPDATE));
+	vs_send_op(f, 5000, hp, OP(CREDIT_REQUEST));
+	h = vs_expect(f, OP(CREDIT_UPDATE));
 	while (rig_used_idx(&f->q[RX]) != f->rx_seen)
-		h = expect(f, OP(CREDIT_UPDATE));
+		h = vs_expect(f, OP(CREDIT_UPDATE));
 	assert_int_equal(h.buf_alloc, VSOCK_BUF_BYTES);
 	return h.buf_alloc - (sent - h.fwd_cnt);
 }
@@ -304,17 +305,17 @@ static void guest_gets_credit_for_written_bytes_only(void **state)
 	uint32_t hp, sent = 0, room;
 	int fd;
 
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	memset(f->out, 1, sizeof(f->out));
 	/* The program reads nothing: its socket takes some, then 64 KiB wait here. */
 	while ((room = ask_room(f, hp, sent))) {
 		room = room < 8192 ? room : 8192;
-		send_data(f, 5000, hp, f->out, room);
+		vs_send_data(f, 5000, hp, f->out, room);
 		sent += room;
 		assert_true(sent < 8 << 20);
 	}
-	assert_int_equal(connections(f), 1);
+	assert_int_equal(vs_connections(f), 1);
 	/* Reading makes room, and the guest hears of it unasked. */
 	for (uint32_t got = 0; got < sent;) {
 		ssize_t n = read(fd, f->out, sizeof(f->out));
@@ -322,7 +323,7 @@ static void guest_gets_credit_for_written_bytes_only(void **state)
 		got += n > 0 ? (uint32_t)n : 0;
 		rig_settle(&f->rig);
 	}
-	assert_true(sent - expect(f, OP(CREDIT_UPDATE)).fwd_cnt < VSOCK_BUF_BYTES);
+	assert_true(sent - vs_expect(f, OP(CREDIT_UPDATE)).fwd_cnt < VSOCK_BUF_BYTES);
 	assert_int_equal(ask_room(f, hp, sent), VSOCK_BUF_BYTES);
 	close(fd);
 }
@@ -333,15 +334,15 @@ static void bytes_beyond_credit_end_it(void **state)
 	uint32_t hp;
 	int fd;
 
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	obuf_hold(&f->rig.obuf, 1); /* nothing is written meanwhile */
-	send_data(f, 5000, hp, f->out, 60000);
-	send_data(f, 5000, hp, f->out, 5536);
-	assert_int_equal(connections(f), 1);
-	send_data(f, 5000, hp, "x", 1);
-	expect(f, OP(RST));
-	assert_int_equal(connections(f), 0);
+	vs_send_data(f, 5000, hp, f->out, 60000);
+	vs_send_data(f, 5000, hp, f->out, 5536);
+	assert_int_equal(vs_connections(f), 1);
+	vs_send_data(f, 5000, hp, "x", 1);
+	vs_expect(f, OP(RST));
+	assert_int_equal(vs_connections(f), 0);
 	close(fd);
 }
 
@@ -356,42 +357,42 @@ static void output_is_held(void **state)
 	hdr_t h;
 	char ok[32];
 
-	start(f);
-	l = listener(f, "_6000", 4);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	l = vs_listener(f, "_6000", 4);
+	fd = vs_open_from_host(f, &hp);
 	obuf_hold(&f->rig.obuf, 1);
-	asking = program(f, "CONNECT 5001\n");
-	hp2 = expect(f, OP(REQUEST)).src_port;
-	send_op(f, 5001, hp2, OP(RESPONSE));
-	send_data(f, 5001, hp2, "one", 3);
-	h = packet(f, 5001, hp2, OP(SHUTDOWN));
+	asking = vs_program(f, "CONNECT 5001\n");
+	hp2 = vs_expect(f, OP(REQUEST)).src_port;
+	vs_send_op(f, 5001, hp2, OP(RESPONSE));
+	vs_send_data(f, 5001, hp2, "one", 3);
+	h = vs_packet(f, 5001, hp2, OP(SHUTDOWN));
 	h.flags = VSOCK_SHUT_SEND;
-	send_packet(f, h, NULL, 0);
-	send_data(f, 5000, hp, "held", 4);
-	send_op(f, 1234, 6000, OP(REQUEST));
+	vs_send_packet(f, h, NULL, 0);
+	vs_send_data(f, 5000, hp, "held", 4);
+	vs_send_op(f, 1234, 6000, OP(REQUEST));
 	rig_settle(&f->rig);
 	/* No bytes, no line, no end, no connection; and nothing that would tell the guest of any.
 	 */
-	assert_true(would_block(fd));
-	assert_true(would_block(asking));
+	assert_true(vs_would_block(fd));
+	assert_true(vs_would_block(asking));
 	assert_int_equal(accept4(l, NULL, NULL, SOCK_NONBLOCK), -1);
-	send_op(f, 5000, hp, OP(CREDIT_REQUEST));
-	assert_int_equal(expect(f, OP(CREDIT_UPDATE)).fwd_cnt, 0);
-	expect_nothing(f);
+	vs_send_op(f, 5000, hp, OP(CREDIT_REQUEST));
+	assert_int_equal(vs_expect(f, OP(CREDIT_UPDATE)).fwd_cnt, 0);
+	vs_expect_nothing(f);
 	obuf_seal(&f->rig.obuf, 2);
-	send_op(f, 5000, hp, OP(RST));
+	vs_send_op(f, 5000, hp, OP(RST));
 	obuf_release(&f->rig.obuf, 1);
 	/* In order: line, bytes, end. */
 	snprintf(ok, sizeof(ok), "OK %u\none", hp2);
-	reads(f, asking, ok, (uint32_t)strlen(ok));
-	assert_true(closed(f, asking));
-	reads(f, fd, "held", 4);
-	assert_true(would_block(fd)); /* its end belongs to epoch 2 */
-	expect(f, OP(RESPONSE));
+	vs_reads(f, asking, ok, (uint32_t)strlen(ok));
+	assert_true(vs_closed(f, asking));
+	vs_reads(f, fd, "held", 4);
+	assert_true(vs_would_block(fd)); /* its end belongs to epoch 2 */
+	vs_expect(f, OP(RESPONSE));
 	fd2 = accept4(l, NULL, NULL, SOCK_NONBLOCK);
 	assert_true(fd2 >= 0);
 	obuf_pass(&f->rig.obuf);
-	assert_true(closed(f, fd));
+	assert_true(vs_closed(f, fd));
 	close(fd);
 	close(fd2);
 	close(asking);
@@ -404,20 +405,20 @@ static void dropped_output_never_leaves(void **state)
 	uint32_t hp;
 	int fd, l;
 
-	start(f);
-	l = listener(f, "_6000", 4);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	l = vs_listener(f, "_6000", 4);
+	fd = vs_open_from_host(f, &hp);
 	obuf_hold(&f->rig.obuf, 1);
-	send_data(f, 5000, hp, "secret", 6);
-	send_op(f, 1234, 6000, OP(REQUEST));
-	send_op(f, 5000, hp, OP(RST));
+	vs_send_data(f, 5000, hp, "secret", 6);
+	vs_send_op(f, 1234, 6000, OP(REQUEST));
+	vs_send_op(f, 5000, hp, OP(RST));
 	obuf_drop(&f->rig.obuf);
 	rig_settle(&f->rig);
-	assert_true(would_block(fd));
+	assert_true(vs_would_block(fd));
 	assert_int_equal(accept4(l, NULL, NULL, SOCK_NONBLOCK), -1);
 	/* The side ends: programs see the end, and no byte before it. */
 	vsock_host_done(&f->host);
-	assert_true(at_end(fd));
+	assert_true(vs_at_end(fd));
 	close(fd);
 	close(l);
 }
@@ -428,16 +429,16 @@ static void full_buffer_stops_the_guest(void **state)
 	uint32_t hp[8], n;
 	int fd[8];
 
-	start(f);
+	vs_start(f);
 	for (unsigned i = 0; i < 8; i++)
-		fd[i] = open_from_host(f, &hp[i]);
+		fd[i] = vs_open_from_host(f, &hp[i]);
 	obuf_hold(&f->rig.obuf, 1);
 	for (unsigned i = 0; i < 8; i++) {
-		hdr_t h = packet(f, 5000, hp[i], OP(RW));
+		hdr_t h = vs_packet(f, 5000, hp[i], OP(RW));
 
 		memset(f->out, (int)i, 60000);
 		h.len = 60000;
-		post(f, &h, f->out, 60000);
+		vs_post(f, &h, f->out, 60000);
 	}
 	rig_settle(&f->rig);
 	n = rig_used_idx(&f->q[TX]) - 8; /* after the responses */
@@ -448,7 +449,7 @@ static void full_buffer_stops_the_guest(void **state)
 	obuf_pass(&f->rig.obuf);
 	for (unsigned i = 0; i < 8; i++) {
 		memset(f->data, (int)i, 60000);
-		reads(f, fd[i], f->data, 60000);
+		vs_reads(f, fd[i], f->data, 60000);
 		close(fd[i]);
 	}
 }
@@ -462,16 +463,16 @@ static void guest_resets_the_device(void **state)
 	uint32_t hp;
 	int fd;
 
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	obuf_hold(&f->rig.obuf, 1);
-	start(f); /* the guest's driver begins again */
-	assert_int_equal(connections(f), 0);
-	assert_true(would_block(fd));
+	vs_start(f); /* the guest's driver begins again */
+	assert_int_equal(vs_connections(f), 0);
+	assert_true(vs_would_block(fd));
 	obuf_pass(&f->rig.obuf);
-	assert_true(closed(f, fd));
+	assert_true(vs_closed(f, fd));
 	close(fd);
-	fd = open_from_host(f, &hp);
+	fd = vs_open_from_host(f, &hp);
 	close(fd);
 }
 
@@ -479,30 +480,30 @@ static void load_resets_the_transport(void **state)
 {
 	struct fix *f = *state;
 	uint32_t old, hp;
-	uint32_t *event = ram(f, EVENT_AT);
+	uint32_t *event = vs_ram(f, EVENT_AT);
 	struct virtio_vsock_stats st;
 	int fd, fd2;
 	void *pod = malloc(f->dev->ops->state->size);
 
-	start(f);
-	fd = open_from_host(f, &old);
+	vs_start(f);
+	fd = vs_open_from_host(f, &old);
 	/* Pauses are no reason. */
 	f->dev->ops->quiet(f->dev, true);
 	f->dev->ops->save(f->dev);
 	f->dev->ops->quiet(f->dev, false);
 	assert_int_equal(write(fd, "still", 5), 5);
-	expect(f, OP(RW));
+	vs_expect(f, OP(RW));
 	rig_settle(&f->rig);
 	f->dev->ops->save(f->dev);
 	memcpy(pod, f->dev->pod, f->dev->ops->state->size);
 	f->dev->ops->load(f->dev, pod);
 	rig_settle(&f->rig);
-	assert_true(would_block(fd)); /* not before it may run */
+	assert_true(vs_would_block(fd)); /* not before it may run */
 	f->dev->ops->resume(f->dev);
 	rig_settle(&f->rig);
-	assert_true(at_end(fd));
+	assert_true(vs_at_end(fd));
 	close(fd);
-	assert_int_equal(connections(f), 0);
+	assert_int_equal(vs_connections(f), 0);
 	virtio_vsock_get_stats(f->dev, &st);
 	assert_int_equal(st.transport_resets, 0);
 	/* The flag lives in the state until there is a buffer. */
@@ -511,20 +512,20 @@ static void load_resets_the_transport(void **state)
 	assert_int_equal(f->dev->ops->state->check(pod, NULL), 0);
 	f->dev->ops->load(f->dev, pod);
 	f->dev->ops->resume(f->dev);
-	fd2 = program(f, "CONNECT 5000\n");
-	expect_nothing(f); /* the guest first forgets the old ones */
-	add_event(f);
+	fd2 = vs_program(f, "CONNECT 5000\n");
+	vs_expect_nothing(f); /* the guest first forgets the old ones */
+	vs_add_event(f);
 	assert_int_equal(*event, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET);
-	hp = expect(f, OP(REQUEST)).src_port;
+	hp = vs_expect(f, OP(REQUEST)).src_port;
 	assert_int_not_equal(hp, old);
 	assert_int_equal(rig_used(&f->q[EVENT], 0)->len, 4);
 	virtio_vsock_get_stats(f->dev, &st);
 	assert_int_equal(st.transport_resets, 1);
-	add_event(f); /* exactly one */
+	vs_add_event(f); /* exactly one */
 	assert_int_equal(*event, 0xffffffff);
 	/* The guest's packets of old connections find none. */
-	send_data(f, 5000, old, "x", 1);
-	expect(f, OP(RST));
+	vs_send_data(f, 5000, old, "x", 1);
+	vs_expect(f, OP(RST));
 	close(fd2);
 	free(pod);
 }
@@ -533,15 +534,15 @@ static void load_resets_the_transport(void **state)
 static void side_that_stands_by_is_still(void **state)
 {
 	struct fix *f = *state;
-	uint32_t *event = ram(f, EVENT_AT);
+	uint32_t *event = vs_ram(f, EVENT_AT);
 	uint8_t *before = malloc(RIG_MEM);
 
-	start(f);
+	vs_start(f);
 	f->dev->ops->save(f->dev);
 	f->dev->ops->load(f->dev, f->dev->pod);
 	/* What the primary's guest posts comes in with epochs. */
-	add_event(f);
-	hdr_t h = packet(f, 1, 2, OP(RW));
+	vs_add_event(f);
+	hdr_t h = vs_packet(f, 1, 2, OP(RW));
 
 	memcpy(before, f->rig.mem.base, RIG_MEM);
 	f->dev->ops->load(f->dev, f->dev->pod);
@@ -550,8 +551,8 @@ static void side_that_stands_by_is_still(void **state)
 	f->dev->ops->resume(f->dev);
 	rig_settle(&f->rig);
 	assert_int_equal(*event, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET);
-	send_packet(f, h, NULL, 0);
-	expect(f, OP(RST));
+	vs_send_packet(f, h, NULL, 0);
+	vs_expect(f, OP(RST));
 	free(before);
 }
 
@@ -565,18 +566,18 @@ static void load_ends_connections_in_order(void **state)
 
 	f->dev->ops->save(f->dev);
 	memcpy(pod, f->dev->pod, f->dev->ops->state->size);
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	obuf_hold(&f->rig.obuf, 1);
-	send_data(f, 5000, hp, "last", 4);
+	vs_send_data(f, 5000, hp, "last", 4);
 	f->dev->ops->load(f->dev, pod);
 	f->dev->ops->resume(f->dev);
 	rig_settle(&f->rig);
-	assert_int_equal(connections(f), 0);
-	assert_true(would_block(fd));
+	assert_int_equal(vs_connections(f), 0);
+	assert_true(vs_would_block(fd));
 	obuf_pass(&f->rig.obuf);
-	reads(f, fd, "last", 4);
-	assert_true(closed(f, fd));
+	vs_reads(f, fd, "last", 4);
+	assert_true(vs_closed(f, fd));
 	close(fd);
 	free(pod);
 }
@@ -584,19 +585,19 @@ static void load_ends_connections_in_order(void **state)
 static void no_reset_without_a_driver(void **state)
 {
 	struct fix *f = *state;
-	uint32_t *event = ram(f, EVENT_AT);
+	uint32_t *event = vs_ram(f, EVENT_AT);
 
 	f->dev->ops->save(f->dev);
 	f->dev->ops->load(f->dev, f->dev->pod);
 	f->dev->ops->resume(f->dev);
-	start(f);
-	add_event(f);
+	vs_start(f);
+	vs_add_event(f);
 	assert_int_equal(*event, 0xffffffff);
 }
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, vs_setup, vs_teardown)
 	const struct CMUnitTest tests[] = {
 		T(has_its_cid),
 		T(program_connects),

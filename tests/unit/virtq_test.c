@@ -1,5 +1,5 @@
 /* The split virtqueue against drivers that lie: every rule has a case that breaks it. */
-#include "tests/unit/virtio_rig.h"
+#include "tests/unit/libvirtio.h"
 
 #include <errno.h>
 

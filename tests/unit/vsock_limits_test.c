@@ -1,6 +1,7 @@
 /* virtio-vsock: limits, guests and programs that break the rules, the socket file. */
 #define _GNU_SOURCE
-#include "tests/unit/vsock_rig.h"
+#include "tests/unit/libvirtio.h"
+#include "tests/unit/libvsock.h"
 
 /* --- limits and hostile sides ------------------------------------------------------------------
  */
@@ -10,21 +11,21 @@ static void too_many_connections(void **state)
 	struct fix *f = *state;
 	int l, fd;
 
-	start(f);
-	l = listener(f, "_6000", 4096);
+	vs_start(f);
+	l = vs_listener(f, "_6000", 4096);
 	for (uint32_t i = 0; i < VSOCK_MAX_CONNS; i++) {
-		send_op(f, 1000 + i, 6000, OP(REQUEST));
-		expect(f, OP(RESPONSE));
+		vs_send_op(f, 1000 + i, 6000, OP(REQUEST));
+		vs_expect(f, OP(RESPONSE));
 	}
-	send_op(f, 999, 6000, OP(REQUEST));
-	expect(f, OP(RST));
-	fd = program(f, "CONNECT 5000\n");
-	assert_true(closed(f, fd));
+	vs_send_op(f, 999, 6000, OP(REQUEST));
+	vs_expect(f, OP(RST));
+	fd = vs_program(f, "CONNECT 5000\n");
+	assert_true(vs_closed(f, fd));
 	close(fd);
-	assert_int_equal(connections(f), VSOCK_MAX_CONNS);
-	send_op(f, 1000, 6000, OP(RST));
-	send_op(f, 999, 6000, OP(REQUEST));
-	expect(f, OP(RESPONSE));
+	assert_int_equal(vs_connections(f), VSOCK_MAX_CONNS);
+	vs_send_op(f, 1000, 6000, OP(RST));
+	vs_send_op(f, 999, 6000, OP(REQUEST));
+	vs_expect(f, OP(RESPONSE));
 	close(l);
 }
 
@@ -33,15 +34,15 @@ static void silent_programs_leave_room(void **state)
 	struct fix *f = *state;
 	int fds[VSOCK_MAX_NEW + 1], l;
 
-	start(f);
-	l = listener(f, "_6000", 4);
+	vs_start(f);
+	l = vs_listener(f, "_6000", 4);
 	for (unsigned i = 0; i <= VSOCK_MAX_NEW; i++) {
-		fds[i] = program(f, NULL);
+		fds[i] = vs_program(f, NULL);
 		rig_settle(&f->rig);
 	}
-	assert_true(closed(f, fds[VSOCK_MAX_NEW]));
-	assert_true(would_block(fds[0]));
-	close(open_from_guest(f, l));
+	assert_true(vs_closed(f, fds[VSOCK_MAX_NEW]));
+	assert_true(vs_would_block(fds[0]));
+	close(vs_open_from_guest(f, l));
 	for (unsigned i = 0; i <= VSOCK_MAX_NEW; i++)
 		close(fds[i]);
 	close(l);
@@ -53,15 +54,15 @@ static void program_with_a_full_queue(void **state)
 	struct sockaddr_un sa;
 	int l, first, fd = -1, fd2;
 
-	start(f);
-	l = listener(f, "_6000", 0);
-	first = unix_socket(f, "_6000", &sa);
+	vs_start(f);
+	l = vs_listener(f, "_6000", 0);
+	first = vs_unix_socket(f, "_6000", &sa);
 	assert_int_equal(connect(first, (struct sockaddr *)&sa, sizeof(sa)), 0);
-	send_op(f, 1234, 6000, OP(REQUEST));
+	vs_send_op(f, 1234, 6000, OP(REQUEST));
 	rig_settle(&f->rig);
-	expect_nothing(f);
+	vs_expect_nothing(f);
 	fd = accept(l, NULL, NULL);
-	expect(f, OP(RESPONSE));
+	vs_expect(f, OP(RESPONSE));
 	fd2 = accept(l, NULL, NULL);
 	assert_true(fd2 >= 0);
 	close(fd2);
@@ -79,47 +80,47 @@ static void broken_packets(void **state)
 	hdr_t h;
 	int fd;
 
-	start(f);
+	vs_start(f);
 	for (unsigned i = 0; i < sizeof(ops) / sizeof(ops[0]); i++) {
-		fd = open_from_host(f, &hp);
-		send_op(f, 5000, hp, ops[i]);
-		expect(f, OP(RST));
-		assert_true(closed(f, fd));
-		assert_int_equal(connections(f), 0);
+		fd = vs_open_from_host(f, &hp);
+		vs_send_op(f, 5000, hp, ops[i]);
+		vs_expect(f, OP(RST));
+		assert_true(vs_closed(f, fd));
+		assert_int_equal(vs_connections(f), 0);
 		close(fd);
 	}
 	/* Longer than its buffer. */
-	fd = open_from_host(f, &hp);
-	h = packet(f, 5000, hp, OP(RW));
+	fd = vs_open_from_host(f, &hp);
+	h = vs_packet(f, 5000, hp, OP(RW));
 	h.len = 11;
-	send_packet(f, h, "0123456789", 10);
-	expect(f, OP(RST));
-	assert_true(closed(f, fd));
+	vs_send_packet(f, h, "0123456789", 10);
+	vs_expect(f, OP(RST));
+	assert_true(vs_closed(f, fd));
 	close(fd);
-	fd = open_from_host(f, &hp);
-	h = packet(f, 5000, hp, OP(RW));
+	fd = vs_open_from_host(f, &hp);
+	h = vs_packet(f, 5000, hp, OP(RW));
 	h.len = UINT32_MAX;
-	send_packet(f, h, "0123456789", 10);
-	expect(f, OP(RST));
+	vs_send_packet(f, h, "0123456789", 10);
+	vs_expect(f, OP(RST));
 	close(fd);
 	/* Of another type, to another address, from another address. */
-	fd = open_from_host(f, &hp);
-	h = packet(f, 5000, hp, OP(RST));
+	fd = vs_open_from_host(f, &hp);
+	h = vs_packet(f, 5000, hp, OP(RST));
 	h.type = VIRTIO_VSOCK_TYPE_SEQPACKET;
-	send_packet(f, h, NULL, 0);
-	h = packet(f, 5000, hp, OP(REQUEST));
+	vs_send_packet(f, h, NULL, 0);
+	h = vs_packet(f, 5000, hp, OP(REQUEST));
 	h.type = VIRTIO_VSOCK_TYPE_SEQPACKET;
-	send_packet(f, h, NULL, 0);
-	assert_int_equal(expect(f, OP(RST)).type, VIRTIO_VSOCK_TYPE_SEQPACKET);
-	h = packet(f, 5000, hp, OP(REQUEST));
+	vs_send_packet(f, h, NULL, 0);
+	assert_int_equal(vs_expect(f, OP(RST)).type, VIRTIO_VSOCK_TYPE_SEQPACKET);
+	h = vs_packet(f, 5000, hp, OP(REQUEST));
 	h.dst_cid = 77;
-	send_packet(f, h, NULL, 0);
-	assert_int_equal(expect(f, OP(RST)).src_cid, 77);
-	h = packet(f, 5000, hp, OP(RST));
+	vs_send_packet(f, h, NULL, 0);
+	assert_int_equal(vs_expect(f, OP(RST)).src_cid, 77);
+	h = vs_packet(f, 5000, hp, OP(RST));
 	h.src_cid = 1ull << 32 | CID;
-	send_packet(f, h, NULL, 0);
-	expect_nothing(f);
-	assert_int_equal(connections(f), 1);
+	vs_send_packet(f, h, NULL, 0);
+	vs_expect_nothing(f);
+	assert_int_equal(vs_connections(f), 1);
 	assert_int_equal(f->dev->faults, 0);
 	/* Not even a header. */
 	struct rig_seg s = {RIG_DATA, HDR - 1, false};
@@ -127,7 +128,7 @@ static void broken_packets(void **state)
 	rig_add(&f->q[TX], &s, 1);
 	rig_kick(&f->rig, 0, TX);
 	rig_until(&f->rig, f->dev->faults == 1);
-	assert_true(closed(f, fd));
+	assert_true(vs_closed(f, fd));
 	close(fd);
 }
 
@@ -136,10 +137,10 @@ static void small_receive_buffer(void **state)
 	struct fix *f = *state;
 	struct rig_seg s = {RX_AT(0), HDR - 1, true};
 
-	start_with(f, 0);
+	vs_start_with(f, 0);
 	rig_add(&f->q[RX], &s, 1);
 	rig_kick(&f->rig, 0, RX);
-	send_op(f, 1, 2, OP(RW));
+	vs_send_op(f, 1, 2, OP(RW));
 	rig_until(&f->rig, f->dev->faults == 1);
 }
 
@@ -148,21 +149,21 @@ static void flood_without_buffers(void **state)
 {
 	struct fix *f = *state;
 
-	start_with(f, 0);
+	vs_start_with(f, 0);
 	for (unsigned i = 0; i < 3; i++) {
 		for (unsigned n = 0; n < QSIZE; n++) {
-			hdr_t h = packet(f, 1 + n, 2, OP(RW));
+			hdr_t h = vs_packet(f, 1 + n, 2, OP(RW));
 
-			post(f, &h, NULL, 0);
+			vs_post(f, &h, NULL, 0);
 		}
 		rig_settle(&f->rig);
 		rig_settle(&f->rig);
 	}
 	assert_int_equal(rig_used_idx(&f->q[TX]), 128);
 	f->q[RX].next_desc = 0;
-	add_rx(f, QSIZE);
+	vs_add_rx(f, QSIZE);
 	for (unsigned i = 0; i < 128 + QSIZE; i++)
-		expect(f, OP(RST));
+		vs_expect(f, OP(RST));
 }
 
 static void starved_connections_keep_their_bytes(void **state)
@@ -171,11 +172,11 @@ static void starved_connections_keep_their_bytes(void **state)
 	uint32_t hp;
 	int fd;
 
-	start_with(f, 1);
-	fd = open_from_host(f, &hp);
+	vs_start_with(f, 1);
+	fd = vs_open_from_host(f, &hp);
 	for (unsigned i = 0; i < 10; i++) {
 		assert_int_equal(write(fd, "abc", 3), 3);
-		expect(f, OP(RW));
+		vs_expect(f, OP(RW));
 		assert_memory_equal(f->data, "abc", 3);
 	}
 	close(fd);
@@ -189,11 +190,11 @@ static void packets_take_turns(void **state)
 	uint16_t before;
 	int fd;
 
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	before = f->rx_seen = rig_used_idx(&f->q[RX]);
 	assert_int_equal(write(fd, f->out, 60000), 60000);
-	rig_set_clock(&f->rig, LOOP_BUDGET_NS);
+	rig_set_clock(&f->rig.loop, LOOP_BUDGET_NS);
 	for (unsigned i = 0; i < 10; i++) {
 		loop_run_once(&f->rig.loop, 1000000);
 		assert_in_range((uint16_t)(rig_used_idx(&f->q[RX]) - before), i ? 1 : 0, i + 1);
@@ -208,14 +209,14 @@ static void quiet_device_waits(void **state)
 	uint32_t hp;
 	int fd, fd2;
 
-	start(f);
-	fd = open_from_host(f, &hp);
+	vs_start(f);
+	fd = vs_open_from_host(f, &hp);
 	f->dev->ops->quiet(f->dev, true);
 	assert_int_equal(write(fd, "later", 5), 5);
-	fd2 = program(f, "CONNECT 5\n");
-	expect_nothing(f);
+	fd2 = vs_program(f, "CONNECT 5\n");
+	vs_expect_nothing(f);
 	f->dev->ops->quiet(f->dev, false);
-	assert_int_equal(receive(f).op ^ receive(f).op, OP(RW) ^ OP(REQUEST));
+	assert_int_equal(vs_receive(f).op ^ vs_receive(f).op, OP(RW) ^ OP(REQUEST));
 	close(fd);
 	close(fd2);
 }
@@ -236,7 +237,7 @@ static void replaces_only_what_is_dead(void **state)
 	vsock_host_done(h);
 	assert_int_equal(access(f->path, F_OK), 0); /* not its own */
 	/* A socket that nobody listens on. */
-	close(listener(f, "_dead", 1));
+	close(vs_listener(f, "_dead", 1));
 	snprintf(path, sizeof(path), "%s_dead", f->path);
 	assert_int_equal(access(path, F_OK), 0);
 	assert_int_equal(vsock_host_init(h, &f->rig.loop, path, NULL), 0);
@@ -275,7 +276,7 @@ static void is_private(void **state)
 
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, vs_setup, vs_teardown)
 	const struct CMUnitTest tests[] = {
 		T(too_many_connections),
 		T(silent_programs_leave_room),
