@@ -35,6 +35,7 @@ struct backends {
 	const char *vsock;     /* path of the socket; NULL: none */
 	const char *console;   /* "stdio", "none" or a file */
 	uint64_t output_bytes; /* bound of held output */
+	bool late_locks;       /* images are locked later: disk_lock() */
 	bool standby;	       /* images of mirrored disks are made, with the machine's sizes */
 };
 

@@ -4,9 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -33,25 +35,65 @@ const char *disk_op_name(enum disk_op op)
 	return (unsigned)op < sizeof(name) / sizeof(name[0]) ? name[op] : "?";
 }
 
-static int lock_image(struct disk *d, const char *path, struct err *e)
+/* Of the open file, not of the process: it goes away with the last fd, on kill too. */
+static int try_lock(const struct disk *d)
 {
-	/* Of the open file, not of the process: it goes away with the last fd, on kill too. */
 	struct flock fl = {.l_type = d->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
 
-	/* The kernel may be finishing the requests of one that was killed a moment ago. */
-	for (int i = 0; i < LOCK_TRIES; i++) {
-		if (fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
-			return 0;
-		if (errno != EAGAIN && errno != EACCES)
-			break;
-		poll(NULL, 0, LOCK_WAIT_MS);
-	}
-	if (errno != EAGAIN && errno != EACCES)
-		return err_sys(e, "disk %s: lock of %s", d->id, path);
+	if (fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
+		return 0;
+	return errno == EACCES ? -EAGAIN : -errno;
+}
+
+static int not_locked(const struct disk *d, int r, const char *path, struct err *e)
+{
+	if (r != -EAGAIN)
+		return err_set(e, r, "disk %s: lock of %s: %s", d->id, path, strerror(-r));
 	return err_set(e, -EBUSY,
 		       "disk %s: %s is in use by another process (see `lslocks`); stop that one, "
 		       "or give this VM an image of its own",
 		       d->id, path);
+}
+
+static int lock_image(struct disk *d, const char *path, struct err *e)
+{
+	int r = try_lock(d);
+
+	/* The kernel may be finishing the requests of one that was killed a moment ago. */
+	for (int i = 1; i < LOCK_TRIES && r == -EAGAIN; i++) {
+		poll(NULL, 0, LOCK_WAIT_MS);
+		r = try_lock(d);
+	}
+	return r ? not_locked(d, r, path, e) : 0;
+}
+
+/* What the page cache has of a block device may be older than what another host wrote. */
+int disk_lock(struct disk *d, struct err *e)
+{
+	struct stat st;
+	int r = try_lock(d);
+
+	if (r)
+		return not_locked(d, r, "the image", e);
+	if (fstat(d->fd, &st) == 0 && S_ISBLK(st.st_mode) && ioctl(d->fd, BLKFLSBUF, 0) < 0)
+		log_warn("disk %s: the host's cache of it cannot be emptied: %s", d->id,
+			 strerror(errno));
+	return 0;
+}
+
+void disk_unlock(struct disk *d)
+{
+	struct flock fl = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	if (fcntl(d->fd, F_OFD_SETLK, &fl) < 0)
+		log_warn("disk %s: the lock stays: %s", d->id, strerror(errno));
+}
+
+bool disk_is_elsewhere(const struct disk *d)
+{
+	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+	return fcntl(d->fd, F_OFD_GETLK, &fl) == 0 && fl.l_type != F_UNLCK;
 }
 
 static int measure(struct disk *d, const char *path, struct err *e)
@@ -106,7 +148,7 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 	d->fd = open(path, oflags, 0600);
 	if (d->fd < 0)
 		return err_sys(e, "disk %s: cannot open %s", id, path);
-	r = lock_image(d, path, e);
+	r = flags & DISK_OPEN_UNLOCKED ? 0 : lock_image(d, path, e);
 	if (!r)
 		r = measure(d, path, e);
 	if (!r && !d->bytes && !(flags & DISK_OPEN_CREATE))
@@ -122,6 +164,7 @@ void disk_alias(struct disk *alias, const struct disk *d)
 	alias->hook = (struct disk_hook){0};
 	alias->inflight = 0;
 	alias->held = false;
+	alias->drained = NULL;
 	alias->changes = NULL;
 	alias->queue = NULL;
 	alias->queue_tail = &alias->queue;
@@ -221,6 +264,16 @@ static void run_queue_later(struct disk *d)
 		loop_work_add(d->loop, &d->work);
 }
 
+static void tell_drained(struct disk *d)
+{
+	void (*fn)(void *arg) = d->drained;
+
+	if (d->inflight || !fn)
+		return;
+	d->drained = NULL;
+	fn(d->drained_arg);
+}
+
 /* Give r back to its owner, who may reuse it at once, and have the next ones started. */
 static void give_back(struct disk_req *r, int res)
 {
@@ -229,6 +282,7 @@ static void give_back(struct disk_req *r, int res)
 	d->inflight--;
 	del_change(d, r);
 	r->done(r, res);
+	tell_drained(d);
 	run_queue_later(d);
 }
 
@@ -385,5 +439,15 @@ void disk_submit(struct disk *d, struct disk_req *r)
 void disk_hold(struct disk *d, bool hold)
 {
 	d->held = hold;
+	if (!hold)
+		d->drained = NULL;
 	run_queue(d);
+}
+
+void disk_drain(struct disk *d, void (*fn)(void *arg), void *arg)
+{
+	d->held = true;
+	d->drained = fn;
+	d->drained_arg = arg;
+	tell_drained(d);
 }

@@ -54,15 +54,17 @@ struct disk {
 	bool readonly;
 	bool direct;
 	struct loop *loop;
-	struct disk_hook hook;	  /* all NULL when nobody looks */
-	unsigned inflight;	  /* requests at the kernel */
-	bool held;		  /* new requests queue up instead of going out */
+	struct disk_hook hook;	    /* all NULL when nobody looks */
+	unsigned inflight;	    /* requests at the kernel */
+	bool held;		    /* new requests queue up instead of going out */
+	void (*drained)(void *arg); /* see disk_drain() */
+	void *drained_arg;
 	struct disk_req *changes; /* those at the kernel that change the image */
 	struct disk_req *queue, **queue_tail;
 	struct loop_work work; /* a turn at the queue */
 };
 
-enum { DISK_OPEN_RO = 1, DISK_OPEN_DIRECT = 2, DISK_OPEN_CREATE = 4 };
+enum { DISK_OPEN_RO = 1, DISK_OPEN_DIRECT = 2, DISK_OPEN_CREATE = 4, DISK_OPEN_UNLOCKED = 8 };
 
 /*
  * Open and lock an image (OFD lock; shared when read-only) of a size that is a multiple of 512.
@@ -71,6 +73,15 @@ enum { DISK_OPEN_RO = 1, DISK_OPEN_DIRECT = 2, DISK_OPEN_CREATE = 4 };
  */
 int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, int flags,
 	      struct err *e);
+/*
+ * The lock of one that was opened unlocked, or was unlocked: once, without waiting for its holder.
+ * -EBUSY: another process has the image.
+ */
+int disk_lock(struct disk *d, struct err *e);
+/* Another process may have the image; nothing is written here until disk_lock(). */
+void disk_unlock(struct disk *d);
+/* Is an image that is not locked here open for this use, or any, at another process? */
+bool disk_is_elsewhere(const struct disk *d);
 /* A second queue to the same open image, without its hook and hold. d must outlive it. */
 void disk_alias(struct disk *alias, const struct disk *d);
 /* fd is -1 afterwards. Held requests are done with -ECANCELED; wait for those under way before. */
@@ -83,6 +94,11 @@ int disk_resize(struct disk *d, uint64_t bytes, struct err *e);
 void disk_submit(struct disk *d, struct disk_req *r);
 /* Hold new requests (takeover: log not applied yet; FT: log full), or let them go on in order. */
 void disk_hold(struct disk *d, bool hold);
+/*
+ * No request goes out from here on, and fn is called when none is at the kernel any more: at once
+ * if there is none. disk_hold(d, false) lets them go on, and takes the question back.
+ */
+void disk_drain(struct disk *d, void (*fn)(void *arg), void *arg);
 const char *disk_op_name(enum disk_op op);
 
 #endif

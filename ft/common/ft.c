@@ -10,7 +10,8 @@ static const char *const cover_word[] = {
 	[FT_NONE] = "RUNNING",	    [FT_UNPROTECTED] = "UNPROTECTED",
 	[FT_SYNCING] = "SYNCING",   [FT_PROTECTED] = "PROTECTED",
 	[FT_DEGRADED] = "DEGRADED", [FT_TAKING_OVER] = "TAKING-OVER",
-	[FT_FENCED] = "FENCED",
+	[FT_FENCED] = "FENCED",	    [FT_MIGRATING] = "MIGRATING",
+	[FT_MIGRATED] = "MIGRATED",
 };
 
 const char *ft_cover_name(enum ft_cover c)
@@ -22,9 +23,12 @@ const char *ft_word(const struct ft *ft)
 {
 	if (ft->life == FT_ELSEWHERE && ft->cover == FT_NONE)
 		return "STARTING";
-	if (ft->life == FT_OVER && ft->cover != FT_FENCED)
+	if (ft->cover == FT_MIGRATING)
+		return cover_word[ft->cover];
+	if (ft->life == FT_OVER && ft->cover != FT_FENCED && ft->cover != FT_MIGRATED)
 		return "STOPPED";
-	if (ft->life == FT_HERE && (ft->stands & (FT_STAND_USER | FT_STAND_SILENT)))
+	if (ft->life == FT_HERE &&
+	    (ft->stands & (FT_STAND_USER | FT_STAND_SILENT | FT_STAND_SWITCH)))
 		return "PAUSED";
 	return cover_word[ft->cover];
 }

@@ -37,15 +37,18 @@ enum ft_cover {
 	FT_DEGRADED, /* was protected, the peer is gone */
 	FT_TAKING_OVER,
 	FT_FENCED, /* another side runs the VM */
+	FT_MIGRATING,
+	FT_MIGRATED, /* another side runs the VM, as it was to be */
 };
 
 /* Why the VM is stopped: bits, as one reason does not end another. */
 enum ft_stand {
 	FT_STAND_USER = 1,
-	FT_STAND_CLAIM = 2,  /* the arbiter is being asked whose it is */
-	FT_STAND_SILENT = 4, /* and does not answer */
-	FT_STAND_END = 8,    /* its last epoch is under way */
-	FT_STAND_SEAL = 16,  /* an epoch is being captured */
+	FT_STAND_CLAIM = 2,   /* the arbiter is being asked whose it is */
+	FT_STAND_SILENT = 4,  /* and does not answer */
+	FT_STAND_END = 8,     /* its last epoch is under way */
+	FT_STAND_SEAL = 16,   /* an epoch is being captured */
+	FT_STAND_SWITCH = 32, /* it is to run elsewhere */
 };
 
 #define FT_SAMPLES 4096

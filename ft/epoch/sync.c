@@ -202,7 +202,8 @@ static int run(struct blocks *b, const struct ram_pass *ram)
 
 int sync_run(struct sync *s, struct page_out *out)
 {
-	const struct ram_pass ram = {s->dirty->mem, out, &s->pages, between, s};
+	const struct ram_pass ram = {
+		.mem = s->dirty->mem, .out = out, .pages = &s->pages, .between = between, .arg = s};
 	struct blocks b = {s, out, aligned_alloc(4096, DISKLOG_BLOCK), 0};
 	int r;
 

@@ -141,7 +141,7 @@ int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm,
 	s->vm = vm;
 	s->taken_over = taken_over;
 	s->arg = arg;
-	s->main.fd = s->listen_fd = -1;
+	s->main.fd = -1;
 	s->timer_op = (struct loop_op){.fn = timer, .arg = s};
 	fsm_init(&s->fsm, &secondary_desc, s, SEC_LISTEN);
 	return secondary_open_door(s, e);
@@ -200,7 +200,7 @@ int secondary_stop(struct secondary *s)
 
 	if (!s->ft)
 		return 0;
-	secondary_close_door(s); /* events are served below: nobody new */
+	door_close(&s->door); /* events are served below: nobody new */
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	if ((s->fsm.state == SEC_HELD || s->fsm.state == SEC_CONFIRM) && vm_pause(s->vm, &e))
 		log_error("%s", e.msg);
@@ -212,7 +212,7 @@ int secondary_stop(struct secondary *s)
 		secondary_post(s, SEC_EV_END);
 	arbiter_forget(s->ft->arbiter);
 	secondary_close_link(s);
-	loop_timer_del(s->ft->loop, &s->announce_op);
+	vm_announce_stop(&s->announce);
 	if (s->has_vm)
 		drop_disks(s, runs_here);
 	s->ft = NULL;

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ft/common/door.h"
 #include "ft/common/fsm.h"
 #include "ft/common/ft.h"
 #include "ft/common/heart.h"
@@ -19,9 +20,8 @@
 #include "ft/epoch/diskapply.h"
 #include "ft/epoch/stage.h"
 #include "vmm/vm/vm.h"
+#include "vmm/vm/vm_net.h"
 #include "vmm/wire/stream.h"
-
-#define SECONDARY_MAX_PENDING 4 /* connections that have not said yet what they are */
 
 #define SECONDARY_STATES(X)                                                                        \
 	X(LISTEN, "no primary")                                                                    \
@@ -74,28 +74,18 @@ enum secondary_event {
 		SEC_EV_MAX
 };
 
-struct secondary;
-
-struct pending_conn {
-	struct secondary *owner;
-	struct stream stream;
-	struct loop_op read_op, timer_op;
-	bool used;
-	uint64_t since_ns;
-};
-
 struct secondary {
 	struct ft *ft;
 	struct vm *vm; /* the caller's; built at HELLO */
 	bool has_vm;
 	struct fsm fsm;
-	int listen_fd;
-	struct loop_op listen_op, main_op, timer_op, announce_op;
+	struct loop_op main_op, timer_op;
+	struct vm_announce announce;
 	struct loop_work read_work;
-	struct pending_conn pending[SECONDARY_MAX_PENDING];
-	struct pending_conn *caller; /* who said HELLO, or is the heartbeat link */
-	const struct frame *frame;   /* that is being taken */
-	struct stream main;	     /* its fd is -1 when there is no link */
+	struct door door;
+	struct door_conn *caller;  /* who said HELLO, or is the heartbeat link */
+	const struct frame *frame; /* that is being taken */
+	struct stream main;	   /* its fd is -1 when there is no link */
 	struct heart heart;
 	bool verify;
 	struct stage stage;
@@ -105,7 +95,6 @@ struct secondary {
 	struct arbiter_answer answer;
 	char why[480]; /* the link was lost, or the VM could not be loaded */
 	char last_refused[480];
-	unsigned announces;
 	uint64_t lost_ns;
 	uint64_t begun_ns, committed_ns; /* when the open, the committed epoch began to arrive */
 	/* The VM runs here now. */

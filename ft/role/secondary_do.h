@@ -6,9 +6,8 @@
 
 #define DRAIN_NS 30000000000ull /* the images take what waits for them within this time */
 
-/* ft/role/door.c: connections that have not said yet what they are */
+/* ft/role/door.c: who connects */
 int secondary_open_door(struct secondary *s, struct err *e);
-void secondary_close_door(struct secondary *s);
 
 /* ft/role/welcome.c: become the primary's machine */
 void secondary_hello(void *arg);

@@ -10,52 +10,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "devices/device.h"
-#include "devices/virtio_net.h"
 #include "ft/role/secondary_do.h"
 #include "ft/common/steps.h"
 #include "vmm/base/log.h"
 
-#define RETRY_NS       500000000ull
-#define GONE_NS	       5000000000ull /* the old side has answered by then, or never will */
-#define ANNOUNCE_COUNT 5	     /* switches lose frames: say it again, ever later */
-#define ANNOUNCE_NS    50000000ull
-
-static void announce(struct secondary *s)
-{
-	struct vm *vm = s->vm;
-
-	for (unsigned i = 0; i < vm->machine.ndevs; i++)
-		if (vm->machine.devs[i].kind == MDEV_NET)
-			virtio_net_announce(vm->devices.mdevs[i]);
-	if (++s->announces < ANNOUNCE_COUNT)
-		loop_timer_set(s->ft->loop, &s->announce_op, ANNOUNCE_NS << s->announces);
-}
-
-static void ask_guest_to_announce(struct vm *vm)
-{
-	for (unsigned i = 0; i < vm->machine.ndevs; i++)
-		if (vm->machine.devs[i].kind == MDEV_NET)
-			virtio_net_ask_announce(vm->devices.mdevs[i]);
-}
-
-static void announce_again(struct loop_op *op, int res)
-{
-	announce(op->arg);
-}
-
-static void plug_network(struct vm *vm)
-{
-	struct err e = {0};
-
-	for (unsigned i = 0; i < vm->machine.ndevs; i++)
-		if (vm->machine.devs[i].kind == MDEV_NET &&
-		    netdev_link(&vm->devices.nets[i], true, &e))
-			log_error("%s", e.msg);
-	e = (struct err){0};
-	if (vsock_host_listen(&vm->devices.vsock, &e))
-		log_error("%s", e.msg);
-}
+#define RETRY_NS 500000000ull
+#define GONE_NS	 5000000000ull /* the old side has answered by then, or never will */
 
 static void hold_disks(struct secondary *s)
 {
@@ -78,9 +38,7 @@ static void own(struct secondary *s)
 	stage_done(&s->stage);
 	s->taken_over(s->arg);
 	obuf_pass(&s->vm->obuf);
-	s->announce_op = (struct loop_op){.fn = announce_again, .arg = s};
-	announce(s);
-	ask_guest_to_announce(s->vm);
+	vm_announce(&s->announce, s->vm);
 	vm_tell_end(s->vm); /* an end of the guest that nobody was told of */
 }
 
@@ -166,7 +124,7 @@ void takeover_load(void *arg)
 	}
 	vm_new_generation(s->vm);
 	step_reached(STEP_TAKEOVER_LINK);
-	plug_network(s->vm);
+	vm_plug(s->vm);
 	secondary_post(s, SEC_EV_LOADED);
 }
 

@@ -11,7 +11,7 @@
 #include "ft/common/steps.h"
 #include "ft/role/secondary_do.h"
 #include "vmm/base/log.h"
-#include "vmm/machine/fdt.h"
+#include "vmm/vm/twin.h"
 #include "vmm/wire/chan.h"
 
 #define HEART_NS 5000000000ull /* the heartbeat link follows the hello within this time */
@@ -55,11 +55,8 @@ static int check_hello(const struct config *cfg, const struct wire_hello *h, uin
 	return 0;
 }
 
-/*
- * What -d says here about an image binds the primary, too: it may not have one that is read-only
- * written, nor one that others use emptied for a mirror.
- */
-static int check_disks(const struct config *cfg, const struct machine *m, struct err *e)
+/* A mirror is emptied: not an image that others use. */
+static int check_mirrors(const struct config *cfg, const struct machine *m, struct err *e)
 {
 	for (unsigned i = 0; i < m->ndevs; i++)
 		for (unsigned n = 0; n < cfg->ndisks; n++) {
@@ -68,10 +65,6 @@ static int check_disks(const struct config *cfg, const struct machine *m, struct
 
 			if (md->kind != MDEV_BLK || strcmp(md->id, cd->id))
 				continue;
-			if (cd->readonly && !md->readonly)
-				return err_set(e, -EPERM,
-					       "disk '%s' is read-only here, not at the primary",
-					       md->id);
 			if (cd->ft != DISK_FT_MIRROR && md->ft == DISK_FT_MIRROR)
 				return err_set(e, -EPERM,
 					       "disk '%s' is a mirror at the primary, not here",
@@ -125,13 +118,13 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 	if (!r)
 		r = check_arbiter(s->ft, h, e);
 	if (!r)
-		r = fdt_parse(f->data + sizeof(*h), h->fdt_bytes, &m, e);
+		r = twin_parse(&m, s->ft->cfg, f->data + sizeof(*h), h->fdt_bytes, e);
 	if (!r && strcmp(m.name, s->ft->cfg->name))
 		r = err_set(e, -EPERM,
 			    "the primary's VM is '%s', this side waits for '%s' (--name)", m.name,
 			    s->ft->cfg->name);
 	if (!r)
-		r = check_disks(s->ft->cfg, &m, e);
+		r = check_mirrors(s->ft->cfg, &m, e);
 	if (!r)
 		r = vm_create(s->vm, s->ft->loop, &m, &b, e);
 	if (r)
@@ -166,9 +159,7 @@ void secondary_hello(void *arg)
 	struct err e = {0};
 	int r = build_vm(s, s->frame, &h, &e);
 
-	s->main = s->caller->stream;
-	memset(&s->caller->stream, 0, sizeof(s->caller->stream));
-	s->caller->stream.fd = -1;
+	door_take(s->caller, &s->main);
 	chan_set_options(s->main.fd, FT_MAIN_TIMEOUT_MS);
 	step_reached(STEP_HELLO_RECEIVED);
 	if (!r && secondary_reply(s, FRAME_WELCOME, 0, NULL) < 0)

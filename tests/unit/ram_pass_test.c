@@ -181,7 +181,7 @@ static int count(void *arg)
 static void all_that_is_used(void **state)
 {
 	uint64_t page[PAGES], pages = 0, had;
-	struct ram_pass pass = {&mem, &out, &pages, count, NULL};
+	struct ram_pass pass = {.mem = &mem, .out = &out, .pages = &pages, .between = count};
 	unsigned n = 0;
 
 	turns = 0;
@@ -210,7 +210,7 @@ static void all_that_is_used(void **state)
 
 static void a_pass_is_ended_between_frames(void **state)
 {
-	struct ram_pass pass = {&mem, &out, NULL, count, &(unsigned){3}};
+	struct ram_pass pass = {.mem = &mem, .out = &out, .between = count, .arg = &(unsigned){3}};
 	struct dirty d;
 	uint64_t n;
 

@@ -39,7 +39,7 @@ static void check_over(void)
 	assert_int_equal(time_left(&lab.sec.timer_op), -1);
 	assert_false(lab.sec.read_work.waits);
 	assert_null(lab.sec.stage.vm); /* nothing is left of staging */
-	assert_int_equal(time_left(&lab.sec.announce_op), -1);
+	assert_int_equal(time_left(&lab.sec.announce.op), -1);
 	/* An answer that comes now is nobody's. */
 	mock_arbiter_hold(&lab.arbiter, false);
 	lab_settle();
@@ -281,7 +281,7 @@ static void a_vm_that_was_taken_over_is_its_callers(void **state)
 	assert_int_equal(lab.sec.fsm.state, SEC_OVER);
 	assert_int_equal(fake_vm.destroyed, 0);
 	assert_true(lab.vm.running);
-	assert_int_equal(time_left(&lab.sec.announce_op), -1);
+	assert_int_equal(time_left(&lab.sec.announce.op), -1);
 	assert_true(lab.ft.images_behind);
 	assert_false(w.done);
 	assert_int_equal(logged("acknowledged disk writes"), 0);
@@ -307,7 +307,7 @@ static void announcements_end_with_it(void **state)
 {
 	lab_setup(NULL);
 	lab_reach(SEC_TAKEN);
-	assert_true(time_left(&lab.sec.announce_op) > 0);
+	assert_true(time_left(&lab.sec.announce.op) > 0);
 	assert_int_equal(secondary_stop(&lab.sec), 0);
 	lab_pass(5 * S);
 	assert_int_equal(fake_vm.frames, 1);

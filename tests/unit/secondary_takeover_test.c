@@ -103,13 +103,13 @@ static void switches_are_told_five_times(void **state)
 	assert_int_equal(fake_vm.frames, ONE);
 	assert_int_equal(lab.asked_guests, 1);
 	for (unsigned i = 0; i < 4; i++) {
-		assert_int_equal(time_left(&lab.sec.announce_op), after_ms[i] * MS);
+		assert_int_equal(time_left(&lab.sec.announce.op), after_ms[i] * MS);
 		lab_pass(after_ms[i] * MS - 1);
 		assert_int_equal(fake_vm.frames, n);
 		lab_pass(1);
 		assert_int_equal(fake_vm.frames, n += ONE);
 	}
-	assert_int_equal(time_left(&lab.sec.announce_op), -1);
+	assert_int_equal(time_left(&lab.sec.announce.op), -1);
 	assert_int_equal(lab.asked_guests, 1);
 }
 

@@ -265,10 +265,10 @@ static void disks_are_what_they_are_here(void **state)
 	lab.machine.devs[LAB_SHARED].readonly = true;
 	check_welcome();
 	lab.machine.devs[LAB_SHARED].readonly = false;
-	check_refused("disk 'd5' is read-only here, not at the primary");
+	check_refused("disk 'd5' is read-only here, not at the peer");
 	shared->readonly = false;
 	mirror->readonly = true;
-	check_refused("disk 'd0' is read-only here, not at the primary");
+	check_refused("disk 'd0' is read-only here, not at the peer");
 	mirror->readonly = false;
 	mirror->ft = DISK_FT_SHARED;
 	check_refused("disk 'd0' is a mirror at the primary, not here");
@@ -377,8 +377,8 @@ static unsigned count_pending(void)
 {
 	unsigned n = 0;
 
-	for (unsigned i = 0; i < SECONDARY_MAX_PENDING; i++)
-		n += lab.sec.pending[i].used;
+	for (unsigned i = 0; i < DOOR_MAX_PENDING; i++)
+		n += lab.sec.door.conns[i].used;
 	return n;
 }
 

@@ -79,7 +79,7 @@ int ram_pass_dirty(const struct ram_pass *p, struct dirty *d, uint64_t *ret_coun
 
 	*ret_count = 0;
 	/* Protect first, read after: what the guest writes in between is seen by the next pass. */
-	if (!r) {
+	if (!r && !p->still) {
 		memcpy(d->clear, d->bits, d->nwords * sizeof(uint64_t));
 		r = dirty_clear(d);
 	}

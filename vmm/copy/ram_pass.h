@@ -7,6 +7,7 @@
 #ifndef VMM_RAM_PASS_H
 #define VMM_RAM_PASS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "vmm/copy/page_out.h"
@@ -20,11 +21,13 @@ struct ram_pass {
 	/* After each frame, and every now and then; if not 0, the pass ends with it. Or NULL. */
 	int (*between)(void *arg);
 	void *arg;
+	bool still; /* the guest stands, and this is the last pass: nothing is protected */
 };
 
 /* Every page that is not zero, to a receiver whose memory is. */
 int ram_pass_all(const struct ram_pass *p);
-/* The pages that are dirty now, protected again before they are read; *ret_count is how many. */
+/* The pages that are dirty now, protected again before they are read, unless it is the last time;
+ * *ret_count is how many. */
 int ram_pass_dirty(const struct ram_pass *p, struct dirty *d, uint64_t *ret_count);
 
 #endif

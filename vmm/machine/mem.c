@@ -186,6 +186,12 @@ uint64_t mem_take_discarded(struct mem *m, uint64_t word)
 	return take_word(m->discarded, word);
 }
 
+uint64_t mem_marks(const struct mem *m, uint64_t word)
+{
+	return __atomic_load_n(&m->host_dirty[word], __ATOMIC_ACQUIRE) |
+	       __atomic_load_n(&m->discarded[word], __ATOMIC_ACQUIRE);
+}
+
 static int punch(const struct mem *m, uint64_t off, uint64_t len)
 {
 	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len) ? -errno : 0;

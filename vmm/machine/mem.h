@@ -97,6 +97,8 @@ uint64_t mem_take_host_dirty(struct mem *m, uint64_t word);
  * may be as they were. Takes 0.1 us a page: the caller bounds len. Loop thread.
  */
 int mem_discard(struct mem *m, gpa_t gpa, uint64_t len);
+/* One word of both sets, which stay as they are. Any thread. */
+uint64_t mem_marks(const struct mem *m, uint64_t word);
 /* Take and clear one word of the discarded set. What is in there was discarded before. */
 uint64_t mem_take_discarded(struct mem *m, uint64_t word);
 /*

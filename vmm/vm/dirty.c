@@ -47,7 +47,7 @@ static uint64_t slot_word(const struct dirty *d, unsigned slot)
 	return slot ? d->mem->low_bytes >> (MEM_PAGE_SHIFT + 6) : 0;
 }
 
-int dirty_get(struct dirty *d)
+static int get_log(struct dirty *d)
 {
 	for (unsigned i = 0; i < d->kvm->nslots; i++) {
 		struct kvm_dirty_log log = {.slot = i, .dirty_bitmap = d->bits + slot_word(d, i)};
@@ -56,9 +56,28 @@ int dirty_get(struct dirty *d)
 		if (r < 0)
 			return r;
 	}
+	return 0;
+}
+
+int dirty_get(struct dirty *d)
+{
+	int r = get_log(d);
+
+	if (r)
+		return r;
 	for (uint64_t w = 0; w < d->nwords; w++)
 		d->bits[w] |= mem_take_discarded(d->mem, w) | mem_take_host_dirty(d->mem, w);
 	return 0;
+}
+
+int dirty_count(struct dirty *d, uint64_t *ret_pages)
+{
+	int r = get_log(d);
+
+	*ret_pages = 0;
+	for (uint64_t w = 0; w < d->nwords && !r; w++)
+		*ret_pages += (uint64_t)__builtin_popcountll(d->bits[w] | mem_marks(d->mem, w));
+	return r;
 }
 
 void dirty_forget_host(struct dirty *d)

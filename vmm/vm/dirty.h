@@ -32,6 +32,8 @@ void dirty_stop(struct dirty *d);
  * while all of them write.
  */
 int dirty_get(struct dirty *d);
+/* How many pages dirty_get() would report now. Takes no mark; d->bits is work space. */
+int dirty_count(struct dirty *d, uint64_t *ret_pages);
 /* Take the host's marks and forget them: who reads all pages from here on needs none of them. */
 void dirty_forget_host(struct dirty *d);
 /* Protect the pages in d->clear again and empty it. Only pages that dirty_get() reported. */

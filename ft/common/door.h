@@ -1,0 +1,50 @@
+/*
+ * A listening socket, and connections that have not said yet what they are: a stream each, up to
+ * its first frame. Silent ones cannot keep out whoever has something to say.
+ *
+ * Owner: the loop.
+ */
+#ifndef FT_DOOR_H
+#define FT_DOOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/base/err.h"
+#include "vmm/base/loop.h"
+#include "vmm/wire/stream.h"
+
+#define DOOR_MAX_PENDING 4
+
+struct door;
+
+struct door_conn {
+	struct door *door;
+	struct stream stream;
+	struct loop_op read_op, timer_op;
+	bool used;
+	uint64_t since_ns;
+};
+
+struct door {
+	struct loop *loop;
+	int listen_fd; /* -1: closed */
+	struct loop_op listen_op;
+	struct door_conn conns[DOOR_MAX_PENDING];
+	bool (*open)(void *arg); /* false: who connects now is sent away unheard; may be NULL */
+	/*
+	 * The first frame of a connection, which is dropped after it unless door_take() took its
+	 * stream. False: nobody wants it.
+	 */
+	bool (*said)(void *arg, struct door_conn *c, const struct frame *f);
+	const char *strange; /* for the log: what a connection is that nobody wants */
+	void *arg;
+};
+
+/* open, said, strange and arg are the caller's, set before; the rest is zero. */
+int door_open(struct door *d, struct loop *l, const char *uri, struct err *e);
+void door_close(struct door *d); /* safe twice */
+/* In said(): the connection's stream is the caller's from here on. */
+void door_take(struct door_conn *c, struct stream *ret);
+
+#endif
