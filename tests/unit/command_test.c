@@ -144,7 +144,7 @@ static const char *ask(struct rig *rig, const char *cmd)
 static void vm_serves_what_the_table_says(void **state)
 {
 	static const char none[] = "{\"error\":\"no command '%s'; there are status, events, pause, "
-				   "resume, set, snapshot, failover, stop\"}\n";
+				   "resume, set, snapshot, failover, migrate, stop\"}\n";
 	struct rig *rig = *state;
 	const struct command *c;
 	char want[200];
@@ -172,6 +172,8 @@ static void each_is_served_by_its_own(void **state)
 		{"set", "{\"error\":\"set: nothing to set"},
 		{"snapshot", "{\"error\":\"snapshot: 'file' must"},
 		{"failover", "{\"error\":\"failover: only the side"},
+		{"migrate", "{\"error\":\"migrate: where to?"},
+		{"migrate\",\"cancel\":true,\"x\":\"", "{\"error\":\"migrate: none is under way"},
 		{"stop\",\"timeout_ns\":\"x", "{\"error\":\"stop: timeout must"},
 		{"pause", "{\"error\":\"this side does not run the VM"},
 	};

@@ -18,7 +18,7 @@ static int state_exit(json_t *status)
 		int code;
 	} codes[] = {
 		{"PROTECTED", EXIT_DONE}, {"RUNNING", EXIT_DONE}, {"FENCED", EXIT_FENCED},
-		{"MIGRATED", EXIT_GONE},  {"STOPPED", EXIT_GONE},
+		{"MIGRATED", EXIT_GONE},  {"STOPPED", EXIT_GONE}, {"MIGRATING", EXIT_DONE},
 	};
 	const char *state = json_string_value(json_object_get(status, "state"));
 	const char *role = json_string_value(json_object_get(status, "role"));

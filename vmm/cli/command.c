@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "vmm/cli/cmd_ctl.h"
+#include "vmm/cli/cmd_migrate.h"
 #include "vmm/cli/cmd_run.h"
 #include "vmm/cli/cmd_status.h"
 #include "vmm/cli/completion.h"
@@ -34,6 +35,11 @@ static const struct command commands[] = {
 	{ "console", "NAME", "a terminal at the guest's serial port", .ask = cmd_console },
 	{ "failover", "NAME [--json]", "hand a protected VM over to its secondary",
 	  .ask = cmd_failover, .serve = serve_failover },
+	{ "migrate", "NAME --precopy URI|--cancel [--downtime TIME] [--timeout TIME] [--passes N] "
+		     "[--bandwidth SIZE] [--force] [--json]",
+	  "move a VM to an ftvmm run --incoming, or give that up",
+	  .ask = cmd_migrate, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .takes_options = true,
+	  .serve = serve_migrate },
 	{ "stop", "NAME [timeout=TIME] [--json]", "end a VM in order",
 	  .ask = cmd_stop, .max_args = 1, .serve = serve_stop },
 	{ "completion", "bash", "print what completes a command line in bash",
@@ -122,7 +128,7 @@ static int ask_vm(const struct command *c, int argc, char **argv)
 		}
 		if (!strcmp(argv[i], "--json"))
 			w.json = true;
-		else if (argv[i][0] == '-')
+		else if (argv[i][0] == '-' && !c->takes_options)
 			return misused(c, "unknown option ", argv[i]);
 		else if (!w.name)
 			w.name = argv[i];

@@ -32,6 +32,7 @@ struct command {
 	int (*main)(int argc, char **argv);
 	int (*ask)(const struct command_words *w);
 	int min_args, max_args; /* of ask, behind NAME */
+	bool takes_options;	/* words with a dash are arguments of ask, too */
 	/*
 	 * In the VM's process, for the control socket: a new reference, or NULL with e set. NULL:
 	 * it is not asked that.

@@ -11,6 +11,8 @@
 #include "ft/common/ft.h"
 #include "ft/role/primary.h"
 #include "ft/role/secondary.h"
+#include "postcopy/dest.h"
+#include "postcopy/source.h"
 #include "vmm/boot/boot_reader.h"
 #include "vmm/conf/config.h"
 #include "vmm/cli/console_sock.h"
@@ -30,6 +32,9 @@ struct run {
 	bool waiting; /* paused before its first instruction here */
 	struct primary primary;
 	struct secondary secondary;
+	struct source source; /* of a migration from here, */
+	struct dest dest;     /* and to here */
+	struct loop_op progress_op;
 	int signal_fd;
 	struct loop_op signal_op;
 	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */
@@ -58,6 +63,12 @@ void run_end_watch(struct run *r);
 void run_end_stop(struct run *r, uint64_t timeout_ns);
 /* The process is to end; the first code counts. arg: struct run. */
 void run_end_finish(void *arg, int code);
+
+/* run_migrate.c: a VM that runs here may migrate; one may come in. */
+void run_migrate_init(struct run *r);
+int run_migrate_listen(struct run *r, struct err *e);
+void run_migrate_stop(struct run *r);
+json_t *run_migrate_status(const struct run *r); /* new reference; NULL: there was none */
 
 /* run_status.c: what `ftvmm status` shows; new reference. */
 json_t *run_status(struct run *r);

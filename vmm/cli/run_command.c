@@ -41,6 +41,12 @@ static json_t *set_paused(struct run *r, bool pause, struct err *e)
 		err_set(e, -EBUSY, "this side does not run the VM (state %s)", ft_word(&r->ft));
 		return NULL;
 	}
+	if (source_stands(&r->source)) {
+		err_set(e, -EBUSY, "%s: the VM stands for its migration: %s",
+			pause ? "pause" : "resume",
+			*r->ft.note ? r->ft.note : "it is about to run at the destination");
+		return NULL;
+	}
 	if (!pause && (r->ft.stands & (FT_STAND_USER | FT_STAND_SILENT)) == FT_STAND_SILENT) {
 		err_set(e, -EBUSY, "resume: only the arbiter's answer lets this VM go on: %s",
 			r->ft.note);
@@ -79,6 +85,13 @@ json_t *serve_snapshot(struct run *r, json_t *request, struct err *e)
 			ft_word(&r->ft));
 		return NULL;
 	}
+	if (source_busy(&r->source)) {
+		err_set(e, -EBUSY,
+			"snapshot: not while this VM migrates: it would stand for so long, and its "
+			"--timeout go on; when it has ended, or after ftvmm migrate %s --cancel",
+			r->cfg.name);
+		return NULL;
+	}
 	code = vm_pause(&r->vm, e);
 	if (!code)
 		code = snapshot_save(&r->vm, path, e);
@@ -101,7 +114,7 @@ static int check_balloon(struct run *r, json_t *bytes, struct err *e)
 {
 	json_int_t n = json_integer_value(bytes), all = r->vm.machine.mem_bytes;
 
-	if (!r->has_vm)
+	if (!r->has_vm || source_stands(&r->source))
 		return err_set(e, -EBUSY, "this side does not run the VM (state %s)",
 			       ft_word(&r->ft));
 	if (!vm_find_device(&r->vm, MDEV_BALLOON))

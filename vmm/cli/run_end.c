@@ -112,14 +112,18 @@ static void guest_ended(void *arg)
 
 	if (!r->over && r->vm.ending.end == VM_END_HOST && primary_host_failed(&r->primary))
 		return;
-	/* Told again when this side may go on; else the secondary's guest_ended() is told. */
-	if (r->over || !primary_may_end(&r->primary))
+	/*
+	 * Told again when this side may go on; else the guest_ended() of whoever runs it next is
+	 * told.
+	 */
+	if (r->over || !primary_may_end(&r->primary) || source_stands(&r->source))
 		return;
 	if (may_reboot(r)) {
 		reboot(r);
 		return;
 	}
 	log_end(r);
+	source_may_end(&r->source, "the guest has ended");
 	end_vm(r, end_code(&r->vm));
 }
 
@@ -134,8 +138,11 @@ static void stop_late(struct loop_op *op, int res)
 void run_end_stop(struct run *r, uint64_t timeout_ns)
 {
 	/* A VM that stands while an epoch is captured goes on, and hears the button then. */
-	bool runs = r->vm.running || r->ft.stands == FT_STAND_SEAL;
+	bool runs =
+		r->vm.running || r->ft.stands == FT_STAND_SEAL || r->ft.stands == FT_STAND_SWITCH;
 
+	if (!source_may_end(&r->source, "the VM is being stopped"))
+		return;
 	if (r->stopping || !timeout_ns || !r->has_vm || !runs || r->reader ||
 	    !vm_power_button(&r->vm)) {
 		end_vm(r, 0);

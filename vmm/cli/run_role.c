@@ -6,10 +6,20 @@
 #include "ft/common/side.h"
 #include "vmm/base/log.h"
 
+static int run_incoming(struct run *r, struct err *e)
+{
+	if (!r->cfg.kernel[0] && !r->cfg.no_reboot)
+		log_warn("no kernel (-k): the guest's first reboot here ends the VM; give the "
+			 "source's -k and -i here, too");
+	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a migration");
+	return run_migrate_listen(r, e);
+}
+
 static int run_plain(struct run *r, struct err *e)
 {
 	int code = run_vm_prepare(r, e);
 
+	run_migrate_init(r);
 	r->waiting = r->cfg.paused;
 	if (r->waiting)
 		r->ft.stands = FT_STAND_USER;
@@ -134,7 +144,7 @@ int run_role_start(struct run *r, struct err *e)
 {
 	r->role = r->cfg.role;
 	if (r->role == ROLE_PLAIN)
-		return run_plain(r, e);
+		return r->cfg.incoming[0] ? run_incoming(r, e) : run_plain(r, e);
 	raise_priority();
 	return r->role == ROLE_PRIMARY ? run_primary(r, e) : run_secondary(r, e);
 }

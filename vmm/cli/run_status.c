@@ -123,6 +123,7 @@ json_t *run_status(struct run *r)
 		o, "sync_pages",
 		json_integer(__atomic_load_n(&r->primary.engine.sync.pages, __ATOMIC_RELAXED)));
 	json_object_set_new(o, "resets_total", json_integer(r->vm.resets));
+	json_object_set_new_nocheck(o, "migration", run_migrate_status(r));
 	if (!r->vm.loop)
 		return o;
 	add_balloon(o, &r->vm);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "vmm/copy/snapshot.h"
+#include "vmm/vm/vm_net.h"
 
 /* The machine has the sizes of the images; the image itself is opened and locked by vm_create(). */
 static int measure_disks(const struct config *cfg, struct machine *m, struct err *e)
@@ -76,14 +77,8 @@ int run_vm_prepare(struct run *r, struct err *e)
 		return code;
 	r->has_vm = true;
 	run_end_watch(r);
-	for (unsigned i = 0; i < r->vm.machine.ndevs; i++) {
-		code = r->vm.machine.devs[i].kind == MDEV_NET
-			       ? netdev_link(&r->vm.devices.nets[i], true, e)
-			       : 0;
-		if (code)
-			return code;
-	}
-	return vsock_host_listen(&r->vm.devices.vsock, e);
+	code = vm_link(&r->vm, true, e);
+	return code ? code : vsock_host_listen(&r->vm.devices.vsock, e);
 }
 
 int run_vm_go(struct run *r, struct err *e)

@@ -116,6 +116,8 @@ static const struct option rows[] = {
 	  .help = "name for ftvmm status, stop, ..." },
 	{ "restore", .type = OPT_TEXT, FIELD(struct config, restore), .tags = OWNER,
 	  .metavar = "FILE", .help = "start from a snapshot instead of a kernel" },
+	{ "incoming", .type = OPT_TEXT, FIELD(struct config, incoming), .tags = PLAIN,
+	  .metavar = "URI", .help = "wait there for a VM that migrates to here" },
 	{ "no-reboot", .type = OPT_FLAG, FIELD(struct config, no_reboot), .tags = ALL,
 	  .help = "a reset by the guest ends the VM" },
 	{ "paused", .type = OPT_FLAG, FIELD(struct config, paused), .tags = OWNER,
@@ -261,7 +263,7 @@ static int drop_unfit(struct config *c, const struct given *g, struct err *e)
 	static const char *const role_name[] = {"without --primary or --secondary",
 						"with --primary", "with --secondary"};
 	struct config fresh;
-	uint64_t role_rows = 0, restore_row = 0;
+	uint64_t role_rows = 0, restore_row = 0, incoming_row = 0;
 
 	config_init(&fresh);
 	for (unsigned i = 0; i < table.n; i++) {
@@ -269,6 +271,8 @@ static int drop_unfit(struct config *c, const struct given *g, struct err *e)
 			role_rows |= 1ull << i;
 		if (rows[i].offset == offsetof(struct config, restore))
 			restore_row = 1ull << i;
+		if (rows[i].offset == offsetof(struct config, incoming))
+			incoming_row = 1ull << i;
 	}
 	if ((g->by_flag & role_rows) == role_rows ||
 	    (!(g->by_flag & role_rows) && (g->by_file & role_rows) == role_rows))
@@ -277,15 +281,21 @@ static int drop_unfit(struct config *c, const struct given *g, struct err *e)
 		const struct option *o = &rows[i];
 		bool role_bad = !(o->tags & 1u << c->role);
 		bool restore_bad = c->restore[0] && o->tags & GUEST;
-		uint64_t why = role_bad ? role_rows : restore_row;
+		/* It may be asked for the guest's next boot. */
+		bool incoming_bad = c->incoming[0] && o->tags & GUEST && !(o->tags & SECONDARY);
+		uint64_t why = role_bad ? role_rows : restore_bad ? restore_row : incoming_row;
 		bool meant = g->by_flag & 1ull << i || (g->by_file & 1ull << i && g->by_file & why);
 
-		if (!((g->by_flag | g->by_file) & 1ull << i) || (!role_bad && !restore_bad))
+		if (!((g->by_flag | g->by_file) & 1ull << i) ||
+		    (!role_bad && !restore_bad && !incoming_bad))
 			continue;
 		if (meant)
 			return err_set(e, -EINVAL, "--%s has no meaning %s%s", o->name,
-				       role_bad ? role_name[c->role] : "with --restore",
-				       !role_bad ? ": the snapshot says it"
+				       role_bad	     ? role_name[c->role]
+				       : restore_bad ? "with --restore"
+						     : "with --incoming",
+				       !role_bad && restore_bad ? ": the snapshot says it"
+				       : !role_bad		? ": the source sends it"
 				       : c->role == ROLE_SECONDARY && o->tags & GUEST
 					       ? ": the primary sends it"
 					       : "");

@@ -55,11 +55,12 @@ struct config {
 	struct config_net nets[MACHINE_MAX_DEVS];
 	unsigned nnets;
 	struct config_vsock vsock[1];
-	unsigned nvsocks;  /* 0 or 1 */
-	char console[512]; /* "stdio" (default), "none" or a file */
-	char restore[512]; /* snapshot file to start from */
-	bool no_reboot;	   /* a reset ends the VM */
-	bool paused;	   /* vCPUs do not start until `ftvmm resume` */
+	unsigned nvsocks;   /* 0 or 1 */
+	char console[512];  /* "stdio" (default), "none" or a file */
+	char restore[512];  /* snapshot file to start from */
+	char incoming[300]; /* URI; a migration comes in here instead of a kernel */
+	bool no_reboot;	    /* a reset ends the VM */
+	bool paused;	    /* vCPUs do not start until `ftvmm resume` */
 	enum config_role role;
 	char listen[300]; /* URI; secondary */
 	char peers[CONFIG_MAX_PEERS][300];

@@ -318,6 +318,24 @@ static int check_pair(const struct config *c, struct err *e)
 	return r;
 }
 
+static int check_incoming(const struct config *c, struct err *e)
+{
+	if (c->restore[0])
+		return err_set(e, -EINVAL,
+			       "--restore and --incoming: each brings a VM; give one of them");
+	if (c->paused)
+		return err_set(
+			e, -EINVAL,
+			"--paused has no meaning with --incoming: a VM that is paused at the "
+			"source stays so");
+	if (!strncmp(c->incoming, "fd:", 3))
+		return err_set(e, -EINVAL,
+			       "--incoming '%s': a source connects again when the link breaks, a "
+			       "descriptor is one connection; use tcp:HOST:PORT or unix:PATH",
+			       c->incoming);
+	return check_uri("incoming", c->incoming, e);
+}
+
 static int check_plain(const struct config *c, struct err *e)
 {
 	if (c->npeers || c->ft != FT_MODE_NONE)
@@ -325,7 +343,7 @@ static int check_plain(const struct config *c, struct err *e)
 			       c->npeers ? "peer" : "ft");
 	if (c->listen[0])
 		return err_set(e, -EINVAL, "--listen needs --secondary");
-	return 0;
+	return c->incoming[0] ? check_incoming(c, e) : 0;
 }
 
 int config_check(struct config *c, struct err *e)
@@ -343,7 +361,8 @@ int config_check(struct config *c, struct err *e)
 			       "--restore has no meaning with --secondary: the primary sends it");
 	r = c->role == ROLE_PLAIN ? check_plain(c, e) : check_pair(c, e);
 	if (!r)
-		r = c->role == ROLE_SECONDARY ? check_reboot(c, e) : check_boot(c, e);
+		r = c->role == ROLE_SECONDARY || c->incoming[0] ? check_reboot(c, e)
+								: check_boot(c, e);
 	return r ? r : check_devices(c, e);
 }
 

@@ -34,6 +34,11 @@ static const struct {
 	[FRAME_DONE] = {"done", 64},
 	[FRAME_RUNS] = {"runs", 64},
 	[FRAME_GONE] = {"gone", 64},
+	[FRAME_OFFER] = {"offer", 256u << 10},
+	[FRAME_SWITCH] = {"switch", 256},
+	[FRAME_READY] = {"ready", 64},
+	[FRAME_GO] = {"go", 64},
+	[FRAME_ASK] = {"ask", 64},
 };
 
 _Static_assert(sizeof(struct frame_hdr) == 40, "the wire has no padding");
@@ -195,7 +200,7 @@ static int parse_preface(struct stream *s, size_t *ret_need)
 			      STREAM_VERSION);
 	if (p.sum != XXH3_64bits(&p, offsetof(struct stream_preface, sum)))
 		return refuse(s, "preface: checksum is wrong");
-	if (p.link < STREAM_MAIN || p.link > STREAM_FILE)
+	if (p.link < STREAM_MAIN || p.link > STREAM_MIGRATE)
 		return refuse(s, "preface: link kind %u does not exist", p.link);
 	if (s->link != STREAM_ANY && p.link != s->link)
 		return refuse(s, "preface: link kind %u, %u is needed", p.link, s->link);

@@ -26,6 +26,7 @@ enum stream_link {
 	STREAM_MAIN = 1,
 	STREAM_HEART = 2,
 	STREAM_FILE = 3,
+	STREAM_MIGRATE = 4,
 };
 
 /* On the wire, little-endian, 32 bytes, once, before the first frame of whoever connected. */
@@ -54,6 +55,11 @@ enum frame_type {
 	FRAME_DONE,	   /* to a bye: all that was acknowledged is in the images */
 	FRAME_RUNS,	   /* to a hand-over: the VM runs here, its output is held */
 	FRAME_GONE,	   /* to that: the VM is the receiver's alone */
+	FRAME_OFFER,	   /* machine description (FDT) and parameters; source -> destination */
+	FRAME_SWITCH,	   /* the source's VM stands, and all that was to come first has come */
+	FRAME_READY,	   /* to that: the VM is loaded, and can no longer fail to run */
+	FRAME_GO,	   /* to that: the receiver is to run the VM */
+	FRAME_ASK,	   /* after a lost link: did it go? RUNS, BYE or REFUSE */
 	FRAME_TYPE_MAX,
 };
 

@@ -1,0 +1,64 @@
+/*
+ * The destination of a migration: it listens, becomes the machine that a source offers, takes its
+ * memory and state, and runs it when the source says so. What it does when is the table in
+ * postcopy/phases.c; the actions are in dest_receive.c and dest_run.c.
+ *
+ * Until GO the VM is the source's: whatever happens, all is dropped here, and the source is told
+ * so, also when it asks later. From GO on it is this side's.
+ *
+ * Owner: the loop. Frames are taken in turns of it (struct loop_work), not by a thread: there is
+ * no guest here yet that it would keep waiting, and whoever asks is answered between two turns.
+ */
+#ifndef POSTCOPY_DEST_H
+#define POSTCOPY_DEST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ft/common/door.h"
+#include "ft/common/ft.h"
+#include "postcopy/phases.h"
+#include "postcopy/wire.h"
+#include "vmm/vm/vm_net.h"
+#include "vmm/wire/stream.h"
+
+struct dest_stats {
+	uint64_t begun_ns, ended_ns; /* CLOCK_MONOTONIC; 0: not yet */
+	uint64_t bytes;		     /* of page frames */
+	uint64_t frames;
+	uint64_t lock_ns, load_ns, run_ns;
+};
+
+struct dest {
+	struct ft *ft;
+	struct vm *vm; /* the caller's; built at OFFER */
+	bool has_vm;   /* and not run yet */
+	struct fsm fsm;
+	struct door door;
+	struct door_conn *caller;  /* who said OFFER or ASK */
+	const struct frame *frame; /* that is being taken */
+	struct stream link;	   /* its fd is -1 when there is none */
+	struct loop_op read_op, timer_op;
+	struct loop_work read_work;
+	uint64_t heard_ns; /* of the last frame */
+	uint64_t session;  /* of the migration that is under way, or has ended here */
+	uint64_t dropped;  /* session of the last one that was dropped; 0: none */
+	bool has_state;
+	struct wire_switch last;
+	uint64_t switch_ns; /* when it came */
+	struct vm_announce announce;
+	struct dest_stats stats;
+	char why[480];
+	/* The VM is about to run, and is the caller's; it has run, and all who listen may know. */
+	void (*runs)(void *arg);
+	void *arg;
+};
+
+/* Listens at cfg->incoming. runs(arg): this side has the VM, before its first instruction. */
+int dest_start(struct dest *d, struct ft *ft, struct vm *vm, void (*runs)(void *arg), void *arg,
+	       struct err *e);
+/* The process ends. A VM that runs stays the caller's; another is destroyed. Safe on a zeroed one.
+ */
+void dest_stop(struct dest *d);
+
+#endif

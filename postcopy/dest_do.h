@@ -1,0 +1,41 @@
+/* The actions of the destination's table (postcopy/phases.c), by what they are about. */
+#ifndef POSTCOPY_DEST_DO_H
+#define POSTCOPY_DEST_DO_H
+
+#include "postcopy/dest.h"
+
+#define DEST_SILENT_NS 30000000000ull
+
+/* postcopy/dest_receive.c */
+void dest_build(void *arg);
+void dest_welcome(void *arg);
+void dest_take_part(void *arg);
+void dest_silent(void *arg);
+void dest_drop(void *arg);
+
+/* postcopy/dest_run.c */
+void dest_load(void *arg);
+void dest_say_ready(void *arg);
+void dest_refuse(void *arg);
+void dest_run(void *arg);
+void dest_alone(void *arg);
+void dest_answer_never(void *arg);
+void dest_answer_runs(void *arg);
+void dest_drop_and_answer(void *arg);
+
+/* Shared by them: postcopy/dest.c */
+void dest_stray(void *arg);
+void dest_post(struct dest *d, enum dest_event ev);
+void dest_timer(struct dest *d, uint64_t delay_ns);
+bool dest_has_link(const struct dest *d);
+int dest_say(struct dest *d, enum frame_type type, const void *data, size_t len);
+void dest_lose(struct dest *d, const char *why);
+/* A rule was broken, or this side cannot be it: tell the source why, and drop the link. */
+void dest_reject(struct dest *d, const char *why);
+void dest_close_link(struct dest *d);
+/* Give all of it up, and wait for a source. State DST_LISTEN. */
+void dest_listen_again(struct dest *d, const char *why);
+/* Read the link from here on. */
+void dest_listen_to_link(struct dest *d);
+
+#endif

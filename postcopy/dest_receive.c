@@ -1,0 +1,117 @@
+/* Become the machine that the source offers, and take what it sends. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "postcopy/dest_do.h"
+#include "postcopy/images.h"
+#include "vmm/base/log.h"
+#include "vmm/copy/page_in.h"
+#include "vmm/vm/twin.h"
+#include "vmm/wire/chan.h"
+
+#define LINK_MS 10000 /* TCP_USER_TIMEOUT */
+
+static int check_offer(const struct frame *f, struct wire_offer *o, struct err *e)
+{
+	if (f->length < sizeof(*o))
+		return err_set(e, -EBADMSG, "short offer");
+	memcpy(o, f->data, sizeof(*o));
+	if (o->fdt_bytes != f->length - sizeof(*o))
+		return err_set(e, -EBADMSG, "offer with values out of range");
+	if (o->mode != MIGRATE_PRECOPY)
+		return err_set(e, -EOPNOTSUPP, "mode %u of migration is not known here", o->mode);
+	return 0;
+}
+
+static int build_vm(struct dest *d, const struct frame *f, struct err *e)
+{
+	const struct config *cfg = d->ft->cfg;
+	struct wire_offer offer;
+	struct backends b;
+	struct machine m;
+	int r = check_offer(f, &offer, e);
+
+	config_to_backends(cfg, &b);
+	b.late_locks = true; /* the source has them */
+	if (!r)
+		r = twin_parse(&m, cfg, f->data + sizeof(offer), offer.fdt_bytes, e);
+	if (!r)
+		r = vm_create(d->vm, d->ft->loop, &m, &b, e);
+	if (r)
+		return r;
+	d->has_vm = true;
+	return images_check_shared(d->vm, e);
+}
+
+void dest_build(void *arg)
+{
+	struct dest *d = arg;
+	struct err e = {0};
+	int r = build_vm(d, d->frame, &e);
+
+	door_take(d->caller, &d->link);
+	chan_set_options(d->link.fd, LINK_MS);
+	d->session = d->link.session;
+	if (!r && dest_say(d, FRAME_WELCOME, NULL, 0))
+		r = err_set(&e, -EPIPE, "source went away in the handshake");
+	if (!r) {
+		dest_post(d, DST_EV_BUILT);
+		return;
+	}
+	dest_say(d, FRAME_REFUSE, e.msg, strlen(e.msg));
+	dest_listen_again(d, e.msg);
+}
+
+void dest_welcome(void *arg)
+{
+	struct dest *d = arg;
+
+	d->stats = (struct dest_stats){.begun_ns = loop_now_ns()};
+	d->heard_ns = loop_now_ns();
+	snprintf(d->ft->peer, sizeof(d->ft->peer), "%s", d->vm->machine.name);
+	log_info("migration: VM '%s' comes in, %llu MiB", d->vm->machine.name,
+		 (unsigned long long)(d->vm->mem.bytes >> 20));
+	ft_set(d->ft, FT_ELSEWHERE, FT_MIGRATING, NULL);
+	dest_timer(d, DEST_SILENT_NS);
+	dest_listen_to_link(d);
+}
+
+void dest_take_part(void *arg)
+{
+	struct dest *d = arg;
+	const struct frame *f = d->frame;
+	struct err e = {0};
+	int r;
+
+	d->stats.frames++;
+	d->stats.bytes += f->length;
+	if (d->has_state)
+		r = err_set(&e, -EBADMSG, "%s behind the state", stream_frame_name(f->type));
+	else if (f->type == FRAME_PAGES)
+		r = page_in_now(&d->vm->mem, f, &e);
+	else
+		r = vm_decode(d->vm, f->data, f->length, &e);
+	d->has_state = d->has_state || (!r && f->type == FRAME_STATE);
+	if (r)
+		dest_reject(d, e.msg);
+}
+
+/* Of a source that froze, or a link that takes nothing and does not end. */
+void dest_silent(void *arg)
+{
+	static const char why[] = "source: nothing came in time";
+	struct dest *d = arg;
+
+	dest_say(d, FRAME_REFUSE, why, strlen(why));
+	dest_listen_again(d, why);
+}
+
+void dest_drop(void *arg)
+{
+	struct dest *d = arg;
+	char why[sizeof(d->why)];
+
+	memcpy(why, d->why, sizeof(why));
+	dest_listen_again(d, why);
+}

@@ -1,0 +1,40 @@
+/*
+ * The images of a VM that goes elsewhere, or may come back: nothing is under way and all that was
+ * written is on the medium before the other side may have them. Owner: the loop.
+ */
+#ifndef POSTCOPY_IMAGES_H
+#define POSTCOPY_IMAGES_H
+
+#include "vmm/vm/vm.h"
+
+struct images;
+
+struct image {
+	struct images *all;
+	struct disk *disk;
+	struct loop_op sync_op;
+};
+
+struct images {
+	struct vm *vm;
+	unsigned pending; /* not drained and synced yet */
+	int error;
+	struct image each[MACHINE_MAX_DEVS];
+	void (*drained)(void *arg, int r); /* 0, or what an image failed with */
+	void *arg;
+};
+
+/* No request goes out any more; drained() is called once, perhaps before this returns. */
+void images_drain(struct images *im, struct vm *vm, void (*drained)(void *arg, int r), void *arg);
+/* The guest's requests go on; drained() is not called any more. */
+void images_go_on(struct images *im);
+void images_unlock(struct vm *vm);
+/* All of them, or none. Never waits. */
+int images_lock(struct vm *vm, struct err *e);
+/*
+ * Is each image that the guest writes open at the other side, too? A lock that it holds is seen
+ * here: else this is another file, or on storage without locks. A block device may be either.
+ */
+int images_check_shared(struct vm *vm, struct err *e);
+
+#endif

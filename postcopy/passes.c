@@ -1,0 +1,266 @@
+#define _GNU_SOURCE
+#include "postcopy/passes.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vmm/base/loop.h"
+#include "vmm/copy/ram_pass.h"
+
+#define FRAME_NS   30000000000ull
+#define NS_PER_S   1000000000ull
+#define RATE_PAGES 256u	    /* fewer say nothing about how fast the link is, */
+#define RATE_GUESS 25000ull /* and this, pages a second, is assumed */
+
+static void set(uint64_t *stat, uint64_t value)
+{
+	__atomic_store_n(stat, value, __ATOMIC_RELAXED);
+}
+
+/* --- between two frames ----------------------------------------------------------------------- */
+
+static bool stopped(const struct passes *p)
+{
+	return __atomic_load_n(&p->stop, __ATOMIC_ACQUIRE);
+}
+
+static void sleep_until(struct passes *p, uint64_t ns)
+{
+	struct timespec ts = {.tv_sec = (time_t)(ns / NS_PER_S), .tv_nsec = (long)(ns % NS_PER_S)};
+
+	pthread_mutex_lock(&p->lock);
+	while (!p->stop && pthread_cond_timedwait(&p->cond, &p->lock, &ts) != ETIMEDOUT)
+		;
+	pthread_mutex_unlock(&p->lock);
+}
+
+/* What was not sent in its time is not made up for later. */
+static void keep_pace(struct passes *p)
+{
+	uint64_t now = loop_now_ns(), bytes = p->stats.bytes - p->paced_bytes;
+
+	p->paced_bytes = p->stats.bytes;
+	if (p->paced_ns < now)
+		p->paced_ns = now;
+	p->paced_ns += (unsigned __int128)bytes * NS_PER_S / p->conf->bandwidth;
+	sleep_until(p, p->paced_ns);
+	p->waited_ns += loop_now_ns() - now;
+}
+
+static int between(void *arg)
+{
+	struct passes *p = arg;
+
+	if (p->conf->bandwidth && p->part == PASSES_LIVE && p->stats.bytes > p->paced_bytes)
+		keep_pace(p);
+	return stopped(p) ? -ECANCELED : 0;
+}
+
+/* --- while the guest runs --------------------------------------------------------------------- */
+
+static uint64_t allocated_pages(const struct mem *m)
+{
+	struct stat st;
+
+	if (fstat(m->fd, &st) < 0 || (uint64_t)st.st_blocks > m->bytes / 512)
+		return m->npages;
+	return (uint64_t)st.st_blocks * 512 / MEM_PAGE_SIZE;
+}
+
+struct pass_start {
+	uint64_t ns, pages, bytes;
+};
+
+static struct pass_start begin_pass(struct passes *p, uint64_t todo)
+{
+	struct pass_start at = {loop_now_ns(), p->stats.pages, p->stats.bytes};
+
+	set(&p->stats.begun, p->stats.pages);
+	set(&p->stats.todo, todo);
+	set(&p->stats.pass, p->stats.pass + 1);
+	p->waited_ns = 0;
+	return at;
+}
+
+static uint64_t per_second(uint64_t n, uint64_t ns)
+{
+	return ns ? (uint64_t)((unsigned __int128)n * NS_PER_S / ns) : 0;
+}
+
+/* What the pass says about the link and the guest; *ret_left: pages that are dirty now. */
+static int end_pass(struct passes *p, const struct pass_start *at, uint64_t *ret_left)
+{
+	uint64_t took = loop_now_ns() - at->ns, busy = took - p->waited_ns;
+	uint64_t pages = p->stats.pages - at->pages;
+	int r = dirty_count(p->dirty, ret_left);
+
+	if (pages >= RATE_PAGES) {
+		set(&p->stats.page_rate, per_second(pages, busy));
+		set(&p->stats.byte_rate, per_second(p->stats.bytes - at->bytes, busy));
+	}
+	set(&p->stats.dirty_rate, per_second(*ret_left, took));
+	return r;
+}
+
+static bool fits(struct passes *p, uint64_t left)
+{
+	uint64_t rate = p->stats.page_rate ? p->stats.page_rate : RATE_GUESS;
+
+	set(&p->stats.expected_ns, (uint64_t)((unsigned __int128)left * NS_PER_S / rate));
+	return p->stats.expected_ns <= p->conf->downtime_ns;
+}
+
+/* With most of it on the medium, what the VM writes until it stands is there soon. */
+static void sync_images(const struct passes *p)
+{
+	for (unsigned i = 0; i < p->nfds; i++)
+		if (fdatasync(p->fds[i]) < 0)
+			continue; /* it is asked again when the VM stands, and counts then */
+}
+
+static int not_converging(struct passes *p)
+{
+	return err_set(
+		&p->err, -EAGAIN,
+		"after %u passes the rest would take %llu ms: the guest writes %llu MiB/s, "
+		"%llu MiB/s get through; allow more --passes, a longer --downtime (%llu ms), "
+		"or let the guest do less",
+		p->conf->passes, (unsigned long long)(p->stats.expected_ns / 1000000),
+		(unsigned long long)(p->stats.dirty_rate >> 8),
+		(unsigned long long)(p->stats.page_rate >> 8),
+		(unsigned long long)(p->conf->downtime_ns / 1000000));
+}
+
+static int send_live(struct passes *p, const struct ram_pass *ram)
+{
+	struct pass_start at = begin_pass(p, allocated_pages(p->dirty->mem));
+	bool synced = !p->nfds;
+	uint64_t left, n;
+	int r;
+
+	/* What was marked until now is read below, or is as zero as the destination's. */
+	dirty_forget_host(p->dirty);
+	r = ram_pass_all(ram);
+	while (!r) {
+		r = end_pass(p, &at, &left);
+		if (r)
+			break;
+		if (fits(p, left) && synced)
+			return 0;
+		if (!synced && fits(p, left)) {
+			sync_images(p);
+			synced = true;
+		} else if (p->stats.pass >= p->conf->passes) {
+			return not_converging(p);
+		}
+		at = begin_pass(p, left);
+		r = ram_pass_dirty(ram, p->dirty, &n);
+	}
+	return r;
+}
+
+/* --- when it stands --------------------------------------------------------------------------- */
+
+static int put(struct passes *p, enum frame_type type, const void *data, size_t len)
+{
+	struct iovec iov = {(void *)data, len};
+
+	return stream_send(p->stream, type, 0, &iov, 1, loop_now_ns() + FRAME_NS);
+}
+
+static int send_last(struct passes *p, const struct ram_pass *ram)
+{
+	uint64_t begun = loop_now_ns(), n = 0;
+	int r = ram_pass_dirty(ram, p->dirty, &n);
+
+	set(&p->stats.last_pages, n);
+	set(&p->stats.todo, 0);
+	set(&p->stats.last_ns, loop_now_ns() - begun);
+	begun = loop_now_ns();
+	if (!r)
+		r = put(p, FRAME_STATE, p->state, p->state_len);
+	p->last.stopped_ns = loop_now_ns() - p->stopped_at_ns;
+	if (!r)
+		r = put(p, FRAME_SWITCH, &p->last, sizeof(p->last));
+	set(&p->stats.state_ns, loop_now_ns() - begun);
+	return r;
+}
+
+/* --- the thread ------------------------------------------------------------------------------- */
+
+static void *thread(void *arg)
+{
+	struct passes *p = arg;
+	const struct ram_pass ram = {.mem = p->dirty->mem,
+				     .out = &p->out,
+				     .pages = &p->stats.pages,
+				     .still = p->part == PASSES_LAST,
+				     .between = between,
+				     .arg = p};
+	uint64_t one = 1;
+	int r;
+
+	pthread_setname_np(pthread_self(), "migrate");
+	r = p->part == PASSES_LIVE ? send_live(p, &ram) : send_last(p, &ram);
+	if (r)
+		err_set(&p->err, r, "sending: %s", strerror(-r));
+	if (write(p->notify_fd, &one, sizeof(one)) < 0)
+		return NULL; /* the counter is at its maximum: the loop will look anyway */
+	return NULL;
+}
+
+int passes_init(struct passes *p, struct err *e)
+{
+	pthread_condattr_t ca;
+
+	if (page_out_init(&p->out, p->stream, FRAME_NS))
+		return err_set(e, -ENOMEM, "migration: out of memory");
+	p->out.sent = &p->stats.bytes;
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_condattr_init(&ca);
+	pthread_condattr_setclock(&ca, CLOCK_MONOTONIC);
+	pthread_cond_init(&p->cond, &ca);
+	pthread_condattr_destroy(&ca);
+	return 0;
+}
+
+void passes_done(struct passes *p)
+{
+	if (!p->out.enc)
+		return;
+	page_out_done(&p->out);
+	pthread_mutex_destroy(&p->lock);
+	pthread_cond_destroy(&p->cond);
+}
+
+int passes_start(struct passes *p, enum passes_part part, struct err *e)
+{
+	int r;
+
+	p->part = part;
+	p->err = (struct err){0};
+	r = pthread_create(&p->thread, NULL, thread, p);
+	p->started = !r;
+	return r ? err_set(e, -r, "migration: thread: %s", strerror(r)) : 0;
+}
+
+void passes_stop(struct passes *p)
+{
+	pthread_mutex_lock(&p->lock);
+	__atomic_store_n(&p->stop, true, __ATOMIC_RELEASE);
+	pthread_cond_broadcast(&p->cond);
+	pthread_mutex_unlock(&p->lock);
+}
+
+int passes_join(struct passes *p)
+{
+	if (!p->started)
+		return 0;
+	pthread_join(p->thread, NULL);
+	p->started = false;
+	return p->err.code;
+}

@@ -1,0 +1,165 @@
+#include "postcopy/phases.h"
+
+#include "postcopy/dest_do.h"
+#include "postcopy/source_do.h"
+
+/* What it does is said as docs/migration.md says it. */
+
+/* --- source ----------------------------------------------------------------------------------- */
+
+#define ROW(state, event, next, action, does)                                                      \
+	{                                                                                          \
+		SRC_##state, SRC_EV_##event, SRC_##next, action, does                              \
+	}
+
+static const struct fsm_row source_rows[] = {
+	ROW(IDLE, START, CONNECTING, source_connect, "MIGRATING; connect"),
+	ROW(CONNECTING, CONNECTED, OFFERED, source_offer, "preface, OFFER"),
+	ROW(OFFERED, WELCOME, PASSES, source_begin_passes,
+	    "log writes; send all pages, then dirty ones"),
+	ROW(PASSES, CONVERGED, DRAIN, source_stand,
+	    "VM stopped, its state saved; no new disk requests"),
+	ROW(DRAIN, DRAINED, LAST, source_send_last,
+	    "locks given up; send what is dirty, STATE, SWITCH"),
+	ROW(LAST, SENT, SWITCH, source_wait_ready, "wait 10 s"),
+	ROW(SWITCH, READY, GO, source_go, "network down; GO"),
+	ROW(GO, RUNS, LEFT, source_leave, "GONE; MIGRATED, exit 3"),
+
+	ROW(CONNECTING, TIMER, IDLE, source_late, "given up: 5 s"),
+	ROW(CONNECTING, LATE, IDLE, source_timeout, "given up"),
+	ROW(CONNECTING, CANCEL, IDLE, source_give_up, "given up"),
+	ROW(CONNECTING, LOST, IDLE, source_give_up, "given up"),
+	ROW(OFFERED, TIMER, IDLE, source_late, "given up: 10 s"),
+	ROW(OFFERED, LATE, IDLE, source_timeout, "BYE; given up"),
+	ROW(OFFERED, CANCEL, IDLE, source_give_up, "BYE; given up"),
+	ROW(OFFERED, LOST, IDLE, source_give_up, "given up"),
+
+	ROW(PASSES, LATE, QUIT, source_quit_late, "the sender is to end"),
+	ROW(PASSES, CANCEL, QUIT, source_quit, "the sender is to end"),
+	ROW(PASSES, FAILED, QUIT, source_quit, "the sender is to end"),
+	ROW(PASSES, LOST, QUIT, source_quit, "the sender is to end"),
+	ROW(QUIT, ENDED, IDLE, source_give_up, "BYE; given up"),
+	ROW(QUIT, TIMER, QUIT, source_shut, "it hangs at the link: shut that"),
+	ROW(QUIT, LOST, QUIT, source_shut, "shut the link"),
+	ROW(QUIT, CANCEL, QUIT, NULL, ""),
+
+	ROW(DRAIN, TIMER, IDLE, source_late, "BYE; given up, the VM goes on: 5 s"),
+	ROW(DRAIN, LATE, IDLE, source_timeout, "BYE; given up, the VM goes on"),
+	ROW(DRAIN, CANCEL, IDLE, source_give_up, "BYE; given up, the VM goes on"),
+	ROW(DRAIN, FAILED, IDLE, source_give_up, "BYE; given up, the VM goes on"),
+	ROW(DRAIN, LOST, IDLE, source_give_up, "given up, the VM goes on"),
+
+	ROW(LAST, TIMER, BACK, source_back_late, "link closed: 30 s"),
+	ROW(LAST, LATE, BACK, source_back_timeout, "link closed"),
+	ROW(LAST, CANCEL, BACK, source_back, "link closed"),
+	ROW(LAST, FAILED, BACK, source_back, "link closed"),
+	ROW(LAST, LOST, BACK, source_back, "link closed"),
+	ROW(SWITCH, TIMER, BACK, source_back_late, "BYE"),
+	ROW(SWITCH, LATE, BACK, source_back_timeout, "BYE"),
+	ROW(SWITCH, CANCEL, BACK, source_back, "BYE"),
+	ROW(SWITCH, LOST, BACK, source_back, ""),
+	ROW(BACK, TIMER, BACK, source_try_locks, "try again, every 10 ms"),
+	ROW(BACK, LOCKED, IDLE, source_give_up, "network up; given up, the VM goes on"),
+	ROW(BACK, CANCEL, BACK, NULL, ""),
+
+	ROW(GO, TIMER, UNSURE, source_unsure_late, "PAUSED: 5 s"),
+	ROW(GO, LOST, UNSURE, source_unsure, "PAUSED"),
+	ROW(GO, CANCEL, GO, NULL, "too late"),
+	ROW(GO, END, GO, NULL, "it leaves anyway"),
+	ROW(UNSURE, TIMER, RECONNECT, source_connect_again, "connect, every 0.5 s"),
+	ROW(UNSURE, CANCEL, UNSURE, NULL, "too late"),
+	ROW(UNSURE, FORCE, BACK, source_back_forced, "as told"),
+	ROW(UNSURE, END, LEFT, source_leave_unsure, "exit 5"),
+	ROW(RECONNECT, CONNECTED, ASKED, source_ask, "preface with the same session, ASK"),
+	ROW(RECONNECT, TIMER, UNSURE, source_unsure_again, "2 s"),
+	ROW(RECONNECT, LOST, UNSURE, source_unsure_again, ""),
+	ROW(RECONNECT, CANCEL, RECONNECT, NULL, "too late"),
+	ROW(RECONNECT, FORCE, BACK, source_back_forced, "as told"),
+	ROW(RECONNECT, END, LEFT, source_leave_unsure, "exit 5"),
+	ROW(ASKED, RUNS, LEFT, source_leave, "GONE; MIGRATED, exit 3"),
+	ROW(ASKED, NEVER, BACK, source_back_never, "it is this side's"),
+	ROW(ASKED, TIMER, UNSURE, source_unsure_again, "2 s"),
+	ROW(ASKED, LOST, UNSURE, source_unsure_again, ""),
+	ROW(ASKED, CANCEL, ASKED, NULL, "too late"),
+	ROW(ASKED, FORCE, BACK, source_back_forced, "as told"),
+	ROW(ASKED, END, LEFT, source_leave_unsure, "exit 5"),
+};
+
+#undef ROW
+#define X(name, what) "SRC_" #name,
+static const char *const source_states[] = {SOURCE_STATES(X)};
+#undef X
+#define X(name, what) what,
+static const char *const source_events[] = {SOURCE_EVENTS(X)};
+#undef X
+
+const struct fsm_desc source_desc = {
+	.name = "source",
+	.rows = source_rows,
+	.nrows = sizeof(source_rows) / sizeof(source_rows[0]),
+	.nstates = SRC_STATE_MAX,
+	.nevents = SRC_EV_MAX,
+	.states = source_states,
+	.events = source_events,
+	.first_message = SRC_EV_WELCOME,
+	.end = SRC_LEFT,
+	.stray = source_stray,
+};
+
+/* --- destination ------------------------------------------------------------------------------ */
+
+#define ROW(state, event, next, action, does)                                                      \
+	{                                                                                          \
+		DST_##state, DST_EV_##event, DST_##next, action, does                              \
+	}
+
+static const struct fsm_row dest_rows[] = {
+	ROW(LISTEN, OFFER, LISTEN, dest_build, "check it, build the VM; WELCOME, or REFUSE"),
+	ROW(LISTEN, BUILT, RECEIVING, dest_welcome, "MIGRATING"),
+	ROW(RECEIVING, PART, RECEIVING, dest_take_part, "into memory; state checked and kept"),
+	ROW(RECEIVING, SWITCH, LOADING, dest_load, "lock the images, load the state"),
+	ROW(LOADING, LOADED, READY, dest_say_ready, "READY"),
+	ROW(READY, GO, RUNS, dest_run, "network up, run, announce; RUNS; RUNNING"),
+	ROW(RUNS, GONE, HERE, dest_alone, "listens no more"),
+
+	ROW(RECEIVING, TIMER, LISTEN, dest_silent, "REFUSE; VM destroyed: 30 s without a frame"),
+	ROW(RECEIVING, LOST, LISTEN, dest_drop, "VM destroyed"),
+	ROW(LOADING, NOT_LOADED, LISTEN, dest_refuse, "REFUSE; VM destroyed"),
+	ROW(LOADING, LOST, LISTEN, dest_drop, "VM destroyed"),
+	ROW(READY, TIMER, LISTEN, dest_silent, "REFUSE; VM destroyed: 10 s"),
+	ROW(READY, LOST, LISTEN, dest_drop, "VM destroyed"),
+	ROW(RUNS, LOST, RUNS, NULL, "the VM runs; the source will ask"),
+
+	ROW(LISTEN, ASK, LISTEN, dest_answer_never, "BYE: never ran; REFUSE when it is not known"),
+	ROW(RECEIVING, ASK, RECEIVING, dest_answer_never, "the same"),
+	ROW(READY, ASK, LISTEN, dest_drop_and_answer, "VM destroyed; BYE"),
+	ROW(RUNS, ASK, RUNS, dest_answer_runs, "RUNS"),
+
+	ROW(LISTEN, END, OVER, NULL, ""),
+	ROW(RECEIVING, END, OVER, NULL, ""),
+	ROW(LOADING, END, OVER, NULL, ""),
+	ROW(READY, END, OVER, NULL, ""),
+	ROW(RUNS, END, OVER, NULL, ""),
+	ROW(HERE, END, OVER, NULL, ""),
+};
+
+#undef ROW
+#define X(name, what) "DST_" #name,
+static const char *const dest_states[] = {DEST_STATES(X)};
+#undef X
+#define X(name, what) what,
+static const char *const dest_events[] = {DEST_EVENTS(X)};
+#undef X
+
+const struct fsm_desc dest_desc = {
+	.name = "dest",
+	.rows = dest_rows,
+	.nrows = sizeof(dest_rows) / sizeof(dest_rows[0]),
+	.nstates = DST_STATE_MAX,
+	.nevents = DST_EV_MAX,
+	.states = dest_states,
+	.events = dest_events,
+	.first_message = DST_EV_PART,
+	.end = DST_OVER,
+	.stray = dest_stray,
+};

@@ -1,0 +1,364 @@
+#define _GNU_SOURCE
+#include "postcopy/source.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "devices/device.h"
+#include "postcopy/source_do.h"
+#include "vmm/base/log.h"
+
+#define SAY_NS 1000000000ull
+
+/* --- shared ----------------------------------------------------------------------------------- */
+
+void source_post(struct source *s, enum source_event ev)
+{
+	fsm_post(&s->fsm, ev);
+}
+
+void source_timer(struct source *s, uint64_t delay_ns)
+{
+	loop_timer_set(s->ft->loop, &s->timer_op, delay_ns);
+}
+
+void source_no_timers(struct source *s)
+{
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	loop_timer_del(s->ft->loop, &s->late_op);
+}
+
+void source_set_result(struct source *s, enum source_result result)
+{
+	s->result = result;
+	if (result != SOURCE_ACTIVE)
+		s->at.ended = loop_now_ns();
+	s->news(s->arg);
+}
+
+void source_close_link(struct source *s)
+{
+	struct loop *l = s->ft->loop;
+
+	loop_poll_del(l, &s->connect_op);
+	loop_poll_del(l, &s->read_op);
+	if (s->fd >= 0)
+		close(s->fd);
+	s->fd = -1;
+	stream_done(&s->link);
+	fsm_forget(&s->fsm, SRC_EV_LOST, SRC_EV_MAX - 1);
+}
+
+void source_lose(struct source *s, const char *why)
+{
+	loop_poll_del(s->ft->loop, &s->connect_op);
+	loop_poll_del(s->ft->loop, &s->read_op);
+	/* A sender that failed at the same link says less. */
+	snprintf(s->why, sizeof(s->why), "%s", why);
+	source_post(s, SRC_EV_LOST);
+}
+
+void source_stray(void *arg)
+{
+	source_lose(arg, "destination: message out of order");
+}
+
+void source_say(struct source *s, enum frame_type type, const void *data, size_t len)
+{
+	struct iovec iov = {(void *)data, len};
+
+	if (stream_send(&s->link, type, 0, &iov, len ? 1 : 0, loop_now_ns() + SAY_NS))
+		source_lose(s, "link broken");
+}
+
+/* --- frames from the destination -------------------------------------------------------------- */
+
+static void refused(struct source *s, const struct frame *f)
+{
+	char text[400] = "destination refuses: ";
+	unsigned at = strlen(text), n = f->length;
+
+	if (n > sizeof(text) - 1 - at)
+		n = sizeof(text) - 1 - at;
+	for (unsigned i = 0; i < n; i++)
+		text[at + i] = f->data[i] >= ' ' && f->data[i] < 127 ? f->data[i] : '?';
+	text[at + n] = 0;
+	source_lose(s, text);
+}
+
+static bool take_payload(const struct frame *f, void *to, size_t size)
+{
+	if (f->length != size)
+		return false;
+	memcpy(to, f->data, size);
+	return true;
+}
+
+static void take_frame(struct source *s, const struct frame *f)
+{
+	bool good = true;
+
+	switch (f->type) {
+	case FRAME_REFUSE:
+		refused(s, f);
+		return;
+	case FRAME_WELCOME:
+		source_post(s, SRC_EV_WELCOME);
+		return;
+	case FRAME_READY:
+		good = take_payload(f, &s->ready, sizeof(s->ready));
+		break;
+	case FRAME_RUNS:
+		good = take_payload(f, &s->runs, sizeof(s->runs));
+		break;
+	case FRAME_BYE:
+		source_post(s, SRC_EV_NEVER);
+		return;
+	default:
+		good = false;
+	}
+	if (!good)
+		source_stray(s);
+	else
+		source_post(s, f->type == FRAME_READY ? SRC_EV_READY : SRC_EV_RUNS);
+}
+
+static bool is_lost(const struct source *s)
+{
+	return s->link.fd < 0 || !s->read_op.slot;
+}
+
+/* Everything that has come, and its end: a word that came before the end counts. */
+static void readable(struct loop_op *op, int res)
+{
+	struct source *s = op->arg;
+	struct frame f;
+	int r = 0;
+
+	for (int nothing = 0; !is_lost(s) && r >= 0 && nothing < 2; nothing += r == 0) {
+		r = stream_recv(&s->link, &f);
+		if (r == 1)
+			take_frame(s, &f);
+	}
+	if (r < 0 && !is_lost(s))
+		source_lose(s, r == -EBADMSG ? s->link.why
+			       : r == -EPIPE ? "destination: connection closed"
+					     : strerror(-r));
+}
+
+/* --- the way there ---------------------------------------------------------------------------- */
+
+static void writable(struct loop_op *op, int res)
+{
+	struct source *s = op->arg;
+	struct err e = {0};
+
+	loop_poll_del(s->ft->loop, &s->connect_op);
+	if (chan_connected(s->fd, &e))
+		source_lose(s, e.msg);
+	else
+		source_post(s, SRC_EV_CONNECTED);
+}
+
+void source_dial(struct source *s)
+{
+	struct chan_uri uri;
+	struct err e = {0};
+	int r = chan_parse(s->conf.precopy, &uri, &e);
+
+	if (!r)
+		r = chan_connect_start(&uri, &s->fd, &e);
+	if (r)
+		s->fd = -1;
+	s->connect_op = (struct loop_op){.fn = writable, .arg = s};
+	if (!r)
+		r = loop_poll_add(s->ft->loop, &s->connect_op, s->fd, POLLOUT);
+	if (r)
+		source_lose(s, e.msg[0] ? e.msg : strerror(-r));
+}
+
+void source_open_link(struct source *s, enum frame_type type, const struct iovec *iov, int niov)
+{
+	uint64_t deadline = loop_now_ns() + SAY_NS;
+
+	stream_init(&s->link, s->fd, STREAM_MIGRATE, s->session);
+	s->fd = -1;
+	s->read_op = (struct loop_op){.fn = readable, .arg = s};
+	if (stream_send_preface(&s->link, deadline) ||
+	    stream_send(&s->link, type, 0, iov, niov, deadline) ||
+	    loop_poll_add(s->ft->loop, &s->read_op, s->link.fd, POLLIN))
+		source_lose(s, "handshake failed");
+}
+
+/* --- the sender ------------------------------------------------------------------------------- */
+
+static void sender_ended(struct loop_op *op, int res)
+{
+	struct source *s = op->arg;
+	bool last = s->passes.part == PASSES_LAST;
+	uint64_t n;
+	int r;
+
+	if (read(s->passes.notify_fd, &n, sizeof(n)) != sizeof(n) || !passes_running(&s->passes))
+		return;
+	r = passes_join(&s->passes);
+	if (s->fsm.state == SRC_QUIT) {
+		source_post(s, SRC_EV_ENDED);
+		return;
+	}
+	if (r)
+		snprintf(s->why, sizeof(s->why), "%s", s->passes.err.msg);
+	source_post(s, r ? SRC_EV_FAILED : last ? SRC_EV_SENT : SRC_EV_CONVERGED);
+}
+
+void source_end_sender(struct source *s)
+{
+	if (!passes_running(&s->passes))
+		return;
+	passes_stop(&s->passes);
+	chan_shut(&s->link.chan);
+	passes_join(&s->passes);
+	device_drain(s->passes.notify_fd); /* its end is known */
+}
+
+/* --- interface -------------------------------------------------------------------------------- */
+
+static void timer(struct loop_op *op, int res)
+{
+	source_post(op->arg, SRC_EV_TIMER);
+}
+
+static void late(struct loop_op *op, int res)
+{
+	source_post(op->arg, SRC_EV_LATE);
+}
+
+void source_init(struct source *s, struct ft *ft, struct vm *vm, void (*news)(void *arg), void *arg)
+{
+	memset(s, 0, sizeof(*s));
+	s->ft = ft;
+	s->vm = vm;
+	s->news = news;
+	s->arg = arg;
+	s->fd = s->link.fd = s->passes.notify_fd = -1;
+	s->timer_op = (struct loop_op){.fn = timer, .arg = s};
+	s->late_op = (struct loop_op){.fn = late, .arg = s};
+	fsm_init(&s->fsm, &source_desc, s, SRC_IDLE);
+}
+
+bool source_busy(const struct source *s)
+{
+	return s->ft && s->fsm.state != SRC_IDLE && s->fsm.state != SRC_LEFT;
+}
+
+bool source_stands(const struct source *s)
+{
+	return s->ft && (s->ft->stands & FT_STAND_SWITCH || s->fsm.state == SRC_LEFT);
+}
+
+static int prepare(struct source *s, struct err *e)
+{
+	if (s->passes.notify_fd < 0) {
+		s->passes.notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (s->passes.notify_fd < 0)
+			return err_sys(e, "eventfd");
+		s->sender_op = (struct loop_op){.fn = sender_ended, .arg = s};
+		if (loop_poll_add(s->ft->loop, &s->sender_op, s->passes.notify_fd, POLLIN))
+			return err_set(e, -ENOSPC, "event loop is full");
+	}
+	free(s->state);
+	s->state_cap = vm_state_bound(s->vm);
+	s->state = malloc(s->state_cap);
+	return s->state ? 0 : err_set(e, -ENOMEM, "migrate: out of memory");
+}
+
+int source_start(struct source *s, const struct migrate_conf *conf, struct err *e)
+{
+	int r;
+
+	if (source_busy(s))
+		return err_set(e, -EBUSY,
+			       "migrate: one to %s is under way; see ftvmm status, or "
+			       "give it up: --cancel",
+			       s->conf.precopy);
+	if (s->vm->ending.end != VM_END_NONE)
+		return err_set(e, -EBUSY, "migrate: the guest has ended");
+	r = prepare(s, e);
+	if (r)
+		return r;
+	s->conf = *conf;
+	s->why[0] = 0;
+	s->at = (struct source_times){.begun = loop_now_ns()};
+	s->ready = (struct wire_ready){0};
+	s->runs = (struct wire_runs){0};
+	s->passes.stats = (struct passes_stats){0};
+	if (getrandom(&s->session, sizeof(s->session), 0) != sizeof(s->session))
+		s->session = loop_now_ns();
+	s->session |= 1;
+	loop_timer_set(s->ft->loop, &s->late_op, conf->timeout_ns);
+	source_post(s, SRC_EV_START);
+	return 0;
+}
+
+int source_cancel(struct source *s, bool force, const char *why, struct err *e)
+{
+	bool unsure = s->ft && s->fsm.state >= SRC_UNSURE && s->fsm.state < SRC_LEFT;
+
+	if (!source_busy(s))
+		return err_set(e, -ENOENT, "migrate: none is under way");
+	if (force && !unsure)
+		return err_set(e, -EINVAL,
+			       "migrate: --force is only for a VM of which nobody knows "
+			       "where it runs; --cancel is enough here");
+	if (unsure && !force)
+		return err_set(e, -EBUSY,
+			       "migrate: too late: the VM may run at the destination. If you are "
+			       "sure that it does not, and will not: --cancel --force");
+	if (s->fsm.state == SRC_GO)
+		return err_set(e, -EBUSY,
+			       "migrate: too late: the destination was told to run the "
+			       "VM");
+	if (s->fsm.state != SRC_QUIT && s->fsm.state != SRC_BACK)
+		snprintf(s->why, sizeof(s->why), "%s", why);
+	s->result = SOURCE_CANCELLED;
+	source_post(s, force ? SRC_EV_FORCE : SRC_EV_CANCEL);
+	return 0;
+}
+
+bool source_may_end(struct source *s, const char *why)
+{
+	struct err e = {0};
+
+	if (!source_busy(s))
+		return !s->ft || s->fsm.state != SRC_LEFT;
+	if (s->fsm.state < SRC_GO || s->fsm.state == SRC_QUIT || s->fsm.state == SRC_BACK) {
+		source_cancel(s, false, why, &e);
+		return true;
+	}
+	source_post(s, SRC_EV_END);
+	return false;
+}
+
+void source_done(struct source *s)
+{
+	if (!s->ft)
+		return;
+	source_end_sender(s);
+	source_no_timers(s);
+	source_close_link(s);
+	images_go_on(&s->images);
+	dirty_stop(&s->dirty);
+	passes_done(&s->passes);
+	loop_poll_del(s->ft->loop, &s->sender_op);
+	if (s->passes.notify_fd >= 0)
+		close(s->passes.notify_fd);
+	free(s->state);
+	s->state = NULL;
+	s->ft = NULL;
+}

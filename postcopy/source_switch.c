@@ -1,0 +1,133 @@
+/* The VM stands: what is left, and the destination runs it. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "postcopy/source_do.h"
+#include "vmm/base/log.h"
+#include "vmm/vm/vm_net.h"
+
+#define DRAIN_NS 5000000000ull
+#define LAST_NS	 30000000000ull
+#define READY_NS 10000000000ull
+#define RUNS_NS	 5000000000ull
+
+static void failed(struct source *s, const char *why)
+{
+	snprintf(s->why, sizeof(s->why), "%s", why);
+	source_post(s, SRC_EV_FAILED);
+}
+
+static void drained(void *arg, int r)
+{
+	struct source *s = arg;
+	char why[80];
+
+	s->at.drained = loop_now_ns();
+	if (!r) {
+		source_post(s, SRC_EV_DRAINED);
+		return;
+	}
+	snprintf(why, sizeof(why), "an image was not brought to its medium: %s", strerror(-r));
+	failed(s, why);
+}
+
+void source_stand(void *arg)
+{
+	struct source *s = arg;
+	struct err e = {0};
+	int64_t len;
+
+	s->at.stop = loop_now_ns();
+	if (ft_stand(s->ft, s->vm, FT_STAND_SWITCH, NULL, &e)) {
+		failed(s, e.msg);
+		return;
+	}
+	len = vm_save(s->vm, s->state, s->state_cap);
+	s->at.stopped = loop_now_ns();
+	if (len < 0) {
+		failed(s, "the VM's state is too large: a bug in ftvmm");
+		return;
+	}
+	s->passes.state = s->state;
+	s->passes.state_len = (size_t)len;
+	source_timer(s, DRAIN_NS);
+	images_drain(&s->images, s->vm, drained, s);
+}
+
+void source_send_last(void *arg)
+{
+	struct source *s = arg;
+	struct passes *p = &s->passes;
+	struct err e = {0};
+
+	p->last = (struct wire_switch){.mode = MIGRATE_PRECOPY,
+				       .paused = (s->ft->stands & FT_STAND_USER) != 0};
+	/* The guest's time goes on over a pause by the user, too. */
+	p->stopped_at_ns = s->vm->run.paused_ns ? s->vm->run.paused_ns : s->at.stop;
+	source_timer(s, LAST_NS);
+	images_unlock(s->vm);
+	if (passes_start(p, PASSES_LAST, &e)) {
+		failed(s, e.msg);
+		return;
+	}
+	/* Meanwhile; nothing of the guest is on its way any more. */
+	if (vm_link(s->vm, false, &e))
+		log_warn("%s", e.msg);
+}
+
+void source_wait_ready(void *arg)
+{
+	struct source *s = arg;
+
+	s->at.sent = loop_now_ns();
+	source_timer(s, READY_NS);
+}
+
+void source_go(void *arg)
+{
+	struct source *s = arg;
+
+	s->at.ready = loop_now_ns();
+	source_no_timers(s);
+	source_timer(s, RUNS_NS);
+	source_say(s, FRAME_GO, NULL, 0);
+	s->at.go = loop_now_ns();
+}
+
+static double ms(uint64_t ns)
+{
+	return (double)ns / 1e6;
+}
+
+static void log_downtime(const struct source *s)
+{
+	const struct source_times *at = &s->at;
+	const struct passes_stats *st = &s->passes.stats;
+	uint64_t there = at->ready - at->sent, known = s->ready.lock_ns + s->ready.load_ns;
+
+	log_info("migrate: downtime %.2f ms: stop %.2f, disks %.2f, last %llu pages %.2f, state "
+		 "%.2f, there: images %.2f, load %.2f, link %.2f; run %.2f",
+		 ms(at->ended - at->stop), ms(at->stopped - at->stop),
+		 ms(at->drained - at->stopped), (unsigned long long)st->last_pages, ms(st->last_ns),
+		 ms(st->state_ns), ms(s->ready.lock_ns), ms(s->ready.load_ns),
+		 ms(there > known ? there - known : 0), ms(at->ended - at->ready));
+	log_info("migrate: %llu passes, %llu pages, %llu MiB in %.0f ms",
+		 (unsigned long long)st->pass, (unsigned long long)st->pages,
+		 (unsigned long long)(st->bytes >> 20), ms(at->ended - at->begun));
+}
+
+void source_leave(void *arg)
+{
+	struct source *s = arg;
+
+	source_no_timers(s);
+	s->at.ended = loop_now_ns();
+	/* Only so that it need not listen any more: it has the VM anyway. */
+	stream_send(&s->link, FRAME_GONE, 0, NULL, 0, loop_now_ns() + 100000000ull);
+	source_close_link(s);
+	log_downtime(s);
+	ft_set(s->ft, FT_OVER, FT_MIGRATED, s->conf.precopy);
+	source_set_result(s, SOURCE_DONE);
+	s->ft->on_exit(s->ft->arg, 3);
+}

@@ -1,0 +1,82 @@
+/*
+ * GO is said and no answer came: nobody knows yet whether the VM runs there. It stands here, and
+ * the destination is asked until it answers. One that was started anew does not know.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "postcopy/source_do.h"
+#include "vmm/base/log.h"
+
+#define RETRY_NS  500000000ull
+#define ANSWER_NS 2000000000ull
+
+static void note(struct source *s)
+{
+	char text[480];
+
+	snprintf(text, sizeof(text),
+		 "the destination was told to run the VM, and did not answer (%.200s): it is asked "
+		 "again twice a second. If you are sure that it does not run there, and will not: "
+		 "ftvmm migrate NAME --cancel --force",
+		 s->why);
+	if (strcmp(s->ft->note, text))
+		ft_set(s->ft, FT_HERE, FT_NONE, text);
+}
+
+void source_unsure(void *arg)
+{
+	struct source *s = arg;
+
+	source_no_timers(s);
+	source_close_link(s);
+	log_error("migrate: unsure: %s", s->why);
+	note(s);
+	source_timer(s, RETRY_NS);
+	source_set_result(s, SOURCE_UNSURE);
+}
+
+void source_unsure_late(void *arg)
+{
+	struct source *s = arg;
+
+	snprintf(s->why, sizeof(s->why), "no answer in time");
+	source_unsure(s);
+}
+
+void source_unsure_again(void *arg)
+{
+	struct source *s = arg;
+
+	source_close_link(s);
+	note(s);
+	source_timer(s, RETRY_NS);
+}
+
+void source_connect_again(void *arg)
+{
+	struct source *s = arg;
+
+	source_timer(s, ANSWER_NS);
+	source_dial(s);
+}
+
+void source_ask(void *arg)
+{
+	struct source *s = arg;
+
+	source_timer(s, ANSWER_NS);
+	source_open_link(s, FRAME_ASK, NULL, 0);
+}
+
+void source_leave_unsure(void *arg)
+{
+	struct source *s = arg;
+
+	source_no_timers(s);
+	source_close_link(s);
+	log_error("migrate: stopped while nobody knows whether the VM runs at %s", s->conf.precopy);
+	ft_set(s->ft, FT_OVER, FT_FENCED, s->why);
+	s->ft->on_exit(s->ft->arg, 5);
+}

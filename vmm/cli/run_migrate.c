@@ -1,0 +1,220 @@
+/* Migration, as a `run` process has it: what is asked for, what is told. */
+#include <errno.h>
+#include <string.h>
+
+#include "vmm/base/log.h"
+#include "vmm/cli/run.h"
+#include "vmm/cli/run_command.h"
+
+#define PROGRESS_NS 100000000ull
+
+/* --- the status object: words of QEMU's query-migrate, and what they mean there
+ * -------------------
+ */
+
+static const char *const result_word[] = {
+	[SOURCE_NONE] = "none",	    [SOURCE_ACTIVE] = "active",	      [SOURCE_DONE] = "completed",
+	[SOURCE_FAILED] = "failed", [SOURCE_CANCELLED] = "cancelled", [SOURCE_UNSURE] = "unsure",
+};
+
+static uint64_t get(const uint64_t *stat)
+{
+	return __atomic_load_n(stat, __ATOMIC_RELAXED);
+}
+
+static json_t *milliseconds(uint64_t ns)
+{
+	return json_integer((json_int_t)((ns + 500000) / 1000000));
+}
+
+static json_t *microseconds(uint64_t from_ns, uint64_t to_ns)
+{
+	return json_integer(from_ns && to_ns > from_ns ? (json_int_t)((to_ns - from_ns) / 1000)
+						       : 0);
+}
+
+static json_t *ram_status(const struct passes_stats *st, const struct vm *vm)
+{
+	uint64_t done = get(&st->pages) - get(&st->begun), todo = get(&st->todo);
+	uint64_t left = todo > done ? todo - done : 0;
+	json_t *o = json_object();
+
+	json_object_set_new(o, "transferred", json_integer((json_int_t)get(&st->bytes)));
+	json_object_set_new(o, "remaining", json_integer((json_int_t)(left << MEM_PAGE_SHIFT)));
+	json_object_set_new(o, "total", json_integer((json_int_t)vm->mem.bytes));
+	json_object_set_new(o, "page-size", json_integer(MEM_PAGE_SIZE));
+	json_object_set_new(o, "pages", json_integer((json_int_t)get(&st->pages)));
+	json_object_set_new(o, "pages-per-second", json_integer((json_int_t)get(&st->page_rate)));
+	json_object_set_new(o, "dirty-pages-rate", json_integer((json_int_t)get(&st->dirty_rate)));
+	json_object_set_new(o, "dirty-sync-count", json_integer((json_int_t)get(&st->pass)));
+	json_object_set_new(o, "mbps", json_real((double)get(&st->byte_rate) * 8 / 1e6));
+	return o;
+}
+
+/* Where the downtime went, us. */
+static json_t *downtime_parts(const struct source *s)
+{
+	const struct passes_stats *st = &s->passes.stats;
+	const struct source_times *at = &s->at;
+	json_t *o = json_object();
+
+	json_object_set_new(o, "stop", microseconds(at->stop, at->stopped));
+	json_object_set_new(o, "disks", microseconds(at->stopped, at->drained));
+	json_object_set_new(o, "last-pages", json_integer((json_int_t)(get(&st->last_ns) / 1000)));
+	json_object_set_new(o, "state", json_integer((json_int_t)(get(&st->state_ns) / 1000)));
+	json_object_set_new(o, "images", json_integer((json_int_t)(s->ready.lock_ns / 1000)));
+	json_object_set_new(o, "load", json_integer((json_int_t)(s->ready.load_ns / 1000)));
+	json_object_set_new(o, "run", microseconds(at->ready, at->ended));
+	json_object_set_new(o, "total", microseconds(at->stop, at->ended));
+	return o;
+}
+
+static json_t *source_status(const struct source *s)
+{
+	const struct source_times *at = &s->at;
+	uint64_t now = s->result == SOURCE_ACTIVE || s->result == SOURCE_UNSURE ? loop_now_ns()
+										: at->ended;
+	json_t *o = json_object();
+
+	json_object_set_new(o, "status", json_string(result_word[s->result]));
+	json_object_set_new(o, "direction", json_string("out"));
+	json_object_set_new(o, "phase", json_string(source_desc.states[s->fsm.state]));
+	json_object_set_new(o, "uri", json_string(s->conf.precopy));
+	json_object_set_new(o, "total-time", milliseconds(now - at->begun));
+	json_object_set_new(o, "setup-time",
+			    milliseconds(at->passes ? at->passes - at->begun : now - at->begun));
+	json_object_set_new(o, "expected-downtime",
+			    milliseconds(get(&s->passes.stats.expected_ns)));
+	json_object_set_new(o, "ram", ram_status(&s->passes.stats, s->vm));
+	if (s->result == SOURCE_DONE) {
+		json_object_set_new(o, "downtime", milliseconds(at->ended - at->stop));
+		json_object_set_new(o, "downtime-us", downtime_parts(s));
+	}
+	if (*s->why)
+		json_object_set_new(o, "error-desc", json_string(s->why));
+	return o;
+}
+
+static json_t *dest_status(const struct dest *d)
+{
+	const struct dest_stats *st = &d->stats;
+	bool here = d->fsm.state == DST_RUNS || d->fsm.state == DST_HERE;
+	json_t *o = json_object(), *ram = json_object();
+
+	json_object_set_new(o, "status",
+			    json_string(here					? "completed"
+					: d->fsm.state == DST_LISTEN && *d->why ? "failed"
+					: d->fsm.state == DST_LISTEN		? "none"
+										: "active"));
+	json_object_set_new(o, "direction", json_string("in"));
+	json_object_set_new(o, "phase", json_string(dest_desc.states[d->fsm.state]));
+	json_object_set_new(o, "uri", json_string(d->ft->cfg->incoming));
+	json_object_set_new(o, "total-time",
+			    milliseconds(!st->begun_ns	? 0
+					 : st->ended_ns ? st->ended_ns - st->begun_ns
+							: loop_now_ns() - st->begun_ns));
+	json_object_set_new(ram, "transferred", json_integer((json_int_t)st->bytes));
+	json_object_set_new(ram, "total",
+			    json_integer(d->vm->loop ? (json_int_t)d->vm->mem.bytes : 0));
+	json_object_set_new(ram, "page-size", json_integer(MEM_PAGE_SIZE));
+	json_object_set_new(o, "ram", ram);
+	if (*d->why && d->fsm.state == DST_LISTEN)
+		json_object_set_new(o, "error-desc", json_string(d->why));
+	return o;
+}
+
+json_t *run_migrate_status(const struct run *r)
+{
+	if (r->source.ft && r->source.result != SOURCE_NONE)
+		return source_status(&r->source);
+	return r->dest.ft ? dest_status(&r->dest) : NULL;
+}
+
+/* --- events ----------------------------------------------------------------------------------- */
+
+static void tell(struct run *r)
+{
+	json_t *o = source_status(&r->source);
+
+	json_object_set_new(o, "event", json_string("migration"));
+	ctl_event(r->ctl, o);
+}
+
+static void progress(struct loop_op *op, int res)
+{
+	struct run *r = op->arg;
+
+	tell(r);
+	loop_timer_set(&r->loop, &r->progress_op, PROGRESS_NS);
+}
+
+static void news(void *arg)
+{
+	struct run *r = arg;
+
+	if (r->source.result == SOURCE_ACTIVE)
+		loop_timer_set(&r->loop, &r->progress_op, PROGRESS_NS);
+	else
+		loop_timer_del(&r->loop, &r->progress_op);
+	tell(r);
+}
+
+/* --- interface -------------------------------------------------------------------------------- */
+
+void run_migrate_init(struct run *r)
+{
+	r->progress_op = (struct loop_op){.fn = progress, .arg = r};
+	source_init(&r->source, &r->ft, &r->vm, news, r);
+}
+
+static void runs_here(void *arg)
+{
+	struct run *r = arg;
+
+	r->has_vm = true;
+	run_end_watch(r);
+	run_migrate_init(r);
+}
+
+int run_migrate_listen(struct run *r, struct err *e)
+{
+	return dest_start(&r->dest, &r->ft, &r->vm, runs_here, r, e);
+}
+
+void run_migrate_stop(struct run *r)
+{
+	if (r->source.ft)
+		loop_timer_del(&r->loop, &r->progress_op);
+	source_done(&r->source);
+	dest_stop(&r->dest);
+}
+
+static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
+{
+	if (r->role != ROLE_PLAIN)
+		return err_set(e, -EOPNOTSUPP,
+			       "migrate: a VM with fault tolerance does not migrate in this "
+			       "version; ftvmm failover %s moves it to its secondary",
+			       r->cfg.name);
+	if (!r->has_vm)
+		return err_set(e, -EBUSY, "migrate: this side does not run the VM (state %s)",
+			       ft_word(&r->ft));
+	if (r->stopping)
+		return err_set(e, -EBUSY, "migrate: the VM is being stopped");
+	return source_start(&r->source, conf, e);
+}
+
+json_t *serve_migrate(struct run *r, json_t *request, struct err *e)
+{
+	struct migrate_conf conf;
+	int code = migrate_conf_request(&conf, request, e);
+
+	if (!code && conf.cancel)
+		code = source_cancel(&r->source, conf.force, "cancelled by the user", e);
+	else if (!code)
+		code = start(r, &conf, e);
+	if (code)
+		return NULL;
+	ctl_follow(r->ctl);
+	return source_status(&r->source);
+}

@@ -1,0 +1,142 @@
+#include "vmm/conf/migrate_conf.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vmm/conf/option.h"
+#include "vmm/wire/chan.h"
+
+#define MS 1000000ull
+#define FIELD(f)                                                                                   \
+	.offset = offsetof(struct migrate_conf, f), .size = sizeof(((struct migrate_conf *)0)->f)
+
+/* clang-format off */
+static const struct option rows[] = {
+	{ "precopy", .type = OPT_TEXT, FIELD(precopy), .metavar = "URI" },
+	{ "downtime", .type = OPT_TIME, FIELD(downtime_ns), .min = MS, .max = 60000 * MS,
+	  .metavar = "TIME" },
+	{ "timeout", .type = OPT_TIME, FIELD(timeout_ns), .min = 100 * MS, .max = 86400000 * MS,
+	  .metavar = "TIME" },
+	{ "passes", .type = OPT_NUMBER, FIELD(passes), .min = 1, .max = 1000, .metavar = "N" },
+	{ "bandwidth", .type = OPT_SIZE, FIELD(bandwidth), .min = 1 << 20, .max = 1ull << 40,
+	  .metavar = "SIZE" },
+	{ "cancel", .type = OPT_FLAG, FIELD(cancel) },
+	{ "force", .type = OPT_FLAG, FIELD(force) },
+};
+/* clang-format on */
+
+static const struct option_table table = {rows, sizeof(rows) / sizeof(rows[0])};
+
+static void init(struct migrate_conf *c)
+{
+	*c = (struct migrate_conf){
+		.downtime_ns = 50 * MS, .timeout_ns = 60000 * MS, .passes = MIGRATE_PASSES_ANY};
+}
+
+static int check(const struct migrate_conf *c, struct err *e)
+{
+	struct err inner = {0};
+	struct chan_uri uri;
+
+	if (c->cancel && c->precopy[0])
+		return err_set(e, -EINVAL, "migrate: --cancel and --precopy exclude each other");
+	if (c->force && !c->cancel)
+		return err_set(e, -EINVAL, "migrate: --force goes with --cancel");
+	if (c->cancel)
+		return 0;
+	if (!c->precopy[0])
+		return err_set(e, -EINVAL,
+			       "migrate: where to? Give --precopy URI, on which the destination "
+			       "has --incoming, or --cancel");
+	if (!strncmp(c->precopy, "tls:", 4))
+		return err_set(e, -EINVAL,
+			       "migrate: '%s': tls is not available in this version; use tcp: in a "
+			       "private network",
+			       c->precopy);
+	if (chan_parse(c->precopy, &uri, &inner))
+		return err_set(e, -EINVAL, "migrate: %s", inner.msg);
+	if (uri.kind != CHAN_TCP && uri.kind != CHAN_UNIX)
+		return err_set(e, -EINVAL,
+			       "migrate: '%s': the destination is connected to again when the "
+			       "link breaks; use tcp:HOST:PORT or unix:PATH",
+			       c->precopy);
+	return 0;
+}
+
+static int set_word(struct migrate_conf *c, const char *const *words, int n, int *at, struct err *e)
+{
+	const char *word = words[*at], *value = "";
+	const struct option *o;
+	char where[64];
+
+	if (strncmp(word, "--", 2))
+		return err_set(e, -EINVAL,
+			       "migrate: unknown argument '%.40s'; see ftvmm migrate "
+			       "--help",
+			       word);
+	o = option_find(&table, word + 2, strcspn(word + 2, "="));
+	if (!o)
+		return err_set(e, -EINVAL, "migrate: %.40s: no such option; the nearest is --%s",
+			       word, option_nearest(&table, word + 2));
+	snprintf(where, sizeof(where), "migrate: --%s", o->name);
+	if (o->type != OPT_FLAG) {
+		value = strchr(word, '=');
+		if (!value && *at + 1 >= n)
+			return err_set(e, -EINVAL, "%s needs a value: %s", where, o->metavar);
+		value = value ? value + 1 : words[++*at];
+	}
+	return option_set_text(o, c, value, where, e);
+}
+
+int migrate_conf_words(struct migrate_conf *c, const char *const *words, int n, struct err *e)
+{
+	int r = 0;
+
+	init(c);
+	for (int i = 0; i < n && !r; i++)
+		r = set_word(c, words, n, &i, e);
+	return r ? r : check(c, e);
+}
+
+int migrate_conf_request(struct migrate_conf *c, json_t *request, struct err *e)
+{
+	int r = 0;
+
+	init(c);
+	for (unsigned i = 0; i < table.n && !r; i++) {
+		json_t *value = json_object_get(request, rows[i].name);
+		char where[64];
+
+		snprintf(where, sizeof(where), "migrate: %s", rows[i].name);
+		if (value)
+			r = option_set_json(&rows[i], c, value, where, e);
+	}
+	return r ? r : check(c, e);
+}
+
+json_t *migrate_conf_json(const struct migrate_conf *c)
+{
+	json_t *o = json_pack("{s:s}", "cmd", "migrate");
+	char text[32];
+
+	if (c->cancel) {
+		json_object_set_new(o, "cancel", json_true());
+		json_object_set_new(o, "force", json_boolean(c->force));
+		return o;
+	}
+	if (json_object_set_new(o, "precopy", json_string(c->precopy))) {
+		json_decref(o);
+		return NULL;
+	}
+	option_format_time(c->downtime_ns, text, sizeof(text));
+	json_object_set_new(o, "downtime", json_string(text));
+	option_format_time(c->timeout_ns, text, sizeof(text));
+	json_object_set_new(o, "timeout", json_string(text));
+	if (c->passes != MIGRATE_PASSES_ANY)
+		json_object_set_new(o, "passes", json_integer(c->passes));
+	if (c->bandwidth)
+		json_object_set_new(o, "bandwidth", json_integer((json_int_t)c->bandwidth));
+	return o;
+}
