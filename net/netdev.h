@@ -32,6 +32,7 @@ struct netdev {
 	char ifname[16]; /* host name of the tap */
 	int fd;	   /* non-blocking, poll for input; -1: unplugged (reads nothing, drops writes) */
 	bool ours; /* we made the tap: it goes away with the fd */
+	unsigned long offloads; /* the tap's */
 	uint64_t tx_frames, rx_frames, tx_dropped;
 	const struct netdev_ops *ops; /* NULL: that of a tap */
 	void *back;		      /* of the back end */

@@ -164,7 +164,13 @@ static int tap_set_offloads(struct netdev *nd, uint64_t guest_features)
 		if (flags != TUN_F_CSUM && guest_features & 1ull << VIRTIO_NET_F_GUEST_ECN)
 			flags |= TUN_F_TSO_ECN;
 	}
-	return ioctl(nd->fd, TUNSETOFFLOAD, flags) < 0 ? -errno : 0;
+	/* The kernel waits for its lock of all interfaces, and a guest may reset its card often. */
+	if (flags == nd->offloads)
+		return 0;
+	if (ioctl(nd->fd, TUNSETOFFLOAD, flags) < 0)
+		return -errno;
+	nd->offloads = flags;
+	return 0;
 }
 
 static int tap_link(struct netdev *nd, bool up, struct err *e)

@@ -235,6 +235,27 @@ static void maps_offloads(void **state)
 	netdev_close(&nd);
 }
 
+/* It may take long: a guest that resets its card all day asks for it once. */
+static void offloads_are_set_once(void **state)
+{
+	const uint64_t csum = 1ull << VIRTIO_NET_F_GUEST_CSUM;
+	struct netdev nd;
+	struct err e = {0};
+	int fd;
+
+	assert_int_equal(netdev_open_tap(&nd, "n0", TAP, NULL, &e), 0);
+	assert_int_equal(netdev_set_offloads(&nd, csum), 0);
+	fd = nd.fd;
+	nd.fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	assert_int_equal(netdev_set_offloads(&nd, csum), 0);
+	assert_int_equal(netdev_set_offloads(&nd, 0), -ENOTTY);
+	assert_int_equal(netdev_set_offloads(&nd, csum), 0); /* as it was */
+	close(nd.fd);
+	nd.fd = fd;
+	assert_int_equal(netdev_set_offloads(&nd, 0), 0);
+	netdev_close(&nd);
+}
+
 static void unplugged_does_nothing(void **state)
 {
 	struct netdev nd = {.fd = -1};
@@ -260,6 +281,7 @@ int main(void)
 		cmocka_unit_test(names_a_missing_or_wrong_bridge),
 		cmocka_unit_test(carries_frames),
 		cmocka_unit_test(maps_offloads),
+		cmocka_unit_test(offloads_are_set_once),
 		cmocka_unit_test(unplugged_does_nothing),
 	};
 
