@@ -60,6 +60,7 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	pthread_t thread;
+	pid_t tid; /* atomic: its own word; 0 before it has run */
 	bool has_thread;
 	bool unfinished; /* kvm_run does not hold the registers yet: one more KVM_RUN before a save
 			  */

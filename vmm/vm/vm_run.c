@@ -2,6 +2,7 @@
 #include "vmm/vm/vm_run.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -32,20 +33,26 @@ static int wait_count(struct vm *vm, const unsigned *count, unsigned n)
 /*
  * On a busy host a vCPU that is to stop would wait for its turn while all others stand still. So it
  * runs before ordinary threads from the kick until it is let go. Under run.lock.
+ *
+ * Not by pthread_setschedparam(), which takes a lock of the thread: a vCPU that lets go of its
+ * priority there loses its processor with the lock, and the next boost would wait for it.
  */
 static void boost(struct vcpu *v)
 {
 	struct sched_param p = {.sched_priority = 1};
+	pid_t tid = __atomic_load_n(&v->tid, __ATOMIC_ACQUIRE);
 
-	v->boosted = v->may_boost && !pthread_setschedparam(v->thread, SCHED_RR, &p);
+	if (!tid)
+		return;
+	v->boosted = v->may_boost && !sched_setscheduler(tid, SCHED_RR, &p);
 	v->may_boost = v->boosted;
 }
 
-static void unboost(struct vcpu *v)
+static void unboost(void)
 {
 	struct sched_param p = {0};
 
-	pthread_setschedparam(v->thread, SCHED_OTHER, &p);
+	sched_setscheduler(0, SCHED_OTHER, &p);
 }
 
 void vm_kick_vcpus(struct vm *vm)
@@ -246,7 +253,7 @@ static bool leave_park(struct vcpu *v)
 	vm->run.vcpu_error = 0;
 	pthread_mutex_unlock(&vm->run.lock);
 	if (boosted)
-		unboost(v);
+		unboost();
 	return go;
 }
 
@@ -274,6 +281,7 @@ static void *thread_main(void *arg)
 	const struct vm *vm = v->env->arg;
 	char name[16];
 
+	__atomic_store_n(&v->tid, gettid(), __ATOMIC_RELEASE);
 	snprintf(name, sizeof(name), "vcpu%u", v->index);
 	pthread_setname_np(pthread_self(), name);
 	for (;;) {
