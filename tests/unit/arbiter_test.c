@@ -285,6 +285,49 @@ static void a_failing_sync_is_no_end(void **state)
 	arbiter_close(a);
 }
 
+static void break_syncs(void)
+{
+	storage.fail_sync = true;
+}
+
+/* The record is as it was; or it is not known to be on the disk. */
+static void a_failing_rename_is_no_end(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen;
+
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	storage.fail_rename = true;
+	assert_int_equal(arbiter_end(a, 1, ARBITER_STOPPED, &e), -EIO);
+	assert_non_null(strstr(e.msg, "arbiter record"));
+	assert_int_equal(count_files(*state, "*tmp*"), 0);
+	assert_int_equal(arbiter_last(a)->end, ARBITER_HELD);
+	storage.fail_rename = false;
+	storage.before_rename = break_syncs;
+	e.code = 0;
+	assert_int_equal(arbiter_end(a, 1, ARBITER_STOPPED, &e), -EIO);
+	assert_non_null(strstr(e.msg, "arbiter folder"));
+	assert_int_equal(arbiter_last(a)->end, ARBITER_HELD);
+	arbiter_close(a);
+}
+
+/* Whoever reads the record could not read the name. */
+static void a_name_that_is_not_text_is_refused(void **state)
+{
+	struct arbiter *a = open_as(*state, "host\xff"), *b = open_as(*state, "hostB");
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -EINVAL);
+	assert_non_null(strstr(e.msg, "UTF-8"));
+	assert_int_equal(gen, 0);
+	assert_int_equal(count_files(*state, "*"), 0);
+	assert_int_equal(arbiter_claim(b, 0, ARBITER_START, &gen, &e), 0);
+	arbiter_close(a);
+	arbiter_close(b);
+}
+
 static void missing_or_closed_folder(void **state)
 {
 	struct world *w = *state;
@@ -394,6 +437,11 @@ static void failing_storage_is_no_win(void **state)
 	uint64_t gen = 0;
 
 	storage.fail_link = true;
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -EIO);
+	assert_int_equal(gen, 0);
+	assert_int_equal(count_files(*state, "vm*"), 0);
+	storage.fail_link = false;
+	storage.fail_sync = true;
 	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -EIO);
 	assert_int_equal(gen, 0);
 	assert_int_equal(count_files(*state, "vm*"), 0);
@@ -635,6 +683,8 @@ int main(void)
 		TEST(a_folder_that_is_one_generation_behind_stops_everybody),
 		TEST(nothing_is_said_before_it_is_on_the_disk),
 		TEST(a_failing_sync_is_no_end),
+		TEST(a_failing_rename_is_no_end),
+		TEST(a_name_that_is_not_text_is_refused),
 		TEST(missing_or_closed_folder),
 		TEST(bad_uris),
 		TEST(relative_path_and_root),

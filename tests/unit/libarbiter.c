@@ -80,6 +80,10 @@ int renameat(int ofd, const char *old, int nfd, const char *new)
 	int r;
 
 	step(&storage.before_rename);
+	if (storage.fail_rename) {
+		errno = EIO;
+		return -1;
+	}
 	r = (int)syscall(SYS_renameat2, ofd, old, nfd, new, 0);
 	if (!r)
 		note('r');
