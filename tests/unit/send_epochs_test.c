@@ -21,6 +21,7 @@
 #include "ft/epoch/send.h"
 #include "ft/epoch/sync.h"
 #include "tests/unit/libkvm_model.h"
+#include "tests/unit/libsteps.h"
 #include "vmm/copy/page_in.h"
 
 #define BYTES	  (8ull << 20)
@@ -273,6 +274,34 @@ static void an_epoch_on_the_wire(void **state)
 	disk_writes_free(&log);
 }
 
+/* Where tests have it killed. The pages are more than a frame takes, the log has two entries. */
+static void steps_of_an_epoch(void **state)
+{
+	const struct wire_disk w = {1, DISK_FLUSH, 0, 0, 0};
+	struct fix *f = *state;
+	struct send_job *j;
+	unsigned pages;
+
+	write_pages(f, BUFS - 20, 1);
+	assert_int_equal(seal(f, 1, &j), BUFS - 20);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(disk_writes_add(&j->disklog, &w, NULL), 0);
+	struct disk_writes log = j->disklog;
+
+	j->end.disk_ops = 2;
+	steps_reset();
+	send_push(&f->send, j);
+	send_drain(&f->send);
+	pages = steps_count(STEP_SEND_PAGES);
+	assert_true(pages > 1);
+	wait_frames(f, 1 + pages + 2 + 2);
+	assert_int_equal(steps_count(STEP_SEND_BEGIN), 1);
+	assert_int_equal(steps_count(STEP_SEND_DISKLOG), 2);
+	assert_int_equal(steps_count(STEP_SEND_STATE), 1);
+	assert_int_equal(steps_count(STEP_SEND_END), 1);
+	disk_writes_free(&log);
+}
+
 /* One after the other, with more of them than there are jobs; some of them empty. */
 static void epochs_in_a_row(void **state)
 {
@@ -352,10 +381,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(an_epoch_on_the_wire),
-		T(epochs_in_a_row),
-		T(stopped_while_it_writes),
-		T(a_sync_that_fails),
+		T(an_epoch_on_the_wire),    T(steps_of_an_epoch), T(epochs_in_a_row),
+		T(stopped_while_it_writes), T(a_sync_that_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,5 @@
 /* A commit in turns: whole at its end, and brought to its end when the link is lost in between. */
+#include "tests/unit/libsteps.h"
 #include "tests/unit/stage_rig.h"
 
 #define N 400u /* pages: more than a turn does at least */
@@ -64,6 +65,32 @@ static void check_committed(void)
 	rig.loop.clock = loop_now_ns;
 	rig_settle(&rig);
 	assert_int_equal(rig.moved, 1 + 2 * GOLDEN_OPS);
+}
+
+/* Where tests have it killed. */
+static void its_steps(void **state)
+{
+	struct golden g = {.epoch = 9, .first = 10, .n = 300, .seed = 13};
+	struct parts ps;
+	struct err e;
+
+	steps_reset();
+	stage_commit(&rig.stage);
+	assert_string_equal(steps_seen(), "commit-middle commit-end");
+	golden_epoch(&rig, &g, &ps);
+	steps_reset();
+	assert_int_equal(rig_feed(&rig, &ps, NULL, &e), 1);
+	assert_string_equal(steps_seen(), "stage-begin stage-pages stage-pages stage-state");
+	parts_free(&ps);
+	steps_reset();
+	budget(no_time);
+	assert_false(stage_commit_turn(&rig.stage));
+	assert_string_equal(steps_seen(), "commit-middle");
+	while (!stage_commit_turn(&rig.stage))
+		;
+	assert_string_equal(steps_seen(), "commit-middle commit-end");
+	rig.loop.clock = loop_now_ns;
+	rig_settle(&rig);
 }
 
 static void at_once(void **state)
@@ -141,9 +168,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(at_once),	T(one_turn_when_there_is_time),
-		T(turns),	T(lost_in_between),
-		T(lost_before), T(goes_on_after_it),
+		T(its_steps),
+		T(at_once),
+		T(one_turn_when_there_is_time),
+		T(turns),
+		T(lost_in_between),
+		T(lost_before),
+		T(goes_on_after_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,6 +22,7 @@
 #include "ft/epoch/capture.h"
 #include "ft/epoch/sync.h"
 #include "tests/unit/libkvm_model.h"
+#include "tests/unit/libsteps.h"
 #include "vmm/copy/page_in.h"
 
 #define BYTES	(16ull << 20)
@@ -403,6 +404,24 @@ static void what_is_not_zero_goes_once(void **state)
 	assert_int_equal(first_seal(f), 0);
 }
 
+/* Where tests have it killed. */
+static void steps_of_a_sync(void **state)
+{
+	struct fix *f = *state;
+
+	host_writes(f, 1, 1);
+	assert_true(disk_writes(f, 0, DISK_WRITE, 0, 512));
+	while (any_busy(f))
+		turn(f);
+	steps_reset();
+	sync_start(f);
+	sync_wait(f, 0);
+	assert_int_equal(steps_count(STEP_SYNC_BEGIN), 1);
+	assert_true(steps_count(STEP_SYNC_DISK) > 0);
+	assert_true(steps_count(STEP_SYNC_RAM) > 0);
+	assert_int_equal(steps_count(STEP_SYNC_END), 1);
+}
+
 /* Devices have written all of memory since the start: a cache of files read from a disk. */
 static void the_hosts_writes_go_live(void **state)
 {
@@ -641,6 +660,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(what_is_not_zero_goes_once),
+		T(steps_of_a_sync),
 		T(the_hosts_writes_go_live),
 		T(the_host_writes_meanwhile),
 		T(everybody_writes),
