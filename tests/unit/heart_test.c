@@ -1,6 +1,8 @@
 /* Heartbeats: who is dead, who hangs, and how a heart starts and stops. */
 #define _GNU_SOURCE /* memfd_create */
+#include <errno.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "tests/unit/libheart.h"
 
@@ -108,6 +110,42 @@ static void end_of_the_stream_is_loss(void **state)
 	stream_done(&w->peer);
 	world_run_until_lost(w);
 	assert_string_equal(w->why, "heartbeat link closed");
+}
+
+static int lowest_free_fd(void)
+{
+	int fd = dup(0);
+
+	assert_true(fd >= 0);
+	close(fd);
+	return fd;
+}
+
+/* It needs two more than the link: whichever it does not get, nothing is left, the link closed. */
+static void a_process_without_descriptors(void **state)
+{
+	struct world *w = *state;
+	struct rlimit was, few;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+	for (unsigned left = 0; left < 2; left++) {
+		int before = lowest_free_fd(), r;
+		struct stream st;
+
+		world_connect(w, &st);
+		few = was;
+		few.rlim_cur = (rlim_t)lowest_free_fd() + left;
+		assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+		r = heart_start(&w->heart, &w->loop, &st, 5 * MS, SEC);
+		setrlimit(RLIMIT_NOFILE, &was);
+		assert_int_equal(r, -EMFILE);
+		assert_int_equal(st.fd, -1);
+		assert_true(heart_suspect(&w->heart));
+		world_end(w);
+		assert_int_equal(lowest_free_fd(), before);
+	}
+	world_begin(w, 5 * MS, SEC);
+	peer_echo(w, 0);
 }
 
 /* Before the loop is told. */
@@ -348,6 +386,7 @@ int main(void)
 		T(the_other_link_is_life),
 		T(a_raised_timeout_is_used),
 		T(end_of_the_stream_is_loss),
+		T(a_process_without_descriptors),
 		T(who_lost_the_peer_is_suspect),
 		T(a_peer_that_does_not_read_is_lost),
 		T(an_idle_loop_is_not_away),

@@ -107,6 +107,9 @@ static void an_image_that_answers_too_late_is_one(void **state)
 		assert_int_equal(secondary_stop(&lab.sec), -EIO);
 		assert_true(lab.waited_ns >= 30 * S);
 		assert_int_equal(logged("error: the image does not take them"), 1);
+		/* The end waits for the kernel, 10 s more, and says so once. */
+		assert_int_equal(lab.waited_ns, 40 * S);
+		assert_int_equal(logged("waiting for the image"), 1);
 		check_over();
 		lab_teardown(NULL);
 	}
