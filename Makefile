@@ -87,6 +87,7 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
 $(B)/tests/unit/send_test: WRAP += loop_now_ns
 $(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
+$(B)/tests/unit/side_test: WRAP += open gethostname
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
 	$(eval $(t): $(patsubst %.c,$(B)/%.o,$(filter $(d)/lib%,$(TOOLLIB))))))
 $(TOOLS): %: %.o

@@ -5,10 +5,12 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "ft/common/side.h"
@@ -78,9 +80,76 @@ static void of_images(void **state)
 	assert_non_null(strstr(e.msg, "/none'"));
 }
 
+/* --- a host of the test's choice -------------------------------------------------------------- */
+
+static struct {
+	const char *id; /* NULL: it has no machine-id */
+	const char *name;
+} host = {"one\n", "here"};
+
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
+int __wrap_gethostname(char *name, size_t size);
+
+int __wrap_open(const char *path, int flags, ...)
+{
+	int fd;
+
+	if (strcmp(path, "/etc/machine-id"))
+		return __real_open(path, flags, 0600);
+	assert_int_equal(flags, O_RDONLY | O_CLOEXEC);
+	if (!host.id) {
+		errno = ENOENT;
+		return -1;
+	}
+	fd = memfd_create("machine-id", 0);
+	assert_int_equal(write(fd, host.id, strlen(host.id)), strlen(host.id));
+	lseek(fd, 0, SEEK_SET);
+	return fd;
+}
+
+int __wrap_gethostname(char *name, size_t size)
+{
+	if (!host.name)
+		return -1;
+	snprintf(name, size, "%s", host.name);
+	return 0;
+}
+
+static uint64_t side_on(const char *id, const char *name)
+{
+	host.id = id;
+	host.name = name;
+	return side();
+}
+
+/* The same file on two hosts is two images, whichever of both names differs. */
+static void of_hosts(void **state)
+{
+	static const char *const ids[] = {"one\n", "two\n", NULL};
+	static const char *const names[] = {"here", "there", NULL};
+	int before = dup(0), after;
+	uint64_t seen[9];
+
+	close(before);
+	make("h");
+	use(0, "root", "h");
+	cfg.ndisks = 1;
+	for (unsigned i = 0; i < 9; i++) {
+		seen[i] = side_on(ids[i / 3], names[i % 3]);
+		assert_true(seen[i] != 0);
+		assert_true(seen[i] == side_on(ids[i / 3], names[i % 3]));
+		for (unsigned j = 0; j < i; j++)
+			assert_true(seen[i] != seen[j]);
+	}
+	after = dup(0);
+	close(after);
+	assert_int_equal(after, before);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(of_images)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(of_images), cmocka_unit_test(of_hosts)};
 	char cmd[64];
 	int r;
 
