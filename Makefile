@@ -96,6 +96,7 @@ $(TOOLS): %: %.o
 NATIVE := $(filter $(B)/tests/bench/native_%,$(TOOLS))
 $(NATIVE): $(LIBOBJS)
 $(NATIVE): TOOLLIBS := $(LIBS)
+$(B)/tests/bench/native_ft: $(B)/tests/unit/libstage.o
 # One that speaks its protocol, and one that prints it.
 SPEAKERS := $(B)/tests/hostile/hostile $(B)/tests/docs/protocol
 $(SPEAKERS): $(LIBOBJS)
@@ -130,6 +131,7 @@ build/fuzz/libftvmm.a: $(LIBOBJS)
 FUZZ_VM := $(patsubst %,build/fuzz/tests/fuzz/%_fuzz,snapshot secondary primary)
 $(FUZZ_VM): build/fuzz/tests/fuzz/vm.o
 $(FUZZ_VM): WRAP := $(WRAP_vm)
+build/fuzz/tests/fuzz/ft_fuzz: build/fuzz/tests/unit/libstage.o
 build/fuzz/tests/fuzz/legacy_fuzz: WRAP := loop_now_ns time
 
 # Everything a test needs; then all suites of tests/run but linux, and one line that sums up.

@@ -3,10 +3,8 @@
  * many pages, whole epochs and the first sync over loopback TCP beside as many plain bytes. The
  * guest is a thread that writes; KVM's dirty log is a bitmap that says what it wrote.
  */
-#define STAGE_RIG_PLAIN
-#define RIG_MEM (128ull << 20)
 #include "tests/bench/native.h"
-#include "tests/unit/stage_rig.h"
+#include "tests/unit/libstage.h"
 
 #include <semaphore.h>
 #include <sys/mman.h>
@@ -14,7 +12,10 @@
 #include "ft/epoch/capture.h"
 #include "ft/epoch/send.h"
 #include "ft/epoch/sync.h"
+#include "vmm/copy/pages.h"
 
+#define MEM_BYTES   (128ull << 20)
+#define PAGES	    (MEM_BYTES / MEM_PAGE_SIZE)
 #define FAR	    7919u /* prime: neighbours are far apart, all pages come by */
 #define MANY	    1024u /* pages in the largest epoch */
 #define STAGING	    (32ull << 20)
@@ -84,7 +85,7 @@ static void guest_choose(struct guest *g, unsigned n, bool scattered)
 static void guest_start(struct guest *g)
 {
 	memset(g, 0, sizeof(*g));
-	check("guest memory", mem_init(&g->mem, MEM_SHARED_FILE, RIG_MEM, NULL));
+	check("guest memory", mem_init(&g->mem, MEM_SHARED_FILE, MEM_BYTES, NULL));
 	check("capture", capture_init(&g->capture, &kvm, &g->mem, STAGING, NULL));
 	g->batch.cap = g->capture.nbufs;
 	g->batch.pages = must(calloc(g->batch.cap, sizeof(*g->batch.pages)));
@@ -215,7 +216,7 @@ struct epoch {
 static void next_set(struct epoch *ep)
 {
 	for (unsigned i = 0; i < ep->n; i++)
-		ep->set[i] = (ep->serial++ * FAR) % (RIG_MEM / MEM_PAGE_SIZE);
+		ep->set[i] = (ep->serial++ * FAR) % (MEM_BYTES / MEM_PAGE_SIZE);
 }
 
 static void take(struct srig *r, const struct epoch *ep, uint16_t type, const void *data,
@@ -321,7 +322,7 @@ static void bench_commit(struct srig *r, struct epoch *ep, unsigned pages)
 static void all_pages_once(struct srig *r, struct epoch *ep)
 {
 	ep->n = MANY;
-	for (uint64_t i = 0; i < RIG_PAGES / MANY; i++) {
+	for (uint64_t i = 0; i < PAGES / MANY; i++) {
 		next_set(ep);
 		stage_epoch(r, ep);
 		commit_once(r, ep);
@@ -356,7 +357,7 @@ static void commit(void)
 	struct srig *r = must(calloc(1, sizeof(*r)));
 	struct epoch *ep = must(calloc(1, sizeof(*ep)));
 
-	rig_start(r);
+	rig_start_with(r, MEM_BYTES);
 	epoch_init(ep, r);
 	all_pages_once(r, ep);
 	for (unsigned i = 0; i < 3; i++)
@@ -428,7 +429,7 @@ static void pair_start(struct pair *p, struct guest *g)
 	memset(p, 0, sizeof(*p));
 	p->guest = g;
 	p->rig = must(calloc(1, sizeof(*p->rig)));
-	rig_start(p->rig);
+	rig_start_with(p->rig, MEM_BYTES);
 	cap = vm_state_bound(&p->rig->vm);
 	p->state = must(malloc(cap));
 	p->state_len = golden_state(p->rig, &golden, p->state, cap);
@@ -600,7 +601,7 @@ static uint64_t sync_once(struct pair *p)
 			die(e.msg, EBADMSG);
 	start = loop_now_ns() - start;
 	pthread_join(thread, NULL);
-	if (memcmp(p->guest->mem.base, p->rig->vm.mem.base, RIG_MEM))
+	if (memcmp(p->guest->mem.base, p->rig->vm.mem.base, MEM_BYTES))
 		die("first sync: the memories differ", EBADMSG);
 	return start;
 }
@@ -614,10 +615,10 @@ static void first_sync(void)
 	guest_start(g);
 	fill_random(g->mem.base, g->mem.bytes);
 	for (unsigned r = 0; r < ROUNDS; r++) {
-		double floor = mib_per_s(RIG_MEM, run_plain_tcp(RIG_MEM, CHUNK));
+		double floor = mib_per_s(MEM_BYTES, run_plain_tcp(MEM_BYTES, CHUNK));
 
 		pair_start(p, g);
-		figure_add(&f, floor, mib_per_s(RIG_MEM, sync_once(p)));
+		figure_add(&f, floor, mib_per_s(MEM_BYTES, sync_once(p)));
 		pair_end(p);
 	}
 	figure_print(&f);

@@ -1,7 +1,18 @@
 /* Disk changes of committed epochs: in order, counted, dropped, and when an image fails. */
-#include <malloc.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
 
-#include "tests/unit/stage_rig.h"
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/unit/libstage.h"
 
 static struct srig rig;
 static uint64_t seed = 88172645463325252ull;

@@ -1,6 +1,15 @@
 /* A commit in turns: whole at its end, and brought to its end when the link is lost in between. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
 #include "tests/unit/libsteps.h"
-#include "tests/unit/stage_rig.h"
+#include "tests/unit/libstage.h"
 
 #define N 400u /* pages: more than a turn does at least */
 

@@ -1,5 +1,15 @@
 /* Disk changes on their way through staging: hostile ones, and more than was announced. */
-#include "tests/unit/stage_rig.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/unit/libstage.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 

@@ -1,7 +1,19 @@
 /* Staging: an epoch counts whole or not at all, whatever its frames are. */
-#include "tests/unit/stage_rig.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/unit/libstage.h"
 
 #include "tests/unit/stage_fields.h"
+#include "vmm/copy/pages.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 

@@ -1,6 +1,15 @@
 /* Whole pages on their way into a secondary: of zeros, and raw ones in a row. */
-#include "tests/unit/stage_rig.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
 
+#include "tests/unit/libstage.h"
+#include "vmm/copy/pages.h"
+
+#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 static struct srig rig;
