@@ -30,12 +30,13 @@ GCFLAGS := -std=gnu17 -O2 -g $(WARN) -ffreestanding -fno-pic -fno-pie -mno-red-z
 UNIT := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(filter-out tests/unit/lib%,$(wildcard tests/unit/*.c)))
 # A unit test is linked with each lib*.c, and the fake VM, whose header it includes: words TEST:LIB.
 UNITLIBS := $(shell grep -Eo '^.include "tests/(unit/lib[a-z_]*|fuzz/vm)' tests/unit/*_test.c | sed 's|.c:.include "|:|')
-# Which takes the place of what a test does without: KVM, time that goes on by itself, the log, memory.
+# Which takes the place of what a test does without: KVM, time that goes on by itself, the log, memory, plain locks.
 WRAP_vm := $(addprefix vm_,create destroy pause resume start try_load load save new_generation)
 WRAP_libtime := loop_now_ns loop_timer_set loop_timer_del
 WRAP_liblog := log_write
 WRAP_libsteps := step_reached
 WRAP_libkvm_model := kvm_ioctl kvm_log_dirty
+WRAP_liblocks := $(addprefix pthread_mutex_,init lock unlock)
 WRAP_libnomem := malloc calloc aligned_alloc mmap
 WRAP_libsecondary := disk_submit stage_init side_identity heart_start diskapply_flush vsock_host_listen \
 	virtio_net_ask_announce loop_run_once step_reached chan_set_options ftruncate fallocate \
@@ -87,6 +88,7 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
 $(B)/tests/unit/send_test: WRAP += loop_now_ns
 $(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
+$(B)/tests/unit/heart_test: WRAP += ppoll
 $(B)/tests/unit/side_test: WRAP += open gethostname
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
 	$(eval $(t): $(patsubst %.c,$(B)/%.o,$(filter $(d)/lib%,$(TOOLLIB))))))

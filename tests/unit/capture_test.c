@@ -17,6 +17,7 @@
 
 #include "ft/epoch/capture.h"
 #include "tests/unit/libkvm_model.h"
+#include "tests/unit/liblocks.h"
 
 #define BYTES (8ull << 20)
 #define PAGES (BYTES / MEM_PAGE_SIZE)
@@ -78,6 +79,7 @@ static int teardown(void **state)
 	free(f->batch.pages);
 	free(f->peer);
 	free(f);
+	assert_int_equal(locks_held(), 0);
 	return 0;
 }
 

@@ -1,10 +1,13 @@
 /* Heartbeats: who is dead, who hangs, and how a heart starts and stops. */
 #define _GNU_SOURCE /* memfd_create */
 #include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 
 #include "tests/unit/libheart.h"
+#include "tests/unit/liblocks.h"
 
 /* --- life and death --------------------------------------------------------------------------- */
 
@@ -226,6 +229,19 @@ static void bad_frames_are_loss(void **state)
 	}
 }
 
+/* What the heart waits for: its loop, its peer. */
+static atomic_uint waits_for, waited_for_one;
+
+int __real_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *ts, const sigset_t *mask);
+int __wrap_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *ts, const sigset_t *mask);
+
+int __wrap_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *ts, const sigset_t *mask)
+{
+	waits_for = (unsigned)n;
+	waited_for_one += n == 1;
+	return __real_ppoll(fds, n, ts, mask);
+}
+
 /* Where poll does not see them: in the stream, of whoever read the first; and after a full turn. */
 static void what_is_buffered_is_heard(void **state)
 {
@@ -246,10 +262,17 @@ static void what_is_buffered_is_heard(void **state)
 		h.nonce = many.seq + 1;
 		wire_frame(&many, FRAME_HEART, &h, sizeof(h));
 	}
+	waited_for_one = 0;
 	assert_int_equal(write(w->peer.fd, many.p, many.len), many.len);
 	while (h.echo != 600)
 		assert_true(peer_hear(w, &h, 5000));
 	wire_free(&many);
+	/* It did not look at the peer after a full turn, but does so now. */
+	assert_true(waited_for_one > 0);
+	for (int left = 5000; waits_for != 2; left--) {
+		assert_true(left > 0);
+		usleep(1000);
+	}
 }
 
 /* --- the loop hangs --------------------------------------------------------------------------- */

@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include "tests/unit/libheart.h"
+#include "tests/unit/liblocks.h"
 
 /* The peer lives, but echoes nothing, until the lease has run out. The first and the last nonce. */
 static void let_the_lease_run_out(struct world *w, struct wire_heart *first,

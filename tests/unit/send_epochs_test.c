@@ -21,6 +21,7 @@
 #include "ft/epoch/send.h"
 #include "ft/epoch/sync.h"
 #include "tests/unit/libkvm_model.h"
+#include "tests/unit/liblocks.h"
 #include "tests/unit/libsteps.h"
 #include "vmm/copy/page_in.h"
 
@@ -198,6 +199,7 @@ static int teardown(void **state)
 	mem_done(&f->peer_mem);
 	loop_done(&f->loop);
 	free(f);
+	assert_int_equal(locks_held(), 0);
 	return 0;
 }
 

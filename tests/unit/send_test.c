@@ -20,6 +20,7 @@
 #include "ft/epoch/send.h"
 #include "ft/epoch/sync.h"
 #include "tests/unit/libkvm_model.h"
+#include "tests/unit/liblocks.h"
 #include "tests/unit/libmockchan.h"
 
 #define BYTES	(4ull << 20)
@@ -111,6 +112,7 @@ static int teardown(void **state)
 	loop_done(&f->loop);
 	fix = NULL;
 	free(f);
+	assert_int_equal(locks_held(), 0);
 	return 0;
 }
 

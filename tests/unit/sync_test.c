@@ -22,6 +22,7 @@
 #include "ft/epoch/capture.h"
 #include "ft/epoch/sync.h"
 #include "tests/unit/libkvm_model.h"
+#include "tests/unit/liblocks.h"
 #include "tests/unit/libsteps.h"
 #include "vmm/copy/page_in.h"
 
@@ -264,6 +265,7 @@ static int teardown(void **state)
 	mem_done(&f->mem);
 	loop_done(&f->loop);
 	free(f);
+	assert_int_equal(locks_held(), 0);
 	return 0;
 }
 
