@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/dest_do.h"
 #include "postcopy/images.h"
 #include "vmm/base/log.h"
@@ -50,6 +51,7 @@ void dest_build(void *arg)
 	struct err e = {0};
 	int r = build_vm(d, d->frame, &e);
 
+	step_reached(STEP_MIG_BUILT);
 	door_take(d->caller, &d->link);
 	chan_set_options(d->link.fd, LINK_MS);
 	d->session = d->link.session;
@@ -93,6 +95,7 @@ void dest_take_part(void *arg)
 	else
 		r = vm_decode(d->vm, f->data, f->length, &e);
 	d->has_state = d->has_state || (!r && f->type == FRAME_STATE);
+	step_reached(STEP_MIG_TAKEN);
 	if (r)
 		dest_reject(d, e.msg);
 }

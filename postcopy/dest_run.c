@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/dest_do.h"
 #include "postcopy/images.h"
 #include "vmm/base/log.h"
@@ -33,6 +34,7 @@ static int load(struct dest *d, struct err *e)
 	at += d->stats.lock_ns;
 	if (r)
 		return r;
+	step_reached(STEP_MIG_LOCKED);
 	vm_commit(d->vm);
 	r = vm_load(d->vm, d->last.stopped_ns + loop_now_ns() - d->switch_ns, e);
 	d->stats.load_ns = loop_now_ns() - at;
@@ -49,6 +51,7 @@ void dest_load(void *arg)
 	r = check_switch(d, &e);
 	if (!r)
 		r = load(d, &e);
+	step_reached(STEP_MIG_LOADED);
 	if (r)
 		snprintf(d->why, sizeof(d->why), "%s", e.msg);
 	dest_post(d, r ? DST_EV_NOT_LOADED : DST_EV_LOADED);
@@ -62,6 +65,7 @@ void dest_say_ready(void *arg)
 	dest_timer(d, GO_NS);
 	if (dest_say(d, FRAME_READY, &ready, sizeof(ready)))
 		dest_lose(d, "source: connection broken");
+	step_reached(STEP_MIG_READY);
 }
 
 void dest_refuse(void *arg)
@@ -86,6 +90,7 @@ void dest_run(void *arg)
 	struct dest *d = arg;
 	uint64_t at = loop_now_ns();
 
+	step_reached(STEP_MIG_TOLD);
 	loop_timer_del(d->ft->loop, &d->timer_op);
 	d->has_vm = false; /* it is the caller's */
 	d->runs(d->arg);
@@ -97,8 +102,10 @@ void dest_run(void *arg)
 	d->stats.ended_ns = d->ft->stats.first_run_mono_ns = loop_now_ns();
 	d->stats.run_ns = d->stats.ended_ns - at;
 	vm_announce(&d->announce, d->vm);
+	step_reached(STEP_MIG_RAN);
 	if (say_runs(d, &d->link))
 		dest_lose(d, "source: connection broken");
+	step_reached(STEP_MIG_SAID);
 	d->ft->peer[0] = 0;
 	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
 	vm_tell_end(d->vm); /* an end of the guest that nobody was told of */

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ft/common/steps.h"
 #include "vmm/base/loop.h"
 #include "vmm/copy/ram_pass.h"
 
@@ -57,6 +58,7 @@ static int between(void *arg)
 
 	if (p->conf->bandwidth && p->part == PASSES_LIVE && p->stats.bytes > p->paced_bytes)
 		keep_pace(p);
+	step_reached(STEP_MIG_PAGES);
 	return stopped(p) ? -ECANCELED : 0;
 }
 
@@ -180,6 +182,7 @@ static int send_last(struct passes *p, const struct ram_pass *ram)
 	set(&p->stats.last_pages, n);
 	set(&p->stats.todo, 0);
 	set(&p->stats.last_ns, loop_now_ns() - begun);
+	step_reached(STEP_MIG_LAST);
 	begun = loop_now_ns();
 	if (!r)
 		r = put(p, FRAME_STATE, p->state, p->state_len);

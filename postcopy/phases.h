@@ -15,6 +15,7 @@
 	X(PASSES, "memory goes out while the guest runs")                                          \
 	X(DRAIN, "VM stopped: its requests to the disks come to an end")                           \
 	X(LAST, "images given up: the last pages and the state go out")                            \
+	X(EARLY, "the same, and READY has come already")                                           \
 	X(SWITCH, "SWITCH said")                                                                   \
 	X(GO, "GO said: the destination is to run the VM")                                         \
 	X(QUIT, "given up, the VM runs: the sender comes to an end")                               \

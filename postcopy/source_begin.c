@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/source_do.h"
 #include "vmm/base/log.h"
 #include "vmm/machine/fdt.h"
@@ -41,6 +42,7 @@ void source_offer(void *arg)
 	if (s->link.fd >= 0)
 		chan_set_options(s->link.fd, LINK_MS);
 	free(fdt);
+	step_reached(STEP_MIG_OFFERED);
 }
 
 static void list_images(struct source *s)

@@ -14,6 +14,7 @@ void source_stand(void *arg);
 void source_send_last(void *arg);
 void source_wait_ready(void *arg);
 void source_go(void *arg);
+void source_go_early(void *arg);
 void source_leave(void *arg);
 
 /* postcopy/source_back.c: it comes to nothing, and the VM goes on here */

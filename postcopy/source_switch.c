@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/source_do.h"
 #include "vmm/base/log.h"
 #include "vmm/vm/vm_net.h"
@@ -45,6 +46,7 @@ void source_stand(void *arg)
 	}
 	len = vm_save(s->vm, s->state, s->state_cap);
 	s->at.stopped = loop_now_ns();
+	step_reached(STEP_MIG_STOOD);
 	if (len < 0) {
 		failed(s, "the VM's state is too large: a bug in ftvmm");
 		return;
@@ -67,6 +69,7 @@ void source_send_last(void *arg)
 	p->stopped_at_ns = s->vm->run.paused_ns ? s->vm->run.paused_ns : s->at.stop;
 	source_timer(s, LAST_NS);
 	images_unlock(s->vm);
+	step_reached(STEP_MIG_UNLOCKED);
 	if (passes_start(p, PASSES_LAST, &e)) {
 		failed(s, e.msg);
 		return;
@@ -81,6 +84,7 @@ void source_wait_ready(void *arg)
 	struct source *s = arg;
 
 	s->at.sent = loop_now_ns();
+	step_reached(STEP_MIG_SENT);
 	source_timer(s, READY_NS);
 }
 
@@ -91,8 +95,18 @@ void source_go(void *arg)
 	s->at.ready = loop_now_ns();
 	source_no_timers(s);
 	source_timer(s, RUNS_NS);
+	step_reached(STEP_MIG_GO);
 	source_say(s, FRAME_GO, NULL, 0);
+	step_reached(STEP_MIG_WENT);
 	s->at.go = loop_now_ns();
+}
+
+void source_go_early(void *arg)
+{
+	struct source *s = arg;
+
+	s->at.sent = loop_now_ns();
+	source_go(s);
 }
 
 static double ms(uint64_t ns)
@@ -123,6 +137,7 @@ void source_leave(void *arg)
 
 	source_no_timers(s);
 	s->at.ended = loop_now_ns();
+	step_reached(STEP_MIG_KNOWN);
 	/* Only so that it need not listen any more: it has the VM anyway. */
 	stream_send(&s->link, FRAME_GONE, 0, NULL, 0, loop_now_ns() + 100000000ull);
 	source_close_link(s);

@@ -1,6 +1,7 @@
 #include "ft/common/steps.h"
 
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,29 +20,45 @@ const char *step_name(enum step s)
 }
 
 /* The environment is process-wide and constant, and so is what is read from it, once. */
-static struct {
+struct at {
 	int step; /* -1: none */
 	int left;
-} die_at;
+};
+
+static struct {
+	struct at die, stop;
+} asked;
+
+static struct at parse(const char *env)
+{
+	const char *colon = env ? strchr(env, ':') : NULL;
+	size_t len = colon ? (size_t)(colon - env) : env ? strlen(env) : 0;
+	struct at at = {-1, colon ? atoi(colon + 1) : 1};
+
+	for (int i = 0; env && i < STEP_MAX; i++)
+		if (strlen(names[i]) == len && !strncmp(names[i], env, len))
+			at.step = i;
+	return at;
+}
 
 __attribute__((constructor)) static void read_environment(void)
 {
-	const char *env = getenv("FTVMM_DIE_AT");
-	const char *colon = env ? strchr(env, ':') : NULL;
-	size_t len = colon ? (size_t)(colon - env) : env ? strlen(env) : 0;
+	asked.die = parse(getenv("FTVMM_DIE_AT"));
+	asked.stop = parse(getenv("FTVMM_STOP_AT"));
+}
 
-	die_at.step = -1;
-	for (int i = 0; env && i < STEP_MAX; i++)
-		if (strlen(names[i]) == len && !strncmp(names[i], env, len))
-			die_at.step = i;
-	die_at.left = colon ? atoi(colon + 1) : 1;
+static bool is_now(struct at *at, enum step s)
+{
+	if (__builtin_expect((int)s != at->step, 1))
+		return false;
+	return __atomic_sub_fetch(&at->left, 1, __ATOMIC_RELAXED) == 0;
 }
 
 void step_reached(enum step s)
 {
-	if (__builtin_expect((int)s != die_at.step, 1))
-		return;
-	if (__atomic_sub_fetch(&die_at.left, 1, __ATOMIC_RELAXED) != 0)
+	if (is_now(&asked.stop, s))
+		raise(SIGSTOP);
+	if (!is_now(&asked.die, s))
 		return;
 	log_flush();
 	kill(getpid(), SIGKILL);

@@ -1,6 +1,7 @@
 /*
  * Named steps of the protocol, at which a test can have the process killed: FTVMM_DIE_AT=step or
  * FTVMM_DIE_AT=step:N for the N-th time it is reached. The kill is SIGKILL, as from outside.
+ * FTVMM_STOP_AT, likewise: SIGSTOP.
  */
 #ifndef FT_STEPS_H
 #define FT_STEPS_H
@@ -44,7 +45,24 @@
 	X(RUNS_SAID, "runs-said")                                                                  \
 	X(GONE_HEARD, "gone-heard")                                                                \
 	X(DRAINED, "drained")                                                                      \
-	X(DONE_SAID, "done-said")
+	X(DONE_SAID, "done-said")                                                                  \
+	X(MIG_OFFERED, "mig-offered")                                                              \
+	X(MIG_PAGES, "mig-pages")                                                                  \
+	X(MIG_STOOD, "mig-stood")                                                                  \
+	X(MIG_UNLOCKED, "mig-unlocked")                                                            \
+	X(MIG_LAST, "mig-last")                                                                    \
+	X(MIG_SENT, "mig-sent")                                                                    \
+	X(MIG_GO, "mig-go")                                                                        \
+	X(MIG_WENT, "mig-went")                                                                    \
+	X(MIG_KNOWN, "mig-known")                                                                  \
+	X(MIG_BUILT, "mig-built")                                                                  \
+	X(MIG_TAKEN, "mig-taken")                                                                  \
+	X(MIG_LOCKED, "mig-locked")                                                                \
+	X(MIG_LOADED, "mig-loaded")                                                                \
+	X(MIG_READY, "mig-ready")                                                                  \
+	X(MIG_TOLD, "mig-told")                                                                    \
+	X(MIG_RAN, "mig-ran")                                                                      \
+	X(MIG_SAID, "mig-said")
 
 enum step {
 #define X(e, name) STEP_##e,

@@ -4,6 +4,7 @@ import os
 import re
 
 import ftlab
+import test_migrate
 from ftlab import FrameWatch, Load, Pair, expect
 from testlib import check_load, flowing, random_wait, test
 from test_failover import ends, failover
@@ -87,7 +88,7 @@ HANDED = ("runs-said", "gone-heard")  # the other side may have left by then
 def kill_steps_known(lab):
     """every step of ft/common/steps.h has a place in these tests"""
     mine = (ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER + STOPPING +
-            STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED)
+            STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED + test_migrate.STEPS)
     expect(sorted(mine) == sorted(steps()), f"differ: {set(mine) ^ set(steps())}")
 
 

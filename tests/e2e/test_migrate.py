@@ -11,6 +11,12 @@ from testlib import (check_load, hash_cmdline, hash_work, host_digest, random_wa
 from test_boot import NET, boot
 
 PORT = 7950
+# Of ft/common/steps.h: before it is too late to go back, after that; at the destination, likewise.
+SOURCE_BEFORE = ("mig-offered", "mig-pages", "mig-stood", "mig-unlocked", "mig-last", "mig-sent", "mig-go")
+SOURCE_AFTER = ("mig-went", "mig-known")
+DEST_BEFORE = ("mig-built", "mig-taken", "mig-locked", "mig-loaded")
+DEST_AFTER = ("mig-ready", "mig-told", "mig-ran", "mig-said")
+STEPS = SOURCE_BEFORE + SOURCE_AFTER + DEST_BEFORE + DEST_AFTER
 
 
 def tcp(host):
@@ -89,3 +95,390 @@ def migrate_hash(lab):
     move.go("tcp")
     move.go("unix")
     expect(move.vm.wait_exit(30) == 0 and want in move.vm.console_text(), f"not {want}: {move.vm.console_text()}")
+
+
+@test(60)
+def migrate_smp(lab):
+    """two and four CPUs, there and back"""
+    for cpus in (2, 4):
+        move = Move(lab, boot(lab, "smp", f"seconds={int(4 + 2 * ftlab.SLOW)}", cpus=cpus))
+        move.vm.wait_console("^READY")
+        for kind in ("tcp", "unix"):
+            random_wait(lab, move.vm, 0.1, 0.4)
+            move.go(kind)
+        expect(move.vm.wait_exit(30) == 0 and "smp ok" in move.vm.console_text(),
+               f"exit code {move.vm.code}: {move.vm.console_text()}")
+
+
+@test(60)
+def migrate_disk(lab):
+    """an image that both hosts open: its lock goes along; each sector is what was written last"""
+    disk = ["-d", f"id=d0,path={lab.disk('disk', 8)}"]
+    move = Move(lab, boot(lab, "blk", "ops=0 region=8K", *disk, cpus=2), *disk)
+    move.vm.wait_console("^READY")
+    for kind in ("tcp", "unix", "tcp", "unix"):
+        random_wait(lab, move.vm, 0.1, 0.4)
+        move.go(kind)
+        move.vm.wait_state("RUNNING")
+        intruder = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/blk.elf", "-m", "64M", *disk], name="other")
+        expect(intruder.wait_exit(10) == 1 and "in use" in intruder.log_text(), intruder.log_text())
+        lab.release(intruder)
+    random_wait(lab, move.vm, 0.2, 0.4)
+    expect(move.vm.alive() and not re.search("CORRUPT|TRAP|FAILED", move.vm.console_text()), move.vm.console_text())
+
+
+@test(90)
+def migrate_kv(lab):
+    """kv under load, there and back: connections and echo streams kept, the history is that of one server"""
+    disk = lab.disk("disk", 32)
+    args = ["-d", f"id=d0,path={disk}", "-n", NET]
+    move = Move(lab, boot(lab, "kv", f"ip={GUEST_IP}", *args), *args)
+    load = start_load(lab)
+    for kind in ("tcp", "unix", "tcp", "unix"):
+        random_wait(lab, load, 0.1, 0.5)
+        move.go(kind)
+        lab.probe()
+    check_load(lab, [load], disk)
+
+
+@test(60)
+def migrate_paused(lab):
+    """a VM that the user had paused stays so, and goes on where it is told to"""
+    move = Move(lab, boot(lab, "idle", "hz=20 verbose=1"))
+    move.vm.wait_console("^tick 1")
+    move.vm.call("pause")
+    move.go("tcp")
+    move.vm.wait_state("PAUSED")
+    expect(move.vm.status()["paused"], "not paused by the user")
+    move.go("unix")
+    move.vm.wait_state("PAUSED")
+    expect("tick" not in move.vm.console_text(), "it ran")
+    move.vm.call("resume")
+    move.vm.wait_state("RUNNING")
+    move.vm.wait_console("^tick")
+
+
+@test(60)
+def migrate_restored(lab):
+    """one that was restored, and has not run since, migrates, too"""
+    vm = boot(lab, "idle", "hz=20 verbose=1")
+    vm.wait_console("^tick 1")
+    vm.call("snapshot", 30, file=lab.path("snap"))
+    lab.release(vm)
+    move = Move(lab, Vm(lab, "A", ["--restore", lab.path("snap"), "--paused"]))
+    move.vm.wait_state("PAUSED")
+    move.go("tcp")
+    move.vm.wait_state("PAUSED")
+    move.vm.call("resume")
+    move.vm.wait_console("^tick")
+
+
+@test(60)
+def migrate_reboot(lab):
+    """a guest that resets itself again and again is moved in the middle of it"""
+    kernel = ["-k", f"{ftlab.GUESTS}/reset.elf"]
+    vm = boot(lab, "reset", "boots=0 gap=20")
+    move = Move(lab, vm, *kernel)
+    vm.wait_console("^boot 2")
+    for kind in ("tcp", "unix"):
+        move.go(kind)
+        move.vm.wait_console("^boot")
+        move.vm.wait_status(lambda s: s["resets_total"] > 2, "resets at the destination")
+
+
+def client(lab, vm, *args, seconds=30):
+    """`ftvmm migrate` as a user has it."""
+    p = subprocess.run([FTVMM, "migrate", vm.name, *args], capture_output=True, text=True, timeout=seconds * ftlab.SLOW,
+                       env=dict(os.environ, XDG_RUNTIME_DIR=vm.run_dir))
+    return p.returncode, p.stdout, p.stderr
+
+
+@test(60)
+def migrate_client(lab):
+    """the command: JSON lines, exit codes, and its death does not matter"""
+    move = Move(lab, boot(lab, "writer", "pages=50 tick=10", memory="128M"))
+    move.vm.wait_console("^READY")
+    uri = f"unix:{lab.path('in')}"
+    code, out, err = client(lab, move.vm, "--precopy", uri)
+    expect(code == ftlab.EXIT_FAILED and "goes on here" in err, f"nobody listens: {code}: {out}{err}")
+    for args, word in ((["--precopy", uri, "--cancel"], "exclude"), ([], "argument is missing"), (["--cancel"], "none is"),
+                       (["--precopy", "file:/x"], "file"), (["--precopy", "fd:3"], "connected to again"),
+                       (["--downtime", "1s"], "where to"), (["--precopy", uri, "--passes", "0"], "passes"),
+                       (["--precopi", uri], "nearest is --precopy"), (["--precopy", "tls:a:1"], "tls is not"),
+                       (["--precopy", uri, "--bandwidth", "1K"], "bandwidth"), (["--force"], "--cancel"),
+                       (["--cancel", "--force"], "none is")):
+        code, out, err = client(lab, move.vm, *args)
+        expect(code in (1, 2) and word in err and not out, f"{args}: {code}: {out}{err}")
+    to = move.destination(uri)
+    code, out, err = client(lab, move.vm, "--precopy", uri, "--bandwidth", "64M")
+    lines = [json.loads(line) for line in out.splitlines()]
+    expect(code == 0 and lines[-1]["status"] == "completed", f"{code}: {out}{err}")
+    expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"exit code {move.vm.code}")
+    to.wait_state("RUNNING")
+    expect(to.status()["migration"]["status"] == "completed", to.status()["migration"])
+
+
+def refused(lab, move, word, *args, at_source=None):
+    """The destination has these arguments, and refuses; the VM goes on, and another one can come in there."""
+    uri = move.uri("unix")
+    to = Vm(lab, "B", ["--incoming", uri, *args])
+    to.wait_state("STARTING")
+    done = migrate(move.vm, uri)
+    expect(done["status"] == "failed" and word in done["error-desc"], f"{args}: {done}")
+    move.vm.wait_state("RUNNING")
+    to.wait_status(lambda s: s["state"] == "STARTING" and word in s["note"], f"'{word}' there")
+    expect(move.vm.status()["migration"]["ram"]["transferred"] == 0, "pages were sent first")
+    lab.release(to)
+
+
+@test(60)
+def migrate_refused(lab):
+    """what the destination cannot be is said before anything is sent"""
+    image = lab.disk("disk", 8)
+    move = Move(lab, boot(lab, "idle", "hz=20 verbose=1", "-d", f"id=d0,path={image}", "-n", NET))
+    move.vm.wait_console("^READY")
+    net = ["-n", NET]
+    refused(lab, move, "no image given here", *net)
+    refused(lab, move, "not given here", "-d", f"id=d0,path={image}")
+    refused(lab, move, "the machine has", "-d", f"id=d0,path={lab.disk('small', 4)}", *net)
+    refused(lab, move, "not the one that the source has open", "-d", f"id=d0,path={lab.disk('other', 8)}", *net)
+    refused(lab, move, "read-only here", "-d", f"id=d0,path={image},ro", *net)
+    move.vm.wait_console("^tick")
+
+
+@test(60)
+def migrate_options(lab):
+    """combinations that mean nothing are refused at the start, with the reason"""
+    uri = f"unix:{lab.path('in')}"
+    for args, word in ((["-k", f"{ftlab.GUESTS}/idle.elf", "-m", "64M"], "the source sends it"),
+                       (["--restore", "/x"], "--restore and --incoming"), (["--paused"], "--paused"),
+                       (["-c", "2"], "the source sends it"), (["--primary", "--peer", uri, "--ft", "mc"], "--incoming"),
+                       (["--secondary", "--listen", uri], "--incoming")):
+        vm = Vm(lab, "A", ["--incoming", uri, *args])
+        expect(vm.wait_exit(10) == 1 and word in vm.log_text(), f"{args}: {vm.code}: {vm.log_text()}")
+        lab.release(vm)
+    for bad in ("fd:5", "file:/x", "tcp:a", "tls:a:1"):
+        vm = Vm(lab, "A", ["--incoming", bad])
+        expect(vm.wait_exit(10) == 1 and "incoming" in vm.log_text(), f"{bad}: {vm.code}: {vm.log_text()}")
+        lab.release(vm)
+    vm = Vm(lab, "A", ["--primary", "--peer", uri, "--ft", "mc", "-k", f"{ftlab.GUESTS}/idle.elf", "-m", "64M"])
+    vm.wait_console("^READY")
+    try:
+        vm.call("migrate", precopy=uri)
+    except ftlab.LabError as e:
+        expect("fault tolerance" in str(e), str(e))
+    else:
+        raise ftlab.LabError("a primary migrates")
+
+
+def slow(lab, **more):
+    """A VM whose migration takes as long as it is let: much memory, little bandwidth."""
+    move = Move(lab, boot(lab, "writer", "pages=500 total=8000 mode=random tick=20", memory="128M"), **more)
+    move.vm.wait_console("^speed")
+    return move
+
+
+def begin(move, uri, **options):
+    """Up to its first pages."""
+    move.vm.call("migrate", precopy=uri, bandwidth="4M", **options)
+    return move.vm.wait_status(lambda s: s["migration"]["ram"]["transferred"] > 1 << 20, "pages that went out")
+
+
+@test(60)
+def migrate_cancel(lab):
+    """given up in the middle: the VM goes on, nothing is left at the destination, and the next one succeeds"""
+    move = slow(lab)
+    uri = move.uri("tcp")
+    to = move.destination(uri)
+    status = begin(move, uri)
+    expect(status["state"] == "MIGRATING" and status["migration"]["phase"] == "SRC_PASSES", f"{status}")
+    there = to.wait_state("MIGRATING")["migration"]
+    expect(there["status"] == "active" and there["direction"] == "in", f"{there}")
+    for cmd, args, word in (("migrate", {"precopy": uri}, "under way"), ("snapshot", {"file": lab.path("s")}, "migrates"),
+                            ("migrate", {"cancel": True, "force": True}, "--force is only")):
+        try:
+            move.vm.call(cmd, **args)
+        except ftlab.LabError as e:
+            expect(word in str(e), str(e))
+        else:
+            raise ftlab.LabError(f"no error for {cmd} {args}")
+    code, out, err = client(lab, move.vm, "--cancel")
+    expect(code == 0, f"{code}: {out}{err}")
+    move.vm.wait_state("RUNNING")
+    expect(move.vm.status()["migration"]["status"] == "cancelled", move.vm.status()["migration"])
+    there = to.wait_state("STARTING")
+    expect("cancelled by the user" in there["note"], there["note"])
+    done = migrate(move.vm, uri)
+    expect(done["status"] == "completed", f"{done}")
+    to.wait_console("^speed")
+    expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
+
+
+@test(60)
+def migrate_limits(lab):
+    """a guest that writes more than gets through is not switched: after so long, after so many passes"""
+    move = slow(lab)
+    uri = move.uri("tcp")
+    to = move.destination(uri)
+    done = migrate(move.vm, uri, bandwidth="4M", timeout="1s", downtime="1ms")
+    expect(done["status"] == "failed" and "--timeout" in done["error-desc"], f"{done}")
+    to.wait_state("STARTING")
+    done = migrate(move.vm, uri, passes=2, downtime="1ms")
+    expect(done["status"] == "failed" and "after 2 passes" in done["error-desc"] and
+           done["ram"]["dirty-sync-count"] == 2, f"{done}")
+    to.wait_state("STARTING")
+    move.vm.wait_state("RUNNING")
+    done = migrate(move.vm, uri, downtime="5s")
+    expect(done["status"] == "completed", f"{done}")
+
+
+@test(60)
+def migrate_stop(lab):
+    """a VM that is stopped, or ends, in the middle ends here"""
+    move = slow(lab)
+    uri = move.uri("tcp")
+    to = move.destination(uri)
+    begin(move, uri)
+    expect(move.vm.stop() == 0, f"exit code {move.vm.code}")
+    to.wait_state("STARTING")
+    lab.release(move.vm)
+    move.vm = boot(lab, "hash", "pages=4000 rounds=1000000", memory="128M")
+    move.vm.wait_console("^READY")
+    begin(move, uri)
+    move.vm.call("pause")
+    expect(move.vm.status()["paused"], "not paused")
+    move.vm.call("resume")
+    move.vm.call("migrate", cancel=True)
+    move.vm.wait_state("RUNNING")
+
+
+def disk_guest(lab, env=None):
+    """A VM that knows what its disk must hold, whose lock tells who has it."""
+    disk = ["-d", f"id=d0,path={lab.disk(f'disk{lab.next_serial()}', 8)}"]
+    vm = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/blk.elf", "-a", "ops=0 region=8K", "-m", "64M", *disk], env)
+    vm.wait_console("^READY")
+    return Move(lab, vm, *disk)
+
+
+def works(lab, vm):
+    """It runs, and its disk takes what it writes."""
+    vm.wait_state("RUNNING")
+    random_wait(lab, vm, 0.1, 0.2)
+    expect(vm.alive() and not re.search("CORRUPT|TRAP|FAILED", vm.console_text()), vm.console_text())
+
+
+@test(120)
+def migrate_kill_destination(lab):
+    """the destination dies at each step: before GO the VM goes on at the source, with its disk"""
+    for name in DEST_BEFORE + ("mig-ready",):
+        move = disk_guest(lab)
+        uri = move.uri("unix")
+        to = move.destination(uri, env={"FTVMM_DIE_AT": name})
+        done = migrate(move.vm, uri)
+        if name == "mig-ready" and done["status"] == "unsure":
+            expect(to.wait_exit() == -9, f"{name}: exit code {to.code}")
+            move.vm.call("migrate", cancel=True, force=True)
+        else:
+            expect(to.wait_exit() == -9 and done["status"] == "failed", f"{name}: {to.code} {done}")
+        works(lab, move.vm)
+        lab.release(to)
+        move.go("unix")
+        works(lab, move.vm)
+        lab.release(move.vm)
+
+
+@test(120)
+def migrate_kill_unsure(lab):
+    """the destination dies after GO: the source asks, and stands until the user decides"""
+    for name in ("mig-told", "mig-ran"):
+        move = disk_guest(lab)
+        uri = move.uri("unix")
+        to = move.destination(uri, env={"FTVMM_DIE_AT": name})
+        done = migrate(move.vm, uri)
+        expect(to.wait_exit() == -9 and done["status"] == "unsure", f"{name}: {to.code} {done}")
+        status = move.vm.wait_state("PAUSED")
+        expect("--cancel --force" in status["note"], status["note"])
+        lab.release(to)
+        to = move.destination(uri)  # which knows nothing of it
+        move.vm.wait_status(lambda s: "not known here" in s["note"], "an answer that says nothing")
+        for cmd, args, word in (("resume", {}, "stands for its migration"), ("migrate", {"cancel": True}, "too late"),
+                                ("migrate", {"precopy": uri}, "under way"), ("snapshot", {"file": "/x"}, "migrates")):
+            try:
+                move.vm.call(cmd, **args)
+            except ftlab.LabError as e:
+                expect(word in str(e), str(e))
+            else:
+                raise ftlab.LabError(f"no error for {cmd} {args}")
+        move.vm.call("migrate", cancel=True, force=True)
+        works(lab, move.vm)
+        lab.release(to)
+        move.go("unix")
+        works(lab, move.vm)
+        lab.release(move.vm)
+    move = disk_guest(lab)
+    uri = move.uri("unix")
+    to = move.destination(uri, env={"FTVMM_DIE_AT": "mig-ran"})
+    expect(migrate(move.vm, uri)["status"] == "unsure", "not unsure")
+    move.vm.call("stop")
+    expect(move.vm.wait_exit() == ftlab.EXIT_FENCED, f"exit code {move.vm.code}")
+
+
+@test(120)
+def migrate_kill_source(lab):
+    """the source dies at each step: before GO nothing is left of it at the destination, after GO it runs there"""
+    for name in SOURCE_BEFORE + SOURCE_AFTER:
+        move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
+        uri = move.uri("unix")
+        to = move.destination(uri)
+        try:
+            migrate(move.vm, uri)
+        except (ftlab.LabError, ConnectionError):
+            pass
+        expect(move.vm.wait_exit() == -9, f"{name}: exit code {move.vm.code}")
+        if name in SOURCE_BEFORE:
+            to.wait_status(lambda s: s["state"] == "STARTING" and s["note"] != "waiting for a migration",
+                           "the end of the link")
+        else:
+            works(lab, to)
+        lab.release(to, move.vm)
+
+
+@test(120)
+def migrate_frozen(lab):
+    """a destination that freezes at each step: given up in time before GO; after it, asked until it answers"""
+    for name in ("mig-ran", "mig-said"):
+        move = disk_guest(lab)
+        uri = move.uri("unix")
+        to = move.destination(uri, env={"FTVMM_STOP_AT": name})
+        status = move.vm.call("migrate", precopy=uri)
+        if name == "mig-ran":
+            expect(last_event(move.vm)["status"] == "unsure", "not unsure")
+            random_wait(lab, move.vm, 1, 3)
+            move.vm.wait_state("PAUSED")
+            to.signal(ftlab.signal.SIGCONT)
+        expect(last_event(move.vm)["status"] == "completed", "not completed")
+        expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"exit code {move.vm.code}")
+        to.signal(ftlab.signal.SIGCONT)
+        works(lab, to)
+        lab.release(to, move.vm)
+    for name, word in (("mig-taken", "--timeout"), ("mig-locked", "--timeout"), ("mig-loaded", "--timeout")):
+        move = disk_guest(lab)
+        uri = move.uri("unix")
+        to = move.destination(uri, env={"FTVMM_STOP_AT": name})
+        move.vm.call("migrate", precopy=uri, timeout="1s")
+        if name == "mig-taken":
+            done = last_event(move.vm)
+            expect(done["status"] == "failed" and word in done["error-desc"], f"{done}")
+        else:
+            move.vm.wait_status(lambda s: "in use" in s["note"], "images that the other one has still")
+            move.vm.wait_state("PAUSED")
+            to.signal(ftlab.signal.SIGCONT)
+            done = last_event(move.vm)
+            expect(done["status"] == "failed" and word in done["error-desc"], f"{done}")
+        to.signal(ftlab.signal.SIGCONT)
+        works(lab, move.vm)
+        to.wait_state("STARTING")
+        done = migrate(move.vm, uri)
+        expect(done["status"] == "completed", f"{name}: {done}")
+        works(lab, to)
+        lab.release(to, move.vm)
