@@ -8,7 +8,8 @@
 #include "postcopy/images.h"
 #include "vmm/base/log.h"
 
-#define GO_NS 10000000000ull
+#define GO_NS	       10000000000ull
+#define STOPPED_MAX_NS (365ull * 86400 * 1000000000)
 
 static int check_switch(struct dest *d, struct err *e)
 {
@@ -17,7 +18,8 @@ static int check_switch(struct dest *d, struct err *e)
 	if (f->length != sizeof(d->last))
 		return err_set(e, -EBADMSG, "switch of a wrong length");
 	memcpy(&d->last, f->data, sizeof(d->last));
-	if (d->last.mode != MIGRATE_PRECOPY || d->last.paused > 1)
+	if (d->last.mode != MIGRATE_PRECOPY || d->last.paused > 1 ||
+	    d->last.stopped_ns > STOPPED_MAX_NS)
 		return err_set(e, -EBADMSG, "switch with values out of range");
 	if (!d->has_state)
 		return err_set(e, -EBADMSG, "switch without a state");
@@ -147,9 +149,15 @@ void dest_drop_and_answer(void *arg)
 	dest_answer_never(d);
 }
 
+/* Its new link takes the place of the old one: GONE comes on it. */
 void dest_answer_runs(void *arg)
 {
 	struct dest *d = arg;
 
-	say_runs(d, &d->caller->stream);
+	dest_close_link(d);
+	door_take(d->caller, &d->link);
+	if (say_runs(d, &d->link))
+		dest_lose(d, "source: connection broken");
+	else
+		dest_listen_to_link(d);
 }

@@ -2,6 +2,7 @@
 #include "postcopy/passes.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -9,13 +10,16 @@
 #include <unistd.h>
 
 #include "ft/common/steps.h"
+#include "vmm/base/job.h"
 #include "vmm/base/loop.h"
 #include "vmm/copy/ram_pass.h"
 
-#define FRAME_NS   30000000000ull
-#define NS_PER_S   1000000000ull
-#define RATE_PAGES 256u	    /* fewer say nothing about how fast the link is, */
-#define RATE_GUESS 25000ull /* and this, pages a second, is assumed */
+#define FRAME_NS     30000000000ull
+#define SYNC_LOOK_MS 50
+#define SYNC_ALIVE   100u /* looks, and then a frame without pages */
+#define NS_PER_S     1000000000ull
+#define RATE_PAGES   256u     /* fewer say nothing about how fast the link is, */
+#define RATE_GUESS   25000ull /* and this, pages a second, is assumed */
 
 static void set(uint64_t *stat, uint64_t value)
 {
@@ -116,12 +120,71 @@ static bool fits(struct passes *p, uint64_t left)
 	return p->stats.expected_ns <= p->conf->downtime_ns;
 }
 
-/* With most of it on the medium, what the VM writes until it stands is there soon. */
-static void sync_images(const struct passes *p)
+/* With files of its own, as it may outlive the migration, and the VM. */
+struct image_sync {
+	struct job job;
+	int fds[MACHINE_MAX_DEVS];
+	unsigned nfds;
+};
+
+static int run_sync(struct job *job)
 {
-	for (unsigned i = 0; i < p->nfds; i++)
-		if (fdatasync(p->fds[i]) < 0)
+	struct image_sync *is = (struct image_sync *)job;
+
+	for (unsigned i = 0; i < is->nfds; i++)
+		if (fdatasync(is->fds[i]) < 0)
 			continue; /* it is asked again when the VM stands, and counts then */
+	return 0;
+}
+
+static void drop_sync(struct job *job)
+{
+	struct image_sync *is = (struct image_sync *)job;
+
+	for (unsigned i = 0; i < is->nfds; i++)
+		close(is->fds[i]);
+	free(is);
+}
+
+/* A medium may take minutes: the destination is not to take that for a death, nor a cancel wait. */
+static int wait_sync(struct passes *p, struct image_sync *is)
+{
+	int r = 0;
+
+	for (unsigned n = 1; !r && job_wait(&is->job, SYNC_LOOK_MS) == -ETIMEDOUT; n++) {
+		if (stopped(p)) {
+			job_abandon(&is->job);
+			return -ECANCELED;
+		}
+		if (n % SYNC_ALIVE == 0)
+			r = stream_send(p->stream, FRAME_PAGES, 0, NULL, 0,
+					loop_now_ns() + FRAME_NS);
+		if (r) {
+			job_abandon(&is->job);
+			return r;
+		}
+	}
+	drop_sync(&is->job);
+	return 0;
+}
+
+/* With most of it on the medium, what the VM writes until it stands is there soon. */
+static int sync_images(struct passes *p)
+{
+	struct image_sync *is = calloc(1, sizeof(*is));
+
+	if (!is)
+		return -ENOMEM;
+	is->job = (struct job){.run = run_sync, .drop = drop_sync};
+	for (unsigned i = 0; i < p->nfds; i++) {
+		is->fds[is->nfds] = fcntl(p->fds[i], F_DUPFD_CLOEXEC, 0);
+		is->nfds += is->fds[is->nfds] >= 0;
+	}
+	if (job_start(&is->job)) {
+		drop_sync(&is->job);
+		return 0; /* it only takes longer later */
+	}
+	return wait_sync(p, is);
 }
 
 static int not_converging(struct passes *p)
@@ -154,13 +217,14 @@ static int send_live(struct passes *p, const struct ram_pass *ram)
 		if (fits(p, left) && synced)
 			return 0;
 		if (!synced && fits(p, left)) {
-			sync_images(p);
+			r = sync_images(p);
 			synced = true;
 		} else if (p->stats.pass >= p->conf->passes) {
 			return not_converging(p);
 		}
 		at = begin_pass(p, left);
-		r = ram_pass_dirty(ram, p->dirty, &n);
+		if (!r)
+			r = ram_pass_dirty(ram, p->dirty, &n);
 	}
 	return r;
 }

@@ -1,12 +1,13 @@
 /*
- * The tables of the protocol as docs/protocol.md has them, from the tables that the program runs:
- * "protocol primary" or "protocol secondary".
+ * The tables of the protocols as docs/protocol.md and docs/migration.md have them, from the tables
+ * that the program runs: "protocol primary", "secondary", "source" or "dest".
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "ft/role/primary.h"
 #include "ft/role/secondary.h"
+#include "postcopy/phases.h"
 
 /* Rows one after the other that differ in their states only are one line. */
 static int same_line(const struct fsm_row *a, const struct fsm_row *b)
@@ -42,18 +43,29 @@ static void print_states(const struct fsm_desc *d, const char *const *what)
 #define X(name, what) what,
 static const char *const primary_states[] = {PRIMARY_STATES(X)};
 static const char *const secondary_states[] = {SECONDARY_STATES(X)};
+static const char *const source_states[] = {SOURCE_STATES(X)};
+static const char *const dest_states[] = {DEST_STATES(X)};
 #undef X
+
+static const struct table {
+	const char *name;
+	const struct fsm_desc *desc;
+	const char *const *states;
+} tables[] = {
+	{"primary", &primary_desc, primary_states},
+	{"secondary", &secondary_desc, secondary_states},
+	{"source", &source_desc, source_states},
+	{"dest", &dest_desc, dest_states},
+};
 
 int main(int argc, char **argv)
 {
-	int primary = argc == 2 && !strcmp(argv[1], "primary");
-
-	if (argc != 2 || (!primary && strcmp(argv[1], "secondary"))) {
-		fprintf(stderr, "usage: protocol primary|secondary\n");
-		return 1;
-	}
-	print_states(primary ? &primary_desc : &secondary_desc,
-		     primary ? primary_states : secondary_states);
-	print_rows(primary ? &primary_desc : &secondary_desc);
-	return 0;
+	for (size_t i = 0; argc == 2 && i < sizeof(tables) / sizeof(tables[0]); i++)
+		if (!strcmp(argv[1], tables[i].name)) {
+			print_states(tables[i].desc, tables[i].states);
+			print_rows(tables[i].desc);
+			return 0;
+		}
+	fprintf(stderr, "usage: protocol primary|secondary|source|dest\n");
+	return 1;
 }

@@ -230,6 +230,8 @@ PRINTED = {
                 lambda: printed("tests/docs/protocol", "primary")),
     "secondary": ("docs/protocol.md", "<!-- from protocol secondary -->",
                   lambda: printed("tests/docs/protocol", "secondary")),
+    "source": ("docs/migration.md", "<!-- from protocol source -->", lambda: printed("tests/docs/protocol", "source")),
+    "dest": ("docs/migration.md", "<!-- from protocol dest -->", lambda: printed("tests/docs/protocol", "dest")),
 }
 
 
@@ -287,14 +289,14 @@ def check_states():
 
 
 def check_frames():
-    """Every frame of the protocol is in docs/protocol.md, and no other; so is every state that it names."""
-    text = read("docs/protocol.md")
-    code = read("vmm/wire/stream.h") + printed("tests/docs/protocol", "primary")
-    code += printed("tests/docs/protocol", "secondary")
-    known = set(re.findall(r"\b((?:PRI|SEC|FRAME)_[A-Z_]+)\b", code)) - {"FRAME_TYPE_MAX"}
-    named = set(re.findall(r"\b((?:PRI|SEC|FRAME)_[A-Z_]+)\b", text))
+    """Every frame and state of the protocols is in docs/protocol.md or docs/migration.md, and no other."""
+    word = r"\b((?:PRI|SEC|SRC|DST|FRAME)_[A-Z_]+)\b"
+    code = read("vmm/wire/stream.h")
+    code += "".join(printed("tests/docs/protocol", t) for t in ("primary", "secondary", "source", "dest"))
+    known = set(re.findall(word, code)) - {"FRAME_TYPE_MAX"}
+    named = set(re.findall(word, read("docs/protocol.md") + read("docs/migration.md")))
     if known != named:
-        raise Failed(f"docs/protocol.md: {', '.join(sorted(known ^ named))}")
+        raise Failed(f"docs/protocol.md, docs/migration.md: {', '.join(sorted(known ^ named))}")
 
 
 TESTS = {f"names:{n}": (lambda n=n: check_names(n)) for n in EXAMPLES + MAPS if n != "docs/ancestry.md"}

@@ -9,6 +9,10 @@ int dirty_start(struct dirty *d, struct kvm *kvm, struct mem *mem, struct err *e
 	int r;
 
 	memset(d, 0, sizeof(*d));
+	if (kvm->tracked)
+		return err_set(e, -EBUSY,
+			       "what the guest writes is followed by somebody else already: a live "
+			       "snapshot or a migration is under way; try again when it has ended");
 	d->kvm = kvm;
 	d->mem = mem;
 	d->nwords = (mem->npages + 63) / 64;
@@ -29,13 +33,16 @@ int dirty_start(struct dirty *d, struct kvm *kvm, struct mem *mem, struct err *e
 		dirty_stop(d);
 		return err_set(e, r, "dirty tracking: %s", strerror(-r));
 	}
+	kvm->tracked = true;
 	return 0;
 }
 
 void dirty_stop(struct dirty *d)
 {
-	if (d->kvm)
+	if (d->kvm) {
 		kvm_log_dirty(d->kvm, false);
+		d->kvm->tracked = false;
+	}
 	free(d->bits);
 	free(d->clear);
 	memset(d, 0, sizeof(*d));

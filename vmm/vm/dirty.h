@@ -23,7 +23,7 @@ struct dirty {
 	uint64_t *clear; /* work space of the caller: pages to protect again */
 };
 
-/* Start logging; from here on every write is seen. */
+/* Start logging; from here on every write is seen. -EBUSY: somebody does so already. */
 int dirty_start(struct dirty *d, struct kvm *kvm, struct mem *mem, struct err *e);
 void dirty_stop(struct dirty *d);
 /*

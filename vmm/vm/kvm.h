@@ -23,6 +23,7 @@ struct kvm {
 	uint32_t nmsrs;
 	uint32_t msrs[KVM_MAX_MSRS]; /* the MSRs that make up a vCPU's state */
 	bool manual_protect;	     /* KVM_CLEAR_DIRTY_LOG is there */
+	bool tracked;		     /* from dirty_start() to dirty_stop() */
 	struct kvm_userspace_memory_region slots[KVM_MAX_SLOTS];
 	unsigned nslots;
 };
