@@ -54,15 +54,38 @@ static bool is_before_takeover(const struct secondary *s)
  */
 static bool too_much(const struct secondary *s)
 {
-	return s->disks.queue.bytes > DISK_QUEUE_HIGH &&
-	       ((s->fsm.state == SEC_STANDBY && s->stage.open && !stage_is_committing(&s->stage)) ||
-		s->fsm.state == SEC_SYNCING);
+	return s->disks.queue.bytes > DISK_QUEUE_HIGH && !stage_is_committing(&s->stage) &&
+	       ((s->fsm.state == SEC_STANDBY && s->stage.open) || s->fsm.state == SEC_SYNCING);
 }
 
 static void stop_reading(struct secondary *s)
 {
 	s->reading_stopped = true;
 	loop_poll_del(s->ft->loop, &s->main_op);
+}
+
+/* All of the first epoch is in memory. Later ones need not be tried: the same parts are copied. */
+static void try_first(struct secondary *s)
+{
+	struct err e = {0};
+
+	if (vm_try_load(s->vm, &e))
+		secondary_reject(s, e.msg);
+	else
+		secondary_post(s, SEC_EV_READY);
+}
+
+/* A turn of the commit, or the rest of it. */
+static void commit_on(struct secondary *s, bool all)
+{
+	bool done = true;
+
+	if (all)
+		stage_commit(&s->stage);
+	else
+		done = stage_commit_turn(&s->stage);
+	if (done && s->fsm.state == SEC_SYNCING)
+		try_first(s);
 }
 
 /* One frame, or a turn of the commit that comes before it. 1: there may be more. */
@@ -73,7 +96,7 @@ static int read_one(struct secondary *s)
 
 	/* What comes next builds on it. */
 	if (stage_is_committing(&s->stage)) {
-		stage_commit_turn(&s->stage);
+		commit_on(s, false);
 		return 1;
 	}
 	r = stream_recv(&s->main, &f);
@@ -106,7 +129,7 @@ void secondary_read_last(struct secondary *s)
 {
 	for (int n = 0; n < LAST_FRAMES; n++) {
 		if (stage_is_committing(&s->stage))
-			stage_commit(&s->stage);
+			commit_on(s, true);
 		if (!secondary_read(s))
 			return;
 	}
@@ -131,18 +154,11 @@ void secondary_take_part(void *arg)
 
 /*
  * The ack is the promise that nothing can fail any more. That this host accepts the vCPU state is
- * tried with the first epoch, before its ack; after that the same state parts are only copied.
+ * tried with the first epoch, before its ack.
  */
 void secondary_try_first(void *arg)
 {
-	struct secondary *s = arg;
-	struct err e = {0};
-
-	stage_commit(&s->stage);
-	if (vm_try_load(s->vm, &e))
-		secondary_reject(s, e.msg);
-	else
-		secondary_post(s, SEC_EV_READY);
+	commit_on(arg, false); /* secondary_read() goes on with it */
 }
 
 static int acknowledge(struct secondary *s, uint64_t epoch)

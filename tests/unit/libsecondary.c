@@ -159,6 +159,8 @@ void __wrap_step_reached(enum step s)
 {
 	size_t n = strlen(lab.steps);
 
+	if (s == STEP_COMMIT_MIDDLE && lab.long_commits)
+		lab.loop.yield_ns = 0;
 	if (s < STEP_STAGE_BEGIN || s > STEP_STAGE_STATE)
 		if (s != STEP_COMMIT_MIDDLE && s != STEP_COMMIT_END)
 			snprintf(lab.steps + n, sizeof(lab.steps) - n, "%s%s", n ? " " : "",

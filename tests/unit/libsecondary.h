@@ -41,6 +41,7 @@ struct lab {
 	uint64_t answers_after_ns, waited_ns;
 	void (*instead_of_answer)(void); /* called when it would be answered; may be NULL */
 	void (*while_building)(void);	 /* called while a VM is built; may be NULL */
+	bool long_commits;		 /* half of one uses a turn of the loop up */
 	/* What fails. */
 	int stage_init, side_identity, heart_start, diskapply_flush, vsock_host_listen;
 	int ftruncate_errno, fallocate_errno;

@@ -40,6 +40,51 @@ static void an_epoch_is_taken_as_a_whole(void **state)
 	assert_int_equal(lab.exits, 0);
 }
 
+/* Something else that has its turns: it sees the middle of a commit, if there is one. */
+struct bystander {
+	struct loop_work w;
+	enum secondary_state in; /* SEC_STATE_MAX: it has seen none */
+};
+
+static bool look(struct loop_work *w)
+{
+	struct bystander *b = w->arg;
+
+	if (stage_is_committing(&lab.sec.stage))
+		b->in = (enum secondary_state)lab.sec.fsm.state;
+	return b->in == SEC_STATE_MAX;
+}
+
+/* The epoch comes, and is seen halfway, in this state. */
+static void half_committed(uint64_t epoch, enum secondary_state state)
+{
+	struct bystander b = {.w = {.fn = look, .arg = &b}, .in = SEC_STATE_MAX};
+
+	lab.long_commits = true;
+	pri_epoch(epoch);
+	loop_work_add(&lab.loop, &b.w);
+	for (unsigned left = 1000; left && b.in == SEC_STATE_MAX; left--)
+		lab_turn();
+	loop_work_del(&lab.loop, &b.w);
+	assert_int_equal(b.in, state);
+}
+
+/* It may be as large as all of memory: the loop looks at its events between two pieces. */
+static void the_first_epoch_has_turns(void **state)
+{
+	pri_join();
+	pri_heart();
+	half_committed(1, SEC_SYNCING);
+	end_expect(&lab.main, FRAME_ACK, NULL);
+	assert_state(STANDBY);
+	lab_check_vm(1);
+	half_committed(2, SEC_STANDBY);
+	end_expect(&lab.main, FRAME_ACK, NULL);
+	pri_commit(3);
+	lab_settle();
+	lab_check_vm(3);
+}
+
 /* The time that the guest will have missed counts from the arrival of what it will go on from. */
 static void an_epoch_begins_when_its_first_frame_comes(void **state)
 {
@@ -482,6 +527,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, lab_setup, lab_teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(an_epoch_is_taken_as_a_whole),
+		TEST(the_first_epoch_has_turns),
 		TEST(an_epoch_begins_when_its_first_frame_comes),
 		TEST(nothing_is_applied_in_part),
 		TEST(a_malformed_part_ends_the_link),
