@@ -15,8 +15,9 @@
 
 /* What it does is said as docs/protocol.md says it. */
 static const struct fsm_row rows[] = {
-	ROW(LISTEN, HELLO, LISTEN, secondary_hello, "check it, build the VM; WELCOME, or REFUSE"),
-	ROW(LISTEN, BUILT, SYNCING, secondary_welcome, "SYNCING"),
+	ROW(LISTEN, HELLO, ASKED, secondary_hello, "check it; ask the arbiter"),
+	ROW(ASKED, FITS, ASKED, secondary_build, "build the VM; WELCOME"),
+	ROW(ASKED, BUILT, SYNCING, secondary_welcome, "SYNCING"),
 	ROW(SYNCING, HEART, SYNCING, secondary_begin_heart, "heartbeats"),
 	ROW(SYNCING, PART, SYNCING, secondary_take_part, "stage it"),
 	ROW(SYNCING, WHOLE, SYNCING, secondary_try_first, "commit; try the vCPU state"),
@@ -25,6 +26,8 @@ static const struct fsm_row rows[] = {
 	ROW(STANDBY, PART, STANDBY, secondary_take_part, "stage it"),
 	ROW(STANDBY, WHOLE, STANDBY, secondary_take_epoch, "ACK, commit"),
 
+	ROW(ASKED, UNFIT, LISTEN, secondary_refuse, "REFUSE; VM destroyed"),
+	ROW(ASKED, LOST, LISTEN, secondary_early, ""),
 	ROW(SYNCING, TIMER, SYNCING, secondary_no_heart, "REFUSE: no heartbeat link in 5 s"),
 	ROW(SYNCING, LOST, LISTEN, secondary_early, "VM destroyed; STARTING"),
 	ROW(SYNCING, IMAGES, SYNCING, NULL, ""),
@@ -89,6 +92,7 @@ static const struct fsm_row rows[] = {
 	ROW(TAKEN, IMAGE_FAILED, TAKEN, takeover_lacks, "VM stopped, exit 2"),
 
 	ROW(LISTEN, END, OVER, NULL, ""),
+	ROW(ASKED, END, OVER, NULL, ""),
 	ROW(SYNCING, END, OVER, NULL, ""),
 	ROW(STANDBY, END, OVER, NULL, ""),
 	ROW(DRAIN, END, OVER, NULL, ""),

@@ -25,6 +25,7 @@
 
 #define SECONDARY_STATES(X)                                                                        \
 	X(LISTEN, "no primary")                                                                    \
+	X(ASKED, "HELLO came: the arbiter is asked")                                               \
 	X(SYNCING, "first sync: nothing to take over with")                                        \
 	X(STANDBY, "an epoch is committed")                                                        \
 	X(DRAIN, "stopped in order: the images take what waits")                                   \
@@ -40,6 +41,8 @@
 #define SECONDARY_EVENTS(X)                                                                        \
 	X(HELLO, "HELLO")                                                                          \
 	X(END, "the process ends")                                                                 \
+	X(FITS, "the primary fits")                                                                \
+	X(UNFIT, "the primary does not fit")                                                       \
 	X(BUILT, "the VM is built")                                                                \
 	X(HEART, "heartbeat link")                                                                 \
 	X(WHOLE, "an epoch is whole")                                                              \
@@ -84,6 +87,8 @@ struct secondary {
 	struct loop_work read_work;
 	struct door door;
 	struct door_conn *caller;  /* who said HELLO, or is the heartbeat link */
+	struct wire_hello hello;   /* what it said, */
+	struct machine asked_for;  /* and is to be built */
 	const struct frame *frame; /* that is being taken */
 	struct stream main;	   /* its fd is -1 when there is no link */
 	struct heart heart;
@@ -93,7 +98,7 @@ struct secondary {
 	int drain_error;      /* what an image failed with when it was to take the last of it */
 	bool reading_stopped; /* the images are slower than the stream */
 	struct arbiter_answer answer;
-	char why[480]; /* the link was lost, or the VM could not be loaded */
+	char why[480]; /* the primary does not fit, its link was lost, the VM cannot be loaded */
 	char last_refused[480];
 	uint64_t lost_ns;
 	uint64_t begun_ns, committed_ns; /* when the open, the committed epoch began to arrive */

@@ -70,7 +70,7 @@ void secondary_listen_again(struct secondary *s, const char *why)
 		s->has_vm = s->ft->images_behind = false;
 		s->ft->stands = 0;
 	}
-	fsm_forget(&s->fsm, SEC_EV_BUILT, SEC_EV_MAX - 1);
+	fsm_forget(&s->fsm, SEC_EV_FITS, SEC_EV_MAX - 1);
 	s->ft->peer[0] = 0;
 	ft_set(s->ft, FT_ELSEWHERE, FT_NONE, why);
 }

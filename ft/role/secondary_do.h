@@ -11,6 +11,8 @@ int secondary_open_door(struct secondary *s, struct err *e);
 
 /* ft/role/welcome.c: become the primary's machine */
 void secondary_hello(void *arg);
+void secondary_build(void *arg);
+void secondary_refuse(void *arg);
 void secondary_welcome(void *arg);
 void secondary_begin_heart(void *arg);
 void secondary_no_heart(void *arg);

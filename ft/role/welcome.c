@@ -1,5 +1,5 @@
 /* Become the primary's machine: check its HELLO, build the VM, answer. */
-#define _GNU_SOURCE /* fallocate */
+#define _GNU_SOURCE /* fallocate, POLLRDHUP */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -73,60 +73,133 @@ static int check_mirrors(const struct config *cfg, const struct machine *m, stru
 	return 0;
 }
 
+static int check_machine(struct secondary *s, const uint8_t *fdt, struct err *e)
+{
+	const struct config *cfg = s->ft->cfg;
+	int r = twin_parse(&s->asked_for, cfg, fdt, s->hello.fdt_bytes, e);
+
+	if (r)
+		return r;
+	if (strcmp(s->asked_for.name, cfg->name))
+		return err_set(e, -EPERM,
+			       "the primary's VM is '%s', this side waits for '%s' (--name)",
+			       s->asked_for.name, cfg->name);
+	return check_mirrors(cfg, &s->asked_for, e);
+}
+
+static int check_arbiter(const struct secondary *s, struct err *e)
+{
+	bool theirs = s->hello.shared_arbiter, ours = arbiter_is_shared(s->ft->arbiter);
+
+	if (theirs == ours)
+		return 0;
+	return err_set(e, -EPERM,
+		       "the primary runs %s an arbiter, this side %s one: both could run the VM; "
+		       "give both sides the same --arbiter",
+		       theirs ? "with" : "without", ours ? "with" : "without");
+}
+
+static int check(struct secondary *s, const struct frame *f, struct err *e)
+{
+	int r;
+
+	if (f->length < sizeof(s->hello))
+		return err_set(e, -EBADMSG, "short hello");
+	memcpy(&s->hello, f->data, sizeof(s->hello));
+	r = check_hello(s->ft->cfg, &s->hello, f->length, e);
+	if (!r)
+		r = check_arbiter(s, e);
+	return r ? r : check_machine(s, f->data + sizeof(s->hello), e);
+}
+
+static void does_not_fit(struct secondary *s, const char *why)
+{
+	snprintf(s->why, sizeof(s->why), "%s", why);
+	secondary_post(s, SEC_EV_UNFIT);
+}
+
+void secondary_refuse(void *arg)
+{
+	struct secondary *s = arg;
+	char why[sizeof(s->why)];
+
+	memcpy(why, s->why, sizeof(why));
+	/* Once, not at every try. */
+	if (strcmp(why, s->last_refused))
+		log_warn("primary refused: %s", why);
+	memcpy(s->last_refused, why, sizeof(why));
+	secondary_reply(s, FRAME_REFUSE, 0, why);
+	secondary_listen_again(s, why);
+}
+
+/* --- is it the same arbiter? ------------------------------------------------------------------ */
+
+static void answered(void *arg, const struct arbiter_answer *a)
+{
+	struct secondary *s = arg;
+	uint64_t here = a->last.generation, there = s->hello.generation;
+	struct err e = {0};
+
+	/* A higher one is for the claim to judge. */
+	if (!a->code && here >= there) {
+		secondary_post(s, SEC_EV_FITS);
+		return;
+	}
+	err_set(&e, -EPERM,
+		"the arbiter has generation %llu here, %llu at the primary; give both sides the "
+		"same --arbiter",
+		(unsigned long long)here, (unsigned long long)there);
+	does_not_fit(s, a->code ? a->err.msg : e.msg);
+}
+
 /*
  * A takeover needs the primary's arbiter: better to learn now than then that this side has another
  * folder, or none.
  */
-static int check_arbiter(struct ft *ft, const struct wire_hello *h, struct err *e)
+static void ask_arbiter(struct secondary *s)
 {
-	uint64_t generation = h->generation;
-	struct arbiter_record rec;
-	int r;
+	struct arbiter *a = s->ft->arbiter;
 
-	if (arbiter_is_shared(ft->arbiter) != (h->shared_arbiter == 1))
-		return err_set(
-			e, -EPERM,
-			"the primary runs %s an arbiter, this side %s one: both could run the "
-			"VM; give both sides the same --arbiter",
-			h->shared_arbiter ? "with" : "without",
-			h->shared_arbiter ? "without" : "with");
-	if (!arbiter_is_shared(ft->arbiter))
-		return 0;
-	r = arbiter_read(ft->arbiter, &rec, e);
-	/* A higher one is for the claim to judge. */
-	if (r || rec.generation >= generation)
-		return r;
-	return err_set(
-		e, -EPERM,
-		"the arbiter has generation %llu here, %llu at the primary; give both sides the "
-		"same --arbiter",
-		(unsigned long long)rec.generation, (unsigned long long)generation);
+	if (!arbiter_is_shared(a))
+		secondary_post(s, SEC_EV_FITS);
+	else if (arbiter_ask_read(a, answered, s))
+		does_not_fit(s, "arbiter: cannot be asked now");
 }
 
-static int build_vm(struct secondary *s, const struct frame *f, struct wire_hello *h, struct err *e)
+/* What it says next is for whoever has the VM; that it has gone is for now. */
+static void gone(struct loop_op *op, int res)
+{
+	secondary_lose(op->arg, "went away in the handshake");
+}
+
+void secondary_hello(void *arg)
+{
+	struct secondary *s = arg;
+	struct err e = {0};
+	int r = check(s, s->frame, &e);
+
+	door_take(s->caller, &s->main);
+	chan_set_options(s->main.fd, FT_MAIN_TIMEOUT_MS);
+	step_reached(STEP_HELLO_RECEIVED);
+	s->main_op = (struct loop_op){.fn = gone, .arg = s};
+	if (!r && loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLRDHUP))
+		r = err_set(&e, -ENOSPC, "event loop is full");
+	if (r)
+		does_not_fit(s, e.msg);
+	else
+		ask_arbiter(s);
+}
+
+/* --- the VM ----------------------------------------------------------------------------------- */
+
+static int build_vm(struct secondary *s, struct err *e)
 {
 	struct backends b;
-	struct machine m;
 	uint64_t side;
 	int r;
 
 	config_to_backends(s->ft->cfg, &b);
-	if (f->length < sizeof(*h))
-		return err_set(e, -EBADMSG, "short hello");
-	memcpy(h, f->data, sizeof(*h));
-	r = check_hello(s->ft->cfg, h, f->length, e);
-	if (!r)
-		r = check_arbiter(s->ft, h, e);
-	if (!r)
-		r = twin_parse(&m, s->ft->cfg, f->data + sizeof(*h), h->fdt_bytes, e);
-	if (!r && strcmp(m.name, s->ft->cfg->name))
-		r = err_set(e, -EPERM,
-			    "the primary's VM is '%s', this side waits for '%s' (--name)", m.name,
-			    s->ft->cfg->name);
-	if (!r)
-		r = check_mirrors(s->ft->cfg, &m, e);
-	if (!r)
-		r = vm_create(s->vm, s->ft->loop, &m, &b, e);
+	r = vm_create(s->vm, s->ft->loop, &s->asked_for, &b, e);
 	if (r)
 		return r;
 	s->has_vm = true;
@@ -137,41 +210,29 @@ static int build_vm(struct secondary *s, const struct frame *f, struct wire_hell
 	r = clear_images(s, e);
 	if (!r && (diskapply_init(&s->disks, &s->vm->machine, s->vm->devices.disks,
 				  secondary_disks_moved, s) ||
-		   stage_init(&s->stage, s->vm, &s->disks, h->disklog_bytes)))
+		   stage_init(&s->stage, s->vm, &s->disks, s->hello.disklog_bytes)))
 		r = err_set(e, -ENOMEM, "staging: out of memory");
 	return r;
 }
 
-static void refuse(struct secondary *s, const struct err *e)
-{
-	/* Once, not at every try. */
-	if (strcmp(e->msg, s->last_refused))
-		log_warn("primary refused: %s", e->msg);
-	snprintf(s->last_refused, sizeof(s->last_refused), "%s", e->msg);
-	secondary_reply(s, FRAME_REFUSE, 0, e->msg);
-	secondary_listen_again(s, e->msg);
-}
-
-void secondary_hello(void *arg)
+void secondary_build(void *arg)
 {
 	struct secondary *s = arg;
-	struct wire_hello h;
 	struct err e = {0};
-	int r = build_vm(s, s->frame, &h, &e);
+	int r;
 
-	door_take(s->caller, &s->main);
-	chan_set_options(s->main.fd, FT_MAIN_TIMEOUT_MS);
-	step_reached(STEP_HELLO_RECEIVED);
+	loop_poll_del(s->ft->loop, &s->main_op);
+	r = build_vm(s, &e);
 	if (!r && secondary_reply(s, FRAME_WELCOME, 0, NULL) < 0)
 		r = err_set(&e, -EPIPE, "primary went away in the handshake");
 	if (r) {
-		refuse(s, &e);
+		does_not_fit(s, e.msg);
 		return;
 	}
-	s->ft->generation = h.generation;
-	s->verify = h.verify;
-	s->heart.interval_ns = h.heartbeat_ns;
-	s->heart.timeout_ns = h.peer_timeout_ns;
+	s->ft->generation = s->hello.generation;
+	s->verify = s->hello.verify;
+	s->heart.interval_ns = s->hello.heartbeat_ns;
+	s->heart.timeout_ns = s->hello.peer_timeout_ns;
 	secondary_post(s, SEC_EV_BUILT);
 }
 

@@ -436,6 +436,10 @@ void lab_reach(enum secondary_state state)
 	switch (state) {
 	case SEC_LISTEN:
 		break;
+	case SEC_ASKED:
+		lab_arbiter_waits();
+		pri_hello();
+		break;
 	case SEC_SYNCING:
 		pri_join();
 		pri_disk(0, 0, 512, 0xdd);

@@ -249,6 +249,72 @@ static void it_is_the_same_arbiter(void **state)
 	check_refused("mock: Input/output error");
 }
 
+/* Slow storage: the loop goes on, and the primary is not told anything yet. */
+static void the_arbiter_is_not_waited_for(void **state)
+{
+	lab_arbiter_waits();
+	pri_hello();
+	lab_await_question();
+	assert_state(ASKED);
+	assert_word("STARTING");
+	assert_int_equal(lab.arbiter.question.what, ARBITER_READ);
+	/* Who comes meanwhile is heard, and told no at once. */
+	end_connect(&lab.heart);
+	pri_say_hello(&lab.heart, 4);
+	assert_true(end_is_dropped(&lab.heart));
+	assert_false(end_is_dropped(&lab.main));
+	assert_int_equal(fake_vm.created, 0);
+	assert_int_equal(lab_image_byte(lab.image, 0), 0xee);
+	lab_arbiter_answers(0);
+	end_expect(&lab.main, FRAME_WELCOME, NULL);
+	assert_state(SYNCING);
+}
+
+static void an_arbiter_that_does_not_answer(void **state)
+{
+	lab_arbiter_waits();
+	pri_hello();
+	lab_await_question();
+	lab_pass(ARBITER_DEADLINE_MS * MS - 1);
+	assert_state(ASKED);
+	lab_pass(1);
+	end_expect_refusal(&lab.main, "arbiter 'mock' did not answer within 2000 ms; nobody goes "
+				      "on without it (is the shared storage reachable?)");
+	assert_state(LISTEN);
+	assert_int_equal(fake_vm.created, 0);
+	lab_arbiter_answers(0);
+	check_welcome();
+}
+
+/* Its answer is about nobody then. */
+static void a_primary_may_go_away_while_the_arbiter_is_asked(void **state)
+{
+	lab_arbiter_waits();
+	pri_hello();
+	lab_await_question();
+	end_close(&lab.main);
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
+	assert_string_equal(lab.ft.note, "primary: went away in the handshake");
+	assert_int_equal(fake_vm.created, 0);
+	assert_int_equal(lab.nwords, 0);
+	lab_arbiter_answers(0);
+	lab_settle();
+	assert_state(LISTEN);
+	check_welcome();
+}
+
+static void the_end_may_come_while_the_arbiter_is_asked(void **state)
+{
+	lab_arbiter_waits();
+	pri_hello();
+	lab_await_question();
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_true(end_is_dropped(&lab.main));
+	lab_arbiter_answers(0);
+	lab_settle();
+	assert_int_equal(fake_vm.created, 0);
+}
+
 static void it_is_the_vm_that_is_waited_for(void **state)
 {
 	snprintf(lab.machine.name, sizeof(lab.machine.name), "other");
@@ -358,14 +424,20 @@ static void the_same_refusal_is_logged_once(void **state)
 	assert_int_equal(logged("warning: primary refused: hello with values out of range"), 2);
 }
 
+static void hang_up(void)
+{
+	end_close(&lab.main);
+}
+
 static void a_primary_may_go_away_while_it_is_welcomed(void **state)
 {
+	lab.while_building = hang_up;
 	pri_hello();
-	end_close(&lab.main);
 	lab_until(fake_vm.destroyed);
 	assert_state(LISTEN);
 	assert_string_equal(lab.ft.note, "primary went away in the handshake");
 	assert_int_equal(lab.nwords, 0);
+	lab.while_building = NULL;
 	check_welcome();
 }
 
@@ -451,7 +523,7 @@ static void a_primary_that_is_heard_keeps_its_place(void **state)
 	lab.while_building = crowd;
 	pri_join();
 	assert_state(SYNCING);
-	assert_int_equal(count_pending(), 3);
+	assert_int_equal(count_pending(), 4);
 	assert_int_equal(fake_vm.created, 1);
 }
 
@@ -646,6 +718,10 @@ int main(void)
 		TEST(a_disk_log_has_the_bound_of_this_side),
 		TEST(both_sides_have_one_arbiter_or_none),
 		TEST(it_is_the_same_arbiter),
+		TEST(the_arbiter_is_not_waited_for),
+		TEST(an_arbiter_that_does_not_answer),
+		TEST(a_primary_may_go_away_while_the_arbiter_is_asked),
+		TEST(the_end_may_come_while_the_arbiter_is_asked),
 		TEST(it_is_the_vm_that_is_waited_for),
 		TEST(disks_are_what_they_are_here),
 		TEST(a_machine_that_cannot_be_built),
