@@ -23,7 +23,10 @@ struct client {
 	uint32_t polled;       /* events asked of the loop */
 	uint64_t serial;       /* which client this is: slots are used again */
 	bool wants_events;
-	bool closing; /* no more input; goes once its output is out */
+	bool closing;		 /* no more input; goes once its output is out */
+	struct ctl_later *later; /* the answer that it waits for, or NULL */
+	json_t *id;		 /* of the request that is being answered, */
+	bool put_off;		 /* and is that later? */
 	char *in, *out;
 	size_t in_len, out_len;
 };
@@ -40,6 +43,20 @@ struct ctl {
 	struct client clients[CLIENTS_MAX];
 };
 
+/* Nobody waits for that answer any more. */
+static void forget_later(struct client *c)
+{
+	struct ctl_later *l = c->later;
+
+	if (!l)
+		return;
+	c->later = NULL;
+	json_decref(l->id);
+	l->id = NULL;
+	l->client = NULL;
+	l->left(l->arg);
+}
+
 static void drop(struct client *c)
 {
 	if (c->fd < 0)
@@ -54,20 +71,27 @@ static void drop(struct client *c)
 	c->fd = -1;
 	c->in = c->out = NULL;
 	c->serial = 0;
+	forget_later(c);
 }
 
-/* A whole line came, and the client does not owe us reading. */
+/* A whole line came, the client does not owe us reading, nor we an answer. */
 static bool has_line(const struct client *c)
 {
-	return !c->closing && !c->out_len && memchr(c->in, '\n', c->in_len);
+	return !c->closing && !c->out_len && !c->later && memchr(c->in, '\n', c->in_len);
+}
+
+static bool has_room(const struct client *c)
+{
+	return c->in_len < CTL_LINE_MAX;
 }
 
 /* Ask the loop for what we can use now: nothing is read before what came has had its turns. */
 static void repoll(struct client *c)
 {
-	uint32_t want = c->out_len ? POLLOUT : has_line(c) ? 0 : POLLIN;
+	bool line = has_line(c);
+	uint32_t want = c->out_len ? POLLOUT : line || !has_room(c) ? 0 : POLLIN;
 
-	if (!want)
+	if (line)
 		loop_work_add(c->ctl->loop, &c->work);
 	if (want == c->polled)
 		return;
@@ -148,6 +172,14 @@ static unsigned line_depth(const char *s, size_t n)
 	return most;
 }
 
+static void answer(struct client *c, json_t *id, json_t *ok, const struct err *e)
+{
+	if (ok)
+		put(c, json_pack("{sO*so}", "id", id, "ok", ok));
+	else
+		put_error(c, id, e->msg[0] ? e->msg : "failed");
+}
+
 static void run_request(struct client *c, json_t *request)
 {
 	json_t *id = json_object_get(request, "id"), *ok;
@@ -165,14 +197,14 @@ static void run_request(struct client *c, json_t *request)
 		return;
 	}
 	c->ctl->asking = c;
+	c->id = id;
+	c->put_off = false;
 	ok = c->ctl->fn(c->ctl->arg, cmd, request, &e);
 	c->ctl->asking = before;
 	if (c->serial != serial) /* dropped by an event the command caused */
 		json_decref(ok);
-	else if (ok)
-		put(c, json_pack("{sO*so}", "id", id, "ok", ok));
-	else
-		put_error(c, id, e.msg[0] ? e.msg : "failed");
+	else if (!c->put_off)
+		answer(c, id, ok, &e);
 }
 
 /* The request in a line, or NULL and why not. */
@@ -250,7 +282,7 @@ static void receive(struct client *c)
 		return;
 	}
 	c->in_len += n;
-	if (c->in_len == CTL_LINE_MAX && !memchr(c->in, '\n', c->in_len)) {
+	if (!has_room(c) && !memchr(c->in, '\n', c->in_len)) {
 		c->closing = true;
 		put_error(c, NULL, "line longer than 65536 bytes");
 	}
@@ -389,6 +421,36 @@ void ctl_close(struct ctl *ctl)
 void ctl_follow(struct ctl *ctl)
 {
 	ctl->asking->wants_events = true;
+}
+
+void ctl_later(struct ctl *ctl, struct ctl_later *l)
+{
+	VMM_BUG_ON(!ctl->asking || ctl->asking->later || l->client);
+	l->client = ctl->asking;
+	l->id = json_incref(ctl->asking->id);
+	ctl->asking->later = l;
+	ctl->asking->put_off = true;
+}
+
+void ctl_answer(struct ctl_later *l, json_t *ok, const struct err *e)
+{
+	struct client *c = l->client;
+	json_t *id = l->id;
+	uint64_t serial;
+
+	if (!c) {
+		json_decref(ok);
+		return;
+	}
+	serial = c->serial;
+	c->later = NULL;
+	l->client = NULL;
+	l->id = NULL;
+	answer(c, id, ok, e);
+	json_decref(id);
+	/* What it has asked for meanwhile. */
+	if (c->serial == serial)
+		repoll(c);
 }
 
 void ctl_event(struct ctl *ctl, json_t *event)

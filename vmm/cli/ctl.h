@@ -25,6 +25,23 @@ int ctl_open(struct ctl **ret, struct loop *l, const char *name, ctl_fn *fn, voi
 void ctl_close(struct ctl *c); /* unlinks the socket; NULL is fine */
 /* From a ctl_fn only: whoever asks gets the events from now on. */
 void ctl_follow(struct ctl *c);
+
+/* An answer that takes its time; zeroed to begin with, owned by whoever gives it. */
+struct ctl_later {
+	void (*left)(void *arg); /* the client does not wait any more: nobody is to be answered */
+	void *arg;
+	/* private to ctl.c */
+	void *client;
+	json_t *id;
+};
+
+/*
+ * From a ctl_fn only, which then returns NULL and leaves e alone: the answer comes later. Until
+ * then nothing else of this client is answered; others are. Not while one is owed by l.
+ */
+void ctl_later(struct ctl *c, struct ctl_later *l);
+/* ok (stolen), or NULL with e. Nothing when the client has left. */
+void ctl_answer(struct ctl_later *l, json_t *ok, const struct err *e);
 /* Send an event to all who follow; steals the reference. A client that does not read is dropped. */
 void ctl_event(struct ctl *c, json_t *event);
 
