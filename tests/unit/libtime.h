@@ -13,7 +13,10 @@
 #define MS 1000000ull
 #define S  1000000000ull
 
-/* No timers; the time is some time. */
+/*
+ * No timers; the time is some time. The test that begins here has two minutes of real time: one
+ * that hangs, by a timer that is set to now for ever, say, is killed.
+ */
 void time_reset(void);
 /* So much time passes: timers fire in order, and the loop has its turns after each. */
 void time_pass(struct loop *l, uint64_t ns);
