@@ -133,7 +133,10 @@ build/fuzz/libftvmm.a: $(LIBOBJS)
 FUZZ_VM := $(patsubst %,build/fuzz/tests/fuzz/%_fuzz,snapshot secondary primary)
 $(FUZZ_VM): build/fuzz/tests/fuzz/vm.o
 $(FUZZ_VM): WRAP := $(WRAP_vm)
+# Libs of the unit tests.
 build/fuzz/tests/fuzz/ft_fuzz: build/fuzz/tests/unit/libstage.o
+build/fuzz/tests/fuzz/state_fuzz: build/fuzz/tests/unit/libtree.o
+$(patsubst %,build/fuzz/tests/fuzz/%_fuzz,stream secondary snapshot): build/fuzz/tests/unit/libwire.o
 build/fuzz/tests/fuzz/legacy_fuzz: WRAP := loop_now_ns time
 
 # Everything a test needs; then all suites of tests/run but linux, and one line that sums up.

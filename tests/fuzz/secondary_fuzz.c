@@ -12,7 +12,7 @@
 
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/vm.h"
-#include "tests/unit/stream_wire.h"
+#include "tests/unit/libwire.h"
 
 #include "vmm/copy/pages.h"
 #include "ft/role/secondary.h"

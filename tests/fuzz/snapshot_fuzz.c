@@ -9,7 +9,7 @@
 
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/vm.h"
-#include "tests/unit/stream_wire.h"
+#include "tests/unit/libwire.h"
 
 #include "vmm/machine/fdt.h"
 #include "vmm/base/log.h"

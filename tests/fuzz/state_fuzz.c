@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "tests/unit/state_pod.h"
-#include "tests/unit/state_tree.h"
+#include "tests/unit/libtree.h"
 
 #define CAP (256u << 10)
 

@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "tests/unit/stream_wire.h"
+#include "tests/unit/libwire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

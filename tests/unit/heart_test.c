@@ -3,11 +3,14 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "tests/unit/libheart.h"
 #include "tests/unit/liblocks.h"
+#include "tests/unit/libwire.h"
 
 /* --- life and death --------------------------------------------------------------------------- */
 

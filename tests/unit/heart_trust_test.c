@@ -5,6 +5,7 @@
 
 #include "tests/unit/libheart.h"
 #include "tests/unit/liblocks.h"
+#include "tests/unit/libwire.h"
 
 /* The peer lives, but echoes nothing, until the lease has run out. The first and the last nonce. */
 static void let_the_lease_run_out(struct world *w, struct wire_heart *first,

@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "tests/unit/stream_wire.h"
+#include "tests/unit/libwire.h"
 #include "vmm/wire/stream.h"
 
 /* The primary's end of a connection. */

@@ -1,4 +1,7 @@
-/* One heart, its loop, and a peer that says and echoes what the test wants. */
+/*
+ * One heart, its loop, and a peer that says and echoes what the test wants. Include with it:
+ * libwire.h.
+ */
 #ifndef TESTS_LIBHEART_H
 #define TESTS_LIBHEART_H
 
@@ -17,7 +20,7 @@
 #include <cmocka.h>
 
 #include "ft/common/heart.h"
-#include "tests/unit/stream_wire.h"
+#include "tests/unit/libwire.h"
 
 #define MS    1000000ull
 #define SEC   1000000000ull

@@ -14,6 +14,7 @@
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libsecondary.h"
 #include "tests/unit/libtime.h"
+#include "tests/unit/libwire.h"
 
 /* --- memory and state ------------------------------------------------------------------------- */
 

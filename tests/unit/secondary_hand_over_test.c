@@ -14,6 +14,7 @@
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libsecondary.h"
 #include "tests/unit/libtime.h"
+#include "tests/unit/libwire.h"
 
 /* Frames that one announcement has for a guest whose address is not known. */
 #define ONE 1u

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libsecondary.h"
 #include "tests/unit/libtime.h"
+#include "tests/unit/libwire.h"
 
 /* --- each row --------------------------------------------------------------------------------- */
 

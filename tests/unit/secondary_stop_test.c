@@ -14,6 +14,7 @@
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libsecondary.h"
 #include "tests/unit/libtime.h"
+#include "tests/unit/libwire.h"
 
 /* In which this side may be the only one that has what it acknowledged. */
 static const unsigned owing[] = {SEC_STANDBY, SEC_DRAIN,	SEC_DRAIN_ALONE, SEC_CLAIM,

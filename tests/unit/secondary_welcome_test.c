@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -19,6 +20,7 @@
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libsecondary.h"
 #include "tests/unit/libtime.h"
+#include "tests/unit/libwire.h"
 
 #define BUSY "connection dropped: not a primary, or this side is busy with another one"
 

@@ -4,12 +4,13 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/unit/state_pod.h"
-#include "tests/unit/state_tree.h"
+#include "tests/unit/libtree.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 

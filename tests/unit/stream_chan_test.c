@@ -6,9 +6,10 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <string.h>
 
 #include "tests/unit/libmockchan.h"
-#include "tests/unit/stream_wire.h"
+#include "tests/unit/libwire.h"
 #include "vmm/base/loop.h"
 
 #define FRAMES 5

@@ -10,11 +10,13 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "tests/unit/stream_wire.h"
+#include "tests/unit/libwire.h"
 #include "vmm/base/loop.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))

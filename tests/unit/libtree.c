@@ -1,41 +1,9 @@
-/*
- * Encoded state as a tree that can be changed and written again with all lengths put right, so that
- * tests reach what lies behind the checks of lengths. Written from the description of the format in
- * vmm/machine/state_wire.h, not from its code.
- */
-#ifndef TESTS_UNIT_STATE_TREE_H
-#define TESTS_UNIT_STATE_TREE_H
+#include "tests/unit/libtree.h"
 
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "vmm/machine/state.h"
-
-#define TREE_KIDS 16
-
-struct tree_node {
-	uint16_t id; /* 0: a section or an array element, not a field */
-	uint8_t type, type_on_wire, pad;
-	uint8_t depth; /* 1: directly in its section */
-	uint16_t section, instance, version;
-	const uint8_t *value;
-	uint32_t length;
-	unsigned copies; /* 0 leaves it out */
-	int extra;	 /* bytes more (or fewer) than the value has */
-	bool lie;	 /* announce 4 GiB - 1 */
-	uint32_t count_on_wire;
-	bool count_lies;
-	struct tree_node *kids[TREE_KIDS];
-	unsigned nkids;
-};
-
-struct tree {
-	struct tree_node root;
-};
-
-static inline struct tree_node *tree_add(struct tree_node *to)
+static struct tree_node *tree_add(struct tree_node *to)
 {
 	struct tree_node *n = calloc(1, sizeof(*n));
 
@@ -49,14 +17,14 @@ static inline struct tree_node *tree_add(struct tree_node *to)
 	return n;
 }
 
-static inline uint32_t tree_u32(const uint8_t *p)
+static uint32_t tree_u32(const uint8_t *p)
 {
 	return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-static inline void tree_parse_fields(struct tree_node *to, const uint8_t *p, const uint8_t *end);
+static void tree_parse_fields(struct tree_node *to, const uint8_t *p, const uint8_t *end);
 
-static inline void tree_parse_elements(struct tree_node *to, const uint8_t *p, const uint8_t *end)
+static void tree_parse_elements(struct tree_node *to, const uint8_t *p, const uint8_t *end)
 {
 	for (p += 4; p < end;) {
 		uint32_t length = tree_u32(p);
@@ -66,7 +34,7 @@ static inline void tree_parse_elements(struct tree_node *to, const uint8_t *p, c
 	}
 }
 
-static inline void tree_parse_fields(struct tree_node *to, const uint8_t *p, const uint8_t *end)
+static void tree_parse_fields(struct tree_node *to, const uint8_t *p, const uint8_t *end)
 {
 	while (p < end) {
 		struct tree_node *n = tree_add(to);
@@ -84,7 +52,7 @@ static inline void tree_parse_fields(struct tree_node *to, const uint8_t *p, con
 	}
 }
 
-static inline struct tree *tree_parse(const uint8_t *p, size_t len)
+struct tree *tree_parse(const uint8_t *p, size_t len)
 {
 	struct tree *t = calloc(1, sizeof(*t));
 	const uint8_t *end = p + len;
@@ -104,7 +72,7 @@ static inline struct tree *tree_parse(const uint8_t *p, size_t len)
 	return t;
 }
 
-static inline struct tree_node *tree_walk(struct tree_node *n, bool elements, unsigned *left)
+static struct tree_node *tree_walk(struct tree_node *n, bool elements, unsigned *left)
 {
 	if ((n->id || elements) && !(*left)--)
 		return n;
@@ -117,21 +85,17 @@ static inline struct tree_node *tree_walk(struct tree_node *n, bool elements, un
 	return NULL;
 }
 
-/* The n-th field in the order of the wire, or NULL. */
-static inline struct tree_node *tree_field(struct tree *t, unsigned n)
+struct tree_node *tree_field(struct tree *t, unsigned n)
 {
 	return tree_walk(&t->root, false, &n);
 }
 
-/* The same with sections and array elements counted too; 0 is the root. */
-static inline struct tree_node *tree_any(struct tree *t, unsigned n)
+struct tree_node *tree_any(struct tree *t, unsigned n)
 {
 	return tree_walk(&t->root, true, &n);
 }
 
-/* A field directly in a section. */
-static inline struct tree_node *tree_find(struct tree *t, uint16_t section, uint16_t instance,
-					  uint16_t id)
+struct tree_node *tree_find(struct tree *t, uint16_t section, uint16_t instance, uint16_t id)
 {
 	struct tree_node *n;
 
@@ -142,16 +106,16 @@ static inline struct tree_node *tree_find(struct tree *t, uint16_t section, uint
 	abort();
 }
 
-static inline uint8_t *tree_put(uint8_t *p, uint32_t v, unsigned bytes)
+static uint8_t *tree_put(uint8_t *p, uint32_t v, unsigned bytes)
 {
 	for (unsigned i = 0; i < bytes; i++)
 		p[i] = (uint8_t)(v >> (8 * i));
 	return p + bytes;
 }
 
-static inline uint8_t *tree_write_kids(const struct tree_node *n, uint8_t *p);
+static uint8_t *tree_write_kids(const struct tree_node *n, uint8_t *p);
 
-static inline uint8_t *tree_write_value(const struct tree_node *n, uint8_t *p)
+static uint8_t *tree_write_value(const struct tree_node *n, uint8_t *p)
 {
 	uint8_t *start = p;
 
@@ -181,7 +145,7 @@ static inline uint8_t *tree_write_value(const struct tree_node *n, uint8_t *p)
 	return p + n->extra;
 }
 
-static inline uint8_t *tree_write_kids(const struct tree_node *n, uint8_t *p)
+static uint8_t *tree_write_kids(const struct tree_node *n, uint8_t *p)
 {
 	for (unsigned i = 0; i < n->nkids; i++) {
 		const struct tree_node *k = n->kids[i];
@@ -199,7 +163,7 @@ static inline uint8_t *tree_write_kids(const struct tree_node *n, uint8_t *p)
 	return p;
 }
 
-static inline size_t tree_write(const struct tree *t, uint8_t *out)
+size_t tree_write(const struct tree *t, uint8_t *out)
 {
 	uint8_t *p = out;
 
@@ -217,7 +181,7 @@ static inline size_t tree_write(const struct tree *t, uint8_t *out)
 	return (size_t)(p - out);
 }
 
-static inline void tree_free_node(struct tree_node *n)
+static void tree_free_node(struct tree_node *n)
 {
 	for (unsigned i = 0; i < n->nkids; i++) {
 		tree_free_node(n->kids[i]);
@@ -225,10 +189,8 @@ static inline void tree_free_node(struct tree_node *n)
 	}
 }
 
-static inline void tree_free(struct tree *t)
+void tree_free(struct tree *t)
 {
 	tree_free_node(&t->root);
 	free(t);
 }
-
-#endif
