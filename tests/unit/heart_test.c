@@ -1,5 +1,6 @@
 /* Heartbeats: who is dead, who hangs, and how a heart starts and stops. */
 #define _GNU_SOURCE /* memfd_create */
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdatomic.h>
@@ -104,6 +105,42 @@ static void a_raised_timeout_is_used(void **state)
 	peer_answered(w, 0, 59 * SEC);
 	assert_int_equal(w->lost, 0);
 	peer_say(w, w->nonce + 1, 0, 61 * SEC);
+	world_run_until_lost(w);
+}
+
+static unsigned heart_threads(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	char path[300], name[16];
+	unsigned n = 0;
+
+	assert_non_null(tasks);
+	for (struct dirent *d; (d = readdir(tasks));) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/self/task/%s/comm", d->d_name);
+		f = fopen(path, "r");
+		n += f && fgets(name, sizeof(name), f) && !strcmp(name, "heart\n");
+		if (f)
+			fclose(f);
+	}
+	closedir(tasks);
+	return n;
+}
+
+/* Once it has lost the peer there is nothing left to do for it. */
+static void a_heart_that_lost_its_peer_ends(void **state)
+{
+	struct world *w = *state;
+
+	world_begin(w, NEVER, 4 * NEVER);
+	peer_echo(w, 0);
+	assert_int_equal(heart_threads(), 1);
+	stream_done(&w->peer);
+	for (int left = 10000; heart_threads(); left--) {
+		assert_true(left > 0);
+		usleep(1000);
+	}
 	world_run_until_lost(w);
 }
 
@@ -412,6 +449,7 @@ int main(void)
 		T(the_other_link_is_life),
 		T(a_raised_timeout_is_used),
 		T(end_of_the_stream_is_loss),
+		T(a_heart_that_lost_its_peer_ends),
 		T(a_process_without_descriptors),
 		T(who_lost_the_peer_is_suspect),
 		T(a_peer_that_does_not_read_is_lost),
