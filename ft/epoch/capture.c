@@ -198,7 +198,6 @@ static bool fill_hot(struct capture *c, struct capture_batch *b)
 			hot_hole(c, b, h);
 			continue;
 		}
-		c->compared++;
 		if (memcmp(mem_page(c->mem, h->page), h->copy, MEM_PAGE_SIZE)) {
 			h->copy = add_page(c, b, h->page, h->copy, true);
 			h->equal = 0;

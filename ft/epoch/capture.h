@@ -72,7 +72,7 @@ struct capture {
 	struct capture_place at;
 	uint32_t piece; /* pages that this call may still look at */
 	int64_t count;	/* pages of this capture */
-	uint64_t compared, sent_hot;
+	uint64_t sent_hot;
 };
 
 int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t staging_bytes,
