@@ -575,6 +575,31 @@ static void blocks_that_are_used_go_once(void **state)
 	assert_int_equal(f->sync.bytes, 4 * sizeof(struct wire_disk) + 3 * DISKLOG_BLOCK + 512);
 }
 
+/* A block is zero when each byte is, whatever the first ones look like. */
+static void blocks_that_look_like_zero(void **state)
+{
+	static const struct {
+		unsigned from, step;
+	} ones[] = {{1, 2}, {1, DISKLOG_BLOCK}, {DISKLOG_BLOCK - 1, 1}};
+	struct fix *f = *state;
+	uint8_t *block = malloc(DISKLOG_BLOCK);
+
+	assert_non_null(block);
+	for (unsigned i = 0; i < 3; i++) {
+		memset(block, 0, DISKLOG_BLOCK);
+		for (unsigned at = ones[i].from; at < DISKLOG_BLOCK; at += ones[i].step)
+			block[at] = 1;
+		assert_int_equal(
+			pwrite(f->disks[MIRROR].fd, block, DISKLOG_BLOCK, 2ull * i * DISKLOG_BLOCK),
+			DISKLOG_BLOCK);
+	}
+	free(block);
+	sync_start(f);
+	sync_wait(f, 0);
+	first_seal(f);
+	assert_int_equal(frames_of(&f->peer, FRAME_DISK), 3);
+}
+
 /* The guest's writes do not wait for the end of a sync, however long that takes. */
 static void the_log_is_not_on_while_memory_is_sent(void **state)
 {
@@ -670,6 +695,7 @@ int main(void)
 		T(a_small_working_set_is_left_to_the_epoch),
 		T(a_log_that_fails_ends_it),
 		T(blocks_that_are_used_go_once),
+		T(blocks_that_look_like_zero),
 		T(the_log_is_not_on_while_memory_is_sent),
 		T(given_up_at_the_switch),
 		T(given_up_among_pages),
