@@ -258,6 +258,23 @@ static void a_stop_is_over_when_the_images_have_all(void **state)
 				       "drained done-said");
 }
 
+/* There is nothing that could be on its way, and so nobody to say that it has arrived. */
+static void a_stop_without_mirrored_images_is_over_at_once(void **state)
+{
+	lab.machine.devs[LAB_MIRROR].ft = DISK_FT_SHARED;
+	pri_join();
+	pri_heart();
+	pri_begin(1);
+	pri_page(1, 1, 1);
+	pri_state(1, 1);
+	pri_end(1);
+	end_expect(&lab.main, FRAME_ACK, NULL);
+	end_send(&lab.main, FRAME_BYE, 0, NULL, 0);
+	end_expect(&lab.main, FRAME_DONE, NULL);
+	assert_state(LISTEN);
+	assert_string_equal(lab.ft.note, "primary: stopped in order");
+}
+
 /* The primary has other things to do than to beat: its output leaves first. */
 static void a_primary_that_stops_has_time(void **state)
 {
@@ -347,6 +364,7 @@ int main(void)
 		TEST(an_image_that_fails_ends_the_link),
 		TEST(an_image_that_fails_alone),
 		TEST(a_stop_is_over_when_the_images_have_all),
+		TEST(a_stop_without_mirrored_images_is_over_at_once),
 		TEST(a_primary_that_stops_has_time),
 		TEST(a_stop_with_an_image_that_fails),
 		TEST(a_stop_that_nobody_waits_for),
