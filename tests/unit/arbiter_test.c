@@ -328,6 +328,32 @@ static void a_name_that_is_not_text_is_refused(void **state)
 	arbiter_close(b);
 }
 
+static int lowest_free_fd(void)
+{
+	int fd = dup(0);
+
+	assert_true(fd >= 0);
+	close(fd);
+	return fd;
+}
+
+/* A side may ask for years. */
+static void questions_leave_nothing_open(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct arbiter_record rec;
+	struct err e = {0};
+	int before = lowest_free_fd();
+	uint64_t gen;
+
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	assert_int_equal(arbiter_read(a, &rec, &e), 0);
+	assert_int_equal(arbiter_claim(a, 7, ARBITER_START, &gen, &e), -ENODATA);
+	assert_int_equal(arbiter_end(a, 1, ARBITER_STOPPED, &e), 0);
+	assert_int_equal(lowest_free_fd(), before);
+	arbiter_close(a);
+}
+
 static void missing_or_closed_folder(void **state)
 {
 	struct world *w = *state;
@@ -685,6 +711,7 @@ int main(void)
 		TEST(a_failing_sync_is_no_end),
 		TEST(a_failing_rename_is_no_end),
 		TEST(a_name_that_is_not_text_is_refused),
+		TEST(questions_leave_nothing_open),
 		TEST(missing_or_closed_folder),
 		TEST(bad_uris),
 		TEST(relative_path_and_root),
