@@ -443,6 +443,14 @@ def migrate_kill_source(lab):
         lab.release(to, move.vm)
 
 
+def frozen(vm):
+    """Until it has stopped itself."""
+    d = ftlab.Deadline(10)
+    while ftlab.read_text(f"/proc/{vm.pid}/stat").rsplit(")", 1)[1].split()[0] != "T":
+        d.check(f"{vm} to freeze")
+        vm.nap()
+
+
 @test(120)
 def migrate_frozen(lab):
     """a destination that freezes at each step: given up in time before GO; after it, asked until it answers"""
@@ -452,6 +460,7 @@ def migrate_frozen(lab):
         to = move.destination(uri, env={"FTVMM_STOP_AT": name})
         status = move.vm.call("migrate", precopy=uri)
         if name == "mig-ran":
+            frozen(to)
             expect(last_event(move.vm)["status"] == "unsure", "not unsure")
             random_wait(lab, move.vm, 1, 3)
             move.vm.wait_state("PAUSED")
@@ -465,7 +474,8 @@ def migrate_frozen(lab):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_STOP_AT": name})
-        move.vm.call("migrate", precopy=uri, timeout="1s")
+        move.vm.call("migrate", precopy=uri, timeout=f"{int(1000 + 1000 * ftlab.SLOW)}ms")
+        frozen(to)
         if name == "mig-taken":
             done = last_event(move.vm)
             expect(done["status"] == "failed" and word in done["error-desc"], f"{done}")

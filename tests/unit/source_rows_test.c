@@ -1,0 +1,293 @@
+/*
+ * The source's table: each row is taken through the real actions, each message is tried in each
+ * state. The list here is the table once more, with what is seen from outside.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "postcopy/source_do.h"
+#include "tests/fuzz/vm.h"
+#include "tests/unit/libkvm_model.h"
+#include "tests/unit/liblog.h"
+#include "tests/unit/libsource.h"
+#include "tests/unit/libtime.h"
+
+/* then: the state when all is done that follows. code: of the process. */
+static const struct expected {
+	uint8_t state, event, next, then;
+	const char *word;
+	bool runs;
+	enum source_result result;
+	int code;
+} list[] = {
+#define ROW(state, event, next, then, ...)                                                         \
+	{                                                                                          \
+		SRC_##state, SRC_EV_##event, SRC_##next, SRC_##then, __VA_ARGS__                   \
+	}
+#define LIVE	"MIGRATING", true, SOURCE_ACTIVE, -1
+#define STANDS	"MIGRATING", false, SOURCE_ACTIVE, -1
+#define FAILS	"RUNNING", true, SOURCE_FAILED, -1
+#define CANCELS "RUNNING", true, SOURCE_CANCELLED, -1
+#define UNSURE_ "PAUSED", false, SOURCE_UNSURE, -1
+#define DONE	"MIGRATED", false, SOURCE_DONE, 3
+	/* clang-format off */
+	ROW(IDLE, START, CONNECTING, CONNECTING, LIVE),
+	ROW(CONNECTING, CONNECTED, OFFERED, OFFERED, LIVE),
+	ROW(OFFERED, WELCOME, PASSES, PASSES, LIVE),
+	ROW(PASSES, CONVERGED, DRAIN, DRAIN, STANDS),
+	ROW(DRAIN, DRAINED, LAST, LAST, STANDS),
+	ROW(LAST, SENT, SWITCH, SWITCH, STANDS),
+	ROW(LAST, READY, EARLY, EARLY, STANDS),
+	ROW(EARLY, SENT, GO, GO, STANDS),
+	ROW(SWITCH, READY, GO, GO, STANDS),
+	ROW(GO, RUNS, LEFT, LEFT, DONE),
+
+	ROW(CONNECTING, TIMER, IDLE, IDLE, FAILS),
+	ROW(CONNECTING, LATE, IDLE, IDLE, FAILS),
+	ROW(CONNECTING, CANCEL, IDLE, IDLE, CANCELS),
+	ROW(CONNECTING, LOST, IDLE, IDLE, FAILS),
+	ROW(OFFERED, TIMER, IDLE, IDLE, FAILS),
+	ROW(OFFERED, LATE, IDLE, IDLE, FAILS),
+	ROW(OFFERED, CANCEL, IDLE, IDLE, CANCELS),
+	ROW(OFFERED, LOST, IDLE, IDLE, FAILS),
+
+	ROW(PASSES, LATE, QUIT, IDLE, FAILS),
+	ROW(PASSES, CANCEL, QUIT, IDLE, CANCELS),
+	ROW(PASSES, FAILED, QUIT, IDLE, FAILS),
+	ROW(PASSES, LOST, QUIT, IDLE, FAILS),
+	ROW(QUIT, ENDED, IDLE, IDLE, CANCELS),
+	ROW(QUIT, TIMER, QUIT, IDLE, CANCELS),
+	ROW(QUIT, LOST, QUIT, IDLE, CANCELS),
+	ROW(QUIT, CANCEL, QUIT, IDLE, CANCELS),
+
+	ROW(DRAIN, TIMER, IDLE, IDLE, FAILS),
+	ROW(DRAIN, LATE, IDLE, IDLE, FAILS),
+	ROW(DRAIN, CANCEL, IDLE, IDLE, CANCELS),
+	ROW(DRAIN, FAILED, IDLE, IDLE, FAILS),
+	ROW(DRAIN, LOST, IDLE, IDLE, FAILS),
+
+	ROW(LAST, TIMER, BACK, IDLE, FAILS),
+	ROW(LAST, LATE, BACK, IDLE, FAILS),
+	ROW(LAST, CANCEL, BACK, IDLE, CANCELS),
+	ROW(LAST, FAILED, BACK, IDLE, FAILS),
+	ROW(LAST, LOST, BACK, IDLE, FAILS),
+	ROW(EARLY, TIMER, BACK, IDLE, FAILS),
+	ROW(EARLY, LATE, BACK, IDLE, FAILS),
+	ROW(EARLY, CANCEL, BACK, IDLE, CANCELS),
+	ROW(EARLY, FAILED, BACK, IDLE, FAILS),
+	ROW(EARLY, LOST, BACK, IDLE, FAILS),
+	ROW(SWITCH, TIMER, BACK, IDLE, FAILS),
+	ROW(SWITCH, LATE, BACK, IDLE, FAILS),
+	ROW(SWITCH, CANCEL, BACK, IDLE, CANCELS),
+	ROW(SWITCH, LOST, BACK, IDLE, FAILS),
+	ROW(BACK, TIMER, BACK, BACK, "PAUSED", false, SOURCE_CANCELLED, -1),
+	ROW(BACK, LOCKED, IDLE, IDLE, CANCELS),
+	ROW(BACK, CANCEL, BACK, BACK, "PAUSED", false, SOURCE_CANCELLED, -1),
+
+	ROW(GO, TIMER, UNSURE, UNSURE, UNSURE_),
+	ROW(GO, LOST, UNSURE, UNSURE, UNSURE_),
+	ROW(GO, CANCEL, GO, GO, STANDS),
+	ROW(GO, END, GO, GO, STANDS),
+	ROW(UNSURE, TIMER, RECONNECT, RECONNECT, UNSURE_),
+	ROW(UNSURE, CANCEL, UNSURE, UNSURE, UNSURE_),
+	ROW(UNSURE, FORCE, BACK, IDLE, CANCELS),
+	ROW(UNSURE, END, LEFT, LEFT, "FENCED", false, SOURCE_UNSURE, 5),
+	ROW(RECONNECT, CONNECTED, ASKED, ASKED, UNSURE_),
+	ROW(RECONNECT, TIMER, UNSURE, UNSURE, UNSURE_),
+	ROW(RECONNECT, LOST, UNSURE, UNSURE, UNSURE_),
+	ROW(RECONNECT, CANCEL, RECONNECT, RECONNECT, UNSURE_),
+	ROW(RECONNECT, FORCE, BACK, IDLE, CANCELS),
+	ROW(RECONNECT, END, LEFT, LEFT, "FENCED", false, SOURCE_UNSURE, 5),
+	ROW(ASKED, RUNS, LEFT, LEFT, DONE),
+	ROW(ASKED, NEVER, BACK, IDLE, FAILS),
+	ROW(ASKED, TIMER, UNSURE, UNSURE, UNSURE_),
+	ROW(ASKED, LOST, UNSURE, UNSURE, UNSURE_),
+	ROW(ASKED, CANCEL, ASKED, ASKED, UNSURE_),
+	ROW(ASKED, FORCE, BACK, IDLE, CANCELS),
+	ROW(ASKED, END, LEFT, LEFT, "FENCED", false, SOURCE_UNSURE, 5),
+	/* clang-format on */
+};
+
+#define ROWS (sizeof(list) / sizeof(list[0]))
+
+/* The images are this side's exactly when the VM may go on here. */
+static void check_lock(struct source_rig *r)
+{
+	bool locked = disk_is_elsewhere(&(struct disk){.fd = r->locker});
+
+	assert_false(locked);
+	if (r->vm.running) {
+		int fd = open(r->image, O_RDONLY | O_CLOEXEC);
+
+		assert_true(disk_is_elsewhere(&(struct disk){.fd = fd}));
+		close(fd);
+	}
+}
+
+static void take_row(const struct expected *x)
+{
+	struct source_rig *r;
+	void *state;
+	uint64_t at;
+
+	assert_int_equal(source_rig_setup(&state), 0);
+	r = state;
+	source_rig_reach(r, x->state);
+	at = r->src.fsm.steps + (x->event == SRC_EV_LOCKED); /* by a timer */
+	source_rig_cause(r, x->event);
+	assert_int_equal(r->src.fsm.trace[at % FSM_TRACE].state, x->state);
+	assert_int_equal(r->src.fsm.trace[at % FSM_TRACE].event, x->event);
+	if (x->next != x->then)
+		source_rig_until(r, x->then);
+	if (strcmp(source_desc.states[r->src.fsm.state], source_desc.states[x->then]) ||
+	    strcmp(ft_word(&r->ft), x->word) || r->vm.running != x->runs ||
+	    r->src.result != x->result || r->code != x->code)
+		fail_msg("%s, %s: %s, %s, runs %d, result %d, code %d: %s",
+			 source_desc.states[x->state], source_desc.events[x->event],
+			 source_desc.states[r->src.fsm.state], ft_word(&r->ft), r->vm.running,
+			 r->src.result, r->code, r->src.why);
+	check_lock(r);
+	assert_int_equal(source_rig_teardown(&state), 0);
+}
+
+static void each_row(void **state)
+{
+	for (unsigned i = 0; i < ROWS; i++)
+		take_row(&list[i]);
+}
+
+static void the_list_is_the_table(void **state)
+{
+	assert_int_equal(ROWS, source_desc.nrows);
+	for (unsigned i = 0; i < ROWS; i++) {
+		const struct fsm_row *row = fsm_find(&source_desc, list[i].state, list[i].event);
+
+		assert_non_null(row);
+		assert_int_equal(row->next, list[i].next);
+	}
+}
+
+/* A message that has no row is the destination's fault: as if the link had broken. */
+static void each_message_in_each_state(void **state)
+{
+	static const enum source_state with_link[] = {SRC_OFFERED, SRC_PASSES, SRC_DRAIN,
+						      SRC_LAST,	   SRC_EARLY,  SRC_SWITCH,
+						      SRC_GO,	   SRC_ASKED};
+
+	for (unsigned i = 0; i < sizeof(with_link) / sizeof(with_link[0]); i++)
+		for (unsigned ev = SRC_EV_WELCOME; ev < SRC_EV_MAX; ev++) {
+			enum source_state s = with_link[i];
+			struct source_rig *r;
+			void *rig;
+			uint64_t steps;
+
+			if (fsm_find(&source_desc, s, ev))
+				continue;
+			assert_int_equal(source_rig_setup(&rig), 0);
+			r = rig;
+			source_rig_reach(r, s);
+			steps = r->src.fsm.steps;
+			source_rig_cause(r, ev);
+			assert_int_equal(r->src.fsm.trace[steps % FSM_TRACE].event, SRC_EV_LOST);
+			if (s < SRC_GO)
+				source_rig_until(r, SRC_IDLE);
+			else
+				source_rig_until(r, SRC_UNSURE);
+			assert_non_null(strstr(r->src.why, "out of order"));
+			assert_int_equal(r->vm.running, s < SRC_GO);
+			assert_int_equal(source_rig_teardown(&rig), 0);
+		}
+}
+
+static void what_is_asked_for_too_late_is_refused(void **state)
+{
+	struct source_rig *r = *state;
+	struct err e = {0};
+
+	assert_int_equal(source_cancel(&r->src, false, "x", &e), -ENOENT);
+	e = (struct err){0};
+	source_rig_reach(r, SRC_PASSES);
+	assert_int_equal(source_start(&r->src, &r->conf, &e), -EBUSY);
+	e = (struct err){0};
+	assert_int_equal(source_cancel(&r->src, true, "x", &e), -EINVAL);
+	source_rig_cause(r, SRC_EV_CONVERGED);
+	source_rig_cause(r, SRC_EV_DRAINED);
+	source_rig_cause(r, SRC_EV_SENT);
+	source_rig_cause(r, SRC_EV_READY);
+	e = (struct err){0};
+	assert_int_equal(source_cancel(&r->src, false, "x", &e), -EBUSY);
+	assert_true(source_stands(&r->src));
+	source_rig_cause(r, SRC_EV_LOST);
+	e = (struct err){0};
+	assert_int_equal(source_cancel(&r->src, false, "x", &e), -EBUSY);
+	assert_non_null(strstr(e.msg, "--force"));
+}
+
+/* The same session is said when it asks; a second migration has another. */
+static void session_names_it(void **state)
+{
+	struct source_rig *r = *state;
+	uint64_t session;
+
+	source_rig_reach(r, SRC_GO);
+	there_reads(r);
+	session = r->session;
+	assert_int_equal(r->came[FRAME_OFFER], 1);
+	assert_int_equal(r->came[FRAME_STATE], 1);
+	assert_int_equal(r->came[FRAME_SWITCH], 1);
+	assert_int_equal(r->came[FRAME_GO], 1);
+	assert_true(session != 0);
+	source_rig_cause(r, SRC_EV_LOST);
+	source_rig_cause(r, SRC_EV_TIMER);
+	source_rig_cause(r, SRC_EV_CONNECTED);
+	loop_until(&r->loop, (there_reads(r), r->came[FRAME_ASK]));
+	assert_int_equal(r->session, session);
+	source_rig_cause(r, SRC_EV_NEVER);
+	source_rig_until(r, SRC_IDLE);
+	kvm_model.busy = 0;
+	source_rig_cause(r, SRC_EV_START);
+	source_rig_cause(r, SRC_EV_CONNECTED);
+	there_reads(r);
+	assert_true(r->session != session);
+}
+
+/* While somebody else follows what the guest writes, it is not begun. */
+static void one_follows_the_writes(void **state)
+{
+	struct source_rig *r = *state;
+	struct err e = {0};
+	struct dirty d;
+
+	assert_int_equal(dirty_start(&d, &r->vm.kvm, &r->vm.mem, &e), 0);
+	assert_int_equal(source_start(&r->src, &r->conf, &e), -EBUSY);
+	dirty_stop(&d);
+	source_rig_reach(r, SRC_PASSES);
+	e = (struct err){0};
+	assert_int_equal(dirty_start(&d, &r->vm.kvm, &r->vm.mem, &e), -EBUSY);
+	source_rig_cause(r, SRC_EV_CANCEL);
+	source_rig_until(r, SRC_IDLE);
+	assert_int_equal(dirty_start(&d, &r->vm.kvm, &r->vm.mem, NULL), 0);
+	dirty_stop(&d);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_list_is_the_table),
+		cmocka_unit_test(each_row),
+		cmocka_unit_test(each_message_in_each_state),
+		SOURCE_TEST(what_is_asked_for_too_late_is_refused),
+		SOURCE_TEST(session_names_it),
+		SOURCE_TEST(one_follows_the_writes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
