@@ -32,4 +32,35 @@ struct wire_runs {
 	uint64_t run_ns; /* from GO to the first vCPU let go */
 };
 
+/* --- pages on request: pager and serve, push -------------------------------------------------- */
+
+enum wire_map_kind {
+	WIRE_MAP_DROP = 1, /* what was sent of these is void; only before the switch */
+	WIRE_MAP_ZERO = 2, /* zeros, and not sent otherwise */
+};
+
+/* FRAME_MAP: a row of these. count > 0. */
+struct wire_map {
+	uint64_t page, count;
+	uint32_t kind; /* enum wire_map_kind */
+	uint32_t pad;
+};
+
+#define WIRE_MAPS  4096u /* at most, in one frame */
+#define WIRE_WANTS 1024u /* FRAME_WANT: a row of so many page numbers at most, 8 bytes each */
+#define WIRE_RUNS  1024u
+
+/* FRAME_REMOVED: a row of these; pages that the guest gave back and that need not be sent. */
+struct wire_run {
+	uint64_t page, count; /* count > 0 */
+};
+
+/* FRAME_EOS: nothing is left to send. Counts of this pair of links, from their first frame on. */
+struct wire_eos {
+	uint64_t urgent; /* entries in FRAME_PAGES of the urgent link */
+	uint64_t pushed; /* the same of the main link, since the switch */
+	uint64_t zero;	 /* pages in WIRE_MAP_ZERO, since the switch */
+	uint64_t removed;
+};
+
 #endif

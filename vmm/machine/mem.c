@@ -169,6 +169,16 @@ bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len)
 	return range_offset(m, gpa, len, &off);
 }
 
+bool mem_ready(const struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off, first;
+
+	if (!m->late || !len || !range_offset(m, gpa, len, &off))
+		return true;
+	first = off >> MEM_PAGE_SHIFT;
+	return m->late->ready(m->late->arg, first, ((off + len - 1) >> MEM_PAGE_SHIFT) - first + 1);
+}
+
 static uint64_t take_word(uint64_t *set, uint64_t word)
 {
 	if (!__atomic_load_n(&set[word], __ATOMIC_RELAXED))
@@ -206,7 +216,11 @@ int mem_discard(struct mem *m, gpa_t gpa, uint64_t len)
 		return -EINVAL;
 	if (!range_offset(m, gpa, len, &off))
 		return -EFAULT;
+	if (m->late)
+		m->late->discard(m->late->arg, off >> MEM_PAGE_SHIFT, len >> MEM_PAGE_SHIFT);
 	r = punch(m, off, len);
+	if (m->late)
+		m->late->discarded(m->late->arg, off >> MEM_PAGE_SHIFT, len >> MEM_PAGE_SHIFT);
 	/* After it, so that whoever takes the mark sees zeros; also when only a part was done. */
 	mark_range(m->holes, off, len);
 	mark_range(m->discarded, off, len);

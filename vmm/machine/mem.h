@@ -25,6 +25,17 @@ typedef uint64_t gpa_t;
 #define MEM_HIGH_BASE  (4ull << 30)
 #define MEM_MIN_BYTES  (2ull << 20)
 
+/* Who knows of pages that come while the guest runs already (postcopy). Loop thread. */
+struct mem_late {
+	/* Has each of the n pages come? If not they are asked for, and `arg` tells when they have.
+	 */
+	bool (*ready)(void *arg, uint64_t page, uint64_t n);
+	/* Memory is given back: before it is, and when it was. */
+	void (*discard)(void *arg, uint64_t page, uint64_t n);
+	void (*discarded)(void *arg, uint64_t page, uint64_t n);
+	void *arg;
+};
+
 struct mem {
 	int fd;
 	uint8_t *base;	    /* memfd mapping: low RAM, then high RAM */
@@ -34,6 +45,7 @@ struct mem {
 	uint64_t *host_dirty; /* atomic bit per page: written by the host since last collected */
 	uint64_t *discarded;  /* atomic, likewise: given back to the host */
 	uint64_t *holes;      /* atomic: given back once, may still have no memory (mem_absent()) */
+	const struct mem_late *late; /* NULL: all pages are here */
 };
 
 /* Where mem_absent() has looked last; {0} to begin with. Good for one pass over the pages. */
@@ -63,6 +75,12 @@ int mem_write(struct mem *m, gpa_t gpa, const void *buf, uint64_t len);
 int mem_zero(struct mem *m, gpa_t gpa, uint64_t len);
 int mem_store16(struct mem *m, gpa_t gpa, uint16_t value);
 bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len);
+/*
+ * May the loop touch this range? False while pages of it are still to come: it would sleep until
+ * they have, and with it heartbeats and commands. They are asked for; whoever asked looks again
+ * when some have come. What is not RAM is ready: the access itself says so. Loop thread.
+ */
+bool mem_ready(const struct mem *m, gpa_t gpa, uint64_t len);
 
 /*
  * The page as this side's guest sees it. Nothing is marked: whoever writes through it fills memory

@@ -39,6 +39,10 @@ static const struct {
 	[FRAME_READY] = {"ready", 64},
 	[FRAME_GO] = {"go", 64},
 	[FRAME_ASK] = {"ask", 64},
+	[FRAME_MAP] = {"map", 96u << 10},
+	[FRAME_WANT] = {"want", 8u << 10},
+	[FRAME_REMOVED] = {"removed", 16u << 10},
+	[FRAME_EOS] = {"eos", 64},
 };
 
 _Static_assert(sizeof(struct frame_hdr) == 40, "the wire has no padding");
@@ -200,7 +204,7 @@ static int parse_preface(struct stream *s, size_t *ret_need)
 			      STREAM_VERSION);
 	if (p.sum != XXH3_64bits(&p, offsetof(struct stream_preface, sum)))
 		return refuse(s, "preface: checksum is wrong");
-	if (p.link < STREAM_MAIN || p.link > STREAM_MIGRATE)
+	if (p.link < STREAM_MAIN || p.link >= STREAM_LINK_MAX)
 		return refuse(s, "preface: link kind %u does not exist", p.link);
 	if (s->link != STREAM_ANY && p.link != s->link)
 		return refuse(s, "preface: link kind %u, %u is needed", p.link, s->link);

@@ -27,6 +27,8 @@ enum stream_link {
 	STREAM_HEART = 2,
 	STREAM_FILE = 3,
 	STREAM_MIGRATE = 4,
+	STREAM_URGENT = 5, /* of a migration: pages that the guest waits for */
+	STREAM_LINK_MAX,
 };
 
 /* On the wire, little-endian, 32 bytes, once, before the first frame of whoever connected. */
@@ -60,6 +62,12 @@ enum frame_type {
 	FRAME_READY,	   /* to that: the VM is loaded, and can no longer fail to run */
 	FRAME_GO,	   /* to that: the receiver is to run the VM */
 	FRAME_ASK,	   /* after a lost link: did it go? RUNS, BYE or REFUSE */
+
+	/* Pages on request (postcopy/wire.h). */
+	FRAME_MAP,     /* runs of pages that are zero, or void */
+	FRAME_WANT,    /* pages that somebody waits for */
+	FRAME_REMOVED, /* runs of pages that need not be sent */
+	FRAME_EOS,     /* no page is left to send */
 	FRAME_TYPE_MAX,
 };
 
