@@ -1,10 +1,11 @@
 /*
  * How long faults took, and how long each thread was blocked by them: for status, events and log.
- * Written by the pager's thread; whoever reads may see a number that is a moment old.
+ * From the moment at which the pager's thread hears of a fault until the page is there. Any thread.
  */
 #ifndef POSTCOPY_FAULTS_H
 #define POSTCOPY_FAULTS_H
 
+#include <pthread.h>
 #include <stdint.h>
 
 #define FAULTS_RING    1024u
@@ -17,7 +18,8 @@ struct faults_thread {
 };
 
 struct faults {
-	uint64_t count, local; /* faults; of these resolved without the peer */
+	pthread_mutex_t lock; /* a leaf; readers of single numbers do without */
+	uint64_t count;
 	uint64_t max_ns;
 	uint64_t waiting;	    /* threads that wait now */
 	uint32_t ring[FAULTS_RING]; /* ns of the last ones, saturated */
@@ -26,10 +28,11 @@ struct faults {
 	struct faults_thread threads[FAULTS_THREADS];
 };
 
+void faults_init(struct faults *f);
 void faults_begin(struct faults *f, uint32_t tid, uint64_t page, uint64_t now_ns);
 /* The page is there: everybody who waits for it goes on. */
 void faults_end(struct faults *f, uint64_t page, uint64_t now_ns);
 /* Of the last FAULTS_RING: the one that `percent` of 100 are not above. 0: there were none. */
-uint64_t faults_percentile_ns(const struct faults *f, unsigned percent);
+uint64_t faults_percentile_ns(struct faults *f, unsigned percent);
 
 #endif

@@ -49,16 +49,16 @@ enum have_state have_state(const struct have *h, uint64_t page);
  * what it was: ASKED and CLAIMED come by themselves, ZERO and PAGE are the caller's to resolve.
  */
 enum have_state have_ask(struct have *h, uint64_t page, enum have_waiter who);
-/* Fill the page? True: the caller alone does, and settles it. False: it has been, or is being. */
-bool have_claim(struct have *h, uint64_t page);
-/* The same for one that is ZERO, to give it memory. */
+/* What it was. ABSENT or ASKED: the caller alone fills it now, and settles it; else nobody does. */
+enum have_state have_claim(struct have *h, uint64_t page);
+/* True: it was ZERO, and the caller gives it memory, likewise. */
 bool have_claim_zero(struct have *h, uint64_t page);
 /*
- * A claimed page is filled. Returns its waiters. Not ZERO while a thread waits in a fault: then
- * nothing is changed, HAVE_FAULT is returned, and the caller fills it with zeros.
+ * A claimed page is filled. True, and its waiters. False: a thread waits for it in a fault, ZERO
+ * would be no help, and nothing is changed: the caller fills it with zeros first.
  */
-unsigned have_settle(struct have *h, uint64_t page, enum have_state to);
-/* It could not be filled: ASKED again, and the caller sees to it that it is asked for. */
+bool have_settle(struct have *h, uint64_t page, enum have_state to, unsigned *ret_waiters);
+/* It could not be filled: ASKED when somebody waits for it, else ABSENT; or ZERO, as it was. */
 void have_unclaim(struct have *h, uint64_t page);
 
 /*
@@ -67,14 +67,14 @@ void have_unclaim(struct have *h, uint64_t page);
  */
 typedef void have_run_fn(void *arg, uint64_t page, uint64_t count);
 unsigned have_remove(struct have *h, uint64_t page, uint64_t n, have_run_fn *fn, void *arg);
-/* After that: pages without memory are ZERO. */
+/* After that, when their memory is gone. */
 void have_emptied(struct have *h, uint64_t page, uint64_t n);
 
 /* Before the switch, one thread: it came (again) / what came is void. */
 void have_came(struct have *h, uint64_t page, bool zero);
 void have_drop(struct have *h, uint64_t page, uint64_t n);
 
-/* The next page that is in `state` at or after `page`, or npages. */
+/* The next page that is in `state` at or after `page`, or npages. 0.2 ns a page. */
 uint64_t have_next(const struct have *h, uint64_t page, enum have_state state);
 /* A bit for each page that is here, from word * 64 on, for a peer to go on from. */
 void have_bitmap(const struct have *h, uint64_t word, uint64_t nwords, uint64_t *out);

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "postcopy/faults.h"
+#include "postcopy/fill.h"
 #include "postcopy/have.h"
 #include "postcopy/wire.h"
 #include "vmm/base/err.h"
@@ -34,41 +35,34 @@ enum pager_event {
 	PAGER_FAILED = 8,   /* this host cannot go on by itself: pager_why(). Who waits, waits */
 };
 
-/* Pages, all atomic. */
-struct pager_counts {
-	uint64_t urgent, pushed; /* entries in frames of the urgent / main link since the switch */
-	uint64_t zero, removed;	 /* by WIRE_MAP_ZERO / taken away before they came */
-	uint64_t twice, unasked; /* here already: dropped / on the urgent link, not asked for */
-	uint64_t wants;		 /* asked for */
-	uint64_t bytes;		 /* of all these frames */
-	uint64_t eexist;	 /* had memory already when they were filled */
-};
-
-struct pager_want;
+#define PAGER_ASKED 1024u /* pages asked for at once; what faults beyond waits in the kernel */
 
 struct pager {
 	struct mem *mem;
 	int uffd, notify_fd;
 	struct have have;
 	struct faults faults;
-	struct pager_counts counts;
+	struct fill_counts counts;
 	struct wire_eos eos; /* valid with got_eos */
-	bool got_eos;
-	/* private to pager.c and its thread */
+	bool got_eos;	     /* atomic */
+	/* private to pager.c and pager_thread.c */
 	struct mem_late late;
 	bool started;
 	uint32_t events;       /* atomic */
+	bool hungry;	       /* atomic: somebody could not even ask */
 	pthread_mutex_t lock;  /* of what follows; a leaf */
 	pthread_cond_t idle;   /* the thread does not use the link */
 	struct stream *urgent; /* NULL: cut */
-	bool busy, stop;
-	char why[160];
-	struct pager_want *want; /* what is to be sent on the urgent link */
+	bool busy, stop, dead; /* dead: of no use any more */
+	char why[256];
+	uint64_t *ask; /* ASKED, and not yet sent for: room for PAGER_ASKS */
+	unsigned nask;
+	struct wire_run *gone; /* taken away, and not yet said so: room for WIRE_RUNS */
+	unsigned ngone;
 	int wake_fd;
 	pthread_t thread;
-	uint64_t urgent_base; /* counts.urgent when this link began; pushed and zero likewise */
-	uint64_t pushed_base, zero_base;
-	uint8_t *page[2]; /* where pages are unpacked: by the loop, by the thread */
+	struct fill_counts base; /* when this pair of links began */
+	struct fill fill[2];	 /* the loop's, the thread's */
 };
 
 /*

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "postcopy/serve.h"
+#include "postcopy/urgent.h"
 #include "postcopy/unsent.h"
 #include "vmm/base/err.h"
 #include "vmm/copy/page_out.h"
@@ -29,7 +29,7 @@ struct push {
 	/* private to push.c */
 	struct mem *mem;
 	struct unsent *unsent;
-	struct serve *serve;
+	struct urgent *urgent;
 	struct page_out *out;
 	int notify_fd;
 	int error; /* atomic */
@@ -39,10 +39,10 @@ struct push {
 };
 
 /*
- * out: of the main link. serve: started. notify_fd: written once, when EOS has gone out (p->eos) or
- * the link is of no use any more (push_error()).
+ * out: of the main link. urgent: started. notify_fd: written once, when EOS has gone out (p->eos)
+ * or the link is of no use any more (push_error()).
  */
-int push_start(struct push *p, struct page_out *out, struct serve *serve, int notify_fd,
+int push_start(struct push *p, struct page_out *out, struct urgent *urgent, int notify_fd,
 	       struct err *e);
 int push_error(const struct push *p);
 /* A frame that is half written is given up: the link is of no use then. Safe twice, and zeroed. */

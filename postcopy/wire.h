@@ -32,12 +32,14 @@ struct wire_runs {
 	uint64_t run_ns; /* from GO to the first vCPU let go */
 };
 
-/* --- pages on request: pager and serve, push -------------------------------------------------- */
+/* --- pages on request: pager, urgent, push -------------------------------------------------- */
 
 enum wire_map_kind {
 	WIRE_MAP_DROP = 1, /* what was sent of these is void; only before the switch */
 	WIRE_MAP_ZERO = 2, /* zeros, and not sent otherwise */
 };
+
+#define WIRE_MAP_PAGES (64u << 10) /* at most in all runs of a frame: bounds the time for it */
 
 /* FRAME_MAP: a row of these. count > 0. */
 struct wire_map {

@@ -271,6 +271,14 @@ void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n)
 	}
 }
 
+int mem_empty_pages(struct mem *m, uint64_t page, uint64_t n)
+{
+	uint64_t off = page << MEM_PAGE_SHIFT, stop = (page + n) << MEM_PAGE_SHIFT;
+	int r = punch(m, off, stop - off);
+
+	return r ? r : seek_data(m, off) < stop ? -EBUSY : 0;
+}
+
 int mem_fill_pages(struct mem *m, uint64_t page, const struct iovec *data, unsigned n)
 {
 	VMM_BUG_ON(n > MEM_FILL_MAX);

@@ -137,6 +137,11 @@ void mem_populate(struct mem *m, uint64_t page);
  */
 void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n);
 /*
+ * The n pages have no memory when this returns 0: whoever waits for them to be filled sees them
+ * missing. -EBUSY: the host keeps some, as parts of larger ones. Marks nothing. Loop thread.
+ */
+int mem_empty_pages(struct mem *m, uint64_t page, uint64_t n);
+/*
  * Fill the pages from `page` on, one with each iovec (4096 bytes), n at most MEM_FILL_MAX. For
  * memory that was never touched this is nearly twice as fast as a copy through the mapping, which
  * would be a fault and a page of zeros first. Negative errno: the host has no memory; some pages

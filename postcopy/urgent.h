@@ -1,12 +1,12 @@
 /*
- * The source's side of the urgent link: thread `serve` answers what the destination waits for, at
+ * The source's side of the urgent link: thread `urgent` answers what the destination waits for, at
  * once, past push and its rate limit. A page that is not unsent any more is on its way: such a
  * request is ignored.
  *
  * The VM is stopped: memory does not change. Owner: the loop.
  */
-#ifndef POSTCOPY_SERVE_H
-#define POSTCOPY_SERVE_H
+#ifndef POSTCOPY_URGENT_H
+#define POSTCOPY_URGENT_H
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -18,16 +18,16 @@
 #include "vmm/machine/mem.h"
 #include "vmm/wire/stream.h"
 
-struct serve {
+struct urgent {
 	/* atomic, for status; added up over all links */
 	uint64_t pages, bytes;
 	uint64_t wants, late; /* asked for; of these sent already, or claimed by push */
 	uint64_t removed;     /* never sent, as the guest gave them back */
 	uint64_t link_pages;  /* on this link, as EOS counts them */
-	/* private to serve.c */
+	/* private to urgent.c */
 	struct mem *mem;
 	struct unsent *unsent;
-	struct stream *urgent;
+	struct stream *link;
 	struct page_out out;
 	int notify_fd, stop_fd;
 	int error; /* atomic */
@@ -37,11 +37,11 @@ struct serve {
 };
 
 /* The counts go on. notify_fd: written once, when the link is of no use any more. */
-int serve_start(struct serve *s, struct mem *m, struct unsent *u, struct stream *urgent,
-		int notify_fd, struct err *e);
-/* 0, or why the thread has ended: *ret_why says more (until serve_stop()). */
-int serve_error(const struct serve *s, const char **ret_why);
+int urgent_start(struct urgent *s, struct mem *m, struct unsent *u, struct stream *link,
+		 int notify_fd, struct err *e);
+/* 0, or why the thread has ended: *ret_why says more (until urgent_stop()). */
+int urgent_error(const struct urgent *s, const char **ret_why);
 /* The link is the caller's again. Safe twice, and on a zeroed one. */
-void serve_stop(struct serve *s);
+void urgent_stop(struct urgent *s);
 
 #endif
