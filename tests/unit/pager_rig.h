@@ -23,7 +23,7 @@
 #include "vmm/base/loop.h"
 #include "vmm/copy/pages.h"
 
-#define RIG_BYTES (8ull << 20)
+#define RIG_BYTES (16ull << 20)
 #define RIG_PAGES (RIG_BYTES / MEM_PAGE_SIZE)
 #define RIG_WAIT  10000000000ull /* for what must come */
 #define RIG_SEED  77
