@@ -52,6 +52,11 @@ struct device_ops {
 	 * seal is one callback. Loop thread. NULL when there is nothing to hold back.
 	 */
 	void (*quiet)(struct device *d, bool on);
+	/*
+	 * Memory that mem_ready() was asked for has come, at least a part: look again at what was
+	 * left for want of it. Loop thread. NULL for those that touch no memory.
+	 */
+	void (*arrived)(struct device *d);
 	void (*free)(struct device *d);
 };
 

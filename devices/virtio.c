@@ -113,6 +113,7 @@ static void stop_queue(struct virtio_dev *vd, unsigned qi)
 {
 	vd->vq[qi].gen++;
 	vd->vq[qi].inuse = 0;
+	vd->vq[qi].absent = false;
 	if (vd->ops->queue_stop)
 		vd->ops->queue_stop(vd, qi);
 }
@@ -408,6 +409,17 @@ void virtio_resume(struct device *d)
 	}
 	if (vd->st->irq_status)
 		device_signal(d->irq_fd);
+	pthread_mutex_unlock(&d->lock);
+}
+
+void virtio_arrived(struct device *d)
+{
+	struct virtio_dev *vd = (struct virtio_dev *)d;
+
+	pthread_mutex_lock(&d->lock);
+	for (unsigned i = 0; i < vd->nqueues; i++)
+		if (vd->vq[i].absent)
+			virtio_later(vd, i);
 	pthread_mutex_unlock(&d->lock);
 }
 

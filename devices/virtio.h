@@ -96,6 +96,7 @@ void virtio_save(struct device *d);
 void virtio_load(struct device *d, const void *pod);
 void virtio_resume(struct device *d);
 void virtio_quiet(struct device *d, bool on);
+void virtio_arrived(struct device *d);
 
 /* May queues be worked on? */
 bool virtio_running(const struct virtio_dev *vd);

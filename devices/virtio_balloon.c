@@ -328,6 +328,7 @@ static const struct device_ops balloon_device_ops = {
 	.load = virtio_load,
 	.resume = virtio_resume,
 	.quiet = virtio_quiet,
+	.arrived = virtio_arrived,
 	.free = balloon_free,
 };
 

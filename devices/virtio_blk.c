@@ -71,6 +71,7 @@ struct blk {
 	uint64_t buf_bytes;  /* of requests in use */
 	uint64_t pool_bytes; /* of requests on the free list */
 	bool stalled;	     /* pops nothing until a request is done */
+	bool replay_waits;   /* pops nothing: live.inflight is replayed when its memory has come */
 	bool dying;	     /* the owner let go; the last completion frees it */
 };
 
@@ -414,17 +415,46 @@ static int one(struct virtio_dev *vd, unsigned qi)
 	return r;
 }
 
+static void blk_replay(struct virtio_dev *vd);
+
 static bool blk_notify(struct virtio_dev *vd, unsigned qi)
 {
-	bool left = tell(to_blk(vd));
+	struct blk *b = to_blk(vd);
+	bool left = tell(b);
+
+	if (b->replay_waits) {
+		blk_replay(vd);
+		if (b->replay_waits)
+			return left;
+		/* The other queues were not looked at meanwhile. */
+		for (unsigned i = 0; i < vd->nqueues; i++)
+			virtio_kick(vd, i);
+	}
 
 	return virtio_drain(vd, qi, one) || left;
+}
+
+/* Requests that wait to be replayed are only in live.inflight. */
+static void forget_waiting(struct blk *b, unsigned qi)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < b->live.ninflight; i++)
+		if (b->live.inflight[i].queue != qi)
+			b->live.inflight[kept++] = b->live.inflight[i];
+	b->live.ninflight = kept;
+	b->replay_waits = kept;
 }
 
 static void blk_queue_stop(struct virtio_dev *vd, unsigned qi)
 {
 	struct blk *b = to_blk(vd);
 	unsigned kept = 0;
+
+	if (b->replay_waits) {
+		forget_waiting(b, qi);
+		return;
+	}
 
 	/* Requests at the disk come back later, with an old generation. */
 	for (unsigned i = 0; i < b->nactive; i++) {
@@ -460,6 +490,23 @@ static int replay_one(struct blk *b, const struct inflight *in)
 	return r;
 }
 
+/* Is all here that the requests in flight need? If not it is asked for. */
+static bool replay_ready(struct blk *b)
+{
+	struct request *rq = b->live.ninflight ? get_request(b) : NULL;
+	bool here = true;
+
+	if (!rq)
+		return true;
+	for (uint32_t i = 0; i < b->live.ninflight; i++) {
+		const struct inflight *in = &b->live.inflight[i];
+
+		here &= virtq_reload(&b->vd.vq[in->queue], in->head, &rq->chain) != -EAGAIN;
+	}
+	put_request(b, rq);
+	return here;
+}
+
 static void blk_replay(struct virtio_dev *vd)
 {
 	struct blk *b = to_blk(vd);
@@ -467,6 +514,9 @@ static void blk_replay(struct virtio_dev *vd)
 	uint32_t n = b->live.ninflight;
 
 	if (b->nactive) /* the same VM goes on: they are at the disk still */
+		return;
+	b->replay_waits = !replay_ready(b);
+	if (b->replay_waits)
 		return;
 	memcpy(before, b->live.inflight, sizeof(before));
 	b->live.ninflight = 0;
@@ -502,6 +552,7 @@ static const struct device_ops blk_device_ops = {
 	.load = virtio_load,
 	.resume = virtio_resume,
 	.quiet = virtio_quiet,
+	.arrived = virtio_arrived,
 	.free = blk_free,
 };
 

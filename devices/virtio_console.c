@@ -169,6 +169,7 @@ static const struct device_ops console_device_ops = {
 	.load = virtio_load,
 	.resume = virtio_resume,
 	.quiet = virtio_quiet,
+	.arrived = virtio_arrived,
 	.free = console_free,
 };
 

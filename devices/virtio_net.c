@@ -588,6 +588,7 @@ static const struct device_ops net_device_ops = {
 	.load = virtio_load,
 	.resume = virtio_resume,
 	.quiet = virtio_quiet,
+	.arrived = virtio_arrived,
 	.free = net_free,
 };
 

@@ -89,6 +89,7 @@ static const struct device_ops rng_device_ops = {
 	.load = virtio_load,
 	.resume = virtio_resume,
 	.quiet = virtio_quiet,
+	.arrived = virtio_arrived,
 	.free = rng_free,
 };
 

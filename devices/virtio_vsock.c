@@ -309,6 +309,7 @@ static const struct device_ops vsock_device_ops = {
 	.load = vsock_load,
 	.resume = vsock_resume,
 	.quiet = virtio_quiet,
+	.arrived = virtio_arrived,
 	.free = vsock_free,
 };
 

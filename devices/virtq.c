@@ -52,6 +52,18 @@ int virtq_validate(const struct virtq *vq)
 	return 0;
 }
 
+/* All that is missing is asked for, so that it comes in one go. */
+static bool rings_here(struct virtq *vq)
+{
+	const struct virtq_state *s = vq->st;
+	bool here = mem_ready(vq->mem, s->avail, avail_bytes(s->size));
+
+	here &= mem_ready(vq->mem, s->used, used_bytes(s->size));
+	here &= mem_ready(vq->mem, s->desc, 16ull * s->size);
+	vq->absent |= !here;
+	return here;
+}
+
 /*
  * One aligned guest word, read or written once. Sequentially consistent, because a queue needs more
  * than release and acquire: each side writes its index or wish and then reads the other's, and the
@@ -128,9 +140,32 @@ static int walk_table(const struct virtq *vq, struct virtq_chain *c, gpa_t table
 	}
 }
 
-int virtq_reload(struct virtq *vq, uint16_t head, struct virtq_chain *ret)
+static int walk(struct virtq *vq, uint16_t head, struct virtq_chain *ret)
 {
 	struct vring_desc ind;
+	int r = walk_table(vq, ret, vq->st->desc, vq->st->size, head, &ind);
+
+	if (r <= 0)
+		return r;
+	if (!vq->indirect || !ind.len || ind.len % 16 || ind.len / 16 > vq->st->size ||
+	    !mem_valid(vq->mem, ind.addr, ind.len))
+		return -EBADMSG;
+	if (!mem_ready(vq->mem, ind.addr, ind.len))
+		return -EAGAIN;
+	return walk_table(vq, ret, ind.addr, ind.len / 16, 0, NULL);
+}
+
+static bool segs_here(const struct virtq *vq, const struct virtq_chain *c)
+{
+	bool here = true;
+
+	for (unsigned i = 0; i < (unsigned)c->nread + c->nwrite; i++)
+		here &= mem_ready(vq->mem, c->seg[i].gpa, c->seg[i].len);
+	return here;
+}
+
+int virtq_reload(struct virtq *vq, uint16_t head, struct virtq_chain *ret)
+{
 	int r;
 
 	ret->head = head;
@@ -138,20 +173,18 @@ int virtq_reload(struct virtq *vq, uint16_t head, struct virtq_chain *ret)
 	ret->read_bytes = ret->write_bytes = 0;
 	if (!vq->st->ready)
 		return -EBADMSG;
-	r = walk_table(vq, ret, vq->st->desc, vq->st->size, head, &ind);
-	if (r <= 0)
-		return r;
-	if (!vq->indirect || !ind.len || ind.len % 16 || ind.len / 16 > vq->st->size ||
-	    !mem_valid(vq->mem, ind.addr, ind.len))
-		return -EBADMSG;
-	return walk_table(vq, ret, ind.addr, ind.len / 16, 0, NULL);
+	r = rings_here(vq) ? walk(vq, head, ret) : -EAGAIN;
+	if (!r && !segs_here(vq, ret))
+		r = -EAGAIN;
+	vq->absent |= r == -EAGAIN;
+	return r;
 }
 
-int virtq_waiting(const struct virtq *vq)
+int virtq_waiting(struct virtq *vq)
 {
 	uint16_t idx, n;
 
-	if (!vq->st->ready)
+	if (!vq->st->ready || !rings_here(vq))
 		return 0;
 	if (load16(vq, vq->st->avail + 2, &idx))
 		return -EBADMSG;
@@ -162,15 +195,19 @@ int virtq_waiting(const struct virtq *vq)
 int virtq_pop(struct virtq *vq, struct virtq_chain *ret)
 {
 	uint16_t head;
-	int n = virtq_waiting(vq);
+	int n, r;
 
+	vq->absent = false;
+	n = virtq_waiting(vq);
 	if (n <= 0)
 		return n;
 	if (vq->inuse >= vq->st->size)
 		return -EBADMSG;
-	if (load16(vq, vq->st->avail + 4 + 2ull * (vq->st->last_avail % vq->st->size), &head) ||
-	    virtq_reload(vq, head, ret))
+	if (load16(vq, vq->st->avail + 4 + 2ull * (vq->st->last_avail % vq->st->size), &head))
 		return -EBADMSG;
+	r = virtq_reload(vq, head, ret);
+	if (r)
+		return r == -EAGAIN ? 0 : r;
 	vq->st->last_avail++;
 	vq->inuse++;
 	return 1;
@@ -260,6 +297,8 @@ bool virtq_should_signal(struct virtq *vq)
 	if (old == now || !vq->st->ready)
 		return false;
 	vq->st->signalled = now;
+	if (!rings_here(vq)) /* one too many does no harm */
+		return true;
 	if (!vq->event_idx)
 		return load16(vq, vq->st->avail, &word) || !(word & VRING_AVAIL_F_NO_INTERRUPT);
 	return load16(vq, used_event_gpa(vq), &word) || vring_need_event(word, now, old);
@@ -268,7 +307,7 @@ bool virtq_should_signal(struct virtq *vq)
 void virtq_kick_off(struct virtq *vq)
 {
 	/* With event indices the one asked for is behind already; nothing to write. */
-	if (vq->st->ready && !vq->event_idx)
+	if (vq->st->ready && !vq->event_idx && rings_here(vq))
 		store16(vq, vq->st->used, VRING_USED_F_NO_NOTIFY);
 }
 
@@ -276,11 +315,11 @@ bool virtq_kick_on(struct virtq *vq, uint16_t seen)
 {
 	int r, n;
 
-	if (!vq->st->ready)
+	if (!vq->st->ready || !rings_here(vq))
 		return false;
 	r = vq->event_idx ? store16(vq, avail_event_gpa(vq), vq->st->last_avail + seen)
 			  : store16(vq, vq->st->used, 0);
 	/* Look again: an entry added before our wish was there got no kick. */
 	n = virtq_waiting(vq);
-	return !r && (n < 0 || n > seen);
+	return !r && !vq->absent && (n < 0 || n > seen);
 }

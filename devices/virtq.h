@@ -5,6 +5,10 @@
  * and the caller puts the device to needs-reset. Guest RAM is written through mem_write() only, at
  * the moment the bytes are there, so dirty marks are exact.
  *
+ * While memory is still to come (mem_ready()), nothing of it is touched: a chain of which something
+ * is missing counts as not there yet, `absent` is set, and whoever hears that pages have arrived
+ * looks at the queue again.
+ *
  * Under the device's lock, on the loop thread; virtq_validate() on any thread.
  */
 #ifndef DEVICES_VIRTQ_H
@@ -36,6 +40,7 @@ struct virtq {
 	struct mem *mem;
 	bool event_idx; /* negotiated features */
 	bool indirect;
+	bool absent;	/* of rings or chain something is still to come: no kick will say when */
 	uint16_t inuse; /* popped and not yet pushed */
 	uint32_t gen;	/* bumped when the queue stops: what was popped before is void */
 };
@@ -55,15 +60,17 @@ struct virtq_chain {
 
 /* Is the set-up usable: size, alignment, rings wholly in RAM and apart? 0 or -EINVAL. */
 int virtq_validate(const struct virtq *vq);
-/* 1: a chain was taken, 0: the ring is empty, -EBADMSG. */
+/* 1: a chain was taken, 0: the ring is empty, or the chain is absent, -EBADMSG. */
 int virtq_pop(struct virtq *vq, struct virtq_chain *ret);
 /* Give the n chains popped last back, untouched: they are popped again next time. */
 void virtq_unpop(struct virtq *vq, unsigned n);
-/* Walk a chain again that was popped before a checkpoint. Does not count as a pop. 0 or -EBADMSG.
+/*
+ * Walk a chain again that was popped before a checkpoint. Does not count as a pop. 0, -EBADMSG, or
+ * -EAGAIN: absent.
  */
 int virtq_reload(struct virtq *vq, uint16_t head, struct virtq_chain *ret);
-/* Chains waiting in the ring, or -EBADMSG. */
-int virtq_waiting(const struct virtq *vq);
+/* Chains waiting in the ring (none while it is absent), or -EBADMSG. */
+int virtq_waiting(struct virtq *vq);
 
 /* Copy out of the readable part; returns bytes copied (less at its end). */
 uint32_t virtq_chain_read(const struct virtq *vq, const struct virtq_chain *c, uint64_t off,
@@ -83,7 +90,7 @@ bool virtq_should_signal(struct virtq *vq);
 void virtq_kick_off(struct virtq *vq);
 /*
  * Ask for a kick when more than `seen` entries wait (0: at the next one; n: after n chains were
- * found too few and given back). True when there are more already: look again.
+ * found too few and given back). True when there are more already, and not absent: look again.
  */
 bool virtq_kick_on(struct virtq *vq, uint16_t seen);
 

@@ -12,6 +12,8 @@
 #include "postcopy/uffd.h"
 #include "vmm/base/log.h"
 
+#define READY_ASKS 256 /* pages that one look asks for */
+
 int pager_probe(struct err *e)
 {
 	int fd = uffd_open(e);
@@ -94,11 +96,12 @@ static bool page_ready(struct pager *p, uint64_t page)
 
 static bool ready(void *arg, uint64_t page, uint64_t n)
 {
-	bool all = true;
+	unsigned missing = 0;
 
-	for (uint64_t end = page + n; page < end; page++)
-		all &= page_ready(arg, page);
-	return all;
+	/* Not all of a large range at once: whoever hears that some have come looks again. */
+	for (uint64_t end = page + n; page < end && missing < READY_ASKS; page++)
+		missing += !page_ready(arg, page);
+	return !missing;
 }
 
 /* It is only to spare the source: what finds no room is sent, and dropped here. */

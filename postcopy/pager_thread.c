@@ -10,7 +10,8 @@
 #include "vmm/base/log.h"
 #include "vmm/base/loop.h"
 
-#define SEND_NS	 5000000000ull /* for a frame of requests: at most PAGER_ASKED are unanswered */
+#define SEND_NS	 5000000000ull /* for a frame of requests, on a link that had room for it */
+#define FEW	 64	       /* requests for which there is room without a look */
 #define PRIORITY 2	       /* before the loop: who faults waits for nothing else */
 #define FAULTS	 16
 #define FRAMES	 64 /* of the urgent link, before faults are looked at again */
@@ -67,6 +68,8 @@ struct work {
 	struct pager *p;
 	struct stream *link; /* NULL: none, or of no use */
 	struct pollfd fds[3];
+	bool writable; /* the link has room for a large frame */
+	bool owes;     /* there is something to be sent */
 	uint64_t ask[WIRE_WANTS];
 	struct wire_run gone[WIRE_RUNS];
 };
@@ -151,13 +154,31 @@ static bool send_frame(struct work *w, enum frame_type type, const void *data, s
 	return !r;
 }
 
-/* Without a link all of it stays where it is: pager_again() begins anew. */
+static unsigned take_gone(struct work *w)
+{
+	struct pager *p = w->p;
+	unsigned n = p->ngone;
+
+	memcpy(w->gone, p->gone, n * sizeof(p->gone[0]));
+	p->ngone = 0;
+	return n;
+}
+
+/*
+ * A peer that does not read is not waited for: beyond a few requests the link is to say that it
+ * has room. What piles up meanwhile goes in one frame.
+ */
 static void send_wants(struct work *w)
 {
 	struct pager *p = w->p;
 	unsigned nask = 0, ngone, n;
 
 	pthread_mutex_lock(&p->lock);
+	w->owes = p->nask || p->ngone;
+	if (!w->writable && __atomic_load_n(&p->have.asked, __ATOMIC_RELAXED) > FEW) {
+		pthread_mutex_unlock(&p->lock);
+		return;
+	}
 	n = p->nask < WIRE_WANTS ? p->nask : WIRE_WANTS;
 	/* What has come meanwhile need not be asked for. */
 	for (unsigned i = 0; i < n; i++)
@@ -165,9 +186,8 @@ static void send_wants(struct work *w)
 			w->ask[nask++] = p->ask[i];
 	p->nask -= n;
 	memmove(p->ask, p->ask + n, p->nask * sizeof(p->ask[0]));
-	ngone = p->ngone;
-	memcpy(w->gone, p->gone, ngone * sizeof(p->gone[0]));
-	p->ngone = 0;
+	ngone = w->writable ? take_gone(w) : 0;
+	w->owes = p->nask || p->ngone;
 	pthread_mutex_unlock(&p->lock);
 	__atomic_fetch_add(&p->counts.wants, nask, __ATOMIC_RELAXED);
 	if (nask && !send_frame(w, FRAME_WANT, w->ask, nask * sizeof(w->ask[0])))
@@ -232,9 +252,11 @@ static void wait_round(struct work *w)
 
 	w->fds[WAKE] = (struct pollfd){.fd = p->wake_fd, .events = POLLIN};
 	w->fds[FAULT] = (struct pollfd){.fd = room ? p->uffd : -1, .events = POLLIN};
-	w->fds[LINK] = (struct pollfd){.fd = w->link ? w->link->fd : -1, .events = POLLIN};
+	w->fds[LINK] = (struct pollfd){.fd = w->link ? w->link->fd : -1,
+				       .events = w->owes ? POLLIN | POLLOUT : POLLIN};
 	if (poll(w->fds, 3, -1) < 0)
 		w->fds[WAKE].revents = w->fds[FAULT].revents = w->fds[LINK].revents = 0;
+	w->writable = w->fds[LINK].revents & POLLOUT;
 }
 
 void *pager_thread(void *arg)

@@ -80,6 +80,8 @@ int vm_reset(struct vm *vm, const struct boot_files *files, struct err *e);
  * Loop thread.
  */
 bool vm_power_button(struct vm *vm);
+/* Memory that devices asked mem_ready() for has come, at least a part. Loop thread. */
+void vm_arrived(struct vm *vm);
 /*
  * This VM may have a twin: it was restored, or its other side is lost with random numbers drawn
  * from the same state. Tells the guest (VM generation ID). VM paused, loaded, about to start.

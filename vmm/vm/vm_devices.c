@@ -279,6 +279,13 @@ void vm_devices_quiet(struct vm *vm, bool on)
 			vm->devices.devs[i]->ops->quiet(vm->devices.devs[i], on);
 }
 
+void vm_arrived(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->devices.ndevs; i++)
+		if (vm->devices.devs[i]->ops->arrived)
+			vm->devices.devs[i]->ops->arrived(vm->devices.devs[i]);
+}
+
 struct device *vm_find_device(struct vm *vm, enum mdev_kind kind)
 {
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
