@@ -177,7 +177,7 @@ static void pace(struct push *p, uint64_t bytes, uint64_t *at_ns)
 
 static int send_pages(struct push *p)
 {
-	uint64_t page = 0, near = __atomic_load_n(&p->unsent->near, __ATOMIC_RELAXED), at_ns = 0;
+	uint64_t near = __atomic_load_n(&p->unsent->near, __ATOMIC_RELAXED), page = near, at_ns = 0;
 
 	while (!stopped(p)) {
 		uint64_t before = __atomic_load_n(&p->bytes, __ATOMIC_RELAXED);

@@ -17,7 +17,7 @@ struct unsent {
 	uint64_t npages;
 	uint64_t left;	 /* atomic: bits that are set */
 	uint64_t flying; /* atomic: claimed, and not yet written to a link */
-	uint64_t near;	 /* atomic: the last page that somebody waited for */
+	uint64_t near;	 /* atomic: the last page that somebody waited for; 0 at first */
 	/* private to unsent.c */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
