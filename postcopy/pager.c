@@ -221,6 +221,8 @@ void pager_again(struct pager *p, struct stream *urgent)
 	p->nask = p->ngone = 0;
 	p->got_eos = p->dead = false;
 	p->base = p->counts;
+	/* Of the last link, which may have ended after it was cut. */
+	__atomic_fetch_and(&p->events, ~(unsigned)(PAGER_LOST | PAGER_FAILED), __ATOMIC_ACQ_REL);
 	pthread_mutex_unlock(&p->lock);
 	for (uint64_t i = 0; (i = have_next(&p->have, i, HAVE_ASKED)) < p->mem->npages; i++)
 		pager_ask(p, i);
