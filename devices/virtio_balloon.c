@@ -358,6 +358,7 @@ int virtio_balloon_new(const struct dev_env *env, const struct mdev *md, struct 
 		free(b);
 		return r;
 	}
+	b->vd.vq[Q_REPORTING].untouched = true;
 	*ret = &b->vd.dev;
 	return 0;
 }

@@ -174,7 +174,7 @@ int virtq_reload(struct virtq *vq, uint16_t head, struct virtq_chain *ret)
 	if (!vq->st->ready)
 		return -EBADMSG;
 	r = rings_here(vq) ? walk(vq, head, ret) : -EAGAIN;
-	if (!r && !segs_here(vq, ret))
+	if (!r && !vq->untouched && !segs_here(vq, ret))
 		r = -EAGAIN;
 	vq->absent |= r == -EAGAIN;
 	return r;

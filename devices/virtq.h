@@ -40,6 +40,7 @@ struct virtq {
 	struct mem *mem;
 	bool event_idx; /* negotiated features */
 	bool indirect;
+	bool untouched; /* buffers are only named, as what is given back: they may be absent */
 	bool absent;	/* of rings or chain something is still to come: no kick will say when */
 	uint16_t inuse; /* popped and not yet pushed */
 	uint32_t gen;	/* bumped when the queue stops: what was popped before is void */

@@ -72,3 +72,9 @@ def arbiter(report):
 def disk(report):
     """disk writes without and with a log, and the log applied, against pwrite"""
     in_folder(report, "disk")
+
+
+def postcopy(report):
+    """remote faults, alone and beside a push, and the push, of threads in place of vCPUs, over loopback"""
+    figures(report, "native_postcopy", "faults")
+    figures(report, "native_postcopy", "bulk")

@@ -140,6 +140,20 @@ static void reload_says_so(void **state)
 	assert_int_equal(virtq_reload(&f->vq, head, &f->c), -EBADMSG);
 }
 
+/* What the guest gives back need not come first. */
+static void buffers_that_are_only_named(void **state)
+{
+	struct fix *f = *state;
+	struct rig_seg s = {BUF(0), 0x2000, true};
+
+	f->vq.untouched = true;
+	late_take(&f->late, BUF(0));
+	late_take(&f->late, BUF(1));
+	rig_add(&f->q, &s, 1);
+	assert_int_equal(virtq_pop(&f->vq, &f->c), 1);
+	assert_false(late_bring(&f->late, BUF(0)) || late_bring(&f->late, BUF(1)));
+}
+
 /* Of several chains that a frame needs the second is absent: those taken are given back. */
 static void a_part_is_given_back(void **state)
 {
@@ -348,6 +362,7 @@ int main(void)
 		T(the_order_is_kept),
 		T(indirect_tables),
 		T(reload_says_so),
+		T(buffers_that_are_only_named),
 		T(a_part_is_given_back),
 		cmocka_unit_test(a_device_looks_again),
 		D(a_replay_waits_for_its_memory),

@@ -90,8 +90,11 @@ bool mem_ready(const struct mem *m, gpa_t gpa, uint64_t len);
  *          ft/epoch/sync.c       pages of the first sync, while the guest writes them
  *          ft/epoch/capture.c    pages of an epoch, VM paused
  *          ft/epoch/stage.c      the base of a delta, before commit
+ *          postcopy/urgent.c, push.c   pages of a VM that runs elsewhere now
  *   write  vmm/copy/snapshot.c   restore, VM not run yet
  *          ft/epoch/stage.c      first sync and commit, VM stands by
+ * While pages are still to come (m->late) none of these runs here, and no boot: whoever owns the VM
+ * refuses.
  */
 static inline uint8_t *mem_page(const struct mem *m, uint64_t page)
 {
