@@ -304,6 +304,6 @@ int capture_fill(struct capture *c, struct capture_batch *b)
 	}
 	if (!fill_cold(c, b))
 		return not_all(c);
-	r = dirty_clear(&c->dirty);
-	return r ? r : CAPTURE_ALL;
+	r = dirty_clear_piece(&c->dirty, &c->at.cleared);
+	return r < 0 ? r : r ? CAPTURE_ALL : CAPTURE_MORE;
 }

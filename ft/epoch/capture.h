@@ -50,6 +50,7 @@ struct hot_page {
 struct capture_place {
 	uint32_t hot;
 	uint64_t word, bits, last; /* the next word; of the one before what is left, and hotness */
+	uint64_t cleared;	   /* so many words are protected again */
 };
 
 struct capture {

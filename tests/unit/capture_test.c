@@ -159,6 +159,24 @@ static void discarded_pages_take_no_staging(void **state)
 	assert_int_equal(f->sent, 100 + PAGES);
 }
 
+/* Protecting pages takes time as well: no call is for all of memory. */
+static void protected_in_pieces(void **state)
+{
+	struct fix *f = *state;
+
+	for (uint64_t p = 0; p < PAGES; p++)
+		guest_writes(&f->mem, p, 0, p + 1);
+	epoch(f);
+	assert_int_equal(kvm_model.clears, PAGES / 1024);
+	for (uint64_t w = 0; w < PAGES / 64; w++)
+		assert_int_equal(kvm_model.bits[w], 0);
+	epoch(f);
+	guest_writes(&f->mem, 3, 0, 99);
+	guest_writes(&f->mem, PAGES - 1, 0, 99);
+	epoch(f);
+	assert_int_equal(kvm_model.clears, PAGES / 1024 + 1);
+}
+
 static void used_again_is_sent_again(void **state)
 {
 	struct fix *f = *state;
@@ -338,6 +356,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(discarded_pages_take_no_staging),
+		T(protected_in_pieces),
 		T(used_again_is_sent_again),
 		T(a_hot_page_cools_down_at_once),
 		T(a_cold_page),

@@ -22,7 +22,7 @@ void kvm_model_start(const struct mem *m)
 	}
 	kvm_model.npages = m->npages;
 	kvm_model.bits = calloc((m->npages + 63) / 64, sizeof(uint64_t));
-	kvm_model.gets = 0;
+	kvm_model.gets = kvm_model.clears = 0;
 	kvm_model.busy = 0;
 	kvm_model.fail = 0;
 }
@@ -52,6 +52,7 @@ static void clear_log(const struct kvm_clear_dirty_log *c)
 	const uint64_t *clear = c->dirty_bitmap;
 	uint64_t *bits = slot_bits(c->slot) + c->first_page / 64;
 
+	kvm_model.clears++;
 	for (uint64_t i = 0; i < c->num_pages / 64; i++)
 		bits[i] &= ~clear[i];
 	memset(kvm_model.bits, 0xff, kvm_model.busy / 8);

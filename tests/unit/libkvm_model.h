@@ -15,7 +15,7 @@ struct kvm_model {
 	struct kvm kvm;
 	uint64_t *bits;
 	uint64_t npages;
-	unsigned gets;
+	unsigned gets, clears;
 	uint64_t busy; /* so many pages are written again as soon as they are protected */
 	int fail;      /* what the next calls return, if not 0 */
 };

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PIECE_PAGES 1024u /* a tenth of a millisecond, more without page tables in hardware */
+
 int dirty_start(struct dirty *d, struct kvm *kvm, struct mem *mem, struct err *e)
 {
 	int r;
@@ -95,34 +97,58 @@ void dirty_forget_host(struct dirty *d)
 	}
 }
 
-/* The run of words in [from, to) that is not all zero. */
-static bool trim(const uint64_t *bits, uint64_t *from, uint64_t *to)
+/* The slot of a word, and where that ends. */
+static unsigned slot_of(const struct dirty *d, uint64_t word, uint64_t *ret_end)
 {
-	while (*from < *to && !bits[*from])
-		(*from)++;
-	while (*from < *to && !bits[*to - 1])
-		(*to)--;
-	return *from < *to;
+	unsigned slot = d->kvm->nslots - 1;
+
+	*ret_end = d->nwords;
+	for (; slot && slot_word(d, slot) > word; slot--)
+		*ret_end = slot_word(d, slot);
+	return slot;
+}
+
+/* The next word that is not empty; false: there is none. */
+static bool find(const struct dirty *d, uint64_t *word)
+{
+	while (*word < d->nwords && !d->clear[*word])
+		(*word)++;
+	return *word < d->nwords;
+}
+
+int dirty_clear_piece(struct dirty *d, uint64_t *word)
+{
+	struct kvm_clear_dirty_log log = {0};
+	uint64_t from, to, end, pages = 0;
+	int r;
+
+	if (!find(d, word))
+		return 1;
+	from = to = *word;
+	log.slot = slot_of(d, from, &end);
+	for (uint64_t w = from; w < end && pages < PIECE_PAGES; w++) {
+		pages += (unsigned)__builtin_popcountll(d->clear[w]);
+		if (d->clear[w])
+			to = w + 1;
+	}
+	log.first_page = (from - slot_word(d, log.slot)) * 64;
+	log.num_pages = (to - from) * 64;
+	log.dirty_bitmap = d->clear + from;
+	r = kvm_ioctl(d->kvm->vm_fd, KVM_CLEAR_DIRTY_LOG, &log);
+	if (r < 0)
+		return r;
+	memset(d->clear + from, 0, (to - from) * sizeof(uint64_t));
+	*word = to;
+	return !find(d, word);
 }
 
 int dirty_clear(struct dirty *d)
 {
-	for (unsigned i = 0; i < d->kvm->nslots; i++) {
-		uint64_t base = slot_word(d, i);
-		uint64_t from = base,
-			 to = base + (d->kvm->slots[i].memory_size >> (MEM_PAGE_SHIFT + 6));
-		struct kvm_clear_dirty_log log = {.slot = i};
-		int r;
+	uint64_t word = 0;
+	int r;
 
-		if (!trim(d->clear, &from, &to))
-			continue;
-		log.first_page = (from - base) * 64;
-		log.num_pages = (to - from) * 64;
-		log.dirty_bitmap = d->clear + from;
-		r = kvm_ioctl(d->kvm->vm_fd, KVM_CLEAR_DIRTY_LOG, &log);
-		if (r < 0)
-			return r;
-		memset(d->clear + from, 0, (to - from) * sizeof(uint64_t));
-	}
-	return 0;
+	do
+		r = dirty_clear_piece(d, &word);
+	while (!r);
+	return r < 0 ? r : 0;
 }

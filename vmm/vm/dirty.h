@@ -38,6 +38,11 @@ int dirty_count(struct dirty *d, uint64_t *ret_pages);
 void dirty_forget_host(struct dirty *d);
 /* Protect the pages in d->clear again and empty it. Only pages that dirty_get() reported. */
 int dirty_clear(struct dirty *d);
+/*
+ * A piece of that: *word is how far it is, 0 at the beginning. 1: that was the last, 0: there is
+ * more, or a negative errno.
+ */
+int dirty_clear_piece(struct dirty *d, uint64_t *word);
 
 static inline void dirty_set(uint64_t *bits, uint64_t page)
 {
