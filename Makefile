@@ -61,7 +61,7 @@ linux-guest: deps-linux
 	@guests/linux/build
 tools: $(TOOLS)
 help:
-	@echo "targets: all demo demo-linux test test-linux test-all linux-guest bench lint asan tsan fuzz soak install deps clean"
+	@echo "targets: all demo demo-linux test test-linux test-all linux-guest model bench lint asan tsan fuzz soak install deps clean"
 
 $(B)/ftvmm: $(OBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -155,6 +155,10 @@ test-all: deps-test deps-fuzz deps-linux
 	@$(MAKE) --no-print-directory -j2 tests
 	@$(MAKE) --no-print-directory tests-sanitized
 	@tests/run all
+# Every way through the protocol of a migration: tests/model/README.md.
+.PHONY: model
+model: deps-test
+	@tests/model/run
 # Rare failures, looked for during SOAK=minutes (60).
 soak: deps-test deps-fuzz deps-linux
 	@$(MAKE) --no-print-directory -j2 tests

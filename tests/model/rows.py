@@ -1,0 +1,65 @@
+"""Has the model the states, events and rows of the program's tables (postcopy/phases.c)?"""
+
+import re
+
+# What the model does not tell apart: with the same next state, and nothing said that matters.
+LIKE = {"LATE": ("CANCEL",), "FAILED": ("CANCEL",), "TIMER": ("CANCEL", "LOST"), "LOST": ("CANCEL",)}
+# A user who says what he cannot know; a process that ends in order is one that dies.
+OUTSIDE = {"SRC": {"FORCE", "END"}, "DST": {"END"}}
+# Postcopy, until the program has any of it: then all of it has to be there under these names.
+PLANNED = {"SRC": {"SERVE", "ENDING", "CUT", "CUT_CONNECT", "CUT_ASKED", "LACKS", "HAVE", "EOC"},
+           "DST": {"FILL", "CUT", "LACKS", "EOS", "COMPLETE"}}
+ROLES = {"SRC": ("source", "SOURCE"), "DST": ("dest", "DEST")}
+
+
+def rows(text):
+    return set(re.findall(r"\bROW\((\w+),\s*(\w+),\s*(\w+)[,)]", text)) - {("state", "event", "next")}
+
+
+def program(header, code, side):
+    """Names and rows of one side."""
+    role, macro = ROLES[side]
+    names = []
+    for what in ("STATES", "EVENTS"):
+        body = re.search(rf"#define {macro}_{what}\(X\)(.*?)\n\n", header, re.S)[1]
+        names.append(set(re.findall(r"\bX\((\w+),", body)))
+    table = re.search(rf"{role}_rows\[\] = \{{(.*?)\n\}};", code, re.S)[1]
+    return names[0], names[1], rows(table)
+
+
+def model(text, side):
+    states = set(re.findall(rf"\b{side}_(?!EV_)(\w+)", re.search(
+        rf"^mtype:{side.lower()} = \{{(.*?)\}}", text, re.S | re.M)[1]))
+    events = set(re.findall(rf"\b{side}_EV_(\w+)", re.search(
+        rf"^mtype:{side.lower()}ev = \{{(.*?)\}}", text, re.S | re.M)[1]))
+    role = {"SRC": "Source", "DST": "Destination"}[side]
+    return states, events, rows(re.search(rf"^active proctype {role}\(.*?^#undef ROW", text, re.S | re.M)[0])
+
+
+def covered(row, have):
+    """A row of the program that the model need not have by its own name."""
+    state, event, after = row
+    return after == state or any((state, e, after) in have for e in LIKE.get(event, ()))
+
+
+def differences(header, code, text, side):
+    states, events, table = program(header, code, side)
+    m_states, m_events, m_table = model(text, side)
+    planned = PLANNED[side] - states - events
+    if planned != PLANNED[side]:
+        planned = set()  # it is there, at least in part
+    outside = OUTSIDE[side] | (LIKE.keys() - m_events)
+    found = [f"{side}_{n}: a state, and not in the model" for n in sorted(states - m_states)]
+    found += [f"{side}_EV_{n}: an event, and not in the model" for n in sorted(events - m_events - outside)]
+    found += [f"{side}: {n} is in the model only"
+              for n in sorted((m_states - states - planned) | (m_events - events - planned))]
+    found += [f"{side}: {row} is in the program only" for row in sorted(table - m_table)
+              if row[1] not in OUTSIDE[side] and not covered(row, m_table)]
+    found += [f"{side}: {row} is in the model only" for row in sorted(m_table - table)
+              if not planned & set(row)]
+    return found, planned
+
+
+def strangers(code, text, role):
+    """Rows of a model that leaves much out, and that the program does not have."""
+    return rows(re.search(rf"^active proctype {role}\(.*?^#undef ROW", text, re.S | re.M)[0]) - rows(code)
