@@ -16,6 +16,7 @@ byte bug;
 mtype = { EPOCH, ACK, HAND_OVER, RUNS, GONE };
 chan to_sec = [3] of { mtype, byte };
 chan to_pri = [2] of { mtype, byte };
+bool calm; /* nothing goes wrong any more */
 bool up = true, pri_linked = true, sec_linked = true, pri_dead, sec_dead;
 
 mtype:pri = { PRI_STEADY, PRI_FLIGHT, PRI_HAND, PRI_HANDED, PRI_CLAIM, PRI_UNANSWERED,
@@ -106,7 +107,7 @@ end:	do
 			fi;
 			pri_asks = false;
 			if :: won -> ev = PRI_EV_WON :: else -> ev = PRI_EV_CLAIM_LOST fi
-		:: pri_asks && silent < SILENCE ->
+		:: pri_asks && !calm && silent < SILENCE ->
 			silent++;
 			pri_asks = false;
 			/* It may have been carried out all the same. */
@@ -184,7 +185,7 @@ end:	do
 			:: won -> sec_gen++; token = false; ev = SEC_EV_WON
 			:: else -> ev = SEC_EV_CLAIM_LOST
 			fi
-		:: sec_asks && silent < SILENCE ->
+		:: sec_asks && !calm && silent < SILENCE ->
 			silent++;
 			sec_asks = false;
 			if :: arbiter_claim(SECONDARY, sec_gen, token, won) :: skip fi;
@@ -240,16 +241,17 @@ active proctype Fate()
 	byte cuts, kills;
 
 end:	do
-	:: atomic { up && cuts < CUTS -> cuts++; up = false }
+	:: atomic { !calm -> calm = true } /* so that what comes after is waited for */
+	:: atomic { !calm && up && cuts < CUTS -> cuts++; up = false }
 	:: atomic {
-		kills < KILLS && !pri_dead && pri != PRI_LEFT ->
+		!calm && kills < KILLS && !pri_dead && pri != PRI_LEFT ->
 		kills++;
 		lost_at_owner = (holder == PRIMARY && generation > 1);
 		pri_dead = true; pri = PRI_LEFT; pri_passes = false; pri_asks = false;
 		pri_linked = false; up = false
 	}
 	:: atomic {
-		kills < KILLS && !sec_dead && sec != SEC_LISTEN ->
+		!calm && kills < KILLS && !sec_dead && sec != SEC_LISTEN ->
 		kills++;
 		lost_at_owner = (holder == SECONDARY);
 		sec_dead = true; sec = SEC_LISTEN; sec_passes = false; sec_asks = false; loaded = false;

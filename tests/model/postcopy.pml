@@ -20,6 +20,7 @@
 #define BUG_EOS_DONE 6	/* a link lost after EOS counts as the end */
 #define BUG_BALLOON 7	/* what the guest gives back is not marked */
 #define BUG_UNKNOWN 8	/* "not known here" is taken for "never ran" */
+#define BUG_WAIT_EOS 9	/* the destination has all, and still waits for EOS */
 byte bug;
 
 #define EVERY ((1 << NPAGES) - 1)
@@ -43,6 +44,7 @@ bool main_up, urgent_up;   /* its links */
 bool in_order;		   /* ended by the destination: what it said before is read first */
 byte src_at, dst_at;	   /* the attempt whose links a side believes in, 0: none */
 byte cuts;
+bool calm; /* nothing goes wrong any more, and the guest rests */
 bool src_dead, dst_dead, born_again;
 
 #define links_up (main_up && urgent_up)
@@ -165,7 +167,7 @@ end:	do
 		:: src == SRC_LAST || src == SRC_EARLY -> ev = SRC_EV_SENT
 		:: src == SRC_BACK && lock == NOBODY -> ev = SRC_EV_LOCKED
 		:: (src == SRC_UNSURE || src == SRC_CUT) && door_open && !unknown -> ev = SRC_EV_TIMER
-		:: (src == SRC_GO || src == SRC_ASKED || src == SRC_CUT_ASKED) && cuts < CUTS ->
+		:: (src == SRC_GO || src == SRC_ASKED || src == SRC_CUT_ASKED) && !calm && cuts < CUTS ->
 			cuts++; ev = SRC_EV_TIMER /* too late an answer */
 		:: src == SRC_SERVE && all_written -> ev = SRC_EV_SENT
 		:: src_cut -> ev = SRC_EV_LOST
@@ -416,8 +418,10 @@ end:	do
 			ev = DST_EV_LOADED
 		:: loop_free && dst == DST_LOADING && pager_idle && mishap -> ev = DST_EV_NOT_LOADED
 		:: loop_free && (dst == DST_RECEIVING || dst == DST_READY) && pager_idle &&
-		   cuts < CUTS -> cuts++; ev = DST_EV_TIMER
-		:: loop_free && dst == DST_FILL && eos && full -> ev = DST_EV_COMPLETE
+		   !calm && cuts < CUTS -> cuts++; ev = DST_EV_TIMER
+		:: loop_free && (dst == DST_FILL || dst == DST_CUT) && full && pager_idle &&
+		   (eos || bug != BUG_WAIT_EOS) ->
+			ev = DST_EV_COMPLETE
 		:: loop_free && (dst == DST_FILL || dst == DST_CUT) && pager_idle && mishap ->
 			ev = DST_EV_END /* the guest has ended */
 		:: loop_free && dst_cut && pager_idle -> ev = DST_EV_LOST
@@ -485,10 +489,13 @@ again:		if
 		ROW(FILL, PART, FILL) dst_claim(a, filling)
 		ROW(FILL, EOS, FILL) eos = true; eos_count = a
 		ROW(FILL, COMPLETE, RUNS) ANSWER(EOC, 0)
+		ROW(RUNS, PART, RUNS) skip /* late: what is not in it was given back */
+		ROW(RUNS, EOS, RUNS) skip
 		ROW(FILL, LOST, CUT) CLOSE
 		ROW(FILL, ASK, FILL) dst_have(a)
 		ROW(FILL, END, OVER) ANSWER(EOC, 0); CLOSE; dst_runs = false; lock = NOBODY
 		ROW(CUT, ASK, FILL) dst_have(a)
+		ROW(CUT, COMPLETE, RUNS) skip
 		ROW(CUT, END, OVER) dst_runs = false; lock = NOBODY
 		:: else -> printf("destination: no row\n"); assert(false)
 		fi;
@@ -508,7 +515,7 @@ again:		if
 /* The pager's thread: faults, and pages of the urgent link. */
 #define pager_on                                                                                   \
 	(dst == DST_LOADING || dst == DST_READY || dst == DST_FILL || dst == DST_CUT ||            \
-	 (dst == DST_RUNS && postcopy))
+	 ((dst == DST_RUNS || dst == DST_HERE) && postcopy)) /* then it is the kernel, with zeros */
 
 inline pager_fault(q)
 {
@@ -540,7 +547,8 @@ end:	do
 inline guest_discard(q)
 {
 	discarded[q] = true;
-	if :: missing(q) -> URGENT(REMOVED, q) :: else fi;
+	/* It is only to spare the source, and has no room at times. */
+	if :: missing(q) -> URGENT(REMOVED, q) :: skip fi;
 	if :: bug != BUG_BALLOON -> have[q] = HAVE_ZERO :: else fi;
 	ram[q] = NOTHING;
 	right[q] = ZEROS;
@@ -553,15 +561,15 @@ inline guest_discard(q)
 active proctype Guest()
 {
 end:	do
-	:: atomic { guest_on && ram[0] == NOTHING && !waits[0] -> waits[0] = true }
-	:: atomic { guest_on && ram[1] == NOTHING && !waits[1] -> waits[1] = true }
+	:: atomic { guest_on && !calm && ram[0] == NOTHING && !waits[0] -> waits[0] = true }
+	:: atomic { guest_on && !calm && ram[1] == NOTHING && !waits[1] -> waits[1] = true }
 	:: atomic { guest_on && ram[0] != NOTHING && !written[0] ->
 		written[0] = true; ram[0] = WRITTEN; right[0] = WRITTEN }
 	:: atomic { guest_on && ram[1] != NOTHING && !written[1] ->
 		written[1] = true; ram[1] = WRITTEN; right[1] = WRITTEN }
-	:: atomic { guest_on && !discarded[0] && loop_free && have[0] != HAVE_CLAIMED ->
+	:: atomic { guest_on && !calm && !discarded[0] && loop_free && have[0] != HAVE_CLAIMED ->
 		guest_discard(0) }
-	:: atomic { guest_on && !discarded[1] && loop_free && have[1] != HAVE_CLAIMED ->
+	:: atomic { guest_on && !calm && !discarded[1] && loop_free && have[1] != HAVE_CLAIMED ->
 		guest_discard(1) }
 	od
 }
@@ -573,10 +581,11 @@ active proctype Fate()
 	byte kills, i;
 
 end:	do
-	:: atomic { cuts < CUTS && links_up -> cuts++; main_up = false; in_order = false }
-	:: atomic { postcopy && cuts < CUTS && links_up -> cuts++; urgent_up = false }
+	:: atomic { !calm -> calm = true } /* so that what comes after is waited for */
+	:: atomic { !calm && cuts < CUTS && links_up -> cuts++; main_up = false; in_order = false }
+	:: atomic { !calm && postcopy && cuts < CUTS && links_up -> cuts++; urgent_up = false }
 	:: atomic {
-		kills < KILLS && !src_dead && src != SRC_LEFT && attempt > 0 ->
+		!calm && kills < KILLS && !src_dead && src != SRC_LEFT && attempt > 0 ->
 		kills++;
 		src_dead = true; src_runs = false;
 		src_close();
@@ -584,7 +593,7 @@ end:	do
 		src = SRC_LEFT
 	}
 	:: atomic {
-		kills < KILLS && !dst_dead && dst != DST_OVER && attempt > 0 ->
+		!calm && kills < KILLS && !dst_dead && dst != DST_OVER && attempt > 0 ->
 		kills++;
 		do :: door?_, _ -> main_up = false :: empty(door) -> break od;
 		dst_drop(); i = 0; in_order = false;
@@ -631,7 +640,7 @@ end:	if
 #define stays (src == SRC_IDLE && src_runs)
 #define on_request                                                                                 \
 	(src == SRC_SERVE && dst == DST_FILL && connected && !background && unsent != 0 &&         \
-	 nobody_waits)
+	 !full && nobody_waits)
 #define moved                                                                                      \
 	(src == SRC_LEFT && dst_runs && full && nobody_waits && (dst == DST_HERE || dst == DST_RUNS))
 #define ended_there (dst == DST_OVER && (src == SRC_LEFT || src == SRC_UNSURE || src == SRC_CUT))
@@ -642,7 +651,7 @@ active proctype Judge()
 end:	atomic {
 		timeout ->
 		if
-		:: src_dead -> assert(dst_dead || dst == DST_LISTEN || dst == DST_CUT || dst == DST_OVER ||
+		:: src_dead -> assert(dst_dead || dst == DST_LISTEN || (dst == DST_CUT && !full) || dst == DST_OVER ||
 				      (dst_runs && full && nobody_waits))
 		:: !src_dead && (dst_dead || born_again) -> assert(stays || src == SRC_LEFT || in_doubt)
 		:: else -> assert((stays && dst == DST_LISTEN) || moved || on_request || ended_there)
