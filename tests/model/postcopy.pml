@@ -29,7 +29,7 @@ byte bug;
 /* --- the network ------------------------------------------------------------------------------ */
 
 /* ALL: the PAGES of all passes, as one. BYE: also "it never ran here". */
-mtype = { OFFER, WELCOME, REFUSE, ALL, MAP, SWITCH, READY, GO, RUNS, LACKS, GONE, BYE, ASK, HAVE,
+mtype = { OFFER, WELCOME, REFUSE, ALL, MAP, SWITCH, READY, GO, RUNS, LACKS, GONE, BYE, ASK, HAVE, PAIR,
 	  PAGES, EOS, EOC, WANT, REMOVED };
 
 /* Both links of one attempt. What is in them can be read until the reader notices a cut. */
@@ -54,7 +54,8 @@ bool src_dead, dst_dead, born_again;
 #define dst_linked (dst_at != 0 && dst_at == attempt)
 #define SAY(type, a, b) if :: src_at != 0 && main_up -> main_out!type, a, b :: else fi
 #define ANSWER(type, a) if :: dst_linked && main_up -> main_back!type, a :: else fi
-#define URGENT(type, a) if :: dst_linked && urgent_up -> urgent_back!type, a :: else fi
+#define URGENT(type, a)                                                                            \
+	if :: dst_linked && urgent_up && dst != DST_MENDING -> urgent_back!type, a :: else fi
 
 inline empty_outs()
 {
@@ -89,20 +90,21 @@ byte eos_count;
 mtype:lock = { NOBODY, SOURCE, DEST };
 mtype:lock lock = SOURCE;
 bool src_runs = true, dst_runs, dst_ran;
+bool go_said;
 bool never_ran; /* the destination remembers this session, and that */
 
-mtype:src = { SRC_IDLE, SRC_CONNECTING, SRC_OFFERED, SRC_PASSES, SRC_DRAIN, SRC_LAST, SRC_EARLY,
+mtype:src = { SRC_IDLE, SRC_CONNECTING, SRC_OFFERED, SRC_PAIRING, SRC_PASSES, SRC_DRAIN, SRC_LAST, SRC_EARLY,
 	      SRC_SWITCH, SRC_GO, SRC_QUIT, SRC_BACK, SRC_UNSURE, SRC_RECONNECT, SRC_ASKED, SRC_SERVE,
-	      SRC_ENDING, SRC_CUT, SRC_CUT_CONNECT, SRC_CUT_ASKED, SRC_LEFT };
+	      SRC_ENDING, SRC_CUT, SRC_CUT_CONNECT, SRC_CUT_ASKED, SRC_CUT_PAIRING, SRC_LEFT };
 mtype:srcev = { SRC_EV_START, SRC_EV_CANCEL, SRC_EV_TIMER, SRC_EV_CONNECTED, SRC_EV_CONVERGED,
 		SRC_EV_FAILED, SRC_EV_ENDED, SRC_EV_DRAINED, SRC_EV_SENT, SRC_EV_LOCKED,
 		SRC_EV_LOST, SRC_EV_WELCOME, SRC_EV_READY, SRC_EV_RUNS, SRC_EV_NEVER,
-		SRC_EV_LACKS, SRC_EV_HAVE, SRC_EV_EOC };
+		SRC_EV_LACKS, SRC_EV_HAVE, SRC_EV_EOC, SRC_EV_PAIRED };
 mtype:dst = { DST_LISTEN, DST_RECEIVING, DST_LOADING, DST_READY, DST_RUNS, DST_FILL, DST_CUT,
-	      DST_HERE, DST_OVER };
+	      DST_MENDING, DST_HERE, DST_OVER };
 mtype:dstev = { DST_EV_OFFER, DST_EV_ASK, DST_EV_END, DST_EV_BUILT, DST_EV_LOADED,
 		DST_EV_NOT_LOADED, DST_EV_TIMER, DST_EV_LOST, DST_EV_PART, DST_EV_SWITCH,
-		DST_EV_GO, DST_EV_GONE, DST_EV_LACKS, DST_EV_EOS, DST_EV_COMPLETE };
+		DST_EV_GO, DST_EV_GONE, DST_EV_LACKS, DST_EV_PAIR, DST_EV_COMPLETE };
 mtype:src src = SRC_IDLE;
 mtype:dst dst = DST_LISTEN;
 
@@ -130,9 +132,15 @@ inline src_connect(first)
 }
 
 
+inline src_pair()
+{
+	do :: door?_, _ :: empty(door) -> break od;
+	door!PAIR, src_at
+}
+
 #define all_written (unsent == 0 && pushing == 0 && (serving == 0 || bug == BUG_EOS_EARLY))
 #define before_go                                                                                  \
-	(src == SRC_CONNECTING || src == SRC_OFFERED || src == SRC_PASSES || src == SRC_DRAIN ||   \
+	(src == SRC_CONNECTING || src == SRC_OFFERED || src == SRC_PAIRING || src == SRC_PASSES || src == SRC_DRAIN ||   \
 	 src == SRC_LAST || src == SRC_EARLY || src == SRC_SWITCH)
 #define door_open (!dst_dead && dst != DST_HERE && dst != DST_OVER)
 #define ROW(s, e, n) :: (src == SRC_##s && ev == SRC_EV_##e) -> src = SRC_##n;
@@ -141,7 +149,7 @@ active proctype Source()
 {
 	mtype:srcev ev;
 	byte a, stale, zero, pass;
-	bool close, tried, unknown; /* it was restarted: it will say so each time */
+	bool close, tried, dialled, unknown; /* it was restarted: it will say so each time */
 	mtype m;
 
 	atomic {
@@ -161,13 +169,17 @@ end:	do
 		:: before_go && mishap -> ev = SRC_EV_CANCEL
 		:: (src == SRC_CONNECTING || src == SRC_RECONNECT || src == SRC_CUT_CONNECT) ->
 			if :: door_open -> ev = SRC_EV_CONNECTED :: else -> ev = SRC_EV_LOST fi
+		:: src == SRC_PAIRING && !postcopy -> ev = SRC_EV_PAIRED
+		:: ((src == SRC_PAIRING && postcopy) || src == SRC_CUT_PAIRING) && !dialled ->
+			dialled = true; ev = SRC_EV_CONNECTED
 		:: src == SRC_PASSES -> ev = SRC_EV_CONVERGED
 		:: src == SRC_QUIT -> ev = SRC_EV_ENDED
 		:: src == SRC_DRAIN -> ev = SRC_EV_DRAINED
 		:: src == SRC_LAST || src == SRC_EARLY -> ev = SRC_EV_SENT
 		:: src == SRC_BACK && lock == NOBODY -> ev = SRC_EV_LOCKED
 		:: (src == SRC_UNSURE || src == SRC_CUT) && door_open && !unknown -> ev = SRC_EV_TIMER
-		:: (src == SRC_GO || src == SRC_ASKED || src == SRC_CUT_ASKED) && !calm && cuts < CUTS ->
+		:: (src == SRC_GO || src == SRC_ASKED || src == SRC_CUT_ASKED ||
+		    src == SRC_CUT_PAIRING) && !calm && cuts < CUTS ->
 			cuts++; ev = SRC_EV_TIMER /* too late an answer */
 		:: src == SRC_SERVE && all_written -> ev = SRC_EV_SENT
 		:: src_cut -> ev = SRC_EV_LOST
@@ -189,7 +201,10 @@ end:	do
 		if
 		ROW(IDLE, START, CONNECTING) skip
 		ROW(CONNECTING, CONNECTED, OFFERED) src_connect(OFFER)
-		ROW(OFFERED, WELCOME, PASSES) skip
+		ROW(OFFERED, WELCOME, PAIRING) dialled = false
+		ROW(PAIRING, PAIRED, PASSES) skip
+		ROW(PAIRING, CONNECTED, PAIRING) src_pair()
+		ROW(PAIRING, WELCOME, PASSES) skip
 		ROW(PASSES, CONVERGED, DRAIN) src_runs = false
 		ROW(DRAIN, DRAINED, LAST)
 			lock = NOBODY;
@@ -210,15 +225,17 @@ end:	do
 			unsent = EVERY & ~(pass & ~stale) & ~zero;
 			pass = 0; stale = 0; zero = 0
 		ROW(LAST, SENT, SWITCH) skip
-		ROW(SWITCH, READY, GO) SAY(GO, 0, 0)
+		ROW(SWITCH, READY, GO) go_said = true; SAY(GO, 0, 0)
 		ROW(LAST, READY, EARLY) skip
-		ROW(EARLY, SENT, GO) SAY(GO, 0, 0)
+		ROW(EARLY, SENT, GO) go_said = true; SAY(GO, 0, 0)
 		ROW(GO, RUNS, LEFT) SAY(GONE, 0, 0); close = true
 
 		ROW(CONNECTING, CANCEL, IDLE) skip
 		ROW(CONNECTING, LOST, IDLE) skip
 		ROW(OFFERED, CANCEL, IDLE) SAY(BYE, 0, 0); close = true
 		ROW(OFFERED, LOST, IDLE) close = true
+		ROW(PAIRING, CANCEL, IDLE) SAY(BYE, 0, 0); close = true
+		ROW(PAIRING, LOST, IDLE) close = true
 		ROW(PASSES, CANCEL, QUIT) skip
 		ROW(PASSES, LOST, QUIT) close = true
 		ROW(QUIT, ENDED, IDLE) SAY(BYE, 0, 0); close = true
@@ -248,7 +265,7 @@ end:	do
 			if :: bug == BUG_UNKNOWN && unknown -> src = SRC_BACK :: else fi
 
 		ROW(GO, LACKS, SERVE) skip
-		ROW(ASKED, HAVE, SERVE) unsent = EVERY & ~a
+		ROW(ASKED, HAVE, CUT_PAIRING) unsent = EVERY & ~a; dialled = false
 		ROW(SERVE, SENT, ENDING) SAY(EOS, sent, 0)
 		ROW(SERVE, EOC, LEFT) SAY(GONE, 0, 0); close = true
 		ROW(SERVE, LOST, CUT) close = true
@@ -259,7 +276,11 @@ end:	do
 		ROW(CUT, TIMER, CUT_CONNECT) skip
 		ROW(CUT_CONNECT, CONNECTED, CUT_ASKED) src_connect(ASK)
 		ROW(CUT_CONNECT, LOST, CUT) skip
-		ROW(CUT_ASKED, HAVE, SERVE) unsent = EVERY & ~a
+		ROW(CUT_ASKED, HAVE, CUT_PAIRING) unsent = EVERY & ~a; dialled = false
+		ROW(CUT_PAIRING, CONNECTED, CUT_PAIRING) src_pair()
+		ROW(CUT_PAIRING, WELCOME, SERVE) skip
+		ROW(CUT_PAIRING, TIMER, CUT) close = true
+		ROW(CUT_PAIRING, LOST, CUT) close = true
 		ROW(CUT_ASKED, RUNS, LEFT) SAY(GONE, 0, 0); close = true
 		ROW(CUT_ASKED, TIMER, CUT) close = true
 		ROW(CUT_ASKED, LOST, CUT) close = true
@@ -379,7 +400,7 @@ inline dst_never(at)
 	dst_close()
 }
 
-/* New links: what is here, and then everything that is asked for, once more. */
+/* New links: what is here, and on the urgent one everything that is asked for, once more. */
 inline dst_have(at)
 {
 	dst_take(at);
@@ -388,6 +409,10 @@ inline dst_have(at)
 		if :: !missing(i) -> a = a | BIT(i) :: else fi
 	}
 	ANSWER(HAVE, a);
+}
+
+inline dst_ask_again()
+{
 	for (i : 0 .. NPAGES - 1) {
 		if :: have[i] == HAVE_ASKED && bug != BUG_FORGET -> URGENT(WANT, i) :: else fi
 	}
@@ -422,19 +447,23 @@ end:	do
 		:: loop_free && (dst == DST_FILL || dst == DST_CUT) && full && pager_idle &&
 		   (eos || bug != BUG_WAIT_EOS) ->
 			ev = DST_EV_COMPLETE
-		:: loop_free && (dst == DST_FILL || dst == DST_CUT) && pager_idle && mishap ->
+		:: loop_free && (dst == DST_FILL || dst == DST_CUT || dst == DST_MENDING) && pager_idle && mishap ->
 			ev = DST_EV_END /* the guest has ended */
 		:: loop_free && dst_cut && pager_idle -> ev = DST_EV_LOST
 		:: loop_free && nempty(door) && pager_idle && door_open ->
 			door?m, a;
-			if :: m == OFFER -> ev = DST_EV_OFFER :: m == ASK -> ev = DST_EV_ASK fi
+			if
+			:: m == OFFER -> ev = DST_EV_OFFER
+			:: m == ASK -> ev = DST_EV_ASK
+			:: m == PAIR && a == dst_at -> ev = DST_EV_PAIR
+			:: else -> goto idle /* of a link that is gone */
+			fi
 		:: loop_free && dst_at != 0 && len(main_out) > 0 && (pager_idle || !(main_out?[BYE, 0, 0])) ->
 			main_out?m, a, b;
 			if
-			:: m == ALL || m == MAP || m == PAGES -> ev = DST_EV_PART
+			:: m == ALL || m == MAP || m == PAGES || m == EOS -> ev = DST_EV_PART
 			:: m == SWITCH -> ev = DST_EV_SWITCH
 			:: m == GO -> ev = DST_EV_GO
-			:: m == EOS -> ev = DST_EV_EOS
 			:: m == GONE -> ev = DST_EV_GONE
 			:: m == BYE -> ev = DST_EV_LOST
 			fi
@@ -456,6 +485,7 @@ again:		if
 				:: else
 				fi
 			}
+		ROW(RECEIVING, PAIR, RECEIVING) ANSWER(WELCOME, 0)
 		ROW(RECEIVING, SWITCH, LOADING)
 			if :: lock == NOBODY -> lock = DEST :: else fi;
 			if :: ram[0] == NOTHING -> waits[0] = true :: else fi
@@ -486,15 +516,21 @@ again:		if
 		ROW(RUNS, ASK, RUNS) dst_take(a); ANSWER(RUNS, 0); CLOSE
 
 		ROW(RUNS, LACKS, FILL) skip
-		ROW(FILL, PART, FILL) dst_claim(a, filling)
-		ROW(FILL, EOS, FILL) eos = true; eos_count = a
+		ROW(FILL, PART, FILL)
+			if
+			:: m == EOS -> eos = true; eos_count = a
+			:: else -> dst_claim(a, filling)
+			fi
 		ROW(FILL, COMPLETE, RUNS) ANSWER(EOC, 0)
 		ROW(RUNS, PART, RUNS) skip /* late: what is not in it was given back */
-		ROW(RUNS, EOS, RUNS) skip
 		ROW(FILL, LOST, CUT) CLOSE
-		ROW(FILL, ASK, FILL) dst_have(a)
+		ROW(FILL, ASK, MENDING) dst_have(a)
 		ROW(FILL, END, OVER) ANSWER(EOC, 0); CLOSE; dst_runs = false; lock = NOBODY
-		ROW(CUT, ASK, FILL) dst_have(a)
+		ROW(CUT, ASK, MENDING) dst_have(a)
+		ROW(MENDING, ASK, MENDING) dst_have(a)
+		ROW(MENDING, PAIR, FILL) ANSWER(WELCOME, 0); dst_ask_again()
+		ROW(MENDING, LOST, CUT) CLOSE
+		ROW(MENDING, END, OVER) CLOSE; dst_runs = false; lock = NOBODY
 		ROW(CUT, COMPLETE, RUNS) skip
 		ROW(CUT, END, OVER) dst_runs = false; lock = NOBODY
 		:: else -> printf("destination: no row\n"); assert(false)
@@ -506,7 +542,7 @@ again:		if
 		fi;
 		if :: asked -> dst_never(a) :: else fi;
 		if :: then != 0 -> ev = then; then = 0; goto again :: else fi;
-		a = 0; b = 0; m = 0; i = 0; ev = 0; after = 0; asked = false
+idle:		a = 0; b = 0; m = 0; i = 0; ev = 0; after = 0; asked = false
 	}
 	od
 }
@@ -515,6 +551,7 @@ again:		if
 /* The pager's thread: faults, and pages of the urgent link. */
 #define pager_on                                                                                   \
 	(dst == DST_LOADING || dst == DST_READY || dst == DST_FILL || dst == DST_CUT ||            \
+	 dst == DST_MENDING ||                                                                     \
 	 ((dst == DST_RUNS || dst == DST_HERE) && postcopy)) /* then it is the kernel, with zeros */
 
 inline pager_fault(q)
@@ -615,7 +652,7 @@ end:	do
 	(urgent_back??[WANT, p] || serving == p + 1 || pushing == p + 1 ||                         \
 	 urgent_out??[PAGES, p] || main_out??[PAGES, p, 0])
 #define connected (!src_dead && !dst_dead && links_up && src_at == attempt && dst_at == attempt)
-#define forgotten(p) (connected && pager_on && have[p] == HAVE_ASKED && !on_its_way(p))
+#define forgotten(p) (connected && pager_on && dst != DST_MENDING && have[p] == HAVE_ASKED && !on_its_way(p))
 
 #define both_ran (src_runs && dst_ran)
 #define images_wrong ((src_runs && lock != SOURCE) || (dst_runs && lock != DEST))
@@ -650,6 +687,7 @@ active proctype Judge()
 {
 end:	atomic {
 		timeout ->
+		assert(src_dead || go_said || stays); /* before GO a failure changes nothing */
 		if
 		:: src_dead -> assert(dst_dead || dst == DST_LISTEN || (dst == DST_CUT && !full) || dst == DST_OVER ||
 				      (dst_runs && full && nobody_waits))

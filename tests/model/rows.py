@@ -7,8 +7,11 @@ LIKE = {"LATE": ("CANCEL",), "FAILED": ("CANCEL",), "TIMER": ("CANCEL", "LOST"),
 # A user who says what he cannot know; a process that ends in order is one that dies.
 OUTSIDE = {"SRC": {"FORCE", "END"}, "DST": {"END"}}
 # Postcopy, until the program has any of it: then all of it has to be there under these names.
-PLANNED = {"SRC": {"SERVE", "ENDING", "CUT", "CUT_CONNECT", "CUT_ASKED", "LACKS", "HAVE", "EOC"},
-           "DST": {"FILL", "CUT", "LACKS", "EOS", "COMPLETE"}}
+PLANNED = {"SRC": {"PAIRING", "SERVE", "ENDING", "CUT", "CUT_CONNECT", "CUT_ASKED", "CUT_PAIRING", "PAIRED", "LACKS",
+                   "HAVE", "EOC"},
+           "DST": {"FILL", "CUT", "MENDING", "LACKS", "PAIR", "COMPLETE"}}
+# Without these the model has errors; the program may lack them, and it is said each time.
+PROPOSED = {"SRC": set(), "DST": {("RUNS", "PART", "RUNS"), ("CUT", "COMPLETE", "RUNS")}}
 ROLES = {"SRC": ("source", "SOURCE"), "DST": ("dest", "DEST")}
 
 
@@ -48,16 +51,17 @@ def differences(header, code, text, side):
     planned = PLANNED[side] - states - events
     if planned != PLANNED[side]:
         planned = set()  # it is there, at least in part
-    outside = OUTSIDE[side] | (LIKE.keys() - m_events)
+    stays = {e for _, e, _ in table} - {e for s, e, after in table if s != after}
+    outside = OUTSIDE[side] | (LIKE.keys() - m_events) | stays
     found = [f"{side}_{n}: a state, and not in the model" for n in sorted(states - m_states)]
     found += [f"{side}_EV_{n}: an event, and not in the model" for n in sorted(events - m_events - outside)]
     found += [f"{side}: {n} is in the model only"
               for n in sorted((m_states - states - planned) | (m_events - events - planned))]
     found += [f"{side}: {row} is in the program only" for row in sorted(table - m_table)
               if row[1] not in OUTSIDE[side] and not covered(row, m_table)]
-    found += [f"{side}: {row} is in the model only" for row in sorted(m_table - table)
+    found += [f"{side}: {row} is in the model only" for row in sorted(m_table - table - PROPOSED[side])
               if not planned & set(row)]
-    return found, planned
+    return found, planned or {" ".join(row) for row in PROPOSED[side] - table}
 
 
 def strangers(code, text, role):
