@@ -89,6 +89,7 @@ void primary_too_late(void *arg)
 		[PRI_HELLO] = "connected, but no answer in time; is that a --secondary?",
 		[PRI_HEART] = "no answer in time",
 		[PRI_FLIGHT] = "no acknowledgement in time",
+		[PRI_ASKED_FLIGHT] = "no acknowledgement in time",
 		[PRI_STOP_DUE] = "no acknowledgement in time",
 		[PRI_STOP] = "no acknowledgement in time",
 		[PRI_HAND_DUE] = "no acknowledgement in time",

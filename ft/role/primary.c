@@ -77,8 +77,20 @@ static const struct fsm_row rows[] = {
 	ROW(REST, IMAGES, RECORD, primary_images_ready, "record *stopped*"),
 	ROW(REST, IMAGES_LATE, LEFT, primary_images_late, "exit 2; the record stays *held*"),
 
-	ROW(STEADY, HAND_OVER, HAND, primary_last_seal, "VM stopped; seal"),
-	ROW(FLIGHT, HAND_OVER, HAND_DUE, primary_stand, "VM stopped"),
+	ROW(STEADY, HAND_OVER, ASKED, NULL, "the arbiter is asked, the VM goes on"),
+	ROW(FLIGHT, HAND_OVER, ASKED_FLIGHT, NULL, "the arbiter is asked, the VM goes on"),
+	ROW(ASKED, TIMER, ASKED_FLIGHT, primary_seal, "seal"),
+	ROW(ASKED, OUTPUT, ASKED, primary_output_held, "the policy may seal sooner"),
+	ROW(ASKED_FLIGHT, ACK, ASKED, primary_acked, "release"),
+	ROW(ASKED_FLIGHT, TIMER, ASKED_FLIGHT, primary_too_late, "give the link up: 30 s"),
+	ROW(ASKED, ANSWERED, HAND, primary_hand_over_now, "VM stopped; seal"),
+	ROW(ASKED_FLIGHT, ANSWERED, HAND_DUE, primary_hand_over_due, "VM stopped"),
+	ROW(ASKED, NO_ANSWER, STEADY, primary_not_handed, "no hand-over"),
+	ROW(ASKED_FLIGHT, NO_ANSWER, FLIGHT, primary_not_handed, "no hand-over"),
+	ROW(ASKED, LOST, CLAIM, primary_lost_asking, "no hand-over; VM stopped; claim"),
+	ROW(ASKED_FLIGHT, LOST, CLAIM, primary_lost_asking, "no hand-over; VM stopped; claim"),
+	ROW(ASKED, STOP, STOP, primary_stop_asking, "no hand-over; VM stopped; seal"),
+	ROW(ASKED_FLIGHT, STOP, STOP_DUE, primary_stop_due_asking, "no hand-over; VM stopped"),
 	ROW(HAND_DUE, ACK, HAND, primary_seal_again, "release; seal"),
 	ROW(HAND, ACK, HANDED, primary_hand, "release, all of it; HAND_OVER"),
 	ROW(HANDED, RUNS, LEFT, primary_gone, "GONE; STOPPED, exit 3"),
@@ -113,6 +125,9 @@ static const struct fsm_row rows[] = {
 
 	ROW(STEADY, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
 	ROW(FLIGHT, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(ASKED, HOST_FAILED, LEFT, primary_give_up_asking, "no hand-over; no goodbye, exit 2"),
+	ROW(ASKED_FLIGHT, HOST_FAILED, LEFT, primary_give_up_asking,
+	    "no hand-over; no goodbye, exit 2"),
 	ROW(STOP_DUE, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
 	ROW(STOP, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
 	ROW(HAND_DUE, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
@@ -200,6 +215,8 @@ static bool doubts(void *arg)
 	switch (p->fsm.state) {
 	case PRI_STEADY:
 	case PRI_FLIGHT:
+	case PRI_ASKED:
+	case PRI_ASKED_FLIGHT:
 	case PRI_STOP_DUE:
 	case PRI_STOP:
 	case PRI_HAND_DUE:
@@ -219,7 +236,7 @@ static bool doubts(void *arg)
 
 bool primary_goes_on(const struct primary *p)
 {
-	return p->fsm.state <= PRI_FLIGHT;
+	return p->fsm.state <= PRI_ASKED_FLIGHT;
 }
 
 static bool is_stopping(const struct primary *p)
@@ -239,9 +256,12 @@ static bool is_stopping(const struct primary *p)
 	}
 }
 
+/* Or is that asked for? */
 static bool is_handing(const struct primary *p)
 {
 	switch (p->fsm.state) {
+	case PRI_ASKED:
+	case PRI_ASKED_FLIGHT:
 	case PRI_HAND_DUE:
 	case PRI_HAND:
 	case PRI_HANDED:
@@ -301,11 +321,8 @@ void primary_end(struct primary *p, int code)
 	primary_post(p, PRI_EV_STOP);
 }
 
-int primary_hand_over(struct primary *p, struct err *e)
+int primary_hand_over(struct primary *p, primary_handing *done, void *arg, struct err *e)
 {
-	struct arbiter_record rec;
-	int r;
-
 	if (is_stopping(p) || is_handing(p))
 		return err_set(e, -EBUSY, "failover: the VM is being %s",
 			       is_stopping(p) ? "stopped" : "handed over");
@@ -316,15 +333,7 @@ int primary_hand_over(struct primary *p, struct err *e)
 	if (p->ft->cover != FT_PROTECTED || !fsm_expects(&p->fsm, PRI_EV_HAND_OVER))
 		return err_set(e, -EBUSY, "failover: the VM is %s: there is no secondary in step",
 			       ft_word(p->ft));
-	/* Without it the secondary could not go on, and this side would be gone. */
-	r = arbiter_read(p->ft->arbiter, &rec, e);
-	if (r) {
-		err_wrap(e, "failover");
-		return r;
-	}
-	log_info("failover: handing over to %s", p->ft->peer);
-	primary_post(p, PRI_EV_HAND_OVER);
-	return 0;
+	return primary_ask_for_hand_over(p, done, arg, e);
 }
 
 int primary_pause(struct primary *p, bool pause, struct err *e)

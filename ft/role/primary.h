@@ -26,6 +26,8 @@
 	X(SYNCING, "first sync")                                                                   \
 	X(STEADY, "in step, no epoch in flight")                                                   \
 	X(FLIGHT, "an epoch in flight")                                                            \
+	X(ASKED, "hand-over asked for, in step: the arbiter is asked")                             \
+	X(ASKED_FLIGHT, "the same, an epoch in flight")                                            \
 	X(STOP_DUE, "stop: an epoch in flight, one more after it")                                 \
 	X(STOP, "stop: the last epoch in flight")                                                  \
 	X(BYE, "BYE said: the secondary's images take what waits")                                 \
@@ -53,6 +55,7 @@
 	X(WON, "claim won")                                                                        \
 	X(CLAIM_LOST, "claim lost")                                                                \
 	X(NO_ANSWER, "no answer")                                                                  \
+	X(ANSWERED, "the arbiter answers")                                                         \
 	X(RECORDED, "recorded, or not to be recorded")                                             \
 	X(IMAGES, "the images have all")                                                           \
 	X(IMAGES_LATE, "30 s, or an image failed")                                                 \
@@ -79,6 +82,9 @@ enum primary_event {
 		PRI_EV_MAX
 };
 
+/* code: 0, the hand-over has begun; or why it has not. */
+typedef void primary_handing(void *arg, int code, const struct err *e);
+
 struct primary {
 	struct ft *ft;
 	struct vm *vm;
@@ -92,6 +98,8 @@ struct primary {
 	uint64_t token; /* of the claim that takes the VM from here, 0 for none */
 	int end_code;	/* of the process, when the VM is over */
 	struct arbiter_answer answer;
+	primary_handing *handing; /* who asked for a hand-over that has not begun, or NULL */
+	void *handing_arg;
 	char lost_why[480];
 };
 
@@ -107,9 +115,10 @@ void primary_end(struct primary *p, int code);
 /*
  * The secondary is to run the VM: last epoch, ack, release, HAND_OVER, RUNS, GONE; then
  * ft->on_exit(3). A secondary that is lost before leaves the VM running here. -EBUSY when not
- * PROTECTED, or paused; fails when the arbiter does not answer.
+ * PROTECTED, or paused. 0: done is called once, never from within, unless primary_stop() comes
+ * first: the arbiter, without which the secondary could not go on, answers or does not.
  */
-int primary_hand_over(struct primary *p, struct err *e);
+int primary_hand_over(struct primary *p, primary_handing *done, void *arg, struct err *e);
 /*
  * This host cannot run the VM any more (VM_END_HOST). A secondary in step takes over when the links
  * end without a goodbye: so they do, and ft->on_exit(2). False: there is none, and nothing was
@@ -119,7 +128,7 @@ bool primary_host_failed(struct primary *p);
 /* A user's pause. -EBUSY: not while the VM is being handed over. */
 int primary_pause(struct primary *p, bool pause, struct err *e);
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns);
-/* Does this side own the VM, and is neither a stop nor a hand-over under way? */
+/* Does this side own the VM, and is neither a stop nor a hand-over under way, but asked for? */
 bool primary_goes_on(const struct primary *p);
 /* May the guest's end be answered now? If not, it is told again when this side may go on. */
 bool primary_may_end(const struct primary *p);

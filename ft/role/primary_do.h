@@ -32,6 +32,16 @@ void primary_won_to_stop(void *arg);
 void primary_fence(void *arg);
 void primary_leave_handed(void *arg);
 
+/* ft/role/handing.c: before a hand-over begins, and what keeps it from that */
+int primary_ask_for_hand_over(struct primary *p, primary_handing *done, void *arg, struct err *e);
+void primary_hand_over_due(void *arg); /* an epoch is in flight */
+void primary_hand_over_now(void *arg);
+void primary_not_handed(void *arg); /* the arbiter does not answer */
+void primary_lost_asking(void *arg);
+void primary_stop_due_asking(void *arg);
+void primary_stop_asking(void *arg);
+void primary_give_up_asking(void *arg);
+
 /* ft/role/ending.c: the VM is over, or handed over */
 void primary_stand(void *arg); /* an epoch is in flight, the last comes after it */
 void primary_last_seal(void *arg);

@@ -210,6 +210,10 @@ static void hang_up(struct stream *st, bool half)
 		st->fd = -1;
 }
 
+static void handing(void *arg, int code, const struct err *e)
+{
+}
+
 static void operator_does(unsigned c)
 {
 	switch (c & 3) {
@@ -217,7 +221,7 @@ static void operator_does(unsigned c)
 		primary_pause(&pri, c & 4, NULL);
 		break;
 	case 1:
-		primary_hand_over(&pri, NULL);
+		primary_hand_over(&pri, handing, NULL, NULL);
 		break;
 	case 2:
 		primary_end(&pri, 0);

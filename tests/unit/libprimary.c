@@ -314,18 +314,19 @@ static void answer(struct rig *r, int code)
 /* It is asked again every 0.5 s: what it says next is the answer to that. */
 static void ask_again(struct rig *r)
 {
-	if (time_left(&r->pri.timer_op) >= 0)
+	bool of_hand_over = r->pri.fsm.state == PRI_ASKED || r->pri.fsm.state == PRI_ASKED_FLIGHT;
+
+	if (!of_hand_over && time_left(&r->pri.timer_op) >= 0)
 		time_fire(&r->pri.timer_op);
 }
 
-static void ask_for_hand_over(struct rig *r)
+void rig_handing(void *arg, int code, const struct err *e)
 {
-	struct err e = {0};
+	struct rig *r = arg;
 
-	mock_arbiter_set(&r->mock, 0, NULL);
-	mock_arbiter_hold(&r->mock, false);
-	assert_int_equal(primary_hand_over(&r->pri, &e), 0);
-	mock_arbiter_hold(&r->mock, true);
+	r->told++;
+	r->told_code = code;
+	snprintf(r->told_why, sizeof(r->told_why), "%s", e->msg);
 }
 
 static void acknowledge(struct rig *r)
@@ -349,6 +350,9 @@ static void cause_here(struct rig *r, enum primary_event ev)
 	case PRI_EV_WON:
 	case PRI_EV_RECORDED:
 		answer(r, 0);
+		break;
+	case PRI_EV_ANSWERED:
+		arbiter_says(r, 0, NULL);
 		break;
 	case PRI_EV_CLAIM_LOST:
 		answer(r, -ESTALE);
@@ -415,7 +419,7 @@ void rig_cause(struct rig *r, enum primary_event ev)
 	if (ev == PRI_EV_STOP)
 		primary_end(&r->pri, 0);
 	else if (ev == PRI_EV_HAND_OVER)
-		ask_for_hand_over(r);
+		assert_int_equal(primary_hand_over(&r->pri, rig_handing, r, NULL), 0);
 	else if (ev == PRI_EV_HOST_FAILED)
 		assert_true(primary_host_failed(&r->pri));
 	else if (ev != PRI_EV_CONNECTED)
@@ -430,7 +434,8 @@ void rig_cause(struct rig *r, enum primary_event ev)
 static bool is_asking(enum primary_state s)
 {
 	return s == PRI_CLAIM || s == PRI_CLAIM_STOP || s == PRI_CLAIM_HANDED ||
-	       s == PRI_CLAIM_HANDED_STOP || s == PRI_RECORD || s == PRI_UNSURE;
+	       s == PRI_CLAIM_HANDED_STOP || s == PRI_RECORD || s == PRI_UNSURE || s == PRI_ASKED ||
+	       s == PRI_ASKED_FLIGHT;
 }
 
 void rig_reach(struct rig *r, enum primary_state s)
@@ -447,8 +452,10 @@ void rig_reach(struct rig *r, enum primary_state s)
 		[PRI_STOP_DUE] = {PRI_FLIGHT, PRI_EV_STOP},
 		[PRI_STOP] = {PRI_STEADY, PRI_EV_STOP},
 		[PRI_BYE] = {PRI_STOP, PRI_EV_ACK},
-		[PRI_HAND_DUE] = {PRI_FLIGHT, PRI_EV_HAND_OVER},
-		[PRI_HAND] = {PRI_STEADY, PRI_EV_HAND_OVER},
+		[PRI_ASKED] = {PRI_STEADY, PRI_EV_HAND_OVER},
+		[PRI_ASKED_FLIGHT] = {PRI_FLIGHT, PRI_EV_HAND_OVER},
+		[PRI_HAND_DUE] = {PRI_ASKED_FLIGHT, PRI_EV_ANSWERED},
+		[PRI_HAND] = {PRI_ASKED, PRI_EV_ANSWERED},
 		[PRI_HANDED] = {PRI_HAND, PRI_EV_ACK},
 		[PRI_HANDED_STOP] = {PRI_HANDED, PRI_EV_STOP},
 		[PRI_CLAIM] = {PRI_STEADY, PRI_EV_LOST},

@@ -46,6 +46,9 @@ struct rig {
 	unsigned exits;
 	int code;
 	unsigned changes; /* of the word */
+	unsigned told;	  /* what became of hand-overs that were asked for: */
+	int told_code;
+	char told_why[512];
 };
 
 /*
@@ -68,6 +71,8 @@ const char *rig_peer(const struct rig *r, unsigned i, const char *what);
 /* The word ft_word(), VM running, output: free, held, dropped. */
 void rig_expect(const struct rig *r, enum primary_state s, const char *word, bool runs, char out);
 
+/* For primary_hand_over(). */
+void rig_handing(void *arg, int code, const struct err *e);
 /* The guest writes a page and prints so many bytes; false: no room. */
 bool rig_print(struct rig *r, unsigned n);
 /* More than a release lets out at once: its turn is over after one entry. 300 bytes. */

@@ -290,10 +290,9 @@ static void a_last_word_waits_for_the_sender(void **state)
 		r = *state;
 		rig_reach(r, PRI_STEADY);
 		steps_linger(STEP_SEND_END);
+		rig_cause(r, i ? PRI_EV_HAND_OVER : PRI_EV_STOP);
 		if (i)
-			rig_cause(r, PRI_EV_HAND_OVER);
-		else
-			rig_cause(r, PRI_EV_STOP);
+			rig_cause(r, PRI_EV_ANSWERED);
 		assert_int_equal(r->pri.fsm.state, in[i]);
 		rig_cause(r, PRI_EV_ACK);
 		assert_int_equal(r->pri.engine.send.nfree, SEND_JOBS);

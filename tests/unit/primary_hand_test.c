@@ -36,6 +36,7 @@ static void a_hand_over_in_order(void **state)
 	rig_reach(r, PRI_STEADY);
 	rig_print_much(r);
 	rig_cause(r, PRI_EV_HAND_OVER);
+	rig_cause(r, PRI_EV_ANSWERED);
 	asked = r->mock.asked;
 	assert_int_equal(r->ft.stands, FT_STAND_END);
 	assert_int_equal(fake_vm.printed, 0);
@@ -187,6 +188,7 @@ static void a_token_is_used_once(void **state)
 	rig_cause(r, PRI_EV_SYNCED);
 	rig_cause(r, PRI_EV_ACK);
 	rig_cause(r, PRI_EV_HAND_OVER);
+	rig_cause(r, PRI_EV_ANSWERED);
 	rig_cause(r, PRI_EV_ACK);
 	assert_int_not_equal(r->pri.token, 0);
 	assert_int_not_equal(r->pri.token, token);

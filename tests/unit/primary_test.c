@@ -42,6 +42,8 @@ static const struct {
 	{PRI_SYNCING, "--gep", NONE},
 	{PRI_STEADY, "-sgep", NULL},
 	{PRI_FLIGHT, "-sgep", NULL},
+	{PRI_ASKED, "-sge-", HANDING},
+	{PRI_ASKED_FLIGHT, "-sge-", HANDING},
 	{PRI_STOP_DUE, "-s-ep", STOPPING},
 	{PRI_STOP, "-s-ep", STOPPING},
 	{PRI_BYE, "---ep", STOPPING},
@@ -109,7 +111,7 @@ static void hand_over_by_state(void **state)
 		r = *state;
 		rig_reach(r, meaning[i].state);
 		if (why) {
-			assert_int_equal(primary_hand_over(&r->pri, &e), -EBUSY);
+			assert_int_equal(primary_hand_over(&r->pri, rig_handing, r, &e), -EBUSY);
 			assert_non_null(strstr(e.msg, why));
 			assert_memory_equal(e.msg, "failover: ", 10);
 			assert_int_equal(r->pri.fsm.state, meaning[i].state);
@@ -128,7 +130,7 @@ static void no_hand_over_of_what_was_never_protected(void **state)
 	rig_reach(r, PRI_SYNCING);
 	rig_cause(r, PRI_EV_SYNCED);
 	rig_expect(r, PRI_FLIGHT, "SYNCING", true, 'h');
-	assert_int_equal(primary_hand_over(&r->pri, &e), -EBUSY);
+	assert_int_equal(primary_hand_over(&r->pri, rig_handing, r, &e), -EBUSY);
 	assert_string_equal(e.msg, "failover: the VM is SYNCING: there is no secondary in step");
 	rig_expect(r, PRI_FLIGHT, "SYNCING", true, 'h');
 }
@@ -140,7 +142,7 @@ static void no_hand_over_of_a_paused_vm(void **state)
 
 	rig_reach(r, PRI_STEADY);
 	assert_int_equal(primary_pause(&r->pri, true, NULL), 0);
-	assert_int_equal(primary_hand_over(&r->pri, &e), -EBUSY);
+	assert_int_equal(primary_hand_over(&r->pri, rig_handing, r, &e), -EBUSY);
 	assert_non_null(strstr(e.msg, "the VM is paused"));
 	rig_expect(r, PRI_STEADY, "PAUSED", false, 'h');
 }
@@ -148,16 +150,110 @@ static void no_hand_over_of_a_paused_vm(void **state)
 static void no_hand_over_without_an_arbiter(void **state)
 {
 	struct rig *r = *state;
-	struct err e = {0};
 
-	rig_reach(r, PRI_STEADY);
-	mock_arbiter_set(&r->mock, -EIO, NULL);
-	mock_arbiter_hold(&r->mock, false);
-	assert_int_equal(primary_hand_over(&r->pri, &e), -EIO);
-	assert_string_equal(e.msg, "failover: mock: Input/output error");
+	rig_reach(r, PRI_ASKED);
 	assert_int_equal(r->mock.question.what, ARBITER_READ);
+	assert_int_equal(r->told, 0);
+	rig_cause(r, PRI_EV_NO_ANSWER);
+	assert_int_equal(r->told, 1);
+	assert_int_equal(r->told_code, -EIO);
+	assert_string_equal(r->told_why, "failover: mock: Input/output error");
 	rig_expect(r, PRI_STEADY, "PROTECTED", true, 'h');
 	assert_int_equal(logged("handing over"), 0);
+	/* It may be asked again. */
+	rig_cause(r, PRI_EV_HAND_OVER);
+	rig_cause(r, PRI_EV_ANSWERED);
+	rig_expect(r, PRI_HAND, "PROTECTED", false, 'h');
+	assert_int_equal(r->told, 2);
+	assert_int_equal(r->told_code, 0);
+}
+
+static void the_vm_goes_on_while_the_arbiter_is_asked(void **state)
+{
+	struct rig *r = *state;
+	uint64_t epoch;
+
+	rig_reach(r, PRI_ASKED);
+	epoch = r->pri.engine.epoch;
+	for (unsigned i = 0; i < 3; i++) {
+		assert_true(rig_print(r, 5));
+		rig_cause(r, PRI_EV_TIMER);
+		rig_cause(r, PRI_EV_ACK);
+		rig_expect(r, PRI_ASKED, "PROTECTED", true, 'h');
+	}
+	assert_int_equal(r->pri.engine.epoch, epoch + 3);
+	assert_int_equal(fake_vm.printed, 15);
+	assert_int_equal(r->told + r->came[FRAME_HAND_OVER], 0);
+	rig_cause(r, PRI_EV_ANSWERED);
+	rig_expect(r, PRI_HAND, "PROTECTED", false, 'h');
+	assert_int_equal(r->told, 1);
+	assert_int_equal(r->told_code, 0);
+}
+
+static void an_arbiter_that_is_silent(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_ASKED_FLIGHT);
+	time_pass(&r->loop, ARBITER_DEADLINE_MS * MS - 1);
+	rig_expect(r, PRI_ASKED_FLIGHT, "PROTECTED", true, 'h');
+	time_pass(&r->loop, 1);
+	rig_expect(r, PRI_FLIGHT, "PROTECTED", true, 'h');
+	assert_int_equal(r->told, 1);
+	assert_int_equal(r->told_code, -ETIMEDOUT);
+	assert_non_null(strstr(r->told_why, "failover: arbiter 'mock' did not answer"));
+}
+
+/* What comes first wins, is asked of the arbiter next, and whoever waits is told. */
+static void what_comes_before_the_arbiters_answer(void **state)
+{
+	static const struct {
+		uint8_t from, by, to;
+		const char *why;
+	} list[] = {
+		{PRI_ASKED, PRI_EV_LOST, PRI_CLAIM, "failover: the secondary was lost"},
+		{PRI_ASKED_FLIGHT, PRI_EV_LOST, PRI_CLAIM, "failover: the secondary was lost"},
+		{PRI_ASKED, PRI_EV_STOP, PRI_STOP, STOPPING},
+		{PRI_ASKED_FLIGHT, PRI_EV_STOP, PRI_STOP_DUE, STOPPING},
+		{PRI_ASKED, PRI_EV_HOST_FAILED, PRI_LEFT, "this host cannot run the guest"},
+		{PRI_ASKED_FLIGHT, PRI_EV_HOST_FAILED, PRI_LEFT, "this host cannot run the guest"},
+	};
+
+	for (unsigned i = 0; i < sizeof(list) / sizeof(list[0]); i++) {
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		rig_reach(r, list[i].from);
+		rig_cause(r, list[i].by);
+		rig_until(r, list[i].to);
+		assert_int_equal(r->told, 1);
+		assert_int_equal(r->told_code, -EBUSY);
+		assert_non_null(strstr(r->told_why, list[i].why));
+		/* The late answer is nobody's. */
+		arbiter_says(r, 0, NULL);
+		loop_turns(&r->loop);
+		if (list[i].to == PRI_CLAIM) {
+			arbiter_was_asked(r, r->mock.answered + 1);
+			assert_int_equal(r->mock.question.what, ARBITER_CLAIM);
+			rig_cause(r, PRI_EV_WON);
+			rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
+		}
+		assert_int_equal(r->told, 1);
+		assert_int_equal(r->came[FRAME_HAND_OVER], 0);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+static void nobody_is_told_after_the_end(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_ASKED);
+	primary_stop(&r->pri);
+	arbiter_says(r, 0, NULL);
+	loop_turns(&r->loop);
+	assert_int_equal(r->told, 0);
 }
 
 static void a_hand_over_is_logged(void **state)
@@ -346,6 +442,10 @@ int main(void)
 		RIG_TEST(no_hand_over_of_what_was_never_protected),
 		RIG_TEST(no_hand_over_of_a_paused_vm),
 		RIG_TEST(no_hand_over_without_an_arbiter),
+		RIG_TEST(the_vm_goes_on_while_the_arbiter_is_asked),
+		RIG_TEST(an_arbiter_that_is_silent),
+		cmocka_unit_test(what_comes_before_the_arbiters_answer),
+		RIG_TEST(nobody_is_told_after_the_end),
 		RIG_TEST(a_hand_over_is_logged),
 		RIG_TEST(a_paused_vm_is_sealed_and_stays_paused),
 		RIG_TEST(what_a_resume_lets_out_is_sealed_at_once),

@@ -168,14 +168,24 @@ json_t *serve_stop(struct run *r, json_t *request, struct err *e)
 	return json_object();
 }
 
+static void handing(void *arg, int code, const struct err *e)
+{
+	struct run *r = arg;
+
+	ctl_answer(&r->failover, code ? NULL : json_object(), e);
+}
+
 json_t *serve_failover(struct run *r, json_t *request, struct err *e)
 {
 	if (r->stopping) {
 		err_set(e, -EBUSY, "failover: the VM is being stopped");
 		return NULL;
 	}
-	if (r->role == ROLE_PRIMARY)
-		return primary_hand_over(&r->primary, e) ? NULL : json_object();
+	if (r->role == ROLE_PRIMARY) {
+		if (!primary_hand_over(&r->primary, handing, r, e))
+			ctl_later(r->ctl, &r->failover);
+		return NULL;
+	}
 	err_set(e, -EBUSY, "failover: only the side that runs a protected VM can hand it over; %s",
 		r->role == ROLE_PLAIN ? "this VM has no fault tolerance"
 				      : "a secondary takes over by itself");
