@@ -60,10 +60,10 @@ int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why
 	const char *from = ft_word(ft);
 	int r = vm_pause(vm, e);
 
-	if (r && reason == FT_STAND_USER)
-		return r;
-	ft->stands |= reason;
-	if (why)
+	/* vCPUs that do not all come out are let go again: it runs, and that is what is shown. */
+	if (!vm->running)
+		ft->stands |= reason;
+	if (why && !(r && reason == FT_STAND_USER))
 		snprintf(ft->note, sizeof(ft->note), "%s", why);
 	changed(ft, from, why);
 	return r;

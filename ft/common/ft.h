@@ -92,7 +92,10 @@ const char *ft_cover_name(enum ft_cover c);
 const char *ft_word(const struct ft *ft);
 /* Change it, log it, tell whoever listens. why may be NULL. */
 void ft_set(struct ft *ft, enum ft_life life, enum ft_cover cover, const char *why);
-/* Stop the VM for this reason; why: for status, NULL leaves the note as it is. */
+/*
+ * Stop the VM for this reason; why: for status, NULL leaves the note as it is. When it does not
+ * stop it runs on, and there is no such reason.
+ */
 int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why, struct err *e);
 /* The reason is gone; the VM goes on when there is no other one. */
 void ft_go(struct ft *ft, struct vm *vm, enum ft_stand reason);

@@ -134,12 +134,26 @@ static void a_vm_that_does_not_stop(void **state)
 	assert_true(e.msg[0]);
 	assert_int_equal(ft.stands, 0);
 	assert_string_equal(ft.note, "as before");
-	/* Any other reason is there all the same. */
+	/* It runs: so that is what is shown, whatever the reason was. */
 	assert_int_equal(ft_stand(&ft, &vm, FT_STAND_CLAIM, "lost", &e), -ETIMEDOUT);
-	assert_int_equal(ft.stands, FT_STAND_CLAIM);
-	assert_string_equal(ft.note, "lost");
+	assert_int_equal(ft_stand(&ft, &vm, FT_STAND_SILENT, "no answer", &e), -ETIMEDOUT);
+	assert_int_equal(ft.stands, 0);
+	assert_string_equal(ft_word(&ft), "PROTECTED");
+	assert_string_equal(ft.note, "no answer");
 	assert_true(vm.running);
-	ft_go(&ft, &vm, FT_STAND_CLAIM);
+	/* The next time it does. */
+	fake_vm_reset();
+	assert_int_equal(ft_stand(&ft, &vm, FT_STAND_SILENT, NULL, &e), 0);
+	assert_int_equal(ft.stands, FT_STAND_SILENT);
+	ft_go(&ft, &vm, FT_STAND_SILENT);
+	assert_true(vm.running);
+	/* Out of its CPUs, but its chips cannot be read: it stands, and can be let go. */
+	vm.running = false;
+	fake_vm.pause_error = -EIO;
+	assert_int_equal(ft_stand(&ft, &vm, FT_STAND_USER, "by the user", &e), -EIO);
+	assert_int_equal(ft.stands, FT_STAND_USER);
+	assert_string_equal(ft_word(&ft), "PAUSED");
+	ft_go(&ft, &vm, FT_STAND_USER);
 	assert_true(vm.running);
 	fake_vm_reset();
 }

@@ -580,6 +580,18 @@ static void cpus_that_do_not_stop(void **state)
 	assert_non_null(strstr(r->pri.link.why, "vCPUs: only 0 of 1"));
 	assert_int_equal(fake_vm.printed, 0);
 	assert_int_equal(r->pri.engine.in_flight, 0);
+	/* It runs, its output held, and is stopped as soon as it can be. */
+	rig_expect(r, PRI_CLAIM, "PROTECTED", true, 'h');
+	assert_int_equal(r->ft.stands, 0);
+	arbiter_was_asked(r, 1);
+	rig_cause(r, PRI_EV_NO_ANSWER);
+	rig_expect(r, PRI_UNANSWERED, "PROTECTED", true, 'h');
+	fake_vm.pause_error = 0;
+	rig_cause(r, PRI_EV_NO_ANSWER);
+	rig_expect(r, PRI_UNANSWERED, "PAUSED", false, 'h');
+	rig_cause(r, PRI_EV_WON);
+	rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
+	assert_int_equal(r->ft.stands, 0);
 }
 
 static void a_state_that_cannot_be_saved(void **state)
