@@ -87,6 +87,7 @@ $(foreach u,$(UNITLIBS),$(eval $(B)/$(subst :,: $(B)/,$(u)).o)\
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
 $(B)/tests/unit/send_test: WRAP += loop_now_ns
+$(B)/tests/unit/command_test: WRAP += vm_power_button
 $(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
 $(B)/tests/unit/heart_test: WRAP += ppoll
 $(B)/tests/unit/side_test: WRAP += open gethostname

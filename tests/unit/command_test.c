@@ -228,6 +228,51 @@ static void resume_is_not_for_the_arbiters_silence(void **state)
 	assert_string_equal(ask(rig, "resume"), refused);
 }
 
+/* --- the power button ------------------------------------------------------------------------- */
+
+static unsigned pressed;
+
+bool __wrap_vm_power_button(struct vm *vm);
+bool __wrap_vm_power_button(struct vm *vm)
+{
+	pressed++;
+	return true;
+}
+
+/* The primary runs a guest, and an epoch is under way; the stop is told to it, or it ends. */
+static void check_stop(struct rig *rig, bool runs, unsigned stands, bool hears)
+{
+	struct run *r = rig->r;
+
+	pressed = 0;
+	r->has_vm = true;
+	r->vm.running = runs;
+	r->ft.stands = stands;
+	assert_string_equal(ask(rig, "stop"), "{\"ok\":{}}\n");
+	assert_int_equal(pressed, hears);
+	assert_int_equal(r->stopping, hears);
+	assert_int_equal(r->over, !hears);
+	/* A second one does not wait for the guest. */
+	if (hears)
+		assert_string_equal(ask(rig, "stop"), "{\"ok\":{}}\n");
+	assert_true(r->over);
+	assert_int_equal(pressed, hears);
+	loop_timer_del(&r->loop, &r->stop_op);
+	r->over = r->stopping = r->loop.stop = false;
+}
+
+/* A VM that stands while an epoch is captured in turns goes on, and hears it then. */
+static void a_stop_presses_the_power_button(void **state)
+{
+	check_stop(*state, true, 0, true);
+	check_stop(*state, false, FT_STAND_SEAL, true);
+	check_stop(*state, false, FT_STAND_SWITCH, true);
+	check_stop(*state, false, FT_STAND_USER, false);
+	check_stop(*state, false, FT_STAND_SEAL | FT_STAND_USER, false);
+	check_stop(*state, false, FT_STAND_SEAL | FT_STAND_END, false);
+	check_stop(*state, false, FT_STAND_CLAIM, false);
+}
+
 /* --- what bash makes of it ---------------------------------------------------------------------
  */
 
@@ -333,6 +378,7 @@ int main(int argc, char **argv)
 		T(each_is_served_by_its_own),
 		T(ended_vm_shows_status_and_events),
 		T(resume_is_not_for_the_arbiters_silence),
+		T(a_stop_presses_the_power_button),
 		cmocka_unit_test(bash_completes_commands),
 		T(bash_completes_names_and_arguments),
 		cmocka_unit_test(bash_completes_options_of_run),

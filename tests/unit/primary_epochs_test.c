@@ -416,6 +416,28 @@ static void a_loss_between_turns(void **state)
 	assert_int_equal(r->came[FRAME_EPOCH_BEGIN], 1);
 }
 
+/* The guest, told by its power button before, switches itself off; or nobody waits for that. */
+static void a_stop_between_turns(void **state)
+{
+	struct rig *r = *state;
+
+	half_captured(r);
+	rig_cause(r, PRI_EV_STOP);
+	rig_expect(r, PRI_STOP_DUE, "PROTECTED", false, 'h');
+	assert_int_equal(r->ft.stands, FT_STAND_SEAL | FT_STAND_END);
+	loop_turns(&r->loop);
+	assert_int_equal(r->pri.engine.state, ENGINE_READY);
+	rig_expect(r, PRI_STOP_DUE, "PROTECTED", false, 'h');
+	assert_int_equal(r->ft.stands, FT_STAND_END);
+	arrive(r);
+	assert_int_equal(r->end.pages, 401);
+	rig_cause(r, PRI_EV_ACK);
+	rig_expect(r, PRI_STOP, "PROTECTED", false, 'h');
+	assert_int_equal(fake_vm.printed, 9);
+	rig_cause(r, PRI_EV_ACK);
+	rig_expect(r, PRI_BYE, "PROTECTED", false, 'h');
+}
+
 /* --- more than staging takes ------------------------------------------------------------------ */
 
 /* FLIGHT, and the VM stands: the rest of the epoch waits for the peer to read. */
@@ -744,6 +766,7 @@ int main(void)
 		RIG_TEST(a_capture_has_turns),
 		RIG_TEST(a_turn_that_fails),
 		RIG_TEST(a_loss_between_turns),
+		RIG_TEST(a_stop_between_turns),
 		RIG_TEST(an_epoch_in_parts),
 		RIG_TEST(parts_of_nothing),
 		RIG_TEST(an_early_ack_of_a_part),
