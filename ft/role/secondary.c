@@ -53,7 +53,7 @@ static const struct fsm_row rows[] = {
 	ROW(CLAIM, NO_ANSWER, CLAIM, takeover_wait, ""),
 	ROW(CLAIM, TIMER, CLAIM, takeover_ask, "claim again, every 0.5 s"),
 	ROW(CLAIM, IMAGES, CLAIM, NULL, ""),
-	ROW(CLAIM, IMAGE_FAILED, LISTEN, secondary_image_failed, "VM destroyed; STARTING"),
+	ROW(CLAIM, IMAGE_FAILED, YIELD, yield_begin, "give back what is being claimed"),
 
 	ROW(STANDBY, HAND_OVER, ACCEPT, takeover_accept, "TAKING-OVER; claim with its token"),
 	ROW(ACCEPT, WON, ACCEPT, takeover_load_held, "load, output held; network up"),
@@ -87,7 +87,11 @@ static const struct fsm_row rows[] = {
 	ROW(CONFIRM, NO_ANSWER, CONFIRM, takeover_wait, ""),
 	ROW(CONFIRM, TIMER, CONFIRM, takeover_ask, "claim again, every 0.5 s"),
 	ROW(CONFIRM, IMAGES, CONFIRM, takeover_let_disks_go, "the guest's requests go on"),
-	ROW(CONFIRM, IMAGE_FAILED, LISTEN, secondary_image_failed, "output dropped, VM destroyed"),
+	ROW(CONFIRM, IMAGE_FAILED, YIELD, yield_begin, "give back what is being claimed"),
+	ROW(YIELD, GIVEN_BACK, LISTEN, secondary_image_failed, "output dropped, VM destroyed"),
+	ROW(YIELD, NO_ANSWER, YIELD, takeover_wait, ""),
+	ROW(YIELD, TIMER, YIELD, yield_ask, "give back again, every 0.5 s"),
+	ROW(YIELD, IMAGE_FAILED, YIELD, NULL, ""),
 	ROW(TAKEN, IMAGES, TAKEN, takeover_let_disks_go, "the guest's requests to the disks go on"),
 	ROW(TAKEN, IMAGE_FAILED, TAKEN, takeover_lacks, "VM stopped, exit 2"),
 
@@ -102,6 +106,7 @@ static const struct fsm_row rows[] = {
 	ROW(ACCEPT_ALONE, END, OVER, NULL, ""),
 	ROW(HELD, END, OVER, NULL, ""),
 	ROW(CONFIRM, END, OVER, NULL, ""),
+	ROW(YIELD, END, OVER, NULL, ""),
 	ROW(TAKEN, END, OVER, NULL, ""),
 };
 

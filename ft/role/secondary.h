@@ -35,6 +35,7 @@
 	X(ACCEPT_ALONE, "the same, and the link is lost")                                          \
 	X(HELD, "the VM runs, its output held, until the primary is gone")                         \
 	X(CONFIRM, "it did not say so: the VM stands, and is claimed once more")                   \
+	X(YIELD, "an image failed meanwhile: what was claimed is given back")                      \
 	X(TAKEN, "this side runs the VM")                                                          \
 	X(OVER, "the end")
 
@@ -53,6 +54,7 @@
 	X(CLAIM_LOST, "claim lost")                                                                \
 	X(WAS_STOPPED, "the record says stopped")                                                  \
 	X(NO_ANSWER, "no answer")                                                                  \
+	X(GIVEN_BACK, "given back, or not claimed")                                                \
 	X(LOADED, "the state is loaded")                                                           \
 	X(NOT_LOADED, "the state cannot be loaded")                                                \
 	X(IMAGES, "the images have all")                                                           \
@@ -86,7 +88,9 @@ struct secondary {
 	struct vm_announce announce;
 	struct loop_work read_work;
 	struct door door;
-	struct door_conn *caller;  /* who said HELLO, or is the heartbeat link */
+	struct door_conn *caller;     /* who said HELLO, or is the heartbeat link */
+	struct arbiter_record theirs; /* by which it runs the VM */
+	uint64_t claimed; /* the generation that was asked for, until there is an answer; or 0 */
 	struct wire_hello hello;   /* what it said, */
 	struct machine asked_for;  /* and is to be built */
 	const struct frame *frame; /* that is being taken */

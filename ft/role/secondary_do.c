@@ -62,6 +62,7 @@ void secondary_listen_again(struct secondary *s, const char *why)
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	arbiter_forget(s->ft->arbiter);
 	arbiter_set_token(s->ft->arbiter, 0);
+	s->claimed = 0;
 	if (s->has_vm) {
 		diskapply_drop(&s->disks);
 		diskapply_done(&s->disks); /* serves events meanwhile */

@@ -55,6 +55,10 @@ void takeover_confirmed(void *arg);
 void takeover_let_disks_go(void *arg);
 void takeover_lacks(void *arg);
 
+/* ft/role/yielding.c: an image failed while the VM was being claimed */
+void yield_begin(void *arg);
+void yield_ask(void *arg);
+
 /* Shared by them. */
 void secondary_post(struct secondary *s, enum secondary_event ev);
 void secondary_timer(struct secondary *s, uint64_t delay_ns);

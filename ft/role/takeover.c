@@ -49,6 +49,8 @@ static void answered(void *arg, const struct arbiter_answer *a)
 	struct secondary *s = arg;
 
 	s->answer = *a;
+	if (!a->code || a->code == -ESTALE || a->code == -ECANCELED)
+		s->claimed = 0;
 	if (!a->code) {
 		s->ft->generation++;
 		arbiter_set_token(s->ft->arbiter, 0); /* the next claim is for good */
@@ -72,6 +74,7 @@ void takeover_ask(void *arg)
 		secondary_post(s, SEC_EV_IMAGE_FAILED);
 		return;
 	}
+	s->claimed = s->ft->generation + 1;
 	r = arbiter_ask_claim(s->ft->arbiter, s->ft->generation, ARBITER_GO_ON, answered, s);
 	if (!r)
 		return;

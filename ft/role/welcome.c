@@ -140,6 +140,7 @@ static void answered(void *arg, const struct arbiter_answer *a)
 	uint64_t here = a->last.generation, there = s->hello.generation;
 	struct err e = {0};
 
+	s->theirs = a->last;
 	/* A higher one is for the claim to judge. */
 	if (!a->code && here >= there) {
 		secondary_post(s, SEC_EV_FITS);

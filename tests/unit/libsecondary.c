@@ -458,9 +458,14 @@ void lab_reach(enum secondary_state state)
 			pri_hang_up();
 		break;
 	case SEC_CLAIM:
+	case SEC_YIELD:
 		reach_standby();
 		lab_arbiter_waits();
 		pri_hang_up();
+		await(SEC_CLAIM);
+		lab_await_question();
+		if (state == SEC_YIELD)
+			lab_image_fails();
 		break;
 	case SEC_ACCEPT:
 	case SEC_ACCEPT_ALONE:

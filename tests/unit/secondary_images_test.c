@@ -173,6 +173,7 @@ static void a_link_that_is_lost_unread(void **state)
 
 static void check_image_failed(void)
 {
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
 	assert_state(LISTEN);
 	assert_word("STARTING");
 	assert_string_equal(lab.ft.note, "this side's disk image failed");
@@ -207,19 +208,68 @@ static void an_image_that_fails_ends_the_link(void **state)
 
 static void an_image_that_fails_alone(void **state)
 {
-	static const unsigned states[] = {SEC_CLAIM, SEC_ACCEPT_ALONE, SEC_CONFIRM};
+	lab.images_wait = true;
+	lab_reach(SEC_ACCEPT_ALONE);
+	lab_image_fails();
+	check_image_failed();
+}
 
-	for (unsigned i = 0; i < 3; i++) {
+/* It is won when nobody wants it any more: the other side is to be able to start. */
+static void a_claim_is_given_back(void **state)
+{
+	static const unsigned states[] = {SEC_CLAIM, SEC_CONFIRM};
+
+	for (unsigned i = 0; i < 2; i++) {
+		const struct arbiter_question *q = &lab.arbiter.question;
+
 		if (i) {
 			lab_teardown(NULL);
 			lab_setup(NULL);
 		}
 		lab.images_wait = true;
+		lab.arbiter.record.side = 99;
 		lab_reach((enum secondary_state)states[i]);
+		lab_print();
 		lab_image_fails();
+		lab_pass(S);
+		assert_state(YIELD);
+		assert_int_equal(q->what, ARBITER_CLAIM); /* the storage has that still */
+		lab_arbiter_answers(0);
 		check_image_failed();
+		assert_int_equal(q->what, ARBITER_PUT_BACK);
+		assert_int_equal(lab.arbiter.record.generation, 2 + i);
+		assert_int_equal(lab.arbiter.record.end, ARBITER_STOPPED);
+		assert_int_equal(lab.arbiter.record.side, 99);
+		assert_int_equal(logged("error: takeover: this side's disk image failed when the "
+					"VM was claimed already. Start the other side with "
+					"--primary: its images have everything"),
+				 1);
 		assert_int_equal(lab.taken, 0);
 	}
+}
+
+static void a_claim_that_was_not_won_is_not_given_back(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_CLAIM);
+	lab_image_fails();
+	lab_arbiter_answers(-ESTALE);
+	check_image_failed();
+	assert_int_equal(logged("the VM was claimed already"), 0);
+}
+
+static void a_claim_is_given_back_when_the_arbiter_answers(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_YIELD);
+	lab_arbiter_answers(-EIO);
+	lab_until(time_left(&lab.sec.timer_op) >= 0);
+	assert_state(YIELD);
+	assert_word("TAKING-OVER");
+	lab_arbiter_answers(0);
+	lab_pass(500 * MS);
+	check_image_failed();
+	assert_int_equal(lab.arbiter.record.end, ARBITER_STOPPED);
 }
 
 /* --- an orderly end --------------------------------------------------------------------------- */
@@ -363,6 +413,9 @@ int main(void)
 		TEST(a_link_that_is_lost_unread),
 		TEST(an_image_that_fails_ends_the_link),
 		TEST(an_image_that_fails_alone),
+		TEST(a_claim_is_given_back),
+		TEST(a_claim_that_was_not_won_is_not_given_back),
+		TEST(a_claim_is_given_back_when_the_arbiter_answers),
 		TEST(a_stop_is_over_when_the_images_have_all),
 		TEST(a_stop_without_mirrored_images_is_over_at_once),
 		TEST(a_primary_that_stops_has_time),
