@@ -112,7 +112,12 @@ static void on_done(void *arg, struct disk *d, const struct disk_req *r, int res
 		mark(dl, d, r);
 }
 
-/* Giving so much memory back takes its time. */
+/*
+ * Giving so much memory back takes its time. What waited for it goes to the image then, after the
+ * last epoch of a stop, too, and the peer's image lacks it. That does no harm: the guest was never
+ * told that it is written. To a boot from either image it is what was under way when the power
+ * went, and whoever starts makes the other image anew.
+ */
 static bool free_turn(struct loop_work *w)
 {
 	struct disklog *dl = w->arg;
