@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "postcopy/dest_do.h"
 #include "vmm/base/log.h"
@@ -40,6 +41,9 @@ void dest_close_link(struct dest *d)
 	loop_poll_del(d->ft->loop, &d->read_op);
 	loop_work_del(d->ft->loop, &d->read_work);
 	stream_done(&d->link);
+	if (d->pager.mem)
+		pager_cut(&d->pager);
+	stream_done(&d->urgent);
 	fsm_forget(&d->fsm, DST_EV_LOST, DST_EV_MAX - 1);
 }
 
@@ -68,6 +72,7 @@ void dest_listen_again(struct dest *d, const char *why)
 {
 	dest_close_link(d);
 	loop_timer_del(d->ft->loop, &d->timer_op);
+	pager_drop(&d->pager);
 	if (d->has_vm) {
 		vm_destroy(d->vm);
 		d->has_vm = false;
@@ -103,6 +108,8 @@ static void take_frame(struct dest *d, const struct frame *f)
 	switch (f->type) {
 	case FRAME_PAGES:
 	case FRAME_STATE:
+	case FRAME_MAP:
+	case FRAME_EOS:
 		dest_post(d, DST_EV_PART);
 		return;
 	case FRAME_SWITCH:
@@ -160,6 +167,18 @@ void dest_listen_to_link(struct dest *d)
 
 /* --- who connects ----------------------------------------------------------------------------- */
 
+/* The urgent link of the migration that is under way; its first frame has no pages. */
+static bool is_pair(struct dest *d, struct door_conn *c, const struct frame *f)
+{
+	if (f->type != FRAME_PAGES || f->length || c->stream.session != d->session ||
+	    !d->pager.mem || !dest_has_link(d) || d->urgent.fd >= 0 || d->fsm.depth ||
+	    !fsm_expects(&d->fsm, DST_EV_PAIR))
+		return false;
+	d->caller = c;
+	dest_post(d, DST_EV_PAIR);
+	return true;
+}
+
 static bool said(void *arg, struct door_conn *c, const struct frame *f)
 {
 	static const char busy[] = "another migration comes in here, or has";
@@ -167,6 +186,8 @@ static bool said(void *arg, struct door_conn *c, const struct frame *f)
 	struct dest *d = arg;
 	unsigned ev = f->type == FRAME_OFFER ? DST_EV_OFFER : DST_EV_ASK;
 
+	if (c->stream.link == STREAM_URGENT)
+		return is_pair(d, c, f);
 	if (c->stream.link != STREAM_MIGRATE || (f->type != FRAME_OFFER && f->type != FRAME_ASK))
 		return false;
 	if (d->fsm.depth || !fsm_expects(&d->fsm, ev)) {
@@ -205,13 +226,19 @@ int dest_start(struct dest *d, struct ft *ft, struct vm *vm, void (*runs)(void *
 	d->vm = vm;
 	d->runs = runs;
 	d->arg = arg;
-	d->link.fd = -1;
+	d->link.fd = d->urgent.fd = d->pager_fd = -1;
 	d->timer_op = (struct loop_op){.fn = timer, .arg = d};
 	fsm_init(&d->fsm, &dest_desc, d, DST_LISTEN);
 	d->door.said = said;
 	d->door.strange = "not the source of a migration, or this side is busy";
 	d->door.arg = d;
 	return door_open(&d->door, ft->loop, ft->cfg->incoming, e);
+}
+
+bool dest_fills(const struct dest *d)
+{
+	return d->ft &&
+	       (d->fsm.state == DST_FILL || d->fsm.state == DST_CUT || d->fsm.state == DST_MENDING);
 }
 
 void dest_stop(struct dest *d)
@@ -223,6 +250,13 @@ void dest_stop(struct dest *d)
 	dest_post(d, DST_EV_END);
 	dest_close_link(d);
 	vm_announce_stop(&d->announce);
+	loop_poll_del(d->ft->loop, &d->pager_op);
+	/* Nobody sees the zeros that come in place of what has not. */
+	if (d->pager.mem && d->vm->loop)
+		vm_halt(d->vm);
+	pager_drop(&d->pager);
+	if (d->pager_fd >= 0)
+		close(d->pager_fd);
 	if (d->has_vm)
 		vm_destroy(d->vm);
 	d->has_vm = false;

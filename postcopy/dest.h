@@ -1,7 +1,7 @@
 /*
  * The destination of a migration: it listens, becomes the machine that a source offers, takes its
  * memory and state, and runs it when the source says so. What it does when is the table in
- * postcopy/phases.c; the actions are in dest_receive.c and dest_run.c.
+ * postcopy/phases.c; the actions are in dest_receive.c, dest_run.c and dest_fill.c.
  *
  * Until GO the VM is the source's: whatever happens, all is dropped here, and the source is told
  * so, also when it asks later. From GO on it is this side's.
@@ -17,6 +17,7 @@
 
 #include "ft/common/door.h"
 #include "ft/common/ft.h"
+#include "postcopy/pager.h"
 #include "postcopy/phases.h"
 #include "postcopy/wire.h"
 #include "vmm/vm/vm_net.h"
@@ -38,7 +39,10 @@ struct dest {
 	struct door_conn *caller;  /* who said OFFER or ASK */
 	const struct frame *frame; /* that is being taken */
 	struct stream link;	   /* its fd is -1 when there is none */
-	struct loop_op read_op, timer_op;
+	struct stream urgent;	   /* likewise; the pager's while it serves */
+	struct pager pager;	   /* mem is NULL: there is none, all comes before the VM runs */
+	int pager_fd;		   /* eventfd: it has news; -1 */
+	struct loop_op read_op, timer_op, pager_op;
 	struct loop_work read_work;
 	uint64_t heard_ns; /* of the last frame */
 	uint64_t session;  /* of the migration that is under way, or has ended here */
@@ -57,6 +61,8 @@ struct dest {
 /* Listens at cfg->incoming. runs(arg): this side has the VM, before its first instruction. */
 int dest_start(struct dest *d, struct ft *ft, struct vm *vm, void (*runs)(void *arg), void *arg,
 	       struct err *e);
+/* Does its memory still come in? Then it is not stopped, booted, saved, nor moved on. */
+bool dest_fills(const struct dest *d);
 /* The process ends. A VM that runs stays the caller's; another is destroyed. Safe on a zeroed one.
  */
 void dest_stop(struct dest *d);

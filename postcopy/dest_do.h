@@ -15,6 +15,7 @@ void dest_drop(void *arg);
 
 /* postcopy/dest_run.c */
 void dest_load(void *arg);
+void dest_load_now(struct dest *d); /* nothing that this touches is missing */
 void dest_say_ready(void *arg);
 void dest_refuse(void *arg);
 void dest_run(void *arg);
@@ -22,6 +23,19 @@ void dest_alone(void *arg);
 void dest_answer_never(void *arg);
 void dest_answer_runs(void *arg);
 void dest_drop_and_answer(void *arg);
+
+/* postcopy/dest_fill.c: it runs, and its memory comes in */
+int dest_open_pager(struct dest *d, struct err *e);
+void dest_pair(void *arg);
+void dest_try_load(void *arg);
+void dest_arrived(void *arg);
+void dest_complete(void *arg);
+void dest_cut(void *arg);
+void dest_have(void *arg);
+void dest_mend(void *arg);
+void dest_end_of_fill(void *arg);
+/* COMPLETE, if it is; after whatever may have been the last thing. */
+void dest_look_whether_complete(struct dest *d);
 
 /* Shared by them: postcopy/dest.c */
 void dest_stray(void *arg);

@@ -20,7 +20,7 @@ static int check_offer(const struct frame *f, struct wire_offer *o, struct err *
 	memcpy(o, f->data, sizeof(*o));
 	if (o->fdt_bytes != f->length - sizeof(*o))
 		return err_set(e, -EBADMSG, "offer with values out of range");
-	if (o->mode != MIGRATE_PRECOPY)
+	if (o->mode != MIGRATE_PRECOPY && o->mode != MIGRATE_POSTCOPY)
 		return err_set(e, -EOPNOTSUPP, "mode %u of migration is not known here", o->mode);
 	return 0;
 }
@@ -42,7 +42,8 @@ static int build_vm(struct dest *d, const struct frame *f, struct err *e)
 	if (r)
 		return r;
 	d->has_vm = true;
-	return images_check_shared(d->vm, e);
+	r = images_check_shared(d->vm, e);
+	return r || offer.mode == MIGRATE_PRECOPY ? r : dest_open_pager(d, e);
 }
 
 void dest_build(void *arg)
@@ -88,16 +89,23 @@ void dest_take_part(void *arg)
 
 	d->stats.frames++;
 	d->stats.bytes += f->length;
-	if (d->has_state)
+	if (d->has_state && d->fsm.state == DST_RECEIVING)
 		r = err_set(&e, -EBADMSG, "%s behind the state", stream_frame_name(f->type));
+	else if (f->type != FRAME_STATE && d->pager.mem)
+		r = pager_take(&d->pager, f, &e);
 	else if (f->type == FRAME_PAGES)
 		r = page_in_now(&d->vm->mem, f, &e);
+	else if (f->type != FRAME_STATE || d->has_state)
+		r = err_set(&e, -EBADMSG, "%s where it does not belong",
+			    stream_frame_name(f->type));
 	else
 		r = vm_decode(d->vm, f->data, f->length, &e);
 	d->has_state = d->has_state || (!r && f->type == FRAME_STATE);
 	step_reached(STEP_MIG_TAKEN);
 	if (r)
 		dest_reject(d, e.msg);
+	else
+		dest_look_whether_complete(d);
 }
 
 /* Of a source that froze, or a link that takes nothing and does not end. */

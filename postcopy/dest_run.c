@@ -18,29 +18,43 @@ static int check_switch(struct dest *d, struct err *e)
 	if (f->length != sizeof(d->last))
 		return err_set(e, -EBADMSG, "switch of a wrong length");
 	memcpy(&d->last, f->data, sizeof(d->last));
-	if (d->last.mode != MIGRATE_PRECOPY || d->last.paused > 1 ||
-	    d->last.stopped_ns > STOPPED_MAX_NS)
+	if ((d->last.mode != MIGRATE_PRECOPY &&
+	     (d->last.mode != MIGRATE_POSTCOPY || d->urgent.fd < 0)) ||
+	    d->last.paused > 1 || d->last.stopped_ns > STOPPED_MAX_NS)
 		return err_set(e, -EBADMSG, "switch with values out of range");
 	if (!d->has_state)
 		return err_set(e, -EBADMSG, "switch without a state");
 	return 0;
 }
 
-/* The guest's time goes on: by the source's clock up to SWITCH, by this side's from there. */
-static int load(struct dest *d, struct err *e)
+/* What is missing is waited for from here on, or nothing is. */
+static int begin(struct dest *d, struct err *e)
 {
 	uint64_t at = loop_now_ns();
 	int r = images_lock(d->vm, e);
 
 	d->stats.lock_ns = loop_now_ns() - at;
-	at += d->stats.lock_ns;
 	if (r)
 		return r;
 	step_reached(STEP_MIG_LOCKED);
 	vm_commit(d->vm);
-	r = vm_load(d->vm, d->last.stopped_ns + loop_now_ns() - d->switch_ns, e);
-	d->stats.load_ns = loop_now_ns() - at;
-	return r;
+	if (d->last.mode == MIGRATE_POSTCOPY)
+		return pager_start(&d->pager, &d->urgent, e);
+	pager_drop(&d->pager);
+	return 0;
+}
+
+/* The guest's time goes on: by the source's clock up to SWITCH, by this side's from there. */
+void dest_load_now(struct dest *d)
+{
+	struct err e = {0};
+	int r = vm_load(d->vm, d->last.stopped_ns + loop_now_ns() - d->switch_ns, &e);
+
+	d->stats.load_ns = loop_now_ns() - d->switch_ns - d->stats.lock_ns;
+	step_reached(STEP_MIG_LOADED);
+	if (r)
+		snprintf(d->why, sizeof(d->why), "%s", e.msg);
+	dest_post(d, r ? DST_EV_NOT_LOADED : DST_EV_LOADED);
 }
 
 void dest_load(void *arg)
@@ -50,13 +64,16 @@ void dest_load(void *arg)
 	int r;
 
 	d->switch_ns = loop_now_ns();
+	dest_timer(d, GO_NS);
 	r = check_switch(d, &e);
 	if (!r)
-		r = load(d, &e);
-	step_reached(STEP_MIG_LOADED);
-	if (r)
-		snprintf(d->why, sizeof(d->why), "%s", e.msg);
-	dest_post(d, r ? DST_EV_NOT_LOADED : DST_EV_LOADED);
+		r = begin(d, &e);
+	if (!r) {
+		dest_try_load(d);
+		return;
+	}
+	snprintf(d->why, sizeof(d->why), "%s", e.msg);
+	dest_post(d, DST_EV_NOT_LOADED);
 }
 
 void dest_say_ready(void *arg)
@@ -110,7 +127,10 @@ void dest_run(void *arg)
 	step_reached(STEP_MIG_SAID);
 	d->ft->peer[0] = 0;
 	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
-	vm_tell_end(d->vm); /* an end of the guest that nobody was told of */
+	if (d->pager.mem)
+		dest_post(d, DST_EV_LACKS);
+	else
+		vm_tell_end(d->vm); /* an end of the guest that nobody was told of */
 	log_info("migration: the VM runs here: images %.2f ms, load %.2f ms, run %.2f ms",
 		 (double)d->stats.lock_ns / 1e6, (double)d->stats.load_ns / 1e6,
 		 (double)d->stats.run_ns / 1e6);

@@ -17,6 +17,7 @@
 #define FRAME_NS     30000000000ull
 #define SYNC_LOOK_MS 50
 #define SYNC_ALIVE   100u /* looks, and then a frame without pages */
+#define AUTO_PASSES  3u	  /* before it is judged whether they lead anywhere */
 #define NS_PER_S     1000000000ull
 #define RATE_PAGES   256u     /* fewer say nothing about how fast the link is, */
 #define RATE_GUESS   25000ull /* and this, pages a second, is assumed */
@@ -200,11 +201,27 @@ static int not_converging(struct passes *p)
 		(unsigned long long)(p->conf->downtime_ns / 1000000));
 }
 
+/* No more passes: more would not bring it below the downtime, or not soon. */
+static bool is_enough(const struct passes *p, uint64_t left, uint64_t before)
+{
+	if (p->stats.pass >= p->conf->passes)
+		return true;
+	return p->conf->how == MIGRATE_HOW_AUTO &&
+	       (loop_now_ns() > p->lazy_from_ns ||
+		(p->stats.pass >= AUTO_PASSES && left > before - before / 4));
+}
+
+static int end_live(struct passes *p)
+{
+	p->lazy = p->conf->how != MIGRATE_HOW_PRECOPY;
+	return p->lazy ? 0 : not_converging(p);
+}
+
 static int send_live(struct passes *p, const struct ram_pass *ram)
 {
 	struct pass_start at = begin_pass(p, allocated_pages(p->dirty->mem));
+	uint64_t left, n, before = UINT64_MAX;
 	bool synced = !p->nfds;
-	uint64_t left, n;
 	int r;
 
 	/* What was marked until now is read below, or is as zero as the destination's. */
@@ -219,9 +236,10 @@ static int send_live(struct passes *p, const struct ram_pass *ram)
 		if (!synced && fits(p, left)) {
 			r = sync_images(p);
 			synced = true;
-		} else if (p->stats.pass >= p->conf->passes) {
-			return not_converging(p);
+		} else if (is_enough(p, left, before)) {
+			return end_live(p);
 		}
+		before = left;
 		at = begin_pass(p, left);
 		if (!r)
 			r = ram_pass_dirty(ram, p->dirty, &n);
@@ -238,10 +256,28 @@ static int put(struct passes *p, enum frame_type type, const void *data, size_t 
 	return stream_send(p->stream, type, 0, &iov, 1, loop_now_ns() + FRAME_NS);
 }
 
+/* What was sent and is not what the guest has. */
+static int put_maps(struct passes *p)
+{
+	int r = 0;
+
+	for (uint32_t at = 0; at < p->nmaps && !r;) {
+		uint64_t pages = 0;
+		uint32_t n = 0;
+
+		while (at + n < p->nmaps && n < WIRE_MAPS &&
+		       pages + p->maps[at + n].count <= WIRE_MAP_PAGES)
+			pages += p->maps[at + n++].count;
+		r = put(p, FRAME_MAP, &p->maps[at], n * sizeof(p->maps[0]));
+		at += n;
+	}
+	return r;
+}
+
 static int send_last(struct passes *p, const struct ram_pass *ram)
 {
 	uint64_t begun = loop_now_ns(), n = 0;
-	int r = ram_pass_dirty(ram, p->dirty, &n);
+	int r = p->lazy ? put_maps(p) : ram_pass_dirty(ram, p->dirty, &n);
 
 	set(&p->stats.last_pages, n);
 	set(&p->stats.todo, 0);
@@ -266,13 +302,19 @@ static void *thread(void *arg)
 				     .out = &p->out,
 				     .pages = &p->stats.pages,
 				     .still = p->part == PASSES_LAST,
+				     .sent = p->sent,
 				     .between = between,
 				     .arg = p};
 	uint64_t one = 1;
 	int r;
 
 	pthread_setname_np(pthread_self(), "migrate");
-	r = p->part == PASSES_LIVE ? send_live(p, &ram) : send_last(p, &ram);
+	if (p->part == PASSES_LAST)
+		r = send_last(p, &ram);
+	else if (p->conf->passes)
+		r = send_live(p, &ram);
+	else
+		r = sync_images(p);
 	if (r)
 		err_set(&p->err, r, "sending: %s", strerror(-r));
 	if (write(p->notify_fd, &one, sizeof(one)) < 0)
@@ -300,6 +342,8 @@ void passes_done(struct passes *p)
 	if (!p->out.enc)
 		return;
 	page_out_done(&p->out);
+	free(p->sent);
+	p->sent = NULL;
 	pthread_mutex_destroy(&p->lock);
 	pthread_cond_destroy(&p->cond);
 }

@@ -41,7 +41,12 @@ struct passes {
 	int notify_fd;		   /* eventfd: the thread has come to its end */
 	int fds[MACHINE_MAX_DEVS]; /* images, to be brought to the medium before the VM stands */
 	unsigned nfds;
+	uint64_t *sent;	       /* a bit for each page that went out; NULL: precopy alone */
+	bool lazy;	       /* after PASSES_LIVE: the rest comes when it runs there */
+	uint64_t lazy_from_ns; /* with MIGRATE_HOW_AUTO: no more passes after this */
 	/* For PASSES_LAST. */
+	const struct wire_map *maps; /* void: what was sent of these; else the rest is sent */
+	uint32_t nmaps;
 	const void *state;
 	size_t state_len;
 	struct wire_switch last; /* stopped_ns is filled when it is sent */

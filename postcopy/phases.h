@@ -12,17 +12,24 @@
 	X(IDLE, "no migration")                                                                    \
 	X(CONNECTING, "connecting to the destination")                                             \
 	X(OFFERED, "OFFER said")                                                                   \
+	X(PAIRING, "postcopy may come of it: the urgent link is connected")                        \
 	X(PASSES, "memory goes out while the guest runs")                                          \
 	X(DRAIN, "VM stopped: its requests to the disks come to an end")                           \
 	X(LAST, "images given up: the last pages and the state go out")                            \
 	X(EARLY, "the same, and READY has come already")                                           \
 	X(SWITCH, "SWITCH said")                                                                   \
 	X(GO, "GO said: the destination is to run the VM")                                         \
+	X(SERVE, "the VM runs there: what it lacks is sent")                                       \
+	X(ENDING, "EOS said")                                                                      \
 	X(QUIT, "given up, the VM runs: the sender comes to an end")                               \
 	X(BACK, "given up after the stop: the images are taken back")                              \
 	X(UNSURE, "link lost after GO: does the VM run there?")                                    \
 	X(RECONNECT, "the same, connecting")                                                       \
 	X(ASKED, "the same, ASK said")                                                             \
+	X(CUT, "postcopy: link lost")                                                              \
+	X(CUT_CONNECT, "the same, connecting")                                                     \
+	X(CUT_ASKED, "the same, ASK said")                                                         \
+	X(CUT_PAIRING, "the same: it said what it has; the urgent link is connected")              \
 	X(LEFT, "the end")
 
 #define SOURCE_EVENTS(X)                                                                           \
@@ -33,7 +40,8 @@
 	X(TIMER, "timer")                                                                          \
 	X(LATE, "`--timeout`")                                                                     \
 	X(CONNECTED, "connected")                                                                  \
-	X(CONVERGED, "the rest fits into the downtime")                                            \
+	X(PAIRED, "no urgent link is needed")                                                      \
+	X(CONVERGED, "the rest fits into the downtime, or comes afterwards")                       \
 	X(FAILED, "something failed here")                                                         \
 	X(ENDED, "the sender has ended")                                                           \
 	X(DRAINED, "no request is under way, all is on disk")                                      \
@@ -43,13 +51,19 @@
 	X(WELCOME, "WELCOME")                                                                      \
 	X(READY, "READY")                                                                          \
 	X(RUNS, "RUNS")                                                                            \
-	X(NEVER, "BYE: it never ran there")
+	X(LACKS, "RUNS, and the rest is to come")                                                  \
+	X(HAVE, "HAVE: it runs, and has so much")                                                  \
+	X(NEVER, "BYE: it never ran there")                                                        \
+	X(EOC, "EOC")
 
 #define DEST_STATES(X)                                                                             \
 	X(LISTEN, "no source")                                                                     \
 	X(RECEIVING, "memory and state come in")                                                   \
 	X(LOADING, "SWITCH came: images are locked, the state is loaded")                          \
 	X(READY, "READY said: it can no longer fail to run")                                       \
+	X(FILL, "the VM runs here, and its memory comes in")                                       \
+	X(CUT, "the same, and the link is lost")                                                   \
+	X(MENDING, "there is a new one: HAVE said, the urgent link is awaited")                    \
 	X(RUNS, "the VM runs here, and the source has not said that it knows")                     \
 	X(HERE, "the VM is this side's alone")                                                     \
 	X(OVER, "the end")
@@ -61,9 +75,13 @@
 	X(BUILT, "the VM is built")                                                                \
 	X(LOADED, "the state is loaded")                                                           \
 	X(NOT_LOADED, "an image or the state cannot be had")                                       \
+	X(PAIR, "the urgent link")                                                                 \
+	X(ARRIVED, "pages that somebody waits for have come")                                      \
+	X(LACKS, "pages are still to come")                                                        \
+	X(COMPLETE, "EOS came, and no page is missing")                                            \
 	X(TIMER, "timer")                                                                          \
 	X(LOST, "link lost, or BYE")                                                               \
-	X(PART, "pages or state")                                                                  \
+	X(PART, "pages, MAP, state, EOS")                                                          \
 	X(SWITCH, "SWITCH")                                                                        \
 	X(GO, "GO")                                                                                \
 	X(GONE, "GONE")

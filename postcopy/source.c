@@ -51,6 +51,7 @@ void source_close_link(struct source *s)
 	if (s->fd >= 0)
 		close(s->fd);
 	s->fd = -1;
+	source_end_serving(s);
 	stream_done(&s->link);
 	fsm_forget(&s->fsm, SRC_EV_LOST, SRC_EV_MAX - 1);
 }
@@ -103,13 +104,18 @@ static bool take_payload(const struct frame *f, void *to, size_t size)
 static void take_frame(struct source *s, const struct frame *f)
 {
 	bool good = true;
+	int have;
 
 	switch (f->type) {
 	case FRAME_REFUSE:
 		refused(s, f);
 		return;
 	case FRAME_WELCOME:
-		source_post(s, SRC_EV_WELCOME);
+		/* To a second link that does not exist yet? */
+		if (s->fsm.state != SRC_OFFERED && s->pair.fd < 0)
+			source_stray(s);
+		else
+			source_post(s, SRC_EV_WELCOME);
 		return;
 	case FRAME_READY:
 		good = take_payload(f, &s->ready, sizeof(s->ready));
@@ -117,6 +123,17 @@ static void take_frame(struct source *s, const struct frame *f)
 	case FRAME_RUNS:
 		good = take_payload(f, &s->runs, sizeof(s->runs));
 		break;
+	case FRAME_HAVE:
+		have = source_take_have(s, f);
+		good = have >= 0;
+		if (have == 1)
+			source_post(s, SRC_EV_HAVE);
+		if (good)
+			return;
+		break;
+	case FRAME_EOC:
+		source_post(s, SRC_EV_EOC);
+		return;
 	case FRAME_BYE:
 		source_post(s, SRC_EV_NEVER);
 		return;
@@ -126,7 +143,9 @@ static void take_frame(struct source *s, const struct frame *f)
 	if (!good)
 		source_stray(s);
 	else
-		source_post(s, f->type == FRAME_READY ? SRC_EV_READY : SRC_EV_RUNS);
+		source_post(s, f->type == FRAME_READY			  ? SRC_EV_READY
+			       : s->passes.lazy && s->fsm.state == SRC_GO ? SRC_EV_LACKS
+									  : SRC_EV_RUNS);
 }
 
 static bool is_lost(const struct source *s)
@@ -170,7 +189,7 @@ void source_dial(struct source *s)
 {
 	struct chan_uri uri;
 	struct err e = {0};
-	int r = chan_parse(s->conf.precopy, &uri, &e);
+	int r = chan_parse(s->conf.uri, &uri, &e);
 
 	if (!r)
 		r = chan_connect_start(&uri, &s->fd, &e);
@@ -246,7 +265,7 @@ void source_init(struct source *s, struct ft *ft, struct vm *vm, void (*news)(vo
 	s->vm = vm;
 	s->news = news;
 	s->arg = arg;
-	s->fd = s->link.fd = s->passes.notify_fd = -1;
+	s->fd = s->link.fd = s->pair.fd = s->passes.notify_fd = s->serve_fd = -1;
 	s->timer_op = (struct loop_op){.fn = timer, .arg = s};
 	s->late_op = (struct loop_op){.fn = late, .arg = s};
 	fsm_init(&s->fsm, &source_desc, s, SRC_IDLE);
@@ -286,7 +305,7 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 		return err_set(e, -EBUSY,
 			       "migrate: one to %s is under way; see ftvmm status, or "
 			       "give it up: --cancel",
-			       s->conf.precopy);
+			       s->conf.uri);
 	if (s->vm->ending.end != VM_END_NONE)
 		return err_set(e, -EBUSY, "migrate: the guest has ended");
 	if (s->vm->kvm.tracked)
@@ -300,6 +319,9 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 	s->ready = (struct wire_ready){0};
 	s->runs = (struct wire_runs){0};
 	s->passes.stats = (struct passes_stats){0};
+	s->passes.lazy = false;
+	s->urgent = (struct urgent){0};
+	s->push = (struct push){0};
 	if (getrandom(&s->session, sizeof(s->session), 0) != sizeof(s->session))
 		s->session = loop_now_ns();
 	s->session |= 1;
@@ -308,9 +330,17 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 	return 0;
 }
 
+/* It runs at the destination, which needs what is here. */
+static bool is_there(const struct source *s)
+{
+	return s->fsm.state == SRC_SERVE || s->fsm.state == SRC_ENDING ||
+	       (s->fsm.state >= SRC_CUT && s->fsm.state <= SRC_CUT_PAIRING);
+}
+
 int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 {
-	bool unsure = s->ft && s->fsm.state >= SRC_UNSURE && s->fsm.state < SRC_LEFT;
+	bool unsure = s->ft && s->fsm.state >= SRC_UNSURE && s->fsm.state <= SRC_ASKED;
+	bool there = s->ft && is_there(s);
 
 	if (!source_busy(s))
 		return err_set(e, -ENOENT, "migrate: none is under way");
@@ -322,6 +352,8 @@ int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 		return err_set(e, -EBUSY,
 			       "migrate: too late: the VM may run at the destination. If you are "
 			       "sure that it does not, and will not: --cancel --force");
+	if (there)
+		return err_set(e, -EBUSY, "migrate: too late: the VM runs at the destination");
 	if (s->fsm.state == SRC_GO)
 		return err_set(e, -EBUSY,
 			       "migrate: too late: the destination was told to run the "
@@ -354,12 +386,17 @@ void source_done(struct source *s)
 	source_end_sender(s);
 	source_no_timers(s);
 	source_close_link(s);
+	unsent_done(&s->unsent);
+	free(s->maps);
 	images_go_on(&s->images);
 	dirty_stop(&s->dirty);
 	passes_done(&s->passes);
 	loop_poll_del(s->ft->loop, &s->sender_op);
 	if (s->passes.notify_fd >= 0)
 		close(s->passes.notify_fd);
+	if (s->serve_fd >= 0)
+		close(s->serve_fd);
+	loop_poll_del(s->ft->loop, &s->serve_op);
 	free(s->state);
 	s->state = NULL;
 	s->ft = NULL;

@@ -19,6 +19,9 @@
 #include "postcopy/images.h"
 #include "postcopy/passes.h"
 #include "postcopy/phases.h"
+#include "postcopy/push.h"
+#include "postcopy/unsent.h"
+#include "postcopy/urgent.h"
 #include "vmm/conf/migrate_conf.h"
 #include "vmm/wire/chan.h"
 #include "vmm/wire/stream.h"
@@ -35,7 +38,7 @@ enum source_result {
 
 /* CLOCK_MONOTONIC ns of what has happened, 0: not yet. */
 struct source_times {
-	uint64_t begun, passes, stop, stopped, drained, sent, ready, go, ended;
+	uint64_t begun, passes, stop, stopped, drained, sent, ready, go, runs, ended;
 };
 
 struct source {
@@ -49,6 +52,14 @@ struct source {
 	uint64_t session; /* names this migration to the destination, also after a lost link */
 	struct dirty dirty;
 	struct passes passes;
+	/* The second half of postcopy. */
+	struct stream pair; /* the urgent link; its fd is -1 when there is none */
+	struct unsent unsent;
+	struct urgent urgent;
+	struct push push;
+	int serve_fd; /* eventfd: the threads of these have news; -1 */
+	struct loop_op serve_op;
+	struct wire_map *maps;
 	struct images images;
 	uint8_t *state;
 	size_t state_cap;

@@ -1,6 +1,7 @@
 /* It comes to nothing: the VM goes on here. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "postcopy/source_do.h"
@@ -25,6 +26,9 @@ static void end_logging(struct source *s)
 {
 	passes_done(&s->passes);
 	dirty_stop(&s->dirty);
+	unsent_done(&s->unsent);
+	free(s->maps);
+	s->maps = NULL;
 }
 
 void source_give_up(void *arg)
@@ -35,6 +39,7 @@ void source_give_up(void *arg)
 
 	source_no_timers(s);
 	source_end_sender(s);
+	source_end_serving(s);
 	say_bye(s);
 	end_logging(s);
 	log_warn("migrate: %s: %s", cancelled ? "cancelled" : "failed", s->why);
@@ -124,6 +129,7 @@ void source_back(void *arg)
 
 	source_no_timers(s);
 	source_end_sender(s);
+	source_end_serving(s);
 	say_bye(s);
 	source_try_locks(s);
 }

@@ -16,8 +16,8 @@ void source_connect(void *arg)
 {
 	struct source *s = arg;
 
-	log_info("migrate: to %s", s->conf.precopy);
-	snprintf(s->ft->peer, sizeof(s->ft->peer), "%s", s->conf.precopy);
+	log_info("migrate: to %s", s->conf.uri);
+	snprintf(s->ft->peer, sizeof(s->ft->peer), "%s", s->conf.uri);
 	ft_set(s->ft, FT_HERE, FT_MIGRATING, NULL);
 	source_set_result(s, SOURCE_ACTIVE);
 	source_timer(s, CONNECT_NS);
@@ -31,7 +31,9 @@ void source_offer(void *arg)
 	struct err e = {0};
 	int len = fdt ? fdt_build(&s->vm->machine, fdt, FDT_MAX_BYTES, &e)
 		      : err_set(&e, -ENOMEM, "out of memory");
-	struct wire_offer offer = {.mode = MIGRATE_PRECOPY, .fdt_bytes = len > 0 ? len : 0};
+	struct wire_offer offer = {.mode = s->conf.how == MIGRATE_HOW_PRECOPY ? MIGRATE_PRECOPY
+									      : MIGRATE_POSTCOPY,
+				   .fdt_bytes = len > 0 ? len : 0};
 	struct iovec iov[2] = {{&offer, sizeof(offer)}, {fdt, offer.fdt_bytes}};
 
 	source_timer(s, OFFER_NS);
@@ -43,6 +45,32 @@ void source_offer(void *arg)
 		chan_set_options(s->link.fd, LINK_MS);
 	free(fdt);
 	step_reached(STEP_MIG_OFFERED);
+}
+
+/* The urgent link, unless nothing is ever sent after the switch. */
+void source_pair(void *arg)
+{
+	struct source *s = arg;
+
+	source_timer(s, CONNECT_NS);
+	if (s->conf.how == MIGRATE_HOW_PRECOPY)
+		source_post(s, SRC_EV_PAIRED);
+	else
+		source_dial(s);
+}
+
+/* The frame without pages says which migration it belongs to; the answer comes on the main link. */
+void source_open_urgent(void *arg)
+{
+	uint64_t deadline = loop_now_ns() + 1000000000ull;
+	struct source *s = arg;
+
+	stream_init(&s->pair, s->fd, STREAM_URGENT, s->session);
+	s->fd = -1;
+	chan_set_options(s->pair.fd, LINK_MS);
+	if (stream_send_preface(&s->pair, deadline) ||
+	    stream_send(&s->pair, FRAME_PAGES, 0, NULL, 0, deadline))
+		source_lose(s, "urgent link: handshake failed");
 }
 
 static void list_images(struct source *s)
@@ -63,7 +91,15 @@ static int begin(struct source *s, struct err *e)
 	*p = (struct passes){
 		.dirty = &s->dirty, .stream = &s->link, .conf = &s->conf, .notify_fd = fd};
 	list_images(s);
-	r = dirty_start(&s->dirty, &s->vm->kvm, &s->vm->mem, e);
+	p->lazy = !s->conf.passes;
+	p->lazy_from_ns = s->at.begun + s->conf.timeout_ns / 2;
+	if (s->conf.how != MIGRATE_HOW_PRECOPY) {
+		p->sent = calloc((s->vm->mem.npages + 63) / 64, sizeof(*p->sent));
+		if (!p->sent)
+			return err_set(e, -ENOMEM, "migration: out of memory");
+	}
+	s->dirty.mem = &s->vm->mem;
+	r = s->conf.passes ? dirty_start(&s->dirty, &s->vm->kvm, &s->vm->mem, e) : 0;
 	if (!r)
 		r = passes_init(p, e);
 	return r ? r : passes_start(p, PASSES_LIVE, e);

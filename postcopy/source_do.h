@@ -7,6 +7,8 @@
 /* postcopy/source_begin.c */
 void source_connect(void *arg);
 void source_offer(void *arg);
+void source_pair(void *arg);
+void source_open_urgent(void *arg);
 void source_begin_passes(void *arg);
 
 /* postcopy/source_switch.c */
@@ -16,6 +18,7 @@ void source_wait_ready(void *arg);
 void source_go(void *arg);
 void source_go_early(void *arg);
 void source_leave(void *arg);
+void source_log_downtime(const struct source *s); /* it runs there: at.runs */
 
 /* postcopy/source_back.c: it comes to nothing, and the VM goes on here */
 void source_give_up(void *arg);
@@ -38,6 +41,18 @@ void source_unsure_again(void *arg);
 void source_connect_again(void *arg);
 void source_ask(void *arg);
 void source_leave_unsure(void *arg);
+
+/* postcopy/source_serve.c: the VM runs there, and its memory is here */
+int source_prepare_serving(struct source *s, struct err *e); /* the VM stands */
+void source_serve(void *arg);
+void source_serve_again(void *arg);
+void source_stays(void *arg);
+void source_cut(void *arg);
+void source_cut_again(void *arg);
+/* A part of what the destination has, of a FRAME_HAVE. 1: the last part, 0: more, or -EBADMSG. */
+int source_take_have(struct source *s, const struct frame *f);
+void source_mend(void *arg);
+void source_end_serving(struct source *s); /* its threads; the urgent link */
 
 /* Shared by them: postcopy/source.c */
 void source_stray(void *arg);

@@ -63,14 +63,14 @@ void source_send_last(void *arg)
 	struct passes *p = &s->passes;
 	struct err e = {0};
 
-	p->last = (struct wire_switch){.mode = MIGRATE_PRECOPY,
+	p->last = (struct wire_switch){.mode = p->lazy ? MIGRATE_POSTCOPY : MIGRATE_PRECOPY,
 				       .paused = (s->ft->stands & FT_STAND_USER) != 0};
 	/* The guest's time goes on over a pause by the user, too. */
 	p->stopped_at_ns = s->vm->run.paused_ns ? s->vm->run.paused_ns : s->at.stop;
 	source_timer(s, LAST_NS);
 	images_unlock(s->vm);
 	step_reached(STEP_MIG_UNLOCKED);
-	if (passes_start(p, PASSES_LAST, &e)) {
+	if ((p->lazy && source_prepare_serving(s, &e)) || passes_start(p, PASSES_LAST, &e)) {
 		failed(s, e.msg);
 		return;
 	}
@@ -114,7 +114,7 @@ static double ms(uint64_t ns)
 	return (double)ns / 1e6;
 }
 
-static void log_downtime(const struct source *s)
+void source_log_downtime(const struct source *s)
 {
 	const struct source_times *at = &s->at;
 	const struct passes_stats *st = &s->passes.stats;
@@ -122,13 +122,10 @@ static void log_downtime(const struct source *s)
 
 	log_info("migrate: downtime %.2f ms: stop %.2f, disks %.2f, last %llu pages %.2f, state "
 		 "%.2f, there: images %.2f, load %.2f, link %.2f; run %.2f",
-		 ms(at->ended - at->stop), ms(at->stopped - at->stop),
-		 ms(at->drained - at->stopped), (unsigned long long)st->last_pages, ms(st->last_ns),
-		 ms(st->state_ns), ms(s->ready.lock_ns), ms(s->ready.load_ns),
-		 ms(there > known ? there - known : 0), ms(at->ended - at->ready));
-	log_info("migrate: %llu passes, %llu pages, %llu MiB in %.0f ms",
-		 (unsigned long long)st->pass, (unsigned long long)st->pages,
-		 (unsigned long long)(st->bytes >> 20), ms(at->ended - at->begun));
+		 ms(at->runs - at->stop), ms(at->stopped - at->stop), ms(at->drained - at->stopped),
+		 (unsigned long long)st->last_pages, ms(st->last_ns), ms(st->state_ns),
+		 ms(s->ready.lock_ns), ms(s->ready.load_ns), ms(there > known ? there - known : 0),
+		 ms(at->runs - at->ready));
 }
 
 void source_leave(void *arg)
@@ -137,12 +134,24 @@ void source_leave(void *arg)
 
 	source_no_timers(s);
 	s->at.ended = loop_now_ns();
+	s->why[0] = 0;
 	step_reached(STEP_MIG_KNOWN);
+	source_end_serving(s);
 	/* Only so that it need not listen any more: it has the VM anyway. */
 	stream_send(&s->link, FRAME_GONE, 0, NULL, 0, loop_now_ns() + 100000000ull);
 	source_close_link(s);
-	log_downtime(s);
-	ft_set(s->ft, FT_OVER, FT_MIGRATED, s->conf.precopy);
+	if (!s->at.runs) {
+		s->at.runs = s->at.ended;
+		source_log_downtime(s);
+	}
+	log_info("migrate: %llu passes, %llu pages; then %llu asked for, %llu pushed, %llu of "
+		 "zeros; "
+		 "%.0f ms in all",
+		 (unsigned long long)s->passes.stats.pass,
+		 (unsigned long long)s->passes.stats.pages, (unsigned long long)s->urgent.pages,
+		 (unsigned long long)s->push.pages, (unsigned long long)s->push.zero,
+		 ms(s->at.ended - s->at.begun));
+	ft_set(s->ft, FT_OVER, FT_MIGRATED, s->conf.uri);
 	source_set_result(s, SOURCE_DONE);
 	s->ft->on_exit(s->ft->arg, 3);
 }

@@ -76,7 +76,7 @@ void source_leave_unsure(void *arg)
 
 	source_no_timers(s);
 	source_close_link(s);
-	log_error("migrate: stopped while nobody knows whether the VM runs at %s", s->conf.precopy);
+	log_error("migrate: stopped while nobody knows whether the VM runs at %s", s->conf.uri);
 	ft_set(s->ft, FT_OVER, FT_FENCED, s->why);
 	s->ft->on_exit(s->ft->arg, 5);
 }

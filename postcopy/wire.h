@@ -7,7 +7,11 @@
 
 #include <stdint.h>
 
-enum migrate_mode { MIGRATE_PRECOPY = 1 };
+/* Of an offer: what it may become; of a switch: what it is. */
+enum migrate_mode {
+	MIGRATE_PRECOPY = 1,  /* all has come when the VM runs */
+	MIGRATE_POSTCOPY = 2, /* the rest comes afterwards */
+};
 
 /* FRAME_OFFER: followed by the machine description, fdt_bytes long. */
 struct wire_offer {
@@ -31,6 +35,15 @@ struct wire_ready {
 struct wire_runs {
 	uint64_t run_ns; /* from GO to the first vCPU let go */
 };
+
+/* FRAME_HAVE: followed by nwords * 8 bytes; a bit for each page, from word * 64 on. */
+struct wire_have {
+	uint64_t word;
+	uint32_t nwords;
+	uint32_t last; /* 1: there are no more of these frames */
+};
+
+#define WIRE_HAVE_WORDS 4096u /* at most, in one frame */
 
 /* --- pages on request: pager, urgent, push -------------------------------------------------- */
 

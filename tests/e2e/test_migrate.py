@@ -64,11 +64,11 @@ def last_event(vm, seconds=60):
             return event
 
 
-def migrate(vm, uri, **options):
+def migrate(vm, uri, how="precopy", **options):
     """Asks for it and waits for its end, as the control socket has it."""
     vm.status()
     vm.ctl.events = []
-    status = vm.call("migrate", precopy=uri, **options)
+    status = vm.call("migrate", **{how: uri}, **options)
     return status if status["status"] != "active" else last_event(vm)
 
 
@@ -492,3 +492,141 @@ def migrate_frozen(lab):
         expect(done["status"] == "completed", f"{name}: {done}")
         works(lab, to)
         lab.release(to, move.vm)
+
+
+# How much of memory is sent before the VM runs there: none, two passes of it, or what it takes.
+LAZY = ({"how": "postcopy"}, {"how": "postcopy", "passes": 2, "downtime": "1ms"},
+        {"how": "auto", "downtime": "1ms", "timeout": "4s"})
+
+
+def all_there(vm):
+    vm.wait_status(lambda s: s["migration"]["status"] == "completed", "all of its memory", 30)
+
+
+@test(90)
+def postcopy_writer(lab):
+    """there and back in each way while the guest writes; what it wrote is what it reads"""
+    move = Move(lab, boot(lab, "writer", "pages=2000 tick=20 report=1", memory="128M"))
+    move.vm.wait_console("^READY")
+    for n, options in enumerate(LAZY * 2):
+        move.go(("tcp", "unix")[n % 2], **options)
+        move.vm.wait_state("RUNNING")
+        all_there(move.vm)
+        move.vm.wait_console("^speed")
+    expect(not re.search("CORRUPT|TRAP", move.vm.console_text()), move.vm.console_text())
+
+
+@test(120)
+def postcopy_hash(lab):
+    """in the middle of a computation, in each way: the right result"""
+    work = hash_work(128, 16000)
+    want = f"digest {host_digest(lab, *work)}"
+    move = Move(lab, boot(lab, "hash", hash_cmdline(work)))
+    wait_hash(lab, move.vm, work)
+    for options in LAZY:
+        move.go("tcp", **options)
+        all_there(move.vm)
+    expect(move.vm.wait_exit(60) == 0 and want in move.vm.console_text(), f"not {want}: {move.vm.console_text()}")
+
+
+@test(90)
+def postcopy_smp(lab):
+    """four CPUs, there and back"""
+    move = Move(lab, boot(lab, "smp", f"seconds={int(5 + 3 * ftlab.SLOW)}", cpus=4))
+    move.vm.wait_console("^READY")
+    for options in LAZY:
+        random_wait(lab, move.vm, 0.1, 0.4)
+        move.go("tcp", **options)
+        all_there(move.vm)
+    expect(move.vm.wait_exit(60) == 0 and "smp ok" in move.vm.console_text(),
+           f"exit code {move.vm.code}: {move.vm.console_text()}")
+
+
+@test(90)
+def postcopy_kv(lab):
+    """kv under load, with its disk, in each way: connections kept, the history is that of one server"""
+    disk = lab.disk("disk", 32)
+    args = ["-d", f"id=d0,path={disk}", "-n", NET]
+    move = Move(lab, boot(lab, "kv", f"ip={GUEST_IP}", *args), *args)
+    load = start_load(lab)
+    for options in LAZY:
+        random_wait(lab, load, 0.1, 0.5)
+        move.go("tcp", **options)
+        lab.probe()
+        all_there(move.vm)
+    check_load(lab, [load], disk)
+
+
+@test(90)
+def postcopy_blk(lab):
+    """a disk whose rings and buffers are not there yet"""
+    move = disk_guest(lab)
+    for options in LAZY:
+        move.go("unix", **options)
+        works(lab, move.vm)
+        all_there(move.vm)
+
+
+def stuck(lab, move, env=None):
+    """The VM runs there, and its memory comes only as it is asked for. Source and destination."""
+    uri = move.uri("unix")
+    to = move.destination(uri, env=env)
+    move.vm.call("migrate", **{"postcopy": uri, "no-background": True})
+    move.vm.wait_status(lambda s: s["migration"]["phase"] == "SRC_SERVE", "a VM that runs there")
+    to.wait_state("RUNNING")
+    return move.vm, to
+
+
+@test(60)
+def postcopy_no_background(lab):
+    """nothing is pushed; what is refused meanwhile on both sides; a destination that is stopped lets the source go"""
+    source, to = stuck(lab, Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="128M")))
+    status = source.status()
+    expect(status["state"] == "MIGRATING", f"{status}")
+    to.wait_console("^speed")
+    for vm, cmd, args, word in ((to, "pause", {}, "comes in"), (to, "snapshot", {"file": "/x"}, "comes in"),
+                                (to, "migrate", {"precopy": "unix:/x"}, "comes in"),
+                                (source, "migrate", {"cancel": True}, "too late"), (source, "resume", {}, "stands"),
+                                (source, "migrate", {"cancel": True, "force": True}, "--force is only")):
+        try:
+            vm.call(cmd, **args)
+        except ftlab.LabError as e:
+            expect(word in str(e), f"{cmd} {args}: {e}")
+        else:
+            raise ftlab.LabError(f"no error for {cmd} {args}")
+    source.call("stop")
+    expect(source.alive() and to.state() == "RUNNING", "the source left with the VM's memory")
+    to.stop()
+    expect(source.wait_exit() == ftlab.EXIT_GONE, f"exit code {source.code}")
+
+
+@test(60)
+def postcopy_source_dies(lab):
+    """the destination says so; its control socket answers, and it can be killed"""
+    source, to = stuck(lab, Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="128M")))
+    source.kill()
+    to.wait_status(lambda s: "link lost" in s["note"], "a note that the link is lost")
+    expect(to.status()["migration"]["phase"] == "DST_CUT", f"{to.status()}")
+    to.signal(ftlab.signal.SIGTERM)
+    to.wait_exit(10)
+
+
+@test(90)
+def postcopy_cut(lab):
+    """the link is cut after the switch, again and again: it is connected again, and all of it comes"""
+    wire = ftlab.Wire(lab)
+    move = Move(lab, boot(lab, "writer", "pages=2000 tick=20", memory="128M"))
+    move.vm.wait_console("^speed")
+    to = move.destination(f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}")
+    move.vm.call("migrate", **{"postcopy": wire.peer_of["A"], "bandwidth": "1M"})
+    for _ in range(3):
+        move.vm.wait_status(lambda s: s["migration"]["phase"] == "SRC_SERVE", "pages that are sent")
+        random_wait(lab, move.vm, 0.2, 0.6)
+        wire.do("cut")
+        move.vm.wait_log("link lost")
+    move.vm.wait_status(lambda s: s["migration"]["phase"] == "SRC_SERVE", "pages that are sent")
+    move.vm.wait_exit(60)
+    expect(move.vm.code == ftlab.EXIT_GONE, f"exit code {move.vm.code}: {move.vm.log_text()}")
+    all_there(to)
+    to.wait_console("^speed")
+    expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())

@@ -85,7 +85,7 @@ int source_rig_setup(void **state)
 			    .arg = r};
 	r->conf = (struct migrate_conf){
 		.downtime_ns = 0, .timeout_ns = 60 * S, .passes = MIGRATE_PASSES_ANY};
-	snprintf(r->conf.precopy, sizeof(r->conf.precopy), "unix:%s/in", r->folder);
+	snprintf(r->conf.uri, sizeof(r->conf.uri), "unix:%s/in", r->folder);
 	r->listener = r->link.fd = r->locker = -1;
 	r->code = -1;
 	there_listens(r, true);
@@ -229,10 +229,10 @@ static void lose(struct source_rig *r)
 
 static void cause_there(struct source_rig *r, enum source_event ev)
 {
-	static const enum frame_type frames[] = {[SRC_EV_WELCOME] = FRAME_WELCOME,
-						 [SRC_EV_READY] = FRAME_READY,
-						 [SRC_EV_RUNS] = FRAME_RUNS,
-						 [SRC_EV_NEVER] = FRAME_BYE};
+	static const enum frame_type frames[] = {
+		[SRC_EV_WELCOME] = FRAME_WELCOME, [SRC_EV_READY] = FRAME_READY,
+		[SRC_EV_RUNS] = FRAME_RUNS,	  [SRC_EV_NEVER] = FRAME_BYE,
+		[SRC_EV_HAVE] = FRAME_HAVE,	  [SRC_EV_EOC] = FRAME_EOC};
 
 	if (ev == SRC_EV_CONVERGED) {
 		/* The guest goes on writing, but is fine with a long stop. */
@@ -281,10 +281,11 @@ static void cause_here(struct source_rig *r, enum source_event ev)
 void source_rig_cause(struct source_rig *r, enum source_event ev)
 {
 	uint64_t steps = r->src.fsm.steps;
+	enum source_state from = r->src.fsm.state;
 
 	cause_here(r, ev);
 	loop_until(&r->loop, r->src.fsm.steps > steps);
-	if (ev == SRC_EV_CONNECTED)
+	if (ev == SRC_EV_CONNECTED && from != SRC_PAIRING)
 		there_takes(r);
 }
 
@@ -295,6 +296,7 @@ void source_rig_reach(struct source_rig *r, enum source_state s)
 	} way[SRC_STATE_MAX] = {
 		[SRC_CONNECTING] = {SRC_IDLE, SRC_EV_START},
 		[SRC_OFFERED] = {SRC_CONNECTING, SRC_EV_CONNECTED},
+		[SRC_PAIRING] = {SRC_OFFERED, SRC_EV_WELCOME},
 		[SRC_PASSES] = {SRC_OFFERED, SRC_EV_WELCOME},
 		[SRC_DRAIN] = {SRC_PASSES, SRC_EV_CONVERGED},
 		[SRC_LAST] = {SRC_DRAIN, SRC_EV_DRAINED},
@@ -309,6 +311,8 @@ void source_rig_reach(struct source_rig *r, enum source_state s)
 		[SRC_LEFT] = {SRC_GO, SRC_EV_RUNS},
 	};
 
+	if (s == SRC_PAIRING)
+		r->conf.how = MIGRATE_HOW_AUTO;
 	if (s != SRC_IDLE) {
 		source_rig_reach(r, way[s].from);
 		if (s == SRC_PASSES) {

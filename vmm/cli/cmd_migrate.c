@@ -108,7 +108,7 @@ int cmd_migrate(const struct command_words *w)
 
 	/* Here, where nobody waits for a name server but the user. */
 	if (!r && !conf.cancel)
-		r = chan_resolve(conf.precopy, sizeof(conf.precopy), &e);
+		r = chan_resolve(conf.uri, sizeof(conf.uri), &e);
 	if (!r)
 		r = ctl_client_open(&c, w->name, CTL_SHORT_MS, &e);
 	if (r)

@@ -47,6 +47,12 @@ static json_t *set_paused(struct run *r, bool pause, struct err *e)
 			*r->ft.note ? r->ft.note : "it is about to run at the destination");
 		return NULL;
 	}
+	if (pause && dest_fills(&r->dest)) {
+		err_set(e, -EBUSY,
+			"pause: not while the VM's memory still comes in: a vCPU may wait for a "
+			"page; again when ftvmm status says that it is complete");
+		return NULL;
+	}
 	if (!pause && (r->ft.stands & (FT_STAND_USER | FT_STAND_SILENT)) == FT_STAND_SILENT) {
 		err_set(e, -EBUSY, "resume: only the arbiter's answer lets this VM go on: %s",
 			r->ft.note);
@@ -83,6 +89,10 @@ json_t *serve_snapshot(struct run *r, json_t *request, struct err *e)
 			"snapshot: not while this VM is %s: its peer would take the long pause for "
 			"a death",
 			ft_word(&r->ft));
+		return NULL;
+	}
+	if (dest_fills(&r->dest)) {
+		err_set(e, -EBUSY, "snapshot: not while the VM's memory still comes in");
 		return NULL;
 	}
 	if (source_busy(&r->source)) {

@@ -119,7 +119,8 @@ static void guest_ended(void *arg)
 	if (r->over || !primary_may_end(&r->primary) || source_stands(&r->source))
 		return;
 	if (may_reboot(r)) {
-		reboot(r);
+		if (!dest_fills(&r->dest)) /* else told again */
+			reboot(r);
 		return;
 	}
 	log_end(r);

@@ -64,8 +64,8 @@ static json_t *downtime_parts(const struct source *s)
 	json_object_set_new(o, "state", json_integer((json_int_t)(get(&st->state_ns) / 1000)));
 	json_object_set_new(o, "images", json_integer((json_int_t)(s->ready.lock_ns / 1000)));
 	json_object_set_new(o, "load", json_integer((json_int_t)(s->ready.load_ns / 1000)));
-	json_object_set_new(o, "run", microseconds(at->ready, at->ended));
-	json_object_set_new(o, "total", microseconds(at->stop, at->ended));
+	json_object_set_new(o, "run", microseconds(at->ready, at->runs));
+	json_object_set_new(o, "total", microseconds(at->stop, at->runs));
 	return o;
 }
 
@@ -79,15 +79,15 @@ static json_t *source_status(const struct source *s)
 	json_object_set_new(o, "status", json_string(result_word[s->result]));
 	json_object_set_new(o, "direction", json_string("out"));
 	json_object_set_new(o, "phase", json_string(source_desc.states[s->fsm.state]));
-	json_object_set_new(o, "uri", json_string(s->conf.precopy));
+	json_object_set_new(o, "uri", json_string(s->conf.uri));
 	json_object_set_new(o, "total-time", milliseconds(now - at->begun));
 	json_object_set_new(o, "setup-time",
 			    milliseconds(at->passes ? at->passes - at->begun : now - at->begun));
 	json_object_set_new(o, "expected-downtime",
 			    milliseconds(get(&s->passes.stats.expected_ns)));
 	json_object_set_new(o, "ram", ram_status(&s->passes.stats, s->vm));
-	if (s->result == SOURCE_DONE) {
-		json_object_set_new(o, "downtime", milliseconds(at->ended - at->stop));
+	if (at->runs) {
+		json_object_set_new(o, "downtime", milliseconds(at->runs - at->stop));
 		json_object_set_new(o, "downtime-us", downtime_parts(s));
 	}
 	if (*s->why)
@@ -99,13 +99,14 @@ static json_t *dest_status(const struct dest *d)
 {
 	const struct dest_stats *st = &d->stats;
 	bool here = d->fsm.state == DST_RUNS || d->fsm.state == DST_HERE;
+	bool listens = d->fsm.state == DST_LISTEN;
 	json_t *o = json_object(), *ram = json_object();
 
 	json_object_set_new(o, "status",
-			    json_string(here					? "completed"
-					: d->fsm.state == DST_LISTEN && *d->why ? "failed"
-					: d->fsm.state == DST_LISTEN		? "none"
-										: "active"));
+			    json_string(here		     ? "completed"
+					: listens && *d->why ? "failed"
+					: listens	     ? "none"
+							     : "active"));
 	json_object_set_new(o, "direction", json_string("in"));
 	json_object_set_new(o, "phase", json_string(dest_desc.states[d->fsm.state]));
 	json_object_set_new(o, "uri", json_string(d->ft->cfg->incoming));
@@ -117,8 +118,21 @@ static json_t *dest_status(const struct dest *d)
 	json_object_set_new(ram, "total",
 			    json_integer(d->vm->loop ? (json_int_t)d->vm->mem.bytes : 0));
 	json_object_set_new(ram, "page-size", json_integer(MEM_PAGE_SIZE));
+	if (d->pager.mem) {
+		const struct fill_counts *n = &d->pager.counts;
+
+		json_object_set_new(
+			ram, "remaining",
+			json_integer((json_int_t)(pager_left(&d->pager) << MEM_PAGE_SHIFT)));
+		json_object_set_new(ram, "postcopy-requests",
+				    json_integer((json_int_t)get(&n->wants)));
+		json_object_set_new(ram, "postcopy-pushed",
+				    json_integer((json_int_t)get(&n->pushed)));
+		json_object_set_new(ram, "postcopy-faults",
+				    json_integer((json_int_t)get(&d->pager.faults.count)));
+	}
 	json_object_set_new(o, "ram", ram);
-	if (*d->why && d->fsm.state == DST_LISTEN)
+	if (*d->why && listens)
 		json_object_set_new(o, "error-desc", json_string(d->why));
 	return o;
 }
@@ -199,6 +213,8 @@ static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
 	if (!r->has_vm)
 		return err_set(e, -EBUSY, "migrate: this side does not run the VM (state %s)",
 			       ft_word(&r->ft));
+	if (dest_fills(&r->dest))
+		return err_set(e, -EBUSY, "migrate: the VM's memory still comes in");
 	if (r->stopping)
 		return err_set(e, -EBUSY, "migrate: the VM is being stopped");
 	return source_start(&r->source, conf, e);

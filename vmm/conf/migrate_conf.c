@@ -15,13 +15,16 @@
 /* clang-format off */
 static const struct option rows[] = {
 	{ "precopy", .type = OPT_TEXT, FIELD(precopy), .metavar = "URI" },
+	{ "postcopy", .type = OPT_TEXT, FIELD(postcopy), .metavar = "URI" },
+	{ "auto", .type = OPT_TEXT, FIELD(automatic), .metavar = "URI" },
 	{ "downtime", .type = OPT_TIME, FIELD(downtime_ns), .min = MS, .max = 60000 * MS,
 	  .metavar = "TIME" },
 	{ "timeout", .type = OPT_TIME, FIELD(timeout_ns), .min = 100 * MS, .max = 86400000 * MS,
 	  .metavar = "TIME" },
-	{ "passes", .type = OPT_NUMBER, FIELD(passes), .min = 1, .max = 1000, .metavar = "N" },
+	{ "passes", .type = OPT_NUMBER, FIELD(passes), .min = 0, .max = 1000, .metavar = "N" },
 	{ "bandwidth", .type = OPT_SIZE, FIELD(bandwidth), .min = 1 << 20, .max = 1ull << 40,
 	  .metavar = "SIZE" },
+	{ "no-background", .type = OPT_FLAG, FIELD(no_background) },
 	{ "cancel", .type = OPT_FLAG, FIELD(cancel) },
 	{ "force", .type = OPT_FLAG, FIELD(force) },
 };
@@ -35,34 +38,71 @@ static void init(struct migrate_conf *c)
 		.downtime_ns = 50 * MS, .timeout_ns = 60000 * MS, .passes = MIGRATE_PASSES_ANY};
 }
 
-static int check(const struct migrate_conf *c, struct err *e)
+static int check_uri(const struct migrate_conf *c, struct err *e)
 {
 	struct err inner = {0};
 	struct chan_uri uri;
 
-	if (c->cancel && c->precopy[0])
-		return err_set(e, -EINVAL, "migrate: --cancel and --precopy exclude each other");
-	if (c->force && !c->cancel)
-		return err_set(e, -EINVAL, "migrate: --force goes with --cancel");
-	if (c->cancel)
-		return 0;
-	if (!c->precopy[0])
-		return err_set(e, -EINVAL,
-			       "migrate: where to? Give --precopy URI, on which the destination "
-			       "has --incoming, or --cancel");
-	if (!strncmp(c->precopy, "tls:", 4))
+	if (!strncmp(c->uri, "tls:", 4))
 		return err_set(e, -EINVAL,
 			       "migrate: '%s': tls is not available in this version; use tcp: in a "
 			       "private network",
-			       c->precopy);
-	if (chan_parse(c->precopy, &uri, &inner))
+			       c->uri);
+	if (chan_parse(c->uri, &uri, &inner))
 		return err_set(e, -EINVAL, "migrate: %s", inner.msg);
 	if (uri.kind != CHAN_TCP && uri.kind != CHAN_UNIX)
 		return err_set(e, -EINVAL,
 			       "migrate: '%s': the destination is connected to again when the "
 			       "link breaks; use tcp:HOST:PORT or unix:PATH",
-			       c->precopy);
+			       c->uri);
 	return 0;
+}
+
+static int check_how(struct migrate_conf *c, struct err *e)
+{
+	static const char *const name[] = {"precopy", "postcopy", "auto"};
+	const char *given[] = {c->precopy, c->postcopy, c->automatic};
+	int how = -1;
+
+	for (int i = 0; i < 3; i++) {
+		if (!given[i][0])
+			continue;
+		if (how >= 0)
+			return err_set(e, -EINVAL, "migrate: --%s and --%s exclude each other",
+				       name[how], name[i]);
+		how = i;
+	}
+	if (how < 0)
+		return err_set(e, -EINVAL,
+			       "migrate: where to? Give --precopy URI, on which the destination "
+			       "has --incoming, or --postcopy URI, --auto URI or --cancel");
+	c->how = (enum migrate_how)how;
+	snprintf(c->uri, sizeof(c->uri), "%s", given[how]);
+	return 0;
+}
+
+static int check(struct migrate_conf *c, struct err *e)
+{
+	int r;
+
+	if (c->cancel && (c->precopy[0] || c->postcopy[0] || c->automatic[0]))
+		return err_set(e, -EINVAL,
+			       "migrate: --cancel and a destination exclude each other");
+	if (c->force && !c->cancel)
+		return err_set(e, -EINVAL, "migrate: --force goes with --cancel");
+	if (c->cancel)
+		return 0;
+	r = check_how(c, e);
+	if (r)
+		return r;
+	if (c->how == MIGRATE_HOW_POSTCOPY && c->passes == MIGRATE_PASSES_ANY)
+		c->passes = 0;
+	if (c->how != MIGRATE_HOW_POSTCOPY && !c->passes)
+		return err_set(e, -EINVAL, "migrate: --passes 0 goes with --postcopy");
+	if (c->no_background && c->how == MIGRATE_HOW_PRECOPY)
+		return err_set(e, -EINVAL,
+			       "migrate: --no-background goes with --postcopy or --auto");
+	return check_uri(c, e);
 }
 
 static int set_word(struct migrate_conf *c, const char *const *words, int n, int *at, struct err *e)
@@ -118,6 +158,7 @@ int migrate_conf_request(struct migrate_conf *c, json_t *request, struct err *e)
 
 json_t *migrate_conf_json(const struct migrate_conf *c)
 {
+	static const char *const how[] = {"precopy", "postcopy", "auto"};
 	json_t *o = json_pack("{s:s}", "cmd", "migrate");
 	char text[32];
 
@@ -126,7 +167,7 @@ json_t *migrate_conf_json(const struct migrate_conf *c)
 		json_object_set_new(o, "force", json_boolean(c->force));
 		return o;
 	}
-	if (json_object_set_new(o, "precopy", json_string(c->precopy))) {
+	if (json_object_set_new(o, how[c->how], json_string(c->uri))) {
 		json_decref(o);
 		return NULL;
 	}
@@ -136,6 +177,8 @@ json_t *migrate_conf_json(const struct migrate_conf *c)
 	json_object_set_new(o, "timeout", json_string(text));
 	if (c->passes != MIGRATE_PASSES_ANY)
 		json_object_set_new(o, "passes", json_integer(c->passes));
+	if (c->no_background)
+		json_object_set_new(o, "no-background", json_true());
 	if (c->bandwidth)
 		json_object_set_new(o, "bandwidth", json_integer((json_int_t)c->bandwidth));
 	return o;

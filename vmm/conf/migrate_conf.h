@@ -13,14 +13,28 @@
 
 #define MIGRATE_PASSES_ANY UINT32_MAX
 
+enum migrate_how {
+	MIGRATE_HOW_PRECOPY,
+	MIGRATE_HOW_POSTCOPY,
+	MIGRATE_HOW_AUTO, /* precopy, and postcopy when that does not converge */
+};
+
 struct migrate_conf {
-	char precopy[300];    /* URI of the destination */
+	/* URI of the destination, in the one that says how; then in uri */
+	char precopy[300], postcopy[300], automatic[300];
+	char uri[300];
+	enum migrate_how how;
 	uint64_t downtime_ns; /* default 50 ms: the VM is switched when the rest takes no longer */
 	uint64_t timeout_ns;  /* default 60 s: not switched by then, it is given up */
-	uint32_t passes;      /* over memory before it is given up; default: any number */
-	uint64_t bandwidth;   /* bytes a second while the guest runs; 0: as fast as it goes */
-	bool cancel;	      /* give up the one that is under way */
-	bool force;	      /* with cancel: the user says that the VM does not run elsewhere */
+	/*
+	 * Over memory, and then: precopy is given up, postcopy switches. Default: any number, and 0
+	 * with postcopy.
+	 */
+	uint32_t passes;
+	bool no_background; /* postcopy: what is not asked for is not sent */
+	uint64_t bandwidth; /* bytes a second while the guest runs; 0: as fast as it goes */
+	bool cancel;	    /* give up the one that is under way */
+	bool force;	    /* with cancel: the user says that the VM does not run elsewhere */
 };
 
 /* Words behind the VM's name, as "--downtime", "50ms". */

@@ -27,6 +27,8 @@ static int flush(const struct ram_pass *p)
 
 static int send_page(const struct ram_pass *p, uint64_t page, const uint64_t *copy)
 {
+	if (p->sent)
+		dirty_set(p->sent, page);
 	if (p->pages)
 		__atomic_fetch_add(p->pages, 1, __ATOMIC_RELAXED);
 	return page_out_add(p->out, page, (const uint8_t *)copy, NULL) ? flush(p) : 0;

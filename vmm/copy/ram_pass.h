@@ -21,7 +21,8 @@ struct ram_pass {
 	/* After each frame, and every now and then; if not 0, the pass ends with it. Or NULL. */
 	int (*between)(void *arg);
 	void *arg;
-	bool still; /* the guest stands, and this is the last pass: nothing is protected */
+	uint64_t *sent; /* a bit for each page that goes out; or NULL */
+	bool still;	/* the guest stands, and this is the last pass: nothing is protected */
 };
 
 /* Every page that is not zero, to a receiver whose memory is. */

@@ -161,6 +161,13 @@ void vm_start(struct vm *vm)
 	vm_resume(vm);
 }
 
+void vm_halt(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->run.lock);
+	vm_kick_vcpus(vm);
+	pthread_mutex_unlock(&vm->run.lock);
+}
+
 /* Every vCPU thread does this for itself; parked threads only. */
 int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e)
 {

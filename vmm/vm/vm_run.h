@@ -49,5 +49,7 @@ int vm_pause(struct vm *vm, struct err *e);
 void vm_resume(struct vm *vm);
 /* The same for a VM that was built and not loaded. */
 void vm_start(struct vm *vm);
+/* No vCPU goes on, for good, and nobody waits for it: before vm_destroy(). */
+void vm_halt(struct vm *vm);
 
 #endif

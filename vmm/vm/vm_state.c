@@ -72,6 +72,30 @@ void vm_commit(struct vm *vm)
 		memcpy(s->items[i].pod, s->scratch[i].pod, s->items[i].desc->size);
 }
 
+/*
+ * What KVM and the guest share by an address in an MSR: setting it has KVM look there. Linux,
+ * Documentation/virt/kvm/x86/msr.rst.
+ */
+static bool is_shared_page(uint32_t msr)
+{
+	return msr == 0x11 || msr == 0x12 ||		 /* wall clock, system time: old */
+	       (msr >= 0x4b564d00 && msr <= 0x4b564d04); /* and new; async PF, steal, EOI */
+}
+
+bool vm_load_ready(struct vm *vm)
+{
+	bool ready = true;
+
+	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
+		const struct vcpu_state *s = &vm->vcpus[i].state;
+
+		for (uint32_t n = 0; n < s->nmsrs; n++)
+			if (is_shared_page(s->msrs[n].index) && s->msrs[n].data)
+				ready &= mem_ready(&vm->mem, s->msrs[n].data & ~63ull, 128);
+	}
+	return ready;
+}
+
 int vm_try_load(struct vm *vm, struct err *e)
 {
 	int r = vm_ask_vcpus(vm, VCPU_TRY_LOAD, e);

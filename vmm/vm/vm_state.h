@@ -6,6 +6,7 @@
 #ifndef VMM_VM_STATE_H
 #define VMM_VM_STATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,10 @@ void vm_commit(struct vm *vm);
  * advance_ns: how long ago the guest was what is loaded, if its time went on meanwhile.
  */
 int vm_load(struct vm *vm, uint64_t advance_ns, struct err *e);
+/*
+ * Has all come that vm_load() has KVM write to? Else it is asked for (mem_ready()). Loop thread.
+ */
+bool vm_load_ready(struct vm *vm);
 /* The same, but guest memory stays as it is: will this host take the state? */
 int vm_try_load(struct vm *vm, struct err *e);
 

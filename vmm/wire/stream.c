@@ -43,6 +43,8 @@ static const struct {
 	[FRAME_WANT] = {"want", 8u << 10},
 	[FRAME_REMOVED] = {"removed", 16u << 10},
 	[FRAME_EOS] = {"eos", 64},
+	[FRAME_EOC] = {"eoc", 64},
+	[FRAME_HAVE] = {"have", 64u << 10},
 };
 
 _Static_assert(sizeof(struct frame_hdr) == 40, "the wire has no padding");

@@ -68,6 +68,8 @@ enum frame_type {
 	FRAME_WANT,    /* pages that somebody waits for */
 	FRAME_REMOVED, /* runs of pages that need not be sent */
 	FRAME_EOS,     /* no page is left to send */
+	FRAME_EOC,     /* to that: all of them have come */
+	FRAME_HAVE,    /* to an ask: it runs, and has these pages */
 	FRAME_TYPE_MAX,
 };
 

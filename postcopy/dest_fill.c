@@ -1,0 +1,185 @@
+/* Postcopy: the VM runs here, and its memory comes in; also when the link is lost meanwhile. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "postcopy/dest_do.h"
+#include "vmm/base/log.h"
+#include "vmm/wire/chan.h"
+
+#define LINK_MS 10000 /* TCP_USER_TIMEOUT */
+#define SAY_NS	1000000000ull
+
+/* --- the pager -------------------------------------------------------------------------------- */
+
+static void news(struct loop_op *op, int res)
+{
+	struct dest *d = op->arg;
+	unsigned events;
+	char why[256];
+	uint64_t n;
+
+	if (read(d->pager_fd, &n, sizeof(n)) != sizeof(n) || !d->pager.mem)
+		return;
+	events = pager_events(&d->pager);
+	if (events & PAGER_ARRIVED && fsm_expects(&d->fsm, DST_EV_ARRIVED))
+		dest_post(d, DST_EV_ARRIVED);
+	if (d->pager.mem && events & (PAGER_LOST | PAGER_FAILED)) {
+		pager_why(&d->pager, why, sizeof(why));
+		dest_lose(d, why);
+	}
+	dest_look_whether_complete(d);
+}
+
+static int open_news(struct dest *d, struct err *e)
+{
+	if (d->pager_fd >= 0)
+		return 0;
+	d->pager_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->pager_fd < 0)
+		return err_sys(e, "eventfd");
+	d->pager_op = (struct loop_op){.fn = news, .arg = d};
+	return loop_poll_add(d->ft->loop, &d->pager_op, d->pager_fd, POLLIN)
+		       ? err_set(e, -ENOSPC, "event loop is full")
+		       : 0;
+}
+
+int dest_open_pager(struct dest *d, struct err *e)
+{
+	int r = open_news(d, e);
+
+	return r ? r : pager_open(&d->pager, &d->vm->mem, d->pager_fd, e);
+}
+
+static void take_pair(struct dest *d)
+{
+	door_take(d->caller, &d->urgent);
+	chan_set_options(d->urgent.fd, LINK_MS);
+	if (dest_say(d, FRAME_WELCOME, NULL, 0))
+		dest_lose(d, "source: connection broken");
+}
+
+void dest_pair(void *arg)
+{
+	take_pair(arg);
+}
+
+/* Asked for, and waited for by an event: the loop itself may not sleep in a fault. */
+void dest_try_load(void *arg)
+{
+	struct dest *d = arg;
+
+	if (!d->pager.mem || vm_load_ready(d->vm))
+		dest_load_now(d);
+}
+
+/* --- it runs ---------------------------------------------------------------------------------- */
+
+void dest_arrived(void *arg)
+{
+	struct dest *d = arg;
+
+	vm_arrived(d->vm);
+}
+
+void dest_look_whether_complete(struct dest *d)
+{
+	if (d->fsm.state == DST_FILL && d->pager.mem && pager_complete(&d->pager))
+		dest_post(d, DST_EV_COMPLETE);
+}
+
+void dest_complete(void *arg)
+{
+	struct dest *d = arg;
+	struct faults *f = &d->pager.faults;
+
+	log_info("postcopy: all of the memory is here: %llu pages asked for, %llu pushed, %llu of "
+		 "zeros, %llu twice; %llu faults, p50 %.0f us, p99 %.0f us, max %.0f us",
+		 (unsigned long long)d->pager.counts.urgent,
+		 (unsigned long long)d->pager.counts.pushed,
+		 (unsigned long long)d->pager.counts.zero,
+		 (unsigned long long)d->pager.counts.twice, (unsigned long long)f->count,
+		 (double)faults_percentile_ns(f, 50) / 1e3,
+		 (double)faults_percentile_ns(f, 99) / 1e3, (double)f->max_ns / 1e3);
+	/* Before the urgent link ends, which the source may see at once. */
+	if (dest_say(d, FRAME_EOC, NULL, 0))
+		dest_lose(d, "source: connection broken");
+	pager_finish(&d->pager);
+	stream_done(&d->urgent);
+	vm_arrived(d->vm);
+	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
+	vm_tell_end(d->vm); /* what waited for this */
+}
+
+/* --- the link is lost ------------------------------------------------------------------------- */
+
+void dest_cut(void *arg)
+{
+	struct dest *d = arg;
+	char note[400];
+
+	snprintf(
+		note, sizeof(note),
+		"postcopy: link lost: %.200s; %llu pages have not come, and who touches one waits; "
+		"the source connects again",
+		d->why, (unsigned long long)pager_left(&d->pager));
+	log_error("%s", note);
+	ft_set(d->ft, FT_HERE, FT_NONE, note);
+}
+
+static int say_have(struct dest *d)
+{
+	uint64_t words = (d->vm->mem.npages + 63) / 64;
+	uint64_t *bits = malloc(WIRE_HAVE_WORDS * sizeof(*bits));
+	int r = bits ? 0 : -ENOMEM;
+
+	for (uint64_t w = 0; w < words && !r; w += WIRE_HAVE_WORDS) {
+		uint64_t n = words - w < WIRE_HAVE_WORDS ? words - w : WIRE_HAVE_WORDS;
+		struct wire_have have = {w, (uint32_t)n, w + n == words};
+		struct iovec iov[2] = {{&have, sizeof(have)}, {bits, n * sizeof(*bits)}};
+
+		have_bitmap(&d->pager.have, w, n, bits);
+		r = stream_send(&d->link, FRAME_HAVE, 0, iov, 2, loop_now_ns() + SAY_NS);
+	}
+	free(bits);
+	return r;
+}
+
+/* A source that asks has lost the old link, whatever is thought of that here. */
+void dest_have(void *arg)
+{
+	struct dest *d = arg;
+
+	dest_close_link(d);
+	door_take(d->caller, &d->link);
+	chan_set_options(d->link.fd, LINK_MS);
+	if (say_have(d))
+		dest_lose(d, "source: connection broken");
+	else
+		dest_listen_to_link(d);
+}
+
+void dest_mend(void *arg)
+{
+	struct dest *d = arg;
+
+	take_pair(d);
+	if (!dest_has_link(d))
+		return;
+	pager_again(&d->pager, &d->urgent);
+	log_info("postcopy: the link is back; %llu pages have not come",
+		 (unsigned long long)pager_left(&d->pager));
+	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
+}
+
+void dest_end_of_fill(void *arg)
+{
+	struct dest *d = arg;
+
+	if (dest_has_link(d))
+		dest_say(d, FRAME_EOC, NULL, 0);
+}

@@ -1,0 +1,239 @@
+/*
+ * Postcopy: the VM runs at the destination, and what it lacks is here. Two threads send it: urgent,
+ * what somebody waits for there, on a link of its own; push, all else. A link that is lost changes
+ * nothing: it is connected again, the destination says what it has, and the rest is sent.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "postcopy/source_do.h"
+#include "vmm/base/log.h"
+
+#define RETRY_NS  500000000ull
+#define ANSWER_NS 2000000000ull
+
+static void news(struct loop_op *op, int res)
+{
+	struct source *s = op->arg;
+	const char *why = "";
+	uint64_t n;
+
+	if (read(s->serve_fd, &n, sizeof(n)) != sizeof(n) || s->link.fd < 0)
+		return;
+	/* Behind EOS the urgent link may end first: what became of it the main one says. */
+	if (__atomic_load_n(&s->push.eos, __ATOMIC_ACQUIRE)) {
+		if (s->fsm.state == SRC_SERVE)
+			source_post(s, SRC_EV_SENT);
+	} else if (s->urgent.running && urgent_error(&s->urgent, &why)) {
+		char text[200];
+
+		snprintf(text, sizeof(text), "urgent link: %s", why);
+		source_lose(s, text);
+	} else if (s->push.running && push_error(&s->push)) {
+		source_lose(s, "link broken");
+	}
+}
+
+static int open_news(struct source *s, struct err *e)
+{
+	if (s->serve_fd >= 0)
+		return 0;
+	s->serve_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->serve_fd < 0)
+		return err_sys(e, "eventfd");
+	s->serve_op = (struct loop_op){.fn = news, .arg = s};
+	return loop_poll_add(s->ft->loop, &s->serve_op, s->serve_fd, POLLIN)
+		       ? err_set(e, -ENOSPC, "event loop is full")
+		       : 0;
+}
+
+/* --- what is to be sent -----------------------------------------------------------------------
+ */
+
+struct runs {
+	struct wire_map *map;
+	uint32_t n, cap;
+};
+
+static int add_void(struct runs *r, uint64_t page)
+{
+	struct wire_map *last = r->n ? &r->map[r->n - 1] : NULL;
+
+	if (last && last->page + last->count == page && last->count < WIRE_MAP_PAGES) {
+		last->count++;
+		return 0;
+	}
+	if (r->n == r->cap) {
+		uint32_t cap = r->cap ? 2 * r->cap : 256;
+		struct wire_map *map = realloc(r->map, cap * sizeof(*map));
+
+		if (!map)
+			return -ENOMEM;
+		r->map = map;
+		r->cap = cap;
+	}
+	r->map[r->n++] = (struct wire_map){.page = page, .count = 1, .kind = WIRE_MAP_DROP};
+	return 0;
+}
+
+/* Sent and not written since: it has that. What was sent and written since is void. */
+static int split(struct source *s, struct runs *runs)
+{
+	const uint64_t *sent = s->passes.sent;
+	int r = dirty_get(&s->dirty);
+
+	for (uint64_t w = 0; w < s->dirty.nwords && !r; w++) {
+		uint64_t dirty = s->dirty.bits[w];
+
+		unsent_peer_has(&s->unsent, w, sent[w] & ~dirty);
+		for (uint64_t bad = sent[w] & dirty; bad && !r; bad &= bad - 1)
+			r = add_void(runs, w * 64 + (uint64_t)__builtin_ctzll(bad));
+	}
+	return r;
+}
+
+int source_prepare_serving(struct source *s, struct err *e)
+{
+	struct runs runs = {0};
+	int r = open_news(s, e);
+
+	if (r)
+		return r;
+	unsent_done(&s->unsent);
+	r = unsent_init(&s->unsent, s->vm->mem.npages, true);
+	if (!r && s->conf.passes)
+		r = split(s, &runs);
+	free(s->maps);
+	s->maps = runs.map;
+	s->passes.maps = runs.map;
+	s->passes.nmaps = runs.n;
+	if (r)
+		return err_set(e, r, "postcopy: what is to be sent: %s", strerror(-r));
+	/* What loading the state touches there is asked for before it runs. */
+	return urgent_start(&s->urgent, &s->vm->mem, &s->unsent, &s->pair, s->serve_fd, e);
+}
+
+void source_end_serving(struct source *s)
+{
+	push_stop(&s->push);
+	urgent_stop(&s->urgent);
+	stream_done(&s->pair);
+}
+
+/* --- serve ------------------------------------------------------------------------------------ */
+
+static void push(struct source *s)
+{
+	struct err e = {0};
+
+	s->push.background = !s->conf.no_background;
+	s->push.rate = s->conf.bandwidth;
+	if (push_start(&s->push, &s->passes.out, &s->urgent, s->serve_fd, &e))
+		source_lose(s, e.msg);
+}
+
+void source_serve(void *arg)
+{
+	struct source *s = arg;
+
+	source_no_timers(s);
+	s->at.runs = loop_now_ns();
+	source_log_downtime(s);
+	dirty_stop(&s->dirty);
+	s->ft->life = FT_ELSEWHERE;
+	push(s);
+}
+
+void source_stays(void *arg)
+{
+	struct source *s = arg;
+
+	log_warn("the VM runs at %s and needs what is here: this process ends when all of it is "
+		 "there",
+		 s->conf.uri);
+}
+
+/* --- the link is lost ------------------------------------------------------------------------- */
+
+static void cut(struct source *s)
+{
+	source_close_link(s);
+	source_timer(s, RETRY_NS);
+}
+
+void source_cut(void *arg)
+{
+	struct source *s = arg;
+	char note[400];
+
+	cut(s);
+	snprintf(
+		note, sizeof(note),
+		"postcopy: link lost: %.250s; the VM runs at the destination and lacks %llu pages; "
+		"connecting again",
+		s->why, (unsigned long long)s->unsent.left);
+	log_error("%s", note);
+	ft_set(s->ft, FT_HERE, FT_NONE, note); /* PAUSED: nobody can have it run here */
+}
+
+void source_cut_again(void *arg)
+{
+	cut(arg);
+}
+
+int source_take_have(struct source *s, const struct frame *f)
+{
+	uint64_t words = (s->vm->mem.npages + 63) / 64;
+	struct wire_have w;
+
+	if (f->length < sizeof(w) || !s->passes.lazy ||
+	    (s->fsm.state != SRC_ASKED && s->fsm.state != SRC_CUT_ASKED))
+		return -EBADMSG;
+	memcpy(&w, f->data, sizeof(w));
+	if (f->length != sizeof(w) + w.nwords * 8ull || w.word > words ||
+	    w.nwords > words - w.word || w.last > 1)
+		return -EBADMSG;
+	for (uint32_t i = 0; i < w.nwords; i++) {
+		uint64_t had;
+
+		memcpy(&had, f->data + sizeof(w) + i * 8ull, sizeof(had));
+		unsent_peer_has(&s->unsent, w.word + i, had);
+	}
+	if (w.last && w.word + w.nwords != words)
+		return -EBADMSG;
+	return (int)w.last;
+}
+
+void source_mend(void *arg)
+{
+	struct source *s = arg;
+
+	if (!s->at.runs) {
+		s->at.runs = loop_now_ns();
+		dirty_stop(&s->dirty);
+		s->result = SOURCE_ACTIVE;
+	}
+	source_timer(s, ANSWER_NS);
+	source_dial(s);
+}
+
+void source_serve_again(void *arg)
+{
+	struct source *s = arg;
+	struct err e = {0};
+
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	s->why[0] = 0;
+	log_info("postcopy: the link is back; the destination lacks %llu pages",
+		 (unsigned long long)s->unsent.left);
+	ft_set(s->ft, FT_ELSEWHERE, FT_MIGRATING, NULL);
+	if (urgent_start(&s->urgent, &s->vm->mem, &s->unsent, &s->pair, s->serve_fd, &e))
+		source_lose(s, e.msg);
+	else
+		push(s);
+}
