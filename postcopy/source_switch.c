@@ -106,6 +106,7 @@ void source_go_early(void *arg)
 	struct source *s = arg;
 
 	s->at.sent = loop_now_ns();
+	step_reached(STEP_MIG_SENT);
 	source_go(s);
 }
 
