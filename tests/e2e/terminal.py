@@ -1,4 +1,4 @@
-"""Somebody at the guest's console."""
+"""Somebody at the guest's console, or nobody."""
 
 import os
 import pty
@@ -54,3 +54,34 @@ class Terminal:
         except subprocess.TimeoutExpired:
             self.proc.kill()
             self.proc.wait()
+
+
+class Fifo:
+    """What a process writes to, and its reader, who reads when told."""
+
+    def __init__(self, lab, name):
+        self.path, self.seen = lab.path(name), b""
+        os.mkfifo(self.path)
+        self.fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        lab.closing.append(self)
+
+    def fill(self):
+        junk = b"." * 4096
+        try:
+            while True:
+                os.write(self.fd, junk)
+        except BlockingIOError:
+            pass
+
+    def read_until(self, accept, what, seconds=10):
+        d = ftlab.Deadline(seconds)
+        while not accept():
+            ready, _, _ = select.select([self.fd], [], [], 0.1)
+            self.seen += os.read(self.fd, 65536) if ready else b""
+            d.check(f"{what}, after {self.seen[-300:]}")
+
+    def wait(self, pattern, seconds=10):
+        self.read_until(lambda: re.search(pattern, self.seen), pattern, seconds)
+
+    def close(self):
+        os.close(self.fd)

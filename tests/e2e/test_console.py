@@ -8,7 +8,7 @@ import socket
 
 import ftlab
 from ftlab import GUESTS, Pair, Vm, expect
-from terminal import Terminal
+from terminal import Fifo, Terminal
 from testlib import test
 
 
@@ -108,37 +108,6 @@ def console_clients(lab):
         expect(reader.readline().strip() == b"%0100d" % (7999 - i), f"line {i}")
     vm.wait_log("a client does not read; dropped")
     expect(vm.state() == "RUNNING", vm.state())
-
-
-class Fifo:
-    """What a process writes to, and its reader, who reads when told."""
-
-    def __init__(self, lab, name):
-        self.path, self.seen = lab.path(name), b""
-        os.mkfifo(self.path)
-        self.fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
-        lab.closing.append(self)
-
-    def fill(self):
-        junk = b"." * 4096
-        try:
-            while True:
-                os.write(self.fd, junk)
-        except BlockingIOError:
-            pass
-
-    def read_until(self, accept, what, seconds=10):
-        d = ftlab.Deadline(seconds)
-        while not accept():
-            ready, _, _ = select.select([self.fd], [], [], 0.1)
-            self.seen += os.read(self.fd, 65536) if ready else b""
-            d.check(f"{what}, after {self.seen[-300:]}")
-
-    def wait(self, pattern, seconds=10):
-        self.read_until(lambda: re.search(pattern, self.seen), pattern, seconds)
-
-    def close(self):
-        os.close(self.fd)
 
 
 @test(90)
