@@ -36,6 +36,7 @@ VCPU = {
     "epochs": figures_ft.epochs,
     "bytes": figures_ft.sent_bytes,
     "kill": figures_ft.kill,
+    "worst": figures_ft.worst,
     "latency": figures_vm.latency,
     "stream": figures_vm.stream,
 }

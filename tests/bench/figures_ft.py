@@ -2,12 +2,15 @@
 
 from benchlib import (EPOCH_MS, QemuVm, Writer, floor_us, ftlab, has_qemu, median, memcpy_us, percentile, plain,
                       protected, record_ms, rounds, run_epochs, slowly)
+import test_worst
 
 IDLE_EPOCHS = 400
 LOAD_EPOCHS = 150
 PAIRS = 7
 KILLS = 24
 FLOORS = 200  # rounds of a floor
+NAPS = 3000  # of a millisecond
+WORST_SECONDS = 20
 
 
 def pause(lab, report):
@@ -156,6 +159,24 @@ def kill(lab, report):
     for pct in (50, 99):
         report.add(f"takeover p{pct}", "ms", percentile(takeover, pct), "<= 5 ms",
                    percentile(takeover, pct) <= 5, floor=record[pct], kills=kills)
+
+
+def worst(lab, report):
+    """how long the loop is away: the worst guest, a busy machine, nobody who reads log or console; either side"""
+    guest = test_worst.WorstPair(lab)
+    guest.protect()
+    guest.make_busy()
+    a = guest.pair.vm["A"]
+    a.call("pause")
+    low = floor_us("nap", NAPS)
+    a.call("resume")
+    sides = dict(zip("AB", guest.watch(ftlab.work(WORST_SECONDS))))
+    guest.pair.end()
+    ms = {k: {host: s["loop_away_us"][k] / 1e3 for host, s in sides.items()} for k in ("p99", "max")}
+    for k in ("p99", "max"):
+        ours = max(ms[k].values())
+        report.add(f"loop away {k}, worst guest", "ms", ours, *(("<= 20 ms", ours <= 20) if k == "max" else ()),
+                   floor=low[k + "_us"] / 1e3, sides=ms[k])
 
 
 def run_epochs_of(vm, count):

@@ -10,6 +10,8 @@
  *		there and back over one loopback connection, 40 bytes each way
  *	floors kick ROUNDS
  *		a signal takes a thread out of a system call, until it has said so
+ *	floors nap ROUNDS
+ *		how late a thread of the loop's priority wakes from a millisecond's sleep
  *	floors death ROUNDS
  *		SIGKILL of a process until another sees the end of its connection
  */
@@ -19,6 +21,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -38,6 +41,7 @@
 #define FAR	 7919u /* prime: neighbours are far apart, all RAM is used */
 #define CHUNK	 (256u << 10)
 #define NS_PER_S 1000000000ull
+#define NAP_NS	 1000000
 
 static uint64_t now_ns(void)
 {
@@ -203,7 +207,8 @@ static int run_tcp(double seconds)
 	return 0;
 }
 
-/* --- rtt, kick, death ------------------------------------------------------------------------- */
+/* --- rtt, kick, nap, death
+ * ------------------------------------------------------------------------- */
 
 static uint64_t *new_samples(unsigned rounds)
 {
@@ -219,8 +224,8 @@ static uint64_t *new_samples(unsigned rounds)
 static void print_samples(uint64_t *ns, unsigned rounds)
 {
 	qsort(ns, rounds, sizeof(*ns), compare);
-	printf("{\"rounds\": %u, \"p50_us\": %.2f, \"p99_us\": %.2f}\n", rounds,
-	       ns[rounds / 2] / 1e3, ns[(rounds - 1) * 99 / 100] / 1e3);
+	printf("{\"rounds\": %u, \"p50_us\": %.2f, \"p99_us\": %.2f, \"max_us\": %.2f}\n", rounds,
+	       ns[rounds / 2] / 1e3, ns[(rounds - 1) * 99 / 100] / 1e3, ns[rounds - 1] / 1e3);
 	free(ns);
 }
 
@@ -323,6 +328,25 @@ static int run_kick(unsigned rounds)
 	return 0;
 }
 
+static int run_nap(unsigned rounds)
+{
+	uint64_t *ns = new_samples(rounds);
+	struct sched_param p = {.sched_priority = 1};
+
+	if (sched_setscheduler(0, SCHED_RR, &p))
+		fprintf(stderr, "floors: at an ordinary priority: %s\n", strerror(errno));
+	for (unsigned r = 0; r < rounds; r++) {
+		struct timespec rest = {.tv_nsec = NAP_NS};
+		uint64_t due = now_ns() + NAP_NS, now;
+
+		nanosleep(&rest, NULL);
+		now = now_ns();
+		ns[r] = now > due ? now - due : 0;
+	}
+	print_samples(ns, rounds);
+	return 0;
+}
+
 static int run_death(unsigned rounds)
 {
 	uint64_t *ns = new_samples(rounds);
@@ -367,10 +391,12 @@ int main(int argc, char **argv)
 		return run_rtt((unsigned)atoi(argv[2]));
 	if (argc == 3 && !strcmp(argv[1], "kick"))
 		return run_kick((unsigned)atoi(argv[2]));
+	if (argc == 3 && !strcmp(argv[1], "nap"))
+		return run_nap((unsigned)atoi(argv[2]));
 	if (argc == 3 && !strcmp(argv[1], "death"))
 		return run_death((unsigned)atoi(argv[2]));
 	fprintf(stderr,
 		"usage: floors memcpy row|scattered PAGES ROUNDS REST_US | floors tcp SECONDS | "
-		"floors rtt|kick|death ROUNDS\n");
+		"floors rtt|kick|nap|death ROUNDS\n");
 	return 2;
 }
