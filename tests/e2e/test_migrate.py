@@ -205,7 +205,9 @@ def migrate_client(lab):
                        (["--precopy", "file:/x"], "file"), (["--precopy", "fd:3"], "connected to again"),
                        (["--downtime", "1s"], "where to"), (["--precopy", uri, "--passes", "0"], "passes"),
                        (["--precopi", uri], "nearest is --precopy"), (["--precopy", "tls:a:1"], "tls is not"),
-                       (["--precopy", uri, "--bandwidth", "1K"], "bandwidth"), (["--force"], "--cancel"),
+                       (["--precopy", uri, "--bandwidth", "1K"], "bandwidth"), (["--force"], "--cancel"), (["--precopy", uri, "--postcopy", uri], "exclude"),
+                       (["--precopy", uri, "--no-background"], "goes with --postcopy"),
+                       (["--auto", uri, "--passes", "0"], "goes with --postcopy"),
                        (["--cancel", "--force"], "none is")):
         code, out, err = client(lab, move.vm, *args)
         expect(code in (1, 2) and word in err and not out, f"{args}: {code}: {out}{err}")

@@ -35,8 +35,9 @@ static const struct command commands[] = {
 	{ "console", "NAME", "a terminal at the guest's serial port", .ask = cmd_console },
 	{ "failover", "NAME [--json]", "hand a protected VM over to its secondary",
 	  .ask = cmd_failover, .serve = serve_failover },
-	{ "migrate", "NAME --precopy URI|--cancel [--downtime TIME] [--timeout TIME] [--passes N] "
-		     "[--bandwidth SIZE] [--force] [--json]",
+	{ "migrate", "NAME --precopy URI|--postcopy URI|--auto URI|--cancel [--downtime TIME] "
+		     "[--timeout TIME] [--passes N] [--bandwidth SIZE] [--no-background] [--force] "
+		     "[--json]",
 	  "move a VM to an ftvmm run --incoming, or give that up",
 	  .ask = cmd_migrate, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .takes_options = true,
 	  .serve = serve_migrate },
