@@ -26,13 +26,13 @@ void faults_begin(struct faults *f, uint32_t tid, uint64_t page, uint64_t now_ns
 
 	pthread_mutex_lock(&f->lock);
 	t = find(f, tid);
-	f->count++;
+	__atomic_fetch_add(&f->count, 1, __ATOMIC_RELEASE);
 	t->count++;
 	/* The kernel may tell of one fault twice, after a signal. */
 	if (!t->since_ns) {
 		t->page = page;
 		t->since_ns = now_ns;
-		f->waiting++;
+		__atomic_fetch_add(&f->waiting, 1, __ATOMIC_RELEASE);
 	}
 	pthread_mutex_unlock(&f->lock);
 }
@@ -43,10 +43,10 @@ static void end_one(struct faults *f, struct faults_thread *t, uint64_t now_ns)
 
 	t->blocked_ns += ns;
 	t->since_ns = 0;
-	f->waiting--;
 	f->ring[f->done++ % FAULTS_RING] = ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
 	if (ns > f->max_ns)
-		f->max_ns = ns;
+		__atomic_store_n(&f->max_ns, ns, __ATOMIC_RELEASE);
+	__atomic_fetch_sub(&f->waiting, 1, __ATOMIC_RELEASE);
 }
 
 void faults_end(struct faults *f, uint64_t page, uint64_t now_ns)

@@ -18,8 +18,8 @@ struct faults_thread {
 };
 
 struct faults {
-	pthread_mutex_t lock; /* a leaf; readers of single numbers do without */
-	uint64_t count;
+	pthread_mutex_t lock; /* of ring and threads; a leaf */
+	uint64_t count;	      /* atomic, as the next two */
 	uint64_t max_ns;
 	uint64_t waiting;	    /* threads that wait now */
 	uint32_t ring[FAULTS_RING]; /* ns of the last ones, saturated */

@@ -61,9 +61,9 @@ int fill_zero(struct fill *f, uint64_t page)
 	int r;
 
 	if (have_claim_zero(f->have, page))
-		return give_zeros(f, page);
-	/* What has come may have been given back since; and what is there only wants the wake. */
-	r = uffd_zero(f->uffd, f->mem, page, &exist);
+		r = give_zeros(f, page);
+	else /* it may have been given back since; and what is there only wants the wake */
+		r = uffd_zero(f->uffd, f->mem, page, &exist);
 	if (!r)
 		faults_end(f->faults, page, loop_now_ns());
 	return r;

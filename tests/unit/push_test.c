@@ -211,7 +211,7 @@ static void all_of_it_once(void **state)
 	assert_int_equal(eos.pushed, pushed_pages);
 	assert_int_equal(eos.zero, zero_pages);
 	assert_int_equal(eos.urgent, 0);
-	assert_true(push.eos);
+	UNTIL(__atomic_load_n(&push.eos, __ATOMIC_ACQUIRE));
 	assert_int_equal(push_error(&push), 0);
 	/* Ended: its link is not shut by stopping. */
 	push_stop(&push);
