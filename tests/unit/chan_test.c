@@ -643,6 +643,34 @@ static void odd_files_are_refused(void **state)
 	assert_int_equal(chan_file_create("/nonexistent/x", NULL), -ENOENT);
 }
 
+/* However much a reader could be given in advance. */
+static void tcp_can_be_shallow(void **state)
+{
+	static uint8_t block[64 << 10];
+	struct chan_uri u;
+	int lfd = listen_tcp("127.0.0.1", &u), a = chan_connect(&u, 20000, NULL);
+	int b = accept_wait(lfd);
+	struct chan out = chan_of(a), in = chan_of(b);
+	uint64_t bytes = 0;
+	ssize_t n;
+
+	chan_shallow(&out);
+	chan_shallow(&in);
+	for (int waits = 0; waits < 5;) { /* until for a while no more goes in */
+		struct iovec iov = {block, sizeof(block)};
+
+		n = out.ops->write(&out, &iov, 1);
+		waits = n > 0 ? 0 : waits + 1;
+		bytes += n > 0 ? (uint64_t)n : 0;
+		if (n < 0)
+			out.ops->wait(&out, loop_now_ns() + 20000000);
+	}
+	assert_in_range(bytes, 64 << 10, 2 << 20);
+	close(a);
+	close(b);
+	close(lfd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -660,6 +688,7 @@ int main(void)
 		cmocka_unit_test(writes_are_whole),
 		cmocka_unit_test(writes_end_at_the_deadline),
 		cmocka_unit_test(tcp_is_corked_measured_and_shut),
+		cmocka_unit_test(tcp_can_be_shallow),
 		cmocka_unit_test(other_channels_are_not),
 		cmocka_unit_test(files_appear_only_whole),
 		cmocka_unit_test(odd_files_are_refused),

@@ -12,7 +12,9 @@
 
 #include "vmm/base/loop.h"
 
-#define WRITE_IOV 64
+#define WRITE_IOV      64
+#define SHALLOW_BYTES  (128u << 10)
+#define SHALLOW_RTT_US 500
 
 int chan_wait_fd(int fd, short events, uint64_t deadline_ns)
 {
@@ -98,6 +100,25 @@ static uint64_t socket_rate(const struct chan *c)
 	return getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &ti, &len) ? 0 : ti.tcpi_delivery_rate;
 }
 
+/*
+ * TCP by itself lets tens of megabytes wait for a slow reader: 6 ms on a fast link. At the writer's
+ * end only what is not sent is bounded, so that a long link is still filled; at the reader's the
+ * window, unless it is for the length of the link.
+ */
+static void socket_shallow(struct chan *c)
+{
+	int bytes = SHALLOW_BYTES, window = 2 * SHALLOW_BYTES;
+	struct tcp_info ti;
+	socklen_t len = sizeof(ti);
+
+	memset(&ti, 0, sizeof(ti));
+	if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &ti, &len))
+		return; /* a UNIX socket is no deeper than that */
+	setsockopt(c->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof(bytes));
+	if (ti.tcpi_rtt < SHALLOW_RTT_US)
+		setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &window, sizeof(window));
+}
+
 static void socket_shut(struct chan *c)
 {
 	shutdown(c->fd, SHUT_RDWR);
@@ -109,7 +130,8 @@ static const struct chan_ops socket_ops = {.read = fd_read,
 					   .close = fd_close,
 					   .cork = socket_cork,
 					   .rate = socket_rate,
-					   .shut = socket_shut};
+					   .shut = socket_shut,
+					   .shallow = socket_shallow};
 
 /* --- any channel ------------------------------------------------------------------------------ */
 
@@ -186,6 +208,12 @@ void chan_cork(struct chan *c, bool on)
 uint64_t chan_rate(const struct chan *c)
 {
 	return c->ops->rate ? c->ops->rate(c) : 0;
+}
+
+void chan_shallow(struct chan *c)
+{
+	if (c->ops->shallow)
+		c->ops->shallow(c);
 }
 
 void chan_shut(struct chan *c)

@@ -26,6 +26,7 @@ struct chan_ops {
 	void (*cork)(struct chan *c, bool on);
 	uint64_t (*rate)(const struct chan *c);
 	void (*shut)(struct chan *c);
+	void (*shallow)(struct chan *c);
 };
 
 struct chan {
@@ -47,6 +48,11 @@ int chan_write(struct chan *c, const struct iovec *iov, int niov, uint64_t deadl
 void chan_cork(struct chan *c, bool on);
 /* Bytes a second that get through, as far as the channel knows; 0: it does not. */
 uint64_t chan_rate(const struct chan *c);
+/*
+ * Little waits in it from here on: what is written is read soon, if the reader keeps up. Both ends,
+ * each for what it does. Costs speed only where one round trip takes long, so not there.
+ */
+void chan_shallow(struct chan *c);
 /* Whoever reads or writes it, in any thread, comes back. */
 void chan_shut(struct chan *c);
 /* Wait for events on a descriptor (-1: only wait). 0 when ready, else -ETIMEDOUT. */
