@@ -14,10 +14,10 @@
 #include "tests/fuzz/fuzz.h"
 #include "vmm/copy/pages.h"
 
-#define BYTES (2u << 20)
-#define PAGES (BYTES / MEM_PAGE_SIZE)
-#define FULL  16u /* pages of the source that are not zero: replies fit into a socket */
-#define WAIT  20000000000ull
+#define BYTES	(2u << 20)
+#define PAGES	(BYTES / MEM_PAGE_SIZE)
+#define FULL	16u	    /* pages of the source that are not zero: replies fit into a socket */
+#define FULL_NS 50000000ull /* whoever was lost does not read any more */
 
 static void pair(struct stream *a, struct stream *b)
 {
@@ -44,7 +44,7 @@ static bool send_some(struct input *in, struct stream *s, const uint16_t *types,
 
 	if (iov.iov_len > stream_max_length(type))
 		iov.iov_len = stream_max_length(type);
-	return in->left && !stream_send(s, type, 0, &iov, 1, loop_now_ns() + WAIT);
+	return in->left && !stream_send(s, type, 0, &iov, 1, loop_now_ns() + FULL_NS);
 }
 
 /* --- the source ------------------------------------------------------------------------------- */
