@@ -19,9 +19,9 @@ chan to_pri = [2] of { mtype, byte };
 bool calm; /* nothing goes wrong any more */
 bool up = true, pri_linked = true, sec_linked = true, pri_dead, sec_dead;
 
-mtype:pri = { PRI_STEADY, PRI_FLIGHT, PRI_HAND, PRI_HANDED, PRI_CLAIM, PRI_UNANSWERED,
+mtype:pri = { PRI_STEADY, PRI_FLIGHT, PRI_ASKED, PRI_ASKED_FLIGHT, PRI_HAND_DUE, PRI_HAND, PRI_HANDED, PRI_CLAIM, PRI_UNANSWERED,
 	      PRI_CLAIM_HANDED, PRI_HANDED_UNANSWERED, PRI_IDLE, PRI_LEFT };
-mtype:priev = { PRI_EV_TIMER, PRI_EV_HAND_OVER, PRI_EV_WON, PRI_EV_CLAIM_LOST, PRI_EV_NO_ANSWER,
+mtype:priev = { PRI_EV_TIMER, PRI_EV_HAND_OVER, PRI_EV_ANSWERED, PRI_EV_WON, PRI_EV_CLAIM_LOST, PRI_EV_NO_ANSWER,
 		PRI_EV_LOST, PRI_EV_ACK, PRI_EV_RUNS };
 mtype:sec = { SEC_STANDBY, SEC_CLAIM, SEC_ACCEPT, SEC_ACCEPT_ALONE, SEC_HELD, SEC_CONFIRM,
 	      SEC_TAKEN, SEC_LISTEN };
@@ -90,8 +90,15 @@ active proctype Primary()
 end:	do
 	:: atomic {
 		if
-		:: pri == PRI_STEADY && sealed < EPOCHS -> ev = PRI_EV_TIMER
-		:: pri == PRI_STEADY && handing -> handing = false; ev = PRI_EV_HAND_OVER
+		:: (pri == PRI_STEADY || pri == PRI_ASKED) && sealed < EPOCHS -> ev = PRI_EV_TIMER
+		:: (pri == PRI_STEADY || pri == PRI_FLIGHT) && handing ->
+			handing = false;
+			ev = PRI_EV_HAND_OVER
+		/* Only whether there is an arbiter: nothing is claimed. */
+		:: pri == PRI_ASKED || pri == PRI_ASKED_FLIGHT -> ev = PRI_EV_ANSWERED
+		:: (pri == PRI_ASKED || pri == PRI_ASKED_FLIGHT) && !calm && silent < SILENCE ->
+			silent++;
+			ev = PRI_EV_NO_ANSWER
 		:: pri_linked && !up -> ev = PRI_EV_LOST
 		:: pri_linked && nempty(to_pri) ->
 			to_pri?m, n;
@@ -128,7 +135,18 @@ end:	do
 		ROW(UNANSWERED, NO_ANSWER, UNANSWERED) skip
 		ROW(UNANSWERED, WON, IDLE) pri_gen++; pri_passes = true
 		ROW(UNANSWERED, CLAIM_LOST, LEFT) skip
-		ROW(STEADY, HAND_OVER, HAND) pri_seal()
+		ROW(STEADY, HAND_OVER, ASKED) skip
+		ROW(FLIGHT, HAND_OVER, ASKED_FLIGHT) skip
+		ROW(ASKED, TIMER, ASKED_FLIGHT) pri_seal()
+		ROW(ASKED_FLIGHT, ACK, ASKED) released = n
+		ROW(ASKED, ANSWERED, HAND) pri_seal()
+		ROW(ASKED_FLIGHT, ANSWERED, HAND_DUE) skip
+		ROW(ASKED, NO_ANSWER, STEADY) skip
+		ROW(ASKED_FLIGHT, NO_ANSWER, FLIGHT) skip
+		ROW(ASKED, LOST, CLAIM) pri_lost()
+		ROW(ASKED_FLIGHT, LOST, CLAIM) pri_lost()
+		ROW(HAND_DUE, ACK, HAND) released = n; pri_seal()
+		ROW(HAND_DUE, LOST, CLAIM) pri_lost()
 		ROW(HAND, ACK, HANDED) released = n; token = true; pri_says(HAND_OVER, 0)
 		ROW(HANDED, RUNS, LEFT) pri_says(GONE, 0); pri_linked = false
 		ROW(HAND, LOST, CLAIM) pri_lost()
