@@ -3,10 +3,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/base/lock.h"
+
 void faults_init(struct faults *f)
 {
 	memset(f, 0, sizeof(*f));
-	pthread_mutex_init(&f->lock, NULL);
+	lock_init(&f->lock);
 }
 
 static struct faults_thread *find(struct faults *f, uint32_t tid)

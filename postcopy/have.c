@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/base/lock.h"
 #include "vmm/base/log.h"
 
 #define STATE	 0x0f
@@ -35,7 +36,7 @@ int have_init(struct have *h, uint64_t npages)
 	if (!h->state)
 		return -ENOMEM;
 	h->npages = h->left = npages;
-	pthread_mutex_init(&h->lock, NULL);
+	lock_init(&h->lock);
 	pthread_cond_init(&h->settled, NULL);
 	return 0;
 }

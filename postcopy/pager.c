@@ -10,6 +10,7 @@
 
 #include "postcopy/pager_thread.h"
 #include "postcopy/uffd.h"
+#include "vmm/base/lock.h"
 #include "vmm/base/log.h"
 
 #define READY_ASKS 256 /* pages that one look asks for */
@@ -48,7 +49,7 @@ int pager_open(struct pager *p, struct mem *m, int notify_fd, struct err *e)
 		return p->uffd;
 	p->mem = m;
 	p->notify_fd = notify_fd;
-	pthread_mutex_init(&p->lock, NULL);
+	lock_init(&p->lock);
 	pthread_cond_init(&p->idle, NULL);
 	faults_init(&p->faults);
 	p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "vmm/base/lock.h"
+
 static uint64_t words(uint64_t npages)
 {
 	return (npages + 63) / 64;
@@ -29,7 +31,7 @@ int unsent_init(struct unsent *u, uint64_t npages, bool all)
 	for (uint64_t w = 0; all && w < words(npages); w++)
 		u->bits[w] = mask(u, w);
 	u->left = all ? npages : 0;
-	pthread_mutex_init(&u->lock, NULL);
+	lock_init(&u->lock);
 	pthread_cond_init(&u->changed, NULL);
 	return 0;
 }

@@ -14,7 +14,6 @@
 
 #include "postcopy/unsent.h"
 #include "vmm/base/err.h"
-#include "vmm/copy/page_out.h"
 #include "vmm/machine/mem.h"
 #include "vmm/wire/stream.h"
 
@@ -28,7 +27,10 @@ struct urgent {
 	struct mem *mem;
 	struct unsent *unsent;
 	struct stream *link;
-	struct page_out out;
+	uint8_t *buf; /* entries that are not sent yet */
+	size_t fill;
+	bool slow;	  /* the link is: LZ4 is worth its time */
+	unsigned to_look; /* pages until that is asked again */
 	int notify_fd, stop_fd;
 	int error; /* atomic */
 	char why[160];
