@@ -170,6 +170,7 @@ void dest_mend(void *arg)
 	take_pair(d);
 	if (!dest_has_link(d))
 		return;
+	stream_shallow(&d->link);
 	pager_again(&d->pager, &d->urgent);
 	log_info("postcopy: the link is back; %llu pages have not come",
 		 (unsigned long long)pager_left(&d->pager));

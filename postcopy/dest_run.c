@@ -38,8 +38,10 @@ static int begin(struct dest *d, struct err *e)
 		return r;
 	step_reached(STEP_MIG_LOCKED);
 	vm_commit(d->vm);
-	if (d->last.mode == MIGRATE_POSTCOPY)
+	if (d->last.mode == MIGRATE_POSTCOPY) {
+		stream_shallow(&d->link);
 		return pager_start(&d->pager, &d->urgent, e);
+	}
 	pager_drop(&d->pager);
 	return 0;
 }

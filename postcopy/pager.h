@@ -83,7 +83,7 @@ int pager_open(struct pager *p, struct mem *m, int notify_fd, struct err *e);
 int pager_take(struct pager *p, const struct frame *f, struct err *e);
 /*
  * A page that is wanted and already on the main link waits for what is before it there: the caller
- * has made that shallow (chan_shallow()).
+ * has made that shallow (stream_shallow()).
  *
  * From here on what is absent is waited for, by KVM and the kernel, too, and mem_ready() and
  * mem_discard() know of it. On failure nothing is changed.

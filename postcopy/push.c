@@ -249,7 +249,7 @@ int push_start(struct push *p, struct page_out *out, struct urgent *urgent, int 
 	p->error = 0;
 	p->stop = p->eos = false;
 	p->link_pages = p->link_zero = 0;
-	chan_shallow(&out->stream->chan);
+	stream_shallow(out->stream);
 	r = pthread_create(&p->thread, NULL, thread, p);
 	if (r)
 		return err_set(e, -r, "thread push: %s", strerror(r));

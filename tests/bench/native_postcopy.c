@@ -323,7 +323,7 @@ static void run(struct run *r, bool background, unsigned threads)
 	pthread_mutex_init(&r->lock, NULL);
 	stream_init(&r->main, a[0], STREAM_MAIN, 9);
 	stream_init(&r->urgent, b[0], STREAM_URGENT, 9);
-	chan_shallow(&r->main.chan);
+	stream_shallow(&r->main);
 	check("memory", mem_init(&r->mem, MEM_SHARED_FILE, BYTES, NULL));
 	if (pager_open(&r->pager, &r->mem, notify, &e) || pager_start(&r->pager, &r->urgent, &e))
 		die(e.msg, EIO);

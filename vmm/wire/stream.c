@@ -87,6 +87,12 @@ void stream_done(struct stream *s)
 	s->fd = -1;
 }
 
+void stream_shallow(struct stream *s)
+{
+	if (s->chan.ops)
+		chan_shallow(&s->chan);
+}
+
 /* After a failed write nobody knows how much of it the peer has: never write again. */
 static int send_raw(struct stream *s, const struct iovec *iov, int niov, size_t bytes,
 		    uint64_t deadline_ns)

@@ -119,6 +119,8 @@ void stream_init(struct stream *s, int fd, enum stream_link link, uint64_t sessi
 void stream_done(struct stream *s); /* closes the channel; safe on a zeroed stream and twice */
 /* Sent once, by the side that connected (or writes a file), before its first frame. */
 int stream_send_preface(struct stream *s, uint64_t deadline_ns);
+/* Little waits in its channel from here on (chan_shallow()). Nothing for one that has ended. */
+void stream_shallow(struct stream *s);
 /*
  * Write one whole frame before deadline_ns, from at most STREAM_MAX_IOV parts that nobody changes
  * meanwhile. -EINVAL or -EMSGSIZE: nothing was written; after any other error every later send
