@@ -309,7 +309,9 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 	if (s->vm->ending.end != VM_END_NONE)
 		return err_set(e, -EBUSY, "migrate: the guest has ended");
 	if (s->vm->kvm.tracked)
-		return err_set(e, -EBUSY, "migrate: not while a live snapshot is under way");
+		return err_set(e, -EBUSY,
+			       "migrate: not while a live snapshot is under way; again when "
+			       "that has ended");
 	r = prepare(s, e);
 	if (r)
 		return r;

@@ -17,8 +17,11 @@ void primary_look(void *arg)
 
 	if (!p->ft->cfg->npeers)
 		return;
-	/* A sync would read old blocks, and let go the guest's requests that wait for the new. */
-	if (p->ft->images_behind)
+	/*
+	 * A sync would read old blocks, and let go the guest's requests that wait for the new. And
+	 * a snapshot that is being written has the dirty log.
+	 */
+	if (p->ft->images_behind || p->vm->kvm.tracked)
 		primary_timer(p, PRIMARY_RETRY_NS);
 	else
 		primary_post(p, PRI_EV_TRY);

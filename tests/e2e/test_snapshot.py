@@ -1,12 +1,14 @@
 """Snapshot files: written from a running VM, started again, damaged."""
 
+import json
 import os
 import re
 
 import ftlab
-from ftlab import GUESTS, GUEST_IP, Pair, Vm, expect
+from ftlab import Control, GUESTS, GUEST_IP, Pair, Vm, expect
 from testlib import check_load, hash_cmdline, hash_work, host_digest, random_wait, start_load, test, wait_hash
 from test_boot import NET, boot
+from test_stop import SlowImage
 
 
 
@@ -14,9 +16,55 @@ def restore(lab, path, *args, host="A"):
     return Vm(lab, host, ["--restore", path, *args])
 
 
-def snapshot(vm, path):
-    vm.call("snapshot", 30, file=path)
+def snapshot(vm, path, **args):
+    answer = vm.call("snapshot", 30, file=path, **args)
     expect(os.path.getsize(path) > 0, f"{path} is empty")
+    return answer
+
+
+class Asked:
+    """A snapshot on a connection of its own, which the rest of the test does not wait for."""
+
+    def __init__(self, vm, path, **args):
+        self.ctl = Control(vm.socket_path(), 30 * ftlab.SLOW)
+        self.send("snapshot", file=path, **args)
+
+    def send(self, cmd, **args):
+        self.ctl.serial += 1
+        self.ctl.sock.sendall(json.dumps({"id": self.ctl.serial, "cmd": cmd, **args}).encode() + b"\n")
+
+    def answer(self):
+        return self.ctl.line()
+
+
+def refused(vm, pattern, **args):
+    try:
+        vm.call("snapshot", **args)
+    except ftlab.LabError as e:
+        expect(re.search(pattern, str(e)), f"not '{pattern}': {e}")
+    else:
+        raise ftlab.LabError(f"a snapshot was taken, not '{pattern}'")
+
+
+def nothing_left(path):
+    """Neither the file nor a part of it."""
+    left = [p for p in (path, path + ".tmp") if os.path.exists(p)]
+    expect(not left, f"left: {left}")
+
+
+def writer(lab, **options):
+    """A guest that checks all that it writes, all the time."""
+    words = {"pages": 256, "tick": 10, "total": 2048, "mode": "random", "report": 1, **options}
+    vm = boot(lab, "writer", " ".join(f"{k}={v}" for k, v in words.items()))
+    vm.wait_console("^speed")
+    return vm
+
+
+def goes_on(vm, seconds=20):
+    """The writer gets two more times to where it reports."""
+    seen = vm.console_text().count("speed")
+    vm.wait_console(f"(?s)(speed.*){{{seen + 2}}}", seconds)
+    expect(vm.alive() and not re.search("CORRUPT|TRAP", vm.console_text()), vm.console_text())
 
 
 @test(60)
@@ -173,3 +221,83 @@ def snapshot_refused(lab):
             raise ftlab.LabError(f"no error for {path}")
     expect(vm.state() == "RUNNING", vm.state())
     vm.wait_console("^tick 2")
+
+
+@test(60)
+def snapshot_live(lab):
+    """storage takes nothing for a while: guest and commands go on; what is written then is whole, and of one moment"""
+    with SlowImage(lab) as slow:
+        vm = writer(lab)
+        path = os.path.join(slow.folder, "snap")
+        slow.freeze()
+        asked = Asked(vm, path)
+        asked.send("status")  # behind it on the same connection: answered after it
+        vm.wait_status(lambda s: s.get("snapshot", {}).get("file") == path, "the snapshot")
+        goes_on(vm)
+        refused(vm, "is being written", file=lab.path("other"))
+        vm.call("pause")
+        vm.wait_state("PAUSED")
+        vm.call("resume")
+        goes_on(vm)
+        slow.thaw()
+        answer = asked.answer()
+        expect(answer.get("id") == 1 and answer["ok"]["passes"] >= 1 and answer["ok"]["pause_us"] > 0, str(answer))
+        expect(asked.answer().get("id") == 2, "no answer to what was asked behind it")
+        lab.note(f"snapshot: {answer['ok']}")
+        vm.wait_log(f"snapshot '{path}': .* while the VM stood: {answer['ok']['pause_us']} us")
+        expect("snapshot" not in vm.status(), "status still says that a snapshot is under way")
+        goes_on(vm)
+        lab.release(vm)
+        vm = restore(lab, path)
+        vm.wait_console("^speed")
+        goes_on(vm)
+        lab.release(vm)
+
+
+@test(60)
+def snapshot_ended(lab):
+    """who asked leaves, or the VM ends, while storage takes nothing: no file, no wait, and the next one is good"""
+    with SlowImage(lab) as slow:
+        vm = writer(lab)
+        path = os.path.join(slow.folder, "snap")
+        slow.freeze()
+        asked = Asked(vm, path)
+        vm.wait_status(lambda s: "snapshot" in s, "the snapshot")
+        asked.ctl.close()
+        vm.wait_log("who asked for it has left")
+        refused(vm, "has not let it go yet", file=path)
+        goes_on(vm)
+        slow.thaw()
+        vm.wait_status(lambda s: "snapshot" not in s, "the end of the snapshot that was given up")
+        nothing_left(path)
+        snapshot(vm, path)
+        os.unlink(path)
+        slow.freeze()
+        asked = Asked(vm, path)
+        vm.wait_status(lambda s: "snapshot" in s, "the snapshot")
+        vm.call("stop", timeout_ns=0)
+        expect("has ended before" in asked.answer().get("error", ""), "who asked was not told")
+        slow.thaw()
+        expect(vm.wait_exit(10) == 0, f"exit code {vm.code}")
+        nothing_left(path)
+        lab.release(vm)
+
+
+@test(60)
+def snapshot_full(lab):
+    """a disk that is full: an error, nothing left of it, and the VM goes on"""
+    folder = lab.path("small")
+    os.mkdir(folder)
+    ftlab.run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder)
+    try:
+        vm = writer(lab)
+        refused(vm, "small/snap.*No space left", file=os.path.join(folder, "snap"))
+        nothing_left(os.path.join(folder, "snap"))
+        goes_on(vm)
+        snapshot(vm, lab.path("snap"))
+        lab.release(vm)
+        vm = restore(lab, lab.path("snap"))
+        vm.wait_console("^speed")
+        lab.release(vm)
+    finally:
+        ftlab.run("umount", "-l", folder)

@@ -13,6 +13,7 @@
 
 #include "vmm/machine/fdt.h"
 #include "vmm/base/log.h"
+#include "vmm/copy/live_snapshot.h"
 #include "vmm/copy/snapshot.h"
 #include "vmm/wire/stream.h"
 
@@ -32,6 +33,31 @@ static struct {
 	uint8_t *data;
 } parts[PARTS];
 static unsigned nparts;
+
+static bool written;
+
+static void told(void *arg, enum live_snapshot_event ev, const struct err *e)
+{
+	struct live_snapshot *s = *(struct live_snapshot **)arg;
+
+	require(ev == LIVE_REST || ev == LIVE_WRITTEN);
+	written = ev == LIVE_WRITTEN;
+	if (!written)
+		require(!live_snapshot_take(s, NULL) && !live_snapshot_write(s, NULL));
+}
+
+static void save(void)
+{
+	struct live_snapshot *s;
+	const struct live_snapshot_plan plan = {
+		.path = out_path, .copy_bytes = MEM_PAGE_SIZE, .told = told, .arg = &s};
+
+	written = false;
+	require(!live_snapshot_new(&s, &vm, &plan, NULL) && !live_snapshot_pass(s, NULL));
+	while (!written)
+		require(!loop_run_once(&loop, 1000000000ull));
+	live_snapshot_free(s);
+}
 
 static void take_apart(void)
 {
@@ -72,7 +98,7 @@ static void start(void)
 			page[b] = i & 1 ? (uint8_t)(b * b >> i) : (uint8_t)(b / 64 + i);
 		require(!mem_write(&vm.mem, i * 5 * MEM_PAGE_SIZE, page, sizeof(page)));
 	}
-	require(!snapshot_save(&vm, out_path, NULL));
+	save();
 	vm_destroy(&vm);
 	if (snapshot_restore(&vm, &loop, &backends, out_path, &e))
 		fprintf(stderr, "%s\n", e.msg);
@@ -133,7 +159,7 @@ static uint8_t *saved(size_t *ret_len)
 	ssize_t n;
 	int fd;
 
-	require(!snapshot_save(&vm, out_path, NULL));
+	save();
 	fd = open(out_path, O_RDONLY | O_CLOEXEC);
 	require(p && fd >= 0);
 	n = read(fd, p, FILE_MAX);

@@ -228,6 +228,43 @@ static void resume_is_not_for_the_arbiters_silence(void **state)
 	assert_string_equal(ask(rig, "resume"), refused);
 }
 
+static void check_refused(struct rig *rig, const char *cmd, const char *why)
+{
+	if (!strstr(ask(rig, cmd), "\"error\"") || !strstr(out, why))
+		fail_msg("not %s: %s", why, out);
+}
+
+/* Both follow the guest's writes in one log, and a migration takes the VM away. */
+static void snapshot_or_migration(void **state)
+{
+	static const char migrate[] = "migrate\",\"precopy\":\"tcp:127.0.0.1:1",
+			  snapshot[] = "snapshot\",\"file\":\"/no/folder/snap";
+	static const enum dest_state fills[] = {DST_FILL, DST_CUT, DST_MENDING};
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+
+	r->has_vm = true;
+	strcpy(r->snapshot.path, "/a/snap");
+	for (unsigned s = SNAP_PASSES; s < SNAP_GIVEN_UP; s++) {
+		r->snapshot.fsm.state = s;
+		check_refused(rig, migrate, "migrate: not while snapshot '/a/snap' is being");
+	}
+	/* Of one that is given up only the file is still to go. */
+	r->snapshot.fsm.state = SNAP_GIVEN_UP;
+	r->stopping = true;
+	check_refused(rig, migrate, "migrate: the VM is being stopped");
+	r->snapshot.fsm.state = SNAP_NONE;
+	r->source.ft = r->dest.ft = &r->ft;
+	r->source.fsm.state = SRC_PASSES;
+	check_refused(rig, snapshot, "snapshot: not while this VM migrates");
+	r->source.fsm.state = SRC_IDLE;
+	for (unsigned i = 0; i < sizeof(fills) / sizeof(fills[0]); i++) {
+		r->dest.fsm.state = fills[i];
+		check_refused(rig, snapshot, "snapshot: not while the VM's memory still comes in");
+		check_refused(rig, migrate, "migrate: the VM's memory still comes in");
+	}
+}
+
 /* --- the power button ------------------------------------------------------------------------- */
 
 static unsigned pressed;
@@ -341,6 +378,7 @@ static void bash_completes_names_and_arguments(void **state)
 	assert_string_equal(bash("status -"), "--json ");
 	/* A file's name belongs here. */
 	assert_string_equal(bash("snapshot web_2 \"\""), "");
+	assert_string_equal(bash("snapshot web_2 x \"\""), "staging= ");
 }
 
 static void bash_completes_options_of_run(void **state)
@@ -378,6 +416,7 @@ int main(int argc, char **argv)
 		T(each_is_served_by_its_own),
 		T(ended_vm_shows_status_and_events),
 		T(resume_is_not_for_the_arbiters_silence),
+		T(snapshot_or_migration),
 		T(a_stop_presses_the_power_button),
 		cmocka_unit_test(bash_completes_commands),
 		T(bash_completes_names_and_arguments),

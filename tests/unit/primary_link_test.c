@@ -268,6 +268,23 @@ static void the_images_come_first(void **state)
 	assert_string_equal(r->ft.peer, r->cfg.peers[0]);
 }
 
+/* A snapshot that is being written follows the guest's writes: no sync could. */
+static void a_snapshot_comes_first(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_IDLE);
+	r->ft.images_behind = false;
+	r->vm.kvm.tracked = true;
+	for (unsigned i = 0; i < 4; i++) {
+		time_pass(&r->loop, 500 * MS);
+		rig_expect(r, PRI_IDLE, "UNPROTECTED", true, 'f');
+	}
+	r->vm.kvm.tracked = false;
+	time_pass(&r->loop, 500 * MS);
+	assert_string_equal(r->ft.peer, r->cfg.peers[0]);
+}
+
 static void an_address_that_is_none(void **state)
 {
 	struct rig *r = *state;
@@ -642,6 +659,7 @@ int main(void)
 		RIG_TEST(a_new_trouble_is_said),
 		RIG_TEST(a_loss_is_said_each_time),
 		RIG_TEST(the_images_come_first),
+		RIG_TEST(a_snapshot_comes_first),
 		RIG_TEST(an_address_that_is_none),
 		RIG_TEST(all_peers_there_may_be),
 		RIG_TEST(nothing_is_left_of_a_link),

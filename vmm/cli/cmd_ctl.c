@@ -12,8 +12,8 @@
 #include "vmm/conf/option.h"
 
 #define LOOK_MS 200
-#define BUSY_MS 60000  /* for an answer: the VM may be writing a snapshot */
-#define LONG_MS 600000 /* stop may have to drain to a peer, a snapshot writes all RAM */
+#define BUSY_MS 60000  /* for an answer */
+#define LONG_MS 600000 /* stop may have to drain to a peer */
 
 int cmd_fail(const struct err *e)
 {
@@ -29,6 +29,14 @@ void cmd_print_json(json_t *value)
 	putchar('\n');
 }
 
+static int report(const struct command_words *w, json_t *ok)
+{
+	if (w->json)
+		cmd_print_json(ok);
+	json_decref(ok);
+	return EXIT_DONE;
+}
+
 /* Send and report: nothing on success, unless --json. */
 static int call_simple(const struct command_words *w, json_t *request, int timeout_ms)
 {
@@ -40,12 +48,7 @@ static int call_simple(const struct command_words *w, json_t *request, int timeo
 		return EXIT_USAGE;
 	}
 	ok = ctl_call(w->name, request, timeout_ms, &e);
-	if (!ok)
-		return cmd_fail(&e);
-	if (w->json)
-		cmd_print_json(ok);
-	json_decref(ok);
-	return EXIT_DONE;
+	return ok ? report(w, ok) : cmd_fail(&e);
 }
 
 int cmd_send(const struct command_words *w)
@@ -145,6 +148,48 @@ int cmd_failover(const struct command_words *w)
 	return r ? cmd_fail(&e) : EXIT_DONE;
 }
 
+static json_t *snapshot_request(const struct command_words *w, const char *path, struct err *e)
+{
+	static const struct option row = {"staging", .type = OPT_SIZE, .min = CONFIG_SNAPSHOT_MIN,
+					  .max = INT64_MAX, .metavar = "SIZE"};
+	const char *arg = w->nargs > 1 ? w->args[1] : NULL;
+	json_t *request = json_pack("{ssss}", "cmd", "snapshot", "file", path);
+	uint64_t bytes;
+
+	if (!request)
+		err_set(e, -EINVAL, "snapshot: the path is not valid UTF-8");
+	if (!request || !arg)
+		return request;
+	if (strncmp(arg, "staging=", 8))
+		err_set(e, -EINVAL, "snapshot: unknown argument '%.40s'; there is staging=SIZE",
+			arg);
+	else if (!option_set_text(&row, &bytes, arg + 8, "staging", e)) {
+		json_object_set_new(request, "staging_bytes", json_integer((json_int_t)bytes));
+		return request;
+	} else {
+		err_wrap(e, "snapshot");
+	}
+	json_decref(request);
+	return NULL;
+}
+
+/* As long as it takes: the VM gives up when its storage does not go on. */
+static int ask_snapshot(const struct command_words *w, const char *path)
+{
+	struct ctl_client *c = NULL;
+	struct err e = {0};
+	json_t *request = snapshot_request(w, path, &e), *ok = NULL;
+
+	if (!request)
+		return cmd_fail(&e);
+	if (ctl_client_open(&c, w->name, CTL_SHORT_MS, &e))
+		json_decref(request);
+	else
+		ok = ctl_client_call(c, request, -1, &e);
+	ctl_client_close(c);
+	return ok ? report(w, ok) : cmd_fail(&e);
+}
+
 int cmd_snapshot(const struct command_words *w)
 {
 	char path[PATH_MAX], cwd[PATH_MAX];
@@ -157,7 +202,7 @@ int cmd_snapshot(const struct command_words *w)
 		fprintf(stderr, "ftvmm: snapshot: the path of '%s' is too long\n", w->args[0]);
 		return EXIT_USAGE;
 	}
-	return call_simple(w, json_pack("{ssss}", "cmd", "snapshot", "file", path), LONG_MS);
+	return ask_snapshot(w, path);
 }
 
 /* What can be changed while the VM runs; the key on the wire is the field's name. */

@@ -10,6 +10,7 @@
 #include "vmm/cli/cmd_status.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/run_command.h"
+#include "vmm/cli/run_snapshot.h"
 #include "vmm/wire/stream.h"
 
 #define FTVMM_VERSION "0.1"
@@ -30,8 +31,8 @@ static const struct command commands[] = {
 	{ "set", "NAME [epoch=TIME] [balloon=SIZE] [--json]",
 	  "change a running VM: epoch=TIME, balloon=SIZE",
 	  .ask = cmd_set, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .serve = serve_set },
-	{ "snapshot", "NAME FILE [--json]", "write a VM to a file",
-	  .ask = cmd_snapshot, .min_args = 1, .max_args = 1, .serve = serve_snapshot },
+	{ "snapshot", "NAME FILE [staging=SIZE] [--json]", "write a VM to a file while it runs",
+	  .ask = cmd_snapshot, .min_args = 1, .max_args = 2, .serve = serve_snapshot },
 	{ "console", "NAME", "a terminal at the guest's serial port", .ask = cmd_console },
 	{ "failover", "NAME [--json]", "hand a protected VM over to its secondary",
 	  .ask = cmd_failover, .serve = serve_failover },

@@ -47,6 +47,16 @@ static void offer_words(const char *text, const char *typed)
 	}
 }
 
+/* Is word n of a usage text the user's alone, such as a file's name? */
+static bool is_own(const char *text, int n)
+{
+	while (n-- && *text) {
+		text += strcspn(text, " ");
+		text += strspn(text, " ");
+	}
+	return *text >= 'A' && *text <= 'Z';
+}
+
 static const struct option *find_option(const char *word)
 {
 	const struct option_table *t = config_options();
@@ -95,7 +105,7 @@ static void complete(int n, char **words)
 		offer_option(words[n - 2], typed);
 	else if (n == 2 && c->ask && *typed != '-')
 		ctl_sock_names(offer_vm, typed, NULL);
-	else
+	else if (*typed == '-' || !is_own(c->args, n - 2))
 		offer_words(c->args, typed);
 }
 

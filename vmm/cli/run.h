@@ -17,6 +17,7 @@
 #include "vmm/conf/config.h"
 #include "vmm/cli/console_sock.h"
 #include "vmm/cli/ctl.h"
+#include "vmm/cli/run_snapshot.h"
 #include "vmm/base/loop.h"
 #include "vmm/vm/vm.h"
 
@@ -35,6 +36,7 @@ struct run {
 	struct source source; /* of a migration from here, */
 	struct dest dest;     /* and to here */
 	struct loop_op progress_op;
+	struct run_snapshot snapshot;
 	int signal_fd;
 	struct loop_op signal_op;
 	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */

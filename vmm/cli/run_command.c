@@ -5,7 +5,6 @@
 #include "devices/virtio_balloon.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/run.h"
-#include "vmm/copy/snapshot.h"
 #include "vmm/base/log.h"
 
 #define BALLOON_LEAVES (32 << 20) /* with less no guest of any use runs */
@@ -72,42 +71,6 @@ json_t *serve_pause(struct run *r, json_t *request, struct err *e)
 json_t *serve_resume(struct run *r, json_t *request, struct err *e)
 {
 	return set_paused(r, false, e);
-}
-
-json_t *serve_snapshot(struct run *r, json_t *request, struct err *e)
-{
-	const char *path = json_string_value(json_object_get(request, "file"));
-	bool was_running = r->vm.running;
-	int code;
-
-	if (!path || path[0] != '/') {
-		err_set(e, -EINVAL, "snapshot: 'file' must be an absolute path");
-		return NULL;
-	}
-	if (!r->has_vm || r->ft.cover == FT_SYNCING || r->ft.cover == FT_PROTECTED) {
-		err_set(e, -EBUSY,
-			"snapshot: not while this VM is %s: its peer would take the long pause for "
-			"a death",
-			ft_word(&r->ft));
-		return NULL;
-	}
-	if (dest_fills(&r->dest)) {
-		err_set(e, -EBUSY, "snapshot: not while the VM's memory still comes in");
-		return NULL;
-	}
-	if (source_busy(&r->source)) {
-		err_set(e, -EBUSY,
-			"snapshot: not while this VM migrates: it would stand for so long, and its "
-			"--timeout go on; when it has ended, or after ftvmm migrate %s --cancel",
-			r->cfg.name);
-		return NULL;
-	}
-	code = vm_pause(&r->vm, e);
-	if (!code)
-		code = snapshot_save(&r->vm, path, e);
-	if (was_running && !r->vm.running)
-		vm_resume(&r->vm);
-	return code ? NULL : json_object();
 }
 
 static int check_epoch(json_t *epoch, struct err *e)

@@ -17,7 +17,6 @@ json_t *serve_events(struct run *r, json_t *request, struct err *e);
 json_t *serve_pause(struct run *r, json_t *request, struct err *e);
 json_t *serve_resume(struct run *r, json_t *request, struct err *e);
 json_t *serve_set(struct run *r, json_t *request, struct err *e); /* all or nothing */
-json_t *serve_snapshot(struct run *r, json_t *request, struct err *e);
 json_t *serve_failover(struct run *r, json_t *request, struct err *e);
 json_t *serve_migrate(struct run *r, json_t *request, struct err *e); /* run_migrate.c */
 json_t *serve_stop(struct run *r, json_t *request, struct err *e);

@@ -214,7 +214,14 @@ static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
 		return err_set(e, -EBUSY, "migrate: this side does not run the VM (state %s)",
 			       ft_word(&r->ft));
 	if (dest_fills(&r->dest))
-		return err_set(e, -EBUSY, "migrate: the VM's memory still comes in");
+		return err_set(e, -EBUSY,
+			       "migrate: the VM's memory still comes in; again when ftvmm status "
+			       "says that it is complete");
+	if (run_snapshot_busy(r))
+		return err_set(e, -EBUSY,
+			       "migrate: not while snapshot '%s' is being written; again when that "
+			       "has ended",
+			       r->snapshot.path);
 	if (r->stopping)
 		return err_set(e, -EBUSY, "migrate: the VM is being stopped");
 	return source_start(&r->source, conf, e);

@@ -14,11 +14,13 @@
 
 struct option_table;
 
-#define CONFIG_MAX_PEERS    4
-#define CONFIG_EPOCH_MIN_NS 100000ull /* the same bounds at start and while running */
-#define CONFIG_EPOCH_MAX_NS 10000000000ull
-#define CONFIG_STOP_NS	    30000000000ull /* a guest has this to switch itself off */
-#define CONFIG_STOP_MAX_NS  480000000000ull
+#define CONFIG_MAX_PEERS      4
+#define CONFIG_EPOCH_MIN_NS   100000ull /* the same bounds at start and while running */
+#define CONFIG_EPOCH_MAX_NS   10000000000ull
+#define CONFIG_STOP_NS	      30000000000ull /* a guest has this to switch itself off */
+#define CONFIG_SNAPSHOT_BYTES (64ull << 20)  /* copied while the VM stands for it */
+#define CONFIG_SNAPSHOT_MIN   (1ull << 20)
+#define CONFIG_STOP_MAX_NS    480000000000ull
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
 enum ft_mode { FT_MODE_NONE, FT_MODE_MC };

@@ -1,78 +1,11 @@
 #include "vmm/copy/snapshot.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "vmm/copy/page_in.h"
-#include "vmm/copy/ram_pass.h"
 #include "vmm/wire/chan.h"
 #include "vmm/machine/fdt.h"
 #include "vmm/wire/stream.h"
-
-#define DEADLINE_NS 600000000000ull
-
-static int put(struct stream *st, enum frame_type type, const void *data, size_t len)
-{
-	struct iovec iov = {(void *)data, len};
-
-	return stream_send(st, type, 0, &iov, len ? 1 : 0, loop_now_ns() + DEADLINE_NS);
-}
-
-static int put_pages(struct stream *st, const struct mem *m)
-{
-	struct page_out out;
-	const struct ram_pass pass = {.mem = m, .out = &out};
-	int r = page_out_init(&out, st, DEADLINE_NS);
-
-	if (!r)
-		r = ram_pass_all(&pass);
-	page_out_done(&out);
-	return r;
-}
-
-static int put_all(struct vm *vm, struct stream *st, struct err *e)
-{
-	size_t state_cap = vm_state_bound(vm), cap = FDT_MAX_BYTES;
-	uint8_t *buf;
-	int64_t len;
-	int r;
-
-	cap = cap > state_cap ? cap : state_cap;
-	buf = malloc(cap);
-	if (!buf)
-		return err_set(e, -ENOMEM, "out of memory");
-	r = stream_send_preface(st, loop_now_ns() + DEADLINE_NS);
-	len = fdt_build(&vm->machine, buf, cap, e);
-	if (!r)
-		r = len < 0 ? (int)len : put(st, FRAME_HELLO, buf, len);
-	if (!r)
-		r = put_pages(st, &vm->mem);
-	len = vm_save(vm, buf, cap);
-	if (!r)
-		r = len < 0 ? (int)len : put(st, FRAME_STATE, buf, len);
-	if (!r)
-		r = put(st, FRAME_BYE, NULL, 0);
-	free(buf);
-	return r ? err_set(e, r, "%s", strerror(-r)) : 0;
-}
-
-int snapshot_save(struct vm *vm, const char *path, struct err *e)
-{
-	struct stream st;
-	int fd = chan_file_create(path, e), r;
-
-	if (fd < 0)
-		return fd;
-	stream_init(&st, fd, STREAM_FILE, 1);
-	r = put_all(vm, &st, e);
-	if (!r)
-		r = chan_file_commit(fd, path, e);
-	stream_done(&st);
-	return r ? err_wrap(e, "snapshot '%s'", path) : 0;
-}
-
-/* --- restore ---------------------------------------------------------------------------------- */
 
 static int next(struct stream *st, struct frame *f, struct err *e)
 {

@@ -86,13 +86,13 @@ bool mem_ready(const struct mem *m, gpa_t gpa, uint64_t len);
  * The page as this side's guest sees it. Nothing is marked: whoever writes through it fills memory
  * that a peer or a file sent. With a kind of mapping that is not the memfd, or that has pages
  * missing, each of its users is to be looked at:
- *   read   vmm/copy/snapshot.c   all pages, VM paused (by m->base)
- *          ft/epoch/sync.c       pages of the first sync, while the guest writes them
- *          ft/epoch/capture.c    pages of an epoch, VM paused
- *          ft/epoch/stage.c      the base of a delta, before commit
+ *   read   vmm/copy/ram_pass.c       passes of a first sync, a migration or a snapshot, while the
+ *                                    guest writes
+ *          vmm/copy/live_snapshot.c  the rest of a snapshot, VM paused
+ *          ft/epoch/capture.c        pages of an epoch, VM paused
+ *          vmm/copy/page_in.c        the base of a delta, before commit
  *          postcopy/urgent.c, push.c   pages of a VM that runs elsewhere now
- *   write  vmm/copy/snapshot.c   restore, VM not run yet
- *          ft/epoch/stage.c      first sync and commit, VM stands by
+ *   write  vmm/copy/page_in.c        restore, VM not run yet; first sync and commit, VM stands by
  * While pages are still to come (m->late) none of these runs here, and no boot: whoever owns the VM
  * refuses.
  */

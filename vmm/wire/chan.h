@@ -55,6 +55,7 @@ int chan_set_options(int fd, int user_timeout_ms);
  */
 int chan_file_create(const char *path, struct err *e);
 int chan_file_commit(int fd, const char *path, struct err *e);
+void chan_file_drop(int fd, const char *path); /* not to be committed: "PATH.tmp" is removed */
 int chan_file_open(const char *path, struct err *e);
 
 #endif

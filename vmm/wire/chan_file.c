@@ -78,6 +78,16 @@ int chan_file_commit(int fd, const char *path, struct err *e)
 	return sync_dir(path, e);
 }
 
+void chan_file_drop(int fd, const char *path)
+{
+	char tmp[TMP_NAME_MAX];
+	struct stat ours, named;
+
+	if (!tmp_name(path, tmp, NULL) && !fstat(fd, &ours) && !lstat(tmp, &named) &&
+	    ours.st_ino == named.st_ino && ours.st_dev == named.st_dev)
+		unlink(tmp);
+}
+
 int chan_file_open(const char *path, struct err *e)
 {
 	struct stat st;
