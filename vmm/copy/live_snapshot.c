@@ -36,6 +36,7 @@ struct live_snapshot {
 	uint64_t written;  /* atomic */
 	unsigned passes;   /* atomic */
 	uint64_t pause_ns; /* loop */
+	uint64_t left;	   /* loop: pages, when the VM stood and that was too much */
 	uint64_t ncopied;  /* loop; the thread only reads it */
 
 	/* Whoever is at work: the thread while the job runs, else the loop. */
@@ -327,7 +328,10 @@ int live_snapshot_write(struct live_snapshot *s, struct err *e)
 
 static int too_much(struct live_snapshot *s, uint64_t pages, struct err *e)
 {
-	if (s->passes < LIVE_SNAPSHOT_PASSES)
+	bool less = pages < s->left / 4 * 3;
+
+	s->left = pages;
+	if (s->passes < LIVE_SNAPSHOT_PASSES && less)
 		return -EAGAIN;
 	return err_set(e, -E2BIG,
 		       "the guest changes its memory faster than it is written: %lluM are left "
@@ -465,6 +469,7 @@ int live_snapshot_new(struct live_snapshot **ret, struct vm *vm,
 	if (!s)
 		return err_set(e, -ENOMEM, "out of memory");
 	s->vm = vm;
+	s->left = UINT64_MAX;
 	s->plan = *plan;
 	strcpy(s->path, plan->path);
 	s->plan.path = s->path;

@@ -54,8 +54,9 @@ int live_snapshot_new(struct live_snapshot **ret, struct vm *vm,
 int live_snapshot_pass(struct live_snapshot *s, struct err *e);
 /*
  * After LIVE_REST: stop the VM, copy, let it go if it ran. -EAGAIN: more has changed than may be
- * copied, so another live_snapshot_pass() is due. -E2BIG: there were enough of them. After this
- * and any other error it is given up, and live_snapshot_write() removes what there is.
+ * copied, so another live_snapshot_pass() is due. -E2BIG: there were enough, or it does not get
+ * less. After this and any other error it is given up, and live_snapshot_write() removes what there
+ * is.
  */
 int live_snapshot_take(struct live_snapshot *s, struct err *e);
 /* What was taken goes to the file. Told of: LIVE_WRITTEN or LIVE_FAILED. */
