@@ -618,13 +618,13 @@ def postcopy_source_dies(lab):
 def postcopy_cut(lab):
     """the link is cut after the switch, again and again: it is connected again, and all of it comes"""
     wire = ftlab.Wire(lab)
-    move = Move(lab, boot(lab, "writer", "pages=20000 tick=20", memory="128M"))
+    move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
     move.vm.wait_console("^speed")
     to = move.destination(f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}")
-    move.vm.call("migrate", **{"postcopy": wire.peer_of["A"], "bandwidth": "1M"})
+    move.vm.call("migrate", **{"postcopy": wire.peer_of["A"], "bandwidth": "8M"})
     move.vm.wait_log("downtime")
     for n in range(1, 4):
-        random_wait(lab, move.vm, 0.02, 0.1)
+        random_wait(lab, move.vm, 0.2, 0.6)
         wire.do("cut")
         move.vm.wait_log("(?s)" + ".*".join(["link lost"] * n))
         move.vm.wait_log("(?s)" + ".*".join(["link is back"] * n))
