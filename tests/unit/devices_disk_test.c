@@ -375,6 +375,61 @@ static void lock_keeps_others_out(void **state)
 	assert_int_equal(run(f, DISK_FLUSH, 0, 0), 0);
 }
 
+/* An image that goes from one process to another, and back. */
+static void a_lock_is_given_up_and_taken(void **state)
+{
+	struct fix *f = *state;
+	struct err e = {0};
+	struct disk there;
+
+	assert_int_equal(disk_open(&there, &f->rig.loop, "d0", f->path, DISK_OPEN_UNLOCKED, &e), 0);
+	assert_true(disk_is_elsewhere(&there));
+	assert_false(disk_is_elsewhere(&f->d));
+	assert_int_equal(disk_lock(&there, &e), -EBUSY);
+	assert_non_null(strstr(e.msg, "in use"));
+	disk_unlock(&f->d);
+	assert_false(disk_is_elsewhere(&there));
+	assert_int_equal(disk_lock(&there, NULL), 0);
+	assert_true(disk_is_elsewhere(&f->d));
+	assert_int_equal(disk_lock(&f->d, NULL), -EBUSY);
+	disk_close(&there);
+	assert_int_equal(disk_lock(&f->d, NULL), 0);
+}
+
+static void count_drained(void *arg)
+{
+	(*(unsigned *)arg)++;
+}
+
+/* What is under way ends, what comes waits, and only then it is drained; once. */
+static void drained_when_nothing_is_under_way(void **state)
+{
+	struct fix *f = *state;
+	struct req a = {0}, b = {0};
+	unsigned drained = 0;
+
+	disk_drain(&f->d, count_drained, &drained);
+	assert_int_equal(drained, 1);
+	disk_hold(&f->d, false);
+	submit(f, &a, DISK_READ, 0, 4096);
+	disk_drain(&f->d, count_drained, &drained);
+	assert_int_equal(drained, 1);
+	submit(f, &b, DISK_READ, 4096, 4096);
+	rig_until(&f->rig, a.done);
+	assert_int_equal(drained, 2);
+	assert_false(b.done);
+	disk_hold(&f->d, false);
+	rig_until(&f->rig, b.done);
+	assert_int_equal(drained, 2);
+	/* The question is taken back. */
+	a = b = (struct req){0};
+	submit(f, &a, DISK_READ, 0, 4096);
+	disk_drain(&f->d, count_drained, &drained);
+	disk_hold(&f->d, false);
+	rig_until(&f->rig, a.done);
+	assert_int_equal(drained, 2);
+}
+
 static void open_errors_say_what_to_do(void **state)
 {
 	struct fix *f = *state;
@@ -417,6 +472,8 @@ int main(void)
 		T(the_hook_may_hold),
 		T(close_gives_held_requests_back),
 		T(lock_keeps_others_out),
+		T(a_lock_is_given_up_and_taken),
+		T(drained_when_nothing_is_under_way),
 		T(open_errors_say_what_to_do),
 	};
 

@@ -255,6 +255,39 @@ static void what_is_dirty(void **state)
 	dirty_stop(&d);
 }
 
+/* What is counted stays, what was sent is known, and a last pass protects nothing. */
+static void counted_sent_and_still(void **state)
+{
+	uint64_t sent[(PAGES + 63) / 64] = {0}, word = 1, n;
+	struct ram_pass pass = {.mem = &mem, .out = &out, .sent = sent};
+	struct dirty d;
+
+	assert_int_equal(dirty_start(&d, &kvm_model.kvm, &mem, NULL), 0);
+	dirty_forget_host(&d);
+	guest_writes(&mem, 3, 0, 1);
+	guest_writes(&mem, 70, 0, 1);
+	assert_int_equal(mem_write(&mem, 5 * MEM_PAGE_SIZE, &word, sizeof(word)), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(dirty_count(&d, &n), 0);
+		assert_int_equal(n, 3);
+	}
+	assert_int_equal(ram_pass_dirty(&pass, &d, &n), 0);
+	assert_int_equal(n, 3);
+	assert_int_equal(sent[0], 1ull << 3 | 1ull << 5);
+	assert_int_equal(sent[1], 1ull << (70 - 64));
+	assert_int_equal(dirty_count(&d, &n), 0);
+	assert_int_equal(n, 0);
+	guest_writes(&mem, 9, 0, 1);
+	pass.still = true;
+	assert_int_equal(ram_pass_dirty(&pass, &d, &n), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(dirty_count(&d, &n), 0);
+	assert_int_equal(n, 1);
+	kvm_model.fail = -EIO;
+	assert_int_equal(dirty_count(&d, &n), -EIO);
+	dirty_stop(&d);
+}
+
 /* RAM on both sides of the hole: two logs, one row of pages. */
 static void above_the_hole(void **state)
 {
@@ -294,9 +327,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(frames_of_pages),  T(bases_and_a_broken_stream),
-		T(all_that_is_used), T(a_pass_is_ended_between_frames),
-		T(what_is_dirty),    T(above_the_hole),
+		T(frames_of_pages),	   T(bases_and_a_broken_stream),
+		T(all_that_is_used),	   T(a_pass_is_ended_between_frames),
+		T(what_is_dirty),	   T(above_the_hole),
+		T(counted_sent_and_still), T(above_the_hole),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
