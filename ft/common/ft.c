@@ -28,7 +28,7 @@ const char *ft_word(const struct ft *ft)
 	if (ft->life == FT_OVER && ft->cover != FT_FENCED && ft->cover != FT_MIGRATED)
 		return "STOPPED";
 	if (ft->life == FT_HERE &&
-	    (ft->stands & (FT_STAND_USER | FT_STAND_SILENT | FT_STAND_SWITCH)))
+	    (ft->stands & (FT_STAND_USER | FT_STAND_SILENT | FT_STAND_SWITCH | FT_STAND_LOST)))
 		return "PAUSED";
 	return cover_word[ft->cover];
 }
@@ -60,8 +60,11 @@ int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why
 	const char *from = ft_word(ft);
 	int r = vm_pause(vm, e);
 
-	/* vCPUs that do not all come out are let go again: it runs, and that is what is shown. */
-	if (!vm->running)
+	/*
+	 * vCPUs that do not all come out are let go again: it runs, and that is what is shown. But
+	 * what waits for memory that will not come never runs again.
+	 */
+	if (!vm->running || reason == FT_STAND_LOST)
 		ft->stands |= reason;
 	if (why && !(r && reason == FT_STAND_USER))
 		snprintf(ft->note, sizeof(ft->note), "%s", why);

@@ -49,6 +49,7 @@ enum ft_stand {
 	FT_STAND_END = 8,     /* its last epoch is under way */
 	FT_STAND_SEAL = 16,   /* an epoch is being captured */
 	FT_STAND_SWITCH = 32, /* it is to run elsewhere */
+	FT_STAND_LOST = 64,   /* memory is missing, for good */
 };
 
 #define FT_SAMPLES 4096

@@ -100,7 +100,7 @@ static void start(void)
 	}
 	save();
 	vm_destroy(&vm);
-	if (snapshot_restore(&vm, &loop, &backends, out_path, &e))
+	if (snapshot_restore(&vm, &loop, &backends, out_path, NULL, &e))
 		fprintf(stderr, "%s\n", e.msg);
 	require(vm.loop != NULL);
 	vm_destroy(&vm);
@@ -175,7 +175,7 @@ static void check_restored(void)
 	uint8_t *first = saved(&first_len), *second;
 
 	vm_destroy(&vm);
-	require(!snapshot_restore(&vm, &loop, &backends, out_path, NULL));
+	require(!snapshot_restore(&vm, &loop, &backends, out_path, NULL, NULL));
 	second = saved(&second_len);
 	require(first_len == second_len && !memcmp(first, second, first_len));
 	free(first);
@@ -200,7 +200,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	} else {
 		write_file(in.p, in.left);
 	}
-	if (snapshot_restore(&vm, &loop, &backends, in_path, &e))
+	if (snapshot_restore(&vm, &loop, &backends, in_path, NULL, &e))
 		require(e.msg[0] && !vm.loop);
 	else
 		check_restored();

@@ -263,6 +263,30 @@ static void snapshot_or_migration(void **state)
 		check_refused(rig, snapshot, "snapshot: not while the VM's memory still comes in");
 		check_refused(rig, migrate, "migrate: the VM's memory still comes in");
 	}
+	r->dest.fsm.state = DST_LISTEN;
+	for (unsigned s = LAZY_FILLING; s <= LAZY_LOST; s++) {
+		r->lazy.fsm.state = s;
+		check_refused(rig, snapshot, "snapshot: not before all memory of the lazy");
+		check_refused(rig, migrate, "migrate: not before all memory of the lazy");
+	}
+}
+
+/* What waits for memory that will not come is neither stopped nor let go. */
+static void memory_is_missing(void **state)
+{
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+
+	r->has_vm = r->waiting = true;
+	r->lazy.fsm.state = LAZY_FILLING;
+	check_refused(rig, "resume", "resume: not before all memory of the lazy");
+	r->lazy.fsm.state = LAZY_LOST;
+	r->vm.running = true;
+	r->ft.stands = FT_STAND_LOST;
+	strcpy(r->ft.note, "it is gone");
+	check_refused(rig, "resume", "resume: it is gone");
+	check_refused(rig, "pause", "pause: it is gone");
+	assert_int_equal(r->ft.stands, FT_STAND_LOST);
 }
 
 /* --- the power button ------------------------------------------------------------------------- */
@@ -308,6 +332,7 @@ static void a_stop_presses_the_power_button(void **state)
 	check_stop(*state, false, FT_STAND_SEAL | FT_STAND_USER, false);
 	check_stop(*state, false, FT_STAND_SEAL | FT_STAND_END, false);
 	check_stop(*state, false, FT_STAND_CLAIM, false);
+	check_stop(*state, true, FT_STAND_LOST, false);
 }
 
 /* --- what bash makes of it ---------------------------------------------------------------------
@@ -417,6 +442,7 @@ int main(int argc, char **argv)
 		T(ended_vm_shows_status_and_events),
 		T(resume_is_not_for_the_arbiters_silence),
 		T(snapshot_or_migration),
+		T(memory_is_missing),
 		T(a_stop_presses_the_power_button),
 		cmocka_unit_test(bash_completes_commands),
 		T(bash_completes_names_and_arguments),

@@ -186,7 +186,7 @@ static void check_restored(const uint8_t *want)
 
 	vm_destroy(&vm); /* which has the image */
 	config_to_backends(&cfg, &b);
-	assert_int_equal(snapshot_restore(&other, &loop, &b, path, &e), 0);
+	assert_int_equal(snapshot_restore(&other, &loop, &b, path, NULL, &e), 0);
 	assert_memory_equal(other.mem.base, want, other.mem.bytes);
 	vm_destroy(&other);
 }

@@ -118,6 +118,7 @@ static void stop(struct run *r)
 
 	boot_reader_drop(r->reader);
 	run_snapshot_stop(r);
+	run_lazy_stop(r);
 	run_migrate_stop(r);
 	primary_stop(&r->primary);
 	built = r->has_vm || r->secondary.has_vm;

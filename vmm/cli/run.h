@@ -17,6 +17,7 @@
 #include "vmm/conf/config.h"
 #include "vmm/cli/console_sock.h"
 #include "vmm/cli/ctl.h"
+#include "vmm/cli/run_lazy.h"
 #include "vmm/cli/run_snapshot.h"
 #include "vmm/base/loop.h"
 #include "vmm/vm/vm.h"
@@ -37,6 +38,7 @@ struct run {
 	struct dest dest;     /* and to here */
 	struct loop_op progress_op;
 	struct run_snapshot snapshot;
+	struct run_lazy lazy;
 	int signal_fd;
 	struct loop_op signal_op;
 	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */

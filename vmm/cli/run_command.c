@@ -57,6 +57,18 @@ static json_t *set_paused(struct run *r, bool pause, struct err *e)
 			r->ft.note);
 		return NULL;
 	}
+	if (r->ft.stands & FT_STAND_LOST) {
+		err_set(e, -EBUSY, "%s: %s", pause ? "pause" : "resume", r->ft.note);
+		return NULL;
+	}
+	/* Loading it would touch what is missing, and here nobody may wait for that. */
+	if (!pause && r->waiting && run_lazy_missing(r)) {
+		err_set(e, -EBUSY,
+			"resume: not before all memory of the lazy restore is here (`ftvmm status "
+			"%s`); without --paused it would run already",
+			r->cfg.name);
+		return NULL;
+	}
 	if (pause_vm(r, pause, e))
 		return NULL;
 	r->waiting = r->waiting && pause;

@@ -119,7 +119,7 @@ static void guest_ended(void *arg)
 	if (r->over || !primary_may_end(&r->primary) || source_stands(&r->source))
 		return;
 	if (may_reboot(r)) {
-		if (!dest_fills(&r->dest)) /* else told again */
+		if (!dest_fills(&r->dest) && !run_lazy_missing(r)) /* else told again */
 			reboot(r);
 		return;
 	}
@@ -139,8 +139,8 @@ static void stop_late(struct loop_op *op, int res)
 void run_end_stop(struct run *r, uint64_t timeout_ns)
 {
 	/* A VM that stands while an epoch is captured goes on, and hears the button then. */
-	bool runs =
-		r->vm.running || r->ft.stands == FT_STAND_SEAL || r->ft.stands == FT_STAND_SWITCH;
+	bool runs = (r->vm.running && !(r->ft.stands & FT_STAND_LOST)) ||
+		    r->ft.stands == FT_STAND_SEAL || r->ft.stands == FT_STAND_SWITCH;
 
 	if (!source_may_end(&r->source, "the VM is being stopped"))
 		return;

@@ -217,6 +217,11 @@ static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
 		return err_set(e, -EBUSY,
 			       "migrate: the VM's memory still comes in; again when ftvmm status "
 			       "says that it is complete");
+	if (run_lazy_missing(r))
+		return err_set(e, -EBUSY,
+			       "migrate: not before all memory of the lazy restore is here (ftvmm "
+			       "status %s)",
+			       r->cfg.name);
 	if (run_snapshot_busy(r))
 		return err_set(e, -EBUSY,
 			       "migrate: not while snapshot '%s' is being written; again when that "

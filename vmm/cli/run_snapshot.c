@@ -200,6 +200,11 @@ static int check_request(struct run *r, json_t *request, uint64_t *ret_staging, 
 			       "snapshot: not while this VM migrates: its changes are followed for "
 			       "that; when it has ended, or after ftvmm migrate %s --cancel",
 			       r->cfg.name);
+	if (run_lazy_missing(r))
+		return err_set(
+			e, -EBUSY,
+			"snapshot: not before all memory of the lazy restore is here (`ftvmm "
+			"status`)");
 	if (r->snapshot.fsm.state == SNAP_GIVEN_UP)
 		return err_set(e, -EBUSY,
 			       "snapshot: '%s' was given up, but its storage has not let it go yet",

@@ -95,7 +95,7 @@ json_t *run_status(struct run *r)
 		[ROLE_SECONDARY] = "secondary",
 	};
 	const struct obuf *ob = &r->vm.obuf;
-	json_t *o = json_object(), *snapshot;
+	json_t *o = json_object(), *under_way;
 
 	json_object_set_new(o, "name", json_string(r->cfg.name));
 	json_object_set_new(o, "role", json_string(role[r->role]));
@@ -109,8 +109,10 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "paused", json_boolean((r->ft.stands & FT_STAND_USER) != 0));
 	json_object_set_new(o, "pid", json_integer(getpid()));
 	add_epochs(o, r);
-	if ((snapshot = run_snapshot_status(r)))
-		json_object_set_new(o, "snapshot", snapshot);
+	if ((under_way = run_snapshot_status(r)))
+		json_object_set_new(o, "snapshot", under_way);
+	if ((under_way = run_lazy_status(r)))
+		json_object_set_new(o, "lazy", under_way);
 	add_loop(o, &r->loop);
 	json_object_set_new(o, "held_packets", json_integer(ob->held));
 	json_object_set_new(o, "held_bytes", json_integer(ob->bytes));

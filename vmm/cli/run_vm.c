@@ -54,8 +54,10 @@ static int build_vm(struct run *r, struct err *e)
 	int code;
 
 	config_to_backends(&r->cfg, &b);
+	if (r->cfg.lazy)
+		return run_lazy_restore(r, &b, e);
 	if (r->cfg.restore[0])
-		return snapshot_restore(&r->vm, &r->loop, &b, r->cfg.restore, e);
+		return snapshot_restore(&r->vm, &r->loop, &b, r->cfg.restore, NULL, e);
 	code = config_to_machine(&r->cfg, &m, e);
 	if (!code)
 		code = measure_disks(&r->cfg, &m, e);
@@ -87,6 +89,8 @@ int run_vm_go(struct run *r, struct err *e)
 
 	if (!code && r->cfg.restore[0])
 		vm_new_generation(&r->vm);
+	if (!code)
+		code = run_lazy_go(r, e);
 	if (!code)
 		vm_start(&r->vm);
 	return code;

@@ -118,6 +118,8 @@ static const struct option rows[] = {
 	  .metavar = "FILE", .help = "start from a snapshot instead of a kernel" },
 	{ "incoming", .type = OPT_TEXT, FIELD(struct config, incoming), .tags = PLAIN,
 	  .metavar = "URI", .help = "wait there for a VM that migrates to here" },
+	{ "lazy", .type = OPT_FLAG, FIELD(struct config, lazy), .tags = OWNER,
+	  .help = "with --restore: run while memory comes" },
 	{ "no-reboot", .type = OPT_FLAG, FIELD(struct config, no_reboot), .tags = ALL,
 	  .help = "a reset by the guest ends the VM" },
 	{ "paused", .type = OPT_FLAG, FIELD(struct config, paused), .tags = OWNER,

@@ -61,6 +61,7 @@ struct config {
 	char console[512];  /* "stdio" (default), "none" or a file */
 	char restore[512];  /* snapshot file to start from */
 	char incoming[300]; /* URI; a migration comes in here instead of a kernel */
+	bool lazy;	    /* the guest runs while its memory comes from restore */
 	bool no_reboot;	    /* a reset ends the VM */
 	bool paused;	    /* vCPUs do not start until `ftvmm resume` */
 	enum config_role role;

@@ -64,6 +64,8 @@ static int check_boot(const struct config *c, struct err *e)
 
 	if (c->paused && (!c->restore[0] || c->role != ROLE_PLAIN))
 		return err_set(e, -EINVAL, "--paused goes with --restore and without --primary");
+	if (c->lazy && (!c->restore[0] || c->role != ROLE_PLAIN))
+		return err_set(e, -EINVAL, "--lazy goes with --restore and without --primary");
 	if (c->restore[0])
 		return check_input("restore", c->restore, &ignored, e);
 	if (!c->kernel[0])

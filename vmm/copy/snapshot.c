@@ -16,7 +16,14 @@ static int next(struct stream *st, struct frame *f, struct err *e)
 	return err_set(e, -EBADMSG, "%s", r == -EBADMSG ? st->why : "file ends too early");
 }
 
-static int take_all(struct vm *vm, struct stream *st, struct err *e)
+static int take_pages(struct vm *vm, const struct stream *st, const struct frame *f,
+		      const struct snapshot_pages *pages, struct err *e)
+{
+	return pages ? pages->take(pages->arg, vm, st, f, e) : page_in_now(&vm->mem, f, e);
+}
+
+static int take_all(struct vm *vm, struct stream *st, const struct snapshot_pages *pages,
+		    struct err *e)
 {
 	bool has_state = false;
 	struct frame f;
@@ -29,7 +36,7 @@ static int take_all(struct vm *vm, struct stream *st, struct err *e)
 		if (f.type == FRAME_BYE)
 			break;
 		if (f.type == FRAME_PAGES && !has_state)
-			r = page_in_now(&vm->mem, &f, e);
+			r = take_pages(vm, st, &f, pages, e);
 		else if (f.type == FRAME_STATE && !has_state)
 			r = vm_decode(vm, f.data, f.length, e);
 		else
@@ -41,12 +48,15 @@ static int take_all(struct vm *vm, struct stream *st, struct err *e)
 	}
 	if (!has_state)
 		return err_set(e, -EBADMSG, "no device state");
+	r = pages ? pages->taken(pages->arg, vm, st, e) : 0;
+	if (r)
+		return r;
 	vm_commit(vm);
 	return vm_try_load(vm, e);
 }
 
 static int restore(struct vm *vm, struct loop *l, const struct backends *b, struct stream *st,
-		   struct err *e)
+		   const struct snapshot_pages *pages, struct err *e)
 {
 	struct machine m;
 	struct frame f;
@@ -60,14 +70,17 @@ static int restore(struct vm *vm, struct loop *l, const struct backends *b, stru
 		r = vm_create(vm, l, &m, b, e);
 	if (r)
 		return r;
-	r = take_all(vm, st, e);
-	if (r)
-		vm_destroy(vm);
+	r = take_all(vm, st, pages, e);
+	if (!r)
+		return 0;
+	if (pages)
+		pages->undo(pages->arg);
+	vm_destroy(vm);
 	return r;
 }
 
 int snapshot_restore(struct vm *vm, struct loop *l, const struct backends *b, const char *path,
-		     struct err *e)
+		     const struct snapshot_pages *pages, struct err *e)
 {
 	struct stream st;
 	int fd = chan_file_open(path, e), r;
@@ -75,7 +88,7 @@ int snapshot_restore(struct vm *vm, struct loop *l, const struct backends *b, co
 	if (fd < 0)
 		return fd;
 	stream_init(&st, fd, STREAM_FILE, 0);
-	r = restore(vm, l, b, &st, e);
+	r = restore(vm, l, b, &st, pages, e);
 	stream_done(&st);
 	return r ? err_wrap(e, "snapshot '%s'", path) : 0;
 }

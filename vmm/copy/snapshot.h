@@ -9,9 +9,24 @@
 
 #include "vmm/base/err.h"
 #include "vmm/vm/vm.h"
+#include "vmm/wire/stream.h"
 
-/* Build the VM of a snapshot on the back ends b; vm_load() and vm_start() set it going. */
+/* Who takes the pages, if they are not to go into memory at once. */
+struct snapshot_pages {
+	/* Each FRAME_PAGES, which st has just read. */
+	int (*take)(void *arg, struct vm *vm, const struct stream *st, const struct frame *f,
+		    struct err *e);
+	/* That was all; next the state is loaded, which looks at memory. */
+	int (*taken)(void *arg, struct vm *vm, const struct stream *st, struct err *e);
+	void (*undo)(void *arg); /* it failed; the VM is about to be destroyed */
+	void *arg;
+};
+
+/*
+ * Build the VM of a snapshot on the back ends b; vm_load() and vm_start() set it going. pages may
+ * be NULL.
+ */
 int snapshot_restore(struct vm *vm, struct loop *l, const struct backends *b, const char *path,
-		     struct err *e);
+		     const struct snapshot_pages *pages, struct err *e);
 
 #endif

@@ -379,3 +379,16 @@ int stream_recv(struct stream *s, struct frame *f)
 			return r;
 	}
 }
+
+uint64_t stream_read_bytes(const struct stream *s)
+{
+	return s->recv_bytes - (s->have - s->used);
+}
+
+void stream_seek(struct stream *s, uint64_t seq)
+{
+	s->have = s->used = 0;
+	s->recv_seq = seq;
+	s->eof = s->drained = false;
+	s->why[0] = 0;
+}

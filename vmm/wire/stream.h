@@ -135,6 +135,10 @@ int stream_send(struct stream *s, enum frame_type type, uint64_t epoch, const st
  * wait for the fd, level-triggered.
  */
 int stream_recv(struct stream *s, struct frame *f);
+/* How many bytes of the channel the frames so far have taken, preface and headers included. */
+uint64_t stream_read_bytes(const struct stream *s);
+/* The channel goes on at another place, with frame seq: what was read ahead is dropped. */
+void stream_seek(struct stream *s, uint64_t seq);
 /* Largest payload allowed for a type; 0 for an unknown type. */
 uint32_t stream_max_length(uint16_t type);
 const char *stream_frame_name(uint16_t type);
