@@ -633,3 +633,48 @@ def postcopy_cut(lab):
     all_there(to)
     to.wait_console("^speed")
     expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
+
+
+def where(move, to):
+    """Waits until it is decided which of the two has the VM, and all of it; that one is the next source."""
+    d = ftlab.Deadline(40)
+    while move.vm.alive():
+        d.check("the end of the migration")
+        try:
+            if move.vm.status()["migration"]["status"] == "failed":
+                break
+        except ftlab.LabError:
+            pass  # it leaves
+        move.vm.nap(0.02)
+    if move.vm.alive():
+        move.vm.wait_state("RUNNING")
+        to.wait_state("STARTING")
+        move.lab.release(to)
+        return False
+    expect(move.vm.code == ftlab.EXIT_GONE, f"the source's exit code is {move.vm.code}: {move.vm.log_text()}")
+    to.wait_state("RUNNING")
+    all_there(to)
+    move.lab.release(move.vm)
+    move.vm, move.host = to, move.there()
+    return True
+
+
+@test(180)
+def migrate_random(lab):
+    """in random ways, the link cut at a random moment: it runs at exactly one side, whole (MIGRATIONS=n for more)"""
+    wire = ftlab.Wire(lab)
+    move = Move(lab, boot(lab, "writer", "pages=300 total=6000 mode=random tick=20", memory="64M"))
+    move.vm.wait_console("^speed")
+    moved = 0
+    for n in range(int(os.environ.get("MIGRATIONS", "8"))):
+        to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}")
+        options = dict(lab.rng.choice(({"how": "precopy"}, *LAZY)))
+        how = options.pop("how")
+        lab.note(f"migration {n}: {how} {options}")
+        move.vm.call("migrate", **{how: wire.peer_of[move.host]}, **options)
+        random_wait(lab, move.vm, 0, 0.15)
+        wire.do("cut")
+        moved += where(move, to)
+        move.vm.wait_console("^speed")
+        expect(not re.search("CORRUPT|TRAP", move.vm.console_text()), move.vm.console_text())
+    lab.note(f"{moved} moved")
