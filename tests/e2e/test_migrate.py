@@ -678,3 +678,41 @@ def migrate_random(lab):
         move.vm.wait_console("^speed")
         expect(not re.search("CORRUPT|TRAP", move.vm.console_text()), move.vm.console_text())
     lab.note(f"{moved} moved")
+
+
+@test(120)
+def postcopy_kill_destination(lab):
+    """the destination dies at each step before GO: the VM goes on at the source, and the next one succeeds"""
+    for name in DEST_BEFORE:
+        move = disk_guest(lab)
+        uri = move.uri("unix")
+        to = move.destination(uri, env={"FTVMM_DIE_AT": name})
+        done = migrate(move.vm, uri, "postcopy")
+        expect(to.wait_exit() == -9 and done["status"] == "failed", f"{name}: {to.code} {done}")
+        works(lab, move.vm)
+        lab.release(to)
+        move.go("unix", how="postcopy")
+        works(lab, move.vm)
+        all_there(move.vm)
+        lab.release(move.vm)
+
+
+@test(60)
+def postcopy_refused(lab):
+    """a destination that may not have userfaults says what mends it, and precopy comes in there all the same"""
+    move = Move(lab, boot(lab, "idle", "hz=20 verbose=1"))
+    move.vm.wait_console("^tick 1")
+    uri = move.uri("unix")
+    # No rights, and a /dev without the device: as in a container.
+    before = ["unshare", "--mount", "--", "sh", "-c",
+              "mount --bind /dev/null /dev/userfaultfd; "
+              "exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace -- \"$@\"", "sh"]
+    to = Vm(lab, "B", ["--incoming", uri], before=before)
+    to.wait_state("STARTING")
+    expect("only precopy" in to.log_text(), to.log_text())
+    done = migrate(move.vm, uri, "postcopy")
+    expect(done["status"] == "failed" and "userfault" in done["error-desc"], f"{done}")
+    move.vm.wait_state("RUNNING")
+    to.wait_state("STARTING")
+    expect(migrate(move.vm, uri)["status"] == "completed", "precopy is refused, too")
+    to.wait_console("^tick")

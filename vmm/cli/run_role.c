@@ -4,13 +4,18 @@
 #include <string.h>
 
 #include "ft/common/side.h"
+#include "postcopy/pager.h"
 #include "vmm/base/log.h"
 
 static int run_incoming(struct run *r, struct err *e)
 {
+	struct err probe = {0};
+
 	if (!r->cfg.kernel[0] && !r->cfg.no_reboot)
 		log_warn("no kernel (-k): the guest's first reboot here ends the VM; give the "
 			 "source's -k and -i here, too");
+	if (pager_probe(&probe))
+		log_warn("only precopy can come in here: %s", probe.msg);
 	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a migration");
 	return run_migrate_listen(r, e);
 }
