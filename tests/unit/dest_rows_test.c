@@ -84,9 +84,9 @@ static int setup(void **state)
 	fake_vm_reset();
 	strcpy(r->folder, "/tmp/ftvmm-dest-XXXXXX");
 	assert_non_null(mkdtemp(r->folder));
-	snprintf(r->image, sizeof(r->image), "%s/image", r->folder);
+	snprintf(r->image, sizeof(r->image), "%.60s/image", r->folder);
 	fake_machine(&r->machine, &r->cfg, r->image);
-	snprintf(r->cfg.incoming, sizeof(r->cfg.incoming), "unix:%s/in", r->folder);
+	snprintf(r->cfg.incoming, sizeof(r->cfg.incoming), "unix:%.60s/in", r->folder);
 	assert_int_equal(loop_init(&r->loop, NULL), 0);
 	r->loop.clock = loop_now_ns;
 	make_state(r);
@@ -111,7 +111,7 @@ static int teardown(void **state)
 	assert_int_equal(fake_vm.created, fake_vm.destroyed);
 	loop_turns(&r->loop);
 	loop_done(&r->loop);
-	snprintf(command, sizeof(command), "rm -rf %s", r->folder);
+	snprintf(command, sizeof(command), "rm -rf %.60s", r->folder);
 	return system(command);
 }
 
@@ -122,7 +122,7 @@ static void dial(struct rig *r, struct stream *st, uint64_t session)
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/in", r->folder);
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%.60s/in", r->folder);
 	assert_int_equal(connect(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
 	stream_done(st);
 	stream_init(st, fd, STREAM_MIGRATE, session);

@@ -74,7 +74,7 @@ int source_rig_setup(void **state)
 	fake_vm_reset();
 	strcpy(r->folder, "/tmp/ftvmm-source-XXXXXX");
 	assert_non_null(mkdtemp(r->folder));
-	snprintf(r->image, sizeof(r->image), "%s/image", r->folder);
+	snprintf(r->image, sizeof(r->image), "%.60s/image", r->folder);
 	fake_machine(&r->machine, &r->cfg, r->image);
 	assert_int_equal(loop_init(&r->loop, NULL), 0);
 	r->loop.clock = loop_now_ns;
@@ -85,7 +85,7 @@ int source_rig_setup(void **state)
 			    .arg = r};
 	r->conf = (struct migrate_conf){
 		.downtime_ns = 0, .timeout_ns = 60 * S, .passes = MIGRATE_PASSES_ANY};
-	snprintf(r->conf.uri, sizeof(r->conf.uri), "unix:%s/in", r->folder);
+	snprintf(r->conf.uri, sizeof(r->conf.uri), "unix:%.60s/in", r->folder);
 	r->listener = r->link.fd = r->locker = -1;
 	r->code = -1;
 	there_listens(r, true);
@@ -110,7 +110,7 @@ int source_rig_teardown(void **state)
 	assert_int_equal(fake_vm.created, fake_vm.destroyed);
 	loop_turns(&r->loop);
 	loop_done(&r->loop);
-	snprintf(command, sizeof(command), "rm -rf %s", r->folder);
+	snprintf(command, sizeof(command), "rm -rf %.60s", r->folder);
 	return system(command);
 }
 
@@ -123,7 +123,7 @@ void there_listens(struct source_rig *r, bool listens)
 	if (r->listener >= 0)
 		close(r->listener);
 	r->listener = -1;
-	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/in", r->folder);
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%.60s/in", r->folder);
 	unlink(sun.sun_path);
 	if (!listens)
 		return;
