@@ -18,6 +18,7 @@
 #define SYNC_LOOK_MS 50
 #define SYNC_ALIVE   100u /* looks, and then a frame without pages */
 #define AUTO_PASSES  3u	  /* before it is judged whether they lead anywhere */
+#define FEW_PAGES    128u
 #define NS_PER_S     1000000000ull
 #define RATE_PAGES   256u     /* fewer say nothing about how fast the link is, */
 #define RATE_GUESS   25000ull /* and this, pages a second, is assumed */
@@ -201,6 +202,12 @@ static int not_converging(struct passes *p)
 		(unsigned long long)(p->conf->downtime_ns / 1000000));
 }
 
+/* It fits, but another pass, which is short by now, leaves much less. */
+static bool is_shrinking(const struct passes *p, uint64_t left, uint64_t before)
+{
+	return left > FEW_PAGES && left < before / 2 && p->stats.pass < p->conf->passes;
+}
+
 /* No more passes: more would not bring it below the downtime, or not soon. */
 static bool is_enough(const struct passes *p, uint64_t left, uint64_t before)
 {
@@ -231,12 +238,12 @@ static int send_live(struct passes *p, const struct ram_pass *ram)
 		r = end_pass(p, &at, &left);
 		if (r)
 			break;
-		if (fits(p, left) && synced)
+		if (fits(p, left) && synced && !is_shrinking(p, left, before))
 			return 0;
 		if (!synced && fits(p, left)) {
 			r = sync_images(p);
 			synced = true;
-		} else if (is_enough(p, left, before)) {
+		} else if (!fits(p, left) && is_enough(p, left, before)) {
 			return end_live(p);
 		}
 		before = left;
