@@ -122,7 +122,7 @@ int dirty_clear_piece(struct dirty *d, uint64_t *word)
 	uint64_t from, to, end, pages = 0;
 	int r;
 
-	if (!find(d, word))
+	if (!d->kvm->nslots || !find(d, word)) /* without a slot there is no log */
 		return 1;
 	from = to = *word;
 	log.slot = slot_of(d, from, &end);
