@@ -54,7 +54,8 @@ static void forget_later(struct client *c)
 	json_decref(l->id);
 	l->id = NULL;
 	l->client = NULL;
-	l->left(l->arg);
+	if (l->left)
+		l->left(l->arg);
 }
 
 static void drop(struct client *c)

@@ -28,7 +28,8 @@ void ctl_follow(struct ctl *c);
 
 /* An answer that takes its time; zeroed to begin with, owned by whoever gives it. */
 struct ctl_later {
-	void (*left)(void *arg); /* the client does not wait any more: nobody is to be answered */
+	/* The client does not wait any more: nobody is to be answered. NULL: it is all the same. */
+	void (*left)(void *arg);
 	void *arg;
 	/* private to ctl.c */
 	void *client;

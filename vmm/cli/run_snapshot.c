@@ -244,7 +244,7 @@ json_t *run_snapshot_status(const struct run *r)
 	const struct run_snapshot *s = &r->snapshot;
 	struct live_snapshot_stats stats;
 
-	if (s->fsm.state == SNAP_NONE)
+	if (!s->live) /* none, or the VM is going */
 		return NULL;
 	live_snapshot_stats(s->live, &stats);
 	return json_pack("{s:s, s:s, s:I, s:i}", "file", s->path, "state", states[s->fsm.state],

@@ -4,12 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "vmm/base/job.h"
+#include "vmm/base/lock.h"
 #include "vmm/base/log.h"
 #include "vmm/copy/ram_pass.h"
 #include "vmm/machine/fdt.h"
@@ -191,12 +193,21 @@ static int fail(struct live_snapshot *s, int r)
 	return r == -ETIMEDOUT ? -EIO : r;
 }
 
+/* Long work that nobody waits for: not with the loop's priority, which jobs inherit. */
+static void be_ordinary(void)
+{
+	struct sched_param p = {0};
+
+	sched_setscheduler(0, SCHED_OTHER, &p);
+}
+
 static int run_passes(struct job *job)
 {
 	struct live_snapshot *s = (struct live_snapshot *)job;
 	bool first = !s->opened;
 	int r = first ? open_file(s) : 0;
 
+	be_ordinary();
 	pthread_setname_np(pthread_self(), "snapshot");
 	if (!r) {
 		pthread_mutex_lock(&s->lock);
@@ -228,6 +239,7 @@ static int run_write(struct job *job)
 	struct live_snapshot *s = (struct live_snapshot *)job;
 	int r;
 
+	be_ordinary();
 	pthread_setname_np(pthread_self(), "snapshot");
 	/* As if there were guest memory to hold: file_write() gives the lock back. */
 	pthread_mutex_lock(&s->lock);
@@ -473,7 +485,7 @@ int live_snapshot_new(struct live_snapshot **ret, struct vm *vm,
 	s->plan = *plan;
 	strcpy(s->path, plan->path);
 	s->plan.path = s->path;
-	pthread_mutex_init(&s->lock, NULL);
+	lock_init(&s->lock);
 	r = make_buffers(s, e);
 	if (!r)
 		r = dirty_start(&s->dirty, &vm->kvm, &vm->mem, e);
