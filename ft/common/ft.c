@@ -62,9 +62,10 @@ int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why
 
 	/*
 	 * vCPUs that do not all come out are let go again: it runs, and that is what is shown. But
-	 * what waits for memory that will not come never runs again.
+	 * what waits for memory that will not come never runs again, and a VM that is to end does
+	 * not go on once the seal of its last epoch has stopped it.
 	 */
-	if (!vm->running || reason == FT_STAND_LOST)
+	if (!vm->running || reason == FT_STAND_LOST || reason == FT_STAND_END)
 		ft->stands |= reason;
 	if (why && !(r && reason == FT_STAND_USER))
 		snprintf(ft->note, sizeof(ft->note), "%s", why);

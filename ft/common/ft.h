@@ -95,7 +95,7 @@ const char *ft_word(const struct ft *ft);
 void ft_set(struct ft *ft, enum ft_life life, enum ft_cover cover, const char *why);
 /*
  * Stop the VM for this reason; why: for status, NULL leaves the note as it is. When it does not
- * stop it runs on, and there is no such reason.
+ * stop it runs on, and there is no such reason; but that of an end holds from the next stop on.
  */
 int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why, struct err *e);
 /* The reason is gone; the VM goes on when there is no other one. */

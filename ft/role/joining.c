@@ -55,7 +55,8 @@ void primary_say_hello(void *arg)
 	struct primary *p = arg;
 	uint8_t *fdt = malloc(FDT_MAX_BYTES);
 	struct wire_hello h;
-	int r = fdt ? make_hello(p, &h, fdt) : -ENOMEM;
+	/* A snapshot that was begun since primary_look(): the peer is not to empty its images. */
+	int r = p->vm->kvm.tracked ? -EBUSY : fdt ? make_hello(p, &h, fdt) : -ENOMEM;
 	struct iovec iov[2] = {{&h, sizeof(h)}, {fdt, r > 0 ? r : 0}};
 
 	primary_timer(p, HANDSHAKE_NS);

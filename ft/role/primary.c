@@ -321,6 +321,11 @@ void primary_end(struct primary *p, int code)
 	primary_post(p, PRI_EV_STOP);
 }
 
+bool primary_is_asked(const struct primary *p)
+{
+	return p->handing != NULL;
+}
+
 int primary_hand_over(struct primary *p, primary_handing *done, void *arg, struct err *e)
 {
 	if (is_stopping(p) || is_handing(p))

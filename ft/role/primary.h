@@ -125,6 +125,8 @@ int primary_hand_over(struct primary *p, primary_handing *done, void *arg, struc
  * done.
  */
 bool primary_host_failed(struct primary *p);
+/* Is a hand-over asked for that has not begun? */
+bool primary_is_asked(const struct primary *p);
 /* A user's pause. -EBUSY: not while the VM is being handed over. */
 int primary_pause(struct primary *p, bool pause, struct err *e);
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns);

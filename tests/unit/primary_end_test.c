@@ -276,6 +276,11 @@ static void a_stop_of_a_vm_that_does_not_stop(void **state)
 	assert_int_equal(logged("error: "), 1);
 	assert_int_equal(logged("error: vCPUs: only 0 of 1"), 1);
 	rig_expect(r, PRI_STOP_DUE, "PROTECTED", true, 'h');
+	/* The seal of the last epoch does stop it: from there it does not go on. */
+	fake_vm.pause_error = 0;
+	rig_cause(r, PRI_EV_ACK);
+	assert_int_equal(r->pri.fsm.state, PRI_STOP);
+	assert_false(r->vm.running);
 }
 
 /* An ack may overtake the sender's last lines: no word is said between them. */

@@ -144,8 +144,9 @@ void run_end_stop(struct run *r, uint64_t timeout_ns)
 
 	if (!source_may_end(&r->source, "the VM is being stopped"))
 		return;
+	/* A hand-over that has not begun does not: the stop wins. */
 	if (r->stopping || !timeout_ns || !r->has_vm || !runs || r->reader ||
-	    !vm_power_button(&r->vm)) {
+	    primary_is_asked(&r->primary) || !vm_power_button(&r->vm)) {
 		end_vm(r, 0);
 		return;
 	}
