@@ -88,7 +88,11 @@ void dest_arrived(void *arg)
 
 void dest_look_whether_complete(struct dest *d)
 {
-	if (d->fsm.state == DST_FILL && d->pager.mem && pager_complete(&d->pager))
+	bool all = d->pager.mem && !pager_left(&d->pager);
+
+	/* Without a link nothing is on its way, and no EOS comes. */
+	if (all &&
+	    (d->fsm.state == DST_CUT || (d->fsm.state == DST_FILL && pager_complete(&d->pager))))
 		dest_post(d, DST_EV_COMPLETE);
 }
 
@@ -106,7 +110,7 @@ void dest_complete(void *arg)
 		 (double)faults_percentile_ns(f, 50) / 1e3,
 		 (double)faults_percentile_ns(f, 99) / 1e3, (double)f->max_ns / 1e3);
 	/* Before the urgent link ends, which the source may see at once. */
-	if (dest_say(d, FRAME_EOC, NULL, 0))
+	if (dest_has_link(d) && dest_say(d, FRAME_EOC, NULL, 0))
 		dest_lose(d, "source: connection broken");
 	pager_finish(&d->pager);
 	stream_done(&d->urgent);
@@ -129,6 +133,7 @@ void dest_cut(void *arg)
 		d->why, (unsigned long long)pager_left(&d->pager));
 	log_error("%s", note);
 	ft_set(d->ft, FT_HERE, FT_NONE, note);
+	dest_look_whether_complete(d);
 }
 
 static int say_have(struct dest *d)

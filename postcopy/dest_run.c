@@ -124,14 +124,14 @@ void dest_run(void *arg)
 	d->stats.run_ns = d->stats.ended_ns - at;
 	vm_announce(&d->announce, d->vm);
 	step_reached(STEP_MIG_RAN);
+	if (d->pager.mem)
+		dest_post(d, DST_EV_LACKS); /* before a LOST */
 	if (say_runs(d, &d->link))
 		dest_lose(d, "source: connection broken");
 	step_reached(STEP_MIG_SAID);
 	d->ft->peer[0] = 0;
 	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
-	if (d->pager.mem)
-		dest_post(d, DST_EV_LACKS);
-	else
+	if (!d->pager.mem)
 		vm_tell_end(d->vm); /* an end of the guest that nobody was told of */
 	log_info("migration: the VM runs here: images %.2f ms, load %.2f ms, run %.2f ms",
 		 (double)d->stats.lock_ns / 1e6, (double)d->stats.load_ns / 1e6,

@@ -123,7 +123,8 @@ static int unpack(struct fill *f, const struct page_entry *en)
 static int take(struct fill *f, const struct page_entry *en, bool urgent)
 {
 	enum have_state was;
-	int r = have_state(f->have, en->page) > HAVE_ASKED ? 0 : unpack(f, en);
+	bool here = have_state(f->have, en->page) > HAVE_ASKED;
+	int r = here ? 0 : unpack(f, en);
 
 	if (r)
 		return r;
@@ -132,6 +133,10 @@ static int take(struct fill *f, const struct page_entry *en, bool urgent)
 		count(&f->counts->unasked, 1);
 	if (was > HAVE_ASKED) {
 		count(&f->counts->twice, 1);
+		return 0;
+	}
+	if (here) { /* given up by who had claimed it: that link is lost, and it comes again */
+		have_unclaim(f->have, en->page);
 		return 0;
 	}
 	if (en->method == PAGE_ZERO)

@@ -69,6 +69,19 @@ void images_go_on(struct images *im)
 	im->vm = NULL;
 }
 
+void images_forget(struct images *im)
+{
+	struct vm *vm = im->vm;
+
+	for (unsigned i = 0; vm && i < vm->machine.ndevs; i++) {
+		if (!is_disk(vm, i))
+			continue;
+		loop_io_abandon(vm->loop, &im->each[i].sync_op);
+		disk_drain(&vm->devices.disks[i], NULL, NULL); /* held, and nobody is told */
+	}
+	im->vm = NULL;
+}
+
 void images_unlock(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)

@@ -28,6 +28,8 @@ struct images {
 void images_drain(struct images *im, struct vm *vm, void (*drained)(void *arg, int r), void *arg);
 /* The guest's requests go on; drained() is not called any more. */
 void images_go_on(struct images *im);
+/* The process ends, and the image may be another's: what is held never goes out. */
+void images_forget(struct images *im);
 void images_unlock(struct vm *vm);
 /* All of them, or none. Never waits. */
 int images_lock(struct vm *vm, struct err *e);

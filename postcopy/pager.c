@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "postcopy/pager_thread.h"
@@ -82,7 +83,7 @@ void pager_want(struct pager *p, uint64_t page)
 	pager_wake(p);
 }
 
-static bool page_ready(struct pager *p, uint64_t page)
+static bool page_ready(struct pager *p, uint64_t page, unsigned *zeros)
 {
 	enum have_state s = have_state(&p->have, page);
 
@@ -90,19 +91,27 @@ static bool page_ready(struct pager *p, uint64_t page)
 		pager_want(p, page);
 		s = have_state(&p->have, page); /* it may have come in between */
 	}
-	if (s == HAVE_ZERO && fill_zero(&p->fill[0], page))
-		pager_tell(p, PAGER_FAILED);
-	return s >= HAVE_ZERO;
+	if (s != HAVE_ZERO)
+		return s > HAVE_ZERO;
+	++*zeros;
+	if (!fill_zero(&p->fill[0], page))
+		return true;
+	__atomic_store_n(&p->hungry, true, __ATOMIC_RELEASE); /* looks again */
+	pager_tell(p, PAGER_FAILED);
+	return false;
 }
 
 static bool ready(void *arg, uint64_t page, uint64_t n)
 {
-	unsigned missing = 0;
+	unsigned missing = 0, zeros = 0;
+	uint64_t end = page + n;
 
 	/* Not all of a large range at once: whoever hears that some have come looks again. */
-	for (uint64_t end = page + n; page < end && missing < READY_ASKS; page++)
-		missing += !page_ready(arg, page);
-	return !missing;
+	for (; page < end && missing < READY_ASKS && zeros < READY_ASKS; page++)
+		missing += !page_ready(arg, page, &zeros);
+	if (page < end && !missing)
+		pager_tell(arg, PAGER_ARRIVED);
+	return page == end && !missing;
 }
 
 /* It is only to spare the source: what finds no room is sent, and dropped here. */
@@ -170,7 +179,11 @@ static int empty_absent(struct pager *p)
 
 int pager_start(struct pager *p, struct stream *urgent, struct err *e)
 {
-	int r = empty_absent(p);
+	int r;
+
+	/* A huge page in place of small ones would fill what is missing. */
+	madvise(p->mem->base, p->mem->bytes, MADV_NOHUGEPAGE);
+	r = empty_absent(p);
 
 	if (r)
 		return err_set(e, r, "postcopy: guest memory cannot be emptied: %s", strerror(-r));

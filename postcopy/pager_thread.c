@@ -34,9 +34,22 @@ void pager_wake(struct pager *p)
 		log_debug("pager: eventfd: %s", strerror(errno));
 }
 
+/* What has come meanwhile need not be asked for. Under lock. */
+static void drop_stale(struct pager *p)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < p->nask; i++)
+		if (have_state(&p->have, p->ask[i]) == HAVE_ASKED)
+			p->ask[kept++] = p->ask[i];
+	p->nask = kept;
+}
+
 void pager_ask(struct pager *p, uint64_t page)
 {
 	pthread_mutex_lock(&p->lock);
+	if (p->nask == PAGER_ASKS)
+		drop_stale(p);
 	VMM_BUG_ON(p->nask == PAGER_ASKS);
 	p->ask[p->nask++] = page;
 	pthread_mutex_unlock(&p->lock);

@@ -346,11 +346,11 @@ int passes_init(struct passes *p, struct err *e)
 
 void passes_done(struct passes *p)
 {
+	free(p->sent);
+	p->sent = NULL;
 	if (!p->out.enc)
 		return;
 	page_out_done(&p->out);
-	free(p->sent);
-	p->sent = NULL;
 	pthread_mutex_destroy(&p->lock);
 	pthread_cond_destroy(&p->cond);
 }

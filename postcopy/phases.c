@@ -197,6 +197,7 @@ static const struct fsm_row dest_rows[] = {
 	ROW(FILL, ASK, MENDING, dest_have, "old link closed; HAVE"),
 	ROW(CUT, ASK, MENDING, dest_have, "HAVE"),
 	ROW(CUT, ARRIVED, CUT, dest_arrived, ""),
+	ROW(CUT, COMPLETE, RUNS, dest_complete, "all of it is here: the source will ask"),
 	ROW(MENDING, PAIR, FILL, dest_mend, "WELCOME; ask again for what was asked for"),
 	ROW(MENDING, ASK, MENDING, dest_have, "old link closed; HAVE"),
 	ROW(MENDING, LOST, CUT, dest_cut, ""),

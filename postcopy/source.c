@@ -354,6 +354,9 @@ int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 		return err_set(e, -EBUSY,
 			       "migrate: too late: the VM may run at the destination. If you are "
 			       "sure that it does not, and will not: --cancel --force");
+	/* Whoever has an image locked is likely to run it. */
+	if (force && images_lock(s->vm, e))
+		return e->code;
 	if (there)
 		return err_set(e, -EBUSY, "migrate: too late: the VM runs at the destination");
 	if (s->fsm.state == SRC_GO)
@@ -390,7 +393,7 @@ void source_done(struct source *s)
 	source_close_link(s);
 	unsent_done(&s->unsent);
 	free(s->maps);
-	images_go_on(&s->images);
+	images_forget(&s->images);
 	dirty_stop(&s->dirty);
 	passes_done(&s->passes);
 	loop_poll_del(s->ft->loop, &s->sender_op);

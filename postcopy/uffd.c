@@ -6,6 +6,7 @@
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -71,6 +72,7 @@ void uffd_unregister(int fd, const struct mem *m)
 	struct uffdio_range r = {address(m, 0), m->bytes};
 
 	ioctl(fd, UFFDIO_UNREGISTER, &r);
+	madvise(m->base, m->bytes, MADV_HUGEPAGE); /* not while pages are missing: pager_start() */
 }
 
 int uffd_read(int fd, const struct mem *m, struct uffd_fault *ret, unsigned n)
