@@ -148,6 +148,18 @@ static void who_leaves_is_not_answered(void **state)
 	close(fd);
 }
 
+static void who_leaves_unheard(void **state)
+{
+	int fd = dial();
+
+	later.left = NULL;
+	say(fd, "{\"id\":1,\"cmd\":\"later\"}\n");
+	close(fd);
+	turn();
+	ctl_answer(&later, json_object(), NULL);
+	assert_int_equal(left, 0);
+}
+
 /* What is asked for behind it is read as far as there is room, and answered in the end. */
 static void much_behind_it(void **state)
 {
@@ -186,6 +198,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 		T(nothing_overtakes_it),
 		T(who_leaves_is_not_answered),
+		T(who_leaves_unheard),
 		T(much_behind_it),
 	};
 
