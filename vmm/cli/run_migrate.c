@@ -227,10 +227,6 @@ static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
 			       "migrate: not while snapshot '%s' is being written; again when that "
 			       "has ended",
 			       r->snapshot.path);
-	if (r->waiting)
-		return err_set(e, -EBUSY,
-			       "migrate: it has not run yet (--paused): ftvmm resume %s first",
-			       r->cfg.name);
 	if (r->stopping)
 		return err_set(e, -EBUSY, "migrate: the VM is being stopped");
 	return source_start(&r->source, conf, e);
