@@ -1,5 +1,5 @@
 /* Become the primary's machine: check its HELLO, build the VM, answer. */
-#define _GNU_SOURCE /* fallocate, POLLRDHUP */
+#define _GNU_SOURCE /* fallocate */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -167,7 +167,10 @@ static void ask_arbiter(struct secondary *s)
 		does_not_fit(s, "arbiter: cannot be asked now");
 }
 
-/* What it says next is for whoever has the VM; that it has gone is for now. */
+/*
+ * What it says next is for whoever has the VM; that it has gone is for now. One that only says no
+ * more still gets its answer.
+ */
 static void gone(struct loop_op *op, int res)
 {
 	secondary_lose(op->arg, "went away in the handshake");
@@ -183,7 +186,7 @@ void secondary_hello(void *arg)
 	chan_set_options(s->main.fd, FT_MAIN_TIMEOUT_MS);
 	step_reached(STEP_HELLO_RECEIVED);
 	s->main_op = (struct loop_op){.fn = gone, .arg = s};
-	if (!r && loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLRDHUP))
+	if (!r && loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLHUP))
 		r = err_set(&e, -ENOSPC, "event loop is full");
 	if (r)
 		does_not_fit(s, e.msg);
