@@ -101,15 +101,16 @@ class WorstPair:
         a = self.pair.vm["A"]
         self.console.seen = b""
         self.console.wait(rb"\nworst \d+ disk \d+ frames \d+ pages \d+\r?\n", 30)  # kept from the beginning, perhaps
-        d = Deadline(60)
+        d, second = Deadline(60), -1
         while True:
             lines = re.findall(rb"\nworst (\d+) disk (\d+) frames (\d+) pages (\d+)\r?\n", self.console.seen)
-            second, disk, frames, pages = map(int, lines[-1])
+            if lines:  # else what it prints besides is all that is kept
+                second, disk, frames, pages = map(int, lines[-1])
             if second >= seconds:
                 break
             expect(a.alive(), f"the guest has ended: {self.console.seen[-300:]}")
             d.check(f"second {seconds} of the guest, after {second}")
-            self.console.seen = self.console.seen[-4096:]
+            self.console.seen = self.console.seen[-4096:]  # a line may have come in part
             have = len(self.console.seen)
             self.console.read_until(lambda: len(self.console.seen) > have + 4096, "what the guest prints", 30)
         expect(disk and frames and pages, f"disk {disk} MiB, {frames} frames, {pages} pages")
@@ -129,8 +130,8 @@ def away(status):
 @test(120 + 2 * SECONDS * TIMES)
 def worst_guest(lab):
     """1 MiB requests, tiny segments, a balloon that breathes, text that nobody reads: PROTECTED on a busy host"""
-    if ftlab.SLOW >= 2:
-        raise Skip("an emulated guest fills no console in this time, and is not the worst of guests")
+    if "FT_WORST" not in os.environ:
+        raise Skip("wants a machine of its own: FT_WORST=1 (FT_WORST=60 is ten minutes)")
     worst = WorstPair(lab)
     worst.protect()
     worst.make_busy()
