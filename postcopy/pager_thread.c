@@ -83,6 +83,7 @@ struct work {
 	struct pollfd fds[3];
 	bool writable; /* the link has room for a large frame */
 	bool owes;     /* there is something to be sent */
+	bool unread;   /* frames may be in the stream's buffer, of which no poll tells */
 	uint64_t ask[WIRE_WANTS];
 	struct wire_run gone[WIRE_RUNS];
 };
@@ -107,6 +108,7 @@ static bool begin_round(struct work *w)
 
 	pthread_mutex_lock(&p->lock);
 	w->link = p->stop || p->dead ? NULL : p->urgent;
+	w->unread &= w->link != NULL;
 	p->busy = w->link != NULL;
 	if (!p->busy)
 		pthread_cond_broadcast(&p->idle);
@@ -233,6 +235,7 @@ static void read_link(struct work *w)
 {
 	struct frame f;
 
+	w->unread = false;
 	for (int i = 0; i < FRAMES && w->link; i++) {
 		int r = stream_recv(w->link, &f);
 
@@ -244,6 +247,7 @@ static void read_link(struct work *w)
 			lose(w, PAGER_LOST, "urgent link",
 			     r == -EBADMSG ? w->link->why : strerror(-r));
 	}
+	w->unread = w->link;
 }
 
 static void drain(int fd)
@@ -267,7 +271,7 @@ static void wait_round(struct work *w)
 	w->fds[FAULT] = (struct pollfd){.fd = room ? p->uffd : -1, .events = POLLIN};
 	w->fds[LINK] = (struct pollfd){.fd = w->link ? w->link->fd : -1,
 				       .events = w->owes ? POLLIN | POLLOUT : POLLIN};
-	if (poll(w->fds, 3, -1) < 0)
+	if (poll(w->fds, 3, w->unread ? 0 : -1) < 0)
 		w->fds[WAKE].revents = w->fds[FAULT].revents = w->fds[LINK].revents = 0;
 	w->writable = w->fds[LINK].revents & POLLOUT;
 }
@@ -284,7 +288,7 @@ void *pager_thread(void *arg)
 		wait_round(&w);
 		if (w.fds[WAKE].revents)
 			drain(p->wake_fd);
-		if (w.fds[LINK].revents && w.link)
+		if ((w.fds[LINK].revents || w.unread) && w.link)
 			read_link(&w);
 		if (w.fds[FAULT].revents)
 			read_faults(&w);

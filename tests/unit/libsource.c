@@ -241,6 +241,9 @@ static void cause_there(struct source_rig *r, enum source_event ev)
 	} else if (ev == SRC_EV_SENT) {
 		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != SRC_LAST &&
 							      r->src.fsm.state != SRC_EARLY));
+	} else if (ev == SRC_EV_ENDED) {
+		/* The sender may stand in the middle of a frame, for which there is no room. */
+		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != SRC_QUIT));
 	} else if (ev == SRC_EV_LOST) {
 		lose(r);
 	} else if (ev >= SRC_EV_WELCOME) {
