@@ -190,6 +190,11 @@ int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
 	return put_now(ob, sink, iov, niov, (uint32_t)len);
 }
 
+bool obuf_waits(const struct obuf *ob)
+{
+	return ob->holding && ob->told == ob->epoch;
+}
+
 void obuf_hold(struct obuf *ob, uint64_t epoch)
 {
 	VMM_BUG_ON(epoch < ob->epoch);

@@ -82,6 +82,8 @@ void obuf_on_held(struct obuf *ob, obuf_held_fn *fn, void *arg);
 /* 0 delivered or held (copied), -EAGAIN over a limit, or the sink is full; -ENOMEM, -ENODEV unknown
  * sink. */
 int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov);
+/* Is some output of the open epoch held? */
+bool obuf_waits(const struct obuf *ob);
 /* From now on output is held and belongs to `epoch`. */
 void obuf_hold(struct obuf *ob, uint64_t epoch);
 /* Close the open epoch; later output belongs to `epoch` (must be greater). vCPUs are stopped. */

@@ -96,6 +96,13 @@ void ft_note_epoch(struct ft *ft, uint64_t pause_ns, uint64_t pages)
 	s->last_pages = pages;
 }
 
+uint64_t ft_last_pause_ns(const struct ft *ft)
+{
+	const struct ft_stats *s = &ft->stats;
+
+	return s->nsamples ? s->pause_us[(s->nsamples - 1) % FT_SAMPLES] * 1000ull : 0;
+}
+
 static int compare(const void *a, const void *b)
 {
 	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;

@@ -101,6 +101,7 @@ int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why
 /* The reason is gone; the VM goes on when there is no other one. */
 void ft_go(struct ft *ft, struct vm *vm, enum ft_stand reason);
 void ft_note_epoch(struct ft *ft, uint64_t pause_ns, uint64_t pages);
+uint64_t ft_last_pause_ns(const struct ft *ft); /* of the last epoch, to the microsecond */
 /* Percentile (0..100) of the samples held; 0 when there are none. */
 uint32_t ft_percentile(const uint32_t *samples, uint64_t n, unsigned pct);
 

@@ -1,17 +1,22 @@
 /*
- * When an epoch is sealed. A policy is asked at three moments and answers with how long from now
- * the next seal is due; the answer of the last moment counts.
+ * When an epoch is sealed. A policy is asked at some moments and answers with how long from now the
+ * next seal is due; the answer of the last moment counts. Pure functions.
  */
 #ifndef FT_POLICY_H
 #define FT_POLICY_H
 
+#include <stdbool.h>
 #include <stdint.h>
+
+#include "vmm/conf/config.h"
 
 #define POLICY_AS_BEFORE UINT64_MAX
 
 struct policy_view {
-	uint64_t epoch_ns;	/* --epoch */
-	uint64_t since_seal_ns; /* since the last seal */
+	uint64_t epoch_ns;	/* --epoch: the longest that an epoch may be */
+	uint64_t since_seal_ns; /* since the last seal began */
+	uint64_t pause_ns;	/* how long the VM stood for that */
+	bool output_waits;	/* some of the open epoch is held */
 };
 
 /* Nanoseconds from now, or POLICY_AS_BEFORE. Asked on the loop, only when none is in flight. */
@@ -24,7 +29,11 @@ struct ft_policy {
 	uint64_t (*resumed)(const struct policy_view *v);
 };
 
-/* Micro-checkpointing: from seal to seal, at once when late. */
-extern const struct ft_policy policy_mc;
+/*
+ * mc: from seal to seal, at once when late. kemari: at once when output waits, else as mc. auto: as
+ * kemari, but the guest has run for POLICY_RUNS times as long as it stood.
+ */
+#define POLICY_RUNS 9
+const struct ft_policy *policy_of(enum ft_mode mode); /* that of FT_MODE_NONE is mc */
 
 #endif

@@ -289,7 +289,7 @@ int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e
 	memset(p, 0, sizeof(*p));
 	p->ft = ft;
 	p->vm = vm;
-	p->policy = &policy_mc;
+	p->policy = policy_of(ft->cfg->ft);
 	p->epoch_ns = ft->cfg->epoch_ns;
 	p->timer_op = (struct loop_op){.fn = timer, .arg = p};
 	fsm_init(&p->fsm, &primary_desc, p, PRI_IDLE);

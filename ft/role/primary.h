@@ -130,6 +130,7 @@ bool primary_is_asked(const struct primary *p);
 /* A user's pause. -EBUSY: not while the VM is being handed over. */
 int primary_pause(struct primary *p, bool pause, struct err *e);
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns);
+void primary_set_mode(struct primary *p, enum ft_mode mode);
 /* Does this side own the VM, and is neither a stop nor a hand-over under way, but asked for? */
 bool primary_goes_on(const struct primary *p);
 /* May the guest's end be answered now? If not, it is told again when this side may go on. */

@@ -24,7 +24,10 @@ void primary_seal(void *arg)
 /* Also of a paused VM: what the guest did before is not lost. */
 static void next_seal(struct primary *p, uint64_t (*due)(const struct policy_view *v))
 {
-	struct policy_view v = {p->epoch_ns, loop_now_ns() - p->engine.sealed_ns};
+	struct policy_view v = {.epoch_ns = p->epoch_ns,
+				.since_seal_ns = loop_now_ns() - p->engine.sealed_ns,
+				.pause_ns = ft_last_pause_ns(p->ft),
+				.output_waits = obuf_waits(&p->vm->obuf)};
 	uint64_t ns = due(&v);
 
 	if (ns != POLICY_AS_BEFORE)
@@ -46,6 +49,13 @@ void primary_output_held(void *arg)
 	struct primary *p = arg;
 
 	next_seal(p, p->policy->output_held);
+}
+
+void primary_set_mode(struct primary *p, enum ft_mode mode)
+{
+	p->policy = policy_of(mode);
+	if (p->fsm.state == PRI_STEADY || p->fsm.state == PRI_ASKED)
+		next_seal(p, p->policy->acked);
 }
 
 void primary_resumed(struct primary *p)

@@ -607,7 +607,7 @@ class Pair:
 
     def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
                  net=True, epoch="25ms", extra=(), binary=None, arbiter=True, timeout="500ms",
-                 wire=None):
+                 wire=None, ft="mc"):
         self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, patience(timeout)
         self.serial = lab.next_serial()
         self.image = {}
@@ -622,7 +622,7 @@ class Pair:
         self.arbiter_dir = lab.path(f"{self.serial:03}-arbiter")
         os.mkdir(self.arbiter_dir)
         # The test machine may be busy: silence means death later than by default.
-        self.pair_args = ["--ft", "mc", "--epoch", epoch, "--peer-timeout", self.timeout, *extra]
+        self.pair_args = ["--ft", ft, "--epoch", epoch, "--peer-timeout", self.timeout, *extra]
         if arbiter:
             self.pair_args += ["--arbiter", f"file:{self.arbiter_dir}/vm"]
         self.peer_of = {h: f"tcp:{LINK_IP[o]}:{FT_PORT}" for h, o in ("AB", "BA")}

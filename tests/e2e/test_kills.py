@@ -14,11 +14,11 @@ KILLS = int(os.environ.get("FT_KILLS", "10"))
 
 
 def random_pair(lab, **options):
-    """A pair with epochs and a background load that differ from run to run."""
+    """A pair with epochs, their mode and a background load that differ from run to run."""
     epoch = lab.rng.choice((3, 10, 25, 60))
     dirty = lab.rng.choice((0, 0, 20, 80))
     pair = Pair(lab, cmdline=f"ip={ftlab.GUEST_IP} dirty={dirty}", epoch=f"{epoch}ms", disk=32,
-                **options)
+                ft=lab.rng.choice(("mc", "mc", "kemari", "auto")), **options)
     pair.epoch_ms = epoch
     return pair
 

@@ -208,13 +208,14 @@ int cmd_snapshot(const struct command_words *w)
 /* What can be changed while the VM runs; the key on the wire is the field's name. */
 static int add_setting(json_t *request, const char *pair, struct err *e)
 {
-	static const struct option rows[] = {
+	const struct option rows[] = {
+		config_ft_option(),
 		{"epoch", .type = OPT_TIME, .min = CONFIG_EPOCH_MIN_NS, .max = CONFIG_EPOCH_MAX_NS,
 		 .metavar = "TIME"},
 		{"balloon", .type = OPT_SIZE, .min = 0, .max = INT64_MAX, .metavar = "SIZE"},
 	};
-	static const char *const wire[] = {"epoch_ns", "balloon_bytes"};
-	const struct option_table t = {rows, 2};
+	static const char *const wire[] = {"ft", "epoch_ns", "balloon_bytes"};
+	const struct option_table t = {rows, 3};
 	size_t len = strcspn(pair, "=");
 	const struct option *o = option_find(&t, pair, len);
 	uint64_t value = 0;
@@ -228,7 +229,8 @@ static int add_setting(json_t *request, const char *pair, struct err *e)
 			       o->metavar);
 	r = option_set_text(o, &value, pair + len + 1, o->name, e);
 	if (!r)
-		json_object_set_new(request, wire[o - rows], json_integer(value));
+		json_object_set_new(request, wire[o - rows],
+				    o->choices ? json_string(pair + len + 1) : json_integer(value));
 	return r;
 }
 

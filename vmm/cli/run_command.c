@@ -5,6 +5,7 @@
 #include "devices/virtio_balloon.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/run.h"
+#include "vmm/conf/option.h"
 #include "vmm/base/log.h"
 
 #define BALLOON_LEAVES (32 << 20) /* with less no guest of any use runs */
@@ -95,6 +96,15 @@ static int check_epoch(json_t *epoch, struct err *e)
 	return 0;
 }
 
+static int check_mode(struct run *r, json_t *mode, int *ret, struct err *e)
+{
+	const struct option row = config_ft_option();
+
+	if (r->role == ROLE_PLAIN)
+		return err_set(e, -EINVAL, "set: this VM has neither --primary nor --secondary");
+	return option_set_json(&row, ret, mode, "set: ft", e);
+}
+
 static int check_balloon(struct run *r, json_t *bytes, struct err *e)
 {
 	json_int_t n = json_integer_value(bytes), all = r->vm.machine.mem_bytes;
@@ -117,16 +127,24 @@ json_t *serve_set(struct run *r, json_t *request, struct err *e)
 {
 	json_t *epoch = json_object_get(request, "epoch_ns");
 	json_t *balloon = json_object_get(request, "balloon_bytes");
-	int code = 0;
+	json_t *ft = json_object_get(request, "ft");
+	int code = 0, mode = 0;
 
-	if (!epoch && !balloon)
-		code = err_set(e, -EINVAL, "set: nothing to set; there are epoch and balloon");
+	if (!epoch && !balloon && !ft)
+		code = err_set(e, -EINVAL, "set: nothing to set; there are epoch, ft and balloon");
 	if (!code && epoch)
 		code = check_epoch(epoch, e);
+	if (!code && ft)
+		code = check_mode(r, ft, &mode, e);
 	if (!code && balloon)
 		code = check_balloon(r, balloon, e);
 	if (code)
 		return NULL;
+	if (ft) {
+		r->cfg.ft = mode;
+		if (r->role == ROLE_PRIMARY)
+			primary_set_mode(&r->primary, mode);
+	}
 	if (epoch) {
 		r->cfg.epoch_ns = json_integer_value(epoch);
 		if (r->role == ROLE_PRIMARY)

@@ -102,8 +102,9 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "state", json_string(ft_word(&r->ft)));
 	json_object_set_new(o, "cover", json_string(ft_cover_name(r->ft.cover)));
 	json_object_set_new(o, "note", json_string(r->ft.note));
-	json_object_set_new(o, "mode",
-			    json_string(r->role == ROLE_PLAIN ? "none" : policy_mc.name));
+	json_object_set_new(
+		o, "mode",
+		json_string(r->role == ROLE_PLAIN ? "none" : policy_of(r->cfg.ft)->name));
 	json_object_set_new(o, "generation", json_integer(r->ft.generation));
 	json_object_set_new(o, "peer", json_string(r->ft.peer));
 	json_object_set_new(o, "paused", json_boolean((r->ft.stands & FT_STAND_USER) != 0));

@@ -38,10 +38,7 @@ static const struct option_choice disk_ft_choices[] = {
 	{0},
 };
 static const struct option_choice ft_choices[] = {
-	{"mc", FT_MODE_MC},
-	{"kemari", -1},
-	{"colo", -1},
-	{0},
+	{"mc", FT_MODE_MC}, {"kemari", FT_MODE_KEMARI}, {"auto", FT_MODE_AUTO}, {"colo", -1}, {0},
 };
 
 static const struct option_choice cpu_choices[] = {
@@ -135,7 +132,8 @@ static const struct option rows[] = {
 	{ "listen", .type = OPT_TEXT, FIELD(struct config, listen), .tags = SECONDARY | GROUP_FT,
 	  .metavar = "URI", .help = "tcp:HOST:PORT, unix:PATH or fd:N" },
 	{ "ft", .type = OPT_CHOICE, FIELD(struct config, ft), .choices = ft_choices,
-	  .tags = PAIR | GROUP_FT, .metavar = "MODE", .help = "mc: checkpoint on a timer" },
+	  .tags = PAIR | GROUP_FT, .metavar = "MODE",
+	  .help = "checkpoint by mc, kemari or auto" },
 	{ "epoch", .type = OPT_TIME, FIELD(struct config, epoch_ns), .min = CONFIG_EPOCH_MIN_NS,
 	  .max = CONFIG_EPOCH_MAX_NS,
 	  .tags = PAIR | GROUP_FT, .metavar = "TIME", .help = "between two checkpoints" },
@@ -167,6 +165,14 @@ static const struct option_table table = {rows, ROWS(rows)};
 const struct option_table *config_options(void)
 {
 	return &table;
+}
+
+struct option config_ft_option(void)
+{
+	struct option o = *option_find(&table, "ft", 2);
+
+	o.offset = 0;
+	return o;
 }
 
 void config_init(struct config *c)

@@ -12,6 +12,7 @@
 #include "vmm/base/err.h"
 #include "vmm/machine/machine.h"
 
+struct option;
 struct option_table;
 
 #define CONFIG_MAX_PEERS      4
@@ -23,7 +24,7 @@ struct option_table;
 #define CONFIG_STOP_MAX_NS    480000000000ull
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
-enum ft_mode { FT_MODE_NONE, FT_MODE_MC };
+enum ft_mode { FT_MODE_NONE, FT_MODE_MC, FT_MODE_KEMARI, FT_MODE_AUTO };
 
 struct config_disk {
 	char id[32];
@@ -92,6 +93,8 @@ int config_parse_run(struct config *c, int argc, char **argv, struct err *e);
  */
 int config_check(struct config *c, struct err *e);
 const struct option_table *config_options(void);
+/* The row of --ft, for an enum ft_mode that stands alone. */
+struct option config_ft_option(void);
 void config_print_help(void);
 void config_print_markdown(void); /* the option table for the documentation */
 /* "512M", "25ms", "1s": units on the command line; a bare number is bytes, or ms for times. */
