@@ -90,14 +90,9 @@ void dest_listen_again(struct dest *d, const char *why)
 /* Why it ended, in its own words. */
 static void source_ends(struct dest *d, const struct frame *f)
 {
-	char text[400] = "source: ";
-	unsigned at = strlen(text), n = f->length;
+	char text[400];
 
-	if (n > sizeof(text) - 1 - at)
-		n = sizeof(text) - 1 - at;
-	for (unsigned i = 0; i < n; i++)
-		text[at + i] = f->data[i] >= ' ' && f->data[i] < 127 ? f->data[i] : '?';
-	text[at + n] = 0;
+	stream_text(f, "source: ", text, sizeof(text));
 	dest_lose(d, text);
 }
 

@@ -82,14 +82,9 @@ void source_say(struct source *s, enum frame_type type, const void *data, size_t
 
 static void refused(struct source *s, const struct frame *f)
 {
-	char text[400] = "destination refuses: ";
-	unsigned at = strlen(text), n = f->length;
+	char text[400];
 
-	if (n > sizeof(text) - 1 - at)
-		n = sizeof(text) - 1 - at;
-	for (unsigned i = 0; i < n; i++)
-		text[at + i] = f->data[i] >= ' ' && f->data[i] < 127 ? f->data[i] : '?';
-	text[at + n] = 0;
+	stream_text(f, "destination refuses: ", text, sizeof(text));
 	source_lose(s, text);
 }
 

@@ -60,14 +60,9 @@ void link_note_trouble(struct link *l, bool connecting, char *note, size_t cap)
 
 static void refused(struct link *l, const struct frame *f)
 {
-	char text[360] = "refuses: ";
-	unsigned at = strlen(text), n = f->length;
+	char text[360];
 
-	if (n > sizeof(text) - 1 - at)
-		n = sizeof(text) - 1 - at;
-	for (unsigned i = 0; i < n; i++)
-		text[at + i] = f->data[i] >= ' ' && f->data[i] < 127 ? f->data[i] : '?';
-	text[at + n] = 0;
+	stream_text(f, "refuses: ", text, sizeof(text));
 	link_break(l, text);
 }
 

@@ -628,10 +628,28 @@ static void done_is_safe(void **state)
 	assert_string_equal(stream_frame_name(0xffff), "unknown");
 }
 
+/* It goes to logs and terminals. */
+static void words_of_a_peer_are_cleaned_and_cut_off(void **state)
+{
+	struct frame f = {.length = 6, .data = (const uint8_t *)"a\n\x1b\xe9 z"};
+	char text[16];
+
+	stream_text(&f, "it: ", text, sizeof(text));
+	assert_string_equal(text, "it: a??? z");
+	stream_text(&f, "it: ", text, 8);
+	assert_string_equal(text, "it: a??");
+	stream_text(&f, "too long", text, 4);
+	assert_string_equal(text, "too");
+	f.length = 0;
+	stream_text(&f, "", text, sizeof(text));
+	assert_string_equal(text, "");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(golden_stream_is_read),
+		cmocka_unit_test(words_of_a_peer_are_cleaned_and_cut_off),
 		cmocka_unit_test(every_truncation_is_told_from_the_end),
 		cmocka_unit_test(every_bit_flip_is_refused),
 		cmocka_unit_test(random_damage_is_refused),

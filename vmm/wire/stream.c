@@ -392,3 +392,12 @@ void stream_seek(struct stream *s, uint64_t seq)
 	s->eof = s->drained = false;
 	s->why[0] = 0;
 }
+
+void stream_text(const struct frame *f, const char *before, char *to, size_t cap)
+{
+	size_t at = (size_t)snprintf(to, cap, "%s", before);
+
+	for (uint32_t i = 0; i < f->length && at + 1 < cap; i++)
+		to[at++] = f->data[i] >= ' ' && f->data[i] < 127 ? (char)f->data[i] : '?';
+	to[at < cap ? at : cap - 1] = 0;
+}

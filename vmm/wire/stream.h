@@ -137,6 +137,8 @@ int stream_send(struct stream *s, enum frame_type type, uint64_t epoch, const st
 int stream_recv(struct stream *s, struct frame *f);
 /* How many bytes of the channel the frames so far have taken, preface and headers included. */
 uint64_t stream_read_bytes(const struct stream *s);
+/* A peer's words: `before`, then the payload, cut off at cap; what is not printable is a '?'. */
+void stream_text(const struct frame *f, const char *before, char *to, size_t cap);
 /* The channel goes on at another place, with frame seq: what was read ahead is dropped. */
 void stream_seek(struct stream *s, uint64_t seq);
 /* Largest payload allowed for a type; 0 for an unknown type. */
