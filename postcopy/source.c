@@ -37,7 +37,7 @@ void source_no_timers(struct source *s)
 void source_set_result(struct source *s, enum source_result result)
 {
 	s->result = result;
-	if (result != SOURCE_ACTIVE)
+	if (result > SOURCE_CANCELLING)
 		s->at.ended = loop_now_ns();
 	s->news(s->arg);
 }
@@ -360,7 +360,7 @@ int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 			       "VM");
 	if (s->fsm.state != SRC_QUIT && s->fsm.state != SRC_BACK)
 		snprintf(s->why, sizeof(s->why), "%s", why);
-	s->result = SOURCE_CANCELLED;
+	source_set_result(s, SOURCE_CANCELLING);
 	source_post(s, force ? SRC_EV_FORCE : SRC_EV_CANCEL);
 	return 0;
 }

@@ -30,6 +30,7 @@
 enum source_result {
 	SOURCE_NONE, /* there was none */
 	SOURCE_ACTIVE,
+	SOURCE_CANCELLING, /* given up by the user, and not all is back yet */
 	SOURCE_DONE,
 	SOURCE_FAILED,
 	SOURCE_CANCELLED,

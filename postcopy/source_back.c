@@ -34,7 +34,7 @@ static void end_logging(struct source *s)
 void source_give_up(void *arg)
 {
 	struct source *s = arg;
-	bool cancelled = s->result == SOURCE_CANCELLED;
+	bool cancelled = s->result == SOURCE_CANCELLING;
 	bool stood = s->ft->stands & FT_STAND_SWITCH;
 
 	source_no_timers(s);

@@ -11,6 +11,7 @@ from testlib import (check_load, hash_cmdline, hash_work, host_digest, random_wa
 from test_boot import NET, boot
 
 PORT = 7950
+UNDER_WAY = ("active", "cancelling")
 # Of ft/common/steps.h: before it is too late to go back, after that; at the destination, likewise.
 SOURCE_BEFORE = ("mig-offered", "mig-pages", "mig-stood", "mig-unlocked", "mig-last", "mig-sent", "mig-go")
 SOURCE_AFTER = ("mig-went", "mig-known")
@@ -60,7 +61,7 @@ def last_event(vm, seconds=60):
     ctl.sock.settimeout(seconds * ftlab.SLOW)
     while True:
         event = ctl.events.pop(0) if ctl.events else ctl.line()
-        if event.get("event") == "migration" and event["status"] != "active":
+        if event.get("event") == "migration" and event["status"] not in UNDER_WAY:
             return event
 
 
@@ -69,7 +70,7 @@ def migrate(vm, uri, how="precopy", **options):
     vm.status()
     vm.ctl.events = []
     status = vm.call("migrate", **{how: uri}, **options)
-    return status if status["status"] != "active" else last_event(vm)
+    return status if status["status"] not in UNDER_WAY else last_event(vm)
 
 
 @test(60)
@@ -314,6 +315,26 @@ def migrate_cancel(lab):
     expect(done["status"] == "completed", f"{done}")
     to.wait_console("^speed")
     expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
+
+
+@test(60)
+def migrate_cancel_late(lab):
+    """it is done when the images are the source's again, and not before"""
+    move = disk_guest(lab)
+    uri = move.uri("unix")
+    to = move.destination(uri, env={"FTVMM_STOP_AT": "mig-locked"})
+    move.vm.call("migrate", precopy=uri)
+    frozen(to)
+    cancel = subprocess.Popen([FTVMM, "migrate", move.vm.name, "--cancel"], stdout=subprocess.PIPE, text=True,
+                              env=dict(os.environ, XDG_RUNTIME_DIR=move.vm.run_dir))
+    move.vm.wait_status(lambda s: "in use" in s["note"] and s["migration"]["status"] == "cancelling",
+                        "images that the other one has still")
+    expect(cancel.poll() is None, "it is done before the images are back")
+    to.signal(ftlab.signal.SIGCONT)
+    out, _ = cancel.communicate(timeout=20 * ftlab.SLOW)
+    last = json.loads(out.splitlines()[-1])
+    expect(cancel.returncode == 0 and last["status"] == "cancelled" and last["phase"] == "SRC_IDLE", out)
+    works(lab, move.vm)
 
 
 @test(60)

@@ -13,8 +13,9 @@
  */
 
 static const char *const result_word[] = {
-	[SOURCE_NONE] = "none",	    [SOURCE_ACTIVE] = "active",	      [SOURCE_DONE] = "completed",
-	[SOURCE_FAILED] = "failed", [SOURCE_CANCELLED] = "cancelled", [SOURCE_UNSURE] = "unsure",
+	[SOURCE_NONE] = "none",	     [SOURCE_ACTIVE] = "active", [SOURCE_CANCELLING] = "cancelling",
+	[SOURCE_DONE] = "completed", [SOURCE_FAILED] = "failed", [SOURCE_CANCELLED] = "cancelled",
+	[SOURCE_UNSURE] = "unsure",
 };
 
 static uint64_t get(const uint64_t *stat)
@@ -72,8 +73,8 @@ static json_t *downtime_parts(const struct source *s)
 static json_t *source_status(const struct source *s)
 {
 	const struct source_times *at = &s->at;
-	uint64_t now = s->result == SOURCE_ACTIVE || s->result == SOURCE_UNSURE ? loop_now_ns()
-										: at->ended;
+	bool over = s->result > SOURCE_CANCELLING && s->result != SOURCE_UNSURE;
+	uint64_t now = over ? at->ended : loop_now_ns();
 	json_t *o = json_object();
 
 	json_object_set_new(o, "status", json_string(result_word[s->result]));
@@ -166,7 +167,7 @@ static void news(void *arg)
 {
 	struct run *r = arg;
 
-	if (r->source.result == SOURCE_ACTIVE)
+	if (r->source.result == SOURCE_ACTIVE || r->source.result == SOURCE_CANCELLING)
 		loop_timer_set(&r->loop, &r->progress_op, PROGRESS_NS);
 	else
 		loop_timer_del(&r->loop, &r->progress_op);
