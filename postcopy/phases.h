@@ -35,7 +35,7 @@
 #define SOURCE_EVENTS(X)                                                                           \
 	X(START, "migrate")                                                                        \
 	X(CANCEL, "cancel, stop, or the guest has ended")                                          \
-	X(FORCE, "the user says that it does not run there")                                       \
+	X(FORCE, "`--cancel --force`")                                                             \
 	X(END, "stop, or the process ends")                                                        \
 	X(TIMER, "timer")                                                                          \
 	X(LATE, "`--timeout`")                                                                     \

@@ -327,37 +327,41 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 	return 0;
 }
 
-/* It runs at the destination, which needs what is here. */
-static bool is_there(const struct source *s)
+bool source_is_cut(const struct source *s)
 {
-	return s->fsm.state == SRC_SERVE || s->fsm.state == SRC_ENDING ||
-	       (s->fsm.state >= SRC_CUT && s->fsm.state <= SRC_CUT_PAIRING);
+	return s->ft && s->fsm.state >= SRC_CUT && s->fsm.state <= SRC_CUT_PAIRING;
+}
+
+static int too_late(const struct source *s, struct err *e)
+{
+	const char *why = "the destination was told to run the VM";
+
+	if (s->fsm.state >= SRC_UNSURE && s->fsm.state <= SRC_ASKED)
+		why = "the VM may run at the destination. If you are sure that it does not, and "
+		      "will not: --cancel --force";
+	else if (source_is_cut(s))
+		why = "the VM runs at the destination, and needs what is here. If it does not any "
+		      "more, this process ends with --cancel --force";
+	else if (s->fsm.state == SRC_SERVE || s->fsm.state == SRC_ENDING)
+		why = "the VM runs at the destination";
+	else if (s->fsm.state != SRC_GO)
+		return 0;
+	return err_set(e, -EBUSY, "migrate: too late: %s", why);
 }
 
 int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 {
-	bool unsure = s->ft && s->fsm.state >= SRC_UNSURE && s->fsm.state <= SRC_ASKED;
-	bool there = s->ft && is_there(s);
-
 	if (!source_busy(s))
 		return err_set(e, -ENOENT, "migrate: none is under way");
-	if (force && !unsure)
+	if (force && !fsm_expects(&s->fsm, SRC_EV_FORCE))
 		return err_set(e, -EINVAL,
 			       "migrate: --force is only for a VM of which nobody knows "
-			       "where it runs; --cancel is enough here");
-	if (unsure && !force)
-		return err_set(e, -EBUSY,
-			       "migrate: too late: the VM may run at the destination. If you are "
-			       "sure that it does not, and will not: --cancel --force");
-	/* Whoever has an image locked is likely to run it. */
-	if (force && images_lock(s->vm, e))
+			       "where it runs, or whose link is lost");
+	if (!force && too_late(s, e))
 		return e->code;
-	if (there)
-		return err_set(e, -EBUSY, "migrate: too late: the VM runs at the destination");
-	if (s->fsm.state == SRC_GO)
-		return err_set(e, -EBUSY,
-			       "migrate: too late: the destination was told to run the "
-			       "VM");
+	/* Whoever has an image locked is likely to run it. */
+	if (force && !source_is_cut(s) && images_lock(s->vm, e))
+		return e->code;
 	if (s->fsm.state != SRC_QUIT && s->fsm.state != SRC_BACK)
 		snprintf(s->why, sizeof(s->why), "%s", why);
 	source_set_result(s, SOURCE_CANCELLING);

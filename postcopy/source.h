@@ -81,6 +81,8 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 int source_cancel(struct source *s, bool force, const char *why, struct err *e);
 /* Is one under way? */
 bool source_busy(const struct source *s);
+/* Does the VM run elsewhere, and lack what is here, with no link to bring it? */
+bool source_is_cut(const struct source *s);
 /* Does the VM stand for it? Then nothing about it is changed here. */
 bool source_stands(const struct source *s);
 /*

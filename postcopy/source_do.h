@@ -49,6 +49,7 @@ void source_serve_again(void *arg);
 void source_stays(void *arg);
 void source_cut(void *arg);
 void source_cut_again(void *arg);
+void source_let_go(void *arg);
 /* A part of what the destination has, of a FRAME_HAVE. 1: the last part, 0: more, or -EBADMSG. */
 int source_take_have(struct source *s, const struct frame *f);
 void source_mend(void *arg);

@@ -160,30 +160,49 @@ void source_stays(void *arg)
 
 /* --- the link is lost ------------------------------------------------------------------------- */
 
-static void cut(struct source *s)
+/* PAUSED: nobody can have it run here. */
+static void note(struct source *s)
 {
-	source_close_link(s);
-	source_timer(s, RETRY_NS);
-}
+	char text[480];
 
-void source_cut(void *arg)
-{
-	struct source *s = arg;
-	char note[400];
-
-	cut(s);
 	snprintf(
-		note, sizeof(note),
-		"postcopy: link lost: %.250s; the VM runs at the destination and lacks %llu pages; "
-		"connecting again",
+		text, sizeof(text),
+		"postcopy: link lost: %.160s; the VM runs at the destination and lacks %llu pages; "
+		"connecting again. If nobody needs them any more, this process ends with ftvmm "
+		"migrate NAME --cancel --force",
 		s->why, (unsigned long long)s->unsent.left);
-	log_error("%s", note);
-	ft_set(s->ft, FT_HERE, FT_NONE, note); /* PAUSED: nobody can have it run here */
+	if (strcmp(s->ft->note, text))
+		ft_set(s->ft, FT_HERE, FT_NONE, text);
 }
 
 void source_cut_again(void *arg)
 {
-	cut(arg);
+	struct source *s = arg;
+
+	source_close_link(s);
+	source_timer(s, RETRY_NS);
+	note(s);
+}
+
+void source_cut(void *arg)
+{
+	source_cut_again(arg);
+	log_error("%s", ((struct source *)arg)->ft->note);
+}
+
+/* The VM ran there, so it never does here, whatever has become of it. */
+void source_let_go(void *arg)
+{
+	struct source *s = arg;
+
+	source_no_timers(s);
+	source_close_link(s);
+	log_warn("migrate: --force: this process ends, and %llu pages with it that the "
+		 "destination may lack",
+		 (unsigned long long)s->unsent.left);
+	ft_set(s->ft, FT_OVER, FT_MIGRATED, s->why);
+	source_set_result(s, SOURCE_CANCELLED);
+	s->ft->on_exit(s->ft->arg, 3);
 }
 
 int source_take_have(struct source *s, const struct frame *f)
@@ -217,6 +236,7 @@ void source_mend(void *arg)
 		s->at.runs = loop_now_ns();
 		dirty_stop(&s->dirty);
 		s->result = SOURCE_ACTIVE;
+		note(s);
 	}
 	source_timer(s, ANSWER_NS);
 	source_dial(s);

@@ -635,6 +635,27 @@ def postcopy_source_dies(lab):
     to.wait_exit(10)
 
 
+@test(60)
+def postcopy_destination_dies(lab):
+    """the source keeps what is here until the user says that nobody needs it: then it ends, and never runs the VM"""
+    source, to = stuck(lab, Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="128M")))
+    to.kill()
+    source.wait_status(lambda s: "link lost" in s["note"] and "--cancel --force" in s["note"], "what to do")
+    for cmd, args in (("stop", {}), ("migrate", {"cancel": True})):
+        try:
+            source.call(cmd, **args)
+        except ftlab.LabError as e:
+            expect("needs what is here" in str(e) and "--cancel --force" in str(e), str(e))
+        else:
+            raise ftlab.LabError(f"no error for {cmd} {args}")
+    source.signal(ftlab.signal.SIGTERM)
+    source.wait_log("needs what is here")
+    expect(source.state() == "PAUSED", f"{source.status()}")
+    code, out, err = client(lab, source, "--cancel", "--force")
+    expect(code == 0 and not err, f"{code}: {out}{err}")
+    expect(source.wait_exit() == ftlab.EXIT_GONE, f"exit code {source.code}: {source.log_text()}")
+
+
 @test(90)
 def postcopy_cut(lab):
     """the link is cut after the switch, again and again: it is connected again, and all of it comes"""

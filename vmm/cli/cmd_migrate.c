@@ -46,6 +46,7 @@ static void show(json_t *o, bool json, bool terminal)
 static int end_of(json_t *o, const char *status, bool cancel)
 {
 	const char *why = json_string_value(json_object_get(o, "error-desc"));
+	const char *phase = json_string_value(json_object_get(o, "phase"));
 
 	if (!status)
 		return -1;
@@ -54,8 +55,9 @@ static int end_of(json_t *o, const char *status, bool cancel)
 	if (!strcmp(status, "cancelled") && cancel)
 		return EXIT_DONE;
 	if (!strcmp(status, "cancelled") || !strcmp(status, "failed")) {
-		fprintf(stderr, "ftvmm: migrate: %s: %s; the VM goes on here\n", status,
-			why ? why : "?");
+		fprintf(stderr, "ftvmm: migrate: %s: %s; the VM %s\n", status, why ? why : "?",
+			phase && !strcmp(phase, "SRC_LEFT") ? "is the destination's"
+							    : "goes on here");
 		return EXIT_FAILED;
 	}
 	if (strcmp(status, "unsure"))

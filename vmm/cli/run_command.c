@@ -166,6 +166,13 @@ json_t *serve_stop(struct run *r, json_t *request, struct err *e)
 		err_set(e, -EINVAL, "stop: timeout must be between 0 and 8 minutes");
 		return NULL;
 	}
+	if (source_is_cut(&r->source)) {
+		err_set(e, -EBUSY,
+			"stop: the VM runs at %s, and needs what is here. If it does not any more: "
+			"ftvmm migrate %s --cancel --force",
+			r->source.conf.uri, r->cfg.name);
+		return NULL;
+	}
 	log_info("stop command: stopping in order");
 	run_end_stop(r, ns);
 	return json_object();

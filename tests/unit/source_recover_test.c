@@ -1,0 +1,147 @@
+/*
+ * The source whose VM runs at the destination, and whose link is cut: what the user may do about
+ * it, and what the destination says of what it has.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "postcopy/source_do.h"
+#include "tests/fuzz/vm.h"
+#include "tests/unit/libkvm_model.h"
+#include "tests/unit/liblog.h"
+#include "tests/unit/libsource.h"
+#include "tests/unit/libtime.h"
+
+/* --- the way there ---------------------------------------------------------------------------- */
+
+/* It runs there, and lacks all of its memory, or nobody knows that. */
+static void reach_go(struct source_rig *r)
+{
+	r->conf.how = MIGRATE_HOW_POSTCOPY;
+	r->conf.passes = 0;
+	source_rig_reach(r, SRC_OFFERED);
+	source_rig_cause(r, SRC_EV_WELCOME);
+	source_rig_cause(r, SRC_EV_CONNECTED);
+	there_says(r, FRAME_WELCOME);
+	source_rig_until(r, SRC_SWITCH);
+	source_rig_cause(r, SRC_EV_READY);
+}
+
+static void have(struct source_rig *r, uint64_t word, uint32_t nwords, uint32_t last)
+{
+	struct wire_have w = {word, nwords, last};
+	uint64_t bits[64] = {0};
+	struct iovec iov[2] = {{&w, sizeof(w)}, {bits, nwords * sizeof(bits[0])}};
+
+	assert_true(nwords <= 64);
+	assert_int_equal(stream_send(&r->link, FRAME_HAVE, 0, iov, 2, UINT64_MAX), 0);
+	loop_turns(&r->loop);
+}
+
+static uint32_t words(const struct source_rig *r)
+{
+	return (uint32_t)((r->vm.mem.npages + 63) / 64);
+}
+
+static void ask(struct source_rig *r)
+{
+	time_fire(&r->src.timer_op);
+	source_rig_cause(r, SRC_EV_CONNECTED);
+	loop_until(&r->loop, (there_reads(r), r->came[FRAME_ASK]));
+}
+
+static void reach(struct source_rig *r, enum source_state s)
+{
+	reach_go(r);
+	there_says(r, FRAME_RUNS);
+	source_rig_until(r, SRC_SERVE);
+	source_rig_cause(r, SRC_EV_LOST);
+	if (s == SRC_CUT_CONNECT)
+		source_rig_cause(r, SRC_EV_TIMER);
+	else if (s != SRC_CUT)
+		ask(r);
+	if (s == SRC_CUT_PAIRING)
+		have(r, 0, words(r), 1);
+	assert_string_equal(source_desc.states[r->src.fsm.state], source_desc.states[s]);
+}
+
+static const enum source_state cuts[] = {SRC_CUT, SRC_CUT_CONNECT, SRC_CUT_ASKED, SRC_CUT_PAIRING};
+
+/* --- the tests -------------------------------------------------------------------------------- */
+
+/* Nobody needs what is here, says the user: the process ends, and the VM never runs here. */
+static void let_go(void **state)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		struct source_rig *r;
+		struct err e = {0};
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		reach(r, cuts[i]);
+		assert_true(source_is_cut(&r->src));
+		assert_int_equal(source_cancel(&r->src, false, "x", &e), -EBUSY);
+		assert_non_null(strstr(e.msg, "--cancel --force"));
+		assert_false(source_may_end(&r->src, "stop"));
+		assert_int_equal(r->exits, 0);
+		e = (struct err){0};
+		assert_int_equal(source_cancel(&r->src, true, "given up", &e), 0);
+		assert_int_equal(r->src.fsm.state, SRC_LEFT);
+		assert_int_equal(r->exits, 1);
+		assert_int_equal(r->code, 3);
+		assert_int_equal(r->src.result, SOURCE_CANCELLED);
+		assert_string_equal(ft_word(&r->ft), "MIGRATED");
+		assert_false(r->vm.running);
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
+
+/* While there is a link it is not for the user to say. */
+static void not_let_go(void **state)
+{
+	struct source_rig *r = *state;
+	struct err e = {0};
+
+	reach_go(r);
+	assert_int_equal(source_cancel(&r->src, true, "x", &e), -EINVAL);
+	there_says(r, FRAME_RUNS);
+	source_rig_until(r, SRC_SERVE);
+	e = (struct err){0};
+	assert_int_equal(source_cancel(&r->src, true, "x", &e), -EINVAL);
+	assert_int_equal(r->src.fsm.state, SRC_SERVE);
+}
+
+/* It was not known that it runs there; now it is, and the note is not of that any more. */
+static void note_of_what_is_known(void **state)
+{
+	struct source_rig *r = *state;
+
+	reach_go(r);
+	source_rig_cause(r, SRC_EV_LOST);
+	assert_non_null(strstr(r->ft.note, "did not answer"));
+	ask(r);
+	have(r, 0, words(r), 1);
+	assert_int_equal(r->src.fsm.state, SRC_CUT_PAIRING);
+	assert_null(strstr(r->ft.note, "did not answer"));
+	assert_non_null(strstr(r->ft.note, "the VM runs at the destination"));
+	time_fire(&r->src.timer_op);
+	assert_int_equal(r->src.fsm.state, SRC_CUT);
+	assert_non_null(strstr(r->ft.note, "the VM runs at the destination"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(let_go),
+		SOURCE_TEST(not_let_go),
+		SOURCE_TEST(note_of_what_is_known),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
