@@ -39,6 +39,7 @@ int dest_say(struct dest *d, enum frame_type type, const void *data, size_t len)
 void dest_close_link(struct dest *d)
 {
 	loop_poll_del(d->ft->loop, &d->read_op);
+	loop_poll_del(d->ft->loop, &d->have_op);
 	loop_work_del(d->ft->loop, &d->read_work);
 	stream_done(&d->link);
 	if (d->pager.mem)
@@ -167,7 +168,8 @@ static bool is_pair(struct dest *d, struct door_conn *c, const struct frame *f)
 {
 	if (f->type != FRAME_PAGES || f->length || c->stream.session != d->session ||
 	    !d->pager.mem || !dest_has_link(d) || d->urgent.fd >= 0 || d->fsm.depth ||
-	    !fsm_expects(&d->fsm, DST_EV_PAIR))
+	    !fsm_expects(&d->fsm, DST_EV_PAIR) ||
+	    (d->fsm.state == DST_MENDING && !dest_has_said_have(d)))
 		return false;
 	d->caller = c;
 	dest_post(d, DST_EV_PAIR);

@@ -42,7 +42,8 @@ struct dest {
 	struct stream urgent;	   /* likewise; the pager's while it serves */
 	struct pager pager;	   /* mem is NULL: there is none, all comes before the VM runs */
 	int pager_fd;		   /* eventfd: it has news; -1 */
-	struct loop_op read_op, timer_op, pager_op;
+	struct loop_op read_op, timer_op, pager_op, have_op;
+	uint64_t have_word; /* of a FRAME_HAVE: the next one to be said */
 	struct loop_work read_work;
 	uint64_t heard_ns; /* of the last frame */
 	uint64_t session;  /* of the migration that is under way, or has ended here */

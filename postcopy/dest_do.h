@@ -32,6 +32,7 @@ void dest_arrived(void *arg);
 void dest_complete(void *arg);
 void dest_cut(void *arg);
 void dest_have(void *arg);
+bool dest_has_said_have(const struct dest *d); /* all of it */
 void dest_mend(void *arg);
 void dest_end_of_fill(void *arg);
 /* COMPLETE, if it is; after whatever may have been the last thing. */

@@ -136,22 +136,33 @@ void dest_cut(void *arg)
 	dest_look_whether_complete(d);
 }
 
-static int say_have(struct dest *d)
+static uint64_t have_words(const struct dest *d)
 {
-	uint64_t words = (d->vm->mem.npages + 63) / 64;
-	uint64_t *bits = malloc(WIRE_HAVE_WORDS * sizeof(*bits));
-	int r = bits ? 0 : -ENOMEM;
+	return (d->vm->mem.npages + 63) / 64;
+}
 
-	for (uint64_t w = 0; w < words && !r; w += WIRE_HAVE_WORDS) {
-		uint64_t n = words - w < WIRE_HAVE_WORDS ? words - w : WIRE_HAVE_WORDS;
-		struct wire_have have = {w, (uint32_t)n, w + n == words};
-		struct iovec iov[2] = {{&have, sizeof(have)}, {bits, n * sizeof(*bits)}};
+bool dest_has_said_have(const struct dest *d)
+{
+	return d->have_word == have_words(d);
+}
 
-		have_bitmap(&d->pager.have, w, n, bits);
-		r = stream_send(&d->link, FRAME_HAVE, 0, iov, 2, loop_now_ns() + SAY_NS);
+/* A part whenever the link has room for it: nobody waits for a slow one. */
+static void say_have(struct loop_op *op, int res)
+{
+	struct dest *d = op->arg;
+	uint64_t bits[WIRE_HAVE_WORDS], left = have_words(d) - d->have_word;
+	uint32_t n = left < WIRE_HAVE_WORDS ? (uint32_t)left : WIRE_HAVE_WORDS;
+	struct wire_have have = {d->have_word, n, n == left};
+	struct iovec iov[2] = {{&have, sizeof(have)}, {bits, n * sizeof(*bits)}};
+
+	have_bitmap(&d->pager.have, d->have_word, n, bits);
+	if (stream_send(&d->link, FRAME_HAVE, 0, iov, 2, loop_now_ns() + SAY_NS)) {
+		dest_lose(d, "source: connection broken");
+		return;
 	}
-	free(bits);
-	return r;
+	d->have_word += n;
+	if (dest_has_said_have(d))
+		loop_poll_del(d->ft->loop, &d->have_op);
 }
 
 /* A source that asks has lost the old link, whatever is thought of that here. */
@@ -162,10 +173,11 @@ void dest_have(void *arg)
 	dest_close_link(d);
 	door_take(d->caller, &d->link);
 	chan_set_options(d->link.fd, LINK_MS);
-	if (say_have(d))
-		dest_lose(d, "source: connection broken");
-	else
-		dest_listen_to_link(d);
+	d->have_word = 0;
+	d->have_op = (struct loop_op){.fn = say_have, .arg = d};
+	dest_listen_to_link(d);
+	if (loop_poll_add(d->ft->loop, &d->have_op, d->link.fd, POLLOUT))
+		dest_lose(d, "event loop is full");
 }
 
 void dest_mend(void *arg)

@@ -50,7 +50,8 @@ struct source {
 	struct stream link; /* its fd is -1 when there is none */
 	int fd;		    /* being connected, or -1 */
 	struct loop_op connect_op, read_op, timer_op, late_op, sender_op;
-	uint64_t session; /* names this migration to the destination, also after a lost link */
+	uint64_t session;   /* names this migration to the destination, also after a lost link */
+	uint64_t have_word; /* of a FRAME_HAVE: the next one that is to come */
 	struct dirty dirty;
 	struct passes passes;
 	/* The second half of postcopy. */

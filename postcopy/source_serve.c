@@ -214,8 +214,8 @@ int source_take_have(struct source *s, const struct frame *f)
 	    (s->fsm.state != SRC_ASKED && s->fsm.state != SRC_CUT_ASKED))
 		return -EBADMSG;
 	memcpy(&w, f->data, sizeof(w));
-	if (f->length != sizeof(w) + w.nwords * 8ull || w.word > words ||
-	    w.nwords > words - w.word || w.last > 1)
+	if (f->length != sizeof(w) + w.nwords * 8ull || w.word != s->have_word || !w.nwords ||
+	    w.nwords > words - w.word || w.last != (w.word + w.nwords == words))
 		return -EBADMSG;
 	for (uint32_t i = 0; i < w.nwords; i++) {
 		uint64_t had;
@@ -223,8 +223,9 @@ int source_take_have(struct source *s, const struct frame *f)
 		memcpy(&had, f->data + sizeof(w) + i * 8ull, sizeof(had));
 		unsent_peer_has(&s->unsent, w.word + i, had);
 	}
-	if (w.last && w.word + w.nwords != words)
-		return -EBADMSG;
+	s->have_word += w.nwords;
+	/* Each part is news, and there are so many at most: a slow link may take its time. */
+	source_timer(s, ANSWER_NS);
 	return (int)w.last;
 }
 

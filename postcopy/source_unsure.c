@@ -66,6 +66,7 @@ void source_ask(void *arg)
 {
 	struct source *s = arg;
 
+	s->have_word = 0;
 	source_timer(s, ANSWER_NS);
 	source_open_link(s, FRAME_ASK, NULL, 0);
 }

@@ -43,7 +43,7 @@ struct wire_have {
 	uint32_t last; /* 1: there are no more of these frames */
 };
 
-#define WIRE_HAVE_WORDS 4096u /* at most, in one frame */
+#define WIRE_HAVE_WORDS 256u /* at most, in one frame: who asks wants to see that it goes on */
 
 /* --- pages on request: pager, urgent, push -------------------------------------------------- */
 

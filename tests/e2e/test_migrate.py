@@ -677,6 +677,26 @@ def postcopy_cut(lab):
     expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
 
 
+@test(90)
+def postcopy_cut_slow(lab):
+    """a link on which it takes longer to say what is there than the source waits for a word: it is mended all the same"""
+    wire = ftlab.Wire(lab)
+    move = Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="1G"))
+    move.vm.wait_console("^speed")
+    to = move.destination(f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}")
+    move.vm.call("migrate", **{"postcopy": wire.peer_of["A"], "no-background": True})
+    move.vm.wait_status(lambda s: s["migration"]["phase"] == "SRC_SERVE", "a VM that runs there")
+    wire.do("rate 6000")
+    wire.do("cut")
+    move.vm.wait_log("link is back", 40)
+    wire.do("rate 0")
+    to.wait_log("link is back")
+    to.wait_console("^speed")
+    to.stop()
+    expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"exit code {move.vm.code}")
+    expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
+
+
 def where(move, to):
     """Waits until it is decided which of the two has the VM, and all of it; that one is the next source."""
     d = ftlab.Deadline(40)

@@ -135,12 +135,60 @@ static void note_of_what_is_known(void **state)
 	assert_non_null(strstr(r->ft.note, "the VM runs at the destination"));
 }
 
+/* A link on which each part takes its time; and then one that brings no more of it. */
+static void slow_parts(void **state)
+{
+	struct source_rig *r = *state;
+	uint32_t n = words(r);
+
+	assert_true(n >= 4);
+	reach(r, SRC_CUT_ASKED);
+	for (uint32_t w = 0; w < n; w++) {
+		time_pass(&r->loop, 1900 * MS);
+		assert_int_equal(r->src.fsm.state, SRC_CUT_ASKED);
+		have(r, w, 1, w + 1 == n);
+	}
+	assert_int_equal(r->src.fsm.state, SRC_CUT_PAIRING);
+	time_fire(&r->src.timer_op);
+	assert_int_equal(r->src.fsm.state, SRC_CUT);
+	ask(r);
+	have(r, 0, 1, 0);
+	time_pass(&r->loop, 1999 * MS);
+	assert_int_equal(r->src.fsm.state, SRC_CUT_ASKED);
+	time_pass(&r->loop, 2 * MS);
+	assert_int_equal(r->src.fsm.state, SRC_CUT);
+	ask(r);
+	have(r, 0, n, 1);
+	assert_int_equal(r->src.fsm.state, SRC_CUT_PAIRING);
+}
+
+/* Each part once, in order, up to the end: else the timer would be a peer's toy. */
+static void parts_out_of_order(void **state)
+{
+	struct source_rig *r = *state;
+	uint32_t n = words(r);
+	const struct wire_have bad[] = {{1, 1, 0}, {0, 0, 0}, {0, n + 1, 1},	 {0, n, 0},
+					{0, 1, 1}, {n, 0, 1}, {UINT64_MAX, 2, 0}};
+
+	reach(r, SRC_CUT);
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		ask(r);
+		have(r, bad[i].word, bad[i].nwords, bad[i].last);
+		assert_int_equal(r->src.fsm.state, SRC_CUT);
+		assert_non_null(strstr(r->src.why, "out of order"));
+	}
+	ask(r);
+	have(r, 0, 1, 0);
+	have(r, 0, 1, 0);
+	assert_int_equal(r->src.fsm.state, SRC_CUT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(let_go),
-		SOURCE_TEST(not_let_go),
-		SOURCE_TEST(note_of_what_is_known),
+		cmocka_unit_test(let_go),	    SOURCE_TEST(not_let_go),
+		SOURCE_TEST(note_of_what_is_known), SOURCE_TEST(slow_parts),
+		SOURCE_TEST(parts_out_of_order),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
