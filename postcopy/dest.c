@@ -215,6 +215,20 @@ static void timer(struct loop_op *op, int res)
 		dest_post(d, DST_EV_TIMER);
 }
 
+static int open_door(struct dest *d, struct door *door, const char *uri, struct err *e)
+{
+	*door = (struct door){.said = said,
+			      .strange = "not the source of a migration, or this side is busy",
+			      .arg = d};
+	return door_open(door, d->ft->loop, uri, e);
+}
+
+void dest_close_doors(struct dest *d)
+{
+	door_close(&d->door);
+	door_close(&d->further);
+}
+
 int dest_start(struct dest *d, struct ft *ft, struct vm *vm, void (*runs)(void *arg), void *arg,
 	       struct err *e)
 {
@@ -226,10 +240,25 @@ int dest_start(struct dest *d, struct ft *ft, struct vm *vm, void (*runs)(void *
 	d->link.fd = d->urgent.fd = d->pager_fd = -1;
 	d->timer_op = (struct loop_op){.fn = timer, .arg = d};
 	fsm_init(&d->fsm, &dest_desc, d, DST_LISTEN);
-	d->door.said = said;
-	d->door.strange = "not the source of a migration, or this side is busy";
-	d->door.arg = d;
-	return door_open(&d->door, ft->loop, ft->cfg->incoming, e);
+	return open_door(d, &d->door, ft->cfg->incoming, e);
+}
+
+int dest_recover(struct dest *d, const char *uri, struct err *e)
+{
+	int r;
+
+	if (d->fsm.state == DST_HERE)
+		return err_set(
+			e, -EBUSY,
+			"migrate: --recover: all of the VM is here, and the source knows it");
+	door_close(&d->further);
+	r = open_door(d, &d->further, uri, e);
+	if (r) {
+		door_close(&d->further);
+		return err_wrap(e, "migrate: --recover");
+	}
+	log_info("migration: listening at %s, too", uri);
+	return 0;
 }
 
 bool dest_fills(const struct dest *d)
@@ -242,7 +271,7 @@ void dest_stop(struct dest *d)
 {
 	if (!d->ft)
 		return;
-	door_close(&d->door);
+	dest_close_doors(d);
 	loop_timer_del(d->ft->loop, &d->timer_op);
 	dest_post(d, DST_EV_END);
 	dest_close_link(d);

@@ -36,6 +36,7 @@ struct dest {
 	bool has_vm;   /* and not run yet */
 	struct fsm fsm;
 	struct door door;
+	struct door further;	   /* dest_recover() */
 	struct door_conn *caller;  /* who said OFFER or ASK */
 	const struct frame *frame; /* that is being taken */
 	struct stream link;	   /* its fd is -1 when there is none */
@@ -62,6 +63,8 @@ struct dest {
 /* Listens at cfg->incoming. runs(arg): this side has the VM, before its first instruction. */
 int dest_start(struct dest *d, struct ft *ft, struct vm *vm, void (*runs)(void *arg), void *arg,
 	       struct err *e);
+/* Listen at uri, too, for a source that has lost its link; the last one counts. */
+int dest_recover(struct dest *d, const char *uri, struct err *e);
 /* Does its memory still come in? Then it is not stopped, booted, saved, nor moved on. */
 bool dest_fills(const struct dest *d);
 /* The process ends. A VM that runs stays the caller's; another is destroyed. Safe on a zeroed one.

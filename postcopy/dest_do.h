@@ -48,6 +48,7 @@ void dest_lose(struct dest *d, const char *why);
 /* A rule was broken, or this side cannot be it: tell the source why, and drop the link. */
 void dest_reject(struct dest *d, const char *why);
 void dest_close_link(struct dest *d);
+void dest_close_doors(struct dest *d);
 /* Give all of it up, and wait for a source. State DST_LISTEN. */
 void dest_listen_again(struct dest *d, const char *why);
 /* Read the link from here on. */

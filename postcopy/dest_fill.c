@@ -128,8 +128,9 @@ void dest_cut(void *arg)
 
 	snprintf(
 		note, sizeof(note),
-		"postcopy: link lost: %.200s; %llu pages have not come, and who touches one waits; "
-		"the source connects again",
+		"postcopy: link lost: %.180s; %llu pages have not come, and who touches one waits; "
+		"the source connects again. To listen at another address, too: ftvmm migrate NAME "
+		"--recover URI",
 		d->why, (unsigned long long)pager_left(&d->pager));
 	log_error("%s", note);
 	ft_set(d->ft, FT_HERE, FT_NONE, note);

@@ -143,7 +143,7 @@ void dest_alone(void *arg)
 	struct dest *d = arg;
 
 	dest_close_link(d);
-	door_close(&d->door);
+	dest_close_doors(d);
 }
 
 /* --- a source that has lost the link asks ----------------------------------------------------- */

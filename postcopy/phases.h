@@ -36,6 +36,7 @@
 	X(START, "migrate")                                                                        \
 	X(CANCEL, "cancel, stop, or the guest has ended")                                          \
 	X(FORCE, "`--cancel --force`")                                                             \
+	X(RECOVER, "`--recover URI`")                                                              \
 	X(END, "stop, or the process ends")                                                        \
 	X(TIMER, "timer")                                                                          \
 	X(LATE, "`--timeout`")                                                                     \

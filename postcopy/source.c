@@ -369,6 +369,25 @@ int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 	return 0;
 }
 
+int source_recover(struct source *s, const char *uri, struct err *e)
+{
+	const char *why = "no link is lost yet: until the destination is told to run the VM, it "
+			  "is this side's. Give it up (--cancel), and migrate anew";
+
+	if (!source_busy(s))
+		return err_set(e, -ENOENT, "migrate: --recover: none is under way");
+	if (s->fsm.state == SRC_SERVE || s->fsm.state == SRC_ENDING)
+		why = "the link is not lost; when it is, ftvmm status says so";
+	else if (s->fsm.state == SRC_GO)
+		why = "the destination is being waited for; again when ftvmm status says that the "
+		      "link is lost";
+	if (!fsm_expects(&s->fsm, SRC_EV_RECOVER))
+		return err_set(e, -EBUSY, "migrate: --recover: %s", why);
+	snprintf(s->conf.uri, sizeof(s->conf.uri), "%s", uri);
+	source_post(s, SRC_EV_RECOVER);
+	return 0;
+}
+
 bool source_may_end(struct source *s, const char *why)
 {
 	struct err e = {0};

@@ -80,6 +80,8 @@ void source_init(struct source *s, struct ft *ft, struct vm *vm, void (*news)(vo
 int source_start(struct source *s, const struct migrate_conf *conf, struct err *e);
 /* Give it up. -EBUSY: too late; -ENOENT: there is none. force: see struct migrate_conf. */
 int source_cancel(struct source *s, bool force, const char *why, struct err *e);
+/* Connect to uri from now on; only when a link was lost from GO on, else *e says why not. */
+int source_recover(struct source *s, const char *uri, struct err *e);
 /* Is one under way? */
 bool source_busy(const struct source *s);
 /* Does the VM run elsewhere, and lack what is here, with no link to bring it? */

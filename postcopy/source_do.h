@@ -41,6 +41,7 @@ void source_unsure_again(void *arg);
 void source_connect_again(void *arg);
 void source_ask(void *arg);
 void source_leave_unsure(void *arg);
+void source_recover_by(void *arg);
 
 /* postcopy/source_serve.c: the VM runs there, and its memory is here */
 int source_prepare_serving(struct source *s, struct err *e); /* the VM stands */

@@ -168,8 +168,8 @@ static void note(struct source *s)
 	snprintf(
 		text, sizeof(text),
 		"postcopy: link lost: %.160s; the VM runs at the destination and lacks %llu pages; "
-		"connecting again. If nobody needs them any more, this process ends with ftvmm "
-		"migrate NAME --cancel --force",
+		"connecting again. Over another address: ftvmm migrate NAME --recover URI. If "
+		"nobody needs them any more, this process ends with --cancel --force",
 		s->why, (unsigned long long)s->unsent.left);
 	if (strcmp(s->ft->note, text))
 		ft_set(s->ft, FT_HERE, FT_NONE, text);

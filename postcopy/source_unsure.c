@@ -17,9 +17,9 @@ static void note(struct source *s)
 	char text[480];
 
 	snprintf(text, sizeof(text),
-		 "the destination was told to run the VM, and did not answer (%.200s): it is asked "
-		 "again twice a second. If you are sure that it does not run there, and will not: "
-		 "ftvmm migrate NAME --cancel --force",
+		 "the destination was told to run the VM, and did not answer (%.160s): it is asked "
+		 "again twice a second. Over another address: ftvmm migrate NAME --recover URI. If "
+		 "you are sure that it does not run there, and will not: --cancel --force",
 		 s->why);
 	if (strcmp(s->ft->note, text))
 		ft_set(s->ft, FT_HERE, FT_NONE, text);
@@ -69,6 +69,17 @@ void source_ask(void *arg)
 	s->have_word = 0;
 	source_timer(s, ANSWER_NS);
 	source_open_link(s, FRAME_ASK, NULL, 0);
+}
+
+/* By hand, to where the user says. */
+void source_recover_by(void *arg)
+{
+	struct source *s = arg;
+
+	log_info("migrate: by hand: connecting to %s", s->conf.uri);
+	snprintf(s->ft->peer, sizeof(s->ft->peer), "%s", s->conf.uri);
+	source_close_link(s);
+	source_connect_again(s);
 }
 
 void source_leave_unsure(void *arg)

@@ -209,7 +209,9 @@ def migrate_client(lab):
                        (["--precopy", uri, "--bandwidth", "1K"], "bandwidth"), (["--force"], "--cancel"), (["--precopy", uri, "--postcopy", uri], "exclude"),
                        (["--precopy", uri, "--no-background"], "goes with --postcopy"),
                        (["--auto", uri, "--passes", "0"], "goes with --postcopy"),
-                       (["--cancel", "--force"], "none is")):
+                       (["--cancel", "--force"], "none is"), (["--recover", uri], "none is under way"),
+                       (["--recover", uri, "--cancel"], "goes alone"), (["--recover", "fd:3"], "connected to again"),
+                       (["--recover", uri, "--precopy", uri], "goes alone")):
         code, out, err = client(lab, move.vm, *args)
         expect(code in (1, 2) and word in err and not out, f"{args}: {code}: {out}{err}")
     to = move.destination(uri)
@@ -695,6 +697,48 @@ def postcopy_cut_slow(lab):
     to.stop()
     expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"exit code {move.vm.code}")
     expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
+
+
+def two_ways(lab, move, env=None, **options):
+    """A migration over the proxy, which dies: no way is left but the one that it returns. Destination, way."""
+    wire, other = ftlab.Wire(lab), f"unix:{lab.path('other')}"
+    to = move.destination(f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}", env=env)
+    move.vm.call("migrate", **options, **{"postcopy": wire.peer_of["A"]})
+    if env:
+        frozen(to)
+    else:
+        move.vm.wait_status(lambda s: s["migration"]["phase"] == "SRC_SERVE", "a VM that runs there")
+        random_wait(lab, move.vm, 0.1, 0.4)
+    wire.kill()
+    move.vm.wait_status(lambda s: s["state"] == "PAUSED" and "--recover URI" in s["note"], "what to do")
+    if env:
+        to.signal(ftlab.signal.SIGCONT)
+    return to, other
+
+
+@test(90)
+def postcopy_recover(lab):
+    """the way to the destination is gone: by hand, over another one, also when nobody knows yet where the VM runs"""
+    for env in (None, {"FTVMM_STOP_AT": "mig-ran"}):
+        move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
+        move.vm.wait_console("^speed")
+        expect(client(lab, move.vm, "--recover", "unix:/x")[2].count("none is under way"), "nothing to recover")
+        to, other = two_ways(lab, move, env, bandwidth="8M")
+        code, out, err = client(lab, move.vm, "--recover", other)  # nobody is there yet
+        expect(code == 0, f"{code}: {out}{err}")
+        code, out, err = client(lab, to, "--recover", f"unix:{lab.path('none/x')}")
+        expect(code == 2 and "none/x" in err, f"{code}: {out}{err}")
+        code, out, err = client(lab, to, "--recover", other)
+        expect(code == 0, f"{code}: {out}{err}")
+        move.vm.wait_exit(60)
+        expect(move.vm.code == ftlab.EXIT_GONE, f"exit code {move.vm.code}: {move.vm.log_text()}")
+        all_there(to)
+        to.wait_console("^speed")
+        expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
+        to.wait_status(lambda s: s["migration"]["phase"] == "DST_HERE", "the source's last word")
+        code, out, err = client(lab, to, "--recover", other)
+        expect(code == 2 and "all of the VM is here" in err, f"{code}: {out}{err}")
+        lab.release(to, move.vm)
 
 
 def where(move, to):

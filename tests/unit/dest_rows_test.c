@@ -117,16 +117,24 @@ static int teardown(void **state)
 
 /* --- the source ------------------------------------------------------------------------------- */
 
-static void dial(struct rig *r, struct stream *st, uint64_t session)
+static void dial_at(struct stream *st, const char *path, uint64_t session)
 {
 	struct sockaddr_un sun = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-	snprintf(sun.sun_path, sizeof(sun.sun_path), "%.60s/in", r->folder);
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s", path);
 	assert_int_equal(connect(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
 	stream_done(st);
 	stream_init(st, fd, STREAM_MIGRATE, session);
 	assert_int_equal(stream_send_preface(st, UINT64_MAX), 0);
+}
+
+static void dial(struct rig *r, struct stream *st, uint64_t session)
+{
+	char path[80];
+
+	snprintf(path, sizeof(path), "%.60s/in", r->folder);
+	dial_at(st, path, session);
 }
 
 static void say(struct stream *st, enum frame_type type, const void *data, size_t len)
@@ -348,6 +356,36 @@ static void asked_when_it_runs(void **state)
 	loop_until(&r->loop, r->dest.fsm.state == DST_HERE);
 }
 
+/* A source that cannot come in where it did. The first door stays open. */
+static void asked_at_another_door(void **state)
+{
+	char was[sizeof(rig.folder)], uri[128];
+	struct rig *r = *state;
+	struct err e = {0};
+
+	memcpy(was, r->folder, sizeof(was));
+	reach(r, DST_RUNS);
+	stream_done(&r->link);
+	snprintf(uri, sizeof(uri), "unix:%.60s/none/in", was);
+	assert_true(dest_recover(&r->dest, uri, &e) < 0);
+	assert_non_null(strstr(e.msg, "--recover"));
+	for (int i = 0; i < 2; i++) { /* once more is fine, too */
+		snprintf(uri, sizeof(uri), "unix:%.60s/out", was);
+		assert_int_equal(dest_recover(&r->dest, uri, &e), 0);
+		ask(r, SESSION);
+		assert_int_equal(hear(r, &r->ask), FRAME_RUNS);
+	}
+	dial_at(&r->link, uri + 5, SESSION);
+	say(&r->link, FRAME_ASK, NULL, 0);
+	assert_int_equal(hear(r, &r->link), FRAME_RUNS);
+	say(&r->link, FRAME_GONE, NULL, 0);
+	loop_until(&r->loop, r->dest.fsm.state == DST_HERE);
+	assert_int_equal(r->dest.further.listen_fd, -1);
+	e = (struct err){0};
+	assert_int_equal(dest_recover(&r->dest, uri, &e), -EBUSY);
+	assert_non_null(strstr(e.msg, "all of the VM is here"));
+}
+
 static void asked_by_a_stranger(void **state)
 {
 	struct rig *r = *state;
@@ -422,6 +460,7 @@ int main(void)
 		T(images_that_are_not_the_same),
 		T(second_offer),
 		T(asked_when_it_runs),
+		T(asked_at_another_door),
 		T(asked_by_a_stranger),
 		cmocka_unit_test(each_message_in_each_state),
 		cmocka_unit_test(the_process_ends_in_each_state),

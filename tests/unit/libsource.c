@@ -264,6 +264,8 @@ static void cause_here(struct source_rig *r, enum source_event ev)
 		assert_int_equal(source_cancel(&r->src, false, "cancelled", &e), 0);
 	else if (ev == SRC_EV_FORCE)
 		assert_int_equal(source_cancel(&r->src, true, "forced", &e), 0);
+	else if (ev == SRC_EV_RECOVER)
+		assert_int_equal(source_recover(&r->src, r->conf.uri, &e), 0);
 	else if (ev == SRC_EV_END)
 		assert_false(source_may_end(&r->src, "stop"));
 	else if (ev == SRC_EV_TIMER)

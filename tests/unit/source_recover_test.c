@@ -7,7 +7,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include <cmocka.h>
 
@@ -183,12 +186,92 @@ static void parts_out_of_order(void **state)
 	assert_int_equal(r->src.fsm.state, SRC_CUT);
 }
 
+/* From here on it listens there. */
+static void moves_to(struct source_rig *r, const char *name, char *uri, size_t cap)
+{
+	struct sockaddr_un sun = {.sun_family = AF_UNIX};
+
+	there_listens(r, false);
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%.60s/%s", r->folder, name);
+	snprintf(uri, cap, "unix:%s", sun.sun_path);
+	r->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(r->listener, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	assert_int_equal(listen(r->listener, 4), 0);
+}
+
+/* The user says where it is: there it is asked, at once, and again when that does not answer. */
+static void another_address(void **state)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		struct source_rig *r;
+		char uri[128];
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		reach(r, cuts[i]);
+		moves_to(r, "elsewhere", uri, sizeof(uri));
+		assert_int_equal(source_recover(&r->src, uri, NULL), 0);
+		assert_int_equal(r->src.fsm.state, SRC_CUT_CONNECT);
+		assert_string_equal(r->ft.peer, uri);
+		time_fire(&r->src.timer_op);
+		assert_int_equal(r->src.fsm.state, SRC_CUT);
+		r->came[FRAME_ASK] = 0;
+		time_fire(&r->src.timer_op);
+		source_rig_cause(r, SRC_EV_CONNECTED);
+		loop_until(&r->loop, (there_reads(r), r->came[FRAME_ASK]));
+		have(r, 0, words(r), 1);
+		loop_until(&r->loop, r->src.pair.fd >= 0);
+		there_says(r, FRAME_WELCOME);
+		source_rig_until(r, SRC_SERVE);
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
+
+/* In which states that means nothing, and what is said then. */
+static void recover_is_refused(void **state)
+{
+	static const struct {
+		enum source_state s;
+		const char *word;
+	} bad[] = {{SRC_IDLE, "none is under way"}, {SRC_CONNECTING, "this side's"},
+		   {SRC_OFFERED, "this side's"},    {SRC_PAIRING, "this side's"},
+		   {SRC_PASSES, "this side's"},	    {SRC_DRAIN, "this side's"},
+		   {SRC_LAST, "this side's"},	    {SRC_SWITCH, "this side's"},
+		   {SRC_BACK, "this side's"},	    {SRC_QUIT, "this side's"},
+		   {SRC_GO, "being waited for"},    {SRC_LEFT, "none is under way"},
+		   {SRC_SERVE, "link is not lost"}};
+
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct source_rig *r;
+		struct err e = {0};
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		if (bad[i].s == SRC_SERVE) {
+			reach_go(r);
+			there_says(r, FRAME_RUNS);
+			source_rig_until(r, SRC_SERVE);
+		} else {
+			source_rig_reach(r, bad[i].s);
+		}
+		assert_true(source_recover(&r->src, "unix:/x", &e) < 0);
+		assert_non_null(strstr(e.msg, bad[i].word));
+		assert_int_equal(r->src.fsm.state, bad[i].s);
+		assert_string_equal(r->src.conf.uri, bad[i].s == SRC_IDLE ? "" : r->conf.uri);
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(let_go),	    SOURCE_TEST(not_let_go),
-		SOURCE_TEST(note_of_what_is_known), SOURCE_TEST(slow_parts),
+		cmocka_unit_test(let_go),
+		SOURCE_TEST(not_let_go),
+		SOURCE_TEST(note_of_what_is_known),
+		SOURCE_TEST(slow_parts),
 		SOURCE_TEST(parts_out_of_order),
+		cmocka_unit_test(another_address),
+		cmocka_unit_test(recover_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

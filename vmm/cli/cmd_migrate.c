@@ -120,8 +120,12 @@ int cmd_migrate(const struct command_words *w)
 	if (!request)
 		err_set(&e, -EINVAL, "migrate: an argument is not valid UTF-8");
 	/* It may be over already, as when nobody listens there. */
-	code = ok ? end_of(ok, json_string_value(json_object_get(ok, "status")), conf.cancel)
-		  : cmd_fail(&e);
+	if (!ok)
+		code = cmd_fail(&e);
+	else if (conf.recover[0])
+		code = EXIT_DONE; /* what comes of it ftvmm status says */
+	else
+		code = end_of(ok, json_string_value(json_object_get(ok, "status")), conf.cancel);
 	if (code < 0)
 		code = follow(c, w, conf.cancel);
 	json_decref(ok);

@@ -36,10 +36,10 @@ static const struct command commands[] = {
 	{ "console", "NAME", "a terminal at the guest's serial port", .ask = cmd_console },
 	{ "failover", "NAME [--json]", "hand a protected VM over to its secondary",
 	  .ask = cmd_failover, .serve = serve_failover },
-	{ "migrate", "NAME --precopy URI|--postcopy URI|--auto URI|--cancel [--downtime TIME] "
+	{ "migrate", "NAME --precopy URI|--postcopy URI|--auto URI|--cancel|--recover URI [--downtime TIME] "
 		     "[--timeout TIME] [--passes N] [--bandwidth SIZE] [--no-background] [--force] "
 		     "[--json]",
-	  "move a VM to an ftvmm run --incoming, or give that up",
+	  "move a VM to an ftvmm run --incoming, give that up, or go on over another address",
 	  .ask = cmd_migrate, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .takes_options = true,
 	  .serve = serve_migrate },
 	{ "stop", "NAME [timeout=TIME] [--json]", "end a VM in order",

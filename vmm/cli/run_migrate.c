@@ -233,6 +233,14 @@ static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
 	return source_start(&r->source, conf, e);
 }
 
+/* The same word at both sides: this is where the other one is, or where it may come in. */
+static int recover(struct run *r, const struct migrate_conf *conf, struct err *e)
+{
+	if (source_busy(&r->source) || !r->dest.ft)
+		return source_recover(&r->source, conf->uri, e);
+	return dest_recover(&r->dest, conf->uri, e);
+}
+
 json_t *serve_migrate(struct run *r, json_t *request, struct err *e)
 {
 	struct migrate_conf conf;
@@ -240,10 +248,14 @@ json_t *serve_migrate(struct run *r, json_t *request, struct err *e)
 
 	if (!code && conf.cancel)
 		code = source_cancel(&r->source, conf.force, "cancelled by the user", e);
+	else if (!code && conf.recover[0])
+		code = recover(r, &conf, e);
 	else if (!code)
 		code = start(r, &conf, e);
 	if (code)
 		return NULL;
+	if (conf.recover[0])
+		return run_migrate_status(r);
 	ctl_follow(r->ctl);
 	return source_status(&r->source);
 }

@@ -27,6 +27,7 @@ static const struct option rows[] = {
 	{ "no-background", .type = OPT_FLAG, FIELD(no_background) },
 	{ "cancel", .type = OPT_FLAG, FIELD(cancel) },
 	{ "force", .type = OPT_FLAG, FIELD(force) },
+	{ "recover", .type = OPT_TEXT, FIELD(recover), .metavar = "URI" },
 };
 /* clang-format on */
 
@@ -75,16 +76,29 @@ static int check_how(struct migrate_conf *c, struct err *e)
 	if (how < 0)
 		return err_set(e, -EINVAL,
 			       "migrate: where to? Give --precopy URI, on which the destination "
-			       "has --incoming, or --postcopy URI, --auto URI or --cancel");
+			       "has --incoming, or --postcopy URI, --auto URI, --cancel or "
+			       "--recover URI");
 	c->how = (enum migrate_how)how;
 	snprintf(c->uri, sizeof(c->uri), "%s", given[how]);
 	return 0;
+}
+
+static int check_recover(struct migrate_conf *c, struct err *e)
+{
+	if (c->cancel || c->precopy[0] || c->postcopy[0] || c->automatic[0])
+		return err_set(e, -EINVAL,
+			       "migrate: --recover is about the one that is under way: it goes "
+			       "alone");
+	snprintf(c->uri, sizeof(c->uri), "%s", c->recover);
+	return check_uri(c, e);
 }
 
 static int check(struct migrate_conf *c, struct err *e)
 {
 	int r;
 
+	if (c->recover[0])
+		return check_recover(c, e);
 	if (c->cancel && (c->precopy[0] || c->postcopy[0] || c->automatic[0]))
 		return err_set(e, -EINVAL,
 			       "migrate: --cancel and a destination exclude each other");
@@ -162,6 +176,12 @@ json_t *migrate_conf_json(const struct migrate_conf *c)
 	json_t *o = json_pack("{s:s}", "cmd", "migrate");
 	char text[32];
 
+	if (c->recover[0]) {
+		if (!json_object_set_new(o, "recover", json_string(c->uri)))
+			return o;
+		json_decref(o);
+		return NULL;
+	}
 	if (c->cancel) {
 		json_object_set_new(o, "cancel", json_true());
 		json_object_set_new(o, "force", json_boolean(c->force));

@@ -34,7 +34,8 @@ struct migrate_conf {
 	bool no_background; /* postcopy: what is not asked for is not sent */
 	uint64_t bandwidth; /* bytes a second while the guest runs; 0: as fast as it goes */
 	bool cancel;	    /* give up the one that is under way */
-	bool force;	    /* with cancel: the user says that the VM does not run elsewhere */
+	bool force;	    /* with cancel: the user knows what nobody here does */
+	char recover[300];  /* go on over this; then in uri, too */
 };
 
 /* Words behind the VM's name, as "--downtime", "50ms". */
