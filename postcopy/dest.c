@@ -232,7 +232,7 @@ void dest_close_doors(struct dest *d)
 int dest_start(struct dest *d, struct ft *ft, struct vm *vm, void (*runs)(void *arg), void *arg,
 	       struct err *e)
 {
-	memset(d, 0, sizeof(*d));
+	*d = (struct dest){.news = d->news};
 	d->ft = ft;
 	d->vm = vm;
 	d->runs = runs;

@@ -54,9 +54,12 @@ struct dest {
 	uint64_t switch_ns; /* when it came */
 	struct vm_announce announce;
 	struct dest_stats stats;
+	struct pager_stats came; /* as it was when all of the memory was here */
 	char why[480];
 	/* The VM is about to run, and is the caller's; it has run, and all who listen may know. */
 	void (*runs)(void *arg);
+	/* The caller's, or NULL: memory has come in, or its link was lost, or is back. */
+	void (*news)(void *arg);
 	void *arg;
 };
 
@@ -67,6 +70,8 @@ int dest_start(struct dest *d, struct ft *ft, struct vm *vm, void (*runs)(void *
 int dest_recover(struct dest *d, const char *uri, struct err *e);
 /* Does its memory still come in? Then it is not stopped, booted, saved, nor moved on. */
 bool dest_fills(const struct dest *d);
+/* False: all of it came before the VM ran. */
+bool dest_get_stats(struct dest *d, struct pager_stats *ret);
 /* The process ends. A VM that runs stays the caller's; another is destroyed. Safe on a zeroed one.
  */
 void dest_stop(struct dest *d);

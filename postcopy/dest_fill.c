@@ -48,11 +48,25 @@ static int open_news(struct dest *d, struct err *e)
 		       : 0;
 }
 
+static int vcpu_of(void *arg, uint32_t tid)
+{
+	const struct vm *vm = arg;
+
+	for (unsigned i = 0; i < vm->machine.vcpus; i++)
+		if ((uint32_t)__atomic_load_n(&vm->vcpus[i].tid, __ATOMIC_ACQUIRE) == tid)
+			return (int)i;
+	return -1;
+}
+
 int dest_open_pager(struct dest *d, struct err *e)
 {
 	int r = open_news(d, e);
 
-	return r ? r : pager_open(&d->pager, &d->vm->mem, d->pager_fd, e);
+	if (!r)
+		r = pager_open(&d->pager, &d->vm->mem, d->pager_fd, e);
+	if (!r)
+		faults_of_vcpus(&d->pager.faults, d->vm->machine.vcpus, vcpu_of, d->vm);
+	return r;
 }
 
 static void take_pair(struct dest *d)
@@ -96,19 +110,54 @@ void dest_look_whether_complete(struct dest *d)
 		dest_post(d, DST_EV_COMPLETE);
 }
 
-void dest_complete(void *arg)
+static void tell(struct dest *d)
 {
-	struct dest *d = arg;
-	struct faults *f = &d->pager.faults;
+	if (d->news)
+		d->news(d->arg);
+}
+
+bool dest_get_stats(struct dest *d, struct pager_stats *ret)
+{
+	if (d->pager.mem) {
+		pager_get_stats(&d->pager, ret);
+		return true;
+	}
+	*ret = d->came;
+	return d->last.mode == MIGRATE_POSTCOPY;
+}
+
+static void log_sum(const char *who, const struct faults_sum *s)
+{
+	log_info("postcopy: %s: %llu faults, blocked for %.1f ms, %.1f ms at most", who,
+		 (unsigned long long)s->count, (double)s->blocked_ns / 1e6,
+		 (double)s->max_ns / 1e6);
+}
+
+static void log_stats(const struct dest *d)
+{
+	const struct pager_stats *s = &d->came;
+	const struct faults_stats *f = &s->faults;
+	char who[16];
 
 	log_info("postcopy: all of the memory is here: %llu pages asked for, %llu pushed, %llu of "
 		 "zeros, %llu twice; %llu faults, p50 %.0f us, p99 %.0f us, max %.0f us",
-		 (unsigned long long)d->pager.counts.urgent,
-		 (unsigned long long)d->pager.counts.pushed,
-		 (unsigned long long)d->pager.counts.zero,
-		 (unsigned long long)d->pager.counts.twice, (unsigned long long)f->count,
-		 (double)faults_percentile_ns(f, 50) / 1e3,
-		 (double)faults_percentile_ns(f, 99) / 1e3, (double)f->max_ns / 1e3);
+		 (unsigned long long)s->counts.urgent, (unsigned long long)s->counts.pushed,
+		 (unsigned long long)s->counts.zero, (unsigned long long)s->counts.twice,
+		 (unsigned long long)f->all.count, (double)faults_percentile_ns(f, 50) / 1e3,
+		 (double)faults_percentile_ns(f, 99) / 1e3, (double)f->all.max_ns / 1e3);
+	for (unsigned i = 0; i < d->vm->machine.vcpus; i++) {
+		snprintf(who, sizeof(who), "vcpu%u", i);
+		log_sum(who, &f->sum[i]);
+	}
+	log_sum("others", &f->sum[FAULTS_OTHERS]);
+}
+
+void dest_complete(void *arg)
+{
+	struct dest *d = arg;
+
+	pager_get_stats(&d->pager, &d->came);
+	log_stats(d);
 	/* Before the urgent link ends, which the source may see at once. */
 	if (dest_has_link(d) && dest_say(d, FRAME_EOC, NULL, 0))
 		dest_lose(d, "source: connection broken");
@@ -116,6 +165,7 @@ void dest_complete(void *arg)
 	stream_done(&d->urgent);
 	vm_arrived(d->vm);
 	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
+	tell(d);
 	vm_tell_end(d->vm); /* what waited for this */
 }
 
@@ -134,6 +184,7 @@ void dest_cut(void *arg)
 		d->why, (unsigned long long)pager_left(&d->pager));
 	log_error("%s", note);
 	ft_set(d->ft, FT_HERE, FT_NONE, note);
+	tell(d);
 	dest_look_whether_complete(d);
 }
 
@@ -193,6 +244,7 @@ void dest_mend(void *arg)
 	log_info("postcopy: the link is back; %llu pages have not come",
 		 (unsigned long long)pager_left(&d->pager));
 	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
+	tell(d);
 }
 
 void dest_end_of_fill(void *arg)

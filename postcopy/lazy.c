@@ -336,12 +336,13 @@ int lazy_watch(struct lazy *l, void (*told)(void *arg, const struct err *e), voi
 
 void lazy_stats(struct lazy *l, struct lazy_stats *ret)
 {
-	struct faults *f = &l->pager.faults;
+	struct faults_stats f;
 
+	faults_get(&l->pager.faults, &f);
 	*ret = (struct lazy_stats){.left = pager_left(&l->pager),
-				   .faults = f->count,
-				   .fault_p50_ns = faults_percentile_ns(f, 50),
-				   .fault_max_ns = f->max_ns};
+				   .faults = f.all.count,
+				   .fault_p50_ns = faults_percentile_ns(&f, 50),
+				   .fault_max_ns = f.all.max_ns};
 }
 
 void lazy_free(struct lazy *l)

@@ -217,6 +217,19 @@ void pager_why(struct pager *p, char *buf, size_t len)
 	pthread_mutex_unlock(&p->lock);
 }
 
+void pager_get_stats(struct pager *p, struct pager_stats *ret)
+{
+	const uint64_t *from = (const uint64_t *)&p->counts;
+	uint64_t *to = (uint64_t *)&ret->counts;
+
+	for (unsigned i = 0; i < sizeof(p->counts) / sizeof(*from); i++)
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+	faults_get(&p->faults, &ret->faults);
+	ret->left = pager_left(p);
+	ret->asked = __atomic_load_n(&p->have.asked, __ATOMIC_RELAXED);
+	ret->waiting = __atomic_load_n(&p->faults.waiting, __ATOMIC_RELAXED);
+}
+
 void pager_cut(struct pager *p)
 {
 	pthread_mutex_lock(&p->lock);

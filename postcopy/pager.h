@@ -37,6 +37,15 @@ enum pager_event {
 
 #define PAGER_ASKED 1024u /* pages asked for at once; what faults beyond waits in the kernel */
 
+/* What there is to tell: a copy. */
+struct pager_stats {
+	struct fill_counts counts;
+	struct faults_stats faults;
+	uint64_t left;	  /* pages that have not come */
+	uint64_t asked;	  /* asked for, and not here yet */
+	uint64_t waiting; /* threads that wait */
+};
+
 struct pager {
 	struct mem *mem;
 	int uffd, notify_fd;
@@ -92,6 +101,8 @@ int pager_start(struct pager *p, struct stream *urgent, struct err *e);
 /* Take and clear what has happened (enum pager_event). */
 unsigned pager_events(struct pager *p);
 void pager_why(struct pager *p, char *buf, size_t len);
+/* Any time between pager_open() and pager_finish(). */
+void pager_get_stats(struct pager *p, struct pager_stats *ret);
 
 /* Ask for a page that will be touched; nothing if it is here or asked for. PAGER_ARRIVED follows.
  */

@@ -223,6 +223,39 @@ def migrate_client(lab):
     expect(to.status()["migration"]["status"] == "completed", to.status()["migration"])
 
 
+def on_terminal(lab, vm, *args):
+    """What `ftvmm migrate` writes to a terminal, line by line over each other."""
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0) as screen:
+        p = subprocess.Popen([FTVMM, "migrate", vm.name, *args], stdout=theirs, stderr=subprocess.DEVNULL,
+                             stdin=subprocess.DEVNULL, env=dict(os.environ, XDG_RUNTIME_DIR=vm.run_dir))
+        os.close(theirs)
+        text = b""
+        try:
+            while part := screen.read(4096):
+                text += part
+        except OSError:
+            pass  # nobody has the other end any more
+    expect(p.wait(30 * ftlab.SLOW) == 0, f"exit code {p.returncode}: {text}")
+    return text.decode().split("\r")
+
+
+@test(60)
+def migrate_bar(lab):
+    """on a terminal: how the pass gets on; behind the switch what the VM there still lacks"""
+    move = Move(lab, boot(lab, "writer", "pages=50 total=4000 mode=seq tick=50", memory="64M"))
+    move.vm.wait_console("^speed")
+    for how, words in (("--precopy", r"\[#* *\] \d+ MiB sent, \d+ left, pass \d+, \d+ Mbit/s, dirty"),
+                       ("--postcopy", r"\[#* *\] \d+ MiB sent, \d+ left, the VM runs there, \d+ pages asked for")):
+        to = move.destination(uri := move.uri("unix"))
+        lines = on_terminal(lab, move.vm, how, uri, "--bandwidth", "16M")
+        expect(any(re.match(words, line) for line in lines), f"{how}: {lines}")
+        to.wait_state("RUNNING")
+        all_there(to)
+        lab.release(move.vm)
+        move.vm, move.host = to, move.there()
+
+
 def refused(lab, move, word, *args, at_source=None):
     """The destination has these arguments, and refuses; the VM goes on, and another one can come in there."""
     uri = move.uri("unix")
@@ -566,6 +599,43 @@ def postcopy_smp(lab):
         all_there(move.vm)
     expect(move.vm.wait_exit(60) == 0 and "smp ok" in move.vm.console_text(),
            f"exit code {move.vm.code}: {move.vm.console_text()}")
+
+
+@test(60)
+def postcopy_told(lab):
+    """what both sides tell of it fits together: pages by kind, faults and block time of each vCPU, in status, events, log"""
+    vm = boot(lab, "writer", "pages=500 total=4000 mode=random tick=10", memory="128M", cpus=2)
+    vm.wait_console("^speed")
+    move = Move(lab, vm)
+    to = move.destination(uri := move.uri("tcp"))
+    to.call("events")
+    source = migrate(vm, uri, "postcopy", bandwidth="16M")
+    expect(source["status"] == "completed", f"{source}")
+    told = last_event(to)
+    status = to.status()["migration"]
+    expect(told["phase"] in ("DST_RUNS", "DST_HERE") and told["postcopy-vcpus"] == status["postcopy-vcpus"],
+           f"{told} {status}")
+    ram, pages = status["ram"], status["ram"]["postcopy-pages"]
+    sent = source["ram"]["postcopy-pages"]
+    expect(ram["remaining"] == source["ram"]["remaining"] == 0, f"{ram}")
+    expect(pages["urgent"] + pages["background"] + pages["zero"] == (128 << 20) // 4096, f"{pages}")
+    expect(pages == sent and pages["duplicate"] == 0, f"{pages} {sent}")
+    expect(ram["postcopy-requests"] == source["ram"]["postcopy-requests"] >= pages["urgent"] > 0, f"{ram} {source}")
+    expect(ram["postcopy-bytes"] > 4096, f"{ram}")
+    expect(ram["postcopy-pending"]["pages"] == ram["postcopy-pending"]["threads"] == 0 and
+           ram["postcopy-pending"]["threads-max"] > 0, f"{ram}")
+    everybody = status["postcopy-vcpus"] + [status["postcopy-others"]]
+    expect(len(everybody) == 3 and sum(w["faults"] for w in everybody) == ram["postcopy-faults"] > 0, f"{status}")
+    expect(all(w["max-us"] <= w["blocked-us"] for w in everybody), f"{everybody}")
+    took = status["postcopy-latency-us"]
+    expect(0 < took["p50"] <= took["p99"] <= took["max"] == max(w["max-us"] for w in everybody), f"{status}")
+    expect(0 < sum(status["postcopy-latency-dist"]) <= ram["postcopy-faults"], f"{status}")
+    blocked = status["postcopy-vcpu-blocktime"]
+    expect(blocked == [round(w["blocked-us"] / 1000) for w in status["postcopy-vcpus"]] or
+           all(abs(b - w["blocked-us"] / 1000) <= 1 for b, w in zip(blocked, status["postcopy-vcpus"])), f"{status}")
+    expect(status["postcopy-blocktime"] <= min(blocked) + 1, f"{status}")
+    for who in ("vcpu0", "vcpu1", "others"):
+        expect(re.search(rf"postcopy: {who}: \d+ faults", to.log_text()), to.log_text())
 
 
 @test(90)

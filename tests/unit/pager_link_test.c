@@ -58,7 +58,7 @@ static void cut_twice_and_nothing_is_lost(void **state)
 	rig_send_pages(&r, 5, 1, RIG_SEED);
 	assert_int_equal(touch_end(&a), rig_word(5, RIG_SEED));
 	RIG_UNTIL(!__atomic_load_n(&r.p.faults.waiting, __ATOMIC_ACQUIRE));
-	assert_true(r.p.faults.max_ns > 0);
+	assert_true(r.p.faults.stats.all.max_ns > 0);
 }
 
 /* The loop's wishes outlive a link, too. */
@@ -163,7 +163,7 @@ static void a_peer_that_stops_reading(void **state)
 	pager_want(&r.p, RIG_PAGES - 6);
 	answer(PAGER_ASKED);
 	assert_int_equal(r.p.have.asked, PAGER_ASKED);
-	assert_int_equal(r.p.faults.count, 0); /* no room for them yet */
+	assert_int_equal(r.p.faults.stats.all.count, 0); /* no room for them yet */
 	assert_int_equal(nasked <= 2 * PAGER_ASKED, 1);
 	rig_event(&r, PAGER_ARRIVED);
 	answer(PAGER_ASKED);

@@ -48,6 +48,7 @@ static void settle_urgent(uint64_t page)
 
 static void a_fault_is_asked_for(void **state)
 {
+	struct pager_stats s;
 	struct toucher t;
 
 	touch(&r, &t, 5);
@@ -57,12 +58,14 @@ static void a_fault_is_asked_for(void **state)
 	assert_int_equal(touch_end(&t), rig_word(5, RIG_SEED));
 	RIG_UNTIL(__atomic_load_n(&r.p.counts.urgent, __ATOMIC_ACQUIRE) == 1);
 	assert_int_equal(__atomic_load_n(&r.p.faults.waiting, __ATOMIC_ACQUIRE), 0);
-	assert_int_equal(r.p.faults.count, 1);
-	assert_int_equal(r.p.faults.nthreads, 1);
-	assert_int_equal(r.p.faults.threads[0].tid, t.tid);
-	assert_int_equal(r.p.faults.threads[0].count, 1);
-	assert_true(r.p.faults.threads[0].blocked_ns > 0);
-	assert_int_equal(faults_percentile_ns(&r.p.faults, 50), r.p.faults.max_ns);
+	pager_get_stats(&r.p, &s);
+	assert_int_equal(s.faults.all.count, 1);
+	assert_int_equal(s.faults.sum[FAULTS_OTHERS].ended, 1);
+	assert_true(s.faults.all.blocked_ns > 0);
+	assert_int_equal(faults_percentile_ns(&s.faults, 50), s.faults.all.max_ns);
+	assert_int_equal(s.counts.urgent, 1);
+	assert_int_equal(s.asked, 0);
+	assert_int_equal(s.left, RIG_PAGES - 1);
 	assert_int_equal(pager_left(&r.p), RIG_PAGES - 1);
 	assert_int_equal(r.p.counts.wants, 1);
 	assert_int_equal(r.p.counts.unasked, 0);
@@ -83,7 +86,9 @@ static void one_request_however_many_wait(void **state)
 	for (unsigned i = 0; i < CROWD; i++)
 		assert_int_equal(touch_end(&t[i]), rig_word(9, RIG_SEED));
 	assert_int_equal(r.p.counts.wants, 2);
-	assert_int_equal(r.p.faults.nthreads, CROWD + 1);
+	assert_int_equal(r.p.faults.stats.most, CROWD + 1);
+	RIG_UNTIL(!__atomic_load_n(&r.p.faults.waiting, __ATOMIC_ACQUIRE));
+	assert_int_equal(r.p.faults.stats.all.ended, CROWD + 1);
 }
 
 /* Pushed meanwhile: whoever waits goes on, and the answer that comes late changes nothing. */
@@ -278,7 +283,7 @@ static void the_loop_asks_first(void **state)
 	assert_true(mem_ready(&r.mem, gpa, MEM_PAGE_SIZE + 1));
 	assert_true(mem_ready(&r.mem, gpa, 0));
 	assert_true(mem_ready(&r.mem, RIG_BYTES, 8)); /* no RAM: whoever touches it is told */
-	assert_int_equal(r.p.faults.count, 0);
+	assert_int_equal(r.p.faults.stats.all.count, 0);
 	/* What is pushed is waited for, too. */
 	assert_false(mem_ready(&r.mem, 210 * MEM_PAGE_SIZE, 8));
 	assert_int_equal(rig_take_pages(&r, 205, 10, RIG_SEED), 0);
@@ -297,7 +302,7 @@ static void the_loop_never_faults_on_zeros(void **state)
 	assert_int_equal(mem_discard(&r.mem, 10 * MEM_PAGE_SIZE, 2 * MEM_PAGE_SIZE), 0);
 	assert_true(mem_ready(&r.mem, 10 * MEM_PAGE_SIZE, 2 * MEM_PAGE_SIZE));
 	assert_int_equal(*mem_page(&r.mem, 11), 0);
-	assert_int_equal(r.p.faults.count, 0);
+	assert_int_equal(r.p.faults.stats.all.count, 0);
 }
 
 /* --- before the switch ---------------------------------------------------------------------------

@@ -18,19 +18,33 @@ static double number(json_t *o, const char *key)
 	return json_number_value(json_object_get(o, key));
 }
 
-/* One line, over the last one. The bar is of the pass that is under way. */
+/* What is behind the bar: how a pass gets on, or what the VM that runs there still lacks. */
+static void draw_numbers(json_t *o, json_t *ram)
+{
+	json_t *pages = json_object_get(ram, "postcopy-pages");
+
+	printf("%.0f MiB sent, %.0f left, ", number(ram, "transferred") / (1 << 20),
+	       number(ram, "remaining") / (1 << 20));
+	if (pages)
+		printf("the VM runs there, %.0f pages asked for, %.0f pushed",
+		       number(pages, "urgent"), number(pages, "background"));
+	else
+		printf("pass %.0f, %.0f Mbit/s, dirty %.0f MiB/s, downtime would be %.0f ms",
+		       number(ram, "dirty-sync-count"), number(ram, "mbps"),
+		       number(ram, "dirty-pages-rate") / 256, number(o, "expected-downtime"));
+}
+
+/* One line, over the last one. The bar is of the pass that is under way, or of all memory. */
 static void draw(json_t *o)
 {
 	json_t *ram = json_object_get(o, "ram");
 	double total = number(ram, "total"), left = number(ram, "remaining");
 	unsigned full = total > 0 && left <= total ? (unsigned)(BAR_WIDTH * (1 - left / total)) : 0;
 
-	printf("\r[%.*s%*s] pass %.0f, %.0f MiB sent, %.0f left, %.0f Mbit/s, dirty %.0f "
-	       "MiB/s, downtime would be %.0f ms \033[K",
-	       (int)full, "##############################", (int)(BAR_WIDTH - full), "",
-	       number(ram, "dirty-sync-count"), number(ram, "transferred") / (1 << 20),
-	       left / (1 << 20), number(ram, "mbps"), number(ram, "dirty-pages-rate") / 256,
-	       number(o, "expected-downtime"));
+	printf("\r[%.*s%*s] ", (int)full, "##############################", (int)(BAR_WIDTH - full),
+	       "");
+	draw_numbers(o, ram);
+	printf("\033[K");
 }
 
 static void show(json_t *o, bool json, bool terminal)

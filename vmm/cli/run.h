@@ -73,7 +73,11 @@ void run_end_finish(void *arg, int code);
 void run_migrate_init(struct run *r);
 int run_migrate_listen(struct run *r, struct err *e);
 void run_migrate_stop(struct run *r);
-json_t *run_migrate_status(const struct run *r); /* new reference; NULL: there was none */
+json_t *run_migrate_status(struct run *r); /* new reference; NULL: there was none */
+
+/* run_postcopy.c: what there is to add to the status of a migration, and to its part "ram". */
+void run_postcopy_in(json_t *o, json_t *ram, struct dest *d);
+void run_postcopy_out(json_t *ram, const struct source *s);
 
 /* run_status.c: what `ftvmm status` shows; new reference. */
 json_t *run_status(struct run *r);

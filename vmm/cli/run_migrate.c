@@ -75,7 +75,7 @@ static json_t *source_status(const struct source *s)
 	const struct source_times *at = &s->at;
 	bool over = s->result > SOURCE_CANCELLING && s->result != SOURCE_UNSURE;
 	uint64_t now = over ? at->ended : loop_now_ns();
-	json_t *o = json_object();
+	json_t *o = json_object(), *ram;
 
 	json_object_set_new(o, "status", json_string(result_word[s->result]));
 	json_object_set_new(o, "direction", json_string("out"));
@@ -86,7 +86,9 @@ static json_t *source_status(const struct source *s)
 			    milliseconds(at->passes ? at->passes - at->begun : now - at->begun));
 	json_object_set_new(o, "expected-downtime",
 			    milliseconds(get(&s->passes.stats.expected_ns)));
-	json_object_set_new(o, "ram", ram_status(&s->passes.stats, s->vm));
+	ram = ram_status(&s->passes.stats, s->vm);
+	run_postcopy_out(ram, s);
+	json_object_set_new(o, "ram", ram);
 	if (at->runs) {
 		json_object_set_new(o, "downtime", milliseconds(at->runs - at->stop));
 		json_object_set_new(o, "downtime-us", downtime_parts(s));
@@ -96,7 +98,7 @@ static json_t *source_status(const struct source *s)
 	return o;
 }
 
-static json_t *dest_status(const struct dest *d)
+static json_t *dest_status(struct dest *d)
 {
 	const struct dest_stats *st = &d->stats;
 	bool here = d->fsm.state == DST_RUNS || d->fsm.state == DST_HERE;
@@ -119,26 +121,14 @@ static json_t *dest_status(const struct dest *d)
 	json_object_set_new(ram, "total",
 			    json_integer(d->vm->loop ? (json_int_t)d->vm->mem.bytes : 0));
 	json_object_set_new(ram, "page-size", json_integer(MEM_PAGE_SIZE));
-	if (d->pager.mem) {
-		const struct fill_counts *n = &d->pager.counts;
-
-		json_object_set_new(
-			ram, "remaining",
-			json_integer((json_int_t)(pager_left(&d->pager) << MEM_PAGE_SHIFT)));
-		json_object_set_new(ram, "postcopy-requests",
-				    json_integer((json_int_t)get(&n->wants)));
-		json_object_set_new(ram, "postcopy-pushed",
-				    json_integer((json_int_t)get(&n->pushed)));
-		json_object_set_new(ram, "postcopy-faults",
-				    json_integer((json_int_t)get(&d->pager.faults.count)));
-	}
+	run_postcopy_in(o, ram, d);
 	json_object_set_new(o, "ram", ram);
 	if (*d->why && listens)
 		json_object_set_new(o, "error-desc", json_string(d->why));
 	return o;
 }
 
-json_t *run_migrate_status(const struct run *r)
+json_t *run_migrate_status(struct run *r)
 {
 	if (r->source.ft && r->source.result != SOURCE_NONE)
 		return source_status(&r->source);
@@ -149,7 +139,7 @@ json_t *run_migrate_status(const struct run *r)
 
 static void tell(struct run *r)
 {
-	json_t *o = source_status(&r->source);
+	json_t *o = run_migrate_status(r);
 
 	json_object_set_new(o, "event", json_string("migration"));
 	ctl_event(r->ctl, o);
@@ -182,6 +172,11 @@ void run_migrate_init(struct run *r)
 	source_init(&r->source, &r->ft, &r->vm, news, r);
 }
 
+static void came(void *arg)
+{
+	tell(arg);
+}
+
 static void runs_here(void *arg)
 {
 	struct run *r = arg;
@@ -193,6 +188,7 @@ static void runs_here(void *arg)
 
 int run_migrate_listen(struct run *r, struct err *e)
 {
+	r->dest.news = came;
 	return dest_start(&r->dest, &r->ft, &r->vm, runs_here, r, e);
 }
 
