@@ -283,6 +283,26 @@ class Vm(Process):
     def console_text(self):
         return read_text(self.console)
 
+    def ram(self):
+        """The file that is the guest's memory."""
+        folder = f"/proc/{self.pid}/fd"
+        for fd in os.listdir(folder):
+            try:
+                if os.readlink(f"{folder}/{fd}").startswith("/memfd:ftvmm-ram"):
+                    return f"{folder}/{fd}"
+            except FileNotFoundError:
+                pass
+        raise LabError(f"{self} has no memory of a guest")
+
+    def memory(self):
+        """What the guest's memory holds."""
+        with open(self.ram(), "rb") as f:
+            return f.read()
+
+    def ram_bytes(self):
+        """Of the host's memory that are behind the guest's."""
+        return os.stat(self.ram()).st_blocks * 512
+
     def settle(self):
         """The kernel frees what a killed process had open a little later."""
         d = Deadline(5)

@@ -12,10 +12,10 @@ from testlib import host_digest, test
 NET = "id=n0,tap=t0,bridge=br0,mac=" + ftlab.GUEST_MAC.hex(":")
 
 
-def boot(lab, guest, cmdline="", *args, memory="64M", cpus=1):
+def boot(lab, guest, cmdline="", *args, memory="64M", cpus=1, env=None):
     cmdline = f"{cmdline} cpus={cpus}".strip()
     return Vm(lab, "A", ["-k", f"{GUESTS}/{guest}.elf", "-a", cmdline, "-m", memory, "-c", str(cpus),
-                         *args])
+                         *args], env)
 
 
 def ends(vm, code, *patterns, seconds=20):

@@ -7,7 +7,8 @@ import subprocess
 
 import ftlab
 from ftlab import GUEST_IP, LINK_IP, FTVMM, Vm, expect
-from testlib import (check_load, hash_cmdline, hash_work, host_digest, random_wait, start_load, test, wait_hash)
+from testlib import (changed, check_load, hash_cmdline, hash_work, host_digest, random_wait, start_load, test,
+                     wait_hash)
 from test_boot import NET, boot
 
 PORT = 7950
@@ -18,6 +19,11 @@ SOURCE_AFTER = ("mig-went", "mig-known")
 DEST_BEFORE = ("mig-built", "mig-taken", "mig-locked", "mig-loaded")
 DEST_AFTER = ("mig-ready", "mig-told", "mig-ran", "mig-said")
 STEPS = SOURCE_BEFORE + SOURCE_AFTER + DEST_BEFORE + DEST_AFTER
+# How much of memory is sent before the VM runs there: all; none, two passes of it, or what it takes.
+PRECOPY = ({"how": "precopy"},)
+LAZY = ({"how": "postcopy"}, {"how": "postcopy", "passes": 2, "downtime": "1ms"},
+        {"how": "auto", "downtime": "1ms", "timeout": "4s"})
+MIGRATIONS = int(os.environ.get("MIGRATIONS") or 2)  # of a guest in each way
 
 
 def tcp(host):
@@ -73,73 +79,203 @@ def migrate(vm, uri, how="precopy", **options):
     return status if status["status"] not in UNDER_WAY else last_event(vm)
 
 
-@test(60)
-def migrate_writer(lab):
-    """there and back over tcp and unix while the guest writes; what it wrote is what it reads"""
-    move = Move(lab, boot(lab, "writer", "pages=200 tick=5 report=1", memory="128M"))
+def all_there(vm):
+    vm.wait_status(lambda s: s["migration"]["status"] == "completed", "all of its memory", 30)
+
+
+def journey(ways):
+    """(kind of link, options) of MIGRATIONS in each way: over both kinds in both directions."""
+    for options in ways:
+        for n in range(MIGRATIONS):
+            yield ("tcp", "unix")[(n + n // 2) % 2], options
+
+
+def sound(move):
+    """The guest has found nothing wrong so far."""
+    text = move.vm.console_text()
+    expect(move.vm.alive() and not re.search("CORRUPT|TRAP|FAILED|STALLED|BACKWARDS", text), f"{move.vm.code}: {text}")
+
+
+def writer_moves(lab, ways, cmdline):
+    move = Move(lab, boot(lab, "writer", f"{cmdline} report=1", memory="128M"))
     move.vm.wait_console("^READY")
-    for kind in ("tcp", "unix", "tcp", "unix"):
-        done = move.go(kind)
+    for kind, options in journey(ways):
+        done = move.go(kind, **options)
         move.vm.wait_state("RUNNING")
+        all_there(move.vm)
         move.vm.wait_console("^speed")
+        sound(move)
         expect(done["downtime-us"]["total"] > 0 and done["ram"]["total"] == 128 << 20, f"{done}")
-    expect(move.vm.alive() and not re.search("CORRUPT|TRAP", move.vm.console_text()), move.vm.console_text())
 
 
-@test(60)
+@test(30 * MIGRATIONS)
+def migrate_writer(lab):
+    """there and back while the guest writes; what it wrote is what it reads (MIGRATIONS=N in each way)"""
+    writer_moves(lab, PRECOPY, "pages=200 tick=5")
+
+
+@test(45 * MIGRATIONS)
+def postcopy_writer(lab):
+    """the same in each way that has memory come afterwards"""
+    writer_moves(lab, LAZY, "pages=2000 tick=20")
+
+
+def hash_moves(lab, ways):
+    """Guests that compute, until all is done; each is moved up to the last quarter of its work."""
+    work, left = hash_work(128, 16000), list(journey(ways))
+    want, last = f"digest {host_digest(lab, *work)}", work[1] * 3 // 4
+    while left:
+        move = Move(lab, boot(lab, "hash", hash_cmdline(work)))
+        wait_hash(lab, move.vm, work)
+        at = 0
+        while left and at < last:
+            kind, options = left.pop(0)
+            move.go(kind, **options)
+            all_there(move.vm)
+            move.vm.wait_console("^hash ", 30)
+            at = int(re.findall(r"^hash (\d+)", move.vm.console_text(), re.M)[-1])
+        expect(move.vm.wait_exit(60) == 0 and want in move.vm.console_text(), f"not {want}: {move.vm.console_text()}")
+        lab.release(move.vm)
+
+
+@test(30 * MIGRATIONS)
 def migrate_hash(lab):
-    """in the middle of a computation, twice: the right result"""
-    work = hash_work(128, 16000)
-    want = f"digest {host_digest(lab, *work)}"
-    move = Move(lab, boot(lab, "hash", hash_cmdline(work)))
-    wait_hash(lab, move.vm, work)
-    move.go("tcp")
-    move.go("unix")
-    expect(move.vm.wait_exit(30) == 0 and want in move.vm.console_text(), f"not {want}: {move.vm.console_text()}")
+    """in the middle of a computation: the right result"""
+    hash_moves(lab, PRECOPY)
 
 
-@test(60)
+@test(60 * MIGRATIONS)
+def postcopy_hash(lab):
+    """the same in each way that has memory come afterwards"""
+    hash_moves(lab, LAZY)
+
+
+def counts(line):
+    """Of each CPU of the smp guest."""
+    return [int(n) for n in re.findall(r"(\d+)/\d+", line)]
+
+
+def smp_moves(lab, ways, cpus):
+    move = Move(lab, boot(lab, "smp", "", cpus=cpus))
+    move.vm.wait_console("^READY")
+    for kind, options in journey(ways):
+        random_wait(lab, move.vm, 0.1, 0.4)
+        move.go(kind, **options)
+        all_there(move.vm)
+        sound(move)
+    lines = move.vm.wait_console("^(smp .*)\n(?:.*\n)*?(smp .*)\n", 20)
+    before, after = counts(lines[1]), counts(lines[2])
+    expect(len(before) == cpus and all(a < b for a, b in zip(before, after)), f"a CPU stands: {lines[0]}")
+    sound(move)
+    lab.release(move.vm)
+
+
+@test(30 * MIGRATIONS)
 def migrate_smp(lab):
     """two and four CPUs, there and back"""
     for cpus in (2, 4):
-        move = Move(lab, boot(lab, "smp", f"seconds={int(4 + 2 * ftlab.SLOW)}", cpus=cpus))
-        move.vm.wait_console("^READY")
-        for kind in ("tcp", "unix"):
-            random_wait(lab, move.vm, 0.1, 0.4)
-            move.go(kind)
-        expect(move.vm.wait_exit(30) == 0 and "smp ok" in move.vm.console_text(),
-               f"exit code {move.vm.code}: {move.vm.console_text()}")
+        smp_moves(lab, PRECOPY, cpus)
 
 
-@test(60)
+@test(45 * MIGRATIONS)
+def postcopy_smp(lab):
+    """four CPUs, in each way that has memory come afterwards"""
+    smp_moves(lab, LAZY, 4)
+
+
+def disk_guest(lab, env=None, cpus=1):
+    """A VM that knows what its disk must hold, whose lock tells who has it."""
+    disk = ["-d", f"id=d0,path={lab.disk(f'disk{lab.next_serial()}', 8)}"]
+    move = Move(lab, boot(lab, "blk", "ops=0 region=8K", *disk, cpus=cpus, env=env), *disk)
+    move.vm.wait_console("^READY")
+    return move
+
+
+def works(lab, vm):
+    """It runs, and its disk takes what it writes."""
+    vm.wait_state("RUNNING")
+    random_wait(lab, vm, 0.1, 0.2)
+    expect(vm.alive() and not re.search("CORRUPT|TRAP|FAILED", vm.console_text()), vm.console_text())
+
+
+@test(30 * MIGRATIONS)
 def migrate_disk(lab):
     """an image that both hosts open: its lock goes along; each sector is what was written last"""
-    disk = ["-d", f"id=d0,path={lab.disk('disk', 8)}"]
-    move = Move(lab, boot(lab, "blk", "ops=0 region=8K", *disk, cpus=2), *disk)
-    move.vm.wait_console("^READY")
-    for kind in ("tcp", "unix", "tcp", "unix"):
+    move = disk_guest(lab, cpus=2)
+    for kind, options in journey(PRECOPY):
         random_wait(lab, move.vm, 0.1, 0.4)
-        move.go(kind)
+        move.go(kind, **options)
         move.vm.wait_state("RUNNING")
-        intruder = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/blk.elf", "-m", "64M", *disk], name="other")
+        intruder = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/blk.elf", "-m", "64M", *move.args], name="other")
         expect(intruder.wait_exit(10) == 1 and "in use" in intruder.log_text(), intruder.log_text())
         lab.release(intruder)
-    random_wait(lab, move.vm, 0.2, 0.4)
-    expect(move.vm.alive() and not re.search("CORRUPT|TRAP|FAILED", move.vm.console_text()), move.vm.console_text())
+        works(lab, move.vm)
 
 
-@test(90)
-def migrate_kv(lab):
-    """kv under load, there and back: connections and echo streams kept, the history is that of one server"""
+@test(45 * MIGRATIONS)
+def postcopy_blk(lab):
+    """a disk whose rings and buffers are not there yet"""
+    move = disk_guest(lab)
+    for kind, options in journey(LAZY):
+        move.go(kind, **options)
+        works(lab, move.vm)
+        all_there(move.vm)
+
+
+def kv_moves(lab, ways):
+    """Under load, with its disk."""
     disk = lab.disk("disk", 32)
     args = ["-d", f"id=d0,path={disk}", "-n", NET]
     move = Move(lab, boot(lab, "kv", f"ip={GUEST_IP}", *args), *args)
     load = start_load(lab)
-    for kind in ("tcp", "unix", "tcp", "unix"):
+    for kind, options in journey(ways):
         random_wait(lab, load, 0.1, 0.5)
-        move.go(kind)
+        move.go(kind, **options)
         lab.probe()
+        all_there(move.vm)
     check_load(lab, [load], disk)
+
+
+@test(45 * MIGRATIONS)
+def migrate_kv(lab):
+    """kv under load, there and back: connections and echo streams kept, the history is that of one server"""
+    kv_moves(lab, PRECOPY)
+
+
+@test(45 * MIGRATIONS)
+def postcopy_kv(lab):
+    """the same in each way that has memory come afterwards"""
+    kv_moves(lab, LAZY)
+
+
+def paused_moves(lab, ways):
+    """A VM that is paused when it leaves, and until it has been looked at."""
+    move = Move(lab, boot(lab, "writer", "pages=300 total=6000 mode=random tick=5 report=1", memory="64M"))
+    for kind, options in journey(ways):
+        move.vm.wait_console("^speed")
+        random_wait(lab, move.vm, 0, 0.1)
+        move.vm.call("pause")
+        before = move.vm.memory()
+        move.go(kind, **options)
+        move.vm.wait_state("PAUSED")
+        all_there(move.vm)
+        lines = changed(before, move.vm.memory())
+        expect(len(lines) <= 1, f"{kind} {options}: not what it was, in lines at {lines[:8]}, {len(lines)} in all")
+        move.vm.call("resume")
+    move.vm.wait_console("^speed")
+    sound(move)
+
+
+@test(30 * MIGRATIONS)
+def migrate_pages(lab):
+    """a paused guest: each page of its memory is what it was at the source"""
+    paused_moves(lab, PRECOPY)
+
+
+@test(45 * MIGRATIONS)
+def postcopy_pages(lab):
+    """the same in each way that has memory come afterwards"""
+    paused_moves(lab, LAZY)
 
 
 @test(60)
@@ -411,21 +547,6 @@ def migrate_stop(lab):
     move.vm.wait_state("RUNNING")
 
 
-def disk_guest(lab, env=None):
-    """A VM that knows what its disk must hold, whose lock tells who has it."""
-    disk = ["-d", f"id=d0,path={lab.disk(f'disk{lab.next_serial()}', 8)}"]
-    vm = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/blk.elf", "-a", "ops=0 region=8K", "-m", "64M", *disk], env)
-    vm.wait_console("^READY")
-    return Move(lab, vm, *disk)
-
-
-def works(lab, vm):
-    """It runs, and its disk takes what it writes."""
-    vm.wait_state("RUNNING")
-    random_wait(lab, vm, 0.1, 0.2)
-    expect(vm.alive() and not re.search("CORRUPT|TRAP|FAILED", vm.console_text()), vm.console_text())
-
-
 @test(120)
 def migrate_kill_destination(lab):
     """the destination dies at each step: before GO the VM goes on at the source, with its disk"""
@@ -553,54 +674,6 @@ def migrate_frozen(lab):
         lab.release(to, move.vm)
 
 
-# How much of memory is sent before the VM runs there: none, two passes of it, or what it takes.
-LAZY = ({"how": "postcopy"}, {"how": "postcopy", "passes": 2, "downtime": "1ms"},
-        {"how": "auto", "downtime": "1ms", "timeout": "4s"})
-
-
-def all_there(vm):
-    vm.wait_status(lambda s: s["migration"]["status"] == "completed", "all of its memory", 30)
-
-
-@test(90)
-def postcopy_writer(lab):
-    """there and back in each way while the guest writes; what it wrote is what it reads"""
-    move = Move(lab, boot(lab, "writer", "pages=2000 tick=20 report=1", memory="128M"))
-    move.vm.wait_console("^READY")
-    for n, options in enumerate(LAZY * 2):
-        move.go(("tcp", "unix")[n % 2], **options)
-        move.vm.wait_state("RUNNING")
-        all_there(move.vm)
-        move.vm.wait_console("^speed")
-    expect(not re.search("CORRUPT|TRAP", move.vm.console_text()), move.vm.console_text())
-
-
-@test(120)
-def postcopy_hash(lab):
-    """in the middle of a computation, in each way: the right result"""
-    work = hash_work(128, 16000)
-    want = f"digest {host_digest(lab, *work)}"
-    move = Move(lab, boot(lab, "hash", hash_cmdline(work)))
-    wait_hash(lab, move.vm, work)
-    for options in LAZY:
-        move.go("tcp", **options)
-        all_there(move.vm)
-    expect(move.vm.wait_exit(60) == 0 and want in move.vm.console_text(), f"not {want}: {move.vm.console_text()}")
-
-
-@test(90)
-def postcopy_smp(lab):
-    """four CPUs, there and back"""
-    move = Move(lab, boot(lab, "smp", f"seconds={int(5 + 3 * ftlab.SLOW)}", cpus=4))
-    move.vm.wait_console("^READY")
-    for options in LAZY:
-        random_wait(lab, move.vm, 0.1, 0.4)
-        move.go("tcp", **options)
-        all_there(move.vm)
-    expect(move.vm.wait_exit(60) == 0 and "smp ok" in move.vm.console_text(),
-           f"exit code {move.vm.code}: {move.vm.console_text()}")
-
-
 @test(60)
 def postcopy_told(lab):
     """what both sides tell of it fits together: pages by kind, faults and block time of each vCPU, in status, events, log"""
@@ -636,31 +709,6 @@ def postcopy_told(lab):
     expect(status["postcopy-blocktime"] <= min(blocked) + 1, f"{status}")
     for who in ("vcpu0", "vcpu1", "others"):
         expect(re.search(rf"postcopy: {who}: \d+ faults", to.log_text()), to.log_text())
-
-
-@test(90)
-def postcopy_kv(lab):
-    """kv under load, with its disk, in each way: connections kept, the history is that of one server"""
-    disk = lab.disk("disk", 32)
-    args = ["-d", f"id=d0,path={disk}", "-n", NET]
-    move = Move(lab, boot(lab, "kv", f"ip={GUEST_IP}", *args), *args)
-    load = start_load(lab)
-    for options in LAZY:
-        random_wait(lab, load, 0.1, 0.5)
-        move.go("tcp", **options)
-        lab.probe()
-        all_there(move.vm)
-    check_load(lab, [load], disk)
-
-
-@test(90)
-def postcopy_blk(lab):
-    """a disk whose rings and buffers are not there yet"""
-    move = disk_guest(lab)
-    for options in LAZY:
-        move.go("unix", **options)
-        works(lab, move.vm)
-        all_there(move.vm)
 
 
 def stuck(lab, move, env=None):
@@ -835,16 +883,16 @@ def where(move, to):
     return True
 
 
-@test(180)
+@test(90 * MIGRATIONS)
 def migrate_random(lab):
     """in random ways, the link cut at a random moment: it runs at exactly one side, whole (MIGRATIONS=n for more)"""
     wire = ftlab.Wire(lab)
     move = Move(lab, boot(lab, "writer", "pages=300 total=6000 mode=random tick=20", memory="64M"))
     move.vm.wait_console("^speed")
     moved = 0
-    for n in range(int(os.environ.get("MIGRATIONS", "8"))):
+    for n in range(4 * MIGRATIONS):
         to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}")
-        options = dict(lab.rng.choice(({"how": "precopy"}, *LAZY)))
+        options = dict(lab.rng.choice(PRECOPY + LAZY))
         how = options.pop("how")
         lab.note(f"migration {n}: {how} {options}")
         move.vm.call("migrate", **{how: wire.peer_of[move.host]}, **options)

@@ -60,6 +60,18 @@ def wait_hash(lab, vm, work):
     vm.wait_console(f"^hash {done} ", 30)
 
 
+LINE, MIB = 64, 1 << 20
+
+
+def changed(before, after):
+    """Addresses of the lines that differ in two of Vm.memory(). KVM itself writes the guest's clocks when it loads
+    them: a line for each vCPU, and one for the date if the guest has asked KVM for that."""
+    expect(len(before) == len(after), f"{len(after)} bytes of memory, not {len(before)}")
+    return [line for at in range(0, len(before), MIB) if before[at:at + MIB] != after[at:at + MIB]
+            for line in range(at, min(at + MIB, len(before)), LINE)
+            if before[line:line + LINE] != after[line:line + LINE]]
+
+
 def check_load(lab, loads, image, allow_conn_lost=False):
     """Ends the loads; histories and image must be those of one correct server. The summaries."""
     summaries = [l.finish() for l in loads]
