@@ -137,6 +137,15 @@ class SlowFile:
         return vm
 
 
+def refused_pause(vm):
+    try:
+        vm.call("pause")
+    except ftlab.LabError as e:
+        expect("still comes in" in str(e), str(e))
+    else:
+        raise ftlab.LabError("paused in the middle of a fault")
+
+
 @test(60)
 def lazy_slow(lab):
     """the file takes its time: commands are answered, a snapshot is refused, a stop does not wait; then it goes on"""
@@ -149,17 +158,26 @@ def lazy_slow(lab):
         lab.release(vm)
     for args in ((), ("--paused",)):
         vm = slow.start(lab, *args)
-        if not args:  # it waits in a fault; what is typed at it, too
+        if not args:  # it waits in a fault, which some kernels do not interrupt
             vm.wait_status(lambda s: s["lazy"]["faults"] > 0, "a fault")
-            vm.call("pause")
-            vm.wait_state("PAUSED")
+            refused_pause(vm)
         slow.open()
         whole(vm)
+        if not args:
+            vm.call("pause")
         vm.call("resume")
         vm.wait_console("^speed")
         goes_on(vm)
         snapshot(vm, lab.path("other"))
         lab.release(vm)
+
+
+def flipped(data, start):
+    """A bit here and there from start on: what a later pass has written again is not read at all."""
+    data = bytearray(data)
+    for at in range(start, len(data), 65536):
+        data[at] ^= 1
+    return bytes(data)
 
 
 @test(90)
@@ -170,7 +188,7 @@ def lazy_lost(lab):
         good = f.read()
     half = len(good) // 2
     cases = (("ends too early|truncated", good[:half]),
-             ("checksum is wrong|is another one", good[:half] + bytes([good[half] ^ 1]) + good[half + 1:]),
+             ("checksum is wrong|is another one", flipped(good, half)),
              ("not what it was", good[:1000] + lab.rng.randbytes(len(good) - 1000)))
     for pattern, bad in cases:
         with open(slow.path, "wb") as f:

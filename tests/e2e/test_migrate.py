@@ -933,7 +933,7 @@ def postcopy_refused(lab):
               "exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace -- \"$@\"", "sh"]
     to = Vm(lab, "B", ["--incoming", uri], before=before)
     to.wait_state("STARTING")
-    expect("only precopy" in to.log_text(), to.log_text())
+    to.wait_log("only precopy")
     done = migrate(move.vm, uri, "postcopy")
     expect(done["status"] == "failed" and "userfault" in done["error-desc"], f"{done}")
     move.vm.wait_state("RUNNING")

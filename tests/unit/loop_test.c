@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* gettid */
 /* The event loop: turns of work, timers, and how long it was away, by a clock that the test steps.
  */
 #include <setjmp.h>
@@ -8,6 +9,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -465,10 +467,33 @@ static void percentile_of_rounds(void **state)
 	assert_true(loop_away_max_ns(&s->loop) >= UINT64_MAX / 2);
 }
 
+struct sleeper {
+	int fd;
+	pid_t loop; /* thread */
+};
+
+/* Does that thread wait for something? */
+static bool waits(pid_t tid)
+{
+	char path[64], state = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+	f = fopen(path, "r");
+	if (!f || fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+		abort();
+	fclose(f);
+	return state == 'S';
+}
+
 static void *long_sleep(void *arg)
 {
+	const struct sleeper *s = arg;
+
+	while (!waits(s->loop))
+		sched_yield();
 	now_ns += 10050 * MS;
-	if (eventfd_write(*(int *)arg, 1))
+	if (eventfd_write(s->fd, 1))
 		abort();
 	return NULL;
 }
@@ -483,6 +508,7 @@ static void a_wait_that_ends_late(void **state)
 	struct story *s = *state;
 	struct loop_op op = {.fn = nothing};
 	int fd = eventfd(0, EFD_CLOEXEC);
+	struct sleeper sl = {fd, gettid()};
 	struct timer t;
 	pthread_t sleeper;
 
@@ -490,7 +516,7 @@ static void a_wait_that_ends_late(void **state)
 	round_of(s);
 	timer(&t, s, 't');
 	loop_timer_set(&s->loop, &t.op, 10000 * MS);
-	assert_int_equal(pthread_create(&sleeper, NULL, long_sleep, &fd), 0);
+	assert_int_equal(pthread_create(&sleeper, NULL, long_sleep, &sl), 0);
 	assert_int_equal(loop_run_once(&s->loop, UINT64_MAX), 0);
 	pthread_join(sleeper, NULL);
 	assert_story(s, "t");

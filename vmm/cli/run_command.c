@@ -47,12 +47,6 @@ static json_t *set_paused(struct run *r, bool pause, struct err *e)
 			*r->ft.note ? r->ft.note : "it is about to run at the destination");
 		return NULL;
 	}
-	if (pause && dest_fills(&r->dest)) {
-		err_set(e, -EBUSY,
-			"pause: not while the VM's memory still comes in: a vCPU may wait for a "
-			"page; again when ftvmm status says that it is complete");
-		return NULL;
-	}
 	if (!pause && (r->ft.stands & (FT_STAND_USER | FT_STAND_SILENT)) == FT_STAND_SILENT) {
 		err_set(e, -EBUSY, "resume: only the arbiter's answer lets this VM go on: %s",
 			r->ft.note);
@@ -60,6 +54,12 @@ static json_t *set_paused(struct run *r, bool pause, struct err *e)
 	}
 	if (r->ft.stands & FT_STAND_LOST) {
 		err_set(e, -EBUSY, "%s: %s", pause ? "pause" : "resume", r->ft.note);
+		return NULL;
+	}
+	if (pause && !r->waiting && (dest_fills(&r->dest) || run_lazy_missing(r))) {
+		err_set(e, -EBUSY,
+			"pause: not while the VM's memory still comes in: a vCPU may wait for a "
+			"page; again when ftvmm status says that it is complete");
 		return NULL;
 	}
 	/* Loading it would touch what is missing, and here nobody may wait for that. */
