@@ -212,6 +212,11 @@ clean:
 .PHONY: bench
 bench: all build/bench/first.elf
 	tests/bench/bench.py $(BENCH)
+# docs/migration.svg anew, and docs/migration.json, from which it is: for a machine that does nothing else.
+.PHONY: picture
+picture: all
+	tests/bench/bench.py --json build/curve.json curve
+	tests/bench/plot.py build/curve.json docs/migration.svg
 build/bench/first.elf: tests/bench/first.S guests/lib/guest.ld
 	@mkdir -p $(@D)
 	@printf "  LD    %s\n" $@; $(CC) -nostdlib -static -no-pie -Wl,--build-id=none,-z,noexecstack,-z,max-page-size=4096 -T guests/lib/guest.ld -o $@ $<

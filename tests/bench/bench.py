@@ -19,6 +19,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE)]
 import benchlib
 import figures_ft
+import figures_migrate
 import figures_native
 import figures_vm
 import host
@@ -39,6 +40,8 @@ VCPU = {
     "worst": figures_ft.worst,
     "latency": figures_vm.latency,
     "stream": figures_vm.stream,
+    "downtime": figures_migrate.downtime,
+    "curve": figures_migrate.curve,
 }
 BENCHES = {**NATIVE, **VCPU}
 

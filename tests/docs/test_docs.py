@@ -15,12 +15,14 @@ A fence of `text` behind it is what it prints: each line must occur, digits and 
 """
 
 import glob
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import lab
@@ -299,9 +301,24 @@ def check_frames():
         raise Failed(f"docs/protocol.md, docs/migration.md: {', '.join(sorted(known ^ named))}")
 
 
+def check_plot():
+    """The picture is what tests/bench/plot.py makes of the run that lies beside it, and shows all of that."""
+    p = subprocess.run([os.path.join(ROOT, "tests/bench/plot.py"), os.path.join(ROOT, "docs/migration.json")],
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    if p.returncode:
+        raise Failed(f"plot.py: {p.stderr.strip()}")
+    if p.stdout != read("docs/migration.svg"):
+        raise Failed("docs/migration.svg is not drawn from docs/migration.json: make picture draws both anew")
+    lines = ElementTree.fromstring(p.stdout).findall(".//{http://www.w3.org/2000/svg}polyline")
+    shown = [len(line.get("points").split()) for line in lines]
+    curves = [f["curve"] for f in json.loads(read("docs/migration.json"))["figures"]]
+    if len(curves) != 3 or shown != [len(c["percent"]) for c in curves] or min(shown) < 20:
+        raise Failed(f"docs/migration.svg: {shown} points, of {[len(c['percent']) for c in curves]}")
+
+
 TESTS = {f"names:{n}": (lambda n=n: check_names(n)) for n in EXAMPLES + MAPS if n != "docs/ancestry.md"}
 TESTS.update({f"map:{d}": (lambda d=d: check_map(d)) for d in ROOMS})
-TESTS.update({"ancestry": check_ancestry, "commands": check_commands, "man": check_man,
+TESTS.update({"ancestry": check_ancestry, "commands": check_commands, "man": check_man, "plot": check_plot,
               "states": check_states, "frames": check_frames})
 TESTS.update({f"printed:{n}": (lambda n=n: check_printed(n)) for n in PRINTED})
 

@@ -676,7 +676,7 @@ def migrate_frozen(lab):
 
 @test(60)
 def postcopy_told(lab):
-    """what both sides tell of it fits together: pages by kind, faults and block time of each vCPU, in status, events, log"""
+    """what both sides tell fits together: pages by kind, faults, block time of each vCPU: status, events, log"""
     vm = boot(lab, "writer", "pages=500 total=4000 mode=random tick=10", memory="128M", cpus=2)
     vm.wait_console("^speed")
     move = Move(lab, vm)
