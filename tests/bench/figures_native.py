@@ -10,6 +10,23 @@ from benchlib import ftlab, median
 
 TOOLS = os.path.join(ftlab.TOOLS, "bench")
 SECONDS = 300
+# Of the ratio to the floor: at most, or at least.
+TARGETS = {
+    "remote fault beside a push, p50": ("<=", 1.25),
+    "remote fault beside a push, p99": ("<=", 2),
+    "push beside faults": (">=", 0.7),
+    "a thread that does not fault, beside one": (">=", 0.95),
+    "push of all memory": (">=", 0.8),
+    "bytes on the wire for touched memory": ("<=", 1.02),
+}
+
+
+def target(name, ratio):
+    """How the target reads, and whether it is met; of a figure that is for information, nothing."""
+    if name not in TARGETS:
+        return "", None
+    sign, bound = TARGETS[name]
+    return f"{sign} {bound:.2f}", ratio <= bound if sign == "<=" else ratio >= bound
 
 
 def figures(report, tool, *arguments):
@@ -21,8 +38,8 @@ def figures(report, tool, *arguments):
     for line in p.stdout.splitlines():
         f = json.loads(line)
         ratio = median(ours / floor for floor, ours in zip(f["floor"], f["ours"]))
-        report.add(f["name"], f["unit"], median(f["ours"]), floor=median(f["floor"]), ratio=ratio,
-                   samples={"floor": f["floor"], "ours": f["ours"]})
+        report.add(f["name"], f["unit"], median(f["ours"]), *target(f["name"], ratio), floor=median(f["floor"]),
+                   ratio=ratio, samples={"floor": f["floor"], "ours": f["ours"]})
 
 
 def in_folder(report, name):

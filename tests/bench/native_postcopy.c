@@ -10,6 +10,7 @@
 
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -177,6 +178,8 @@ static _Noreturn void run_source(int main_fd, int urgent_fd, bool background, in
 	char c;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* A source has had its guest run: no page is touched for the first time by who sends it. */
+	check("memory", madvise(source.base, DATA * MEM_PAGE_SIZE, MADV_POPULATE_READ));
 	stream_init(&links[0], main_fd, STREAM_MAIN, 9);
 	stream_init(&links[1], urgent_fd, STREAM_URGENT, 9);
 	check("memory", page_out_init(&out, &links[0], DEADLINE_NS));
