@@ -7,6 +7,7 @@
  *	churn=PAGES  taken into use and reported again every tick (0)
  *	tick=MS      (10), seconds=N run time (for ever)
  *	wait=MS      between dirtying and reporting (0)
+ *	report=0     nothing is reported at first: only the balloon takes memory
  *
  * Prints `DIRTY MIB`, then `READY freed=MIB` when it is reported, then `free SECOND reports N
  * balloon PAGES`. Fills and empties the balloon as the host asks, from the far end of what is free.
@@ -161,8 +162,10 @@ static void setup(void)
 	g.free.pages = mem_bytes() * percent / 100 / PAGE_SIZE / CHUNK * CHUNK;
 	g.limit = g.free.pages / 2;
 	g.churn = cmdline_u64("churn", 0);
-	if (!g.keep.pages || !g.free.pages || percent > 95 || g.churn > g.limit / 2)
-		guest_die(1, "free: free must be 1..95 percent, keep at least a page, churn less");
+	if (!g.keep.pages || !g.free.pages || percent > 95 || g.churn > g.limit / 2 ||
+	    (g.churn && !cmdline_u64("report", 1)))
+		guest_die(1, "free: free must be 1..95 percent, keep at least a page, churn less, "
+			     "and nothing without report");
 	g.keep.salt = 1;
 	g.free.salt = 2;
 	g.keep.mem = mem_alloc(g.keep.pages);
@@ -202,14 +205,15 @@ static void keep_step(void)
 int main(void)
 {
 	uint64_t tick = cmdline_u64("tick", 10) * 1000000ul, seconds = cmdline_u64("seconds", 0);
-	uint64_t begin, next, said = 0;
+	uint64_t first = cmdline_u64("report", 1), begin, next, said = 0;
 
 	setup();
 	device_open();
 	print("DIRTY %lu\n", (g.free.pages + g.keep.pages) >> 8);
 	guest_sleep_until(clock_ns() + cmdline_u64("wait", 0) * 1000000ul);
-	report(&g.free, 0, g.free.pages);
-	print("READY freed=%lu\n", g.free.pages >> 8);
+	if (first)
+		report(&g.free, 0, g.free.pages);
+	print("READY freed=%lu\n", first ? g.free.pages >> 8 : 0);
 	begin = next = clock_ns();
 	for (;;) {
 		uint64_t second = (clock_ns() - begin) / 1000000000ul;
