@@ -22,7 +22,7 @@ STEPS = SOURCE_BEFORE + SOURCE_AFTER + DEST_BEFORE + DEST_AFTER
 # How much of memory is sent before the VM runs there: all; none, two passes of it, or what it takes.
 PRECOPY = ({"how": "precopy"},)
 LAZY = ({"how": "postcopy"}, {"how": "postcopy", "passes": 2, "downtime": "1ms"},
-        {"how": "auto", "downtime": "1ms", "timeout": "4s"})
+        {"how": "auto", "downtime": "1ms", "timeout": "20s"})
 MIGRATIONS = int(os.environ.get("MIGRATIONS") or 2)  # of a guest in each way
 
 
