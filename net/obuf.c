@@ -226,6 +226,12 @@ static void offer_room(struct obuf *ob)
 	}
 }
 
+void obuf_set_limit(struct obuf *ob, uint64_t limit_bytes)
+{
+	ob->limit = limit_bytes;
+	offer_room(ob);
+}
+
 void obuf_room(struct obuf *ob)
 {
 	for (unsigned i = 0; i < ob->nsinks; i++)

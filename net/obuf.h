@@ -67,6 +67,8 @@ void obuf_init(struct obuf *ob, uint64_t limit_bytes);
 void obuf_done(struct obuf *ob);
 /* room may be NULL: a sink that cannot wait. Returns the sink or -ENOSPC. */
 int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg);
+/* While it runs: what is held stays, and who waits for room is told when there is. */
+void obuf_set_limit(struct obuf *ob, uint64_t limit_bytes);
 /* A bound of its own for what is held of a sink. */
 void obuf_limit_sink(struct obuf *ob, int sink, uint64_t bytes);
 /* Those whose deliver() said false have room. */

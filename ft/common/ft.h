@@ -54,13 +54,22 @@ enum ft_stand {
 
 #define FT_SAMPLES 4096
 
+/* What the VM stands for in a seal, nanoseconds. */
+struct ft_parts {
+	uint64_t stop;	 /* until no vCPU runs */
+	uint64_t bitmap; /* asking which pages changed, and protecting them again */
+	uint64_t copy;	 /* of pages, and waiting for staging memory */
+	uint64_t state;	 /* of vCPUs and devices, the disk log cut */
+};
+
 /* Owner: loop. Sample rings hold the last FT_SAMPLES values. */
 struct ft_stats {
 	uint64_t epochs;
 	uint64_t pages, hot_pages; /* sent in epochs; of these by comparison, not by fault */
 	uint64_t page_bytes;	   /* on the wire for them */
 	uint64_t last_pages;
-	uint64_t throttled; /* seals that had to wait for staging memory */
+	struct ft_parts parts; /* in all epochs */
+	uint64_t throttled;    /* seals that had to wait for staging memory */
 	uint64_t nsamples;
 	uint32_t pause_us[FT_SAMPLES];
 	uint32_t ack_us[FT_SAMPLES]; /* seal to ack */

@@ -83,6 +83,18 @@ void capture_put(struct capture *c, const struct capture_page *pages, uint32_t n
 	pthread_mutex_unlock(&c->lock);
 }
 
+uint32_t capture_used(struct capture *c)
+{
+	uint32_t free;
+
+	if (!c->nbufs)
+		return 0;
+	pthread_mutex_lock(&c->lock);
+	free = c->nfree + c->nmine;
+	pthread_mutex_unlock(&c->lock);
+	return c->nbufs - free;
+}
+
 /* --- one capture ------------------------------------------------------------------------------ */
 
 static void fetch_bufs(struct capture *c)

@@ -89,6 +89,8 @@ enum capture_filled {
 
 /* VM still stopped: put a piece of them into the batch. What is in there, or a negative errno. */
 int capture_fill(struct capture *c, struct capture_batch *b);
+/* Pages of staging memory in use, bases and hot copies included. */
+uint32_t capture_used(struct capture *c); /* loop; 0 when there is none */
 /* Sender: these pages were encoded; their bases and, unless kept, their copies are free again. */
 void capture_put(struct capture *c, const struct capture_page *pages, uint32_t n);
 #endif

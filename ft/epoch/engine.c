@@ -50,6 +50,7 @@ static void add_hashes(struct engine *g, struct send_job *j)
 static int finish_job(struct engine *g)
 {
 	struct send_job *j = g->job;
+	uint64_t begun = loop_now_ns();
 	int64_t state_len, r = disklog_cut(&g->disklog, &g->sent_log);
 
 	if (r)
@@ -63,6 +64,7 @@ static int finish_job(struct engine *g)
 	j->end = (struct wire_end){.pages = g->capture.count,
 				   .disk_ops = j->disklog.count,
 				   .paused = (g->ft->stands & FT_STAND_USER) != 0};
+	g->at.state = loop_now_ns() - begun;
 	add_hashes(g, j);
 	return 0;
 }
@@ -132,12 +134,26 @@ static void open_next(struct engine *g)
 		obuf_hold(&g->vm->obuf, g->epoch);
 }
 
+static void note_parts(struct engine *g, uint64_t pause_ns)
+{
+	struct ft_parts *all = &g->ft->stats.parts;
+
+	all->stop += g->at.stop;
+	all->bitmap += g->at.bitmap;
+	all->state += g->at.state;
+	all->copy += pause_ns - g->at.stop - g->at.bitmap - g->at.state;
+}
+
 /* The VM goes on, unless somebody else wants it to stand. */
 static void sealed(struct engine *g)
 {
+	uint64_t pause_ns;
+
 	g->state = ENGINE_READY;
 	ft_go(g->ft, g->vm, FT_STAND_SEAL);
-	ft_note_epoch(g->ft, loop_now_ns() - g->sealed_ns, g->capture.count);
+	pause_ns = loop_now_ns() - g->sealed_ns;
+	ft_note_epoch(g->ft, pause_ns, g->capture.count);
+	note_parts(g, pause_ns);
 	step_reached(STEP_SEAL_RESUMED);
 	push(g);
 #ifdef BUG_RELEASE_EARLY /* planted: the tests must notice */
@@ -168,10 +184,12 @@ int engine_seal(struct engine *g, struct err *e)
 	r = ft_stand(g->ft, g->vm, FT_STAND_SEAL, NULL, e);
 	if (r)
 		return r;
+	g->at = (struct ft_parts){.stop = loop_now_ns() - g->sealed_ns};
 	step_reached(STEP_SEAL_PAUSED);
 	g->state = ENGINE_SEALING;
 	open_next(g);
 	r = capture_begin(&g->capture);
+	g->at.bitmap = loop_now_ns() - g->sealed_ns - g->at.stop;
 	return r ? err_set(e, r, "dirty pages: %s", strerror(-r)) : go_on(g, e);
 }
 

@@ -455,7 +455,10 @@ def limits(lab):
     pair = Pair(lab, guest="writer", cmdline="mode=seq tick=20 pages=1200 work=0", disk=0, net=False,
                 extra=["--verify", *small], timeout="2s")
     a, b = pair.protect()
-    a.wait_status(lambda s: s["throttled_total"] > 5, "staging that is full", 30)
+    status = a.wait_status(lambda s: s["throttled_total"] > 5, "staging that is full", 30)
+    expect(0 < status["staging_used_pages"] <= status["staging_pages"] == 256, f"{status}")
+    parts = status["pause_total_us"]
+    expect(parts["copy"] > 0 and all(0 < p < 30e6 for p in parts.values()), f"{parts}")
     still_well(pair)
     pair = Pair(lab, epoch="100ms", extra=small, disk=32)
     a, b = pair.protect()
@@ -463,6 +466,18 @@ def limits(lab):
     random_wait(lab, load, 1.0, 1.5)
     held = max(a.status()["held_bytes"] for _ in range(50))
     expect(held <= (128 << 10) + 65536, f"{held} bytes held")
+    for wrong in (0, 1 << 40, "1M"):
+        try:
+            a.call("set", output_limit_bytes=wrong)
+        except ftlab.LabError as e:
+            expect("output-limit must be" in str(e), str(e))
+        else:
+            raise ftlab.LabError(f"an output limit of {wrong}")
+    a.call("set", output_limit_bytes=4 << 20, epoch_ns=10**9)  # while it is full, perhaps
+    expect(a.status()["output_limit_bytes"] == 4 << 20, f"{a.status()}")
+    expect(fill_output(lab, pair, 4000), f"not more is held than before: {a.status()}")
+    a.call("set", output_limit_bytes=128 << 10, epoch_ns=10**8)
+    a.wait_status(lambda s: s["held_bytes"] <= (128 << 10) + 65536, "less that is held", 20)
     a.kill()
     b.wait_state("DEGRADED")
     lab.probe()

@@ -215,6 +215,30 @@ static void pushes_back_over_the_limit(void **state)
 	assert_int_equal(f->rooms, 1); /* not starved: not called */
 }
 
+/* Who waited for room is told at once when more is allowed; less lets go of nothing. */
+static void the_limit_is_set_while_it_runs(void **state)
+{
+	struct fix *f = *state;
+	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	uint64_t held;
+
+	obuf_hold(&f->ob, 1);
+	while (put(f, s, "0123456789012345678901234567890123456789") == 0)
+		;
+	held = f->ob.held;
+	assert_int_equal(f->rooms, 0);
+	obuf_set_limit(&f->ob, 100000);
+	assert_int_equal(f->rooms, 1);
+	assert_int_equal(put(f, s, "more"), 0);
+	obuf_set_limit(&f->ob, 200);
+	assert_int_equal(f->ob.held, held + 1);
+	assert_int_equal(put(f, s, "more"), -EAGAIN);
+	obuf_seal(&f->ob, 2);
+	obuf_release(&f->ob, 1);
+	assert_int_equal(f->a.n, held + 1);
+	assert_int_equal(f->rooms, 2);
+}
+
 static bool takes_one(void *arg, const void *data, uint32_t len)
 {
 	deliver_a(arg, data, len);
@@ -573,6 +597,7 @@ int main(void)
 		T(drop_is_for_ever),
 		T(teardown_releases_nothing),
 		T(pushes_back_over_the_limit),
+		T(the_limit_is_set_while_it_runs),
 		T(full_sink),
 		T(bound_of_a_sink),
 		T(room_has_hysteresis),

@@ -8,6 +8,7 @@
 
 #include "vmm/cli/cmd_console.h"
 #include "vmm/conf/config.h"
+#include "vmm/conf/setting.h"
 #include "vmm/cli/ctl_client.h"
 #include "vmm/conf/option.h"
 
@@ -205,42 +206,13 @@ int cmd_snapshot(const struct command_words *w)
 	return ask_snapshot(w, path);
 }
 
-/* What can be changed while the VM runs; the key on the wire is the field's name. */
-static int add_setting(json_t *request, const char *pair, struct err *e)
-{
-	const struct option rows[] = {
-		config_ft_option(),
-		{"epoch", .type = OPT_TIME, .min = CONFIG_EPOCH_MIN_NS, .max = CONFIG_EPOCH_MAX_NS,
-		 .metavar = "TIME"},
-		{"balloon", .type = OPT_SIZE, .min = 0, .max = INT64_MAX, .metavar = "SIZE"},
-	};
-	static const char *const wire[] = {"ft", "epoch_ns", "balloon_bytes"};
-	const struct option_table t = {rows, 3};
-	size_t len = strcspn(pair, "=");
-	const struct option *o = option_find(&t, pair, len);
-	uint64_t value = 0;
-	int r;
-
-	if (!o)
-		return err_set(e, -EINVAL, "set: unknown key '%.40s'; the nearest is '%s'", pair,
-			       option_nearest(&t, pair));
-	if (!pair[len])
-		return err_set(e, -EINVAL, "set: %s needs a value: %s=%s", o->name, o->name,
-			       o->metavar);
-	r = option_set_text(o, &value, pair + len + 1, o->name, e);
-	if (!r)
-		json_object_set_new(request, wire[o - rows],
-				    o->choices ? json_string(pair + len + 1) : json_integer(value));
-	return r;
-}
-
 int cmd_set(const struct command_words *w)
 {
 	json_t *request = json_pack("{ss}", "cmd", "set");
 	struct err e = {0};
 
 	for (int i = 0; i < w->nargs; i++)
-		if (add_setting(request, w->args[i], &e)) {
+		if (setting_add(request, w->args[i], &e)) {
 			json_decref(request);
 			return cmd_fail(&e);
 		}

@@ -2,13 +2,9 @@
 
 #include <errno.h>
 
-#include "devices/virtio_balloon.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/run.h"
-#include "vmm/conf/option.h"
 #include "vmm/base/log.h"
-
-#define BALLOON_LEAVES (32 << 20) /* with less no guest of any use runs */
 
 json_t *serve_status(struct run *r, json_t *request, struct err *e)
 {
@@ -84,76 +80,6 @@ json_t *serve_pause(struct run *r, json_t *request, struct err *e)
 json_t *serve_resume(struct run *r, json_t *request, struct err *e)
 {
 	return set_paused(r, false, e);
-}
-
-static int check_epoch(json_t *epoch, struct err *e)
-{
-	json_int_t ns = json_integer_value(epoch);
-
-	if (!json_is_integer(epoch) || ns < (json_int_t)CONFIG_EPOCH_MIN_NS ||
-	    ns > (json_int_t)CONFIG_EPOCH_MAX_NS)
-		return err_set(e, -EINVAL, "set: epoch must be between 0.1 ms and 10 s");
-	return 0;
-}
-
-static int check_mode(struct run *r, json_t *mode, int *ret, struct err *e)
-{
-	const struct option row = config_ft_option();
-
-	if (r->role == ROLE_PLAIN)
-		return err_set(e, -EINVAL, "set: this VM has neither --primary nor --secondary");
-	return option_set_json(&row, ret, mode, "set: ft", e);
-}
-
-static int check_balloon(struct run *r, json_t *bytes, struct err *e)
-{
-	json_int_t n = json_integer_value(bytes), all = r->vm.machine.mem_bytes;
-
-	if (!r->has_vm || source_stands(&r->source))
-		return err_set(e, -EBUSY, "this side does not run the VM (state %s)",
-			       ft_word(&r->ft));
-	if (!vm_find_device(&r->vm, MDEV_BALLOON))
-		return err_set(e, -ENODEV, "set: this VM has no balloon");
-	if (!json_is_integer(bytes) || n < 0 || n % MEM_PAGE_SIZE ||
-	    (n && n > all - BALLOON_LEAVES))
-		return err_set(e, -EINVAL,
-			       "set: balloon must be whole pages of 4K, and leave 32M of the "
-			       "guest's %lldM",
-			       (long long)(all >> 20));
-	return 0;
-}
-
-json_t *serve_set(struct run *r, json_t *request, struct err *e)
-{
-	json_t *epoch = json_object_get(request, "epoch_ns");
-	json_t *balloon = json_object_get(request, "balloon_bytes");
-	json_t *ft = json_object_get(request, "ft");
-	int code = 0, mode = 0;
-
-	if (!epoch && !balloon && !ft)
-		code = err_set(e, -EINVAL, "set: nothing to set; there are epoch, ft and balloon");
-	if (!code && epoch)
-		code = check_epoch(epoch, e);
-	if (!code && ft)
-		code = check_mode(r, ft, &mode, e);
-	if (!code && balloon)
-		code = check_balloon(r, balloon, e);
-	if (code)
-		return NULL;
-	if (ft) {
-		r->cfg.ft = mode;
-		if (r->role == ROLE_PRIMARY)
-			primary_set_mode(&r->primary, mode);
-	}
-	if (epoch) {
-		r->cfg.epoch_ns = json_integer_value(epoch);
-		if (r->role == ROLE_PRIMARY)
-			primary_set_epoch(&r->primary, r->cfg.epoch_ns);
-	}
-	if (balloon)
-		virtio_balloon_set_target(vm_find_device(&r->vm, MDEV_BALLOON),
-					  json_integer_value(balloon) >> MEM_PAGE_SHIFT);
-	return json_object();
 }
 
 json_t *serve_stop(struct run *r, json_t *request, struct err *e)

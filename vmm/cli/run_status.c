@@ -19,6 +19,21 @@ static json_t *device_faults(const struct vm *vm)
 	return faults;
 }
 
+/* Of all epochs: what the VM stood for. */
+static void add_seals(json_t *o, struct run *r)
+{
+	const struct ft_parts *p = &r->ft.stats.parts;
+	struct capture *c = &r->primary.engine.capture;
+
+	json_object_set_new(o, "pause_total_us",
+			    json_pack("{s:I, s:I, s:I, s:I}", "stop", (json_int_t)(p->stop / 1000),
+				      "bitmap", (json_int_t)(p->bitmap / 1000), "copy",
+				      (json_int_t)(p->copy / 1000), "state",
+				      (json_int_t)(p->state / 1000)));
+	json_object_set_new(o, "staging_pages", json_integer(c->nbufs));
+	json_object_set_new(o, "staging_used_pages", json_integer(capture_used(c)));
+}
+
 static void add_epochs(json_t *o, struct run *r)
 {
 	const struct ft_stats *s = &r->ft.stats;
@@ -41,6 +56,7 @@ static void add_epochs(json_t *o, struct run *r)
 	json_object_set_new(o, "hot_pages_total", json_integer(s->hot_pages));
 	json_object_set_new(o, "page_bytes_total", json_integer(s->page_bytes));
 	json_object_set_new(o, "throttled_total", json_integer(s->throttled));
+	add_seals(o, r);
 	json_object_set_new(o, "takeover_us", json_integer(s->takeover_ns / 1000));
 	json_object_set_new(o, "first_run_mono_ns", json_integer(s->first_run_mono_ns));
 	json_object_set_new(
@@ -117,6 +133,8 @@ json_t *run_status(struct run *r)
 	add_loop(o, &r->loop);
 	json_object_set_new(o, "held_packets", json_integer(ob->held));
 	json_object_set_new(o, "held_bytes", json_integer(ob->bytes));
+	json_object_set_new(o, "output_limit_bytes", json_integer((json_int_t)r->cfg.output_bytes));
+	json_object_set_new(o, "epoch_ns", json_integer((json_int_t)r->cfg.epoch_ns));
 	json_object_set_new(o, "released_packets_total", json_integer(ob->released));
 	json_object_set_new(o, "dropped_packets_total", json_integer(ob->dropped));
 	json_object_set_new(o, "console_dropped_bytes_total",

@@ -167,14 +167,6 @@ const struct option_table *config_options(void)
 	return &table;
 }
 
-struct option config_ft_option(void)
-{
-	struct option o = *option_find(&table, "ft", 2);
-
-	o.offset = 0;
-	return o;
-}
-
 void config_init(struct config *c)
 {
 	*c = (struct config){

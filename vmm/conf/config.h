@@ -12,7 +12,6 @@
 #include "vmm/base/err.h"
 #include "vmm/machine/machine.h"
 
-struct option;
 struct option_table;
 
 #define CONFIG_MAX_PEERS      4
@@ -93,8 +92,6 @@ int config_parse_run(struct config *c, int argc, char **argv, struct err *e);
  */
 int config_check(struct config *c, struct err *e);
 const struct option_table *config_options(void);
-/* The row of --ft, for an enum ft_mode that stands alone. */
-struct option config_ft_option(void);
 void config_print_help(void);
 void config_print_markdown(void); /* the option table for the documentation */
 /* "512M", "25ms", "1s": units on the command line; a bare number is bytes, or ms for times. */

@@ -1,0 +1,104 @@
+#include "vmm/conf/setting.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vmm/conf/config.h"
+#include "vmm/conf/option.h"
+
+static const char *const keys[] = {[SETTING_FT] = "ft",
+				   [SETTING_EPOCH] = "epoch_ns",
+				   [SETTING_OUTPUT_LIMIT] = "output_limit_bytes",
+				   [SETTING_BALLOON] = "balloon_bytes"};
+
+const char *setting_key(enum setting s)
+{
+	return keys[s];
+}
+
+/* As an option of `ftvmm run`, for a value that stands alone; the balloon is only set here. */
+static struct option row(enum setting s)
+{
+	static const char *const names[] = {[SETTING_FT] = "ft",
+					    [SETTING_EPOCH] = "epoch",
+					    [SETTING_OUTPUT_LIMIT] = "output-limit"};
+	struct option o = {"balloon", .type = OPT_SIZE, .max = INT64_MAX, .metavar = "SIZE"};
+
+	if (s != SETTING_BALLOON)
+		o = *option_find(config_options(), names[s], strlen(names[s]));
+	o.offset = 0;
+	return o;
+}
+
+static void fill_table(struct option rows[SETTING_MAX])
+{
+	for (unsigned i = 0; i < SETTING_MAX; i++)
+		rows[i] = row((enum setting)i);
+}
+
+int setting_add(json_t *request, const char *pair, struct err *e)
+{
+	struct option rows[SETTING_MAX];
+	const struct option_table t = {rows, SETTING_MAX};
+	size_t len = strcspn(pair, "=");
+	const struct option *o;
+	uint64_t value = 0;
+	int r;
+
+	fill_table(rows);
+	o = option_find(&t, pair, len);
+	if (!o)
+		return err_set(e, -EINVAL, "set: unknown key '%.40s'; the nearest is '%s'", pair,
+			       option_nearest(&t, pair));
+	if (!pair[len])
+		return err_set(e, -EINVAL, "set: %s needs a value: %s=%s", o->name, o->name,
+			       o->metavar);
+	r = option_set_text(o, &value, pair + len + 1, o->name, e);
+	if (!r)
+		json_object_set_new(request, keys[o - rows],
+				    o->type == OPT_CHOICE ? json_string(pair + len + 1)
+							  : json_integer((json_int_t)value));
+	return r;
+}
+
+static int out_of_bounds(const struct option *o, struct err *e)
+{
+	void (*format)(uint64_t, char *, size_t) =
+		o->type == OPT_TIME ? option_format_time : option_format_size;
+	char lo[32], hi[32];
+
+	format(o->min, lo, sizeof(lo));
+	format(o->max, hi, sizeof(hi));
+	return err_set(e, -EINVAL, "set: %s must be a whole number of %s, %s to %s", o->name,
+		       o->type == OPT_TIME ? "nanoseconds" : "bytes", lo, hi);
+}
+
+int setting_get(enum setting s, json_t *request, uint64_t *ret, struct err *e)
+{
+	json_t *v = json_object_get(request, keys[s]);
+	struct option o = row(s);
+	json_int_t n = json_integer_value(v);
+	int mode = 0, r;
+
+	if (!v)
+		return -ENOENT;
+	if (o.type == OPT_CHOICE) {
+		r = option_set_json(&o, &mode, v, "set: ft", e);
+		*ret = (uint64_t)mode;
+		return r;
+	}
+	if (!json_is_integer(v) || n < 0 || (uint64_t)n < o.min || (uint64_t)n > o.max)
+		return out_of_bounds(&o, e);
+	*ret = (uint64_t)n;
+	return 0;
+}
+
+void setting_names(char *ret, size_t cap)
+{
+	size_t n = 0;
+
+	for (unsigned i = 0; i < SETTING_MAX && n < cap; i++)
+		n += (size_t)snprintf(ret + n, cap - n, "%s%s", i ? ", " : "",
+				      row((enum setting)i).name);
+}
