@@ -52,6 +52,13 @@ static void inherit_priority(pthread_t thread)
 		pthread_setschedparam(thread, policy & ~SCHED_RESET_ON_FORK, &p);
 }
 
+void job_be_ordinary(void)
+{
+	struct sched_param p = {0};
+
+	sched_setscheduler(0, SCHED_OTHER, &p);
+}
+
 static int start_thread(struct job *job)
 {
 	sigset_t all, old;

@@ -41,6 +41,10 @@ int job_start(struct job *job);
 /* The result of run(), once; -ETIMEDOUT: it is still at it, wait again or abandon it. */
 int job_wait(struct job *job, int timeout_ms);
 
+/* In run(), for long work that nobody waits for: without the loop's priority, which jobs inherit.
+ */
+void job_be_ordinary(void);
+
 /*
  * Loop thread. told() gets the result of run() once, on the loop, and the job is over. Before that
  * it gets -ETIMEDOUT when the deadline has passed: the job goes on, and is still to be told of.

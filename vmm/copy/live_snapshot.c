@@ -1,51 +1,38 @@
-#define _GNU_SOURCE /* sync_file_range */
+#define _GNU_SOURCE
 #include "vmm/copy/live_snapshot.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "vmm/base/job.h"
-#include "vmm/base/lock.h"
 #include "vmm/base/log.h"
+#include "vmm/copy/file_out.h"
 #include "vmm/copy/ram_pass.h"
 #include "vmm/machine/fdt.h"
-#include "vmm/wire/chan.h"
 #include "vmm/wire/stream.h"
 
-#define SESSION	    1		  /* of every file */
-#define PAGES_SMALL 512		  /* few enough that another pass does not pay */
-#define SYNC_BYTES  (32ull << 20) /* written out together, so that the last fsync() has little */
+#define SESSION	    1	/* of every file */
+#define PAGES_SMALL 512 /* few enough that another pass does not pay */
 
 struct live_snapshot {
 	struct job job; /* first: what it is given is this */
 	bool at_work;	/* loop: the job runs */
 	struct vm *vm;	/* loop; the thread's under lock, unless given up */
 	struct live_snapshot_plan plan;
-	char path[CHAN_FILE_PATH_MAX + 1];
-	uint64_t seen; /* loop: `written` when it was looked at last */
+	struct file_out file;
+	struct dirty dirty; /* under file.lock, as guest memory */
 
-	/* Held by the thread while it may touch guest memory or the dirty log. */
-	pthread_mutex_t lock;
-	bool given_up; /* atomic; set under lock */
-	struct dirty dirty;
-
-	uint64_t written;  /* atomic */
 	unsigned passes;   /* atomic */
 	uint64_t pause_ns; /* loop */
 	uint64_t left;	   /* loop: pages, when the VM stood and that was too much */
 	uint64_t ncopied;  /* loop; the thread only reads it */
 
 	/* Whoever is at work: the thread while the job runs, else the loop. */
-	struct stream stream;
 	struct page_out out;
-	bool opened;
-	uint64_t synced, last; /* bytes told to go to disk; pages of the last pass */
+	uint64_t last; /* pages of the last pass */
 	uint8_t *hello, *state;
 	size_t hello_len, state_len, state_cap;
 	uint8_t *copy; /* of copy_max pages */
@@ -53,73 +40,20 @@ struct live_snapshot {
 	struct err err;
 };
 
-static bool given_up(const struct live_snapshot *s)
-{
-	return __atomic_load_n(&s->given_up, __ATOMIC_ACQUIRE);
-}
-
-/* --- the file, as a channel ------------------------------------------------------------------- */
-
-/* The page cache takes a file faster than its disk does: what is old goes out before more comes. */
-static void write_back(struct live_snapshot *s, int fd)
-{
-	uint64_t end = __atomic_load_n(&s->written, __ATOMIC_RELAXED);
-
-	if (end - s->synced < SYNC_BYTES)
-		return;
-	sync_file_range(fd, (off_t)s->synced, (off_t)(end - s->synced), SYNC_FILE_RANGE_WRITE);
-	if (s->synced >= SYNC_BYTES)
-		sync_file_range(fd, (off_t)(s->synced - SYNC_BYTES), (off_t)SYNC_BYTES,
-				SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-					SYNC_FILE_RANGE_WAIT_AFTER);
-	s->synced = end;
-}
-
-/* Storage has its turn: guest memory is let go, and perhaps gone when this comes back. */
-static ssize_t file_write(struct chan *c, const struct iovec *iov, int niov)
-{
-	struct live_snapshot *s = c->self;
-	ssize_t n;
-
-	pthread_mutex_unlock(&s->lock);
-	do
-		n = writev(c->fd, iov, niov);
-	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		n = -errno;
-	else
-		__atomic_fetch_add(&s->written, (uint64_t)n, __ATOMIC_RELAXED);
-	write_back(s, c->fd);
-	pthread_mutex_lock(&s->lock);
-	return given_up(s) ? -ECANCELED : n;
-}
-
-static void file_close(struct chan *c)
-{
-	close(c->fd);
-}
-
-static const struct chan_ops file_ops = {.write = file_write, .close = file_close};
-
 static int put(struct live_snapshot *s, enum frame_type type, const void *data, size_t len)
 {
 	struct iovec iov = {(void *)data, len};
 
 	/* The deadline does not bind a file: that one has LIVE_LATE. */
-	return stream_send(&s->stream, type, 0, &iov, len ? 1 : 0, UINT64_MAX);
+	return stream_send(&s->file.stream, type, 0, &iov, len ? 1 : 0, UINT64_MAX);
 }
 
 static int open_file(struct live_snapshot *s)
 {
-	struct chan c = {.ops = &file_ops, .blocking = true, .self = s};
-	int r;
+	int r = file_out_open(&s->file, SESSION, &s->err);
 
-	c.fd = chan_file_create(s->path, &s->err);
-	if (c.fd < 0)
-		return c.fd;
-	s->opened = true;
-	stream_init_on(&s->stream, &c, STREAM_FILE, SESSION);
-	r = page_out_init(&s->out, &s->stream, 0);
+	if (!r)
+		r = page_out_init(&s->out, &s->file.stream, 0);
 	s->out.until_ns = UINT64_MAX;
 	return r;
 }
@@ -128,12 +62,12 @@ static int open_file(struct live_snapshot *s)
 
 static int between(void *arg)
 {
-	return given_up(arg) ? -ECANCELED : 0;
+	return file_out_given_up(&((struct live_snapshot *)arg)->file) ? -ECANCELED : 0;
 }
 
 static int first_pass(struct live_snapshot *s, const struct ram_pass *p)
 {
-	int r = stream_send_preface(&s->stream, UINT64_MAX);
+	int r = stream_send_preface(&s->file.stream, UINT64_MAX);
 
 	if (!r)
 		r = put(s, FRAME_HELLO, s->hello, s->hello_len);
@@ -176,43 +110,30 @@ static int pass_locked(struct live_snapshot *s, bool first)
 {
 	const struct ram_pass p = {
 		.mem = &s->vm->mem, .out = &s->out, .between = between, .arg = s};
-	int r = given_up(s) ? -ECANCELED : 0;
+	int r = file_out_given_up(&s->file) ? -ECANCELED : 0;
 
 	if (!r && first)
 		r = first_pass(s, &p);
 	return r ? r : changed_passes(s, &p);
 }
 
-/* Of a file that is not to be; storage's own timeout is an answer, too. */
 static int fail(struct live_snapshot *s, int r)
 {
-	if (!s->err.code)
-		err_set(&s->err, r, "%s", strerror(-r));
-	if (s->opened)
-		chan_file_drop(s->stream.fd, s->path);
-	return r == -ETIMEDOUT ? -EIO : r;
-}
-
-/* Long work that nobody waits for: not with the loop's priority, which jobs inherit. */
-static void be_ordinary(void)
-{
-	struct sched_param p = {0};
-
-	sched_setscheduler(0, SCHED_OTHER, &p);
+	return file_out_fail(&s->file, r, &s->err);
 }
 
 static int run_passes(struct job *job)
 {
 	struct live_snapshot *s = (struct live_snapshot *)job;
-	bool first = !s->opened;
+	bool first = !s->file.opened;
 	int r = first ? open_file(s) : 0;
 
-	be_ordinary();
+	job_be_ordinary();
 	pthread_setname_np(pthread_self(), "snapshot");
 	if (!r) {
-		pthread_mutex_lock(&s->lock);
+		pthread_mutex_lock(&s->file.lock);
 		r = pass_locked(s, first);
-		pthread_mutex_unlock(&s->lock);
+		pthread_mutex_unlock(&s->file.lock);
 	}
 	if (r)
 		return fail(s, r);
@@ -239,19 +160,14 @@ static int run_write(struct job *job)
 	struct live_snapshot *s = (struct live_snapshot *)job;
 	int r;
 
-	be_ordinary();
+	job_be_ordinary();
 	pthread_setname_np(pthread_self(), "snapshot");
-	/* As if there were guest memory to hold: file_write() gives the lock back. */
-	pthread_mutex_lock(&s->lock);
-	r = given_up(s) ? -ECANCELED : write_copy(s);
-	pthread_mutex_unlock(&s->lock);
-	/* This may take long; so it is asked once more before the name is. */
-	if (!r && fdatasync(s->stream.fd))
-		r = -errno;
-	if (!r && given_up(s))
-		r = -ECANCELED;
+	/* As if there were guest memory to hold: the file gives the lock back. */
+	pthread_mutex_lock(&s->file.lock);
+	r = file_out_given_up(&s->file) ? -ECANCELED : write_copy(s);
+	pthread_mutex_unlock(&s->file.lock);
 	if (!r)
-		r = chan_file_commit(s->stream.fd, s->path, &s->err);
+		r = file_out_commit(&s->file, &s->err);
 	return r ? fail(s, r) : 0;
 }
 
@@ -259,8 +175,7 @@ static int run_write(struct job *job)
 
 void live_snapshot_stats(const struct live_snapshot *s, struct live_snapshot_stats *ret)
 {
-	*ret = (struct live_snapshot_stats){.written =
-						    __atomic_load_n(&s->written, __ATOMIC_RELAXED),
+	*ret = (struct live_snapshot_stats){.written = file_out_written(&s->file),
 					    .passes = __atomic_load_n(&s->passes, __ATOMIC_RELAXED),
 					    .copied = s->ncopied,
 					    .pause_ns = s->pause_ns};
@@ -268,10 +183,8 @@ void live_snapshot_stats(const struct live_snapshot *s, struct live_snapshot_sta
 
 static void is_late(struct live_snapshot *s)
 {
-	uint64_t written = __atomic_load_n(&s->written, __ATOMIC_RELAXED);
-	bool stuck = written == s->seen;
+	bool stuck = file_out_stuck(&s->file);
 
-	s->seen = written;
 	/* No room for a timer is as good as none left. */
 	if (!job_expect(&s->job, LIVE_SNAPSHOT_IDLE_NS) && !stuck)
 		return;
@@ -300,10 +213,8 @@ static void told_write(struct job *job, int result)
 
 static void release(struct live_snapshot *s)
 {
-	if (s->opened)
-		stream_done(&s->stream);
 	page_out_done(&s->out);
-	pthread_mutex_destroy(&s->lock);
+	file_out_done(&s->file);
 	if (s->copy)
 		munmap(s->copy, s->copy_max * MEM_PAGE_SIZE);
 	free(s->page);
@@ -421,11 +332,8 @@ int live_snapshot_take(struct live_snapshot *s, struct err *e)
 
 void live_snapshot_give_up(struct live_snapshot *s)
 {
-	/* First without the lock, so that it is given back soon. */
-	__atomic_store_n(&s->given_up, true, __ATOMIC_RELEASE);
-	pthread_mutex_lock(&s->lock);
-	dirty_stop(&s->dirty);
-	pthread_mutex_unlock(&s->lock);
+	file_out_give_up(&s->file);
+	dirty_stop(&s->dirty); /* the thread does not look at it any more */
 }
 
 void live_snapshot_free(struct live_snapshot *s)
@@ -474,18 +382,18 @@ int live_snapshot_new(struct live_snapshot **ret, struct vm *vm,
 	struct live_snapshot *s;
 	int r;
 
-	if (strlen(plan->path) > CHAN_FILE_PATH_MAX)
-		return err_set(e, -ENAMETOOLONG, "the path must have %d bytes at most",
-			       CHAN_FILE_PATH_MAX);
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		return err_set(e, -ENOMEM, "out of memory");
+	r = file_out_init(&s->file, plan->path, e);
+	if (r) {
+		free(s);
+		return r;
+	}
 	s->vm = vm;
 	s->left = UINT64_MAX;
 	s->plan = *plan;
-	strcpy(s->path, plan->path);
-	s->plan.path = s->path;
-	lock_init(&s->lock);
+	s->plan.path = s->file.path;
 	r = make_buffers(s, e);
 	if (!r)
 		r = dirty_start(&s->dirty, &vm->kvm, &vm->mem, e);
