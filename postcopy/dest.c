@@ -93,7 +93,7 @@ static void source_ends(struct dest *d, const struct frame *f)
 {
 	char text[400];
 
-	stream_text(f, "source: ", text, sizeof(text));
+	stream_text(f, d->fsm.state == DST_CUT ? "file: " : "source: ", text, sizeof(text));
 	dest_lose(d, text);
 }
 
@@ -275,6 +275,7 @@ void dest_stop(struct dest *d)
 	loop_timer_del(d->ft->loop, &d->timer_op);
 	dest_post(d, DST_EV_END);
 	dest_close_link(d);
+	carry_in_stop(&d->carry);
 	vm_announce_stop(&d->announce);
 	loop_poll_del(d->ft->loop, &d->pager_op);
 	/* Nobody sees the zeros that come in place of what has not. */

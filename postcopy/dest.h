@@ -17,6 +17,7 @@
 
 #include "ft/common/door.h"
 #include "ft/common/ft.h"
+#include "postcopy/carry_in.h"
 #include "postcopy/pager.h"
 #include "postcopy/phases.h"
 #include "postcopy/wire.h"
@@ -43,6 +44,7 @@ struct dest {
 	struct stream urgent;	   /* likewise; the pager's while it serves */
 	struct pager pager;	   /* mem is NULL: there is none, all comes before the VM runs */
 	int pager_fd;		   /* eventfd: it has news; -1 */
+	struct carry_in *carry;	   /* a file that is being read, or NULL */
 	struct loop_op read_op, timer_op, pager_op, have_op;
 	uint64_t have_word; /* of a FRAME_HAVE: the next one to be said */
 	struct loop_work read_work;
@@ -68,6 +70,9 @@ int dest_start(struct dest *d, struct ft *ft, struct vm *vm, void (*runs)(void *
 	       struct err *e);
 /* Listen at uri, too, for a source that has lost its link; the last one counts. */
 int dest_recover(struct dest *d, const char *uri, struct err *e);
+/* Take pages from a file (source_write_file()), as there is no link. told: once. */
+int dest_take_file(struct dest *d, const char *path, void (*told)(void *arg, const struct err *e),
+		   void *arg, struct err *e);
 /* Does its memory still come in? Then it is not stopped, booted, saved, nor moved on. */
 bool dest_fills(const struct dest *d);
 /* False: all of it came before the VM ran. */

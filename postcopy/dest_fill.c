@@ -104,9 +104,9 @@ void dest_look_whether_complete(struct dest *d)
 {
 	bool all = d->pager.mem && !pager_left(&d->pager);
 
-	/* Without a link nothing is on its way, and no EOS comes. */
-	if (all &&
-	    (d->fsm.state == DST_CUT || (d->fsm.state == DST_FILL && pager_complete(&d->pager))))
+	/* Without a link or file nothing is on its way, and no EOS comes. */
+	if (all && ((d->fsm.state == DST_CUT && !dest_has_link(d)) ||
+		    (fsm_expects(&d->fsm, DST_EV_COMPLETE) && pager_complete(&d->pager))))
 		dest_post(d, DST_EV_COMPLETE);
 }
 
@@ -174,19 +174,54 @@ void dest_complete(void *arg)
 void dest_cut(void *arg)
 {
 	struct dest *d = arg;
-	char note[400];
+	char note[480];
 
-	snprintf(
-		note, sizeof(note),
-		"postcopy: link lost: %.180s; %llu pages have not come, and who touches one waits; "
-		"the source connects again. To listen at another address, too: ftvmm migrate NAME "
-		"--recover URI",
-		d->why, (unsigned long long)pager_left(&d->pager));
+	snprintf(note, sizeof(note),
+		 "postcopy: link lost: %.180s; %llu pages have not come, and who touches one "
+		 "waits; the source connects again. To listen at another address, too, or to "
+		 "take a file: ftvmm migrate NAME --recover URI",
+		 d->why, (unsigned long long)pager_left(&d->pager));
 	log_error("%s", note);
 	ft_set(d->ft, FT_HERE, FT_NONE, note);
 	tell(d);
 	dest_look_whether_complete(d);
 }
+
+/* --- pages that are carried over by hand ------------------------------------------------------ */
+
+int dest_take_file(struct dest *d, const char *path, void (*told)(void *arg, const struct err *e),
+		   void *arg, struct err *e)
+{
+	const struct carry_in_plan plan = {
+		.path = path, .loop = d->ft->loop, .session = d->session, .told = told, .arg = arg};
+	int r, fd;
+
+	if (!fsm_expects(&d->fsm, DST_EV_FILE))
+		return err_set(e, -EBUSY, "migrate: --recover: %s",
+			       dest_fills(d)  ? "the link is there; when it is lost, ftvmm "
+						"status says so"
+			       : d->pager.mem ? "the VM does not run here yet"
+			       : d->fsm.state >= DST_RUNS ? "all of the VM's memory is here"
+							  : "no VM of which memory is missing "
+							    "runs here");
+	r = carry_in_start(&d->carry, &plan, &fd, e);
+	if (r)
+		return err_wrap(e, "migrate: --recover");
+	dest_close_link(d); /* of a file that has ended */
+	stream_init(&d->link, fd, STREAM_MIGRATE, d->session);
+	dest_post(d, DST_EV_FILE);
+	return 0;
+}
+
+void dest_open_file(void *arg)
+{
+	struct dest *d = arg;
+
+	pager_again(&d->pager, NULL);
+	dest_listen_to_link(d);
+}
+
+/* --- the link is back ------------------------------------------------------------------------- */
 
 static uint64_t have_words(const struct dest *d)
 {

@@ -80,6 +80,7 @@
 	X(ARRIVED, "pages that somebody waits for have come")                                      \
 	X(LACKS, "pages are still to come")                                                        \
 	X(COMPLETE, "EOS came, and no page is missing")                                            \
+	X(FILE, "`--recover file:PATH`")                                                           \
 	X(TIMER, "timer")                                                                          \
 	X(LOST, "link lost, or BYE")                                                               \
 	X(PART, "pages, MAP, state, EOS")                                                          \

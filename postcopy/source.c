@@ -369,7 +369,8 @@ int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 	return 0;
 }
 
-int source_recover(struct source *s, const char *uri, struct err *e)
+/* Has a link been lost from GO on? */
+static int check_lost(const struct source *s, struct err *e)
 {
 	const char *why = "no link is lost yet: until the destination is told to run the VM, it "
 			  "is this side's. Give it up (--cancel), and migrate anew";
@@ -381,11 +382,41 @@ int source_recover(struct source *s, const char *uri, struct err *e)
 	else if (s->fsm.state == SRC_GO)
 		why = "the destination is being waited for; again when ftvmm status says that the "
 		      "link is lost";
-	if (!fsm_expects(&s->fsm, SRC_EV_RECOVER))
-		return err_set(e, -EBUSY, "migrate: --recover: %s", why);
+	return fsm_expects(&s->fsm, SRC_EV_RECOVER)
+		       ? 0
+		       : err_set(e, -EBUSY, "migrate: --recover: %s", why);
+}
+
+int source_recover(struct source *s, const char *uri, struct err *e)
+{
+	int r = check_lost(s, e);
+
+	if (r)
+		return r;
 	snprintf(s->conf.uri, sizeof(s->conf.uri), "%s", uri);
 	source_post(s, SRC_EV_RECOVER);
 	return 0;
+}
+
+int source_write_file(struct source *s, const char *path,
+		      void (*told)(void *arg, const struct err *e), void *arg, struct err *e)
+{
+	const struct carry_out_plan plan = {.path = path,
+					    .loop = s->ft->loop,
+					    .mem = &s->vm->mem,
+					    .unsent = &s->unsent,
+					    .session = s->session,
+					    .told = told,
+					    .arg = arg};
+	int r = check_lost(s, e);
+
+	if (!r && !s->passes.lazy)
+		r = err_set(e, -EBUSY,
+			    "migrate: --recover: all of the VM's memory is at the destination; "
+			    "what is missing is its answer");
+	if (!r && carry_out_start(&s->carry, &plan, e))
+		r = err_wrap(e, "migrate: --recover");
+	return r;
 }
 
 bool source_may_end(struct source *s, const char *why)
@@ -409,6 +440,7 @@ void source_done(struct source *s)
 	source_end_sender(s);
 	source_no_timers(s);
 	source_close_link(s);
+	carry_out_stop(&s->carry);
 	unsent_done(&s->unsent);
 	free(s->maps);
 	images_forget(&s->images);

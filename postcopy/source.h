@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "ft/common/ft.h"
+#include "postcopy/carry_out.h"
 #include "postcopy/images.h"
 #include "postcopy/passes.h"
 #include "postcopy/phases.h"
@@ -62,6 +63,7 @@ struct source {
 	int serve_fd; /* eventfd: the threads of these have news; -1 */
 	struct loop_op serve_op;
 	struct wire_map *maps;
+	struct carry_out *carry; /* a file that is being written, or NULL */
 	struct images images;
 	uint8_t *state;
 	size_t state_cap;
@@ -82,6 +84,12 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 int source_cancel(struct source *s, bool force, const char *why, struct err *e);
 /* Connect to uri from now on; only when a link was lost from GO on, else *e says why not. */
 int source_recover(struct source *s, const char *uri, struct err *e);
+/*
+ * The same without a network: write what the destination may lack to a file, which it reads
+ * (dest_take_file()). That changes nothing here. told: once.
+ */
+int source_write_file(struct source *s, const char *path,
+		      void (*told)(void *arg, const struct err *e), void *arg, struct err *e);
 /* Is one under way? */
 bool source_busy(const struct source *s);
 /* Does the VM run elsewhere, and lack what is here, with no link to bring it? */

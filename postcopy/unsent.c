@@ -25,11 +25,16 @@ int unsent_init(struct unsent *u, uint64_t npages, bool all)
 {
 	memset(u, 0, sizeof(*u));
 	u->bits = calloc(words(npages), sizeof(*u->bits));
-	if (!u->bits)
+	u->owed = calloc(words(npages), sizeof(*u->owed));
+	if (!u->bits || !u->owed) {
+		free(u->bits);
+		free(u->owed);
+		memset(u, 0, sizeof(*u));
 		return -ENOMEM;
+	}
 	u->npages = npages;
 	for (uint64_t w = 0; all && w < words(npages); w++)
-		u->bits[w] = mask(u, w);
+		u->owed[w] = u->bits[w] = mask(u, w);
 	u->left = all ? npages : 0;
 	lock_init(&u->lock);
 	pthread_cond_init(&u->changed, NULL);
@@ -43,6 +48,7 @@ void unsent_done(struct unsent *u)
 	pthread_mutex_destroy(&u->lock);
 	pthread_cond_destroy(&u->changed);
 	free(u->bits);
+	free(u->owed);
 	memset(u, 0, sizeof(*u));
 }
 
@@ -53,6 +59,7 @@ void unsent_set(struct unsent *u, uint64_t page)
 	if (!(u->bits[page / 64] & bit))
 		u->left++;
 	u->bits[page / 64] |= bit;
+	u->owed[page / 64] |= bit;
 }
 
 void unsent_peer_has(struct unsent *u, uint64_t word, uint64_t had)
@@ -60,6 +67,16 @@ void unsent_peer_has(struct unsent *u, uint64_t word, uint64_t had)
 	u->left -= (uint64_t)__builtin_popcountll(u->bits[word]);
 	u->bits[word] = ~had & mask(u, word);
 	u->left += (uint64_t)__builtin_popcountll(u->bits[word]);
+	u->owed[word] = u->bits[word];
+}
+
+uint64_t *unsent_owed(const struct unsent *u)
+{
+	uint64_t *copy = malloc(words(u->npages) * sizeof(*copy));
+
+	if (copy)
+		memcpy(copy, u->owed, words(u->npages) * sizeof(*copy));
+	return copy;
 }
 
 uint64_t unsent_take(struct unsent *u, uint64_t word, uint64_t bits)

@@ -14,6 +14,7 @@
 
 struct unsent {
 	uint64_t *bits; /* atomic */
+	uint64_t *owed; /* the loop's: those of which nobody has said that the peer has them */
 	uint64_t npages;
 	uint64_t left;	 /* atomic: bits that are set */
 	uint64_t flying; /* atomic: claimed, and not yet written to a link */
@@ -26,8 +27,11 @@ struct unsent {
 int unsent_init(struct unsent *u, uint64_t npages, bool all); /* -ENOMEM, or 0 */
 void unsent_done(struct unsent *u);			      /* safe on a zeroed one */
 void unsent_set(struct unsent *u, uint64_t page);
-/* A peer that has lost its links has these: 64 pages from word * 64 on. Nothing else is unsent. */
+/* A peer that has lost its links has these: 64 pages from word * 64 on; the others are unsent. */
 void unsent_peer_has(struct unsent *u, uint64_t word, uint64_t had);
+
+/* A copy of the owed ones, a bit a page, to be freed; or NULL. */
+uint64_t *unsent_owed(const struct unsent *u);
 
 /*
  * Of these pages of a word, those that are the caller's to send now: unsent_written() when they

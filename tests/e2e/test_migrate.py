@@ -859,6 +859,57 @@ def postcopy_recover(lab):
         lab.release(to, move.vm)
 
 
+def recover(lab, vm, uri, word=None):
+    """By hand; word: of the reason for which it is refused, a pattern."""
+    code, out, err = client(lab, vm, "--recover", uri)
+    expect(code == (2 if word else 0) and re.search(word or "", err), f"{uri}: {code}: {out}{err}")
+
+
+@test(90)
+def postcopy_file(lab):
+    """no network is left: what the destination lacks is carried over in a file; one that is not whole, or another's,
+    changes nothing"""
+    good, bad = lab.path("pages"), lab.path("bad")
+    move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
+    move.vm.wait_console("^speed")
+    to, _ = two_ways(lab, move, bandwidth="8M")
+    to.wait_status(lambda s: s["migration"]["phase"] == "DST_CUT", "an end of the link")
+    recover(lab, move.vm, f"file:{lab.path('none/x')}", "none/x")
+    recover(lab, move.vm, f"file:{good}")
+    expect(move.vm.state() == "PAUSED", f"{move.vm.status()}")
+    with open(good, "rb") as f:
+        data = f.read()
+    size = len(data)
+    damaged = data[:size // 3] + bytes([data[size // 3] ^ 1]) + data[size // 3 + 1:]
+    for name, content, word in (("empty", b"", "too early"), ("a text", b"hello\n" * 99, "preface"),
+                                ("damaged", damaged, "checksum"), ("cut", data[:size // 2], "truncated|too early")):
+        with open(bad, "wb") as f:
+            f.write(content)
+        recover(lab, to, f"file:{bad}", word)
+        status = to.wait_status(lambda s: s["migration"]["phase"] == "DST_CUT" and "file: " in s["note"], "the reason")
+        expect(status["migration"]["ram"]["remaining"] > 0, f"{name}: {status}")
+    recover(lab, to, f"file:{lab.path('none')}", "cannot open")
+    other = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/idle.elf", "-m", "64M"], name="other")
+    other.wait_console("^READY")
+    other.call("snapshot", 30, file=bad)
+    lab.release(other)
+    recover(lab, to, f"file:{bad}", "not of this migration")
+
+    recover(lab, to, f"file:{good}")
+    all_there(to)
+    to.wait_console("^speed")
+    recover(lab, to, f"file:{good}", "all of the VM's memory is here")
+    code, out, err = client(lab, move.vm, "--cancel", "--force")
+    expect(code == 0, f"{code}: {out}{err}")
+    expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"exit code {move.vm.code}: {move.vm.log_text()}")
+    expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
+    lab.release(move.vm)
+    move.vm, move.host = to, "B"
+    move.go("unix", how="postcopy")
+    all_there(move.vm)
+    move.vm.wait_console("^speed")
+
+
 def where(move, to):
     """Waits until it is decided which of the two has the VM, and all of it; that one is the next source."""
     d = ftlab.Deadline(40)

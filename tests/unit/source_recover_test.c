@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -262,6 +263,65 @@ static void recover_is_refused(void **state)
 	}
 }
 
+static unsigned written;
+static struct err write_err;
+
+static void on_written(void *arg, const struct err *e)
+{
+	written++;
+	write_err = e ? *e : (struct err){0};
+}
+
+/* What the destination may lack goes to a file, which changes nothing else. */
+static void to_a_file(void **state)
+{
+	for (unsigned i = 0; i < 5; i++) {
+		struct source_rig *r;
+		char path[96];
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		snprintf(path, sizeof(path), "%.60s/pages", r->folder);
+		if (i < 4) {
+			reach(r, cuts[i]);
+		} else {
+			reach_go(r); /* nobody knows, but it may run there */
+			source_rig_cause(r, SRC_EV_LOST);
+		}
+		written = 0;
+		assert_int_equal(source_write_file(&r->src, path, on_written, NULL, NULL), 0);
+		loop_until(&r->loop, written);
+		assert_int_equal(written, 1);
+		assert_int_equal(write_err.code, 0);
+		assert_int_equal(access(path, R_OK), 0);
+		assert_int_equal(source_is_cut(&r->src), i < 4);
+		assert_int_equal(r->exits, 0);
+		/* And the process may end in the middle of the next one. */
+		assert_int_equal(source_write_file(&r->src, path, on_written, NULL, NULL), 0);
+		assert_int_equal(source_rig_teardown(state), 0);
+		assert_int_equal(written, 1);
+	}
+}
+
+static void no_file(void **state)
+{
+	struct source_rig *r = *state;
+	struct err e = {0};
+
+	source_rig_reach(r, SRC_PASSES);
+	assert_int_equal(source_write_file(&r->src, "/x", on_written, NULL, &e), -EBUSY);
+	assert_non_null(strstr(e.msg, "this side's"));
+	/* Of a precopy nothing is missing there. */
+	source_rig_cause(r, SRC_EV_CONVERGED);
+	source_rig_cause(r, SRC_EV_DRAINED);
+	source_rig_cause(r, SRC_EV_SENT);
+	source_rig_cause(r, SRC_EV_READY);
+	source_rig_cause(r, SRC_EV_LOST);
+	e = (struct err){0};
+	assert_int_equal(source_write_file(&r->src, "/x", on_written, NULL, &e), -EBUSY);
+	assert_non_null(strstr(e.msg, "all of the VM's memory is at the destination"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -272,6 +332,8 @@ int main(void)
 		SOURCE_TEST(parts_out_of_order),
 		cmocka_unit_test(another_address),
 		cmocka_unit_test(recover_is_refused),
+		cmocka_unit_test(to_a_file),
+		SOURCE_TEST(no_file),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

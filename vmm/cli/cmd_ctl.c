@@ -191,19 +191,26 @@ static int ask_snapshot(const struct command_words *w, const char *path)
 	return ok ? report(w, ok) : cmd_fail(&e);
 }
 
+int cmd_absolute(const char *path, char *ret, size_t cap, struct err *e)
+{
+	char cwd[PATH_MAX] = "";
+
+	if (path[0] != '/' && !getcwd(cwd, sizeof(cwd)))
+		return err_sys(e, "the working directory");
+	if (snprintf(ret, cap, "%s%s%s", cwd, *cwd ? "/" : "", path) >= (int)cap)
+		return err_set(e, -EINVAL, "the path of '%.80s' is too long", path);
+	return 0;
+}
+
 int cmd_snapshot(const struct command_words *w)
 {
-	char path[PATH_MAX], cwd[PATH_MAX];
+	char path[PATH_MAX];
+	struct err e = {0};
 
-	/* The VM may run in another folder. */
-	if (w->args[0][0] == '/')
-		snprintf(path, sizeof(path), "%s", w->args[0]);
-	else if (!getcwd(cwd, sizeof(cwd)) ||
-		 snprintf(path, sizeof(path), "%s/%s", cwd, w->args[0]) >= (int)sizeof(path)) {
-		fprintf(stderr, "ftvmm: snapshot: the path of '%s' is too long\n", w->args[0]);
-		return EXIT_USAGE;
-	}
-	return ask_snapshot(w, path);
+	if (!cmd_absolute(w->args[0], path, sizeof(path), &e))
+		return ask_snapshot(w, path);
+	err_wrap(&e, "snapshot");
+	return cmd_fail(&e);
 }
 
 int cmd_set(const struct command_words *w)

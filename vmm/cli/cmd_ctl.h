@@ -16,6 +16,8 @@ int cmd_failover(const struct command_words *w); /* done when the secondary has 
 /* Done when the VM has left, so that the next command finds its name, disks and taps free. */
 int cmd_stop(const struct command_words *w);
 
+/* The VM may run in another folder. -EINVAL: it does not fit. */
+int cmd_absolute(const char *path, char *ret, size_t cap, struct err *e);
 /* Say why it failed. Returns the exit code. */
 int cmd_fail(const struct err *e);
 void cmd_print_json(json_t *value); /* as one line */

@@ -114,6 +114,27 @@ static int follow(struct ctl_client *c, const struct command_words *w, bool canc
 	return code;
 }
 
+static bool is_file(const struct migrate_conf *conf)
+{
+	return conf->recover[0] && !strncmp(conf->uri, "file:", 5);
+}
+
+/* Here, where nobody waits for a name server but the user. */
+static int complete_uri(struct migrate_conf *conf, struct err *e)
+{
+	char path[sizeof(conf->uri) - 5];
+	int r;
+
+	if (conf->cancel)
+		return 0;
+	if (!is_file(conf))
+		return chan_resolve(conf->uri, sizeof(conf->uri), e);
+	r = cmd_absolute(conf->uri + 5, path, sizeof(path), e);
+	if (!r)
+		memcpy(conf->uri + 5, path, strlen(path) + 1);
+	return r ? err_wrap(e, "migrate: --recover") : 0;
+}
+
 int cmd_migrate(const struct command_words *w)
 {
 	struct migrate_conf conf;
@@ -122,15 +143,15 @@ int cmd_migrate(const struct command_words *w)
 	int r = migrate_conf_words(&conf, w->args, w->nargs, &e), code;
 	json_t *request, *ok;
 
-	/* Here, where nobody waits for a name server but the user. */
-	if (!r && !conf.cancel)
-		r = chan_resolve(conf.uri, sizeof(conf.uri), &e);
+	if (!r)
+		r = complete_uri(&conf, &e);
 	if (!r)
 		r = ctl_client_open(&c, w->name, CTL_SHORT_MS, &e);
 	if (r)
 		return cmd_fail(&e);
 	request = migrate_conf_json(&conf);
-	ok = request ? ctl_client_call(c, request, CTL_SHORT_MS, &e) : NULL;
+	/* A file takes its time, and is given up when its storage does not go on. */
+	ok = request ? ctl_client_call(c, request, is_file(&conf) ? -1 : CTL_SHORT_MS, &e) : NULL;
 	if (!request)
 		err_set(&e, -EINVAL, "migrate: an argument is not valid UTF-8");
 	/* It may be over already, as when nobody listens there. */

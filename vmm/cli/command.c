@@ -39,7 +39,7 @@ static const struct command commands[] = {
 	{ "migrate", "NAME --precopy URI|--postcopy URI|--auto URI|--cancel|--recover URI [--downtime TIME] "
 		     "[--timeout TIME] [--passes N] [--bandwidth SIZE] [--no-background] [--force] "
 		     "[--json]",
-	  "move a VM to an ftvmm run --incoming, give that up, or go on over another address",
+	  "move a VM to an ftvmm run --incoming, give that up, or go on over another address or by a file",
 	  .ask = cmd_migrate, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .takes_options = true,
 	  .serve = serve_migrate },
 	{ "stop", "NAME [timeout=TIME] [--json]", "end a VM in order",

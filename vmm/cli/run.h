@@ -44,6 +44,7 @@ struct run {
 	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */
 	bool stopping;
 	struct ctl_later failover;  /* who asked for one */
+	struct ctl_later carried;   /* who waits for pages that are carried over by hand */
 	struct boot_reader *reader; /* of a reboot, or NULL */
 	uint64_t reset_told;	    /* log_may() */
 	bool over;

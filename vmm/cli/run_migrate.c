@@ -5,6 +5,7 @@
 #include "vmm/base/log.h"
 #include "vmm/cli/run.h"
 #include "vmm/cli/run_command.h"
+#include "vmm/wire/chan.h"
 
 #define PROGRESS_NS 100000000ull
 
@@ -229,12 +230,50 @@ static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
 	return source_start(&r->source, conf, e);
 }
 
-/* The same word at both sides: this is where the other one is, or where it may come in. */
-static int recover(struct run *r, const struct migrate_conf *conf, struct err *e)
+/* --- recovery by hand ------------------------------------------------------------------------- */
+
+static void carried(void *arg, const struct err *e)
 {
-	if (source_busy(&r->source) || !r->dest.ft)
-		return source_recover(&r->source, conf->uri, e);
-	return dest_recover(&r->dest, conf->uri, e);
+	struct run *r = arg;
+
+	if (e)
+		log_warn("migrate: --recover: %s", e->msg);
+	ctl_answer(&r->carried, e ? NULL : run_migrate_status(r), e);
+}
+
+/* The source writes it, the destination reads it; answered when that is done. */
+static int carry(struct run *r, const char *path, bool out, struct err *e)
+{
+	int code;
+
+	if (path[0] != '/')
+		return err_set(e, -EINVAL,
+			       "migrate: --recover: the path of the file must be absolute");
+	code = out ? source_write_file(&r->source, path, carried, r, e)
+		   : dest_take_file(&r->dest, path, carried, r, e);
+	if (!code)
+		ctl_later(r->ctl, &r->carried);
+	return code;
+}
+
+/*
+ * The same word at both sides: this is where the other one is, or where it may come in; or the file
+ * that goes from one to the other.
+ */
+static json_t *recover(struct run *r, const struct migrate_conf *conf, struct err *e)
+{
+	bool out = source_busy(&r->source) || !r->dest.ft;
+	struct chan_uri uri;
+	int code = chan_parse(conf->uri, &uri, e);
+
+	if (!code && uri.kind == CHAN_FILE) {
+		carry(r, uri.path, out, e);
+		return NULL;
+	}
+	if (!code)
+		code = out ? source_recover(&r->source, conf->uri, e)
+			   : dest_recover(&r->dest, conf->uri, e);
+	return code ? NULL : run_migrate_status(r);
 }
 
 json_t *serve_migrate(struct run *r, json_t *request, struct err *e)
@@ -242,16 +281,14 @@ json_t *serve_migrate(struct run *r, json_t *request, struct err *e)
 	struct migrate_conf conf;
 	int code = migrate_conf_request(&conf, request, e);
 
+	if (!code && conf.recover[0])
+		return recover(r, &conf, e);
 	if (!code && conf.cancel)
 		code = source_cancel(&r->source, conf.force, "cancelled by the user", e);
-	else if (!code && conf.recover[0])
-		code = recover(r, &conf, e);
 	else if (!code)
 		code = start(r, &conf, e);
 	if (code)
 		return NULL;
-	if (conf.recover[0])
-		return run_migrate_status(r);
 	ctl_follow(r->ctl);
 	return source_status(&r->source);
 }

@@ -51,6 +51,8 @@ static int check_uri(const struct migrate_conf *c, struct err *e)
 			       c->uri);
 	if (chan_parse(c->uri, &uri, &inner))
 		return err_set(e, -EINVAL, "migrate: %s", inner.msg);
+	if (uri.kind == CHAN_FILE && c->recover[0])
+		return 0;
 	if (uri.kind != CHAN_TCP && uri.kind != CHAN_UNIX)
 		return err_set(e, -EINVAL,
 			       "migrate: '%s': the destination is connected to again when the "

@@ -35,7 +35,7 @@ struct migrate_conf {
 	uint64_t bandwidth; /* bytes a second while the guest runs; 0: as fast as it goes */
 	bool cancel;	    /* give up the one that is under way */
 	bool force;	    /* with cancel: the user knows what nobody here does */
-	char recover[300];  /* go on over this; then in uri, too */
+	char recover[300];  /* go on over this, which may be file:PATH; then in uri, too */
 };
 
 /* Words behind the VM's name, as "--downtime", "50ms". */

@@ -1,0 +1,241 @@
+#define _GNU_SOURCE
+#include "postcopy/carry_out.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "postcopy/wire.h"
+#include "vmm/base/job.h"
+#include "vmm/base/log.h"
+#include "vmm/copy/file_out.h"
+#include "vmm/copy/page_out.h"
+
+#define IDLE_NS 60000000000ull /* storage that takes nothing for so long is away */
+
+struct carry_out {
+	struct job job; /* first */
+	struct carry_out **slot;
+	struct carry_out_plan plan;
+	bool answered;
+	struct file_out file;
+	uint64_t *owed; /* a bit a page, as it was when this began */
+	/* The thread's, while it runs. */
+	struct page_out out;
+	struct wire_map map[WIRE_MAPS];
+	unsigned nmaps;
+	uint64_t map_pages;
+	struct wire_eos eos;
+	struct err err;
+};
+
+/* --- the thread ------------------------------------------------------------------------------- */
+
+static int put(struct carry_out *c, enum frame_type type, const void *data, size_t len)
+{
+	struct iovec iov = {(void *)data, len};
+
+	/* The deadline does not bind a file. */
+	return stream_send(&c->file.stream, type, 0, &iov, 1, UINT64_MAX);
+}
+
+static int flush_maps(struct carry_out *c)
+{
+	unsigned n = c->nmaps;
+
+	c->eos.zero += c->map_pages;
+	c->nmaps = 0;
+	c->map_pages = 0;
+	return n ? put(c, FRAME_MAP, c->map, n * sizeof(c->map[0])) : 0;
+}
+
+static int add_zero(struct carry_out *c, uint64_t page)
+{
+	struct wire_map *last = c->nmaps ? &c->map[c->nmaps - 1] : NULL;
+
+	if (last && last->page + last->count == page)
+		last->count++;
+	else
+		c->map[c->nmaps++] =
+			(struct wire_map){.page = page, .count = 1, .kind = WIRE_MAP_ZERO};
+	return ++c->map_pages == WIRE_MAP_PAGES || c->nmaps == WIRE_MAPS ? flush_maps(c) : 0;
+}
+
+static int add_page(struct carry_out *c, uint64_t page)
+{
+	c->eos.pushed++;
+	return page_out_add(&c->out, page, mem_page(c->plan.mem, page), NULL)
+		       ? page_out_flush(&c->out)
+		       : 0;
+}
+
+/* Of the pages up to `end` those that are owed. */
+static int add_range(struct carry_out *c, uint64_t page, uint64_t end, bool data)
+{
+	int r = 0;
+
+	for (; page < end && !r; page++)
+		if (c->owed[page / 64] & 1ull << (page % 64))
+			r = data ? add_page(c, page) : add_zero(c, page);
+	return r;
+}
+
+static int add_all(struct carry_out *c)
+{
+	const struct mem *m = c->plan.mem;
+	uint64_t off = 0, end, done = 0;
+	int r = 0;
+
+	while (!r && mem_next_data(m, &off, &end)) {
+		r = add_range(c, done, off >> MEM_PAGE_SHIFT, false);
+		if (!r)
+			r = add_range(c, off >> MEM_PAGE_SHIFT, end >> MEM_PAGE_SHIFT, true);
+		off = end;
+		done = end >> MEM_PAGE_SHIFT;
+	}
+	return r ? r : add_range(c, done, m->npages, false);
+}
+
+static int write_locked(struct carry_out *c)
+{
+	int r = file_out_given_up(&c->file) ? -ECANCELED : 0;
+
+	if (!r)
+		r = stream_send_preface(&c->file.stream, UINT64_MAX);
+	if (!r)
+		r = add_all(c);
+	if (!r)
+		r = page_out_flush(&c->out);
+	if (!r)
+		r = flush_maps(c);
+	return r ? r : put(c, FRAME_EOS, &c->eos, sizeof(c->eos));
+}
+
+static int run(struct job *job)
+{
+	struct carry_out *c = (struct carry_out *)job;
+	int r = file_out_open(&c->file, c->plan.session, &c->err);
+
+	job_be_ordinary();
+	pthread_setname_np(pthread_self(), "carry");
+	if (!r)
+		r = page_out_init(&c->out, &c->file.stream, 0);
+	c->out.until_ns = UINT64_MAX;
+	if (!r) {
+		pthread_mutex_lock(&c->file.lock);
+		r = write_locked(c);
+		pthread_mutex_unlock(&c->file.lock);
+	}
+	if (!r)
+		r = file_out_commit(&c->file, &c->err);
+	return r ? file_out_fail(&c->file, r, &c->err) : 0;
+}
+
+/* --- on the loop ------------------------------------------------------------------------------ */
+
+static void release(struct carry_out *c)
+{
+	page_out_done(&c->out);
+	file_out_done(&c->file);
+	free(c->owed);
+	free(c);
+}
+
+static void drop(struct job *job)
+{
+	release((struct carry_out *)job);
+}
+
+static void answer(struct carry_out *c, const struct err *e)
+{
+	if (!c->answered)
+		c->plan.told(c->plan.arg, e);
+	c->answered = true;
+}
+
+static void is_late(struct carry_out *c)
+{
+	bool stuck = file_out_stuck(&c->file);
+	struct err e = {0};
+
+	if (!job_expect(&c->job, IDLE_NS) && !stuck)
+		return;
+	file_out_give_up(&c->file);
+	err_set(&e, -ETIMEDOUT, "file '%s': nothing was written for %llu s: is its storage away?",
+		c->file.path, (unsigned long long)(IDLE_NS / 1000000000));
+	answer(c, &e);
+}
+
+static void told(struct job *job, int result)
+{
+	struct carry_out *c = (struct carry_out *)job;
+
+	if (result == -ETIMEDOUT) {
+		is_late(c);
+		return;
+	}
+	*c->slot = NULL;
+	if (result)
+		err_wrap(&c->err, "file '%s'", c->file.path);
+	else
+		log_info("postcopy: file '%s': %llu bytes, %llu pages, and %llu of zeros",
+			 c->file.path, (unsigned long long)file_out_written(&c->file),
+			 (unsigned long long)c->eos.pushed, (unsigned long long)c->eos.zero);
+	answer(c, result ? &c->err : NULL);
+	release(c);
+}
+
+static int make(struct carry_out **ret, const struct carry_out_plan *plan, struct err *e)
+{
+	struct carry_out *c = calloc(1, sizeof(*c));
+	int r = c ? file_out_init(&c->file, plan->path, e) : err_set(e, -ENOMEM, "out of memory");
+
+	if (r) {
+		free(c);
+		return r;
+	}
+	c->plan = *plan;
+	c->owed = unsent_owed(plan->unsent);
+	*ret = c;
+	if (c->owed)
+		return 0;
+	release(c);
+	return err_set(e, -ENOMEM, "out of memory");
+}
+
+int carry_out_start(struct carry_out **slot, const struct carry_out_plan *plan, struct err *e)
+{
+	struct carry_out *c = *slot;
+	int r;
+
+	if (c)
+		return err_set(e, -EBUSY, "file '%s' %s", c->file.path,
+			       c->answered ? "was given up, but its storage has not let it go yet"
+					   : "is being written; wait for that");
+	r = make(&c, plan, e);
+	if (r)
+		return r;
+	c->slot = slot;
+	c->job.run = run;
+	c->job.told = told;
+	c->job.drop = drop;
+	r = job_start_on(&c->job, plan->loop, IDLE_NS);
+	if (r) {
+		release(c);
+		return err_set(e, r, "thread: %s", strerror(-r));
+	}
+	*slot = c;
+	return 0;
+}
+
+void carry_out_stop(struct carry_out **slot)
+{
+	struct carry_out *c = *slot;
+
+	if (!c)
+		return;
+	*slot = NULL;
+	file_out_give_up(&c->file);
+	job_abandon(&c->job);
+}
