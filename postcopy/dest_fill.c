@@ -156,6 +156,7 @@ void dest_complete(void *arg)
 {
 	struct dest *d = arg;
 
+	loop_timer_del(d->ft->loop, &d->timer_op);
 	pager_get_stats(&d->pager, &d->came);
 	log_stats(d);
 	/* Before the urgent link ends, which the source may see at once. */
@@ -171,20 +172,40 @@ void dest_complete(void *arg)
 
 /* --- the link is lost ------------------------------------------------------------------------- */
 
-void dest_cut(void *arg)
+static void note_cut(struct dest *d, const char *then)
 {
-	struct dest *d = arg;
 	char note[480];
 
 	snprintf(note, sizeof(note),
-		 "postcopy: link lost: %.180s; %llu pages have not come, and who touches one "
-		 "waits; the source connects again. To listen at another address, too, or to "
-		 "take a file: ftvmm migrate NAME --recover URI",
-		 d->why, (unsigned long long)pager_left(&d->pager));
+		 "postcopy: link lost: %.120s; %llu pages have not come, and who touches one "
+		 "waits; %s",
+		 d->why, (unsigned long long)pager_left(&d->pager), then);
 	log_error("%s", note);
 	ft_set(d->ft, FT_HERE, FT_NONE, note);
 	tell(d);
+}
+
+void dest_cut(void *arg)
+{
+	struct dest *d = arg;
+
+	note_cut(d, "the source connects again. To listen at another address, too, or to take a "
+		    "file: ftvmm migrate NAME --recover URI");
+	dest_timer(d, DEST_SILENT_NS);
 	dest_look_whether_complete(d);
+}
+
+/* It connects twice a second, so that this says something; unless the user knows of another way. */
+void dest_nobody_asks(void *arg)
+{
+	struct dest *d = arg;
+
+	if (d->carry)
+		dest_timer(d, DEST_SILENT_NS);
+	else
+		note_cut(d, "the source has not asked for 30 s. Is there another way to it? ftvmm "
+			    "migrate NAME --recover URI. If it is dead they are lost, and the VM "
+			    "with them: ftvmm stop NAME timeout=0");
 }
 
 /* --- pages that are carried over by hand ------------------------------------------------------ */
@@ -257,6 +278,7 @@ void dest_have(void *arg)
 {
 	struct dest *d = arg;
 
+	loop_timer_del(d->ft->loop, &d->timer_op);
 	dest_close_link(d);
 	door_take(d->caller, &d->link);
 	chan_set_options(d->link.fd, LINK_MS);

@@ -212,6 +212,7 @@ static const struct fsm_row dest_rows[] = {
 	ROW(CUT, FILE, CUT, dest_open_file, "what is in it comes as on a link"),
 	ROW(CUT, PART, CUT, dest_take_part, "of the file: into memory that is still missing"),
 	ROW(CUT, LOST, CUT, dest_cut, "the file has ended"),
+	ROW(CUT, TIMER, CUT, dest_nobody_asks, "30 s without ASK: says what that may mean"),
 	ROW(MENDING, PAIR, FILL, dest_mend, "WELCOME; ask again for what was asked for"),
 	ROW(MENDING, ASK, MENDING, dest_have, "old link closed; HAVE"),
 	ROW(MENDING, LOST, CUT, dest_cut, ""),

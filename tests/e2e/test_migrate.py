@@ -744,14 +744,16 @@ def postcopy_no_background(lab):
     expect(source.wait_exit() == ftlab.EXIT_GONE, f"exit code {source.code}")
 
 
-@test(60)
+@test(90)
 def postcopy_source_dies(lab):
-    """the destination says so; its control socket answers, and it can be killed"""
+    """the destination says so, and then what it may mean; its control socket answers, and it can be stopped"""
     source, to = stuck(lab, Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="128M")))
     source.kill()
     to.wait_status(lambda s: "link lost" in s["note"], "a note that the link is lost")
     expect(to.status()["migration"]["phase"] == "DST_CUT", f"{to.status()}")
-    to.signal(ftlab.signal.SIGTERM)
+    note = to.wait_status(lambda s: "has not asked for 30 s" in s["note"], "a word on what that may mean", 40)["note"]
+    expect("ftvmm stop NAME timeout=0" in note and "--recover URI" in note, note)
+    to.call("stop", timeout_ns=0)
     to.wait_exit(10)
 
 

@@ -195,10 +195,14 @@ int run_migrate_listen(struct run *r, struct err *e)
 
 void run_migrate_stop(struct run *r)
 {
+	struct err e = {0};
+
 	if (r->source.ft)
 		loop_timer_del(&r->loop, &r->progress_op);
 	source_done(&r->source);
 	dest_stop(&r->dest);
+	err_set(&e, -ECANCELED, "migrate: --recover: this process ends");
+	ctl_answer(&r->carried, NULL, &e);
 }
 
 static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
