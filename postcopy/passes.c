@@ -58,6 +58,12 @@ static void keep_pace(struct passes *p)
 	p->waited_ns += loop_now_ns() - now;
 }
 
+/* More passes lead nowhere in time: what is left comes when the VM runs there. */
+static bool is_late(const struct passes *p)
+{
+	return p->conf->how == MIGRATE_HOW_AUTO && loop_now_ns() > p->lazy_from_ns;
+}
+
 static int between(void *arg)
 {
 	struct passes *p = arg;
@@ -65,7 +71,9 @@ static int between(void *arg)
 	if (p->conf->bandwidth && p->part == PASSES_LIVE && p->stats.bytes > p->paced_bytes)
 		keep_pace(p);
 	step_reached(STEP_MIG_PAGES);
-	return stopped(p) ? -ECANCELED : 0;
+	if (stopped(p))
+		return -ECANCELED;
+	return p->part == PASSES_LIVE && is_late(p) ? -ETIME : 0;
 }
 
 /* --- while the guest runs --------------------------------------------------------------------- */
@@ -214,8 +222,7 @@ static bool is_enough(const struct passes *p, uint64_t left, uint64_t before)
 	if (p->stats.pass >= p->conf->passes)
 		return true;
 	return p->conf->how == MIGRATE_HOW_AUTO &&
-	       (loop_now_ns() > p->lazy_from_ns ||
-		(p->stats.pass >= AUTO_PASSES && left > before - before / 4));
+	       (is_late(p) || (p->stats.pass >= AUTO_PASSES && left > before - before / 4));
 }
 
 static int end_live(struct passes *p)
@@ -251,7 +258,10 @@ static int send_live(struct passes *p, const struct ram_pass *ram)
 		if (!r)
 			r = ram_pass_dirty(ram, p->dirty, &n);
 	}
-	return r;
+	if (r != -ETIME)
+		return r;
+	r = page_out_flush(&p->out);
+	return r ? r : end_live(p);
 }
 
 /* --- when it stands --------------------------------------------------------------------------- */

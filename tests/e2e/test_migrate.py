@@ -527,6 +527,20 @@ def migrate_limits(lab):
     expect(done["status"] == "completed", f"{done}")
 
 
+@test(120)
+def postcopy_late(lab):
+    """--auto, half of --timeout is over in the middle of the first pass, or of a later one: the rest comes afterwards"""
+    for bandwidth, seconds in ((8, 4), (16, 6)):
+        move = slow(lab)
+        done = move.go("tcp", how="auto", bandwidth=f"{max(1, int(bandwidth / ftlab.SLOW))}M", downtime="1ms",
+                       timeout=f"{int(1000 * seconds * ftlab.SLOW)}ms")
+        expect(done["ram"]["postcopy-pages"]["background"], f"{done}")
+        all_there(move.vm)
+        move.vm.wait_console("^speed")
+        sound(move)
+        lab.release(move.vm)
+
+
 @test(60)
 def migrate_stop(lab):
     """a VM that is stopped, or ends, in the middle ends here"""

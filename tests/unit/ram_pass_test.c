@@ -212,7 +212,7 @@ static void a_pass_is_ended_between_frames(void **state)
 {
 	struct ram_pass pass = {.mem = &mem, .out = &out, .between = count, .arg = &(unsigned){3}};
 	struct dirty d;
-	uint64_t n;
+	uint64_t n, left;
 
 	turns = 0;
 	for (uint64_t p = 0; p < PAGES; p++)
@@ -227,10 +227,19 @@ static void a_pass_is_ended_between_frames(void **state)
 	assert_int_equal(turns, 2);
 	turns = 0;
 	assert_int_equal(dirty_start(&d, &kvm_model.kvm, &mem, NULL), 0);
-	for (uint64_t p = 0; p < PAGES; p++)
-		guest_writes(&mem, p, 0, p * 0x9e3779b97f4a7c15ull + 1);
+	for (uint64_t p = 0; p < PAGES; p++) {
+		fill(p, p, true);
+		guest_writes(&mem, p, 0, p + 1);
+	}
 	pass.arg = &(unsigned){1};
 	assert_int_equal(ram_pass_dirty(&pass, &d, &n), -ECANCELED);
+	assert_true(n > 0 && n < PAGES);
+	/* The rest is not lost. */
+	assert_int_equal(dirty_count(&d, &left), 0);
+	assert_int_equal(left, PAGES - n);
+	pass.between = NULL;
+	assert_int_equal(ram_pass_dirty(&pass, &d, &n), 0);
+	assert_int_equal(n, left);
 	dirty_stop(&d);
 }
 

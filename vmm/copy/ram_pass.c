@@ -85,10 +85,15 @@ int ram_pass_dirty(const struct ram_pass *p, struct dirty *d, uint64_t *ret_coun
 		memcpy(d->clear, d->bits, d->nwords * sizeof(uint64_t));
 		r = dirty_clear(d);
 	}
-	for (uint64_t w = 0; w < d->nwords && !r; w++)
-		for (uint64_t bits = d->bits[w]; bits && !r; bits &= bits - 1) {
+	for (uint64_t w = 0; w < d->nwords; w++) {
+		uint64_t bits = d->bits[w];
+
+		for (; bits && !r; bits &= bits - 1) {
 			(*ret_count)++;
 			r = send_dirty(p, w * 64 + (uint64_t)__builtin_ctzll(bits), &hole);
 		}
+		if (bits)
+			mem_put_host_dirty(d->mem, w, bits);
+	}
 	return r ? r : flush(p);
 }

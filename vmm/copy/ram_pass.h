@@ -18,7 +18,8 @@ struct ram_pass {
 	const struct mem *mem;
 	struct page_out *out;
 	uint64_t *pages; /* atomic: counts those that went out; or NULL */
-	/* After each frame, and every now and then; if not 0, the pass ends with it. Or NULL. */
+	/* After each frame, and every now and then; if not 0, the pass ends with it: what has not
+	 * gone out is dirty again, or was never sent. Or NULL. */
 	int (*between)(void *arg);
 	void *arg;
 	uint64_t *sent; /* a bit for each page that goes out; or NULL */

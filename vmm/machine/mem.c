@@ -191,6 +191,11 @@ uint64_t mem_take_host_dirty(struct mem *m, uint64_t word)
 	return take_word(m->host_dirty, word);
 }
 
+void mem_put_host_dirty(struct mem *m, uint64_t word, uint64_t bits)
+{
+	__atomic_fetch_or(&m->host_dirty[word], bits, __ATOMIC_RELEASE);
+}
+
 uint64_t mem_take_discarded(struct mem *m, uint64_t word)
 {
 	return take_word(m->discarded, word);

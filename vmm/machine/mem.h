@@ -111,6 +111,8 @@ bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end);
 /* Take and clear one 64-page word of the host-dirty set (owner of dirty collection only, any
  * thread). */
 uint64_t mem_take_host_dirty(struct mem *m, uint64_t word);
+/* And marks of it that were taken in vain. */
+void mem_put_host_dirty(struct mem *m, uint64_t word, uint64_t bits);
 
 /*
  * Give guest memory back to the host: it reads as zeros and takes no memory until the next write.
