@@ -1,6 +1,6 @@
 /*
  * Payloads of the fault tolerance frames: little-endian structs without padding holes. Page, disk
- * log and state payloads have formats of their own (vmm/copy/pages.h, struct wire_disk,
+ * log and state payloads have formats of their own (vmm/copy/pages.h, vmm/copy/disk_wire.h,
  * vmm/machine/state.h).
  */
 #ifndef FT_WIRE_H
@@ -25,15 +25,6 @@ struct wire_heart {
 	uint64_t nonce;	  /* when the sender sent it first, by its own clock */
 	uint64_t echo;	  /* the last nonce received from the other side; 0: none */
 	uint64_t away_ns; /* for so long the sender's loop had been away then */
-};
-
-/* FRAME_DISK (sync) and entries of FRAME_DISKLOG; `data` bytes follow. */
-struct wire_disk {
-	uint32_t disk; /* index in machine.devs */
-	uint32_t kind; /* enum disk_op; DISK_WRITE in a sync */
-	uint64_t off;
-	uint32_t len;  /* bytes concerned */
-	uint32_t data; /* bytes that follow: len for a write, else 0 */
 };
 
 /* FRAME_HAND_OVER */

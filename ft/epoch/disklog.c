@@ -22,22 +22,10 @@ static void hold_all(struct disklog *dl, bool hold)
 			disk_hold(dl->disks[i], hold);
 }
 
-/* A word at a time: a request may be for a gigabyte. */
 static void mark(struct disklog *dl, const struct disk *d, const struct disk_req *r)
 {
-	uint64_t *bits = dl->bitmap[index_of(dl, d)];
-	uint64_t b = r->off / DISKLOG_BLOCK, end;
-
-	if (r->kind == DISK_FLUSH)
-		return;
-	end = (r->off + r->len - 1) / DISKLOG_BLOCK + 1;
-	while (b < end) {
-		uint64_t next = b / 64 * 64 + 64 < end ? b / 64 * 64 + 64 : end;
-
-		__atomic_fetch_or(&bits[b / 64], ~0ull >> (64 - (next - b)) << (b % 64),
-				  __ATOMIC_ACQ_REL);
-		b = next;
-	}
+	if (r->kind != DISK_FLUSH)
+		block_map_mark(&dl->maps[index_of(dl, d)], r->off, r->len);
 }
 
 static void append(struct disklog *dl, const struct disk *d, const struct disk_req *r)
@@ -145,12 +133,9 @@ int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, s
 	dl->mode = DISKLOG_BITMAP;
 	dl->limit_bytes = limit_bytes;
 	for (unsigned i = 0; i < m->ndevs; i++) {
-		uint64_t blocks = (disks[i].bytes + DISKLOG_BLOCK - 1) / DISKLOG_BLOCK;
-
 		if (m->devs[i].kind != MDEV_BLK || m->devs[i].ft != DISK_FT_MIRROR)
 			continue;
-		dl->bitmap[i] = calloc((blocks + 63) / 64, sizeof(uint64_t));
-		if (!dl->bitmap[i]) {
+		if (block_map_init(&dl->maps[i], disks[i].bytes)) {
 			disklog_stop(dl);
 			return err_set(e, -ENOMEM, "disk log: out of memory");
 		}
@@ -177,8 +162,7 @@ void disklog_stop(struct disklog *dl)
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++) {
 		if (dl->disks[i])
 			dl->disks[i]->hook = (struct disk_hook){0};
-		free(dl->bitmap[i]);
-		dl->bitmap[i] = NULL;
+		block_map_done(&dl->maps[i]);
 	}
 	dl->mode = DISKLOG_OFF;
 	loop_work_del(dl->loop, &dl->free_work);
@@ -212,13 +196,4 @@ void disklog_free(struct disklog *dl, struct disk_writes *list)
 	disk_writes_move(&dl->spent, list);
 	if (dl->spent.head)
 		loop_work_add(dl->loop, &dl->free_work);
-}
-
-bool disklog_take_block(struct disklog *dl, unsigned i, uint64_t b)
-{
-	uint64_t bit = 1ull << (b % 64);
-
-	if (!(__atomic_load_n(&dl->bitmap[i][b / 64], __ATOMIC_ACQUIRE) & bit))
-		return false;
-	return __atomic_fetch_and(&dl->bitmap[i][b / 64], ~bit, __ATOMIC_ACQ_REL) & bit;
 }

@@ -14,16 +14,15 @@
 #include <stdint.h>
 
 #include "devices/disk.h"
-#include "ft/epoch/disk_writes.h"
+#include "vmm/copy/block_map.h"
+#include "vmm/copy/disk_writes.h"
 #include "vmm/machine/machine.h"
-
-#define DISKLOG_BLOCK 65536u /* bytes per bit of the sync bitmap */
 
 enum disklog_mode { DISKLOG_OFF, DISKLOG_BITMAP, DISKLOG_LOG };
 
 struct disklog {
-	struct disk *disks[MACHINE_MAX_DEVS]; /* by index of machine.devs; NULL: not mirrored */
-	uint64_t *bitmap[MACHINE_MAX_DEVS];   /* atomic: blocks changed while syncing */
+	struct disk *disks[MACHINE_MAX_DEVS];	 /* by index of machine.devs; NULL: not mirrored */
+	struct block_map maps[MACHINE_MAX_DEVS]; /* changed while syncing */
 	enum disklog_mode mode;
 	uint64_t limit_bytes, bytes;
 	bool switching; /* disks held until nothing is in flight */
@@ -53,7 +52,5 @@ void disklog_switch(struct disklog *dl, void (*switched)(void *arg), void *arg);
 int disklog_cut(struct disklog *dl, struct disk_writes *ret);
 /* The epoch is acknowledged (or given up): its list, which is empty now, is freed soon. */
 void disklog_free(struct disklog *dl, struct disk_writes *list);
-/* Sender, bitmap mode: take block b of disk i: true when it was marked (and is now clear). */
-bool disklog_take_block(struct disklog *dl, unsigned i, uint64_t b);
 
 #endif

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "ft/epoch/diskapply.h"
+#include "vmm/copy/diskapply.h"
 #include "ft/common/wire.h"
 #include "vmm/base/err.h"
 #include "vmm/copy/page_in.h"

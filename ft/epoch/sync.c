@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "ft/epoch/sync.h"
 
 #include <errno.h>
@@ -9,8 +8,8 @@
 #include <unistd.h>
 
 #include "ft/common/steps.h"
-#include "ft/common/wire.h"
 #include "vmm/base/lock.h"
+#include "vmm/copy/disk_pass.h"
 #include "vmm/copy/ram_pass.h"
 
 #define MAX_PASSES  8
@@ -31,100 +30,40 @@ struct blocks {
 	uint64_t count; /* of the last pass */
 };
 
-static bool is_zero(const uint8_t *buf, size_t len)
+static int between_blocks(void *arg)
 {
-	return !buf[0] && !memcmp(buf, buf + 1, len - 1);
-}
-
-static int read_block(const struct disk *d, uint64_t off, uint8_t *buf, uint32_t len)
-{
-	uint32_t have = 0;
-
-	while (have < len) {
-		ssize_t n = pread(d->fd, buf + have, len - have, off + have);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		have += n;
-	}
-	return 0;
-}
-
-/* first: nothing was sent for this block before, and the peer has zeros there. */
-static int send_block(struct blocks *b, unsigned i, uint64_t off, bool first)
-{
-	const struct disk *d = b->s->disklog->disks[i];
-	uint32_t len = d->bytes - off < DISKLOG_BLOCK ? d->bytes - off : DISKLOG_BLOCK;
-	struct wire_disk w = {.disk = i, .kind = DISK_WRITE, .off = off, .len = len, .data = len};
-	struct iovec iov[2] = {{&w, sizeof(w)}, {b->buf, len}};
-	int r = read_block(d, off, b->buf, len);
-
-	if (r)
-		return r;
 	step_reached(STEP_SYNC_DISK);
-	if (cancelled(b->s))
-		return -ECANCELED;
-	if (first && is_zero(b->buf, len))
-		return 0;
-	__atomic_fetch_add(&b->s->bytes, sizeof(w) + len, __ATOMIC_RELAXED);
-	return stream_send(b->out->stream, FRAME_DISK, 0, iov, 2, loop_now_ns() + b->out->frame_ns);
+	return cancelled(arg) ? -ECANCELED : 0;
 }
 
-/*
- * Everything that is neither a hole nor zeros; the peer starts from an image of zeros. Blocks that
- * are reserved but were never written, as in a mirror, are holes only as long as no one reads them.
- */
-static int send_whole_disk(struct blocks *b, unsigned i)
+static int send_whole(const struct disk_pass *p, uint64_t *ret_count)
 {
-	const struct disk *d = b->s->disklog->disks[i];
-	uint64_t off = 0;
-
-	while (off < d->bytes) {
-		off_t data = lseek(d->fd, off, SEEK_DATA);
-		int r;
-
-		if (data < 0 && errno == ENXIO)
-			return 0;
-		if (data > 0)
-			off = (uint64_t)data & ~(uint64_t)(DISKLOG_BLOCK - 1);
-		/* Clear the mark first: a write that comes later marks again. */
-		disklog_take_block(b->s->disklog, i, off / DISKLOG_BLOCK);
-		r = send_block(b, i, off, true);
-		if (r)
-			return r;
-		off += DISKLOG_BLOCK;
-	}
-	return 0;
+	return disk_pass_all(p);
 }
 
-static int send_marked_blocks(struct blocks *b, unsigned i)
+static int each_disk(struct blocks *b, int (*pass)(const struct disk_pass *p, uint64_t *ret_count))
 {
-	const struct disk *d = b->s->disklog->disks[i];
-	uint64_t n = (d->bytes + DISKLOG_BLOCK - 1) / DISKLOG_BLOCK;
-
-	for (uint64_t block = 0; block < n; block++) {
-		int r;
-
-		if (!disklog_take_block(b->s->disklog, i, block))
-			continue;
-		b->count++;
-		r = send_block(b, i, block * DISKLOG_BLOCK, false);
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
-static int each_disk(struct blocks *b, int (*pass)(struct blocks *b, unsigned i))
-{
+	struct disklog *dl = b->s->disklog;
 	int r = 0;
 
 	b->count = 0;
-	for (unsigned i = 0; i < MACHINE_MAX_DEVS && !r; i++)
-		if (b->s->disklog->disks[i])
-			r = pass(b, i);
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS && !r; i++) {
+		const struct disk_pass p = {.disk = dl->disks[i],
+					    .index = i,
+					    .map = &dl->maps[i],
+					    .stream = b->out->stream,
+					    .frame_ns = b->out->frame_ns,
+					    .buf = b->buf,
+					    .between = between_blocks,
+					    .arg = b->s,
+					    .bytes = &b->s->bytes,
+					    .fresh = true};
+		uint64_t count = 0;
+
+		if (p.disk)
+			r = pass(&p, &count);
+		b->count += count;
+	}
 	return r;
 }
 
@@ -182,14 +121,14 @@ static int run(struct blocks *b, const struct ram_pass *ram)
 {
 	struct sync *s = b->s;
 	uint64_t pages = UINT64_MAX;
-	int r = each_disk(b, send_whole_disk);
+	int r = each_disk(b, send_whole);
 
 	/* What was marked until now is read below, or is as zero as the peer's. */
 	dirty_forget_host(s->dirty);
 	if (!r)
 		r = ram_pass_all(ram);
 	for (int i = 0; i < MAX_PASSES && !r; i++) {
-		r = each_disk(b, send_marked_blocks);
+		r = each_disk(b, disk_pass_marked);
 		if (!r)
 			r = ram_pass_dirty(ram, s->dirty, &pages);
 		if (b->count <= DISK_SMALL && pages <= PAGES_SMALL)
@@ -197,14 +136,14 @@ static int run(struct blocks *b, const struct ram_pass *ram)
 	}
 	if (!r)
 		r = switch_log(s);
-	return r ? r : each_disk(b, send_marked_blocks);
+	return r ? r : each_disk(b, disk_pass_marked);
 }
 
 int sync_run(struct sync *s, struct page_out *out)
 {
 	const struct ram_pass ram = {
 		.mem = s->dirty->mem, .out = out, .pages = &s->pages, .between = between, .arg = s};
-	struct blocks b = {s, out, aligned_alloc(4096, DISKLOG_BLOCK), 0};
+	struct blocks b = {s, out, aligned_alloc(4096, BLOCK_BYTES), 0};
 	int r;
 
 	step_reached(STEP_SYNC_BEGIN);

@@ -17,7 +17,7 @@
 #include "ft/common/ft.h"
 #include "ft/common/heart.h"
 #include "ft/common/wire.h"
-#include "ft/epoch/diskapply.h"
+#include "vmm/copy/diskapply.h"
 #include "ft/epoch/stage.h"
 #include "vmm/vm/vm.h"
 #include "vmm/vm/vm_net.h"

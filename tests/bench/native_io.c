@@ -8,7 +8,7 @@
 #include <fcntl.h>
 
 #include "ft/common/arbiter.h"
-#include "ft/epoch/diskapply.h"
+#include "vmm/copy/diskapply.h"
 #include "ft/epoch/disklog.h"
 #include "vmm/base/log.h"
 #include "vmm/wire/stream.h"

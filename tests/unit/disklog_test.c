@@ -16,7 +16,7 @@
 #include "ft/epoch/disklog.h"
 
 #define BLOCKS 65 /* one more than a word of marks has */
-#define IMAGE  (BLOCKS * DISKLOG_BLOCK)
+#define IMAGE  (BLOCKS * BLOCK_BYTES)
 #define LIMIT  ((64u << 10) + 2 * sizeof(struct disk_write))
 #define REQS   32u
 
@@ -53,7 +53,7 @@ static int setup(void **state)
 		unlink(path);
 	}
 	for (unsigned i = 0; i < REQS; i++)
-		reqs[i].buf = aligned_alloc(4096, 4 * DISKLOG_BLOCK);
+		reqs[i].buf = aligned_alloc(4096, 4 * BLOCK_BYTES);
 	nreqs = switched = 0;
 	assert_int_equal(disklog_start(&dl, &loop, &machine, disks, LIMIT, NULL), 0);
 	return 0;
@@ -123,7 +123,7 @@ static const char *marks(unsigned disk, unsigned n)
 	static char text[BLOCKS + 1];
 
 	for (unsigned b = 0; b < n; b++)
-		text[b] = disklog_take_block(&dl, disk, b) ? '1' : '0';
+		text[b] = block_map_take(&dl.maps[disk], b) ? '1' : '0';
 	text[n] = 0;
 	return text;
 }
@@ -137,23 +137,23 @@ static void marked_when_begun_and_when_done(void **state)
 
 	for (unsigned i = 0; i < 3; i++) {
 		submit(MIRROR, kinds[i], 0, 4096);
-		assert_true(disklog_take_block(&dl, MIRROR, 0));
-		assert_false(disklog_take_block(&dl, MIRROR, 0));
+		assert_true(block_map_take(&dl.maps[MIRROR], 0));
+		assert_false(block_map_take(&dl.maps[MIRROR], 0));
 		settle();
-		assert_true(disklog_take_block(&dl, MIRROR, 0));
-		assert_false(disklog_take_block(&dl, MIRROR, 0));
+		assert_true(block_map_take(&dl.maps[MIRROR], 0));
+		assert_false(block_map_take(&dl.maps[MIRROR], 0));
 	}
 }
 
 static void every_block_that_is_touched(void **state)
 {
-	submit(MIRROR, DISK_WRITE, DISKLOG_BLOCK - 512, 1024);		  /* 0, 1 */
-	submit(MIRROR, DISK_WRITE, 3 * DISKLOG_BLOCK, 3 * DISKLOG_BLOCK); /* 3 to 5 */
-	submit(MIRROR, DISK_WRITE, 8 * DISKLOG_BLOCK - 512, 512);	  /* 7 */
-	submit(MIRROR, DISK_FLUSH, 0, 0);				  /* none */
-	submit(MIRROR, DISK_READ, 10 * DISKLOG_BLOCK, 512);		  /* none */
-	submit(MIRROR2, DISK_WRITE, IMAGE - 512, 512);			  /* the other's last */
-	submit(SHARED, DISK_WRITE, 0, 512);				  /* nobody's */
+	submit(MIRROR, DISK_WRITE, BLOCK_BYTES - 512, 1024);	      /* 0, 1 */
+	submit(MIRROR, DISK_WRITE, 3 * BLOCK_BYTES, 3 * BLOCK_BYTES); /* 3 to 5 */
+	submit(MIRROR, DISK_WRITE, 8 * BLOCK_BYTES - 512, 512);	      /* 7 */
+	submit(MIRROR, DISK_FLUSH, 0, 0);			      /* none */
+	submit(MIRROR, DISK_READ, 10 * BLOCK_BYTES, 512);	      /* none */
+	submit(MIRROR2, DISK_WRITE, IMAGE - 512, 512);		      /* the other's last */
+	submit(SHARED, DISK_WRITE, 0, 512);			      /* nobody's */
 	assert_string_equal(marks(MIRROR, 12), "110111010000");
 	assert_string_equal(strchr(marks(MIRROR2, BLOCKS), '1'), "1");
 	settle();
@@ -167,11 +167,11 @@ static void every_block_of_a_long_one(void **state)
 {
 	char all[BLOCKS + 1] = {0};
 
-	submit(MIRROR, DISK_DISCARD, 62 * DISKLOG_BLOCK + 512, 3 * DISKLOG_BLOCK - 512);
+	submit(MIRROR, DISK_DISCARD, 62 * BLOCK_BYTES + 512, 3 * BLOCK_BYTES - 512);
 	assert_string_equal(marks(MIRROR, BLOCKS) + 60, "00111");
 	settle();
 	marks(MIRROR, BLOCKS);
-	submit(MIRROR, DISK_DISCARD, 0, 64 * DISKLOG_BLOCK);
+	submit(MIRROR, DISK_DISCARD, 0, 64 * BLOCK_BYTES);
 	assert_string_equal(marks(MIRROR, BLOCKS) + 60, "11110");
 	submit(MIRROR2, DISK_ZERO, 0, IMAGE);
 	assert_string_equal(marks(MIRROR2, BLOCKS), memset(all, '1', BLOCKS));
@@ -186,7 +186,7 @@ static void nothing_is_in_flight_at_the_switch(void **state)
 	struct req *before = submit(MIRROR, DISK_WRITE, 0, 512), *after;
 
 	disklog_switch(&dl, is_on, NULL);
-	after = submit(MIRROR, DISK_WRITE, 2 * DISKLOG_BLOCK, 512);
+	after = submit(MIRROR, DISK_WRITE, 2 * BLOCK_BYTES, 512);
 	submit(MIRROR2, DISK_WRITE, 0, 512);
 	assert_int_equal(disks[MIRROR].inflight, 1);
 	assert_int_equal(disks[MIRROR2].inflight, 0);
@@ -229,7 +229,7 @@ static void stopped_in_the_middle_of_it(void **state)
 
 	submit(MIRROR, DISK_WRITE, 0, 512);
 	disklog_switch(&dl, is_on, NULL);
-	r = submit(MIRROR, DISK_WRITE, DISKLOG_BLOCK, 512);
+	r = submit(MIRROR, DISK_WRITE, BLOCK_BYTES, 512);
 	disklog_stop(&dl);
 	settle();
 	assert_true(r->done);
@@ -349,7 +349,7 @@ static void stopped_when_it_is_full(void **state)
 	struct req *held;
 
 	switch_on();
-	submit(MIRROR, DISK_WRITE, 0, 2 * DISKLOG_BLOCK);
+	submit(MIRROR, DISK_WRITE, 0, 2 * BLOCK_BYTES);
 	held = submit(MIRROR, DISK_WRITE, 0, 512);
 	assert_true(dl.full && disks[MIRROR].inflight == 1);
 	disklog_stop(&dl);

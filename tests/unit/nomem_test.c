@@ -14,7 +14,7 @@
 #include "ft/common/arbiter.h"
 #include "ft/common/ft.h"
 #include "ft/epoch/capture.h"
-#include "ft/epoch/diskapply.h"
+#include "vmm/copy/diskapply.h"
 #include "ft/epoch/disklog.h"
 #include "ft/epoch/send.h"
 #include "tests/unit/libkvm_model.h"

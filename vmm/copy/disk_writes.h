@@ -4,12 +4,12 @@
  *
  * Owner: one thread at a time.
  */
-#ifndef FT_DISK_WRITES_H
-#define FT_DISK_WRITES_H
+#ifndef VMM_DISK_WRITES_H
+#define VMM_DISK_WRITES_H
 
 #include <stdint.h>
 
-#include "ft/common/wire.h"
+#include "vmm/copy/disk_wire.h"
 
 /* One allocation of about the size that is counted: many small writes must not cost a page each. */
 struct disk_write {

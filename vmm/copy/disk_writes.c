@@ -1,4 +1,4 @@
-#include "ft/epoch/disk_writes.h"
+#include "vmm/copy/disk_writes.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -4,14 +4,14 @@
  *
  * Owner: the loop.
  */
-#ifndef FT_DISKAPPLY_H
-#define FT_DISKAPPLY_H
+#ifndef VMM_DISKAPPLY_H
+#define VMM_DISKAPPLY_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "devices/disk.h"
-#include "ft/epoch/disk_writes.h"
+#include "vmm/copy/disk_writes.h"
 #include "vmm/base/err.h"
 #include "vmm/machine/machine.h"
 

@@ -1,4 +1,4 @@
-#include "ft/epoch/diskapply.h"
+#include "vmm/copy/diskapply.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,0 +1,38 @@
+/*
+ * A pass over the image of a disk: its blocks go out while the guest goes on writing. A block that
+ * is torn by that is fine: the write marks it when it is done, and a later pass brings it again.
+ * With nothing under way any more, one more pass makes the receiver's image the same.
+ *
+ * Owner: one thread, the sender.
+ */
+#ifndef VMM_DISK_PASS_H
+#define VMM_DISK_PASS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "devices/disk.h"
+#include "vmm/copy/block_map.h"
+#include "vmm/wire/stream.h"
+
+struct disk_pass {
+	const struct disk *disk;
+	uint32_t index; /* in machine.devs */
+	struct block_map *map;
+	struct stream *stream;
+	uint64_t frame_ns; /* so long a frame may take */
+	uint8_t *buf;	   /* BLOCK_BYTES, 4096-aligned */
+	/* Between two blocks; if not 0, the pass ends with it. */
+	int (*between)(void *arg);
+	void *arg;
+	uint64_t *bytes; /* atomic: counts those of frames */
+	bool fresh;	 /* the receiver's image has zeros wherever nothing was sent */
+	uint64_t from;	 /* the blocks before this one do not go out yet, and are marked */
+};
+
+/* Everything: what is neither a hole nor zeros, and unless `fresh` runs of these. */
+int disk_pass_all(const struct disk_pass *p);
+/* What is marked. *ret_count: so many blocks. */
+int disk_pass_marked(const struct disk_pass *p, uint64_t *ret_count);
+
+#endif
