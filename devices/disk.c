@@ -35,6 +35,22 @@ const char *disk_op_name(enum disk_op op)
 	return (unsigned)op < sizeof(name) / sizeof(name[0]) ? name[op] : "?";
 }
 
+static const char part_text[] = "ftvmm: a part of an image, of a migration that did not end\n";
+
+void disk_part_fill(uint8_t *sector)
+{
+	memset(sector, 0, DISK_PART_BYTES);
+	memcpy(sector, part_text, sizeof(part_text));
+}
+
+bool disk_is_part(const struct disk *d)
+{
+	uint8_t sector[DISK_PART_BYTES] __attribute__((aligned(4096)));
+
+	return pread(d->fd, sector, sizeof(sector), 0) >= (ssize_t)sizeof(part_text) &&
+	       !memcmp(sector, part_text, sizeof(part_text));
+}
+
 /* Of the open file, not of the process: it goes away with the last fd, on kill too. */
 static int try_lock(const struct disk *d)
 {
@@ -153,6 +169,11 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 		r = measure(d, path, e);
 	if (!r && !d->bytes && !(flags & DISK_OPEN_CREATE))
 		r = err_set(e, -EINVAL, "disk %s: %s is empty", id, path);
+	if (!r && !(flags & (DISK_OPEN_CREATE | DISK_OPEN_UNLOCKED)) && disk_is_part(d))
+		r = err_set(e, -EINVAL,
+			    "disk %s: %s is a part of an image: a migration that was to bring it "
+			    "did not end; migrate to it again, or give another image",
+			    id, path);
 	if (r)
 		disk_close(d);
 	return r;
@@ -387,7 +408,7 @@ static void start(struct disk *d, struct disk_req *r)
 
 	d->inflight++;
 	r->pos = 0;
-	r->how = DISK_HOW_ZERO_RANGE;
+	r->how = r->sparse ? DISK_HOW_PUNCH : DISK_HOW_ZERO_RANGE;
 	r->io = (struct loop_op){.fn = refused ? on_refused : on_step, .arg = r};
 	if (refused) {
 		VMM_BUG_ON(loop_timer_set(d->loop, &r->io, 0) < 0);

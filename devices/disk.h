@@ -22,6 +22,7 @@ struct disk_req {
 	uint64_t off; /* bytes, multiple of 512 */
 	uint32_t len; /* bytes, multiple of 512; 0 for flush */
 	uint8_t *buf; /* READ and WRITE; 4096-aligned; owned by the caller until done() */
+	bool sparse;  /* ZERO: rather a hole than reserved space */
 	void (*done)(struct disk_req *r, int res); /* res: 0 or negative errno */
 	void *arg;
 	/* private to disk.c */
@@ -100,5 +101,14 @@ void disk_hold(struct disk *d, bool hold);
  */
 void disk_drain(struct disk *d, void (*fn)(void *arg), void *arg);
 const char *disk_op_name(enum disk_op op);
+
+/*
+ * What is at the beginning of an image that is only a part of one, as a copy to it has not come to
+ * its end: disk_open() refuses such an image, unless it is to be filled (CREATE, UNLOCKED), and no
+ * boot loader nor file system takes it for its own.
+ */
+#define DISK_PART_BYTES 4096u
+void disk_part_fill(uint8_t *sector); /* DISK_PART_BYTES */
+bool disk_is_part(const struct disk *d);
 
 #endif

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-
 #include "devices/disk.h"
 
 #define BYTES (1u << 20)
@@ -457,6 +456,66 @@ static void open_errors_say_what_to_do(void **state)
 	unlink(path);
 }
 
+/* A copy that did not come to its end is opened only by who fills it. */
+static void a_part_is_not_started(void **state)
+{
+	static const struct {
+		int flags, result;
+	} rows[] = {{0, -EINVAL},
+		    {DISK_OPEN_RO, -EINVAL},
+		    {DISK_OPEN_DIRECT, -EINVAL},
+		    {DISK_OPEN_UNLOCKED, 0},
+		    {DISK_OPEN_CREATE, 0}};
+	struct fix *f = *state;
+
+	assert_false(disk_is_part(&f->d));
+	disk_part_fill(f->buf);
+	assert_int_equal(run(f, DISK_WRITE, 0, DISK_PART_BYTES), 0);
+	assert_true(disk_is_part(&f->d));
+	disk_unlock(&f->d);
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct err e = {0};
+		struct disk d;
+		int r = disk_open(&d, &f->rig.loop, "x", f->path, rows[i].flags, &e);
+
+		assert_int_equal(r, rows[i].result);
+		if (r)
+			assert_non_null(strstr(e.msg, "a part of an image"));
+		else
+			disk_close(&d);
+	}
+}
+
+static uint64_t allocated(struct fix *f)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(f->d.fd, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+/* Zeros as holes, where that is asked for. */
+static void zeros_that_take_no_space(void **state)
+{
+	struct fix *f = *state;
+	uint64_t full;
+	struct req q;
+
+	memset(f->buf, 1, BYTES);
+	assert_int_equal(run(f, DISK_WRITE, 0, BYTES), 0);
+	full = allocated(f);
+	q = (struct req){.f = f};
+	q.r = (struct disk_req){
+		.kind = DISK_ZERO, .len = 65536, .sparse = true, .done = on_done, .arg = &q};
+	disk_submit(&f->d, &q.r);
+	rig_until(&f->rig, q.done);
+	assert_int_equal(q.res, 0);
+	assert_true(allocated(f) <= full - 65536);
+	assert_int_equal(run(f, DISK_READ, 0, 65536), 0);
+	for (unsigned i = 0; i < 65536; i++)
+		assert_int_equal(f->buf[i], 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -475,6 +534,8 @@ int main(void)
 		T(a_lock_is_given_up_and_taken),
 		T(drained_when_nothing_is_under_way),
 		T(open_errors_say_what_to_do),
+		T(a_part_is_not_started),
+		T(zeros_that_take_no_space),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
