@@ -49,6 +49,15 @@ static int put(const struct disk_pass *p, enum disk_op kind, uint64_t off, uint3
 			   loop_now_ns() + p->frame_ns);
 }
 
+static void done_with(const struct disk_pass *p, uint64_t bytes)
+{
+	uint64_t left = p->left ? __atomic_load_n(p->left, __ATOMIC_RELAXED) : 0;
+
+	/* More may be marked meanwhile than was to go. */
+	if (left)
+		__atomic_store_n(p->left, left > bytes ? left - bytes : 0, __ATOMIC_RELAXED);
+}
+
 static int end_zeros(struct walk *w)
 {
 	uint32_t len = (uint32_t)w->zero_len;
@@ -89,6 +98,7 @@ static int send_block(struct walk *w, uint64_t off, bool skip)
 		r = p->between(p->arg);
 	if (r)
 		return r;
+	done_with(p, len);
 	if (is_zero(p->buf, len))
 		return skip ? 0 : add_zeros(w, off, len);
 	r = end_zeros(w);
@@ -122,6 +132,7 @@ int disk_pass_all(const struct disk_pass *p)
 		/* Marks in a hole stay: what was written after the look at it is not seen here. */
 		if (data > off && !p->fresh)
 			r = add_zeros(&w, off, data - off);
+		done_with(p, data > off ? data - off : 0);
 		off = data > off ? data : off;
 		if (r || off >= p->disk->bytes)
 			break;

@@ -26,6 +26,7 @@ struct disk_pass {
 	int (*between)(void *arg);
 	void *arg;
 	uint64_t *bytes; /* atomic: counts those of frames */
+	uint64_t *left;	 /* atomic: less by what is done of the image; or NULL */
 	bool fresh;	 /* the receiver's image has zeros wherever nothing was sent */
 	uint64_t from;	 /* the blocks before this one do not go out yet, and are marked */
 };

@@ -13,8 +13,11 @@ int diskapply_init(struct diskapply *da, const struct machine *m, struct disk *d
 {
 	memset(da, 0, sizeof(*da));
 	da->machine = m;
-	for (unsigned i = 0; i < m->ndevs; i++)
+	for (unsigned i = 0; i < m->ndevs; i++) {
 		disk_alias(&da->disks[i], &disks[i]);
+		if (m->devs[i].kind == MDEV_BLK && m->devs[i].ft == DISK_FT_MIRROR)
+			da->which |= 1u << i;
+	}
 	da->moved = moved;
 	da->arg = arg;
 	da->buf = aligned_alloc(4096, DISKAPPLY_WRITE_MAX);
@@ -33,9 +36,8 @@ static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t
 	const struct machine *m = da->machine;
 	bool flush = w->kind == DISK_FLUSH;
 
-	if (w->disk >= m->ndevs || m->devs[w->disk].kind != MDEV_BLK ||
-	    m->devs[w->disk].ft != DISK_FT_MIRROR)
-		return err_set(e, -EBADMSG, "disk log: no mirrored disk %u", w->disk);
+	if (w->disk >= m->ndevs || !(da->which & 1u << w->disk))
+		return err_set(e, -EBADMSG, "disk log: no disk %u that it could be of", w->disk);
 	if (w->kind != DISK_WRITE && w->kind != DISK_ZERO && w->kind != DISK_DISCARD && !flush)
 		return err_set(e, -EBADMSG, "disk log: unknown operation %u", w->kind);
 	if (w->data != len || w->data != (w->kind == DISK_WRITE ? w->len : 0))
@@ -72,9 +74,8 @@ int diskapply_flush(struct diskapply *da)
 
 	for (uint32_t i = 0; i < da->machine->ndevs; i++) {
 		const struct wire_disk w = {.disk = i, .kind = DISK_FLUSH};
-		const struct mdev *md = &da->machine->devs[i];
 
-		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
+		if (!(da->which & 1u << i))
 			continue;
 		if (disk_writes_add(&list, &w, NULL)) {
 			disk_writes_free(&list);
@@ -116,6 +117,7 @@ static void start_next(struct diskapply *da)
 				    .off = en->wire.off,
 				    .len = en->wire.len,
 				    .buf = da->buf,
+				    .sparse = da->sparse,
 				    .done = done,
 				    .arg = da};
 	disk_submit(&da->disks[en->wire.disk], &da->req);

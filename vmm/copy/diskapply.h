@@ -1,6 +1,7 @@
 /*
- * Disk replication, secondary side: changes that were committed (or belong to the first sync) go to
- * the images one after the other, in their order. Bounded by whoever feeds it: see queue.bytes.
+ * The images of a receiver: of a secondary, what was committed or belongs to the first sync; of a
+ * migration's destination, what comes. Changes go to the images one after the other, in their
+ * order. Bounded by whoever feeds it: see queue.bytes.
  *
  * Owner: the loop.
  */
@@ -23,11 +24,13 @@ struct diskapply {
 	const struct machine *machine;
 	struct disk disks[MACHINE_MAX_DEVS]; /* aliases: a hold on the guest's requests does not
 						hold these */
+	uint32_t which;			     /* bit i: devs[i]; at first the mirrored ones */
+	bool sparse;			     /* zeros become holes, not reserved space */
 	struct disk_writes queue;	     /* the first may be at the kernel */
 	struct disk_req req;
 	uint8_t *buf; /* 4096-aligned: what req writes */
 	bool busy;
-	int error; /* first failure of an image: this side is no use as a secondary any more */
+	int error;		  /* first failure of an image: these images are no use any more */
 	void (*moved)(void *arg); /* an entry was finished, or error was set */
 	void *arg;
 };
@@ -40,7 +43,7 @@ int diskapply_parse(const struct diskapply *da, const uint8_t *p, uint32_t len,
 		    struct disk_writes *list, struct err *e);
 /* Append the whole list to what is applied; list becomes empty. Cannot fail. */
 void diskapply_push(struct diskapply *da, struct disk_writes *list);
-/* Append a flush of every mirrored image. -ENOMEM, or 0. */
+/* Append a flush of every image. -ENOMEM, or 0. */
 int diskapply_flush(struct diskapply *da);
 bool diskapply_idle(const struct diskapply *da);
 /* Forget what waits (link lost before the first commit). The one in flight goes on. */
