@@ -65,6 +65,9 @@ help:
 
 $(B)/ftvmm: $(OBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+# A simulated world: tests/sim/README.md. Its kernel stands in for what it defines as __wrap_NAME.
+SIM := $(patsubst %.c,$(B)/%.o,$(wildcard tests/sim/*.c))
+WRAP_sim := $(shell grep -oh '\b__wrap_[a-z0-9_]*' tests/sim/*.c | sed 's/^__wrap_//' | sort -u)
 # Builds with a planted bug that the tests must catch: one object differs from the normal ones.
 BUG_release := ft/epoch/engine RELEASE_EARLY
 BUG_skip := ft/epoch/capture SKIP_PAGE
@@ -79,6 +82,8 @@ build/bug-$(1)/bug.o: $(word 1,$(BUG_$(1))).c
 	@printf "  CC    %s (bug)\n" $$<; $$(CC) $$(CFLAGS) $$(INCS) -DBUG_$(word 2,$(BUG_$(1))) -c -o $$@ $$<
 build/bug-$(1)/ftvmm: build/bug-$(1)/bug.o $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(OBJS))
 	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
+build/bug-$(1)/sim: build/bug-$(1)/bug.o $$(SIM) $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(LIBOBJS))
+	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) $$(WRAP_sim:%=-Wl,--wrap=%) -o $$@ $$^ $$(LIBS)
 endef
 $(foreach b,$(BUGS),$(eval $(call BUG_RULE,$(b))))
 
@@ -105,6 +110,8 @@ $(B)/tests/bench/native_ft: $(B)/tests/unit/libstage.o
 SPEAKERS := $(B)/tests/hostile/hostile $(B)/tests/docs/protocol
 $(SPEAKERS): $(LIBOBJS)
 $(SPEAKERS): TOOLLIBS := $(LIBS)
+$(B)/tests/sim/sim: $(SIM) $(LIBOBJS)
+	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP_sim:%=-Wl,--wrap=%) -o $@ $^ $(LIBS)
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	@printf "  CC    %s\n" $<; $(CC) $(CFLAGS) $(INCS) -c -o $@ $<
@@ -142,9 +149,10 @@ $(patsubst %,build/fuzz/tests/fuzz/%_fuzz,stream secondary snapshot): build/fuzz
 build/fuzz/tests/fuzz/legacy_fuzz: WRAP := loop_now_ns time
 
 # Everything a test needs; then all suites of tests/run but linux, and one line that sums up.
-.PHONY: tests tests-sanitized test test-all demo demo-linux unit soak
+.PHONY: tests tests-sanitized test test-all demo demo-linux unit sim soak
 unit: $(UNIT)
-tests: $(B)/ftvmm guests tools unit bugs
+sim: $(B)/tests/sim/sim $(BUGS:%=build/bug-%/sim) build/guests/idle.elf
+tests: $(B)/ftvmm guests tools unit bugs sim
 # What the suites asan and fuzz run.
 tests-sanitized:
 	@$(MAKE) --no-print-directory -j2 V=asan unit

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Does the simulation notice? Plants one bug after the other, each a change of one place, and says after how
+many histories it was found. usage: tests/sim/bugs.py [--runs N] [--seed N] [NAME]..."""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+OUT = "build/sim-bugs"
+
+# Name: file, what is there, what is planted instead. None: a flag of the file's own.
+BUGS = {
+    "release": ("ft/epoch/engine.c", None, "-DBUG_RELEASE_EARLY"),
+    "skip": ("ft/epoch/capture.c", None, "-DBUG_SKIP_PAGE"),
+    "partial": ("ft/epoch/stage.c", None, "-DBUG_PARTIAL_EPOCH"),
+    "order": ("ft/epoch/disklog.c", None, "-DBUG_DISK_ORDER"),
+    "primary-unasked": ("ft/role/claiming.c", "} else if (!a->code) {", "} else if (a->code != 1) {"),
+    "takeover-unasked": ("ft/role/takeover.c", "\tif (!a->code) {", "\tif (a->code != 1) {"),
+    "ack-believed": ("ft/role/link.c", "w->what == LINK_ACK && heart_suspect(&l->heart)", "false"),
+    "pass-unclaimed": ("ft/role/claiming.c", "\tprimary_close(p);\n", "\tprimary_close(p);\n\tobuf_pass(&p->vm->obuf);\n"),
+    "done-early": ("ft/role/receiving.c", "else if (diskapply_idle(&s->disks))", "else"),
+    "disks-not-held": ("ft/role/takeover.c", "\thold_disks(s);\n", ""),
+    "second-mark": ("ft/epoch/disklog.c", "\tif (dl->mode == DISKLOG_BITMAP)\n\t\tmark(dl, d, r);\n}", "}"),
+    "host-marks": ("vmm/vm/dirty.c", " | mem_take_host_dirty(d->mem, w)", ""),
+    "record-ignored": ("vmm/cli/run_role.c", "if (!rec->generation ||", "if (rec->generation ||"),
+    "log-dropped": ("ft/epoch/stage.c", "\tdiskapply_push(s->disks, &s->disklog);\n",
+                    "\tdisk_writes_free(&s->disklog);\n"),
+    "compare-and-set": ("ft/common/arbiter_file.c", "\tif (ret->generation > from)\n\t\treturn lost(f, d, ret, e);\n",
+                        ""),
+}
+
+
+def make(*targets):
+    subprocess.run(["make", "-s", "-j2", *targets], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def command_of(target):
+    """What make would run for it."""
+    said = subprocess.run(["make", "-n", "-W", target[1], target[0]], cwd=ROOT, check=True, capture_output=True,
+                          text=True).stdout
+    return re.sub(r'^.*?printf "[^"]*" [^;]*; ', "", [l for l in said.splitlines() if " CC " in l or " LD " in l][-1].strip())
+
+
+def build(name):
+    path, old, new = BUGS[name]
+    with open(os.path.join(ROOT, path)) as f:
+        text = f.read()
+    if old is not None and text.count(old) != 1:
+        raise SystemExit(f"{name}: its place in {path} is there {text.count(old)} times")
+    os.makedirs(os.path.join(ROOT, OUT), exist_ok=True)
+    source, obj, program = f"{OUT}/{name}.c", f"{OUT}/{name}.o", f"{OUT}/{name}"
+    with open(os.path.join(ROOT, source), "w") as f:
+        f.write(text if old is None else text.replace(old, new))
+    normal = f"build/normal/{path[:-2]}.o"
+    compile_ = command_of((normal, path)).replace(f"-o {normal} {path}", f"-MF /dev/null -o {obj} {source}")
+    link = command_of(("build/normal/tests/sim/sim", normal))
+    link = link.replace("-o build/normal/tests/sim/sim", f"-o {program}").replace(f" {normal}", f" {obj}")
+    subprocess.run(compile_ + (f" {new}" if old is None else " -Wno-error"), cwd=ROOT, check=True, shell=True)
+    subprocess.run(link, cwd=ROOT, check=True, shell=True)
+    return program
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--runs", type=int, default=300)
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("names", nargs="*", metavar="NAME")
+    a = p.parse_args()
+    missed = 0
+    make("build/normal/tests/sim/sim")
+    for name in a.names or BUGS:
+        program = build(name)
+        said = subprocess.run([program, "--until-failure", "--runs", str(a.runs), "--seed", str(a.seed)], cwd=ROOT,
+                              capture_output=True, text=True).stdout.splitlines()
+        found = said[-1].startswith("not ok")
+        missed += not found
+        why = next((re.sub(r".*VIOLATED at", "after", l) for l in said if "VIOLATED" in l), said[0])
+        print(f"{'ok' if found else 'not ok'} {name}: {said[-1].split()[2 if found else 1]} histories: {why if found else 'not found'}",
+              flush=True)
+    return missed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

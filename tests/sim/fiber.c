@@ -1,0 +1,314 @@
+#define _GNU_SOURCE
+#include "tests/sim/fiber.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "tests/sim/proc.h"
+#include "tests/sim/real.h"
+
+#define STACK_BYTES (1u << 20)
+#define FIBERS_MAX  128
+#define SLICE_NS    2000 /* of the processor, at most */
+
+struct event {
+	uint64_t when, order;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+struct fiber *fiber_now;
+static struct fiber *fibers;
+static void *world_sp;
+static uint64_t now = 1000 * SEC, orders;
+static struct event *events;
+static unsigned nevents, cap_events;
+
+/* --- chance and trace ------------------------------------------------------------------------- */
+
+static uint64_t chance, hash;
+static bool shown;
+
+void rnd_seed(uint64_t seed)
+{
+	chance = (seed + 1) * 0x9e3779b97f4a7c15ull;
+	hash = 0xcbf29ce484222325ull;
+}
+
+/* splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators". */
+uint64_t rnd(void)
+{
+	uint64_t z = chance += 0x9e3779b97f4a7c15ull;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+	return z ^ z >> 31;
+}
+
+uint64_t rnd_below(uint64_t n)
+{
+	return n ? rnd() % n : 0;
+}
+
+uint64_t rnd_in(uint64_t from, uint64_t to)
+{
+	return from + rnd_below(to - from + 1);
+}
+
+bool rnd_one_in(uint64_t n)
+{
+	return n && rnd_below(n) == 0;
+}
+
+void trace_mix(uint64_t x)
+{
+	hash = (hash ^ x) * 0x100000001b3ull;
+	hash ^= hash >> 29;
+}
+
+void trace_show(bool on)
+{
+	shown = on;
+}
+
+uint64_t trace_hash(void)
+{
+	return hash;
+}
+
+void trace(const char *fmt, ...)
+{
+	char line[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	for (const char *p = line; *p; p++)
+		trace_mix((uint8_t)*p);
+	trace_mix(now);
+	if (shown)
+		printf("%9.3f ms %s\n", (double)(now - 1000 * SEC) / MS, line);
+}
+
+/* --- switching -------------------------------------------------------------------------------- */
+
+void fiber_switch(void **save, void *load);
+void fiber_main(void);
+
+/* The registers that a callee must keep: System V ABI, AMD64, 3.2.1. */
+__asm__(".text\n"
+	".globl fiber_switch\n"
+	"fiber_switch:\n"
+	"	push %rbp\n	push %rbx\n	push %r12\n	push %r13\n	push %r14\n	"
+	"push %r15\n"
+	"	mov %rsp, (%rdi)\n"
+	"	mov %rsi, %rsp\n"
+	"	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbx\n	"
+	"pop %rbp\n"
+	"	ret\n");
+
+static void to_world(void)
+{
+	fiber_switch(&fiber_now->sp, world_sp);
+}
+
+void fiber_main(void)
+{
+	struct fiber *f = fiber_now;
+
+	f->result = f->fn(f->arg);
+	f->dead = true;
+	to_world();
+	__builtin_unreachable();
+}
+
+struct fiber *fiber_start(struct proc *p, void *(*fn)(void *arg), void *arg)
+{
+	struct fiber *f = calloc(1, sizeof(*f)), **at = &fibers;
+	void **top;
+
+	f->stack = REAL(mmap)(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	f->proc = p;
+	f->fn = fn;
+	f->arg = arg;
+	f->until = NEVER;
+	top = (void **)(f->stack + STACK_BYTES - 64);
+	*--top = NULL; /* fiber_main's return address: never used */
+	*--top = (void *)fiber_main;
+	f->sp = top - 6;
+	while (*at)
+		at = &(*at)->next;
+	*at = f;
+	return f;
+}
+
+void fiber_yield(void)
+{
+	if (fiber_now)
+		to_world();
+}
+
+void fiber_maybe(unsigned n)
+{
+	if (rnd_one_in(n))
+		fiber_yield();
+}
+
+bool fiber_wait(fiber_ready *ready, void *arg, uint64_t until)
+{
+	struct fiber *f = fiber_now;
+
+	if (ready && ready(arg))
+		return true;
+	if (until != NEVER)
+		world_at(until, NULL, NULL);
+	f->ready = ready;
+	f->ready_arg = arg;
+	f->until = until;
+	to_world();
+	return ready && ready(arg);
+}
+
+static bool never(void *arg)
+{
+	return false;
+}
+
+void fiber_sleep(uint64_t ns)
+{
+	if (fiber_now)
+		fiber_wait(never, NULL, now + ns);
+}
+
+void fiber_kill(const struct proc *p)
+{
+	bool self = fiber_now && fiber_now->proc == p;
+
+	for (struct fiber *f = fibers; f; f = f->next)
+		if (f->proc == p)
+			f->dead = true;
+	if (self)
+		to_world();
+}
+
+/* A dead one's struct stays: somebody may join it. */
+static void bury(void)
+{
+	for (struct fiber **at = &fibers; *at;) {
+		struct fiber *f = *at;
+
+		if (!f->dead) {
+			at = &f->next;
+			continue;
+		}
+		*at = f->next;
+		REAL(munmap)(f->stack, STACK_BYTES);
+	}
+}
+
+/* --- the world's time ------------------------------------------------------------------------- */
+
+uint64_t world_now(void)
+{
+	return now;
+}
+
+void world_spend(uint64_t ns)
+{
+	now += ns;
+}
+
+static bool before(const struct event *a, const struct event *b)
+{
+	return a->when < b->when || (a->when == b->when && a->order < b->order);
+}
+
+void world_at(uint64_t when, void (*fn)(void *arg), void *arg)
+{
+	struct event e = {when, orders++, fn, arg};
+	unsigned i = nevents++;
+
+	if (nevents > cap_events) {
+		cap_events = cap_events ? 2 * cap_events : 256;
+		events = realloc(events, cap_events * sizeof(*events));
+	}
+	for (; i && before(&e, &events[(i - 1) / 2]); i = (i - 1) / 2)
+		events[i] = events[(i - 1) / 2];
+	events[i] = e;
+}
+
+static struct event take_event(void)
+{
+	struct event first = events[0], last = events[--nevents];
+	unsigned i = 0, c;
+
+	while ((c = 2 * i + 1) < nevents) {
+		if (c + 1 < nevents && before(&events[c + 1], &events[c]))
+			c++;
+		if (!before(&events[c], &last))
+			break;
+		events[i] = events[c];
+		i = c;
+	}
+	events[i] = last;
+	return first;
+}
+
+static bool can_run(const struct fiber *f)
+{
+	if (f->dead || proc_stands(f->proc))
+		return false;
+	return !f->ready || f->until <= now || f->ready(f->ready_arg);
+}
+
+static struct fiber *choose(void)
+{
+	struct fiber *able[FIBERS_MAX];
+	unsigned n = 0;
+
+	for (struct fiber *f = fibers; f && n < FIBERS_MAX; f = f->next)
+		if (can_run(f))
+			able[n++] = f;
+	return n ? able[n > 1 ? rnd_below(n) : 0] : NULL;
+}
+
+static void run(struct fiber *f)
+{
+	now += 100 + rnd_below(SLICE_NS);
+	f->ready = NULL;
+	f->until = NEVER;
+	fiber_now = f;
+	errno = f->saved_errno;
+	fiber_switch(&world_sp, f->sp);
+	f->saved_errno = errno;
+	fiber_now = NULL;
+	trace_mix(now);
+}
+
+void world_run(uint64_t until, bool (*stop)(void *arg), void *arg)
+{
+	while (now < until && !(stop && stop(arg))) {
+		struct fiber *f;
+
+		while (nevents && events[0].when <= now) {
+			struct event e = take_event();
+
+			if (e.fn)
+				e.fn(e.arg);
+		}
+		bury();
+		f = choose();
+		if (f)
+			run(f);
+		else if (nevents)
+			now = events[0].when > now ? events[0].when : now;
+		else
+			now = until;
+	}
+}

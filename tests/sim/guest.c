@@ -1,0 +1,368 @@
+/*
+ * A guest in C: all that it knows is in its registers and memory, so that it is only as right as
+ * these are. It writes pages and looks whether they are as it wrote them, writes blocks of its disk
+ * through virtio-blk, and says of each that it is there.
+ */
+#include "tests/sim/guest.h"
+
+#include <linux/virtio_blk.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_mmio.h>
+#include <linux/virtio_ring.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "devices/debugexit.h"
+#include "devices/i8042.h"
+#include "devices/serial.h"
+#include "tests/sim/trouble.h"
+#include "tests/sim/truth.h"
+#include "vmm/machine/machine.h"
+
+#define DISK_GPA  (MACHINE_MMIO_BASE + 3 * MACHINE_MMIO_STEP) /* behind console, rng, balloon */
+#define STATE_GPA GUEST_GPA
+#define DESC_GPA  0x201000ull
+#define AVAIL_GPA 0x202000ull
+#define USED_GPA  0x203000ull
+#define HEAD_GPA  0x204000ull /* struct virtio_blk_outhdr, then the status */
+#define DATA_GPA  0x210000ull
+#define WORK_GPA  0x240000ull
+#define PAGES	  80u
+#define QUEUE	  8u
+#define RUNNING	  0x7777777ull /* rip, once it has looked around */
+#define MAGIC	  0x6c6c657720736920ull
+#define LSR	  (SERIAL_BASE + 5)
+#define LSR_ROOM  0x20
+
+enum mode { STARTS, DRIVES, READS_ALL, LIVES };
+
+struct state {
+	uint64_t magic, steps, node, boot, clock;
+	uint32_t mode, init;
+	uint16_t avail, used;
+	uint32_t busy, kind; /* of the request under way */
+	uint64_t block, value;
+	uint32_t flushing, to_say, asked_room;
+	uint64_t page[PAGES];
+	uint64_t disk[BLOCKS];
+	uint8_t unsure[BLOCKS];
+};
+
+/* The registers of the disk, in the order of virtio 1.2, 3.1.1 and 4.2.3.1.1. */
+static const struct {
+	uint32_t reg, value;
+} drive[] = {
+	{VIRTIO_MMIO_STATUS, 0},
+	{VIRTIO_MMIO_STATUS, 1},
+	{VIRTIO_MMIO_STATUS, 3},
+	{VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0},
+	{VIRTIO_MMIO_DRIVER_FEATURES, 1u << VIRTIO_BLK_F_FLUSH},
+	{VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1},
+	{VIRTIO_MMIO_DRIVER_FEATURES, 1u << (VIRTIO_F_VERSION_1 - 32)},
+	{VIRTIO_MMIO_STATUS, 0xb},
+	{VIRTIO_MMIO_QUEUE_SEL, 0},
+	{VIRTIO_MMIO_QUEUE_NUM, QUEUE},
+	{VIRTIO_MMIO_QUEUE_DESC_LOW, DESC_GPA},
+	{VIRTIO_MMIO_QUEUE_DESC_HIGH, 0},
+	{VIRTIO_MMIO_QUEUE_AVAIL_LOW, AVAIL_GPA},
+	{VIRTIO_MMIO_QUEUE_AVAIL_HIGH, 0},
+	{VIRTIO_MMIO_QUEUE_USED_LOW, USED_GPA},
+	{VIRTIO_MMIO_QUEUE_USED_HIGH, 0},
+	{VIRTIO_MMIO_QUEUE_READY, 1},
+	{VIRTIO_MMIO_STATUS, 0xf},
+};
+
+#define DRIVE_STEPS (sizeof(drive) / sizeof(drive[0]))
+
+_Static_assert(WORK_GPA + PAGES * 4096ull <= GUEST_GPA + GUEST_BYTES, "all of it is compared");
+
+uint32_t guest_node(const void *memory)
+{
+	const struct state *s = memory;
+
+	return (uint32_t)s->node;
+}
+
+static struct state *state_of(struct sim_vcpu *v)
+{
+	return guest_write(v->vm, STATE_GPA, sizeof(struct state));
+}
+
+/* --- exits ------------------------------------------------------------------------------------ */
+
+static enum guest_exit write_register(struct sim_vcpu *v, uint32_t reg, uint32_t value)
+{
+	v->run->exit_reason = KVM_EXIT_MMIO;
+	v->run->mmio.phys_addr = DISK_GPA + reg;
+	v->run->mmio.len = 4;
+	v->run->mmio.is_write = 1;
+	memcpy(v->run->mmio.data, &value, sizeof(value));
+	return GUEST_EXITS;
+}
+
+static enum guest_exit port(struct sim_vcpu *v, uint16_t number, bool out, uint32_t n)
+{
+	v->run->exit_reason = KVM_EXIT_IO;
+	v->run->io.direction = out ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
+	v->run->io.size = 1;
+	v->run->io.port = number;
+	v->run->io.count = n;
+	v->run->io.data_offset = 8192;
+	return GUEST_EXITS;
+}
+
+/* --- the disk --------------------------------------------------------------------------------- */
+
+static void submit(struct sim_vcpu *v, struct state *s, uint32_t kind, uint32_t len)
+{
+	struct virtio_blk_outhdr *h = guest_write(v->vm, HEAD_GPA, sizeof(*h) + 1);
+	struct vring_desc *d = guest_write(v->vm, DESC_GPA, 3 * sizeof(*d));
+	uint16_t *avail = guest_write(v->vm, AVAIL_GPA, 64);
+	unsigned n = 0;
+
+	*h = (struct virtio_blk_outhdr){
+		.type = kind,
+		.sector = kind == VIRTIO_BLK_T_FLUSH ? 0 : s->block * BLOCK_BYTES / 512};
+	((uint8_t *)h)[sizeof(*h)] = 0xff;
+	d[n++] = (struct vring_desc){HEAD_GPA, sizeof(*h), VRING_DESC_F_NEXT, 1};
+	if (len)
+		d[n++] = (struct vring_desc){
+			DATA_GPA, len,
+			VRING_DESC_F_NEXT | (kind == VIRTIO_BLK_T_IN ? VRING_DESC_F_WRITE : 0), 2};
+	d[n] = (struct vring_desc){HEAD_GPA + sizeof(*h), 1, VRING_DESC_F_WRITE, 0};
+	avail[2 + s->avail % QUEUE] = 0;
+	avail[1] = ++s->avail;
+	s->busy = 1;
+	s->kind = kind;
+	if (!guest_rings(v->vm, DISK_GPA + VIRTIO_MMIO_QUEUE_NOTIFY, 0))
+		violated("the disk has no doorbell");
+}
+
+static void write_block(struct sim_vcpu *v, struct state *s)
+{
+	uint64_t *data = guest_write(v->vm, DATA_GPA, BLOCK_BYTES);
+
+	s->block = rnd_below(BLOCKS);
+	s->value = truth_value((unsigned)s->block, (uint32_t)s->node);
+	for (unsigned i = 0; i < BLOCK_BYTES / 8; i++)
+		data[i] = s->value;
+	s->unsure[s->block] = 1;
+	submit(v, s, VIRTIO_BLK_T_OUT, BLOCK_BYTES);
+}
+
+static void read_block(struct sim_vcpu *v, struct state *s)
+{
+	s->block = rnd_below(BLOCKS);
+	memset(guest_write(v->vm, DATA_GPA, BLOCK_BYTES), 0xaa, BLOCK_BYTES);
+	submit(v, s, VIRTIO_BLK_T_IN, BLOCK_BYTES);
+}
+
+static void check_block(struct sim_vcpu *v, const struct state *s, const uint64_t *data)
+{
+	for (unsigned i = 0; i < BLOCK_BYTES / 8; i++)
+		if (data[i] != s->disk[s->block] && !s->unsure[s->block])
+			violated(
+				"P3: the guest at %c reads %llu in block %llu, where it wrote %llu",
+				proc_now()->host->name, (unsigned long long)data[i],
+				(unsigned long long)s->block,
+				(unsigned long long)s->disk[s->block]);
+}
+
+/* A write that nobody was told of may be there in part, after a power cut. */
+static void look_at_sectors(struct state *s, const uint64_t *data)
+{
+	for (unsigned i = 0; i < IMAGE_BYTES / 512; i++) {
+		unsigned b = i * 512 / BLOCK_BYTES;
+
+		truth_holds(b, data[i * 64]);
+		s->unsure[b] |= data[i * 64] != s->disk[b];
+	}
+}
+
+static void take_image(struct sim_vcpu *v, struct state *s)
+{
+	const uint64_t *data = guest_read(v->vm, DATA_GPA);
+
+	s->mode = LIVES;
+	if (s->magic == MAGIC) { /* it has booted again, and knows what it wrote */
+		for (s->block = 0; s->block < BLOCKS; s->block++)
+			check_block(v, s, data + s->block * BLOCK_BYTES / 8);
+		return;
+	}
+	s->magic = MAGIC;
+	for (unsigned b = 0; b < BLOCKS; b++)
+		s->disk[b] = data[b * BLOCK_BYTES / 8];
+	look_at_sectors(s, data);
+	s->node = truth_booted(s->disk, s->unsure);
+	trace("%c: a guest starts from its image, node %llu", proc_now()->host->name,
+	      (unsigned long long)s->node);
+}
+
+static void completed(struct sim_vcpu *v, struct state *s)
+{
+	const uint8_t *status = guest_read(v->vm, HEAD_GPA + sizeof(struct virtio_blk_outhdr));
+	bool good = *status == VIRTIO_BLK_S_OK;
+
+	s->busy = 0;
+	if (s->mode == READS_ALL) {
+		if (good)
+			take_image(v, s);
+		else
+			submit(v, s, VIRTIO_BLK_T_IN, IMAGE_BYTES);
+	} else if (s->kind == VIRTIO_BLK_T_OUT) {
+		if (good)
+			submit(v, s, VIRTIO_BLK_T_FLUSH, 0);
+	} else if (s->kind == VIRTIO_BLK_T_FLUSH) {
+		if (!good)
+			return;
+		s->node = truth_acked((uint32_t)s->node, (unsigned)s->block, s->value);
+		s->disk[s->block] = s->value;
+		s->unsure[s->block] = 0;
+		s->to_say = 1;
+	} else if (good) {
+		check_block(v, s, guest_read(v->vm, DATA_GPA));
+	}
+}
+
+static bool poll_disk(struct sim_vcpu *v, struct state *s)
+{
+	const uint16_t *used = guest_read(v->vm, USED_GPA);
+
+	if (!s->busy || used[1] == s->used)
+		return false;
+	s->used = used[1];
+	completed(v, s);
+	return true;
+}
+
+/* --- memory ----------------------------------------------------------------------------------- */
+
+static void write_page(struct sim_vcpu *v, struct state *s)
+{
+	unsigned p = (unsigned)rnd_below(PAGES);
+	uint64_t *w = guest_write(v->vm, WORK_GPA + p * 4096ull, 4096);
+
+	s->page[p] = rnd() | 1;
+	w[0] = w[511] = s->page[p];
+	w[1 + s->page[p] % 510] = s->page[p];
+}
+
+static void check_page(struct sim_vcpu *v, const struct state *s)
+{
+	unsigned p = (unsigned)rnd_below(PAGES);
+	const uint64_t *w = guest_read(v->vm, WORK_GPA + p * 4096ull);
+
+	if (w[0] != s->page[p] || w[511] != s->page[p] ||
+	    (s->page[p] && w[1 + s->page[p] % 510] != s->page[p]))
+		violated("memory: page %u of the guest at %c is not as the guest wrote it", p,
+			 proc_now()->host->name);
+}
+
+/* --- its life --------------------------------------------------------------------------------- */
+
+static enum guest_exit say(struct sim_vcpu *v, struct state *s)
+{
+	char *line = (char *)v->run + 8192;
+	int n;
+
+	if (!s->asked_room) {
+		s->asked_room = 1;
+		return port(v, LSR, false, 1);
+	}
+	s->asked_room = s->to_say = 0;
+	n = sprintf(line, "=%llx %llx %llx %llx\n", (unsigned long long)s->node,
+		    (unsigned long long)s->boot, (unsigned long long)s->clock,
+		    (unsigned long long)(s->node ^ s->boot ^ s->clock) % 97);
+	return port(v, SERIAL_BASE, true, (uint32_t)n);
+}
+
+void guest_answered(struct sim_vcpu *v)
+{
+	struct state *s = state_of(v);
+
+	if (s->mode == DRIVES && ++s->init == DRIVE_STEPS) {
+		s->mode = READS_ALL;
+		s->block = 0;
+		submit(v, s, VIRTIO_BLK_T_IN, IMAGE_BYTES);
+	} else if (s->asked_room && v->run->io.port == LSR) {
+		s->asked_room = ((uint8_t *)v->run)[8192] & LSR_ROOM;
+	}
+}
+
+/* A reset leaves memory as it is, and takes all else. */
+static void start(struct sim_vcpu *v, struct state *s)
+{
+	if (s->magic != MAGIC)
+		memset(s, 0, sizeof(*s));
+	memset(guest_write(v->vm, DESC_GPA, 4 * 4096), 0, 4 * 4096);
+	if (s->magic != MAGIC)
+		memset(guest_write(v->vm, WORK_GPA, PAGES * 4096), 0, PAGES * 4096);
+	s->mode = DRIVES;
+	s->init = s->busy = s->asked_room = 0;
+	s->avail = s->used = 0;
+	s->clock = 0;
+	s->boot = rnd();
+	v->regs.rip = RUNNING;
+	v->regs.r15 = s->steps;
+}
+
+static void tell_time(struct sim_vcpu *v, struct state *s)
+{
+	uint64_t now = guest_clock(v->vm);
+
+	if (now < s->clock)
+		violated("the clock of the guest at %c went back by %llu ns",
+			 proc_now()->host->name, (unsigned long long)(s->clock - now));
+	s->clock = now;
+}
+
+static enum guest_exit end(struct sim_vcpu *v, uint16_t number, uint8_t value)
+{
+	((uint8_t *)v->run)[8192] = value;
+	return port(v, number, true, 1);
+}
+
+static enum guest_exit live(struct sim_vcpu *v, struct state *s)
+{
+	if (s->to_say)
+		return say(v, s);
+	if (guest_resets())
+		return end(v, I8042_CMD, 0xfe);
+	if (guest_exits())
+		return end(v, DEBUGEXIT_PORT, 0);
+	switch (rnd_below(s->busy ? 3 : 6)) {
+	case 0:
+	case 1:
+		write_page(v, s);
+		break;
+	case 2:
+		check_page(v, s);
+		break;
+	case 3:
+		read_block(v, s);
+		break;
+	default:
+		write_block(v, s);
+	}
+	return GUEST_RUNS;
+}
+
+enum guest_exit guest_step(struct sim_vcpu *v)
+{
+	struct state *s = state_of(v);
+
+	if (v->regs.rip != RUNNING)
+		start(v, s);
+	if (v->regs.r15 != s->steps)
+		violated("the guest at %c has the registers of step %llu and the memory of %llu",
+			 proc_now()->host->name, (unsigned long long)v->regs.r15,
+			 (unsigned long long)s->steps);
+	v->regs.r15 = ++s->steps;
+	tell_time(v, s);
+	truth_runs(proc_now());
+	if (s->mode == DRIVES)
+		return write_register(v, drive[s->init].reg, drive[s->init].value);
+	if (poll_disk(v, s) || s->mode == READS_ALL)
+		return GUEST_RUNS;
+	return live(v, s);
+}

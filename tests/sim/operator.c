@@ -1,0 +1,209 @@
+#include "tests/sim/operator.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/sim/file.h"
+#include "tests/sim/swarm.h"
+#include "tests/sim/truth.h"
+
+#define LOOK_NS	    (50 * MS)
+#define PATIENCE_NS (1500 * MS) /* before he thinks that nothing comes by itself */
+
+static struct {
+	bool settles;
+	uint64_t none_since; /* no side runs the VM; 0: one does */
+	bool refused[HOSTS]; /* the last start as primary, by the arbiter */
+	uint64_t start_at[HOSTS];
+} op;
+
+/* --- what he sees ----------------------------------------------------------------------------- */
+
+static bool says(const struct host *h, const char *word)
+{
+	return h->proc && !strcmp(proc_word(h->proc), word);
+}
+
+bool operator_runs(const struct host *h)
+{
+	const struct proc *p = h->proc;
+
+	return p && p->run && p->run->role == ROLE_PRIMARY && p->run->has_vm && !p->run->over;
+}
+
+/* It may come to run it. */
+static bool is_idle(const struct host *h)
+{
+	return !h->proc || (!h->proc->as_primary && says(h, "STARTING"));
+}
+
+bool operator_content(void *arg)
+{
+	return says(&hosts[0], "PROTECTED") && says(&hosts[1], "PROTECTED");
+}
+
+static bool image_has_all(const struct host *h)
+{
+	char path[32];
+	const uint8_t *data;
+	size_t size;
+
+	snprintf(path, sizeof(path), "/sim/%c/image", h->name);
+	data = file_data(path, &size);
+	return size == IMAGE_BYTES && truth_is_in(data);
+}
+
+/* --- what he does ----------------------------------------------------------------------------- */
+
+static void start(struct host *h, bool primary, bool claim)
+{
+	char disk[64], peer[32], listen[32];
+	const char *args[ARGS_MAX] = {"--name", "vm", "-k",	   "build/guests/idle.elf",
+				      "--ft",	"mc", "--arbiter", "file:/sim/shared/vm",
+				      "-d",	disk, "--peer",	   peer};
+	unsigned n = 12;
+
+	snprintf(disk, sizeof(disk), "id=d0,path=/sim/%c/image,ft=mirror", h->name);
+	snprintf(peer, sizeof(peer), "tcp:10.0.0.%u:7000", 2 - h->index);
+	snprintf(listen, sizeof(listen), "tcp:10.0.0.%u:7000", 1 + h->index);
+	args[n++] = primary ? "--primary" : "--secondary";
+	args[n++] = primary ? "-m" : "--listen";
+	args[n++] = primary ? "4M" : listen;
+	args[n++] = "--epoch";
+	args[n++] = swarm.epoch;
+	if (claim)
+		args[n++] = "--claim";
+	if (primary && swarm_has(SWARM_VERIFY))
+		args[n++] = "--verify";
+	if (swarm_has(SWARM_TIGHT)) {
+		args[n++] = "--staging";
+		args[n++] = "1M";
+		args[n++] = "--output-limit";
+		args[n++] = "128K";
+	}
+	trace("%c: ftvmm run %s%s", h->name, primary ? "--primary" : "--secondary",
+	      claim ? " --claim" : "");
+	proc_start(h, args);
+}
+
+/* Nobody runs it, nobody is about to. */
+static void start_somewhere(void)
+{
+	struct host *right = image_has_all(&hosts[0]) ? &hosts[0] : &hosts[1];
+	struct host *h = rnd_one_in(2) && image_has_all(&hosts[1]) ? &hosts[1] : right;
+
+	if (!image_has_all(right))
+		violated("P3: no side runs, and no image has all that was said to be on it");
+	if (!op.settles && swarm_has(SWARM_WRONG_SIDE) && rnd_one_in(2))
+		h = &hosts[rnd_below(HOSTS)];
+	if (!h->up)
+		return;
+	if (h->proc) {
+		trace("%c: told to end, it is to be the primary", h->name);
+		h->proc->terms++;
+		return;
+	}
+	start(h, true, op.refused[h->index] && image_has_all(h));
+	op.refused[h->index] = false;
+}
+
+static void look_at(struct host *h)
+{
+	struct host *other = &hosts[!h->index];
+
+	if (h->proc || !h->up || world_now() < op.start_at[h->index])
+		return;
+	if (operator_runs(other))
+		start(h, false, false);
+}
+
+void operator_hears_end(const struct proc *p)
+{
+	unsigned i = p->host->index;
+
+	op.refused[i] = p->ended && p->as_primary && p->code == 5;
+	op.start_at[i] = world_now() + rnd_below(op.settles ? 100 * MS : 800 * MS);
+}
+
+static void look(void *arg)
+{
+	bool none = is_idle(&hosts[0]) && is_idle(&hosts[1]);
+
+	if (!none)
+		op.none_since = 0;
+	else if (!op.none_since)
+		op.none_since = world_now();
+	else if (world_now() - op.none_since > rnd_below(PATIENCE_NS))
+		start_somewhere();
+	look_at(&hosts[0]);
+	look_at(&hosts[1]);
+	world_at(world_now() + LOOK_NS, look, NULL);
+}
+
+/* --- his whims -------------------------------------------------------------------------------- */
+
+static void command(const char *json)
+{
+	struct proc *p = hosts[rnd_below(HOSTS)].proc;
+
+	if (p && p->run && !p->wanted[0] && !p->frozen) {
+		trace("%c: asked: %s", p->host->name, json);
+		proc_command(p, json);
+	}
+}
+
+static void whim(void *arg)
+{
+	struct proc *p = hosts[rnd_below(HOSTS)].proc;
+
+	if (op.settles)
+		return;
+	switch ((enum swarm_fault)(uintptr_t)arg) {
+	case SWARM_STOP:
+		command("{\"cmd\":\"stop\",\"timeout_ns\":0}");
+		break;
+	case SWARM_FAILOVER:
+		command("{\"cmd\":\"failover\"}");
+		break;
+	case SWARM_PAUSE:
+		command(rnd_one_in(2) ? "{\"cmd\":\"pause\"}" : "{\"cmd\":\"resume\"}");
+		break;
+	default:
+		if (p && p->run) {
+			trace("%c: SIGTERM", p->host->name);
+			p->terms++;
+		}
+	}
+	world_at(world_now() + rnd_in(MS, 2 * swarm.mean_ns), whim, arg);
+}
+
+void operator_begin(void)
+{
+	static const enum swarm_fault whims[] = {SWARM_STOP, SWARM_FAILOVER, SWARM_PAUSE,
+						 SWARM_TERM};
+
+	start(&hosts[0], true, false);
+	start(&hosts[1], false, false);
+	world_at(world_now() + LOOK_NS, look, NULL);
+	for (unsigned i = 0; i < sizeof(whims) / sizeof(whims[0]); i++)
+		if (swarm_has(whims[i]))
+			world_at(world_now() + rnd_in(100 * MS, 2 * swarm.mean_ns), whim,
+				 (void *)(uintptr_t)whims[i]);
+}
+
+static void resume(void *arg)
+{
+	for (unsigned i = 0; i < HOSTS; i++) {
+		struct proc *p = hosts[i].proc;
+
+		if (p && p->run && p->run->ft.stands & FT_STAND_USER && !p->wanted[0])
+			proc_command(p, "{\"cmd\":\"resume\"}");
+	}
+	world_at(world_now() + 100 * MS, resume, NULL);
+}
+
+void operator_settle(void)
+{
+	op.settles = true;
+	resume(NULL);
+}

@@ -1,0 +1,22 @@
+/*
+ * Who starts the sides, stops them, hands the VM over. He starts without force what he likes, the
+ * wrong side, too; with --claim only a side whose image really has everything, while no other runs.
+ */
+#ifndef TESTS_SIM_OPERATOR_H
+#define TESTS_SIM_OPERATOR_H
+
+#include <stdbool.h>
+
+#include "tests/sim/proc.h"
+
+void operator_begin(void);
+/* That process is no more, by itself or not. */
+void operator_hears_end(const struct proc *p);
+/* From here on he only wants it protected again. */
+void operator_settle(void);
+/* Both sides say PROTECTED. */
+bool operator_content(void *arg);
+/* Drive: the VM runs there, as far as the process says. */
+bool operator_runs(const struct host *h);
+
+#endif

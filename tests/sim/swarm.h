@@ -1,0 +1,61 @@
+/*
+ * What may happen in this history: each seed switches a part of it on, so that rare things come
+ * together and common ones do not always hide them (Groce and others, "Swarm testing", 2012).
+ */
+#ifndef TESTS_SIM_SWARM_H
+#define TESTS_SIM_SWARM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SWARM_FAULTS(X)                                                                            \
+	X(KILL, "kill")                                                                            \
+	X(STEP, "die-at-step")                                                                     \
+	X(POWER, "power-cut")                                                                      \
+	X(FREEZE, "freeze")                                                                        \
+	X(FREEZE_STEP, "freeze-at-step")                                                           \
+	X(RESET, "guest-reset")                                                                    \
+	X(EXIT, "guest-exit")                                                                      \
+	X(CUT, "cut")                                                                              \
+	X(HOLE, "one-way-hole")                                                                    \
+	X(SLOW_NET, "slow-net")                                                                    \
+	X(SPLIT, "split-writes")                                                                   \
+	X(SLOW_DISK, "slow-disk")                                                                  \
+	X(BAD_DISK, "bad-disk")                                                                    \
+	X(SLOW_ARBITER, "slow-arbiter")                                                            \
+	X(SILENT_ARBITER, "silent-arbiter")                                                        \
+	X(LYING_ARBITER, "lying-arbiter")                                                          \
+	X(CLOCKS, "clocks")                                                                        \
+	X(STOP, "stop")                                                                            \
+	X(TERM, "sigterm")                                                                         \
+	X(FAILOVER, "failover")                                                                    \
+	X(PAUSE, "pause")                                                                          \
+	X(WRONG_SIDE, "wrong-side")                                                                \
+	X(TIGHT, "tight-limits")                                                                   \
+	X(VERIFY, "verify")
+
+enum swarm_fault {
+#define X(name, text) SWARM_##name,
+	SWARM_FAULTS(X)
+#undef X
+		SWARM_MAX
+};
+
+struct swarm {
+	uint32_t on; /* bits */
+	uint64_t lasts_ns;
+	uint64_t mean_ns; /* between two of a kind */
+	char epoch[16];
+};
+
+extern struct swarm swarm;
+
+void swarm_draw(void);
+bool swarm_has(enum swarm_fault f);
+/* Their names, for the trace. */
+void swarm_list(char *text, size_t cap);
+/* Parse a list of names: only these; false: no such name. */
+bool swarm_only(const char *names);
+
+#endif

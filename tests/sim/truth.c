@@ -1,0 +1,246 @@
+#include "tests/sim/truth.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/file.h"
+#include "tests/sim/guest.h"
+#include "tests/sim/world.h"
+#include "vmm/base/hash.h"
+
+#define NODES  (1u << 20)
+#define VALUES (1u << 20)
+
+struct node {
+	uint32_t parent, depth, block;
+	uint64_t value;
+};
+
+struct value {
+	uint32_t block, node; /* that it was asked for at */
+};
+
+static struct node nodes[NODES];
+static struct value values_asked[VALUES];
+static uint32_t nnodes = 1, nvalues = 1; /* node 0: the new image */
+static uint32_t said;			 /* last */
+static uint64_t said_boot, said_clock, lines;
+
+/* Epochs as they were sealed. */
+#define SEALED 64u
+static struct sealed {
+	uint64_t epoch, memory, registers;
+	uint32_t node;
+} sealed[SEALED];
+static uint32_t acked; /* the node of the last epoch that a secondary acknowledged */
+
+void violated(const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	printf("VIOLATED at %.3f ms: %s\n", (double)(world_now() - 1000 * SEC) / MS, text);
+	fflush(stdout);
+	_Exit(3);
+}
+
+static bool is_ancestor(uint32_t old, uint32_t young)
+{
+	while (nodes[young].depth > nodes[old].depth)
+		young = nodes[young].parent;
+	return young == old;
+}
+
+uint64_t truth_value(unsigned block, uint32_t node)
+{
+	if (nvalues == VALUES)
+		violated("the simulation is out of values");
+	values_asked[nvalues] = (struct value){block, node};
+	return nvalues++;
+}
+
+uint32_t truth_acked(uint32_t node, unsigned block, uint64_t value)
+{
+	if (nnodes == NODES)
+		violated("the simulation is out of nodes");
+	nodes[nnodes] = (struct node){node, nodes[node].depth + 1, block, value};
+	return nnodes++;
+}
+
+/* The last write of a block that node knows of; 0: none. */
+static uint32_t newest(uint32_t node, unsigned block)
+{
+	while (node && nodes[node].block != block)
+		node = nodes[node].parent;
+	return node;
+}
+
+static bool may_hold(unsigned block, uint64_t value)
+{
+	uint32_t old = newest(said, block), at;
+
+	if (value == (old ? nodes[old].value : 0))
+		return true;
+	if (!value || value >= nvalues || values_asked[value].block != block)
+		return false;
+	at = values_asked[value].node;
+	return is_ancestor(old, at) && (is_ancestor(at, said) || is_ancestor(said, at));
+}
+
+void truth_holds(unsigned block, uint64_t value)
+{
+	uint32_t old = newest(said, block);
+
+	if (!may_hold(block, value))
+		violated("P8: a guest starts from an image whose block %u has write %llu; "
+			 "%llu was said to be on it",
+			 block, (unsigned long long)value,
+			 (unsigned long long)(old ? nodes[old].value : 0));
+}
+
+bool truth_is_in(const uint8_t *image)
+{
+	for (unsigned i = 0; i < IMAGE_BYTES / 512; i++) {
+		uint64_t value;
+
+		memcpy(&value, image + i * 512, sizeof(value));
+		if (!may_hold(i * 512 / BLOCK_BYTES, value))
+			return false;
+	}
+	return true;
+}
+
+uint32_t truth_booted(const uint64_t values[BLOCKS], const uint8_t torn[BLOCKS])
+{
+	uint32_t node = said;
+
+	for (unsigned b = 0; b < BLOCKS; b++) {
+		uint32_t old = newest(said, b);
+
+		if (!torn[b] && values[b] != (old ? nodes[old].value : 0))
+			node = truth_acked(node, b, values[b]);
+	}
+	return node;
+}
+
+/* In step, or lost from there without an answer of the arbiter. */
+static bool needs_acks(const struct proc *p)
+{
+	enum primary_state s = p->run->primary.fsm.state;
+
+	return p->run->role == ROLE_PRIMARY &&
+	       ((s >= PRI_STEADY && s <= PRI_STOP) || (s >= PRI_HAND_DUE && s <= PRI_CLAIM_STOP));
+}
+
+void truth_said(struct proc *p, uint32_t node, uint64_t boot, uint64_t clock)
+{
+	trace_mix(node);
+	if (world_verbose())
+		trace("%c says node %u", p->host->name, node);
+	if (!node || node >= nnodes)
+		violated("%c says a node that is none: %u", p->host->name, node);
+	if (!is_ancestor(said, node))
+		violated("P1: %c says node %u, and does not have %u, which was said before",
+			 p->host->name, node, said);
+	if (needs_acks(p) && !is_ancestor(node, acked))
+		violated("P1: %c in %s says node %u; %u was acknowledged", p->host->name,
+			 primary_desc.states[p->run->primary.fsm.state], node, acked);
+	if (boot == said_boot && clock < said_clock)
+		violated("%c: the guest's clock went back by %llu ns", p->host->name,
+			 (unsigned long long)(said_clock - clock));
+	said = node;
+	said_boot = boot;
+	said_clock = clock;
+	lines++;
+}
+
+/* --- epochs ----------------------------------------------------------------------------------- */
+
+static struct sealed look(const struct vm *vm, uint64_t epoch)
+{
+	const uint8_t *memory = vm->mem.base + GUEST_GPA;
+	const struct kvm_regs *regs = &vm->vcpus[0].state.regs;
+
+	return (struct sealed){.epoch = epoch,
+			       .memory = XXH3_64bits(memory, GUEST_BYTES),
+			       .registers = XXH3_64bits(regs, sizeof(*regs)),
+			       .node = guest_node(memory)};
+}
+
+static void check_commit(const struct proc *p, uint64_t epoch)
+{
+	const struct sealed *was = &sealed[epoch % SEALED], is = look(&p->run->vm, epoch);
+
+	if (was->epoch != epoch)
+		violated("%c commits epoch %llu, which nobody sealed", p->host->name,
+			 (unsigned long long)epoch);
+	if (was->memory != is.memory || was->registers != is.registers)
+		violated("%c commits epoch %llu with other %s than were sealed", p->host->name,
+			 (unsigned long long)epoch,
+			 was->memory != is.memory ? "memory" : "registers");
+}
+
+/* A stop is over: either side may be started, even after a power cut. */
+static void check_images(void)
+{
+	for (unsigned i = 0; i < HOSTS; i++) {
+		char path[32];
+		const uint8_t *data;
+		size_t size;
+
+		snprintf(path, sizeof(path), "/sim/%c/image", hosts[i].name);
+		data = file_synced(path, &size);
+		if (size != IMAGE_BYTES || !truth_is_in(data))
+			violated("P8: a stop is over, and the image of %c lacks what was said to "
+				 "be on it",
+				 hosts[i].name);
+	}
+}
+
+void truth_step(struct proc *p, enum step s)
+{
+	uint64_t epoch;
+
+	switch (s) {
+	case STEP_SEAL_CAPTURED:
+		epoch = p->run->primary.engine.in_flight;
+		sealed[epoch % SEALED] = look(&p->run->vm, epoch);
+		break;
+	case STEP_ACK_BEFORE:
+		epoch = p->run->secondary.stage.epoch;
+		acked = sealed[epoch % SEALED].node;
+		break;
+	case STEP_DONE_HEARD:
+		check_images();
+		break;
+	case STEP_COMMIT_END:
+		check_commit(p, p->run->secondary.stage.committed);
+		break;
+	default:
+		break;
+	}
+}
+
+/* --- who runs --------------------------------------------------------------------------------- */
+
+static bool passes(const struct proc *p)
+{
+	return p && p->run && p->run->has_vm && p->run->vm.loop && p->run->vm.running &&
+	       !p->run->vm.obuf.holding && !p->run->vm.obuf.closed;
+}
+
+void truth_runs(struct proc *p)
+{
+	if (passes(p) && passes(hosts[!p->host->index].proc))
+		violated("P2: both sides run the guest, and let its output pass");
+}
+
+uint64_t truth_lines(void)
+{
+	return lines;
+}

@@ -1,0 +1,93 @@
+#include "tests/sim/world.h"
+
+#include <stdio.h>
+
+#include "tests/sim/trouble.h"
+#include "tests/sim/file.h"
+#include "tests/sim/net.h"
+#include "tests/sim/operator.h"
+#include "tests/sim/swarm.h"
+#include "tests/sim/truth.h"
+
+#define SETTLE_NS                                                                                  \
+	(90 * SEC) /* a drain of 30 s, a link that is given up after 30 s, and the rest            \
+		    */
+
+static struct {
+	bool verbose;
+	const char *only;
+} asked;
+
+void world_set_verbose(bool on)
+{
+	asked.verbose = on;
+}
+
+void world_set_faults(const char *names)
+{
+	asked.only = names;
+}
+
+bool world_verbose(void)
+{
+	return asked.verbose;
+}
+
+void world_step(struct proc *p, enum step s)
+{
+	truth_step(p, s);
+	trouble_step(p, s);
+}
+
+static void make_hosts(void)
+{
+	for (unsigned i = 0; i < HOSTS; i++)
+		hosts[i] = (struct host){
+			.index = i, .name = (char)('A' + i), .ip = 0x0a000001 + i, .up = true};
+	file_make("/sim/A/image", IMAGE_BYTES);
+	file_make("/sim/B/image", IMAGE_BYTES);
+}
+
+static bool spoke_since(void *arg)
+{
+	const uint64_t *lines = arg;
+
+	return truth_lines() > *lines + 20;
+}
+
+static void must_settle(void)
+{
+	uint64_t until = world_now() + SETTLE_NS, lines;
+
+	trouble_heal();
+	operator_settle();
+	world_run(until, operator_content, NULL);
+	if (!operator_content(NULL))
+		violated("liveness: %llu s after the last fault A is %s (%s), B is %s (%s)",
+			 SETTLE_NS / SEC, proc_word(hosts[0].proc), proc_note(hosts[0].proc),
+			 proc_word(hosts[1].proc), proc_note(hosts[1].proc));
+	lines = truth_lines();
+	world_run(world_now() + 10 * SEC, spoke_since, &lines);
+	if (!spoke_since(&lines))
+		violated("liveness: protected, but the guest says nothing for 10 s");
+}
+
+void world_live(uint64_t seed)
+{
+	char list[400];
+	uint64_t began;
+
+	rnd_seed(seed);
+	swarm_draw();
+	if (asked.only && !swarm_only(asked.only))
+		violated("no such fault in '%s'", asked.only);
+	swarm_list(list, sizeof(list));
+	trace("seed %llu: %s; epoch %s", (unsigned long long)seed, list, swarm.epoch);
+	make_hosts();
+	trouble_begin();
+	began = world_now();
+	operator_begin();
+	world_run(began + swarm.lasts_ns, NULL, NULL);
+	must_settle();
+	trace("the end: %llu lines", (unsigned long long)truth_lines());
+}

@@ -1,0 +1,20 @@
+/* Two hosts, an operator, and what goes wrong: drawn from the seed. */
+#ifndef TESTS_SIM_WORLD_H
+#define TESTS_SIM_WORLD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ft/common/steps.h"
+#include "tests/sim/proc.h"
+
+/* One history. Returns when it is over; what must not be ends the process with 3. */
+void world_live(uint64_t seed);
+void world_set_verbose(bool on);
+bool world_verbose(void);
+/* Only these, whatever the seed says; names with commas. */
+void world_set_faults(const char *names);
+/* p is at this step: it may die there. */
+void world_step(struct proc *p, enum step s);
+
+#endif
