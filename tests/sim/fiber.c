@@ -25,6 +25,7 @@ struct fiber *fiber_now;
 static struct fiber *fibers;
 static void *world_sp;
 static uint64_t now = 1000 * SEC, orders;
+static uint32_t ids;
 static struct event *events;
 static unsigned nevents, cap_events;
 
@@ -135,6 +136,7 @@ struct fiber *fiber_start(struct proc *p, void *(*fn)(void *arg), void *arg)
 	f->stack = REAL(mmap)(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	f->proc = p;
+	f->id = ++ids;
 	f->fn = fn;
 	f->arg = arg;
 	f->until = NEVER;

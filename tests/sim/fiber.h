@@ -28,6 +28,7 @@ struct fiber {
 	void *ready_arg;
 	uint64_t until; /* or at this time */
 	int saved_errno;
+	uint32_t id;
 	bool dead, signalled;
 	char name[16];
 	struct fiber *next;

@@ -221,6 +221,8 @@ int __wrap_open(const char *path, int flags, ...)
 	va_end(ap);
 	if (!strcmp(path, "/dev/kvm"))
 		return proc_kvm_open();
+	if (!strcmp(path, "/dev/userfaultfd"))
+		return proc_uffd_open();
 	return is_ours(path) ? open_path(path, flags) : REAL(open)(path, flags, mode);
 }
 

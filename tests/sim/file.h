@@ -27,6 +27,8 @@ extern struct storage storage[HOSTS];
 void file_make(const char *path, size_t size);
 /* tests/sim/kvm.c */
 int proc_kvm_open(void);
+/* tests/sim/uffd.c */
+int proc_uffd_open(void);
 uint8_t *file_data(const char *path, size_t *size);
 /* What is on its medium for sure. */
 const uint8_t *file_synced(const char *path, size_t *size);

@@ -181,7 +181,7 @@ static void look_at_sectors(struct state *s, const uint64_t *data)
 
 static void take_image(struct sim_vcpu *v, struct state *s)
 {
-	const uint64_t *data = guest_read(v->vm, DATA_GPA);
+	const uint64_t *data = guest_read(v->vm, DATA_GPA, IMAGE_BYTES);
 
 	s->mode = LIVES;
 	if (s->magic == MAGIC) { /* it has booted again, and knows what it wrote */
@@ -200,7 +200,7 @@ static void take_image(struct sim_vcpu *v, struct state *s)
 
 static void completed(struct sim_vcpu *v, struct state *s)
 {
-	const uint8_t *status = guest_read(v->vm, HEAD_GPA + sizeof(struct virtio_blk_outhdr));
+	const uint8_t *status = guest_read(v->vm, HEAD_GPA + sizeof(struct virtio_blk_outhdr), 1);
 	bool good = *status == VIRTIO_BLK_S_OK;
 
 	s->busy = 0;
@@ -220,13 +220,13 @@ static void completed(struct sim_vcpu *v, struct state *s)
 		s->unsure[s->block] = 0;
 		s->to_say = 1;
 	} else if (good) {
-		check_block(v, s, guest_read(v->vm, DATA_GPA));
+		check_block(v, s, guest_read(v->vm, DATA_GPA, BLOCK_BYTES));
 	}
 }
 
 static bool poll_disk(struct sim_vcpu *v, struct state *s)
 {
-	const uint16_t *used = guest_read(v->vm, USED_GPA);
+	const uint16_t *used = guest_read(v->vm, USED_GPA, 4);
 
 	if (!s->busy || used[1] == s->used)
 		return false;
@@ -250,7 +250,7 @@ static void write_page(struct sim_vcpu *v, struct state *s)
 static void check_page(struct sim_vcpu *v, const struct state *s)
 {
 	unsigned p = (unsigned)rnd_below(PAGES);
-	const uint64_t *w = guest_read(v->vm, WORK_GPA + p * 4096ull);
+	const uint64_t *w = guest_read(v->vm, WORK_GPA + p * 4096ull, 4096);
 
 	if (w[0] != s->page[p] || w[511] != s->page[p] ||
 	    (s->page[p] && w[1 + s->page[p] % 510] != s->page[p]))

@@ -54,9 +54,13 @@ void guest_answered(struct sim_vcpu *v);
 uint32_t guest_node(const void *memory);
 
 /* For the guest: its memory, where a write leaves a mark; its clock; the device's doorbell. */
-void *guest_read(struct sim_vm *vm, uint64_t gpa);
+const void *guest_read(struct sim_vm *vm, uint64_t gpa, size_t len);
 void *guest_write(struct sim_vm *vm, uint64_t gpa, size_t len);
 uint64_t guest_clock(const struct sim_vm *vm);
 bool guest_rings(struct sim_vm *vm, uint64_t gpa, uint32_t value);
+
+/* tests/sim/uffd.c: a vCPU touches that; its ioctls, false: none of them. */
+void uffd_touch(const void *p, size_t len);
+bool uffd_ioctl(struct fd *f, unsigned long request, void *arg, long *ret);
 
 #endif

@@ -89,11 +89,17 @@ static struct sim_slot *slot_at(struct sim_vm *vm, uint64_t gpa)
 	abort();
 }
 
-void *guest_read(struct sim_vm *vm, uint64_t gpa)
+static void *at(const struct sim_slot *s, uint64_t gpa)
 {
-	struct sim_slot *s = slot_at(vm, gpa);
-
 	return (uint8_t *)(uintptr_t)s->r.userspace_addr + (gpa - s->r.guest_phys_addr);
+}
+
+const void *guest_read(struct sim_vm *vm, uint64_t gpa, size_t len)
+{
+	const void *p = at(slot_at(vm, gpa), gpa);
+
+	uffd_touch(p, len);
+	return p;
 }
 
 void *guest_write(struct sim_vm *vm, uint64_t gpa, size_t len)
@@ -102,9 +108,10 @@ void *guest_write(struct sim_vm *vm, uint64_t gpa, size_t len)
 	uint64_t first = (gpa - s->r.guest_phys_addr) / PAGE;
 	uint64_t last = (gpa + len - 1 - s->r.guest_phys_addr) / PAGE;
 
+	uffd_touch(at(s, gpa), len);
 	for (uint64_t p = first; s->dirty && p <= last; p++)
 		s->dirty[p / 64] |= 1ull << p % 64;
-	return guest_read(vm, gpa);
+	return at(s, gpa);
 }
 
 uint64_t guest_clock(const struct sim_vm *vm)
@@ -219,6 +226,10 @@ static long vm_ioctl(struct sim_vm *vm, unsigned long request, void *arg)
 		return 0;
 	case KVM_CREATE_VCPU:
 		return create_vcpu(vm);
+	case KVM_CREATE_IRQCHIP:
+		for (unsigned i = 0; i < KVM_IOAPIC_NUM_PINS; i++)
+			vm->chip[KVM_IRQCHIP_IOAPIC].chip.ioapic.redirtbl[i].fields.mask = 1;
+		return 0;
 	default: /* chips, addresses, capabilities, interrupts: nothing is to be seen of them */
 		return 0;
 	}
@@ -333,12 +344,15 @@ int __wrap_ioctl(int number, unsigned long request, ...)
 	struct fd *f = fd_find(number);
 	va_list ap;
 	void *arg;
+	long r;
 
 	va_start(ap, request);
 	arg = va_arg(ap, void *);
 	va_end(ap);
 	if (!f)
 		return fail(EBADF);
+	if (uffd_ioctl(f, request, arg, &r))
+		return (int)result(r);
 	if (f->ops == &sys_ops)
 		return (int)result(sys_ioctl(request, arg));
 	if (f->ops == &vm_ops)

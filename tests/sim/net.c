@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,7 @@ struct sock {
 	uint16_t port;
 	struct sock *peer; /* NULL: it is gone */
 	bool closed, silent, peer_reset;
+	uint64_t patience_ns; /* TCP_USER_TIMEOUT, and its probes */
 	/* What comes in. */
 	struct segment *first, **last;
 	uint64_t last_arrives;
@@ -51,6 +53,7 @@ static struct sock *new_sock(unsigned host)
 	struct sock *s = calloc(1, sizeof(*s));
 
 	s->host = host;
+	s->patience_ns = 60 * SEC;
 	s->last = &s->first;
 	s->next = socks;
 	socks = s;
@@ -97,6 +100,16 @@ static void put(struct sock *s, unsigned from, const struct iovec *iov, size_t l
 	s->waiting += len;
 	if (g->arrives != NEVER)
 		world_at(g->arrives, NULL, NULL);
+}
+
+/* When the last segment for s arrives. */
+static uint64_t *end_of(struct sock *s)
+{
+	struct segment *g = s->first;
+
+	while (g->next)
+		g = g->next;
+	return &g->arrives;
 }
 
 static struct segment *arrived(const struct sock *s)
@@ -224,10 +237,13 @@ static void leave(struct sock *s)
 	if (!p)
 		return;
 	s->peer = p->peer = NULL;
-	if (s->silent)
-		return;
-	p->peer_reset = s->waiting > 0;
+	p->peer_reset = s->silent || s->waiting > 0;
 	put(p, s->host, NULL, 0);
+	if (!s->silent)
+		return;
+	p->last_arrives = world_now() + p->patience_ns;
+	*end_of(p) = p->last_arrives;
+	world_at(p->last_arrives, NULL, NULL);
 }
 
 static void free_sock(struct sock *s)
@@ -379,7 +395,11 @@ int __wrap_getsockopt(int number, int level, int option, void *value, socklen_t 
 
 int __wrap_setsockopt(int number, int level, int option, const void *value, socklen_t len)
 {
-	return sock_of(number) ? 0 : fail(ENOTSOCK);
+	struct sock *s = sock_of(number);
+
+	if (s && level == IPPROTO_TCP && option == TCP_USER_TIMEOUT)
+		s->patience_ns = *(const unsigned *)value * MS;
+	return s ? 0 : fail(ENOTSOCK);
 }
 
 int __wrap_shutdown(int number, int how)

@@ -5,6 +5,7 @@
 
 #include "tests/sim/file.h"
 #include "tests/sim/swarm.h"
+#include "tests/sim/trouble.h"
 #include "tests/sim/truth.h"
 
 #define LOOK_NS	    (50 * MS)
@@ -149,6 +150,8 @@ static void command(const char *json)
 	if (p && p->run && !p->wanted[0] && !p->frozen) {
 		trace("%c: asked: %s", p->host->name, json);
 		proc_command(p, json);
+		for (unsigned i = 0; i < 4; i++)
+			trouble_soon();
 	}
 }
 
@@ -174,7 +177,8 @@ static void whim(void *arg)
 			p->terms++;
 		}
 	}
-	world_at(world_now() + rnd_in(MS, 2 * swarm.mean_ns), whim, arg);
+	world_at(world_now() + (rnd_one_in(4) ? rnd_below(10 * MS) : rnd_in(MS, 2 * swarm.mean_ns)),
+		 whim, arg);
 }
 
 void operator_begin(void)

@@ -10,7 +10,9 @@
 #include <sys/eventfd.h>
 
 #include "ft/common/steps.h"
+#include "tests/sim/cover.h"
 #include "tests/sim/fd.h"
+#include "tests/sim/mover.h"
 #include "tests/sim/net.h"
 #include "tests/sim/operator.h"
 #include "tests/sim/real.h"
@@ -36,7 +38,7 @@ uint64_t proc_clock(const struct proc *p)
 {
 	int64_t t = (int64_t)world_now();
 
-	return (uint64_t)(t + p->host->clock_ahead + t / 1000000 * p->host->ppm);
+	return (uint64_t)(t + p->host->clock_ahead + (__int128)t * p->host->ppm / 1000000);
 }
 
 /* By steps of a millisecond or so: who waits looks again. */
@@ -76,11 +78,13 @@ void proc_kill(struct proc *p)
 {
 	if (!p->alive)
 		return;
+	cover_look(p);
 	p->alive = false;
 	p->frozen = false;
 	if (p->host->proc == p)
 		p->host->proc = NULL;
 	operator_hears_end(p);
+	mover_hears_end(p);
 	if (!p->host->up)
 		net_silence(p);
 	fd_close_all(p);
@@ -90,6 +94,7 @@ void proc_kill(struct proc *p)
 void proc_freeze(struct proc *p, bool on)
 {
 	p->frozen = on;
+	p->thawed_at = on ? p->thawed_at : world_now();
 }
 
 const char *proc_word(const struct proc *p)
@@ -140,6 +145,7 @@ void __wrap_ctl_close(struct ctl *c)
 
 	if (!p)
 		return;
+	cover_look(p);
 	loop_poll_del(&p->run->loop, &p->command_op);
 	p->run = NULL;
 }

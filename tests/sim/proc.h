@@ -25,6 +25,8 @@ struct host {
 	struct proc *proc;   /* that runs, or NULL */
 };
 
+struct uffd;
+
 struct proc {
 	struct host *host;
 	unsigned id;
@@ -39,7 +41,11 @@ struct proc {
 	char wanted[256]; /* a request that the loop is to take */
 	char line[64];	  /* of its console, so far */
 	unsigned line_len;
-	int memory[8]; /* real descriptors, closed at its end */
+	struct uffd *uffd;	     /* over its guest's memory, or NULL */
+	uint64_t woke_at, thawed_at; /* its loop last waited until; it was frozen until */
+	uint64_t table_steps[4];     /* cover.c */
+	uint64_t steps;		     /* of the guest, run here */
+	int memory[8];		     /* real descriptors, closed at its end */
 	unsigned nmemory;
 	unsigned terms;	 /* signals that wait */
 	bool as_primary; /* was started so */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/sim/cover.h"
 #include "tests/sim/file.h"
 #include "tests/sim/real.h"
 
@@ -212,6 +213,8 @@ int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *u, struct io_uring_
 			   ns < NEVER - world_now() ? world_now() + ns : NEVER);
 	else
 		fiber_maybe(2);
+	proc_now()->woke_at = world_now();
+	cover_look(proc_now());
 	return reap(ring_of(u)) ? sent : -ETIME;
 }
 

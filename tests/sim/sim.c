@@ -1,6 +1,7 @@
 /*
  * Histories of a simulated world, one for each seed, each in a process of its own.
- * usage: sim [--seed N] [--runs N] [--seconds N] [--faults a,b,c] [--trace] [--verbose]
+ * usage: sim [--seed N] [--runs N] [--seconds N] [--faults a,b,c] [--kind pair|move] [--trace]
+ * [--verbose]
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -11,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/sim/cover.h"
 #include "tests/sim/real.h"
 #include "tests/sim/world.h"
 
@@ -18,7 +20,7 @@
 
 struct asked {
 	uint64_t seed, runs, seconds;
-	bool trace, until_failure;
+	bool trace, until_failure, rows;
 };
 
 static void live(const struct asked *a, uint64_t seed)
@@ -64,6 +66,8 @@ static bool take(struct asked *a, const char *name, const char *value)
 		a->runs = strtoull(value, NULL, 0);
 	else if (!strcmp(name, "--seconds"))
 		a->seconds = strtoull(value, NULL, 0);
+	else if (!strcmp(name, "--kind"))
+		world_set_kind(*value);
 	else if (!strcmp(name, "--faults"))
 		world_set_faults(value);
 	else
@@ -78,6 +82,8 @@ static bool parse(struct asked *a, int argc, char **argv)
 			a->trace = true;
 		else if (!strcmp(argv[i], "--verbose"))
 			world_set_verbose(true);
+		else if (!strcmp(argv[i], "--rows"))
+			a->rows = true;
 		else if (!strcmp(argv[i], "--until-failure"))
 			a->until_failure = true;
 		else if (i + 1 < argc && take(a, argv[i], argv[i + 1]))
@@ -94,11 +100,13 @@ int main(int argc, char **argv)
 	time_t until;
 
 	if (!parse(&a, argc, argv)) {
-		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--faults a,b] "
-		       "[--until-failure] [--trace] [--verbose]\n",
+		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--faults a,b] [--kind "
+		       "pair|move] "
+		       "[--until-failure] [--rows] [--trace] [--verbose]\n",
 		       argv[0]);
 		return 2;
 	}
+	cover_init();
 	until = REAL(time)(NULL) + (time_t)a.seconds;
 	while (n < a.runs && (!a.seconds || REAL(time)(NULL) < until) &&
 	       !(a.until_failure && failed))
@@ -106,5 +114,7 @@ int main(int argc, char **argv)
 	printf("%s %llu histories from seed %llu, %llu with a violation\n",
 	       failed ? "not ok" : "ok", (unsigned long long)n, (unsigned long long)a.seed,
 	       (unsigned long long)failed);
+	if (a.runs > 1)
+		cover_print(a.rows);
 	return failed > 0;
 }

@@ -28,6 +28,7 @@ void swarm_draw(void)
 {
 	static const char *const epochs[] = {"2ms", "10ms", "25ms", "25ms", "25ms", "100ms"};
 	struct swarm s = {.on = draw_faults(),
+			  .moves = rnd_one_in(3),
 			  .lasts_ns = rnd_in(SEC, 5 * SEC),
 			  .mean_ns = rnd_in(300 * MS, 2 * SEC)};
 

@@ -44,6 +44,7 @@ enum swarm_fault {
 
 struct swarm {
 	uint32_t on; /* bits */
+	bool moves;  /* a VM that migrates, instead of a pair */
 	uint64_t lasts_ns;
 	uint64_t mean_ns; /* between two of a kind */
 	char epoch[16];

@@ -263,5 +263,5 @@ pid_t __wrap_getpid(void)
 
 pid_t __wrap_gettid(void)
 {
-	return (pid_t)proc_now()->id;
+	return (pid_t)fiber_now->id;
 }

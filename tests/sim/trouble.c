@@ -224,6 +224,21 @@ static void happens(void *arg)
 	world_at(world_now() + rnd_in(MS, 2 * swarm.mean_ns), happens, arg);
 }
 
+static void strike(void *arg)
+{
+	if (!healed)
+		rows[(uintptr_t)arg].happens();
+}
+
+void trouble_soon(void)
+{
+	uintptr_t i = rnd_below(ROWS);
+
+	if (!healed && swarm_has(rows[i].fault) && rnd_one_in(2))
+		world_at(world_now() + rnd_below(rnd_one_in(2) ? 3 * MS : 60 * MS), strike,
+			 (void *)i);
+}
+
 static void be_well(unsigned i)
 {
 	directions[i].delay_ns = 50 * US;

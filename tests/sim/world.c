@@ -4,6 +4,7 @@
 
 #include "tests/sim/trouble.h"
 #include "tests/sim/file.h"
+#include "tests/sim/mover.h"
 #include "tests/sim/net.h"
 #include "tests/sim/operator.h"
 #include "tests/sim/swarm.h"
@@ -16,7 +17,13 @@
 static struct {
 	bool verbose;
 	const char *only;
+	char kind;
 } asked;
+
+void world_set_kind(char kind)
+{
+	asked.kind = kind;
+}
 
 void world_set_verbose(bool on)
 {
@@ -46,6 +53,7 @@ static void make_hosts(void)
 			.index = i, .name = (char)('A' + i), .ip = 0x0a000001 + i, .up = true};
 	file_make("/sim/A/image", IMAGE_BYTES);
 	file_make("/sim/B/image", IMAGE_BYTES);
+	file_make(MOVER_IMAGE, IMAGE_BYTES);
 }
 
 static bool spoke_since(void *arg)
@@ -55,21 +63,40 @@ static bool spoke_since(void *arg)
 	return truth_lines() > *lines + 20;
 }
 
-static void must_settle(void)
+static void must_say(const char *what)
 {
-	uint64_t until = world_now() + SETTLE_NS, lines;
+	uint64_t lines = truth_lines();
 
-	trouble_heal();
-	operator_settle();
-	world_run(until, operator_content, NULL);
-	if (!operator_content(NULL))
-		violated("liveness: %llu s after the last fault A is %s (%s), B is %s (%s)",
-			 SETTLE_NS / SEC, proc_word(hosts[0].proc), proc_note(hosts[0].proc),
-			 proc_word(hosts[1].proc), proc_note(hosts[1].proc));
-	lines = truth_lines();
 	world_run(world_now() + 10 * SEC, spoke_since, &lines);
 	if (!spoke_since(&lines))
-		violated("liveness: protected, but the guest says nothing for 10 s");
+		violated("liveness: %s, but the guest says nothing for 10 s", what);
+}
+
+static void must_become(bool (*is)(void *arg), const char *what)
+{
+	world_run(world_now() + SETTLE_NS, is, NULL);
+	if (!is(NULL))
+		violated("liveness: not %s after %llu s; A is %s (%s), B is %s (%s)", what,
+			 SETTLE_NS / SEC, proc_word(hosts[0].proc), proc_note(hosts[0].proc),
+			 proc_word(hosts[1].proc), proc_note(hosts[1].proc));
+}
+
+/* The last fault is over. */
+static void must_settle(void)
+{
+	trouble_heal();
+	if (!swarm.moves) {
+		operator_settle();
+		must_become(operator_content, "protected");
+		must_say("protected");
+		return;
+	}
+	mover_settle();
+	must_become(mover_content, "ready to move");
+	must_say("ready to move");
+	mover_last_move();
+	must_become(mover_has_arrived, "moved");
+	must_say("moved");
 }
 
 void world_live(uint64_t seed)
@@ -81,12 +108,17 @@ void world_live(uint64_t seed)
 	swarm_draw();
 	if (asked.only && !swarm_only(asked.only))
 		violated("no such fault in '%s'", asked.only);
+	swarm.moves = asked.kind ? asked.kind == 'm' : swarm.moves;
 	swarm_list(list, sizeof(list));
-	trace("seed %llu: %s; epoch %s", (unsigned long long)seed, list, swarm.epoch);
+	trace("seed %llu: %s, %s; epoch %s", (unsigned long long)seed,
+	      swarm.moves ? "a VM that moves" : "a pair", list, swarm.epoch);
 	make_hosts();
 	trouble_begin();
 	began = world_now();
-	operator_begin();
+	if (swarm.moves)
+		mover_begin();
+	else
+		operator_begin();
 	world_run(began + swarm.lasts_ns, NULL, NULL);
 	must_settle();
 	trace("the end: %llu lines", (unsigned long long)truth_lines());

@@ -12,6 +12,8 @@
 void world_live(uint64_t seed);
 void world_set_verbose(bool on);
 bool world_verbose(void);
+/* Only pairs ('p'), or only VMs that move ('m'). */
+void world_set_kind(char kind);
 /* Only these, whatever the seed says; names with commas. */
 void world_set_faults(const char *names);
 /* p is at this step: it may die there. */
