@@ -122,7 +122,7 @@ static void submit(struct sim_vcpu *v, struct state *s, uint32_t kind, uint32_t 
 
 	*h = (struct virtio_blk_outhdr){
 		.type = kind,
-		.sector = kind == VIRTIO_BLK_T_FLUSH ? 0 : s->block * BLOCK_BYTES / 512};
+		.sector = kind == VIRTIO_BLK_T_FLUSH ? 0 : s->block * GUEST_BLOCK / 512};
 	((uint8_t *)h)[sizeof(*h)] = 0xff;
 	d[n++] = (struct vring_desc){HEAD_GPA, sizeof(*h), VRING_DESC_F_NEXT, 1};
 	if (len)
@@ -140,26 +140,26 @@ static void submit(struct sim_vcpu *v, struct state *s, uint32_t kind, uint32_t 
 
 static void write_block(struct sim_vcpu *v, struct state *s)
 {
-	uint64_t *data = guest_write(v->vm, DATA_GPA, BLOCK_BYTES);
+	uint64_t *data = guest_write(v->vm, DATA_GPA, GUEST_BLOCK);
 
 	s->block = rnd_below(BLOCKS);
 	s->value = truth_value((unsigned)s->block, (uint32_t)s->node);
-	for (unsigned i = 0; i < BLOCK_BYTES / 8; i++)
+	for (unsigned i = 0; i < GUEST_BLOCK / 8; i++)
 		data[i] = s->value;
 	s->unsure[s->block] = 1;
-	submit(v, s, VIRTIO_BLK_T_OUT, BLOCK_BYTES);
+	submit(v, s, VIRTIO_BLK_T_OUT, GUEST_BLOCK);
 }
 
 static void read_block(struct sim_vcpu *v, struct state *s)
 {
 	s->block = rnd_below(BLOCKS);
-	memset(guest_write(v->vm, DATA_GPA, BLOCK_BYTES), 0xaa, BLOCK_BYTES);
-	submit(v, s, VIRTIO_BLK_T_IN, BLOCK_BYTES);
+	memset(guest_write(v->vm, DATA_GPA, GUEST_BLOCK), 0xaa, GUEST_BLOCK);
+	submit(v, s, VIRTIO_BLK_T_IN, GUEST_BLOCK);
 }
 
 static void check_block(struct sim_vcpu *v, const struct state *s, const uint64_t *data)
 {
-	for (unsigned i = 0; i < BLOCK_BYTES / 8; i++)
+	for (unsigned i = 0; i < GUEST_BLOCK / 8; i++)
 		if (data[i] != s->disk[s->block] && !s->unsure[s->block])
 			violated(
 				"P3: the guest at %c reads %llu in block %llu, where it wrote %llu",
@@ -172,7 +172,7 @@ static void check_block(struct sim_vcpu *v, const struct state *s, const uint64_
 static void look_at_sectors(struct state *s, const uint64_t *data)
 {
 	for (unsigned i = 0; i < IMAGE_BYTES / 512; i++) {
-		unsigned b = i * 512 / BLOCK_BYTES;
+		unsigned b = i * 512 / GUEST_BLOCK;
 
 		truth_holds(b, data[i * 64]);
 		s->unsure[b] |= data[i * 64] != s->disk[b];
@@ -186,12 +186,12 @@ static void take_image(struct sim_vcpu *v, struct state *s)
 	s->mode = LIVES;
 	if (s->magic == MAGIC) { /* it has booted again, and knows what it wrote */
 		for (s->block = 0; s->block < BLOCKS; s->block++)
-			check_block(v, s, data + s->block * BLOCK_BYTES / 8);
+			check_block(v, s, data + s->block * GUEST_BLOCK / 8);
 		return;
 	}
 	s->magic = MAGIC;
 	for (unsigned b = 0; b < BLOCKS; b++)
-		s->disk[b] = data[b * BLOCK_BYTES / 8];
+		s->disk[b] = data[b * GUEST_BLOCK / 8];
 	look_at_sectors(s, data);
 	s->node = truth_booted(s->disk, s->unsure);
 	trace("%c: a guest starts from its image, node %llu", proc_now()->host->name,
@@ -220,7 +220,7 @@ static void completed(struct sim_vcpu *v, struct state *s)
 		s->unsure[s->block] = 0;
 		s->to_say = 1;
 	} else if (good) {
-		check_block(v, s, guest_read(v->vm, DATA_GPA, BLOCK_BYTES));
+		check_block(v, s, guest_read(v->vm, DATA_GPA, GUEST_BLOCK));
 	}
 }
 

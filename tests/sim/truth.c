@@ -116,13 +116,13 @@ bool truth_is_in(const uint8_t *image)
 		uint64_t value;
 
 		memcpy(&value, image + i * 512, sizeof(value));
-		if (!may_hold(i * 512 / BLOCK_BYTES, value)) {
-			uint32_t old = newest(said, i * 512 / BLOCK_BYTES);
+		if (!may_hold(i * 512 / GUEST_BLOCK, value)) {
+			uint32_t old = newest(said, i * 512 / GUEST_BLOCK);
 
 			trace("said %u; sector %u of block %u has write %llu (asked for at node "
 			      "%u); "
 			      "write %llu, node %u, was said",
-			      said, i, i * 512 / BLOCK_BYTES, (unsigned long long)value,
+			      said, i, i * 512 / GUEST_BLOCK, (unsigned long long)value,
 			      value < nvalues ? values_asked[value].node : 0,
 			      (unsigned long long)nodes[old].value, old);
 			return false;

@@ -19,8 +19,8 @@
 #include "tests/sim/proc.h"
 
 #define BLOCKS	    16u
-#define BLOCK_BYTES 4096u
-#define IMAGE_BYTES (BLOCKS * BLOCK_BYTES)
+#define GUEST_BLOCK 4096u
+#define IMAGE_BYTES (BLOCKS * GUEST_BLOCK)
 
 /* A write is about to be asked for: its value, which no other has. */
 uint64_t truth_value(unsigned block, uint32_t node);
