@@ -224,7 +224,7 @@ static void look(struct dest *d, struct input *in)
 	require(mem_ready(&d->m, page * MEM_PAGE_SIZE, n * MEM_PAGE_SIZE) == (bool)all);
 	for (uint64_t i = page; all && i < page + n; i++) /* and no fault */
 		require(*(uint64_t *)(void *)mem_page(&d->m, i) == d->word[i]);
-	require(!d->p.faults.count);
+	require(!d->p.faults.stats.all.count);
 }
 
 static void step(struct dest *d, struct input *in)
