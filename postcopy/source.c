@@ -168,6 +168,16 @@ static void readable(struct loop_op *op, int res)
 
 /* --- the way there ---------------------------------------------------------------------------- */
 
+/* Whoever asked is told where, and what is to be there. */
+static void unreached(struct source *s, const char *why)
+{
+	char text[480];
+
+	snprintf(text, sizeof(text), "%.300s: %.100s; does an ftvmm run --incoming wait there?",
+		 s->conf.uri, why);
+	source_lose(s, text);
+}
+
 static void writable(struct loop_op *op, int res)
 {
 	struct source *s = op->arg;
@@ -175,7 +185,7 @@ static void writable(struct loop_op *op, int res)
 
 	loop_poll_del(s->ft->loop, &s->connect_op);
 	if (chan_connected(s->fd, &e))
-		source_lose(s, e.msg);
+		unreached(s, e.msg);
 	else
 		source_post(s, SRC_EV_CONNECTED);
 }
@@ -183,18 +193,17 @@ static void writable(struct loop_op *op, int res)
 void source_dial(struct source *s)
 {
 	struct chan_uri uri;
-	struct err e = {0};
-	int r = chan_parse(s->conf.uri, &uri, &e);
+	int r = chan_parse(s->conf.uri, &uri, NULL);
 
 	if (!r)
-		r = chan_connect_start(&uri, &s->fd, &e);
+		r = chan_connect_start(&uri, &s->fd, NULL);
 	if (r)
 		s->fd = -1;
 	s->connect_op = (struct loop_op){.fn = writable, .arg = s};
 	if (!r)
 		r = loop_poll_add(s->ft->loop, &s->connect_op, s->fd, POLLOUT);
 	if (r)
-		source_lose(s, e.msg[0] ? e.msg : strerror(-r));
+		unreached(s, strerror(-r));
 }
 
 void source_open_link(struct source *s, enum frame_type type, const struct iovec *iov, int niov)

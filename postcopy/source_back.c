@@ -62,6 +62,13 @@ void source_late(void *arg)
 
 static void note_timeout(struct source *s)
 {
+	if (!s->passes.stats.page_rate) {
+		snprintf(s->why, sizeof(s->why),
+			 "not switched within --timeout %llu ms: not even one pass over memory was "
+			 "over",
+			 (unsigned long long)(s->conf.timeout_ns / 1000000));
+		return;
+	}
 	snprintf(s->why, sizeof(s->why),
 		 "not switched within --timeout %llu ms: the guest writes %llu MiB/s, %llu MiB/s "
 		 "get through",

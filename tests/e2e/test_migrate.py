@@ -337,7 +337,11 @@ def migrate_client(lab):
     move.vm.wait_console("^READY")
     uri = f"unix:{lab.path('in')}"
     code, out, err = client(lab, move.vm, "--precopy", uri)
-    expect(code == ftlab.EXIT_FAILED and "goes on here" in err, f"nobody listens: {code}: {out}{err}")
+    expect(code == ftlab.EXIT_FAILED and "goes on here" in err and f"{uri}: No such file" in err and
+           "--incoming" in err, f"nobody listens: {code}: {out}{err}")
+    code, out, err = client(lab, move.vm, "--precopy", "tcp:127.0.0.1:1")
+    expect(code == ftlab.EXIT_FAILED and "tcp:127.0.0.1:1: cannot connect: Connection refused" in err,
+           f"nobody listens: {code}: {out}{err}")
     for args, word in ((["--precopy", uri, "--cancel"], "exclude"), ([], "argument is missing"), (["--cancel"], "none is"),
                        (["--precopy", "file:/x"], "file"), (["--precopy", "fd:3"], "connected to again"),
                        (["--downtime", "1s"], "where to"), (["--precopy", uri, "--passes", "0"], "passes"),

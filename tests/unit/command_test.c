@@ -48,7 +48,7 @@ static void rows_are_whole(void **state)
 static void help_lists_each(void **state)
 {
 	const struct command *c;
-	char line[200], list[16384];
+	char line[400], list[16384];
 
 	assert_int_equal(say("--help"), EXIT_DONE);
 	strcpy(list, out);
@@ -59,8 +59,9 @@ static void help_lists_each(void **state)
 			continue;
 		snprintf(line, sizeof(line), "%s --help", c->name);
 		assert_int_equal(say(line), EXIT_DONE);
-		snprintf(line, sizeof(line), "usage: ftvmm %s %s\n", c->name, c->args);
-		assert_string_equal(out, line);
+		snprintf(line, sizeof(line), "usage: ftvmm %s %s\n%s\n", c->name, c->args, c->help);
+		assert_memory_equal(out, line, strlen(line));
+		assert_true(c->print_options || !out[strlen(line)]);
 	}
 	assert_int_equal(say("help"), EXIT_DONE);
 	assert_string_equal(out, list);
@@ -73,6 +74,28 @@ static void help_lists_each(void **state)
 	assert_string_equal(out, list);
 	assert_int_equal(say("--helpless"), EXIT_USAGE);
 	assert_string_equal(out, "ftvmm: no command '--helpless'; `ftvmm --help` lists them\n");
+}
+
+/* Each that the usage names has a line of its own, and there is no other. */
+static void help_explains_options(void **state)
+{
+	const struct command *c = command_find("migrate");
+	unsigned named = 0, explained = 0;
+
+	assert_int_equal(say("migrate --help"), EXIT_DONE);
+	for (const char *at = c->args; (at = strstr(at, "--")); at += 2) {
+		char line[64];
+
+		if (!strncmp(at, "--json", 6))
+			continue;
+		snprintf(line, sizeof(line), "\n      %.*s ", (int)strcspn(at, " |]"), at);
+		assert_non_null(strstr(out, line));
+		named++;
+	}
+	for (const char *at = out; (at = strstr(at, "\n      --")); at++)
+		explained++;
+	assert_int_equal(named, explained);
+	assert_true(named > 8);
 }
 
 /* --- a VM that is asked ------------------------------------------------------------------------
@@ -438,6 +461,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rows_are_whole),
 		cmocka_unit_test(help_lists_each),
+		cmocka_unit_test(help_explains_options),
 		T(vm_serves_what_the_table_says),
 		T(each_is_served_by_its_own),
 		T(ended_vm_shows_status_and_events),

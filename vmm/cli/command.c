@@ -11,6 +11,7 @@
 #include "vmm/cli/completion.h"
 #include "vmm/cli/run_command.h"
 #include "vmm/cli/run_snapshot.h"
+#include "vmm/conf/migrate_conf.h"
 #include "vmm/wire/stream.h"
 
 #define FTVMM_VERSION "0.1"
@@ -41,6 +42,7 @@ static const struct command commands[] = {
 		     "[--json]",
 	  "move a VM to an ftvmm run --incoming, give that up, or go on over another address or by a file",
 	  .ask = cmd_migrate, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .takes_options = true,
+	  .print_options = migrate_conf_print_help,
 	  .serve = serve_migrate },
 	{ "stop", "NAME [timeout=TIME] [--json]", "end a VM in order",
 	  .ask = cmd_stop, .max_args = 1, .serve = serve_stop },
@@ -118,16 +120,22 @@ static int misused(const struct command *c, const char *why, const char *word)
 	return EXIT_USAGE;
 }
 
+static int command_usage(const struct command *c)
+{
+	printf("usage: ftvmm %s %s\n%s\n", c->name, c->args, c->help);
+	if (c->print_options)
+		c->print_options();
+	return EXIT_DONE;
+}
+
 static int ask_vm(const struct command *c, int argc, char **argv)
 {
 	struct command_words w = {.cmd = c->name};
 
 	signal(SIGPIPE, SIG_IGN);
 	for (int i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			printf("usage: ftvmm %s %s\n", c->name, c->args);
-			return EXIT_DONE;
-		}
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+			return command_usage(c);
 		if (!strcmp(argv[i], "--json"))
 			w.json = true;
 		else if (argv[i][0] == '-' && !c->takes_options)

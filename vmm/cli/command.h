@@ -31,8 +31,9 @@ struct command {
 	/* In the caller's process; one of the two. argv[0] is the command. An exit code. */
 	int (*main)(int argc, char **argv);
 	int (*ask)(const struct command_words *w);
-	int min_args, max_args; /* of ask, behind NAME */
-	bool takes_options;	/* words with a dash are arguments of ask, too */
+	int min_args, max_args;	     /* of ask, behind NAME */
+	bool takes_options;	     /* words with a dash are arguments of ask, too; */
+	void (*print_options)(void); /* of --help, or NULL */
 	/*
 	 * In the VM's process, for the control socket: a new reference, or NULL with e set. NULL:
 	 * it is not asked that.

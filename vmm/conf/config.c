@@ -114,7 +114,7 @@ static const struct option rows[] = {
 	{ "restore", .type = OPT_TEXT, FIELD(struct config, restore), .tags = OWNER,
 	  .metavar = "FILE", .help = "start from a snapshot instead of a kernel" },
 	{ "incoming", .type = OPT_TEXT, FIELD(struct config, incoming), .tags = PLAIN,
-	  .metavar = "URI", .help = "wait there for a VM that migrates to here" },
+	  .metavar = "URI", .help = "wait for a VM at tcp:HOST:PORT or unix:PATH" },
 	{ "lazy", .type = OPT_FLAG, FIELD(struct config, lazy), .tags = OWNER,
 	  .help = "with --restore: run while memory comes" },
 	{ "no-reboot", .type = OPT_FLAG, FIELD(struct config, no_reboot), .tags = ALL,
@@ -350,22 +350,6 @@ int config_parse_time(const char *text, uint64_t *ret_ns, struct err *e)
 	return option_parse_time(text, ret_ns, e);
 }
 
-static void print_row(const struct option *o, const struct config *defaults)
-{
-	char left[128], value[64], letter[8] = "    ";
-
-	if (o->letter)
-		snprintf(letter, sizeof(letter), "-%c, ", o->letter);
-	snprintf(left, sizeof(left), "%s--%s%s%s", letter, o->name, o->metavar ? " " : "",
-		 o->metavar ? o->metavar : "");
-	option_format(o, defaults, value, sizeof(value));
-	if (strlen(left) > 30)
-		printf("  %s\n  %-30s", left, "");
-	else
-		printf("  %-30s", left);
-	printf(" %s%s%s%s\n", o->help, *value ? " (" : "", value, *value ? ")" : "");
-}
-
 void config_print_help(void)
 {
 	struct config defaults;
@@ -379,7 +363,7 @@ void config_print_help(void)
 			group = rows[i].tags & GROUPS;
 			printf("%s\n", group == GROUP_FT ? "fault tolerance:" : "debugging:");
 		}
-		print_row(&rows[i], &defaults);
+		option_print(&rows[i], &defaults);
 	}
 }
 

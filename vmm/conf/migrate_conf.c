@@ -14,20 +14,27 @@
 
 /* clang-format off */
 static const struct option rows[] = {
-	{ "precopy", .type = OPT_TEXT, FIELD(precopy), .metavar = "URI" },
-	{ "postcopy", .type = OPT_TEXT, FIELD(postcopy), .metavar = "URI" },
-	{ "auto", .type = OPT_TEXT, FIELD(automatic), .metavar = "URI" },
+	{ "precopy", .type = OPT_TEXT, FIELD(precopy), .metavar = "URI",
+	  .help = "all memory is there before it runs there" },
+	{ "postcopy", .type = OPT_TEXT, FIELD(postcopy), .metavar = "URI",
+	  .help = "it runs there at once, and memory follows" },
+	{ "auto", .type = OPT_TEXT, FIELD(automatic), .metavar = "URI",
+	  .help = "precopy, and postcopy when that does not converge" },
 	{ "downtime", .type = OPT_TIME, FIELD(downtime_ns), .min = MS, .max = 60000 * MS,
-	  .metavar = "TIME" },
+	  .metavar = "TIME", .help = "stop it when the rest takes no longer than this" },
 	{ "timeout", .type = OPT_TIME, FIELD(timeout_ns), .min = 100 * MS, .max = 86400000 * MS,
-	  .metavar = "TIME" },
-	{ "passes", .type = OPT_NUMBER, FIELD(passes), .min = 0, .max = 1000, .metavar = "N" },
+	  .metavar = "TIME", .help = "not switched by then, it is given up" },
+	{ "passes", .type = OPT_NUMBER, FIELD(passes), .min = 0, .max = 1000, .metavar = "N",
+	  .help = "over memory, at most; of postcopy: before the switch" },
 	{ "bandwidth", .type = OPT_SIZE, FIELD(bandwidth), .min = 1 << 20, .max = 1ull << 40,
-	  .metavar = "SIZE" },
-	{ "no-background", .type = OPT_FLAG, FIELD(no_background) },
-	{ "cancel", .type = OPT_FLAG, FIELD(cancel) },
-	{ "force", .type = OPT_FLAG, FIELD(force) },
-	{ "recover", .type = OPT_TEXT, FIELD(recover), .metavar = "URI" },
+	  .metavar = "SIZE", .help = "bytes a second while the guest runs" },
+	{ "no-background", .type = OPT_FLAG, FIELD(no_background),
+	  .help = "of postcopy: send only what is asked for" },
+	{ "cancel", .type = OPT_FLAG, FIELD(cancel), .help = "give up the one that is under way" },
+	{ "force", .type = OPT_FLAG, FIELD(force),
+	  .help = "with --cancel: although nobody here can know; see the manual" },
+	{ "recover", .type = OPT_TEXT, FIELD(recover), .metavar = "URI",
+	  .help = "its link is lost: go on over this one" },
 };
 /* clang-format on */
 
@@ -204,4 +211,17 @@ json_t *migrate_conf_json(const struct migrate_conf *c)
 	if (c->bandwidth)
 		json_object_set_new(o, "bandwidth", json_integer((json_int_t)c->bandwidth));
 	return o;
+}
+
+void migrate_conf_print_help(void)
+{
+	struct migrate_conf defaults;
+
+	init(&defaults);
+	/* That a number is not given is no default that says anything. */
+	for (unsigned i = 0; i < table.n; i++)
+		option_print(&rows[i], rows[i].type == OPT_TIME ? &defaults : NULL);
+	printf("URI: where the destination's ftvmm run --incoming listens, tcp:HOST:PORT or "
+	       "unix:PATH.\n"
+	       "Exit code 0: it runs there. 2: it goes on here. 5: nobody knows.\n");
 }

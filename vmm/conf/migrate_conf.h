@@ -42,6 +42,8 @@ struct migrate_conf {
 int migrate_conf_words(struct migrate_conf *c, const char *const *words, int n, struct err *e);
 /* The same from a request; keys of other names are the caller's. */
 int migrate_conf_request(struct migrate_conf *c, json_t *request, struct err *e);
+/* Its options, for --help. */
+void migrate_conf_print_help(void);
 /* As a request; new reference. NULL: not UTF-8. */
 json_t *migrate_conf_json(const struct migrate_conf *c);
 

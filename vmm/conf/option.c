@@ -566,3 +566,20 @@ void option_format(const struct option *o, const void *base, char *ret, size_t c
 			option_format_time(v, ret, cap);
 	}
 }
+
+void option_print(const struct option *o, const void *defaults)
+{
+	char left[128], value[64] = "", letter[8] = "    ";
+
+	if (o->letter)
+		snprintf(letter, sizeof(letter), "-%c, ", o->letter);
+	snprintf(left, sizeof(left), "%s--%s%s%s", letter, o->name, o->metavar ? " " : "",
+		 o->metavar ? o->metavar : "");
+	if (defaults)
+		option_format(o, defaults, value, sizeof(value));
+	if (strlen(left) > 30)
+		printf("  %s\n  %-30s", left, "");
+	else
+		printf("  %-30s", left);
+	printf(" %s%s%s%s\n", o->help, *value ? " (" : "", value, *value ? ")" : "");
+}

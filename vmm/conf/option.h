@@ -76,5 +76,7 @@ json_t *option_load_file(const char *path, struct err *e);
 
 /* The default (as found in base) as text, or "" when there is none. */
 void option_format(const struct option *o, const void *base, char *ret, size_t cap);
+/* A line of --help: the flag, what it is for; of `defaults`, or NULL, the default. */
+void option_print(const struct option *o, const void *defaults);
 
 #endif
