@@ -79,6 +79,24 @@ def blocks(name):
     return [b for b in found if b.words[:1] == ["sh"]]
 
 
+def check_hosts(name):
+    """Who reads it knows where to type: when the host is another one, the text before the fence says which."""
+    last, text, fence = None, "", None
+    for number, line in enumerate(read(name).splitlines(), 1):
+        if not line.startswith("```"):
+            text += line + "\n" if fence is None else ""
+            continue
+        if fence is None:
+            fence = Block(name, number, line[3:].split(), [])
+            host = fence.option("host")
+            word = host if host == "client" else f"host {host}"
+            if host and host != last and not re.search(rf"\b{word}\b", text):
+                raise Failed(f"{fence.where}: on which host? The text before it does not say '{word}'")
+            last, text = host or last, ""
+        else:
+            fence = None
+
+
 def check_make(block):
     makefile = read("Makefile")
     for line in block.body:
@@ -321,7 +339,7 @@ def check_plot():
 
 TESTS = {f"names:{n}": (lambda n=n: check_names(n)) for n in EXAMPLES + MAPS if n != "docs/ancestry.md"}
 TESTS.update({f"map:{d}": (lambda d=d: check_map(d)) for d in ROOMS})
-TESTS.update({"ancestry": check_ancestry, "commands": check_commands, "man": check_man, "plot": check_plot,
+TESTS.update({"ancestry": check_ancestry, "commands": check_commands, "man": check_man, "plot": check_plot, "hosts": lambda: check_hosts("README.md"),
               "states": check_states, "frames": check_frames})
 TESTS.update({f"printed:{n}": (lambda n=n: check_printed(n)) for n in PRINTED})
 
