@@ -255,8 +255,8 @@ static void unasked_pages_are_taken(void **state)
 	RIG_UNTIL(pager_left(&r.p) == RIG_PAGES - 4);
 	rig_send_pages(&r, 30, 4, RIG_SEED + 1);
 	RIG_UNTIL(__atomic_load_n(&r.p.counts.urgent, __ATOMIC_ACQUIRE) == 8);
-	assert_int_equal(r.p.counts.unasked, 4);
-	assert_int_equal(r.p.counts.twice, 4);
+	assert_int_equal(rig_counts(&r).unasked, 4);
+	assert_int_equal(rig_counts(&r).twice, 4);
 	assert_int_equal(*(uint64_t *)mem_page(&r.mem, 33), rig_word(33, RIG_SEED));
 }
 

@@ -208,6 +208,14 @@ static inline void rig_event(struct rig *r, unsigned event)
 	r->events &= ~event;
 }
 
+static inline struct fill_counts rig_counts(struct rig *r)
+{
+	struct pager_stats s;
+
+	pager_get_stats(&r->p, &s);
+	return s.counts;
+}
+
 /* --- life ---------------------------------------------------------------------------------------
  */
 

@@ -67,8 +67,8 @@ static void a_fault_is_asked_for(void **state)
 	assert_int_equal(s.asked, 0);
 	assert_int_equal(s.left, RIG_PAGES - 1);
 	assert_int_equal(pager_left(&r.p), RIG_PAGES - 1);
-	assert_int_equal(r.p.counts.wants, 1);
-	assert_int_equal(r.p.counts.unasked, 0);
+	assert_int_equal(rig_counts(&r).wants, 1);
+	assert_int_equal(rig_counts(&r).unasked, 0);
 }
 
 #define CROWD 8
@@ -85,7 +85,7 @@ static void one_request_however_many_wait(void **state)
 	rig_send_pages(&r, 9, 1, RIG_SEED);
 	for (unsigned i = 0; i < CROWD; i++)
 		assert_int_equal(touch_end(&t[i]), rig_word(9, RIG_SEED));
-	assert_int_equal(r.p.counts.wants, 2);
+	assert_int_equal(rig_counts(&r).wants, 2);
 	assert_int_equal(r.p.faults.stats.most, CROWD + 1);
 	RIG_UNTIL(!__atomic_load_n(&r.p.faults.waiting, __ATOMIC_ACQUIRE));
 	assert_int_equal(r.p.faults.stats.all.ended, CROWD + 1);
@@ -104,8 +104,8 @@ static void the_other_link_may_be_faster(void **state)
 	rig_send_pages(&r, 3, 1, RIG_SEED + 1);
 	settle_urgent(100);
 	assert_int_equal(*(uint64_t *)mem_page(&r.mem, 3), 1234);
-	assert_int_equal(r.p.counts.twice, 1);
-	assert_int_equal(r.p.counts.pushed, 3);
+	assert_int_equal(rig_counts(&r).twice, 1);
+	assert_int_equal(rig_counts(&r).pushed, 3);
 }
 
 static void a_duplicate_never_overwrites(void **state)
@@ -121,8 +121,8 @@ static void a_duplicate_never_overwrites(void **state)
 	assert_int_equal(rig_take_map(&r, 18, 5, WIRE_MAP_ZERO), 0);
 	assert_int_equal(*word, 1234);
 	assert_int_equal(*(uint64_t *)mem_page(&r.mem, 22), rig_word(22, RIG_SEED));
-	assert_int_equal(r.p.counts.twice, 4);
-	assert_int_equal(r.p.counts.unasked, 2);
+	assert_int_equal(rig_counts(&r).twice, 4);
+	assert_int_equal(rig_counts(&r).unasked, 2);
 }
 
 /* Twice in one frame, and the second is not what is kept. */
@@ -137,7 +137,7 @@ static void twice_in_a_frame(void **state)
 	memcpy(both + a_len, b, b_len);
 	assert_int_equal(rig_take(&r, FRAME_PAGES, both, a_len + b_len), 0);
 	assert_int_equal(*(uint64_t *)mem_page(&r.mem, 41), rig_word(41, RIG_SEED));
-	assert_int_equal(r.p.counts.twice, 2);
+	assert_int_equal(rig_counts(&r).twice, 2);
 	free(a);
 	free(b);
 	free(both);
@@ -156,10 +156,10 @@ static void zeros_take_no_memory(void **state)
 	assert_int_equal(pager_left(&r.p), RIG_PAGES - 100);
 	touch(&r, &t, 150);
 	assert_int_equal(touch_end(&t), 0);
-	assert_int_equal(r.p.counts.wants, 1); /* the peer was not asked */
+	assert_int_equal(rig_counts(&r).wants, 1); /* the peer was not asked */
 	assert_int_equal(allocated(), 2);
 	RIG_UNTIL(!__atomic_load_n(&r.p.faults.waiting, __ATOMIC_ACQUIRE));
-	assert_int_equal(r.p.counts.zero, 100);
+	assert_int_equal(rig_counts(&r).zero, 100);
 	/* An answer that is a page of zeros. */
 	touch(&r, &t, 300);
 	RIG_WANT(&r, 300);
@@ -193,16 +193,16 @@ static void given_back_reads_as_zero(void **state)
 	/* It was on its way: late, and dropped. */
 	assert_int_equal(rig_take_pages(&r, 50, 3, RIG_SEED), 0);
 	assert_int_equal(*(uint64_t *)mem_page(&r.mem, 50), 0);
-	assert_int_equal(r.p.counts.removed, 2);
-	assert_int_equal(r.p.counts.twice, 3);
-	assert_int_equal(r.p.counts.wants, 1);
+	assert_int_equal(rig_counts(&r).removed, 2);
+	assert_int_equal(rig_counts(&r).twice, 3);
+	assert_int_equal(rig_counts(&r).wants, 1);
 	assert_int_equal(pager_left(&r.p), RIG_PAGES - 3);
 	/* And again, what has memory now. */
 	*(uint64_t *)mem_page(&r.mem, 52) = 9;
 	assert_int_equal(mem_discard(&r.mem, 52 * MEM_PAGE_SIZE, MEM_PAGE_SIZE), 0);
 	touch(&r, &t, 52);
 	assert_int_equal(touch_end(&t), 0);
-	assert_int_equal(r.p.counts.wants, 1);
+	assert_int_equal(rig_counts(&r).wants, 1);
 }
 
 static void given_back_while_it_is_waited_for(void **state)
@@ -320,7 +320,7 @@ static void pages_may_come_again_before(void **state)
 	assert_int_equal(rig_take_map(&r, 11, 2, WIRE_MAP_DROP), 0);
 	assert_int_equal(pager_left(&r.p), 2);
 	rig_start(&r);
-	assert_int_equal(r.p.counts.twice, 0);
+	assert_int_equal(rig_counts(&r).twice, 0);
 	assert_int_equal(*(uint64_t *)mem_page(&r.mem, 10), rig_word(10, RIG_SEED));
 	assert_int_equal(*(uint64_t *)mem_page(&r.mem, 24), rig_word(24, RIG_SEED + 1));
 	assert_int_equal(*(uint64_t *)mem_page(&r.mem, 25), rig_word(25, RIG_SEED));

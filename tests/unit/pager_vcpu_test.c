@@ -149,7 +149,7 @@ static void vcpus_at_one_page_again_and_again(void **state)
 		end_vcpu(&v[i]);
 	send_again(FIRST + COUNT - 1);
 	RIG_UNTIL(__atomic_load_n(&r.p.counts.twice, __ATOMIC_ACQUIRE) == 2 * COUNT);
-	assert_int_equal(r.p.counts.wants, COUNT);
+	assert_int_equal(rig_counts(&r).wants, COUNT);
 	for (uint64_t page = FIRST; page < FIRST + COUNT; page++) {
 		const uint8_t *at = mem_page(&r.mem, page);
 

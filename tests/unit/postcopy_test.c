@@ -27,6 +27,9 @@
 #define THREADS 3
 #define WAIT	60000000000ull
 
+/* What a thread counts. */
+#define GET(count) __atomic_load_n(&(count), __ATOMIC_ACQUIRE)
+
 struct guest {
 	pthread_t thread;
 	unsigned n, seed;
@@ -203,13 +206,13 @@ static void every_page_once(void **state)
 	assert_int_equal(pager_start(&pager, &urgent_in, NULL), 0);
 	start_guests();
 	until_complete();
-	assert_int_equal(pager.counts.twice, 0);
-	assert_int_equal(pager.counts.unasked, 0);
-	assert_int_equal(pager.counts.exist, 0);
-	assert_int_equal(urgent.pages + push.pages + push.zero, PAGES);
-	assert_int_equal(pager.counts.urgent, urgent.pages);
-	assert_int_equal(pager.counts.pushed, push.pages);
-	assert_int_equal(pager.counts.zero, push.zero);
+	assert_int_equal(GET(pager.counts.twice), 0);
+	assert_int_equal(GET(pager.counts.unasked), 0);
+	assert_int_equal(GET(pager.counts.exist), 0);
+	assert_int_equal(GET(urgent.pages) + GET(push.pages) + GET(push.zero), PAGES);
+	assert_int_equal(GET(pager.counts.urgent), GET(urgent.pages));
+	assert_int_equal(GET(pager.counts.pushed), GET(push.pages));
+	assert_int_equal(GET(pager.counts.zero), GET(push.zero));
 	end();
 }
 
@@ -227,8 +230,8 @@ static void only_on_request(void **state)
 	for (uint64_t page = 0; page < PAGES; page++) /* the rest by the loop */
 		pager_want(&pager, page);
 	until_complete();
-	assert_int_equal(push.pages, 0);
-	assert_int_equal(pager.counts.pushed, 0);
+	assert_int_equal(GET(push.pages), 0);
+	assert_int_equal(GET(pager.counts.pushed), 0);
 	end();
 }
 
@@ -258,7 +261,7 @@ static void cut_again_and_again(void **state)
 		}
 	}
 	assert_true(cuts > 5);
-	assert_int_equal(pager.counts.twice, 0);
+	assert_int_equal(GET(pager.counts.twice), 0);
 	end();
 }
 
