@@ -52,7 +52,8 @@ SUITES = {
                              "test_hostile", "test_bugs", "test_vsock", "test_reset", "test_passt", "test_unit",
                              "test_worst"), None),
     "docs": Suite(host.BARE, ("examples",), None),
-    "linux": Suite(host.LINUX, ("boot", "power", "memory", "snapshots", "protect", "disks", "beds", "work"),
+    "linux": Suite(host.LINUX, ("boot", "power", "memory", "snapshots", "protect", "disks", "beds", "work",
+                               "migrations"),
                    prepare_linux),
 }
 
@@ -236,7 +237,7 @@ class Bed(Place):
         argv = [TESTBED, "-m", shape["mem"], "--disk", shape["disk"], "-t", str(BED_SECONDS), "-w", LOGS, "--stdin",
                 "-e", "FTVMM_IN_BED=1", *(o.format(*ports) for o in shape.get("net", ()))]
         for name in os.environ:
-            if name.startswith(("FT_", "FTVMM_", "LINUX_")) and name not in ("FTVMM_BED", "FTVMM_CACHE"):
+            if name.startswith(("FT_", "FTVMM_", "LINUX_", "MIGRATIONS")) and name not in ("FTVMM_BED", "FTVMM_CACHE"):
                 argv += ["-e", name]
         if "far" in shape:
             self.far = self.start_far([o.format(*ports) for o in shape["far"]])

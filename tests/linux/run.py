@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Runs stock Linux guests. usage: run.py [--list] [--seed N] [--verbose] [NAME|PREFIX...]
-LINUX_BOOTS=N: so many boots (8). LINUX_KILLS=N: so many kills (6)."""
+LINUX_BOOTS=N: so many boots (8). LINUX_KILLS=N: so many kills (6). MIGRATIONS=N: so many in each way (1)."""
 
 import os
 import sys

@@ -57,14 +57,14 @@ def patient(connect, *args):
 class Work:
     """All clients."""
 
-    def __init__(self, lab):
+    def __init__(self, lab, downloads=2):
         self.kills = 0
         Postgres.set_up(lab)
         self.redis = [Redis(lab, n) for n in range(2)]
         self.postgres = [Postgres(lab, n) for n in range(2)]
         path = f"{ROOT}/srv/www/50m"
         size, digest = os.path.getsize(path), sha256_of(path)
-        self.downloads = [Download(lab, n, size, digest, lambda: self.kills) for n in range(2)]
+        self.downloads = [Download(lab, n, size, digest, lambda: self.kills) for n in range(downloads)]
         self.all = self.redis + self.postgres + self.downloads
 
     def more(self, count=2):

@@ -12,6 +12,37 @@ EPOCH = "100ms"  # longer than the timer's steps and the exits of an emulated ma
 DATA_MIB = 256
 
 
+def data_image(path):
+    """A disk with the services' data."""
+    ftlab.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", f"{ROOT}/data", "-E", "root_owner=0:0", "-J", "size=16", path,
+              f"{DATA_MIB}M")
+    return path
+
+
+def kernel_args(services, memory):
+    words = f"console=ttyS0 quiet root=/dev/vda ro ftvmm.ip={GUEST_IP}/24 ftvmm.services={services}"
+    return ["-k", f"{LINUX}/cloud/vmlinux", "-i", f"{LINUX}/cloud/initramfs", "-m", memory, "-a", words]
+
+
+def disk_args(path, direct=""):
+    """The root image and that one."""
+    return ["-d", f"id=root,path={LINUX}/root.img,ro", "-d", f"id=data,path={path}{direct}"]
+
+
+def wait_ready(vm):
+    """The services answer."""
+    vm.wait_console("^(ready|init:)", 60)
+    expect("init:" not in vm.console_text(), vm.console_text())
+    return vm
+
+
+def switch_off(vm):
+    """The power button."""
+    vm.call("stop", 100, timeout_ns=400 * 10 ** 9)
+    expect(vm.wait_exit(60) == ftlab.EXIT_DONE, f"{vm} ended with {vm.code}: {vm.log_text()}")
+    expect("down: off" in vm.console_text(), f"the guest was not switched off in order: {vm.console_text()}")
+
+
 class WorkPair(Pair):
     """The root image of guests/linux, which is only read, and a disk with the services' data, which is mirrored:
     past the page cache on host A, through it on host B."""
@@ -20,23 +51,16 @@ class WorkPair(Pair):
         # A host that is emulated may be silent for long; a killed one is not: its connections end.
         super().__init__(lab, disk=0, epoch=epoch, timeout="30s")
         self.image = {h: lab.path(f"{self.serial:03}-data-{h}") for h in "AB"}
-        ftlab.run("mke2fs", "-q", "-F", "-t", "ext4", "-d", f"{ROOT}/data", "-E", "root_owner=0:0",
-                  "-J", "size=16", self.image["A"], f"{DATA_MIB}M")
-        words = f"console=ttyS0 quiet root=/dev/vda ro ftvmm.ip={GUEST_IP}/24 ftvmm.services={services}"
-        self.guest_args = ["-k", f"{LINUX}/cloud/vmlinux", "-i", f"{LINUX}/cloud/initramfs", "-m", memory,
-                           "-a", words]
+        data_image(self.image["A"])
+        self.guest_args = kernel_args(services, memory)
 
     def host_args(self, host):
-        direct = ",direct" if host == "A" else ""
-        return ["-d", f"id=root,path={LINUX}/root.img,ro", "-d", f"id=data,path={self.image[host]}{direct}", "-n", NET,
-                *self.pair_args, "--peer", self.peer_of[host]]
+        return [*disk_args(self.image[host], ",direct" if host == "A" else ""), "-n", NET, *self.pair_args,
+                "--peer", self.peer_of[host]]
 
     def boot(self):
         """Runs on A, unprotected until its services answer: nothing of the boot is an epoch."""
-        a = self.primary("A")
-        a.wait_console("^(ready|init:)", 60)
-        expect("init:" not in a.console_text(), a.console_text())
-        return a
+        return wait_ready(self.primary("A"))
 
     def protect_here(self, here):
         """The other side stands by for the one that runs."""
@@ -52,11 +76,9 @@ class WorkPair(Pair):
         return there
 
     def stop_in_order(self, here):
-        """The power button. Both images are the same then, and clean."""
-        vm, there = self.vm[here], self.other(here)
-        vm.call("stop", 100, timeout_ns=400 * 10 ** 9)
-        expect(vm.wait_exit(60) == ftlab.EXIT_DONE, f"{vm} ended with {vm.code}: {vm.log_text()}")
-        expect("down: off" in vm.console_text(), f"the guest was not switched off in order: {vm.console_text()}")
+        """Both images are the same then, and clean."""
+        there = self.other(here)
+        switch_off(self.vm[here])
         self.vm[there].wait_state("STARTING", seconds=60)
         self.vm[there].stop()
         ftlab.run("cmp", self.image["A"], self.image["B"], timeout=600)
