@@ -74,6 +74,7 @@ void dest_listen_again(struct dest *d, const char *why)
 	dest_close_link(d);
 	loop_timer_del(d->ft->loop, &d->timer_op);
 	pager_drop(&d->pager);
+	dest_disks_drop(d);
 	if (d->has_vm) {
 		vm_destroy(d->vm);
 		d->has_vm = false;
@@ -106,6 +107,7 @@ static void take_frame(struct dest *d, const struct frame *f)
 	case FRAME_STATE:
 	case FRAME_MAP:
 	case FRAME_EOS:
+	case FRAME_DISK:
 		dest_post(d, DST_EV_PART);
 		return;
 	case FRAME_SWITCH:
@@ -132,10 +134,14 @@ static bool read_turn(struct loop_work *w)
 	struct frame f;
 	int r = 1;
 
-	while (r == 1 && dest_has_link(d)) {
+	while (r == 1 && dest_has_link(d) && !d->read_stopped) {
 		r = stream_recv(&d->link, &f);
 		if (r == 1)
 			take_frame(d, &f);
+		if (dest_has_link(d) && dest_disks_full(d)) {
+			d->read_stopped = true;
+			loop_poll_del(d->ft->loop, &d->read_op);
+		}
 		if (loop_should_yield(d->ft->loop))
 			break;
 	}
@@ -143,7 +149,7 @@ static bool read_turn(struct loop_work *w)
 		dest_lose(d, r == -EBADMSG ? d->link.why
 			     : r == -EPIPE ? "source: connection closed"
 					   : strerror(-r));
-	return r == 1 && dest_has_link(d);
+	return r == 1 && dest_has_link(d) && !d->read_stopped;
 }
 
 static void readable(struct loop_op *op, int res)
@@ -206,7 +212,7 @@ static bool said(void *arg, struct door_conn *c, const struct frame *f)
 static void timer(struct loop_op *op, int res)
 {
 	struct dest *d = op->arg;
-	uint64_t idle = loop_now_ns() - d->heard_ns;
+	uint64_t idle = d->read_stopped ? 0 : loop_now_ns() - d->heard_ns;
 
 	/* Set once for a state in which frames come, not with each of them. */
 	if (d->fsm.state == DST_RECEIVING && idle < DEST_SILENT_NS)
@@ -282,6 +288,7 @@ void dest_stop(struct dest *d)
 	if (d->pager.mem && d->vm->loop)
 		vm_halt(d->vm);
 	pager_drop(&d->pager);
+	dest_disks_drop(d);
 	if (d->pager_fd >= 0)
 		close(d->pager_fd);
 	if (d->has_vm)

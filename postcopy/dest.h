@@ -18,15 +18,19 @@
 #include "ft/common/door.h"
 #include "ft/common/ft.h"
 #include "postcopy/carry_in.h"
+#include "postcopy/copies.h"
 #include "postcopy/pager.h"
 #include "postcopy/phases.h"
 #include "postcopy/wire.h"
+#include "vmm/copy/diskapply.h"
 #include "vmm/vm/vm_net.h"
 #include "vmm/wire/stream.h"
 
 struct dest_stats {
 	uint64_t begun_ns, ended_ns; /* CLOCK_MONOTONIC; 0: not yet */
 	uint64_t bytes;		     /* of page frames */
+	uint64_t disk_bytes;	     /* of frames of images */
+	uint64_t disk_total;	     /* of the images that come; 0: none does */
 	uint64_t frames;
 	uint64_t lock_ns, load_ns, run_ns;
 };
@@ -48,9 +52,13 @@ struct dest {
 	struct loop_op read_op, timer_op, pager_op, have_op;
 	uint64_t have_word; /* of a FRAME_HAVE: the next one to be said */
 	struct loop_work read_work;
-	uint64_t heard_ns; /* of the last frame */
-	uint64_t session;  /* of the migration that is under way, or has ended here */
-	uint64_t dropped;  /* session of the last one that was dropped; 0: none */
+	uint32_t copied;	 /* bit i: the image of machine.devs[i] comes, too, */
+	struct diskapply images; /* into these */
+	bool written_asked;	 /* the source is to be told when they are on the medium */
+	bool read_stopped;	 /* the link is not read until less waits for them */
+	uint64_t heard_ns;	 /* of the last frame */
+	uint64_t session;	 /* of the migration that is under way, or has ended here */
+	uint64_t dropped;	 /* session of the last one that was dropped; 0: none */
 	bool has_state;
 	struct wire_switch last;
 	uint64_t switch_ns; /* when it came */

@@ -40,6 +40,17 @@ void dest_open_file(void *arg);
 /* COMPLETE, if it is; after whatever may have been the last thing. */
 void dest_look_whether_complete(struct dest *d);
 
+/* postcopy/dest_disks.c: images that are copied to here */
+/* The images of d->copied: they say that they are parts from here on. */
+int dest_disks_open(struct dest *d, struct err *e);
+int dest_disks_take(struct dest *d, const struct frame *f, struct err *e); /* FRAME_DISK */
+bool dest_disks_full(const struct dest *d); /* nothing more for now: it reads on by itself */
+int dest_disks_end(struct dest *d,
+		   struct err *e); /* all has come; WRITTEN when it is on the medium */
+bool dest_disks_written(const struct dest *d);
+void dest_disks_keep(struct dest *d); /* they are the VM's */
+void dest_disks_drop(struct dest *d); /* they are nothing; before the VM is destroyed */
+
 /* Shared by them: postcopy/dest.c */
 void dest_stray(void *arg);
 void dest_post(struct dest *d, enum dest_event ev);

@@ -86,8 +86,9 @@ void dest_pair(void *arg)
 void dest_try_load(void *arg)
 {
 	struct dest *d = arg;
+	bool ready = !d->pager.mem || vm_load_ready(d->vm);
 
-	if (!d->pager.mem || vm_load_ready(d->vm))
+	if (ready && dest_disks_written(d))
 		dest_load_now(d);
 }
 

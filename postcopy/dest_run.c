@@ -31,12 +31,15 @@ static int check_switch(struct dest *d, struct err *e)
 static int begin(struct dest *d, struct err *e)
 {
 	uint64_t at = loop_now_ns();
-	int r = images_lock(d->vm, e);
+	int r = images_lock(d->vm, d->copied, e);
 
 	d->stats.lock_ns = loop_now_ns() - at;
 	if (r)
 		return r;
 	step_reached(STEP_MIG_LOCKED);
+	r = dest_disks_end(d, e);
+	if (r)
+		return r;
 	vm_commit(d->vm);
 	if (d->last.mode == MIGRATE_POSTCOPY) {
 		stream_shallow(&d->link);
@@ -114,6 +117,7 @@ void dest_run(void *arg)
 	step_reached(STEP_MIG_TOLD);
 	loop_timer_del(d->ft->loop, &d->timer_op);
 	d->has_vm = false; /* it is the caller's */
+	dest_disks_keep(d);
 	d->runs(d->arg);
 	vm_plug(d->vm);
 	if (d->last.paused)

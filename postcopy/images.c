@@ -4,6 +4,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "postcopy/copies.h"
+
 static bool is_disk(const struct vm *vm, unsigned i)
 {
 	return vm->machine.devs[i].kind == MDEV_BLK && vm->devices.disks[i].fd >= 0;
@@ -29,7 +31,7 @@ static void drained(void *arg)
 	struct image *i = arg;
 	int r;
 
-	if (i->disk->readonly) {
+	if (i->disk->readonly || i->copied) {
 		one_less(i->all, 0);
 		return;
 	}
@@ -38,7 +40,8 @@ static void drained(void *arg)
 		one_less(i->all, r);
 }
 
-void images_drain(struct images *im, struct vm *vm, void (*fn)(void *arg, int r), void *arg)
+void images_drain(struct images *im, struct vm *vm, uint32_t copied, void (*fn)(void *arg, int r),
+		  void *arg)
 {
 	memset(im, 0, sizeof(*im));
 	im->vm = vm;
@@ -48,7 +51,8 @@ void images_drain(struct images *im, struct vm *vm, void (*fn)(void *arg, int r)
 	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
 		if (!is_disk(vm, i))
 			continue;
-		im->each[i] = (struct image){.all = im, .disk = &vm->devices.disks[i]};
+		im->each[i] = (struct image){
+			.all = im, .disk = &vm->devices.disks[i], .copied = copies_has(copied, i)};
 		im->each[i].sync_op = (struct loop_op){.fn = synced, .arg = &im->each[i]};
 		im->pending++;
 		disk_drain(im->each[i].disk, drained, &im->each[i]);
@@ -82,43 +86,46 @@ void images_forget(struct images *im)
 	im->vm = NULL;
 }
 
-void images_unlock(struct vm *vm)
+void images_unlock(struct vm *vm, uint32_t copied)
 {
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
-		if (is_disk(vm, i))
+		if (is_disk(vm, i) && !copies_has(copied, i))
 			disk_unlock(&vm->devices.disks[i]);
 }
 
-int images_lock(struct vm *vm, struct err *e)
+int images_lock(struct vm *vm, uint32_t copied, struct err *e)
 {
 	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
-		int r = is_disk(vm, i) ? disk_lock(&vm->devices.disks[i], e) : 0;
+		bool ours = is_disk(vm, i) && !copies_has(copied, i);
+		int r = ours ? disk_lock(&vm->devices.disks[i], e) : 0;
 
 		if (!r)
 			continue;
 		while (i--)
-			if (is_disk(vm, i))
+			if (is_disk(vm, i) && !copies_has(copied, i))
 				disk_unlock(&vm->devices.disks[i]);
 		return r;
 	}
 	return 0;
 }
 
-int images_check_shared(struct vm *vm, struct err *e)
+int images_check_shared(struct vm *vm, uint32_t copied, struct err *e)
 {
 	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
 		const struct disk *d = &vm->devices.disks[i];
 		struct stat st;
 
-		if (!is_disk(vm, i) || d->readonly || disk_is_elsewhere(d))
+		if (!is_disk(vm, i) || d->readonly || copies_has(copied, i) || disk_is_elsewhere(d))
 			continue;
 		if (fstat(d->fd, &st) == 0 && S_ISBLK(st.st_mode))
 			continue;
-		return err_set(e, -EPERM,
-			       "disk '%s': the image here is not the one that the source has open, "
-			       "as that one is locked; give both hosts the same file, on storage "
-			       "that carries locks, or the same block device",
-			       d->id);
+		return err_set(
+			e, -EPERM,
+			"disk '%s': the image here is not the one that the source has open, "
+			"as that one is locked; give both hosts the same file, on storage "
+			"that carries locks, or the same block device; or have it copied: migrate "
+			"with --copy-disks",
+			d->id);
 	}
 	return 0;
 }

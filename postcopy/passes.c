@@ -14,7 +14,6 @@
 #include "vmm/base/loop.h"
 #include "vmm/copy/ram_pass.h"
 
-#define FRAME_NS     30000000000ull
 #define SYNC_LOOK_MS 50
 #define SYNC_ALIVE   100u /* looks, and then a frame without pages */
 #define AUTO_PASSES  3u	  /* before it is judged whether they lead anywhere */
@@ -45,12 +44,17 @@ static void sleep_until(struct passes *p, uint64_t ns)
 	pthread_mutex_unlock(&p->lock);
 }
 
+static uint64_t paced(const struct passes *p)
+{
+	return p->stats.bytes + p->stats.disk_bytes;
+}
+
 /* What was not sent in its time is not made up for later. */
 static void keep_pace(struct passes *p)
 {
-	uint64_t now = loop_now_ns(), bytes = p->stats.bytes - p->paced_bytes;
+	uint64_t now = loop_now_ns(), all = paced(p), bytes = all - p->paced_bytes;
 
-	p->paced_bytes = p->stats.bytes;
+	p->paced_bytes = all;
 	if (p->paced_ns < now)
 		p->paced_ns = now;
 	p->paced_ns += (unsigned __int128)bytes * NS_PER_S / p->conf->bandwidth;
@@ -64,16 +68,22 @@ static bool is_late(const struct passes *p)
 	return p->conf->how == MIGRATE_HOW_AUTO && loop_now_ns() > p->lazy_from_ns;
 }
 
-static int between(void *arg)
+int passes_between(void *arg)
 {
 	struct passes *p = arg;
 
-	if (p->conf->bandwidth && p->part == PASSES_LIVE && p->stats.bytes > p->paced_bytes)
+	if (p->conf->bandwidth && p->part == PASSES_LIVE && paced(p) > p->paced_bytes)
 		keep_pace(p);
+	return stopped(p) ? -ECANCELED : 0;
+}
+
+static int between_pages(void *arg)
+{
+	struct passes *p = arg;
+	int r = passes_between(p);
+
 	step_reached(STEP_MIG_PAGES);
-	if (stopped(p))
-		return -ECANCELED;
-	return p->part == PASSES_LIVE && is_late(p) ? -ETIME : 0;
+	return r ? r : p->part == PASSES_LIVE && is_late(p) ? -ETIME : 0;
 }
 
 /* --- while the guest runs --------------------------------------------------------------------- */
@@ -107,26 +117,34 @@ static uint64_t per_second(uint64_t n, uint64_t ns)
 	return ns ? (uint64_t)((unsigned __int128)n * NS_PER_S / ns) : 0;
 }
 
-/* What the pass says about the link and the guest; *ret_left: pages that are dirty now. */
+/*
+ * What the pass says about the link and the guest, and what the images have changed meanwhile.
+ * *ret_left: pages that are dirty now.
+ */
 static int end_pass(struct passes *p, const struct pass_start *at, uint64_t *ret_left)
 {
-	uint64_t took = loop_now_ns() - at->ns, busy = took - p->waited_ns;
+	uint64_t busy = loop_now_ns() - at->ns - p->waited_ns;
 	uint64_t pages = p->stats.pages - at->pages;
-	int r = dirty_count(p->dirty, ret_left);
+	int r;
 
 	if (pages >= RATE_PAGES) {
 		set(&p->stats.page_rate, per_second(pages, busy));
 		set(&p->stats.byte_rate, per_second(p->stats.bytes - at->bytes, busy));
 	}
-	set(&p->stats.dirty_rate, per_second(*ret_left, took));
+	r = passes_disks_go_on(p);
+	if (!r)
+		r = dirty_count(p->dirty, ret_left);
+	if (!r)
+		set(&p->stats.dirty_rate, per_second(*ret_left, loop_now_ns() - at->ns));
 	return r;
 }
 
 static bool fits(struct passes *p, uint64_t left)
 {
 	uint64_t rate = p->stats.page_rate ? p->stats.page_rate : RATE_GUESS;
+	uint64_t pages_ns = (uint64_t)((unsigned __int128)left * NS_PER_S / rate);
 
-	set(&p->stats.expected_ns, (uint64_t)((unsigned __int128)left * NS_PER_S / rate));
+	set(&p->stats.expected_ns, pages_ns + passes_disks_ns(p));
 	return p->stats.expected_ns <= p->conf->downtime_ns;
 }
 
@@ -168,7 +186,7 @@ static int wait_sync(struct passes *p, struct image_sync *is)
 		}
 		if (n % SYNC_ALIVE == 0)
 			r = stream_send(p->stream, FRAME_PAGES, 0, NULL, 0,
-					loop_now_ns() + FRAME_NS);
+					loop_now_ns() + PASSES_FRAME_NS);
 		if (r) {
 			job_abandon(&is->job);
 			return r;
@@ -225,43 +243,74 @@ static bool is_enough(const struct passes *p, uint64_t left, uint64_t before)
 	       (is_late(p) || (p->stats.pass >= AUTO_PASSES && left > before - before / 4));
 }
 
-static int end_live(struct passes *p)
+/* What was written until now comes to the medium, so that little is left of that, too. */
+static int bring(struct passes *p)
 {
-	p->lazy = p->conf->how != MIGRATE_HOW_PRECOPY;
-	return p->lazy ? 0 : not_converging(p);
+	int r = sync_images(p);
+
+	return r ? r : passes_disks_bring(p);
+}
+
+/* Memory may come afterwards; of an image only what fits into the downtime is left. */
+static int end_lazy(struct passes *p)
+{
+	int r = p->copies->which ? bring(p) : 0;
+
+	while (!r && passes_disks_ns(p) > p->conf->downtime_ns)
+		r = passes_disks_go_on(p);
+	p->lazy = true;
+	return r;
+}
+
+/* After a pass. 1: the VM may be stopped; 0: another one; -ETIME: no more, as of is_late(). */
+static int judge(struct passes *p, uint64_t left, uint64_t before, bool *synced)
+{
+	int r;
+
+	if (!fits(p, left) && is_enough(p, left, before))
+		return p->conf->how == MIGRATE_HOW_PRECOPY ? not_converging(p) : -ETIME;
+	if (!fits(p, left))
+		return 0;
+	if (*synced)
+		return !is_shrinking(p, left, before);
+	*synced = true;
+	r = bring(p);
+	return r < 0 ? r : 0;
 }
 
 static int send_live(struct passes *p, const struct ram_pass *ram)
 {
-	struct pass_start at = begin_pass(p, allocated_pages(p->dirty->mem));
 	uint64_t left, n, before = UINT64_MAX;
-	bool synced = !p->nfds;
-	int r;
+	bool synced = !p->nfds && !p->copies->which;
+	int r = passes_disks_begin(p);
+	struct pass_start at = begin_pass(p, allocated_pages(p->dirty->mem));
 
 	/* What was marked until now is read below, or is as zero as the destination's. */
 	dirty_forget_host(p->dirty);
-	r = ram_pass_all(ram);
+	if (!r)
+		r = ram_pass_all(ram);
 	while (!r) {
 		r = end_pass(p, &at, &left);
+		if (!r)
+			r = judge(p, left, before, &synced);
 		if (r)
 			break;
-		if (fits(p, left) && synced && !is_shrinking(p, left, before))
-			return 0;
-		if (!synced && fits(p, left)) {
-			r = sync_images(p);
-			synced = true;
-		} else if (!fits(p, left) && is_enough(p, left, before)) {
-			return end_live(p);
-		}
 		before = left;
 		at = begin_pass(p, left);
-		if (!r)
-			r = ram_pass_dirty(ram, p->dirty, &n);
+		r = ram_pass_dirty(ram, p->dirty, &n);
 	}
 	if (r != -ETIME)
-		return r;
+		return r < 0 ? r : 0;
 	r = page_out_flush(&p->out);
-	return r ? r : end_live(p);
+	return r ? r : end_lazy(p);
+}
+
+/* No page goes before the switch. */
+static int send_images(struct passes *p)
+{
+	int r = passes_disks_begin(p);
+
+	return r ? r : p->copies->which ? end_lazy(p) : sync_images(p);
 }
 
 /* --- when it stands --------------------------------------------------------------------------- */
@@ -270,7 +319,7 @@ static int put(struct passes *p, enum frame_type type, const void *data, size_t 
 {
 	struct iovec iov = {(void *)data, len};
 
-	return stream_send(p->stream, type, 0, &iov, 1, loop_now_ns() + FRAME_NS);
+	return stream_send(p->stream, type, 0, &iov, 1, loop_now_ns() + PASSES_FRAME_NS);
 }
 
 /* What was sent and is not what the guest has. */
@@ -294,8 +343,11 @@ static int put_maps(struct passes *p)
 static int send_last(struct passes *p, const struct ram_pass *ram)
 {
 	uint64_t begun = loop_now_ns(), n = 0;
-	int r = p->lazy ? put_maps(p) : ram_pass_dirty(ram, p->dirty, &n);
+	int r = passes_disks_go_on(p);
 
+	set(&p->stats.last_disk_ns, loop_now_ns() - begun);
+	if (!r)
+		r = p->lazy ? put_maps(p) : ram_pass_dirty(ram, p->dirty, &n);
 	set(&p->stats.last_pages, n);
 	set(&p->stats.todo, 0);
 	set(&p->stats.last_ns, loop_now_ns() - begun);
@@ -320,7 +372,7 @@ static void *thread(void *arg)
 				     .pages = &p->stats.pages,
 				     .still = p->part == PASSES_LAST,
 				     .sent = p->sent,
-				     .between = between,
+				     .between = between_pages,
 				     .arg = p};
 	uint64_t one = 1;
 	int r;
@@ -331,7 +383,7 @@ static void *thread(void *arg)
 	else if (p->conf->passes)
 		r = send_live(p, &ram);
 	else
-		r = sync_images(p);
+		r = send_images(p);
 	if (r)
 		err_set(&p->err, r, "sending: %s", strerror(-r));
 	if (write(p->notify_fd, &one, sizeof(one)) < 0)
@@ -343,7 +395,8 @@ int passes_init(struct passes *p, struct err *e)
 {
 	pthread_condattr_t ca;
 
-	if (page_out_init(&p->out, p->stream, FRAME_NS))
+	p->block = aligned_alloc(4096, BLOCK_BYTES);
+	if (!p->block || page_out_init(&p->out, p->stream, PASSES_FRAME_NS))
 		return err_set(e, -ENOMEM, "migration: out of memory");
 	p->out.sent = &p->stats.bytes;
 	pthread_mutex_init(&p->lock, NULL);
@@ -357,7 +410,9 @@ int passes_init(struct passes *p, struct err *e)
 void passes_done(struct passes *p)
 {
 	free(p->sent);
+	free(p->block);
 	p->sent = NULL;
+	p->block = NULL;
 	if (!p->out.enc)
 		return;
 	page_out_done(&p->out);

@@ -1,8 +1,8 @@
 /*
- * The sender of a migration: a thread that brings memory to the destination in passes while the
- * guest runs, until the rest fits into the downtime; and, when the VM stands, that rest, its state
- * and SWITCH. It is the only writer of the link while it runs. It tells the loop of its end by an
- * eventfd, and of nothing else.
+ * The sender of a migration: a thread that brings memory, and images that are copied, to the
+ * destination in passes while the guest runs, until the rest fits into the downtime; and, when the
+ * VM stands, that rest, its state and SWITCH. It is the only writer of the link while it runs. It
+ * tells the loop of its end by an eventfd, and of nothing else.
  */
 #ifndef POSTCOPY_PASSES_H
 #define POSTCOPY_PASSES_H
@@ -11,11 +11,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "postcopy/copies.h"
 #include "postcopy/wire.h"
 #include "vmm/conf/migrate_conf.h"
 #include "vmm/copy/page_out.h"
 #include "vmm/machine/machine.h"
 #include "vmm/vm/dirty.h"
+
+#define PASSES_FRAME_NS 30000000000ull /* so long a frame may take */
 
 enum passes_part { PASSES_LIVE, PASSES_LAST };
 
@@ -31,11 +34,17 @@ struct passes_stats {
 	uint64_t expected_ns; /* for what is dirty now, if the VM stood */
 	uint64_t last_pages;  /* sent while the VM stood */
 	uint64_t last_ns, state_ns; /* what these and the state took then */
+	uint64_t disk_bytes;	    /* of frames of images */
+	uint64_t disk_left;	    /* bytes of images that are still to go, as far as is known */
+	uint64_t disk_total;	    /* of images that are copied; 0: none is */
+	uint64_t disk_rate;	    /* bytes of images a second, without waits */
+	uint64_t last_disk_ns;	    /* the images' part of last_ns */
 };
 
 struct passes {
 	/* The caller's, set before passes_start(). */
-	struct dirty *dirty; /* logging is on */
+	struct dirty *dirty;   /* logging is on */
+	struct copies *copies; /* likewise */
 	struct stream *stream;
 	const struct migrate_conf *conf;
 	int notify_fd;		   /* eventfd: the thread has come to its end */
@@ -60,7 +69,10 @@ struct passes {
 	bool started;
 	bool stop; /* atomic: come to an end */
 	pthread_mutex_t lock;
-	pthread_cond_t cond; /* stop was set */
+	pthread_cond_t cond; /* stop was set, or written */
+	bool asked;	     /* are the copied images on the medium there? */
+	bool written;	     /* they are */
+	uint8_t *block;	     /* of an image, on its way */
 	struct page_out out;
 	uint64_t paced_ns, paced_bytes; /* the bandwidth limit: when so many bytes had their time */
 	uint64_t waited_ns;		/* for it, in this pass */
@@ -73,6 +85,9 @@ static inline bool passes_running(const struct passes *p)
 {
 	return p->started;
 }
+/* The destination says that what came of images is on the medium there. False: nobody asked. Loop.
+ */
+bool passes_written(struct passes *p);
 /*
  * Have it come to an end with -ECANCELED: at once, unless it hangs at a link that takes nothing;
  * chan_shut() ends that. Any thread.
@@ -80,5 +95,19 @@ static inline bool passes_running(const struct passes *p)
 void passes_stop(struct passes *p);
 /* Wait for that. 0: all that the part is for is done; else negative errno and err. Loop. */
 int passes_join(struct passes *p);
+
+/* --- its images: postcopy/passes_disks.c, for passes.c; its thread ------------------------------
+ */
+
+/* All of them, and then what was changed meanwhile, as long as that becomes less. */
+int passes_disks_begin(struct passes *p);
+/* What was changed since; 0 when there are none. */
+int passes_disks_go_on(struct passes *p);
+/* What is there comes to the medium there. */
+int passes_disks_bring(struct passes *p);
+/* So long the rest would take, if the VM stood. */
+uint64_t passes_disks_ns(struct passes *p);
+/* Between two frames: -ECANCELED when it is to end. */
+int passes_between(void *arg);
 
 #endif

@@ -78,12 +78,13 @@
 	X(NOT_LOADED, "an image or the state cannot be had")                                       \
 	X(PAIR, "the urgent link")                                                                 \
 	X(ARRIVED, "pages that somebody waits for have come")                                      \
+	X(WRITTEN, "images that were copied to here are on the medium")                            \
 	X(LACKS, "pages are still to come")                                                        \
 	X(COMPLETE, "EOS came, and no page is missing")                                            \
 	X(FILE, "`--recover file:PATH`")                                                           \
 	X(TIMER, "timer")                                                                          \
 	X(LOST, "link lost, or BYE")                                                               \
-	X(PART, "pages, MAP, state, EOS")                                                          \
+	X(PART, "pages, MAP, state, EOS, DISK")                                                    \
 	X(SWITCH, "SWITCH")                                                                        \
 	X(GO, "GO")                                                                                \
 	X(GONE, "GONE")

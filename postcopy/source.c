@@ -107,7 +107,8 @@ static void take_frame(struct source *s, const struct frame *f)
 		return;
 	case FRAME_WELCOME:
 		/* To a second link that does not exist yet? */
-		if (s->fsm.state != SRC_OFFERED && s->pair.fd < 0)
+		if ((s->fsm.state != SRC_OFFERED && s->pair.fd < 0) ||
+		    (s->fsm.state == SRC_OFFERED && !source_take_welcome(s, f)))
 			source_stray(s);
 		else
 			source_post(s, SRC_EV_WELCOME);
@@ -126,6 +127,10 @@ static void take_frame(struct source *s, const struct frame *f)
 		if (good)
 			return;
 		break;
+	case FRAME_DONE:
+		if (!passes_written(&s->passes))
+			source_stray(s);
+		return;
 	case FRAME_EOC:
 		source_post(s, SRC_EV_EOC);
 		return;
@@ -326,6 +331,7 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 	s->runs = (struct wire_runs){0};
 	s->passes.stats = (struct passes_stats){0};
 	s->passes.lazy = false;
+	s->copies.which = 0;
 	s->urgent = (struct urgent){0};
 	s->push = (struct push){0};
 	if (getrandom(&s->session, sizeof(s->session), 0) != sizeof(s->session))
@@ -369,7 +375,7 @@ int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 	if (!force && too_late(s, e))
 		return e->code;
 	/* Whoever has an image locked is likely to run it. */
-	if (force && !source_is_cut(s) && images_lock(s->vm, e))
+	if (force && !source_is_cut(s) && images_lock(s->vm, s->copies.which, e))
 		return e->code;
 	if (s->fsm.state != SRC_QUIT && s->fsm.state != SRC_BACK)
 		snprintf(s->why, sizeof(s->why), "%s", why);
@@ -453,6 +459,7 @@ void source_done(struct source *s)
 	unsent_done(&s->unsent);
 	free(s->maps);
 	images_forget(&s->images);
+	copies_forget(&s->copies);
 	dirty_stop(&s->dirty);
 	passes_done(&s->passes);
 	loop_poll_del(s->ft->loop, &s->sender_op);

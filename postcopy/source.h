@@ -17,6 +17,7 @@
 
 #include "ft/common/ft.h"
 #include "postcopy/carry_out.h"
+#include "postcopy/copies.h"
 #include "postcopy/images.h"
 #include "postcopy/passes.h"
 #include "postcopy/phases.h"
@@ -65,6 +66,8 @@ struct source {
 	struct wire_map *maps;
 	struct carry_out *carry; /* a file that is being written, or NULL */
 	struct images images;
+	struct copies copies; /* images that go along */
+	uint64_t offered;     /* bit i: machine.devs[i] may be one of these */
 	uint8_t *state;
 	size_t state_cap;
 	enum source_result result;

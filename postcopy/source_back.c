@@ -26,6 +26,7 @@ static void end_logging(struct source *s)
 {
 	passes_done(&s->passes);
 	dirty_stop(&s->dirty);
+	copies_forget(&s->copies);
 	unsent_done(&s->unsent);
 	free(s->maps);
 	s->maps = NULL;
@@ -118,7 +119,7 @@ void source_try_locks(void *arg)
 	struct source *s = arg;
 	struct err e = {0};
 
-	if (!images_lock(s->vm, &e)) {
+	if (!images_lock(s->vm, s->copies.which, &e)) {
 		if (vm_link(s->vm, true, &e))
 			log_error("%s", e.msg);
 		source_post(s, SRC_EV_LOCKED);

@@ -27,24 +27,44 @@ void source_connect(void *arg)
 void source_offer(void *arg)
 {
 	struct source *s = arg;
+	struct wire_image images[MACHINE_MAX_DEVS];
 	uint8_t *fdt = malloc(FDT_MAX_BYTES);
 	struct err e = {0};
 	int len = fdt ? fdt_build(&s->vm->machine, fdt, FDT_MAX_BYTES, &e)
 		      : err_set(&e, -ENOMEM, "out of memory");
 	struct wire_offer offer = {.mode = s->conf.how == MIGRATE_HOW_PRECOPY ? MIGRATE_PRECOPY
 									      : MIGRATE_POSTCOPY,
-				   .fdt_bytes = len > 0 ? len : 0};
-	struct iovec iov[2] = {{&offer, sizeof(offer)}, {fdt, offer.fdt_bytes}};
+				   .fdt_bytes = len > 0 ? len : 0,
+				   .nimages = s->conf.copy_disks ? copies_list(s->vm, images) : 0};
+	struct iovec iov[3] = {{&offer, sizeof(offer)},
+			       {images, offer.nimages * sizeof(images[0])},
+			       {fdt, offer.fdt_bytes}};
 
+	s->offered = 0;
+	for (unsigned i = 0; i < offer.nimages; i++)
+		s->offered |= 1ull << images[i].disk;
 	source_timer(s, OFFER_NS);
 	if (len < 0)
 		source_lose(s, e.msg);
 	else
-		source_open_link(s, FRAME_OFFER, iov, 2);
+		source_open_link(s, FRAME_OFFER, iov, 3);
 	if (s->link.fd >= 0)
 		chan_set_options(s->link.fd, LINK_MS);
 	free(fdt);
 	step_reached(STEP_MIG_OFFERED);
+}
+
+bool source_take_welcome(struct source *s, const struct frame *f)
+{
+	struct wire_welcome w = {0};
+
+	if (f->length && f->length != sizeof(w))
+		return false;
+	memcpy(&w, f->data, f->length);
+	if (w.copied & ~s->offered)
+		return false;
+	s->copies.which = (uint32_t)w.copied;
+	return true;
 }
 
 /* The urgent link, unless nothing is ever sent after the switch. */
@@ -79,7 +99,8 @@ static void list_images(struct source *s)
 
 	s->passes.nfds = 0;
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
-		if (vm->machine.devs[i].kind == MDEV_BLK && !vm->machine.devs[i].readonly)
+		if (vm->machine.devs[i].kind == MDEV_BLK && !vm->machine.devs[i].readonly &&
+		    !copies_has(s->copies.which, i))
 			s->passes.fds[s->passes.nfds++] = vm->devices.disks[i].fd;
 }
 
@@ -88,8 +109,12 @@ static int begin(struct source *s, struct err *e)
 	struct passes *p = &s->passes;
 	int fd = p->notify_fd, r;
 
-	*p = (struct passes){
-		.dirty = &s->dirty, .stream = &s->link, .conf = &s->conf, .notify_fd = fd};
+	*p = (struct passes){.dirty = &s->dirty,
+			     .copies = &s->copies,
+			     .stream = &s->link,
+			     .conf = &s->conf,
+			     .notify_fd = fd};
+	p->stats.disk_total = copies_bytes(s->vm, s->copies.which);
 	list_images(s);
 	p->lazy = !s->conf.passes;
 	p->lazy_from_ns = s->at.begun + s->conf.timeout_ns / 2;
@@ -99,7 +124,9 @@ static int begin(struct source *s, struct err *e)
 			return err_set(e, -ENOMEM, "migration: out of memory");
 	}
 	s->dirty.mem = &s->vm->mem;
-	r = s->conf.passes ? dirty_start(&s->dirty, &s->vm->kvm, &s->vm->mem, e) : 0;
+	r = copies_watch(&s->copies, s->vm, s->copies.which, e);
+	if (!r && s->conf.passes)
+		r = dirty_start(&s->dirty, &s->vm->kvm, &s->vm->mem, e);
 	if (!r)
 		r = passes_init(p, e);
 	return r ? r : passes_start(p, PASSES_LIVE, e);
@@ -112,6 +139,11 @@ void source_begin_passes(void *arg)
 
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	s->at.passes = loop_now_ns();
+	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
+		if (copies_has(s->copies.which, i))
+			log_info("migrate: disk '%s' is copied: %llu MiB",
+				 s->vm->machine.devs[i].id,
+				 (unsigned long long)(s->vm->machine.devs[i].bytes >> 20));
 	if (!begin(s, &e))
 		return;
 	snprintf(s->why, sizeof(s->why), "%s", e.msg);

@@ -10,6 +10,8 @@ void source_offer(void *arg);
 void source_pair(void *arg);
 void source_open_urgent(void *arg);
 void source_begin_passes(void *arg);
+/* The answer to the offer. False: it makes no sense. */
+bool source_take_welcome(struct source *s, const struct frame *f);
 
 /* postcopy/source_switch.c */
 void source_stand(void *arg);

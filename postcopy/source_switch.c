@@ -54,7 +54,7 @@ void source_stand(void *arg)
 	s->passes.state = s->state;
 	s->passes.state_len = (size_t)len;
 	source_timer(s, DRAIN_NS);
-	images_drain(&s->images, s->vm, drained, s);
+	images_drain(&s->images, s->vm, s->copies.which, drained, s);
 }
 
 void source_send_last(void *arg)
@@ -68,7 +68,7 @@ void source_send_last(void *arg)
 	/* The guest's time goes on over a pause by the user, too. */
 	p->stopped_at_ns = s->vm->run.paused_ns ? s->vm->run.paused_ns : s->at.stop;
 	source_timer(s, LAST_NS);
-	images_unlock(s->vm);
+	images_unlock(s->vm, s->copies.which);
 	step_reached(STEP_MIG_UNLOCKED);
 	if ((p->lazy && source_prepare_serving(s, &e)) || passes_start(p, PASSES_LAST, &e)) {
 		failed(s, e.msg);
@@ -129,6 +129,16 @@ void source_log_downtime(const struct source *s)
 		 ms(at->runs - at->ready));
 }
 
+/* What the guest writes from here on is in the copy only. */
+static void log_stale(const struct source *s)
+{
+	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
+		if (copies_has(s->copies.which, i))
+			log_warn("migrate: disk '%s': the image here is of the past from now on: "
+				 "the VM goes on with its copy at %s",
+				 s->vm->machine.devs[i].id, s->conf.uri);
+}
+
 void source_leave(void *arg)
 {
 	struct source *s = arg;
@@ -152,6 +162,7 @@ void source_leave(void *arg)
 		 (unsigned long long)s->passes.stats.pages, (unsigned long long)s->urgent.pages,
 		 (unsigned long long)s->push.pages, (unsigned long long)s->push.zero,
 		 ms(s->at.ended - s->at.begun));
+	log_stale(s);
 	ft_set(s->ft, FT_OVER, FT_MIGRATED, s->conf.uri);
 	source_set_result(s, SOURCE_DONE);
 	s->ft->on_exit(s->ft->arg, 3);

@@ -13,10 +13,28 @@ enum migrate_mode {
 	MIGRATE_POSTCOPY = 2, /* the rest comes afterwards */
 };
 
-/* FRAME_OFFER: followed by the machine description, fdt_bytes long. */
+/* FRAME_OFFER: followed by nimages struct wire_image, and by the machine description. */
 struct wire_offer {
 	uint32_t mode; /* enum migrate_mode */
 	uint32_t fdt_bytes;
+	uint32_t nimages; /* that may be copied; 0: none is to be */
+	uint32_t pad;
+};
+
+enum wire_image_kind { WIRE_IMAGE_FILE = 1, WIRE_IMAGE_DEVICE = 2 };
+
+/* What the source's image is, so that the destination can tell whether its own is the same one. */
+struct wire_image {
+	uint32_t disk; /* index in machine.devs */
+	uint32_t kind; /* enum wire_image_kind */
+	uint64_t inode;
+	int64_t born_s; /* when the file was made; 0: the file system does not know */
+	uint64_t born_ns;
+};
+
+/* FRAME_WELCOME to an offer */
+struct wire_welcome {
+	uint64_t copied; /* bit i: the image of machine.devs[i] is to come */
 };
 
 /* FRAME_SWITCH */
@@ -28,7 +46,8 @@ struct wire_switch {
 
 /* FRAME_READY */
 struct wire_ready {
-	uint64_t lock_ns, load_ns; /* what that took */
+	uint64_t lock_ns; /* so long it took to have the images, also those that were copied, */
+	uint64_t load_ns; /* and to load the state */
 };
 
 /* FRAME_RUNS */

@@ -48,6 +48,7 @@
 	X(DONE_SAID, "done-said")                                                                  \
 	X(MIG_OFFERED, "mig-offered")                                                              \
 	X(MIG_PAGES, "mig-pages")                                                                  \
+	X(MIG_DISK, "mig-disk")                                                                    \
 	X(MIG_STOOD, "mig-stood")                                                                  \
 	X(MIG_UNLOCKED, "mig-unlocked")                                                            \
 	X(MIG_LAST, "mig-last")                                                                    \

@@ -154,16 +154,30 @@ static unsigned hear(struct rig *r, struct stream *st)
 	return got == 1 ? f.type : 0;
 }
 
-static void offer(struct rig *r)
+/* nimages: of another host's file each. */
+static void offer_images(struct rig *r, uint32_t nimages, uint32_t disk)
 {
-	static uint8_t payload[sizeof(struct wire_offer) + FDT_MAX_BYTES];
-	int n = fdt_build(&r->machine, payload + sizeof(struct wire_offer), FDT_MAX_BYTES, NULL);
-	struct wire_offer o = {MIGRATE_PRECOPY, (uint32_t)n};
+	static uint8_t
+		payload[sizeof(struct wire_offer) + 99 * sizeof(struct wire_image) + FDT_MAX_BYTES];
+	const struct wire_image image = {
+		.disk = disk, .kind = WIRE_IMAGE_FILE, .inode = 1, .born_s = 1};
+	uint8_t *images = payload + sizeof(struct wire_offer);
+	uint8_t *fdt = images + nimages * sizeof(image);
+	int n = fdt_build(&r->machine, fdt, FDT_MAX_BYTES, NULL);
+	struct wire_offer o = {
+		.mode = MIGRATE_PRECOPY, .fdt_bytes = (uint32_t)n, .nimages = nimages};
 
 	assert_true(n > 0);
 	memcpy(payload, &o, sizeof(o));
+	for (uint32_t i = 0; i < nimages; i++)
+		memcpy(images + i * sizeof(image), &image, sizeof(image));
 	dial(r, &r->link, SESSION);
-	say(&r->link, FRAME_OFFER, payload, sizeof(o) + (size_t)n);
+	say(&r->link, FRAME_OFFER, payload, (size_t)(fdt - payload) + (size_t)n);
+}
+
+static void offer(struct rig *r)
+{
+	offer_images(r, 0, 0);
 }
 
 static void say_switch(struct rig *r)
@@ -317,6 +331,230 @@ static void images_that_are_not_the_same(void **state)
 	dropped(r, "not the one that the source has open");
 }
 
+/* --- images that are copied to here --- */
+
+static void copying(struct rig *r)
+{
+	source_locks(r, false);
+	offer_images(r, 1, 0);
+	assert_int_equal(hear(r, &r->link), FRAME_WELCOME);
+	assert_int_equal(r->dest.copied, 1);
+}
+
+static bool is_part(struct rig *r)
+{
+	struct disk d = {.fd = open(r->image, O_RDONLY | O_CLOEXEC)};
+	bool part = disk_is_part(&d);
+
+	close(d.fd);
+	return part;
+}
+
+static bool is_locked(struct rig *r)
+{
+	struct disk d = {.fd = open(r->image, O_RDONLY | O_CLOEXEC)};
+	bool locked = disk_is_elsewhere(&d);
+
+	close(d.fd);
+	return locked;
+}
+
+static void say_disk(struct rig *r, struct wire_disk w, size_t have)
+{
+	static uint8_t payload[sizeof(w) + (2u << 20)];
+
+	memset(payload, 0x5a, sizeof(payload));
+	memcpy(payload, &w, sizeof(w));
+	say(&r->link, FRAME_DISK, payload, sizeof(w) + have);
+}
+
+static void a_copy_runs(void **state)
+{
+	struct wire_switch w = {.mode = MIGRATE_PRECOPY};
+	struct rig *r = *state;
+	uint8_t got[1024];
+	int fd = open(r->image, O_RDONLY | O_CLOEXEC);
+
+	copying(r);
+	assert_true(is_locked(r));
+	loop_until(&r->loop, is_part(r));
+	say_disk(r, (struct wire_disk){.kind = DISK_WRITE, .off = 4096, .len = 512, .data = 512},
+		 512);
+	say_disk(r, (struct wire_disk){.kind = DISK_FLUSH}, 0);
+	assert_int_equal(hear(r, &r->link), FRAME_DONE);
+	assert_int_equal(pread(fd, got, 512, 4096), 512);
+	assert_int_equal(got[511], 0x5a);
+	assert_true(is_part(r));
+	say_disk(r, (struct wire_disk){.kind = DISK_WRITE, .len = 512, .data = 512}, 512);
+	say_disk(r, (struct wire_disk){.kind = DISK_ZERO, .off = 512, .len = 4096}, 0);
+	say(&r->link, FRAME_STATE, r->state, (size_t)r->state_len);
+	say(&r->link, FRAME_SWITCH, &w, sizeof(w));
+	assert_int_equal(hear(r, &r->link), FRAME_READY);
+	assert_int_equal(pread(fd, got, 1024, 0), 1024);
+	assert_int_equal(got[0], 0x5a);
+	assert_int_equal(got[512], 0);
+	say(&r->link, FRAME_GO, NULL, 0);
+	assert_int_equal(hear(r, &r->link), FRAME_RUNS);
+	assert_true(is_locked(r));
+	assert_false(is_part(r));
+	close(fd);
+}
+
+/* With all of it there, also its first block: the guest goes on elsewhere. */
+static void a_copy_that_is_not_used(void **state)
+{
+	struct wire_switch w = {.mode = MIGRATE_PRECOPY};
+	struct rig *r = *state;
+
+	copying(r);
+	say_disk(r, (struct wire_disk){.kind = DISK_WRITE, .len = 512, .data = 512}, 512);
+	say(&r->link, FRAME_STATE, r->state, (size_t)r->state_len);
+	say(&r->link, FRAME_SWITCH, &w, sizeof(w));
+	assert_int_equal(hear(r, &r->link), FRAME_READY);
+	assert_false(is_part(r));
+	stream_done(&r->link);
+	loop_until(&r->loop, r->dest.fsm.state == DST_LISTEN);
+	assert_true(is_part(r));
+	assert_false(is_locked(r));
+	/* It is where the next one goes. */
+	copying(r);
+}
+
+static void parts_of_images_that_are_none(void **state)
+{
+	static const struct {
+		struct wire_disk w;
+		size_t have;
+	} rows[] = {
+		{{.disk = 1, .kind = DISK_WRITE, .len = 512, .data = 512}, 512},
+		{{.disk = 8, .kind = DISK_WRITE, .len = 512, .data = 512}, 512},
+		{{.disk = UINT32_MAX, .kind = DISK_WRITE, .len = 512, .data = 512}, 512},
+		{{.kind = DISK_READ, .len = 512}, 0},
+		{{.kind = 77, .len = 512}, 0},
+		{{.kind = DISK_WRITE, .len = 512, .data = 512}, 511},
+		{{.kind = DISK_WRITE, .len = 1024, .data = 512}, 512},
+		{{.kind = DISK_WRITE, .len = 0}, 0},
+		{{.kind = DISK_WRITE, .off = 1, .len = 512, .data = 512}, 512},
+		{{.kind = DISK_WRITE, .off = UINT64_MAX - 511, .len = 512, .data = 512}, 512},
+		{{.kind = DISK_ZERO, .off = 512, .len = UINT32_MAX - 511}, 0},
+		{{.kind = DISK_ZERO, .off = 1ull << 40, .len = 512}, 0},
+		{{.kind = DISK_FLUSH, .len = 512}, 0},
+	};
+
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct rig *r;
+		void *one;
+
+		assert_int_equal(setup(&one), 0);
+		r = one;
+		copying(r);
+		say_disk(r, rows[i].w, rows[i].have);
+		assert_int_equal(hear(r, &r->link), FRAME_REFUSE);
+		loop_until(&r->loop, r->dest.fsm.state == DST_LISTEN);
+		assert_true(is_part(r));
+		assert_int_equal(teardown(&one), 0);
+	}
+	(void)state;
+}
+
+/* Nothing of an image that nobody spoke of, nor behind the state. */
+static void parts_of_images_that_are_not_copied(void **state)
+{
+	struct rig *r = *state;
+
+	reach(r, DST_RECEIVING);
+	say_disk(r, (struct wire_disk){.kind = DISK_WRITE, .len = 512, .data = 512}, 512);
+	assert_int_equal(hear(r, &r->link), FRAME_REFUSE);
+	dropped(r, "where it does not belong");
+	assert_false(is_part(r));
+}
+
+static void an_image_that_fails(void **state)
+{
+	struct rig *r = *state;
+	struct disk *d = &r->dest.images.disks[0];
+	int fd;
+
+	copying(r);
+	loop_until(&r->loop, diskapply_idle(&r->dest.images));
+	fd = d->fd;
+	d->fd = open("/dev/full", O_RDWR | O_CLOEXEC);
+	say_disk(r, (struct wire_disk){.kind = DISK_WRITE, .len = 512, .data = 512}, 512);
+	assert_int_equal(hear(r, &r->link), FRAME_REFUSE);
+	loop_until(&r->loop, r->dest.fsm.state == DST_LISTEN);
+	assert_non_null(strstr(r->ft.note, "No space left"));
+	close(fd);
+}
+
+/* All of it has come, and it does not get to the medium. */
+static void an_image_that_fails_at_last(void **state)
+{
+	struct wire_switch w = {.mode = MIGRATE_PRECOPY};
+	struct rig *r = *state;
+	struct disk *d = &r->dest.images.disks[0];
+	int fd;
+
+	copying(r);
+	loop_until(&r->loop, diskapply_idle(&r->dest.images));
+	fd = d->fd;
+	d->fd = open("/dev/full", O_RDWR | O_CLOEXEC);
+	say(&r->link, FRAME_STATE, r->state, (size_t)r->state_len);
+	say(&r->link, FRAME_SWITCH, &w, sizeof(w));
+	assert_int_equal(hear(r, &r->link), FRAME_REFUSE);
+	loop_until(&r->loop, r->dest.fsm.state == DST_LISTEN);
+	assert_non_null(strstr(r->ft.note, "cannot be written"));
+	assert_int_equal(fake_vm.loaded, 0);
+	close(fd);
+}
+
+/* More than waits for an image is not read; it goes on when that is written. */
+static void what_waits_is_bounded(void **state)
+{
+	struct rig *r = *state;
+	unsigned sent = 0;
+
+	copying(r);
+	loop_until(&r->loop, diskapply_idle(&r->dest.images));
+	r->dest.images.busy = true; /* the medium hangs */
+	while (!r->dest.read_stopped) {
+		say_disk(r, (struct wire_disk){.kind = DISK_WRITE, .len = 1 << 16, .data = 1 << 16},
+			 1 << 16);
+		sent++;
+		loop_turns(&r->loop);
+	}
+	assert_true(r->dest.images.queue.bytes < (34u << 20));
+	time_pass(&r->loop, 100 * S);
+	assert_int_equal(r->dest.fsm.state, DST_RECEIVING); /* the source is not silent */
+	r->dest.images.busy = false;
+	assert_int_equal(diskapply_flush(&r->dest.images), 0); /* it goes on */
+	loop_until(&r->loop, !r->dest.read_stopped);
+	say_disk(r, (struct wire_disk){.kind = DISK_FLUSH}, 0);
+	assert_int_equal(hear(r, &r->link), FRAME_DONE);
+	assert_true(r->dest.stats.disk_bytes > (uint64_t)sent << 16);
+}
+
+static void offers_of_images(void **state)
+{
+	static const struct {
+		uint32_t n, disk;
+	} rows[] = {{1, 1}, {1, 8}, {1, UINT32_MAX}, {9, 0}};
+	struct rig *r = *state;
+
+	source_locks(r, false);
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		offer_images(r, rows[i].n, rows[i].disk);
+		assert_int_equal(hear(r, &r->link), FRAME_REFUSE);
+		loop_until(&r->loop, r->dest.fsm.state == DST_LISTEN);
+		assert_false(is_part(r));
+		assert_false(is_locked(r));
+	}
+	/* Somebody else's. */
+	source_locks(r, true);
+	offer_images(r, 1, 0);
+	assert_int_equal(hear(r, &r->link), FRAME_REFUSE);
+	assert_false(is_part(r));
+}
+
 static void second_offer(void **state)
 {
 	struct rig *r = *state;
@@ -458,6 +696,14 @@ int main(void)
 		T(not_loaded),
 		T(image_in_use),
 		T(images_that_are_not_the_same),
+		T(a_copy_runs),
+		T(a_copy_that_is_not_used),
+		T(parts_of_images_that_are_not_copied),
+		T(an_image_that_fails),
+		T(an_image_that_fails_at_last),
+		T(what_waits_is_bounded),
+		T(offers_of_images),
+		cmocka_unit_test(parts_of_images_that_are_none),
 		T(second_offer),
 		T(asked_when_it_runs),
 		T(asked_at_another_door),

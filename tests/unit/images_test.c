@@ -56,7 +56,7 @@ static int setup(void **state)
 	assert_int_equal(disk_open(disk(f), &f->rig.loop, "d0", f->path, 0, NULL), 0);
 	f->buf = aligned_alloc(4096, 4096);
 	memset(f->buf, 0x5a, 4096);
-	images_drain(&f->im, &f->vm, on_drained, f);
+	images_drain(&f->im, &f->vm, 0, on_drained, f);
 	rig_until(&f->rig, f->drained);
 	f->held = (struct disk_req){
 		.kind = DISK_WRITE, .len = 4096, .buf = f->buf, .done = on_done, .arg = f};

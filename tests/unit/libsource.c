@@ -20,6 +20,7 @@
 #include "tests/unit/libkvm_model.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libtime.h"
+#include "vmm/copy/disk_wire.h"
 
 #define BUSY_PAGES 400 /* more than the sockets hold */
 
@@ -155,6 +156,14 @@ void there_reads(struct source_rig *r)
 		if (f.type == FRAME_SWITCH) {
 			assert_int_equal(f.length, sizeof(r->last));
 			memcpy(&r->last, f.data, sizeof(r->last));
+		}
+		if (f.type == FRAME_DISK) {
+			struct wire_disk w;
+
+			assert_true(f.length >= sizeof(w));
+			memcpy(&w, f.data, sizeof(w));
+			r->flushes += w.kind == DISK_FLUSH;
+			r->first_blocks += w.kind != DISK_FLUSH && !w.off;
 		}
 	}
 	if (r->link.session)

@@ -25,7 +25,8 @@ struct source_rig {
 	unsigned came[FRAME_TYPE_MAX];
 	uint64_t session;
 	struct wire_switch last;
-	int locker; /* another process that has the image, or -1 */
+	unsigned flushes, first_blocks; /* of an image that is copied, in FRAME_DISK */
+	int locker;			/* another process that has the image, or -1 */
 	/* The outside. */
 	unsigned exits, news;
 	int code;

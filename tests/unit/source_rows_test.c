@@ -2,6 +2,7 @@
  * The source's table: each row is taken through the real actions, each message is tried in each
  * state. The list here is the table once more, with what is seen from outside.
  */
+#define _GNU_SOURCE /* OFD locks */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -245,6 +246,103 @@ static void welcome_without_a_second_link(void **state)
 	assert_true(r->vm.running);
 }
 
+/* --- an image that goes along --- */
+
+static void welcome(struct source_rig *r, const void *w, size_t len)
+{
+	struct iovec iov = {(void *)w, len};
+
+	r->conf.copy_disks = true;
+	source_rig_reach(r, SRC_OFFERED);
+	there_reads(r);
+	assert_int_equal(stream_send(&r->link, FRAME_WELCOME, 0, &iov, 1, UINT64_MAX), 0);
+}
+
+static bool is_locked(struct source_rig *r)
+{
+	struct disk d = {.fd = open(r->image, O_RDONLY | O_CLOEXEC)};
+	bool locked = disk_is_elsewhere(&d);
+
+	close(d.fd);
+	return locked;
+}
+
+/* It is asked for what is there before the VM stands, and its first block comes then. */
+static void an_image_goes_along(void **state)
+{
+	struct source_rig *r = *state;
+	struct wire_welcome w = {.copied = 1};
+
+	welcome(r, &w, sizeof(w));
+	r->conf.downtime_ns = 3600 * S;
+	r->src.conf.downtime_ns = 3600 * S;
+	loop_until(&r->loop, (there_reads(r), r->flushes));
+	assert_int_equal(r->src.fsm.state, SRC_PASSES);
+	assert_int_equal(r->first_blocks, 0);
+	there_says(r, FRAME_DONE);
+	source_rig_until(r, SRC_SWITCH);
+	assert_int_equal(r->first_blocks, 1);
+	assert_int_equal(r->flushes, 1);
+	assert_int_equal(r->came[FRAME_SWITCH], 1);
+	assert_true(is_locked(r));
+	source_rig_cause(r, SRC_EV_READY);
+	source_rig_cause(r, SRC_EV_RUNS);
+	assert_int_equal(r->src.fsm.state, SRC_LEFT);
+	assert_true(logged("of the past"));
+}
+
+/* The guest goes on with it, and nobody follows what it writes there. */
+static void an_image_that_stays(void **state)
+{
+	struct source_rig *r = *state;
+	struct wire_welcome w = {.copied = 1};
+
+	welcome(r, &w, sizeof(w));
+	loop_until(&r->loop, (there_reads(r), r->flushes));
+	assert_non_null(r->vm.devices.disks[0].hook.done);
+	source_rig_cause(r, SRC_EV_CANCEL);
+	source_rig_until(r, SRC_IDLE);
+	assert_true(is_locked(r));
+	assert_null(r->vm.devices.disks[0].hook.done);
+	assert_true(r->vm.running);
+}
+
+static void answers_that_make_no_sense(void **state)
+{
+	static const struct {
+		struct wire_welcome w;
+		size_t len;
+	} rows[] = {{{.copied = 2}, 8},
+		    {{.copied = 3}, 8},
+		    {{.copied = 1ull << 40}, 8},
+		    {{.copied = 1}, 7}};
+
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct source_rig *r;
+		void *one;
+
+		assert_int_equal(source_rig_setup(&one), 0);
+		r = one;
+		welcome(r, &rows[i].w, rows[i].len);
+		source_rig_until(r, SRC_IDLE);
+		assert_non_null(strstr(r->src.why, "out of order"));
+		assert_int_equal(source_rig_teardown(&one), 0);
+	}
+	(void)state;
+}
+
+/* Nobody asked whether it is written. */
+static void done_without_a_question(void **state)
+{
+	struct source_rig *r = *state;
+
+	source_rig_reach(r, SRC_PASSES);
+	there_says(r, FRAME_DONE);
+	source_rig_until(r, SRC_IDLE);
+	assert_non_null(strstr(r->src.why, "out of order"));
+	assert_true(r->vm.running);
+}
+
 static void what_is_asked_for_too_late_is_refused(void **state)
 {
 	struct source_rig *r = *state;
@@ -323,6 +421,10 @@ int main(void)
 		cmocka_unit_test(each_row),
 		cmocka_unit_test(each_message_in_each_state),
 		SOURCE_TEST(welcome_without_a_second_link),
+		SOURCE_TEST(an_image_goes_along),
+		SOURCE_TEST(an_image_that_stays),
+		cmocka_unit_test(answers_that_make_no_sense),
+		SOURCE_TEST(done_without_a_question),
 		SOURCE_TEST(what_is_asked_for_too_late_is_refused),
 		SOURCE_TEST(session_names_it),
 		SOURCE_TEST(one_follows_the_writes),

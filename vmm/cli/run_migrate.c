@@ -53,6 +53,19 @@ static json_t *ram_status(const struct passes_stats *st, const struct vm *vm)
 	return o;
 }
 
+/* Of images that are copied, when any is. */
+static void add_disk_status(json_t *o, uint64_t transferred, uint64_t left, uint64_t total)
+{
+	json_t *disk = total ? json_object() : NULL;
+
+	if (!disk)
+		return;
+	json_object_set_new(disk, "transferred", json_integer((json_int_t)transferred));
+	json_object_set_new(disk, "remaining", json_integer((json_int_t)left));
+	json_object_set_new(disk, "total", json_integer((json_int_t)total));
+	json_object_set_new(o, "disk", disk);
+}
+
 /* Where the downtime went, us. */
 static json_t *downtime_parts(const struct source *s)
 {
@@ -62,7 +75,11 @@ static json_t *downtime_parts(const struct source *s)
 
 	json_object_set_new(o, "stop", microseconds(at->stop, at->stopped));
 	json_object_set_new(o, "disks", microseconds(at->stopped, at->drained));
-	json_object_set_new(o, "last-pages", json_integer((json_int_t)(get(&st->last_ns) / 1000)));
+	json_object_set_new(o, "last-blocks",
+			    json_integer((json_int_t)(get(&st->last_disk_ns) / 1000)));
+	json_object_set_new(
+		o, "last-pages",
+		json_integer((json_int_t)((get(&st->last_ns) - get(&st->last_disk_ns)) / 1000)));
 	json_object_set_new(o, "state", json_integer((json_int_t)(get(&st->state_ns) / 1000)));
 	json_object_set_new(o, "images", json_integer((json_int_t)(s->ready.lock_ns / 1000)));
 	json_object_set_new(o, "load", json_integer((json_int_t)(s->ready.load_ns / 1000)));
@@ -90,6 +107,8 @@ static json_t *source_status(const struct source *s)
 	ram = ram_status(&s->passes.stats, s->vm);
 	run_postcopy_out(ram, s);
 	json_object_set_new(o, "ram", ram);
+	add_disk_status(o, get(&s->passes.stats.disk_bytes), get(&s->passes.stats.disk_left),
+			get(&s->passes.stats.disk_total));
 	if (at->runs) {
 		json_object_set_new(o, "downtime", milliseconds(at->runs - at->stop));
 		json_object_set_new(o, "downtime-us", downtime_parts(s));
@@ -124,6 +143,7 @@ static json_t *dest_status(struct dest *d)
 	json_object_set_new(ram, "page-size", json_integer(MEM_PAGE_SIZE));
 	run_postcopy_in(o, ram, d);
 	json_object_set_new(o, "ram", ram);
+	add_disk_status(o, st->disk_bytes, d->images.queue.bytes, st->disk_total);
 	if (*d->why && listens)
 		json_object_set_new(o, "error-desc", json_string(d->why));
 	return o;

@@ -8,7 +8,9 @@
 #include "vmm/conf/option.h"
 #include "vmm/wire/chan.h"
 
-#define MS 1000000ull
+#define MS	      1000000ull
+#define TIMEOUT	      (60000 * MS)
+#define TIMEOUT_DISKS (86400000 * MS)
 #define FIELD(f)                                                                                   \
 	.offset = offsetof(struct migrate_conf, f), .size = sizeof(((struct migrate_conf *)0)->f)
 
@@ -30,6 +32,8 @@ static const struct option rows[] = {
 	  .metavar = "SIZE", .help = "bytes a second while the guest runs" },
 	{ "no-background", .type = OPT_FLAG, FIELD(no_background),
 	  .help = "of postcopy: send only what is asked for" },
+	{ "copy-disks", .type = OPT_FLAG, FIELD(copy_disks),
+	  .help = "images that are not one file at both hosts go along" },
 	{ "cancel", .type = OPT_FLAG, FIELD(cancel), .help = "give up the one that is under way" },
 	{ "force", .type = OPT_FLAG, FIELD(force),
 	  .help = "with --cancel: although nobody here can know; see the manual" },
@@ -42,8 +46,7 @@ static const struct option_table table = {rows, sizeof(rows) / sizeof(rows[0])};
 
 static void init(struct migrate_conf *c)
 {
-	*c = (struct migrate_conf){
-		.downtime_ns = 50 * MS, .timeout_ns = 60000 * MS, .passes = MIGRATE_PASSES_ANY};
+	*c = (struct migrate_conf){.downtime_ns = 50 * MS, .passes = MIGRATE_PASSES_ANY};
 }
 
 static int check_uri(const struct migrate_conf *c, struct err *e)
@@ -118,6 +121,8 @@ static int check(struct migrate_conf *c, struct err *e)
 	r = check_how(c, e);
 	if (r)
 		return r;
+	if (!c->timeout_ns)
+		c->timeout_ns = c->copy_disks ? TIMEOUT_DISKS : TIMEOUT;
 	if (c->how == MIGRATE_HOW_POSTCOPY && c->passes == MIGRATE_PASSES_ANY)
 		c->passes = 0;
 	if (c->how != MIGRATE_HOW_POSTCOPY && !c->passes)
@@ -208,6 +213,8 @@ json_t *migrate_conf_json(const struct migrate_conf *c)
 		json_object_set_new(o, "passes", json_integer(c->passes));
 	if (c->no_background)
 		json_object_set_new(o, "no-background", json_true());
+	if (c->copy_disks)
+		json_object_set_new(o, "copy-disks", json_true());
 	if (c->bandwidth)
 		json_object_set_new(o, "bandwidth", json_integer((json_int_t)c->bandwidth));
 	return o;

@@ -25,7 +25,8 @@ struct migrate_conf {
 	char uri[300];
 	enum migrate_how how;
 	uint64_t downtime_ns; /* default 50 ms: the VM is switched when the rest takes no longer */
-	uint64_t timeout_ns;  /* default 60 s: not switched by then, it is given up */
+	/* Default 60 s, and a day with copy_disks: not switched by then, it is given up. */
+	uint64_t timeout_ns;
 	/*
 	 * Over memory, and then: precopy is given up, postcopy switches. Default: any number, and 0
 	 * with postcopy.
@@ -33,6 +34,7 @@ struct migrate_conf {
 	uint32_t passes;
 	bool no_background; /* postcopy: what is not asked for is not sent */
 	uint64_t bandwidth; /* bytes a second while the guest runs; 0: as fast as it goes */
+	bool copy_disks;    /* images that are not one file at both hosts go along */
 	bool cancel;	    /* give up the one that is under way */
 	bool force;	    /* with cancel: the user knows what nobody here does */
 	char recover[300];  /* go on over this, which may be file:PATH; then in uri, too */

@@ -46,7 +46,7 @@ enum frame_type {
 	FRAME_REFUSE,	   /* text: why not */
 	FRAME_HEART,	   /* struct heart: liveness, either way */
 	FRAME_PAGES,	   /* encoded pages (vmm/copy/pages.h) */
-	FRAME_DISK,	   /* a chunk of a disk image while syncing */
+	FRAME_DISK,	   /* a part of a disk image (vmm/copy/disk_wire.h) */
 	FRAME_DISKLOG,	   /* disk log entries of an epoch */
 	FRAME_STATE,	   /* encoded device state (vmm/machine/state.h) */
 	FRAME_EPOCH_BEGIN, /* an epoch's data follows */
@@ -54,14 +54,16 @@ enum frame_type {
 	FRAME_ACK,	   /* epoch is whole, verified, cannot fail to apply */
 	FRAME_BYE,	   /* orderly end: the sender stopped; nobody is to take over */
 	FRAME_HAND_OVER,   /* orderly end: the receiver is to run the VM */
-	FRAME_DONE,	   /* to a bye: all that was acknowledged is in the images */
-	FRAME_RUNS,	   /* to a hand-over: the VM runs here, its output is held */
-	FRAME_GONE,	   /* to that: the VM is the receiver's alone */
-	FRAME_OFFER,	   /* machine description (FDT) and parameters; source -> destination */
-	FRAME_SWITCH,	   /* the source's VM stands, and all that was to come first has come */
-	FRAME_READY,	   /* to that: the VM is loaded, and can no longer fail to run */
-	FRAME_GO,	   /* to that: the receiver is to run the VM */
-	FRAME_ASK,	   /* after a lost link: did it go? RUNS, BYE or REFUSE */
+	/* To a bye: all that was acknowledged is in the images. To a flush: all that has come is.
+	 */
+	FRAME_DONE,
+	FRAME_RUNS,   /* to a hand-over: the VM runs here, its output is held */
+	FRAME_GONE,   /* to that: the VM is the receiver's alone */
+	FRAME_OFFER,  /* machine description (FDT) and parameters; source -> destination */
+	FRAME_SWITCH, /* the source's VM stands, and all that was to come first has come */
+	FRAME_READY,  /* to that: the VM is loaded, and can no longer fail to run */
+	FRAME_GO,     /* to that: the receiver is to run the VM */
+	FRAME_ASK,    /* after a lost link: did it go? RUNS, BYE or REFUSE */
 
 	/* Pages on request (postcopy/wire.h). */
 	FRAME_MAP,     /* runs of pages that are zero, or void */
