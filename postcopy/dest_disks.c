@@ -12,7 +12,7 @@
 #include "vmm/base/log.h"
 
 #define QUEUE_HIGH (32u << 20)
-#define QUEUE_LOW  (8u << 20)
+#define QUEUE_LOW  (24u << 20) /* soon: the source waits at its link for so long */
 
 /* --- they move -------------------------------------------------------------------------------- */
 

@@ -17,6 +17,7 @@
 #define RATE_BYTES (512u << 10) /* less says nothing about how fast it goes, */
 #define RATE_GUESS (100u << 20) /* and this, bytes a second, is assumed */
 #define ALIVE_NS   5000000000ull
+#define FRAME_NS   120000000000ull /* the destination reads no faster than its medium writes */
 
 static void set(uint64_t *stat, uint64_t value)
 {
@@ -52,7 +53,7 @@ static int each(struct passes *p, bool all, uint64_t *sent)
 					     .index = i,
 					     .map = &p->copies->maps[i],
 					     .stream = p->stream,
-					     .frame_ns = PASSES_FRAME_NS,
+					     .frame_ns = FRAME_NS,
 					     .buf = p->block,
 					     .between = between_blocks,
 					     .arg = p,

@@ -63,19 +63,25 @@ void source_late(void *arg)
 
 static void note_timeout(struct source *s)
 {
-	if (!s->passes.stats.page_rate) {
+	const struct passes_stats *st = &s->passes.stats;
+	unsigned long long timeout_ms = s->conf.timeout_ns / 1000000;
+	char images[64] = "";
+
+	if (st->disk_total)
+		snprintf(images, sizeof(images), "; %llu MiB of images are left",
+			 (unsigned long long)(st->disk_left >> 20));
+	if (!st->page_rate) {
 		snprintf(s->why, sizeof(s->why),
 			 "not switched within --timeout %llu ms: not even one pass over memory was "
-			 "over",
-			 (unsigned long long)(s->conf.timeout_ns / 1000000));
+			 "over%s",
+			 timeout_ms, images);
 		return;
 	}
 	snprintf(s->why, sizeof(s->why),
 		 "not switched within --timeout %llu ms: the guest writes %llu MiB/s, %llu MiB/s "
-		 "get through",
-		 (unsigned long long)(s->conf.timeout_ns / 1000000),
-		 (unsigned long long)(s->passes.stats.dirty_rate >> 8),
-		 (unsigned long long)(s->passes.stats.page_rate >> 8));
+		 "get through%s",
+		 timeout_ms, (unsigned long long)(st->dirty_rate >> 8),
+		 (unsigned long long)(st->page_rate >> 8), images);
 }
 
 void source_timeout(void *arg)

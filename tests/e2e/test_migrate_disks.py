@@ -216,7 +216,7 @@ def migrate_copy_kill(lab):
         move.go("unix")
         works(lab, move.vm)
         lab.release(move.vm)
-    for name in ("mig-disk:20", "mig-stood", "mig-last"):
+    for name in ("mig-disk:20", "mig-stood", "mig-last", "mig-sent", "mig-go"):
         move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
         uri = move.uri("unix")
         to = move.destination(uri)

@@ -1,17 +1,20 @@
 /*
- * Both ends of postcopy's links. The first byte picks: even, a destination's requests at the
- * source; odd, pages, maps and ends at the destination, whose memory a model follows.
+ * Both ends of a migration's links. The first byte picks: from 0xc0 on, parts of images at the
+ * destination; else even, a destination's requests at the source; odd, pages, maps and ends at the
+ * destination. A model follows its memory and its image.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "postcopy/pager.h"
 #include "postcopy/uffd.h"
 #include "postcopy/urgent.h"
 #include "tests/fuzz/fuzz.h"
+#include "vmm/copy/diskapply.h"
 #include "vmm/copy/pages.h"
 
 #define BYTES	(2u << 20)
@@ -313,9 +316,111 @@ static void destination(struct input *in)
 	free(d);
 }
 
+/* --- images ----------------------------------------------------------------------------------- */
+
+#define IMAGE (5u * 65536 + 512)
+
+struct images {
+	struct loop loop;
+	struct machine machine;
+	struct disk disks[MACHINE_MAX_DEVS]; /* 0 is not copied, 1 is */
+	struct diskapply apply;
+	uint8_t model[IMAGE];
+};
+
+static void ignore(void *arg)
+{
+}
+
+static void open_images(struct images *im)
+{
+	require(!loop_init(&im->loop, NULL));
+	im->machine.ndevs = 2;
+	for (unsigned i = 0; i < 2; i++) {
+		char path[] = "/tmp/postcopy-fuzz-XXXXXX";
+		int fd = mkstemp(path);
+
+		require(fd >= 0 && !ftruncate(fd, IMAGE));
+		close(fd);
+		im->machine.devs[i] = (struct mdev){.kind = MDEV_BLK, .bytes = IMAGE};
+		require(!disk_open(&im->disks[i], &im->loop, "d", path, 0, NULL));
+		unlink(path);
+	}
+	require(!diskapply_init(&im->apply, &im->machine, im->disks, ignore, NULL));
+	im->apply.which = 2;
+	im->apply.sparse = true;
+}
+
+/* What is refused changes nothing. */
+static void feed_image(struct images *im, const uint8_t *frame, uint32_t len)
+{
+	struct disk_writes list = {0};
+	struct wire_disk w;
+	struct err e = {0};
+
+	if (diskapply_parse(&im->apply, frame, len, &list, &e)) {
+		require(e.msg[0] && !list.head);
+		return;
+	}
+	memcpy(&w, frame, sizeof(w));
+	require(w.disk == 1 && w.off <= IMAGE && w.len <= IMAGE - w.off);
+	if (w.kind == DISK_WRITE)
+		memcpy(im->model + w.off, frame + sizeof(w), w.len);
+	else if (w.kind == DISK_ZERO || w.kind == DISK_DISCARD)
+		memset(im->model + w.off, 0, w.len);
+	diskapply_push(&im->apply, &list);
+}
+
+static void take_image(struct images *im, struct input *in)
+{
+	static uint8_t frame[sizeof(struct wire_disk) + 65536];
+	uint8_t how = (uint8_t)take(in, 1);
+	struct wire_disk w = {.disk = how & 1, .kind = how >> 1 & 7};
+	size_t n = sizeof(w);
+	const uint8_t *p;
+
+	if (how & 0x80) { /* as it comes */
+		p = take_bytes(in, &n);
+		memcpy(frame, p, n);
+		feed_image(im, frame, (uint32_t)n);
+		return;
+	}
+	w.off = take(in, 2) * (how & 0x40 ? 1 : 512);
+	w.len = (uint32_t)take(in, 2) * 512;
+	w.data = w.kind == DISK_WRITE ? w.len : 0;
+	memcpy(frame, &w, sizeof(w));
+	memset(frame + sizeof(w), (int)take(in, 1), sizeof(frame) - sizeof(w));
+	n += w.data;
+	feed_image(im, frame, n < sizeof(frame) ? (uint32_t)n : sizeof(frame));
+}
+
+static void images(struct input *in)
+{
+	struct images *im = calloc(1, sizeof(*im));
+	uint8_t *image = malloc(IMAGE);
+
+	open_images(im);
+	while (in->left)
+		take_image(im, in);
+	diskapply_drain(&im->apply);
+	require(!im->apply.error);
+	require(pread(im->disks[1].fd, image, IMAGE, 0) == IMAGE);
+	require(!memcmp(image, im->model, IMAGE));
+	require(pread(im->disks[0].fd, image, IMAGE, 0) == IMAGE);
+	for (unsigned i = 0; i < IMAGE; i++)
+		require(!image[i]);
+	diskapply_done(&im->apply);
+	for (unsigned i = 0; i < 2; i++)
+		disk_close(&im->disks[i]);
+	loop_done(&im->loop);
+	free(image);
+	free(im);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static int refused = -1;
+	uint8_t pick;
 	struct input in = {data, size};
 	struct err e = {0};
 
@@ -324,7 +429,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (refused)
 			fprintf(stderr, "only the source: %s\n", e.msg);
 	}
-	if (take(&in, 1) % 2 && !refused)
+	pick = (uint8_t)take(&in, 1);
+	if (pick >= 0xc0)
+		images(&in);
+	else if (pick % 2 && !refused)
 		destination(&in);
 	else
 		source(&in);

@@ -21,8 +21,10 @@ static double number(json_t *o, const char *key)
 /* What is behind the bar: how a pass gets on, or what the VM that runs there still lacks. */
 static void draw_numbers(json_t *o, json_t *ram)
 {
-	json_t *pages = json_object_get(ram, "postcopy-pages");
+	json_t *pages = json_object_get(ram, "postcopy-pages"), *disk = json_object_get(o, "disk");
 
+	if (disk && !pages)
+		printf("disks %.0f MiB left, ", number(disk, "remaining") / (1 << 20));
 	printf("%.0f MiB sent, %.0f left, ", number(ram, "transferred") / (1 << 20),
 	       number(ram, "remaining") / (1 << 20));
 	if (pages)
@@ -64,6 +66,9 @@ static int end_of(json_t *o, const char *status, bool cancel)
 
 	if (!status)
 		return -1;
+	if (!strcmp(status, "completed") && !cancel && json_object_get(o, "disk"))
+		fprintf(stderr, "ftvmm: migrate: the images that went along are of the past here: "
+				"the VM goes on with its copies\n");
 	if (!strcmp(status, "completed"))
 		return cancel ? EXIT_FAILED : EXIT_DONE;
 	if (!strcmp(status, "cancelled") && cancel)
