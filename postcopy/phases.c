@@ -108,9 +108,11 @@ static const struct fsm_row source_rows[] = {
 	ROW(ASKED, RECOVER, RECONNECT, source_recover_by, "connect there, from now on"),
 	ROW(ASKED, HAVE, CUT_PAIRING, source_mend, "connect the urgent link"),
 
+	ROW(SERVE, TIMER, SERVE, source_urgent_lost, "the urgent link ended 0.2 s ago"),
 	ROW(SERVE, LOST, CUT, source_cut, "it keeps all; PAUSED"),
 	ROW(SERVE, CANCEL, SERVE, NULL, "too late"),
 	ROW(SERVE, END, SERVE, source_stays, "not before all has gone out"),
+	ROW(ENDING, TIMER, ENDING, NULL, "the main link will tell"),
 	ROW(ENDING, LOST, CUT, source_cut, "it keeps all; PAUSED"),
 	ROW(ENDING, CANCEL, ENDING, NULL, "too late"),
 	ROW(ENDING, END, ENDING, source_stays, "not before all is there"),

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "postcopy/wire.h"
@@ -11,6 +12,7 @@
 #include "vmm/base/loop.h"
 
 #define SEND_NS	 5000000000ull
+#define LAST_NS	 100000000ull /* for a small frame, with its answer there already */
 #define BATCH	 32u	      /* pages in a frame: what is in one is late for who waits for it */
 #define BURST_NS 10000000ull  /* that may be made up for when the thread was away */
 #define STEP_NS	 100000000ull /* the limit may change meanwhile */
@@ -205,6 +207,7 @@ static int send_eos(struct push *p)
 	};
 	struct iovec iov = {&eos, sizeof(eos)};
 
+	__atomic_store_n(&p->last, true, __ATOMIC_RELEASE);
 	return stream_send(p->out->stream, FRAME_EOS, 0, &iov, 1, loop_now_ns() + SEND_NS);
 }
 
@@ -247,7 +250,7 @@ int push_start(struct push *p, struct page_out *out, struct urgent *urgent, int 
 	p->out->sent = &p->bytes;
 	p->notify_fd = notify_fd;
 	p->error = 0;
-	p->stop = p->eos = false;
+	p->stop = p->last = p->eos = false;
 	p->link_pages = p->link_zero = 0;
 	stream_shallow(out->stream);
 	r = pthread_create(&p->thread, NULL, thread, p);
@@ -263,13 +266,25 @@ int push_error(const struct push *p)
 	return __atomic_load_n(&p->error, __ATOMIC_ACQUIRE);
 }
 
+/* EOS may be out, and have its answer, before the thread has come to its end. */
+static bool has_ended(struct push *p)
+{
+	uint64_t until = loop_now_ns() + LAST_NS;
+	struct timespec t = {.tv_sec = (time_t)(until / 1000000000),
+			     .tv_nsec = (long)(until % 1000000000)};
+
+	return __atomic_load_n(&p->last, __ATOMIC_ACQUIRE) &&
+	       !pthread_clockjoin_np(p->thread, NULL, CLOCK_MONOTONIC, &t);
+}
+
 void push_stop(struct push *p)
 {
 	if (!p->running)
 		return;
 	unsent_stir(p->unsent, &p->stop);
-	if (!__atomic_load_n(&p->eos, __ATOMIC_ACQUIRE))
+	if (!has_ended(p)) {
 		chan_shut(&p->out->stream->chan);
-	pthread_join(p->thread, NULL);
+		pthread_join(p->thread, NULL);
+	}
 	p->running = false;
 }

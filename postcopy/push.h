@@ -34,6 +34,7 @@ struct push {
 	int notify_fd;
 	int error; /* atomic */
 	bool running, stop;
+	bool last; /* atomic: nothing but EOS comes any more */
 	uint64_t link_pages, link_zero;
 	pthread_t thread;
 };

@@ -49,6 +49,7 @@ void source_recover_by(void *arg);
 int source_prepare_serving(struct source *s, struct err *e); /* the VM stands */
 void source_serve(void *arg);
 void source_serve_again(void *arg);
+void source_urgent_lost(void *arg); /* and the main link has said nothing since */
 void source_stays(void *arg);
 void source_cut(void *arg);
 void source_cut_again(void *arg);

@@ -16,6 +16,9 @@
 
 #define RETRY_NS  500000000ull
 #define ANSWER_NS 2000000000ull
+/* A destination that ends says so by the main link: that word may come after the urgent one's end.
+ */
+#define LAST_WORD_NS 200000000ull
 
 static void news(struct loop_op *op, int res)
 {
@@ -30,10 +33,8 @@ static void news(struct loop_op *op, int res)
 		if (s->fsm.state == SRC_SERVE)
 			source_post(s, SRC_EV_SENT);
 	} else if (s->urgent.running && urgent_error(&s->urgent, &why)) {
-		char text[200];
-
-		snprintf(text, sizeof(text), "urgent link: %s", why);
-		source_lose(s, text);
+		snprintf(s->why, sizeof(s->why), "urgent link: %s", why);
+		source_timer(s, LAST_WORD_NS);
 	} else if (s->push.running && push_error(&s->push)) {
 		source_lose(s, "link broken");
 	}
@@ -147,6 +148,15 @@ void source_serve(void *arg)
 	dirty_stop(&s->dirty);
 	s->ft->life = FT_ELSEWHERE;
 	push(s);
+}
+
+void source_urgent_lost(void *arg)
+{
+	struct source *s = arg;
+	char why[sizeof(s->why)];
+
+	memcpy(why, s->why, sizeof(why));
+	source_lose(s, why);
 }
 
 void source_stays(void *arg)

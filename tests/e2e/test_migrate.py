@@ -841,6 +841,7 @@ def two_ways(lab, move, env=None, **options):
     """A migration over the proxy, which dies: no way is left but the one that it returns. Destination, way."""
     wire, other = ftlab.Wire(lab), f"unix:{lab.path('other')}"
     to = move.destination(f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}", env=env)
+    wire.do("delay 0")  # it listens
     move.vm.call("migrate", **options, **{"postcopy": wire.peer_of["A"]})
     if env:
         frozen(to)
