@@ -8,7 +8,7 @@ import ftlab
 from ftlab import GUEST_IP, Vm, expect
 from testlib import check_load, random_wait, start_load, test
 from test_boot import NET, boot
-from test_migrate import DEST_BEFORE, LAZY, Move, all_there, migrate, works
+from test_migrate import DEST_BEFORE, LAZY, Move, all_there, client, migrate, works
 
 WAYS = ({"how": "precopy"}, *LAZY)
 
@@ -127,8 +127,11 @@ def migrate_copy_cancel(lab):
         move.vm.wait_status(lambda s: s["migration"]["status"] == "cancelled", "that it is given up")
         still_here(lab, move, to)
         lab.release(to)
-    move.go("tcp")
-    works(lab, move.vm)
+    uri = move.uri("tcp")
+    to = move.destination(uri)
+    code, out, err = client(lab, move.vm, "--precopy", uri, "--copy-disks", "--timeout", "50s")
+    expect(code == 0 and "of the past" in err and '"remaining"' in out, f"{code}: {out[-300:]}{err}")
+    works(lab, to)
 
 
 @test(90)
