@@ -395,7 +395,7 @@ int passes_init(struct passes *p, struct err *e)
 {
 	pthread_condattr_t ca;
 
-	p->block = aligned_alloc(4096, BLOCK_BYTES);
+	p->block = aligned_alloc(4096, BLOCK_MAP_BYTES);
 	if (!p->block || page_out_init(&p->out, p->stream, PASSES_FRAME_NS))
 		return err_set(e, -ENOMEM, "migration: out of memory");
 	p->out.sent = &p->stats.bytes;

@@ -40,7 +40,7 @@ static uint64_t count_marked(const struct passes *p)
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
 		if (copies_has(p->copies->which, i))
 			blocks += block_map_count(&p->copies->maps[i]) - (p->part == PASSES_LIVE);
-	return blocks * BLOCK_BYTES;
+	return blocks * BLOCK_MAP_BYTES;
 }
 
 /* *sent: bytes of images that this was about. */
@@ -64,7 +64,7 @@ static int each(struct passes *p, bool all, uint64_t *sent)
 
 		if (copies_has(p->copies->which, i))
 			r = all ? disk_pass_all(&dp) : disk_pass_marked(&dp, &count);
-		*sent += count * BLOCK_BYTES;
+		*sent += count * BLOCK_MAP_BYTES;
 	}
 	return r;
 }

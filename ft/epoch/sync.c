@@ -143,7 +143,7 @@ int sync_run(struct sync *s, struct page_out *out)
 {
 	const struct ram_pass ram = {
 		.mem = s->dirty->mem, .out = out, .pages = &s->pages, .between = between, .arg = s};
-	struct blocks b = {s, out, aligned_alloc(4096, BLOCK_BYTES), 0};
+	struct blocks b = {s, out, aligned_alloc(4096, BLOCK_MAP_BYTES), 0};
 	int r;
 
 	step_reached(STEP_SYNC_BEGIN);

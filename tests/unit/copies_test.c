@@ -7,7 +7,7 @@
 
 #include "postcopy/copies.h"
 
-#define BYTES (20 * BLOCK_BYTES)
+#define BYTES (20 * BLOCK_MAP_BYTES)
 
 struct fix {
 	struct rig rig;
@@ -42,7 +42,7 @@ static int setup(void **state)
 	f->vm.devices.disks[0].fd = -1;
 	assert_int_equal(disk_open(disk(f), &f->rig.loop, "d0", f->path, DISK_OPEN_UNLOCKED, NULL),
 			 0);
-	f->buf = aligned_alloc(4096, BLOCK_BYTES);
+	f->buf = aligned_alloc(4096, BLOCK_MAP_BYTES);
 	f->other = -1;
 	*state = f;
 	return 0;
@@ -186,8 +186,8 @@ static void marks(void **state)
 		uint64_t first, count;
 	} rows[] = {
 		{DISK_WRITE, 0, 512, 0, 1},
-		{DISK_WRITE, 3 * BLOCK_BYTES - 512, 1024, 2, 2},
-		{DISK_ZERO, 5 * BLOCK_BYTES, 3 * BLOCK_BYTES, 5, 3},
+		{DISK_WRITE, 3 * BLOCK_MAP_BYTES - 512, 1024, 2, 2},
+		{DISK_ZERO, 5 * BLOCK_MAP_BYTES, 3 * BLOCK_MAP_BYTES, 5, 3},
 		{DISK_DISCARD, BYTES - 512, 512, 19, 1},
 		{DISK_FLUSH, 0, 0, 20, 0},
 		{DISK_READ, 0, 512, 20, 0},
@@ -213,12 +213,12 @@ static void under_way(void **state)
 {
 	struct fix *f = *state;
 
-	change(f, DISK_WRITE, BLOCK_BYTES, 512);
+	change(f, DISK_WRITE, BLOCK_MAP_BYTES, 512);
 	assert_false(f->done);
 	assert_int_equal(copies_watch(&f->copies, &f->vm, 2, NULL), 0);
 	rig_until(&f->rig, f->done);
 	assert_int_equal(block_map_count(&f->copies.maps[1]), 1);
-	change(f, DISK_WRITE, BLOCK_BYTES, 512);
+	change(f, DISK_WRITE, BLOCK_MAP_BYTES, 512);
 	copies_forget(&f->copies);
 	rig_until(&f->rig, f->done);
 }

@@ -21,8 +21,8 @@
 #include "vmm/copy/disk_pass.h"
 #include "vmm/copy/disk_wire.h"
 
-#define BLOCKS	70u				/* more than a word of marks has */
-#define IMAGE	(BLOCKS * BLOCK_BYTES - 64512u) /* the last one has two sectors */
+#define BLOCKS	70u				    /* more than a word of marks has */
+#define IMAGE	(BLOCKS * BLOCK_MAP_BYTES - 64512u) /* the last one has two sectors */
 #define REQS	8u
 #define GARBAGE 0xa5
 
@@ -125,7 +125,7 @@ static int setup(void **state)
 				     .map = &f->map,
 				     .stream = &f->out,
 				     .frame_ns = 10000000000ull,
-				     .buf = aligned_alloc(4096, BLOCK_BYTES),
+				     .buf = aligned_alloc(4096, BLOCK_MAP_BYTES),
 				     .between = between,
 				     .arg = f,
 				     .bytes = &f->bytes,
@@ -183,9 +183,9 @@ static void marks(void **state)
 		uint64_t off, len, first, count;
 	} rows[] = {
 		{0, 1, 0, 1},
-		{BLOCK_BYTES - 512, 1024, 0, 2},
-		{63 * BLOCK_BYTES, 2 * BLOCK_BYTES, 63, 2},
-		{5 * BLOCK_BYTES, BLOCK_BYTES, 5, 1},
+		{BLOCK_MAP_BYTES - 512, 1024, 0, 2},
+		{63 * BLOCK_MAP_BYTES, 2 * BLOCK_MAP_BYTES, 63, 2},
+		{5 * BLOCK_MAP_BYTES, BLOCK_MAP_BYTES, 5, 1},
 		{IMAGE - 512, 512, BLOCKS - 1, 1},
 		{0, IMAGE, 0, BLOCKS},
 	};
@@ -214,16 +214,17 @@ static void all_of_it(void **state)
 	struct fix *f = *state;
 
 	put(f, 0, "first");
-	put(f, 9 * BLOCK_BYTES - 3, "two of them");
+	put(f, 9 * BLOCK_MAP_BYTES - 3, "two of them");
 	put(f, IMAGE - 4, "last");
-	assert_int_equal(pwrite(f->disk.fd, "\0", 1, 30 * BLOCK_BYTES), 1); /* no hole, and zeros */
+	assert_int_equal(pwrite(f->disk.fd, "\0", 1, 30 * BLOCK_MAP_BYTES),
+			 1); /* no hole, and zeros */
 	f->left = IMAGE;
 	assert_int_equal(disk_pass_all(&f->pass), 0);
 	assert_int_equal(f->left, 0);
 	equal(f);
 	assert_int_equal(f->writes, 4);
 	assert_int_equal(f->zeros, 2); /* runs between these */
-	assert_int_equal(f->bytes, 6 * sizeof(struct wire_disk) + 3 * BLOCK_BYTES + 1024);
+	assert_int_equal(f->bytes, 6 * sizeof(struct wire_disk) + 3 * BLOCK_MAP_BYTES + 1024);
 }
 
 static void an_empty_one(void **state)
@@ -241,18 +242,18 @@ static void zeros_that_are_there_already(void **state)
 	struct fix *f = *state;
 
 	memset(f->copy, 0, IMAGE);
-	put(f, 9 * BLOCK_BYTES, "one");
+	put(f, 9 * BLOCK_MAP_BYTES, "one");
 	f->pass.fresh = true;
 	assert_int_equal(disk_pass_all(&f->pass), 0);
 	/* A block that has become zero is told of. */
-	put(f, 9 * BLOCK_BYTES, "\0\0");
-	assert_int_equal(pwrite(f->disk.fd, "\0\0\0", 3, 9 * BLOCK_BYTES), 3);
-	block_map_mark(&f->map, 9 * BLOCK_BYTES, 3);
+	put(f, 9 * BLOCK_MAP_BYTES, "\0\0");
+	assert_int_equal(pwrite(f->disk.fd, "\0\0\0", 3, 9 * BLOCK_MAP_BYTES), 3);
+	block_map_mark(&f->map, 9 * BLOCK_MAP_BYTES, 3);
 	assert_int_equal(disk_pass_marked(&f->pass, &f->count), 0);
 	assert_int_equal(f->count, 1);
 	equal(f);
 	assert_int_equal(f->writes, 1);
-	assert_int_equal(f->zero_bytes, BLOCK_BYTES);
+	assert_int_equal(f->zero_bytes, BLOCK_MAP_BYTES);
 }
 
 static void the_first_block_waits(void **state)
@@ -260,15 +261,15 @@ static void the_first_block_waits(void **state)
 	struct fix *f = *state;
 
 	put(f, 0, "first");
-	put(f, 2 * BLOCK_BYTES, "third");
+	put(f, 2 * BLOCK_MAP_BYTES, "third");
 	f->pass.from = 1;
 	assert_int_equal(disk_pass_all(&f->pass), 0);
-	block_map_mark(&f->map, 0, 3 * BLOCK_BYTES);
+	block_map_mark(&f->map, 0, 3 * BLOCK_MAP_BYTES);
 	assert_int_equal(disk_pass_marked(&f->pass, &f->count), 0);
 	assert_int_equal(f->count, 2);
 	assert_int_equal(block_map_count(&f->map), 1);
 	hang_up(f);
-	assert_int_equal(f->lowest, BLOCK_BYTES);
+	assert_int_equal(f->lowest, BLOCK_MAP_BYTES);
 	assert_int_equal(f->copy[0], GARBAGE);
 }
 
@@ -353,7 +354,7 @@ static void it_is_the_same_in_the_end(void **state)
 	for (unsigned i = 0; i < REQS; i++)
 		w[i].req.buf = aligned_alloc(4096, 256 * 512);
 	for (unsigned b = 0; b < BLOCKS; b += 2)
-		put(f, b * (uint64_t)BLOCK_BYTES, "something");
+		put(f, b * (uint64_t)BLOCK_MAP_BYTES, "something");
 	f->disk.hook = (struct disk_hook){.done = changed, .arg = f};
 	pthread_create(&f->sender, NULL, sender, f);
 	while (busy) {
@@ -400,8 +401,8 @@ static void into_a_hole_behind_the_look(void **state)
 {
 	struct fix *f = *state;
 
-	put(f, 9 * BLOCK_BYTES, "data");
-	f->late = 3 * BLOCK_BYTES;
+	put(f, 9 * BLOCK_MAP_BYTES, "data");
+	f->late = 3 * BLOCK_MAP_BYTES;
 	assert_int_equal(disk_pass_all(&f->pass), 0);
 	assert_int_equal(disk_pass_marked(&f->pass, &f->count), 0);
 	assert_int_equal(f->count, 1);
@@ -415,7 +416,7 @@ static void it_is_given_up(void **state)
 	struct fix *f = *state;
 
 	for (unsigned b = 0; b < BLOCKS; b++)
-		put(f, b * (uint64_t)BLOCK_BYTES, "something");
+		put(f, b * (uint64_t)BLOCK_MAP_BYTES, "something");
 	f->after = 10;
 	assert_int_equal(disk_pass_all(&f->pass), -ECANCELED);
 	hang_up(f);
@@ -427,7 +428,7 @@ static void it_is_shorter_than_it_was(void **state)
 	struct fix *f = *state;
 
 	put(f, 0, "something");
-	assert_int_equal(ftruncate(f->disk.fd, BLOCK_BYTES / 2), 0);
+	assert_int_equal(ftruncate(f->disk.fd, BLOCK_MAP_BYTES / 2), 0);
 	assert_int_equal(disk_pass_all(&f->pass), -EIO);
 }
 

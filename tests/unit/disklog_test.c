@@ -16,7 +16,7 @@
 #include "ft/epoch/disklog.h"
 
 #define BLOCKS 65 /* one more than a word of marks has */
-#define IMAGE  (BLOCKS * BLOCK_BYTES)
+#define IMAGE  (BLOCKS * BLOCK_MAP_BYTES)
 #define LIMIT  ((64u << 10) + 2 * sizeof(struct disk_write))
 #define REQS   32u
 
@@ -53,7 +53,7 @@ static int setup(void **state)
 		unlink(path);
 	}
 	for (unsigned i = 0; i < REQS; i++)
-		reqs[i].buf = aligned_alloc(4096, 4 * BLOCK_BYTES);
+		reqs[i].buf = aligned_alloc(4096, 4 * BLOCK_MAP_BYTES);
 	nreqs = switched = 0;
 	assert_int_equal(disklog_start(&dl, &loop, &machine, disks, LIMIT, NULL), 0);
 	return 0;
@@ -147,13 +147,13 @@ static void marked_when_begun_and_when_done(void **state)
 
 static void every_block_that_is_touched(void **state)
 {
-	submit(MIRROR, DISK_WRITE, BLOCK_BYTES - 512, 1024);	      /* 0, 1 */
-	submit(MIRROR, DISK_WRITE, 3 * BLOCK_BYTES, 3 * BLOCK_BYTES); /* 3 to 5 */
-	submit(MIRROR, DISK_WRITE, 8 * BLOCK_BYTES - 512, 512);	      /* 7 */
-	submit(MIRROR, DISK_FLUSH, 0, 0);			      /* none */
-	submit(MIRROR, DISK_READ, 10 * BLOCK_BYTES, 512);	      /* none */
-	submit(MIRROR2, DISK_WRITE, IMAGE - 512, 512);		      /* the other's last */
-	submit(SHARED, DISK_WRITE, 0, 512);			      /* nobody's */
+	submit(MIRROR, DISK_WRITE, BLOCK_MAP_BYTES - 512, 1024);	      /* 0, 1 */
+	submit(MIRROR, DISK_WRITE, 3 * BLOCK_MAP_BYTES, 3 * BLOCK_MAP_BYTES); /* 3 to 5 */
+	submit(MIRROR, DISK_WRITE, 8 * BLOCK_MAP_BYTES - 512, 512);	      /* 7 */
+	submit(MIRROR, DISK_FLUSH, 0, 0);				      /* none */
+	submit(MIRROR, DISK_READ, 10 * BLOCK_MAP_BYTES, 512);		      /* none */
+	submit(MIRROR2, DISK_WRITE, IMAGE - 512, 512);			      /* the other's last */
+	submit(SHARED, DISK_WRITE, 0, 512);				      /* nobody's */
 	assert_string_equal(marks(MIRROR, 12), "110111010000");
 	assert_string_equal(strchr(marks(MIRROR2, BLOCKS), '1'), "1");
 	settle();
@@ -167,11 +167,11 @@ static void every_block_of_a_long_one(void **state)
 {
 	char all[BLOCKS + 1] = {0};
 
-	submit(MIRROR, DISK_DISCARD, 62 * BLOCK_BYTES + 512, 3 * BLOCK_BYTES - 512);
+	submit(MIRROR, DISK_DISCARD, 62 * BLOCK_MAP_BYTES + 512, 3 * BLOCK_MAP_BYTES - 512);
 	assert_string_equal(marks(MIRROR, BLOCKS) + 60, "00111");
 	settle();
 	marks(MIRROR, BLOCKS);
-	submit(MIRROR, DISK_DISCARD, 0, 64 * BLOCK_BYTES);
+	submit(MIRROR, DISK_DISCARD, 0, 64 * BLOCK_MAP_BYTES);
 	assert_string_equal(marks(MIRROR, BLOCKS) + 60, "11110");
 	submit(MIRROR2, DISK_ZERO, 0, IMAGE);
 	assert_string_equal(marks(MIRROR2, BLOCKS), memset(all, '1', BLOCKS));
@@ -186,7 +186,7 @@ static void nothing_is_in_flight_at_the_switch(void **state)
 	struct req *before = submit(MIRROR, DISK_WRITE, 0, 512), *after;
 
 	disklog_switch(&dl, is_on, NULL);
-	after = submit(MIRROR, DISK_WRITE, 2 * BLOCK_BYTES, 512);
+	after = submit(MIRROR, DISK_WRITE, 2 * BLOCK_MAP_BYTES, 512);
 	submit(MIRROR2, DISK_WRITE, 0, 512);
 	assert_int_equal(disks[MIRROR].inflight, 1);
 	assert_int_equal(disks[MIRROR2].inflight, 0);
@@ -229,7 +229,7 @@ static void stopped_in_the_middle_of_it(void **state)
 
 	submit(MIRROR, DISK_WRITE, 0, 512);
 	disklog_switch(&dl, is_on, NULL);
-	r = submit(MIRROR, DISK_WRITE, BLOCK_BYTES, 512);
+	r = submit(MIRROR, DISK_WRITE, BLOCK_MAP_BYTES, 512);
 	disklog_stop(&dl);
 	settle();
 	assert_true(r->done);
@@ -349,7 +349,7 @@ static void stopped_when_it_is_full(void **state)
 	struct req *held;
 
 	switch_on();
-	submit(MIRROR, DISK_WRITE, 0, 2 * BLOCK_BYTES);
+	submit(MIRROR, DISK_WRITE, 0, 2 * BLOCK_MAP_BYTES);
 	held = submit(MIRROR, DISK_WRITE, 0, 512);
 	assert_true(dl.full && disks[MIRROR].inflight == 1);
 	disklog_stop(&dl);

@@ -31,7 +31,7 @@
 #define SMALL	512u /* pages that are left to the first epoch */
 #define SECOND	1000000000ull
 #define STAGING (2 * BYTES)
-#define IMAGE	(37 * BLOCK_BYTES + 512)
+#define IMAGE	(37 * BLOCK_MAP_BYTES + 512)
 #define LIMIT	(256u << 10) /* of the disk log */
 #define WRITES	8u	     /* at a time */
 
@@ -176,7 +176,7 @@ static void open_disks(struct fix *f)
 		unlink(path);
 	}
 	for (unsigned i = 0; i < WRITES; i++) {
-		f->writes[i].buf = aligned_alloc(4096, BLOCK_BYTES);
+		f->writes[i].buf = aligned_alloc(4096, BLOCK_MAP_BYTES);
 		f->writes[i].f = f;
 	}
 }
@@ -564,7 +564,7 @@ static void blocks_that_are_used_go_once(void **state)
 	struct fix *f = *state;
 
 	assert_true(disk_writes(f, MIRROR, DISK_WRITE, 0, 512));
-	assert_true(disk_writes(f, MIRROR, DISK_WRITE, 9 * BLOCK_BYTES - 512, 1024));
+	assert_true(disk_writes(f, MIRROR, DISK_WRITE, 9 * BLOCK_MAP_BYTES - 512, 1024));
 	assert_true(disk_writes(f, MIRROR2, DISK_WRITE, IMAGE - 512, 512)); /* half a block */
 	assert_true(disk_writes(f, SHARED, DISK_WRITE, 0, 512));
 	while (f->done < 4)
@@ -573,7 +573,7 @@ static void blocks_that_are_used_go_once(void **state)
 	sync_wait(f, 0);
 	first_seal(f);
 	assert_int_equal(frames_of(&f->peer, FRAME_DISK), 4);
-	assert_int_equal(f->sync.bytes, 4 * sizeof(struct wire_disk) + 3 * BLOCK_BYTES + 512);
+	assert_int_equal(f->sync.bytes, 4 * sizeof(struct wire_disk) + 3 * BLOCK_MAP_BYTES + 512);
 }
 
 /* A block is zero when each byte is, whatever the first ones look like. */
@@ -581,18 +581,18 @@ static void blocks_that_look_like_zero(void **state)
 {
 	static const struct {
 		unsigned from, step;
-	} ones[] = {{1, 2}, {1, BLOCK_BYTES}, {BLOCK_BYTES - 1, 1}};
+	} ones[] = {{1, 2}, {1, BLOCK_MAP_BYTES}, {BLOCK_MAP_BYTES - 1, 1}};
 	struct fix *f = *state;
-	uint8_t *block = malloc(BLOCK_BYTES);
+	uint8_t *block = malloc(BLOCK_MAP_BYTES);
 
 	assert_non_null(block);
 	for (unsigned i = 0; i < 3; i++) {
-		memset(block, 0, BLOCK_BYTES);
-		for (unsigned at = ones[i].from; at < BLOCK_BYTES; at += ones[i].step)
+		memset(block, 0, BLOCK_MAP_BYTES);
+		for (unsigned at = ones[i].from; at < BLOCK_MAP_BYTES; at += ones[i].step)
 			block[at] = 1;
-		assert_int_equal(
-			pwrite(f->disks[MIRROR].fd, block, BLOCK_BYTES, 2ull * i * BLOCK_BYTES),
-			BLOCK_BYTES);
+		assert_int_equal(pwrite(f->disks[MIRROR].fd, block, BLOCK_MAP_BYTES,
+					2ull * i * BLOCK_MAP_BYTES),
+				 BLOCK_MAP_BYTES);
 	}
 	free(block);
 	sync_start(f);
@@ -605,7 +605,7 @@ static void blocks_that_look_like_zero(void **state)
 static void the_log_is_not_on_while_memory_is_sent(void **state)
 {
 	struct fix *f = *state;
-	unsigned want = 4 * LIMIT / BLOCK_BYTES, begun = 0;
+	unsigned want = 4 * LIMIT / BLOCK_MAP_BYTES, begun = 0;
 
 	for (uint64_t p = 0; p < PAGES; p++)
 		for (unsigned i = 0; i < 8; i++)
@@ -616,8 +616,8 @@ static void the_log_is_not_on_while_memory_is_sent(void **state)
 		turn(f);
 	for (unsigned left = 5000; f->done < want && left; left--) {
 		if (begun < want &&
-		    disk_writes(f, MIRROR, DISK_WRITE, begun * (BLOCK_BYTES + 512) % (IMAGE / 2),
-				BLOCK_BYTES))
+		    disk_writes(f, MIRROR, DISK_WRITE,
+				begun * (BLOCK_MAP_BYTES + 512) % (IMAGE / 2), BLOCK_MAP_BYTES))
 			begun++;
 		turn(f);
 	}
@@ -664,7 +664,7 @@ static void an_image_that_fails_ends_it(void **state)
 {
 	struct fix *f = *state;
 
-	assert_int_equal(ftruncate(f->disks[MIRROR].fd, BLOCK_BYTES / 2), 0);
+	assert_int_equal(ftruncate(f->disks[MIRROR].fd, BLOCK_MAP_BYTES / 2), 0);
 	assert_int_equal(pwrite(f->disks[MIRROR].fd, "x", 1, 0), 1);
 	sync_start(f);
 	sync_wait(f, -EIO);

@@ -25,7 +25,7 @@ static const struct option rows[] = {
 	{ "downtime", .type = OPT_TIME, FIELD(downtime_ns), .min = MS, .max = 60000 * MS,
 	  .metavar = "TIME", .help = "stop it when the rest takes no longer than this" },
 	{ "timeout", .type = OPT_TIME, FIELD(timeout_ns), .min = 100 * MS, .max = 86400000 * MS,
-	  .metavar = "TIME", .help = "not switched by then, it is given up" },
+	  .metavar = "TIME", .help = "not switched by then, it is given up; with --copy-disks: a day" },
 	{ "passes", .type = OPT_NUMBER, FIELD(passes), .min = 0, .max = 1000, .metavar = "N",
 	  .help = "over memory, at most; of postcopy: before the switch" },
 	{ "bandwidth", .type = OPT_SIZE, FIELD(bandwidth), .min = 1 << 20, .max = 1ull << 40,
@@ -225,6 +225,7 @@ void migrate_conf_print_help(void)
 	struct migrate_conf defaults;
 
 	init(&defaults);
+	defaults.timeout_ns = TIMEOUT;
 	/* That a number is not given is no default that says anything. */
 	for (unsigned i = 0; i < table.n; i++)
 		option_print(&rows[i], rows[i].type == OPT_TIME ? &defaults : NULL);

@@ -11,7 +11,7 @@ static uint64_t words(const struct block_map *m)
 
 int block_map_init(struct block_map *m, uint64_t bytes)
 {
-	m->nblocks = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
+	m->nblocks = (bytes + BLOCK_MAP_BYTES - 1) / BLOCK_MAP_BYTES;
 	m->bits = calloc(words(m), sizeof(*m->bits));
 	return m->bits ? 0 : -ENOMEM;
 }
@@ -25,7 +25,7 @@ void block_map_done(struct block_map *m)
 /* A word at a time: a request may be for a gigabyte. */
 void block_map_mark(struct block_map *m, uint64_t off, uint64_t len)
 {
-	uint64_t b = off / BLOCK_BYTES, end = (off + len - 1) / BLOCK_BYTES + 1;
+	uint64_t b = off / BLOCK_MAP_BYTES, end = (off + len - 1) / BLOCK_MAP_BYTES + 1;
 
 	while (b < end) {
 		uint64_t next = b / 64 * 64 + 64 < end ? b / 64 * 64 + 64 : end;

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define BLOCK_BYTES 65536u
+#define BLOCK_MAP_BYTES 65536u
 
 /* {0} is none. */
 struct block_map {

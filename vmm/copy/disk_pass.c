@@ -91,7 +91,7 @@ static int send_block(struct walk *w, uint64_t off, bool skip)
 {
 	const struct disk_pass *p = w->p;
 	uint64_t left = p->disk->bytes - off;
-	uint32_t len = left < BLOCK_BYTES ? (uint32_t)left : BLOCK_BYTES;
+	uint32_t len = left < BLOCK_MAP_BYTES ? (uint32_t)left : BLOCK_MAP_BYTES;
 	int r = read_block(p, off, len);
 
 	if (!r)
@@ -115,12 +115,12 @@ static uint64_t next_data(const struct disk *d, uint64_t off)
 
 	if (data < 0)
 		return errno == ENXIO ? d->bytes : off;
-	return (uint64_t)data / BLOCK_BYTES * BLOCK_BYTES;
+	return (uint64_t)data / BLOCK_MAP_BYTES * BLOCK_MAP_BYTES;
 }
 
 int disk_pass_all(const struct disk_pass *p)
 {
-	uint64_t off = p->from * BLOCK_BYTES;
+	uint64_t off = p->from * BLOCK_MAP_BYTES;
 	struct walk w = {.p = p};
 	int r = 0;
 
@@ -137,9 +137,9 @@ int disk_pass_all(const struct disk_pass *p)
 		if (r || off >= p->disk->bytes)
 			break;
 		/* Take the mark first: a write that comes later marks again. */
-		block_map_take(p->map, off / BLOCK_BYTES);
+		block_map_take(p->map, off / BLOCK_MAP_BYTES);
 		r = send_block(&w, off, p->fresh);
-		off += BLOCK_BYTES;
+		off += BLOCK_MAP_BYTES;
 	}
 	return r ? r : end_zeros(&w);
 }
@@ -154,7 +154,7 @@ int disk_pass_marked(const struct disk_pass *p, uint64_t *ret_count)
 	while ((b = block_map_next(p->map, b)) < p->map->nblocks && !r) {
 		block_map_take(p->map, b);
 		(*ret_count)++;
-		r = send_block(&w, b++ * BLOCK_BYTES, false);
+		r = send_block(&w, b++ * BLOCK_MAP_BYTES, false);
 	}
 	return r ? r : end_zeros(&w);
 }

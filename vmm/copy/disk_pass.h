@@ -21,7 +21,7 @@ struct disk_pass {
 	struct block_map *map;
 	struct stream *stream;
 	uint64_t frame_ns; /* so long a frame may take */
-	uint8_t *buf;	   /* BLOCK_BYTES, 4096-aligned */
+	uint8_t *buf;	   /* BLOCK_MAP_BYTES, 4096-aligned */
 	/* Between two blocks; if not 0, the pass ends with it. */
 	int (*between)(void *arg);
 	void *arg;
