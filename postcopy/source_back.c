@@ -115,6 +115,8 @@ void source_shut(void *arg)
 {
 	struct source *s = arg;
 
+	/* That it ends now says nothing. */
+	loop_poll_del(s->ft->loop, &s->read_op);
 	chan_shut(&s->link.chan);
 }
 

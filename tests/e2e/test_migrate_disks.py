@@ -8,7 +8,7 @@ import ftlab
 from ftlab import GUEST_IP, Vm, expect
 from testlib import check_load, random_wait, start_load, test
 from test_boot import NET, boot
-from test_migrate import DEST_BEFORE, LAZY, Move, all_there, client, migrate, works
+from test_migrate import DEST_BEFORE, LAZY, MIGRATIONS, Move, all_there, client, migrate, where, works
 
 WAYS = ({"how": "precopy"}, *LAZY)
 
@@ -253,3 +253,50 @@ def migrate_copy_equal(lab):
         to.call("resume")
         works(lab, to)
         all_there(to)
+
+
+@test(90 * MIGRATIONS)
+def migrate_copy_random(lab):
+    """in random ways, the link cut at a random moment: it runs at exactly one side, with its disk (MIGRATIONS=n for more)"""
+    wire = ftlab.Wire(lab)
+    move = disk_guest(lab, 16, cpus=2)
+    moved = 0
+    for n in range(4 * MIGRATIONS):
+        to = move.destination(f"tcp:{ftlab.LINK_IP[move.there()]}:{ftlab.FT_PORT}")
+        options = dict(lab.rng.choice(WAYS))
+        how = options.pop("how")
+        lab.note(f"migration {n}: {how} {options}")
+        move.vm.call("migrate", **{how: wire.peer_of[move.host], "copy-disks": True}, **options)
+        random_wait(lab, move.vm, 0, 0.3)
+        wire.do("cut")
+        moved += where(move, to)
+        works(lab, move.vm)
+    lab.note(f"{moved} moved")
+
+
+@test(60)
+def migrate_copy_frozen(lab):
+    """a destination that freezes in the middle of it: given up in time, and it goes on here"""
+    move = disk_guest(lab)
+    uri = move.uri("unix")
+    to = move.destination(uri, env={"FTVMM_STOP_AT": "mig-taken:20"})
+    move.vm.call("migrate", **{"precopy": uri, "copy-disks": True, "timeout": f"{int(1000 + 1000 * ftlab.SLOW)}ms"})
+    move.vm.wait_status(lambda s: s["migration"]["status"] == "failed", "that it is given up")
+    expect("--timeout" in move.vm.status()["migration"]["error-desc"], f"{move.vm.status()}")
+    works(lab, move.vm)
+    to.signal(ftlab.signal.SIGCONT)
+    to.wait_state("STARTING")
+    part(lab, move.images["B"])
+    done = migrate(move.vm, uri, **{"copy-disks": True})
+    expect(done["status"] == "completed", f"{done}")
+    works(lab, to)
+
+
+@test(60)
+def migrate_copy_pace(lab):
+    """--bandwidth holds for images, too"""
+    move = full_guest(lab)
+    begun = ftlab.time.monotonic()
+    done = move.go("tcp", bandwidth="32M")
+    took = ftlab.time.monotonic() - begun
+    expect(took > 0.9 * done["disk"]["transferred"] / (32 << 20), f"{done['disk']} in {took:.2f} s")
