@@ -298,6 +298,8 @@ static void to_a_file(void **state)
 		assert_int_equal(r->exits, 0);
 		/* And the process may end in the middle of the next one. */
 		assert_int_equal(source_write_file(&r->src, path, on_written, NULL, NULL), 0);
+		source_done(&r->src);
+		assert_null(r->src.carry);
 		assert_int_equal(source_rig_teardown(state), 0);
 		assert_int_equal(written, 1);
 	}
