@@ -931,6 +931,32 @@ def postcopy_file(lab):
     move.vm.wait_console("^speed")
 
 
+@test(90)
+def postcopy_file_rest(lab):
+    """after a pass over memory, and when the link was back once: only what the destination did not say it has is in it"""
+    wire, path = ftlab.Wire(lab), lab.path("pages")
+    move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
+    move.vm.wait_console("^speed")
+    to = move.destination(f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}")
+    move.vm.call("migrate", **{"postcopy": wire.peer_of["A"], "bandwidth": "8M", "passes": 1, "downtime": "1ms"})
+    move.vm.wait_status(lambda s: s["migration"]["phase"] == "SRC_SERVE", "a VM that runs there", 40)
+    wire.do("cut")
+    lacks = int(move.vm.wait_log(r"link is back; the destination lacks (\d+) pages")[1])
+    random_wait(lab, move.vm, 0.1, 0.3)
+    wire.kill()
+    move.vm.wait_status(lambda s: "--recover URI" in s["note"], "what to do")
+    to.wait_status(lambda s: s["migration"]["phase"] == "DST_CUT", "an end of the link")
+    recover(lab, move.vm, f"file:{path}")
+    written = move.vm.wait_log(r"bytes, (\d+) pages, and (\d+) of zeros")
+    expect(int(written[1]) + int(written[2]) == lacks, f"{written[0]}, and {lacks} were missing")
+    recover(lab, to, f"file:{path}")
+    all_there(to)
+    to.wait_console("^speed")
+    expect(client(lab, move.vm, "--cancel", "--force")[0] == 0, "the source is not let go")
+    expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"exit code {move.vm.code}: {move.vm.log_text()}")
+    expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
+
+
 def where(move, to):
     """Waits until it is decided which of the two has the VM, and all of it; that one is the next source."""
     d = ftlab.Deadline(40)
