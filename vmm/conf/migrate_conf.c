@@ -38,7 +38,7 @@ static const struct option rows[] = {
 	{ "force", .type = OPT_FLAG, FIELD(force),
 	  .help = "with --cancel: although nobody here can know; see the manual" },
 	{ "recover", .type = OPT_TEXT, FIELD(recover), .metavar = "URI",
-	  .help = "its link is lost: go on over this one" },
+	  .help = "its link is lost: go on over this one, or file:PATH" },
 };
 /* clang-format on */
 
