@@ -142,6 +142,13 @@ static void percentiles(void **state)
 
 	faults_get(f, &s);
 	assert_int_equal(faults_percentile_ns(&s, 50), 0);
+	for (uint64_t n = 1; n <= 3; n++)
+		one(f, n * 100 * US);
+	faults_get(f, &s);
+	near(faults_percentile_ns(&s, 50), 200 * US);
+	teardown(state);
+	setup(state);
+	f = *state;
 	for (uint64_t n = 1; n <= 100; n++)
 		one(f, n * 10 * US);
 	faults_get(f, &s);
