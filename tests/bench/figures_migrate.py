@@ -143,6 +143,7 @@ def curve_of(lab, options):
     samples = seen.samples
     rows = progress.speeds(samples, begin, STRETCH_NS)
     full = statistics.mean(v for t, v in rows if t < 0)
+    ftlab.expect(full, "the guest did not get on before it was moved")
     lab.release(move.vm, to)
     return {"seconds": [round(t, 3) for t, _ in rows], "percent": [round(100 * v / full, 1) for _, v in rows],
             "end": round((end - begin) / 1e9, 3), "switch": round((stood - begin) / 1e9, 4),
