@@ -7,7 +7,7 @@ from ftlab import Vm, expect
 from linuxlab import NET, Shell, check_guest_log
 from test_migrate import Move, all_there
 from testlib import changed, random_wait, test
-from work import Work, check_image, pg_amcheck
+from work import Work, check_files, pg_amcheck
 from worklab import data_image, disk_args, kernel_args, switch_off, wait_ready
 
 PARTS_OF_LINUX = ("root",)
@@ -35,7 +35,7 @@ def migrations_work(lab):
     """Redis and PostgreSQL, moved in each way and when they are paused: no write lost, connections kept, image clean"""
     image = data_image(lab.path("data"))
     shared = [*disk_args(image), "-n", NET]
-    move = Move(lab, Vm(lab, "A", [*kernel_args("redis,postgres,shell", "384M"), *shared]), *shared)
+    move = Move(lab, Vm(lab, "A", [*kernel_args("redis,postgres,shell", "320M"), *shared]), *shared)
     wait_ready(move.vm)
     work, shell = Work(lab, downloads=0), Shell(lab, move.vm)
     for n in range(MIGRATIONS):
@@ -56,4 +56,4 @@ def migrations_work(lab):
     pg_amcheck(lab)
     check_guest_log(shell)
     switch_off(move.vm)
-    check_image(lab, image, work)
+    check_files(lab, image).close()

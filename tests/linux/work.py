@@ -20,12 +20,18 @@ PARTS_OF_LINUX = ("root",)
 KILLS = int(os.environ.get("LINUX_KILLS") or 6)
 
 
-def check_image(lab, image, work):
-    """After an orderly end: file system and files are sound, and servers on it know all that was acknowledged."""
+def check_files(lab, image):
+    """After an orderly end: file system and files are sound. They are mounted on return."""
     ftlab.run("e2fsck", "-fn", image, timeout=600)
     files = Mounted(lab, image)
     said = files.run("redis-check-aof", "/data/redis/appendonlydir/appendonly.aof.manifest").stdout
     expect("All AOF files and manifest are valid" in said, said)
+    return files
+
+
+def check_image(lab, image, work):
+    """Likewise, and servers on it know all that was acknowledged."""
+    files = check_files(lab, image)
     servers = [files.start("101:101", "redis-server", "/etc/redis.conf"),
                files.start("102:102", "/usr/lib/postgresql/current/bin/postgres", "-D", "/data/postgres", "-k", "/tmp")]
     work.audit(lab, "127.0.0.1")
