@@ -6,6 +6,7 @@
 #ifndef TESTS_SIM_FIBER_H
 #define TESTS_SIM_FIBER_H
 
+#include <setjmp.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -30,6 +31,7 @@ struct fiber {
 	int saved_errno;
 	uint32_t id;
 	bool dead, signalled;
+	jmp_buf *out; /* of a vCPU's instruction that is not to end */
 	char name[16];
 	struct fiber *next;
 };

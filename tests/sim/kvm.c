@@ -282,11 +282,17 @@ static void show_registers(struct sim_vcpu *v)
 static long run(struct sim_vcpu *v)
 {
 	struct fiber *me = fiber_now;
-	long r = 0;
+	volatile long r = 0;
+	jmp_buf out;
 
 	if (v->unanswered)
 		guest_answered(v);
 	v->unanswered = false;
+	me->out = &out;
+	if (setjmp(out)) {
+		show_registers(v);
+		return -EINTR;
+	}
 	for (;;) {
 		if (v->run->immediate_exit || me->signalled) {
 			me->signalled = false;

@@ -136,6 +136,20 @@ void net_cut(unsigned from, bool cut)
 	}
 }
 
+void net_break(void)
+{
+	for (struct sock *s = socks; s; s = s->next) {
+		struct sock *p = s->peer;
+
+		if (!p || p->state != CONNECTED || s->state != CONNECTED || rnd_one_in(3))
+			continue;
+		s->peer = p->peer = NULL;
+		s->peer_reset = p->peer_reset = true;
+		put(s, p->host, NULL, 0);
+		put(p, s->host, NULL, 0);
+	}
+}
+
 void net_silence(const struct proc *p)
 {
 	for (int i = 0; i < 65536; i++) {

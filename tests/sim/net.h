@@ -20,6 +20,8 @@ struct direction {
 extern struct direction directions[HOSTS];
 
 void net_cut(unsigned from, bool cut);
+/* Some of the connections break, at both ends. */
+void net_break(void);
 /* Its connections just end, without a word. */
 void net_silence(const struct proc *p);
 

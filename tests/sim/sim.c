@@ -111,10 +111,10 @@ int main(int argc, char **argv)
 	while (n < a.runs && (!a.seconds || REAL(time)(NULL) < until) &&
 	       !(a.until_failure && failed))
 		failed += !live_apart(&a, argv[0], a.seed + n++);
+	if (a.runs > 1)
+		cover_print(a.rows);
 	printf("%s %llu histories from seed %llu, %llu with a violation\n",
 	       failed ? "not ok" : "ok", (unsigned long long)n, (unsigned long long)a.seed,
 	       (unsigned long long)failed);
-	if (a.runs > 1)
-		cover_print(a.rows);
 	return failed > 0;
 }

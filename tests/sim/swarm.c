@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ft/common/steps.h"
 #include "tests/sim/fiber.h"
 
 static const char *const names[SWARM_MAX] = {
@@ -33,6 +34,10 @@ void swarm_draw(void)
 			  .mean_ns = rnd_in(300 * MS, 2 * SEC)};
 
 	strcpy(s.epoch, epochs[rnd_below(sizeof(epochs) / sizeof(epochs[0]))]);
+	/* Steps of a migration are far rarer than those of epochs: they have their own draw. */
+	s.hot_step = (unsigned)(s.moves ? rnd_in(STEP_MIG_OFFERED, STEP_MAX - 1)
+					: rnd_below(STEP_MIG_OFFERED));
+	s.hot_in = (unsigned[]){1, 2, 5, 40}[rnd_below(4)];
 	swarm = s;
 }
 

@@ -14,11 +14,12 @@
 	X(STEP, "die-at-step")                                                                     \
 	X(POWER, "power-cut")                                                                      \
 	X(FREEZE, "freeze")                                                                        \
-	X(FREEZE_STEP, "freeze-at-step")                                                           \
+	X(FREEZE_STEP, "trouble-at-step")                                                          \
 	X(RESET, "guest-reset")                                                                    \
 	X(EXIT, "guest-exit")                                                                      \
 	X(CUT, "cut")                                                                              \
 	X(HOLE, "one-way-hole")                                                                    \
+	X(BREAK, "break-connections")                                                              \
 	X(SLOW_NET, "slow-net")                                                                    \
 	X(SPLIT, "split-writes")                                                                   \
 	X(SLOW_DISK, "slow-disk")                                                                  \
@@ -46,7 +47,9 @@ struct swarm {
 	uint32_t on; /* bits */
 	bool moves;  /* a VM that migrates, instead of a pair */
 	uint64_t lasts_ns;
-	uint64_t mean_ns; /* between two of a kind */
+	uint64_t mean_ns;  /* between two of a kind */
+	unsigned hot_step; /* enum step: where most of what happens at steps happens, */
+	unsigned hot_in;   /* one time in so many */
 	char epoch[16];
 };
 

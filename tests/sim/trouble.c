@@ -110,6 +110,12 @@ static void make_hole(void)
 	cut_from((unsigned)rnd_below(HOSTS), cut_time());
 }
 
+static void break_links(void)
+{
+	trace("connections break");
+	net_break();
+}
+
 static void change_net(void)
 {
 	for (unsigned i = 0; i < HOSTS; i++) {
@@ -167,22 +173,37 @@ static void lie(void)
 
 /* --- all -------------------------------------------------------------------------------------- */
 
+static void at_step(struct proc *p, enum step s, bool dies)
+{
+	struct host *other = &hosts[!p->host->index];
+
+	trace("%c: at %s", p->host->name, step_name(s));
+	if (dies && rnd_one_in(3) && other->proc) {
+		trace("%c: killed", other->name);
+		proc_kill(other->proc);
+	} else if (dies) {
+		trace("%c: dies", p->host->name);
+		proc_kill(p);
+	} else if (rnd_one_in(3))
+		break_links();
+	else
+		freeze_host(any_host());
+	if (!dies && rnd_one_in(3))
+		cut_link();
+	fiber_yield();
+}
+
 /* In the middle of something; the one that is frozen then may lose the link meanwhile. */
 void trouble_step(struct proc *p, enum step s)
 {
+	bool hot = s == swarm.hot_step && rnd_one_in(swarm.hot_in);
+
 	if (healed)
 		return;
-	if (swarm_has(SWARM_STEP) && rnd_one_in(1500)) {
-		trace("%c: dies at %s", p->host->name, step_name(s));
-		proc_kill(p);
-	}
-	if (swarm_has(SWARM_FREEZE_STEP) && rnd_one_in(1000)) {
-		trace("%c: at %s", p->host->name, step_name(s));
-		freeze_host(any_host());
-		if (rnd_one_in(2))
-			cut_link();
-		fiber_yield();
-	}
+	if (swarm_has(SWARM_STEP) && (hot || rnd_one_in(3000)))
+		at_step(p, s, true);
+	else if (swarm_has(SWARM_FREEZE_STEP) && (hot || rnd_one_in(2000)))
+		at_step(p, s, false);
 }
 
 bool guest_resets(void)
@@ -204,6 +225,7 @@ static const struct {
 	{SWARM_FREEZE, freeze},
 	{SWARM_CUT, cut_link},
 	{SWARM_HOLE, make_hole},
+	{SWARM_BREAK, break_links},
 	{SWARM_SLOW_NET, change_net},
 	{SWARM_SLOW_DISK, change_disk},
 	{SWARM_BAD_DISK, spoil_disk},

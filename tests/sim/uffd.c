@@ -84,26 +84,36 @@ static bool may_go_on(void *arg)
 	return !u || !u->len || u->wakes != w->wakes || is_present(u, w->page);
 }
 
-/* By a vCPU. */
+/* No such page, and nobody waits for one any more: a vCPU that has a signal does not go on then. */
+static bool is_given_up(const struct proc *me)
+{
+	return (!me->uffd || !me->uffd->len) && fiber_now->signalled;
+}
+
+static void wait_for(struct proc *me, struct uffd *u, uint64_t page)
+{
+	struct wait w = {me, page, u->wakes};
+
+	if (u->nasked < ASK_MAX)
+		u->asked[u->nasked++] = (struct uffd_msg){
+			.event = UFFD_EVENT_PAGEFAULT,
+			.arg.pagefault = {.address = page, .feat.ptid = fiber_now->id}};
+	fiber_wait(may_go_on, &w, NEVER);
+	if (is_given_up(me)) {
+		fiber_now->signalled = false;
+		longjmp(*fiber_now->out, 1);
+	}
+}
+
 void uffd_touch(const void *p, size_t len)
 {
 	struct proc *me = proc_now();
 	uint64_t first = (uintptr_t)p & ~(PAGE - 1), end = (uintptr_t)p + len;
 
-	for (uint64_t at = first; at < end; at += PAGE) {
-		struct uffd *u = me->uffd;
-
-		while ((u = me->uffd) && at - u->start < u->len && !is_present(u, at)) {
-			struct wait w = {me, at, u->wakes};
-
-			if (u->nasked < ASK_MAX)
-				u->asked[u->nasked++] = (struct uffd_msg){
-					.event = UFFD_EVENT_PAGEFAULT,
-					.arg.pagefault = {.address = at,
-							  .feat.ptid = fiber_now->id}};
-			fiber_wait(may_go_on, &w, NEVER);
-		}
-	}
+	for (uint64_t at = first; at < end; at += PAGE)
+		while (me->uffd && at - me->uffd->start < me->uffd->len &&
+		       !is_present(me->uffd, at))
+			wait_for(me, me->uffd, at);
 }
 
 /* --- calls ------------------------------------------------------------------------------------ */
