@@ -28,7 +28,6 @@ BUGS = {
     "record-ignored": ("vmm/cli/run_role.c", "if (!rec->generation ||", "if (rec->generation ||"),
     "log-dropped": ("ft/epoch/stage.c", "\tdiskapply_push(s->disks, &s->disklog);\n",
                     "\tdisk_writes_free(&s->disklog);\n"),
-    "unsure-goes-on": ("postcopy/phases.c", "ROW(GO, LOST, UNSURE, source_unsure,", "ROW(GO, LOST, BACK, source_back,"),
     "ready-runs": ("postcopy/phases.c", "ROW(READY, LOST, LISTEN, dest_drop,", "ROW(READY, LOST, RUNS, dest_run,"),
     "compare-and-set": ("ft/common/arbiter_file.c", "\tif (ret->generation > from)\n\t\treturn lost(f, d, ret, e);\n",
                         ""),

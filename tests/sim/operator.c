@@ -25,11 +25,29 @@ static bool says(const struct host *h, const char *word)
 	return h->proc && !strcmp(proc_word(h->proc), word);
 }
 
-bool operator_runs(const struct host *h)
+static bool runs(const struct host *h)
 {
 	const struct proc *p = h->proc;
 
 	return p && p->run && p->run->role == ROLE_PRIMARY && p->run->has_vm && !p->run->over;
+}
+
+/* An end that was asked for before is not the program's fault. */
+bool operator_has_vm(void)
+{
+	bool has = false;
+
+	if (swarm_has(SWARM_STOP) || swarm_has(SWARM_TERM) || swarm_has(SWARM_EXIT) ||
+	    swarm_has(SWARM_BAD_DISK))
+		return false;
+	for (unsigned i = 0; i < HOSTS; i++) {
+		const struct proc *p = hosts[i].proc;
+		enum secondary_state s = p && p->run ? p->run->secondary.fsm.state : SEC_OVER;
+
+		has |= runs(&hosts[i]) && p->run->ft.cover != FT_FENCED;
+		has |= s == SEC_STANDBY || (s >= SEC_CLAIM && s <= SEC_CONFIRM);
+	}
+	return has;
 }
 
 /* It may come to run it. */
@@ -114,7 +132,7 @@ static void look_at(struct host *h)
 
 	if (h->proc || !h->up || world_now() < op.start_at[h->index])
 		return;
-	if (operator_runs(other))
+	if (runs(other))
 		start(h, false, false);
 }
 

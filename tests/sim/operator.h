@@ -16,7 +16,7 @@ void operator_hears_end(const struct proc *p);
 void operator_settle(void);
 /* Both sides say PROTECTED. */
 bool operator_content(void *arg);
-/* Drive: the VM runs there, as far as the process says. */
-bool operator_runs(const struct host *h);
+/* Some side has the VM, or is about to: nobody has to boot it anew. */
+bool operator_has_vm(void);
 
 #endif
