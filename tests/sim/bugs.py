@@ -28,9 +28,12 @@ BUGS = {
     "record-ignored": ("vmm/cli/run_role.c", "if (!rec->generation ||", "if (rec->generation ||"),
     "log-dropped": ("ft/epoch/stage.c", "\tdiskapply_push(s->disks, &s->disklog);\n",
                     "\tdisk_writes_free(&s->disklog);\n"),
+    "alone-released": ("ft/role/ending.c", "record(arg, ARBITER_STOPPED);", "record(arg, ARBITER_RELEASED);"),
+    "unsure-released": ("ft/role/ending.c", "record(p, ARBITER_STOPPED);", "record(p, ARBITER_RELEASED);"),
+    "images-not-waited-for": ("ft/role/ending.c", "\tif (!p->ft->images_behind)\n\t\tprimary_post(p, PRI_EV_IMAGES);",
+                              "\tif (p)\n\t\tprimary_post(p, PRI_EV_IMAGES);"),
+    "claim-not-known": ("ft/common/arbiter_file.c", "bool landed = !r &&", "bool landed = r == 1 &&"),
     "ready-runs": ("postcopy/phases.c", "ROW(READY, LOST, LISTEN, dest_drop,", "ROW(READY, LOST, RUNS, dest_run,"),
-    "compare-and-set": ("ft/common/arbiter_file.c", "\tif (ret->generation > from)\n\t\treturn lost(f, d, ret, e);\n",
-                        ""),
 }
 
 

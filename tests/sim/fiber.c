@@ -128,13 +128,25 @@ void fiber_main(void)
 	__builtin_unreachable();
 }
 
+/* What the last owner of these addresses left marked, where there is an address sanitizer. */
+void __asan_unpoison_memory_region(const void *p, size_t n) __attribute__((weak));
+
+static char *new_stack(void)
+{
+	char *p = REAL(mmap)(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (__asan_unpoison_memory_region)
+		__asan_unpoison_memory_region(p, STACK_BYTES);
+	return p;
+}
+
 struct fiber *fiber_start(struct proc *p, void *(*fn)(void *arg), void *arg)
 {
 	struct fiber *f = calloc(1, sizeof(*f)), **at = &fibers;
 	void **top;
 
-	f->stack = REAL(mmap)(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	f->stack = new_stack();
 	f->proc = p;
 	f->id = ++ids;
 	f->fn = fn;
