@@ -210,7 +210,7 @@ static void move_some(void *arg)
 	world_at(world_now() + rnd_in(MS, SEC), move_some, NULL);
 }
 
-static void whim(void *arg)
+static void have_whim(void *arg)
 {
 	struct host *h = &hosts[rnd_below(HOSTS)];
 
@@ -232,20 +232,34 @@ static void whim(void *arg)
 			h->proc->terms++;
 		}
 	}
+}
+
+static void whim(void *arg)
+{
+	have_whim(arg);
 	world_at(world_now() + (rnd_one_in(4) ? rnd_below(10 * MS) : rnd_in(MS, 2 * swarm.mean_ns)),
 		 whim, arg);
 }
 
+static const enum swarm_fault whims[] = {SWARM_STOP, SWARM_FAILOVER, SWARM_PAUSE, SWARM_TERM};
+
+#define WHIMS (sizeof(whims) / sizeof(whims[0]))
+
+void mover_strike(void)
+{
+	enum swarm_fault f = whims[rnd_below(WHIMS)];
+
+	if (swarm_has(f))
+		world_at(world_now() + rnd_below(20 * MS), have_whim, (void *)(uintptr_t)f);
+}
+
 void mover_begin(void)
 {
-	static const enum swarm_fault whims[] = {SWARM_STOP, SWARM_FAILOVER, SWARM_PAUSE,
-						 SWARM_TERM};
-
 	start(&hosts[0], false);
 	start(&hosts[1], true);
 	world_at(world_now() + LOOK_NS, look, NULL);
 	world_at(world_now() + rnd_in(MS, SEC), move_some, NULL);
-	for (unsigned i = 0; i < sizeof(whims) / sizeof(whims[0]); i++)
+	for (unsigned i = 0; i < WHIMS; i++)
 		if (swarm_has(whims[i]))
 			world_at(world_now() + rnd_in(100 * MS, 2 * swarm.mean_ns), whim,
 				 (void *)(uintptr_t)whims[i]);

@@ -14,6 +14,8 @@ struct proc;
 void mover_begin(void);
 /* That process is no more. */
 void mover_hears_end(const struct proc *p);
+/* A whim, soon. */
+void mover_strike(void);
 /* From here on nobody asks for a migration, a pause, a stop. */
 void mover_settle(void);
 /* The VM runs at one host, and the other one waits for it. */

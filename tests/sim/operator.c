@@ -173,7 +173,7 @@ static void command(const char *json)
 	}
 }
 
-static void whim(void *arg)
+static void have_whim(void *arg)
 {
 	struct proc *p = hosts[rnd_below(HOSTS)].proc;
 
@@ -195,19 +195,33 @@ static void whim(void *arg)
 			p->terms++;
 		}
 	}
+}
+
+static void whim(void *arg)
+{
+	have_whim(arg);
 	world_at(world_now() + (rnd_one_in(4) ? rnd_below(10 * MS) : rnd_in(MS, 2 * swarm.mean_ns)),
 		 whim, arg);
 }
 
+static const enum swarm_fault whims[] = {SWARM_STOP, SWARM_FAILOVER, SWARM_PAUSE, SWARM_TERM};
+
+#define WHIMS (sizeof(whims) / sizeof(whims[0]))
+
+void operator_strike(void)
+{
+	enum swarm_fault f = whims[rnd_below(WHIMS)];
+
+	if (swarm_has(f))
+		world_at(world_now() + rnd_below(20 * MS), have_whim, (void *)(uintptr_t)f);
+}
+
 void operator_begin(void)
 {
-	static const enum swarm_fault whims[] = {SWARM_STOP, SWARM_FAILOVER, SWARM_PAUSE,
-						 SWARM_TERM};
-
 	start(&hosts[0], true, false);
 	start(&hosts[1], false, false);
 	world_at(world_now() + LOOK_NS, look, NULL);
-	for (unsigned i = 0; i < sizeof(whims) / sizeof(whims[0]); i++)
+	for (unsigned i = 0; i < WHIMS; i++)
 		if (swarm_has(whims[i]))
 			world_at(world_now() + rnd_in(100 * MS, 2 * swarm.mean_ns), whim,
 				 (void *)(uintptr_t)whims[i]);

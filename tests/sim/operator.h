@@ -12,6 +12,8 @@
 void operator_begin(void);
 /* That process is no more, by itself or not. */
 void operator_hears_end(const struct proc *p);
+/* A whim, soon. */
+void operator_strike(void);
 /* From here on he only wants it protected again. */
 void operator_settle(void);
 /* Both sides say PROTECTED. */

@@ -21,8 +21,14 @@
 #include "vmm/base/log.h"
 #include "vmm/cli/cmd_run.h"
 
+int __real_arbiter_ask_claim(struct arbiter *a, uint64_t from, enum arbiter_why why,
+			     arbiter_done *fn, void *arg);
+int __real_arbiter_claim(struct arbiter *a, uint64_t from, enum arbiter_why why, uint64_t *ret,
+			 struct err *e);
+
 struct host hosts[HOSTS];
 static unsigned ids = 100;
+static struct proc *youngest;
 
 struct proc *proc_now(void)
 {
@@ -70,6 +76,8 @@ struct proc *proc_start(struct host *h, const char *const *args)
 		p->argv[p->argc++] = strdup(*args);
 	}
 	h->proc = p;
+	p->older = youngest;
+	youngest = p;
 	fiber_start(p, main_of, p);
 	return p;
 }
@@ -156,11 +164,52 @@ void proc_command(struct proc *p, const char *json)
 	eventfd_add(p->command_fd, 1);
 }
 
+/* Who loses a claim loses it to somebody. */
+static void check_loss(const struct proc *p, const char *word, const char *note)
+{
+	uint64_t from = p->run->ft.generation;
+
+	const struct fsm *f = &p->run->primary.fsm;
+	bool fenced = !strcmp(word, "FENCED") && /* and not stopped before there was an answer */
+		      f->trace[(f->steps - 1) % FSM_TRACE].event == PRI_EV_CLAIM_LOST;
+
+	if (!fenced && strcmp(note, "the other side goes on"))
+		return;
+	for (const struct proc *q = youngest; q; q = q->older)
+		if (q != p && q->claimed_from >= from)
+			return;
+	violated("%c lost the VM after generation %llu, and nobody else asked for it",
+		 p->host->name, (unsigned long long)from);
+}
+
+static void note_claim(uint64_t from)
+{
+	struct proc *p = proc_now();
+
+	p->claimed_from = from > p->claimed_from ? from : p->claimed_from;
+}
+
+int __wrap_arbiter_ask_claim(struct arbiter *a, uint64_t from, enum arbiter_why why,
+			     arbiter_done *fn, void *arg)
+{
+	note_claim(from);
+	return REAL(arbiter_ask_claim)(a, from, why, fn, arg);
+}
+
+int __wrap_arbiter_claim(struct arbiter *a, uint64_t from, enum arbiter_why why, uint64_t *ret,
+			 struct err *e)
+{
+	note_claim(from);
+	return REAL(arbiter_claim)(a, from, why, ret, e);
+}
+
 void __wrap_ctl_event(struct ctl *c, json_t *event)
 {
 	struct proc *p = (struct proc *)c;
 	const char *to = json_string_value(json_object_get(event, "new"));
 
+	if (to)
+		check_loss(p, to, json_string_value(json_object_get(event, "note")));
 	if (to)
 		trace("%c: %s (%s)", p->host->name, to,
 		      json_string_value(json_object_get(event, "note")));

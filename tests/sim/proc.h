@@ -47,8 +47,10 @@ struct proc {
 	uint64_t steps;		     /* of the guest, run here */
 	int memory[8];		     /* real descriptors, closed at its end */
 	unsigned nmemory;
-	unsigned terms;	 /* signals that wait */
-	bool as_primary; /* was started so */
+	unsigned terms;	       /* signals that wait */
+	uint64_t claimed_from; /* the highest generation that it asked to follow, or 0 */
+	struct proc *older;    /* of all that ever were */
+	bool as_primary;       /* was started so */
 };
 
 extern struct host hosts[HOSTS];
