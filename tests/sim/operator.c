@@ -13,6 +13,7 @@
 
 static struct {
 	bool settles;
+	uint64_t starts;     /* of a primary */
 	uint64_t none_since; /* no side runs the VM; 0: one does */
 	bool refused[HOSTS]; /* the last start as primary, by the arbiter */
 	uint64_t start_at[HOSTS];
@@ -44,8 +45,9 @@ bool operator_has_vm(void)
 		const struct proc *p = hosts[i].proc;
 		enum secondary_state s = p && p->run ? p->run->secondary.fsm.state : SEC_OVER;
 
-		has |= runs(&hosts[i]) && p->run->ft.cover != FT_FENCED;
-		has |= s == SEC_STANDBY || (s >= SEC_CLAIM && s <= SEC_CONFIRM);
+		if (p && p->run && !proc_is_rivalled(p))
+			has |= runs(&hosts[i]) || s == SEC_STANDBY ||
+			       (s >= SEC_CLAIM && s <= SEC_CONFIRM);
 	}
 	return has;
 }
@@ -124,6 +126,12 @@ static void start_somewhere(void)
 	}
 	start(h, true, op.refused[h->index] && image_has_all(h));
 	op.refused[h->index] = false;
+	op.starts++;
+}
+
+uint64_t operator_starts(void)
+{
+	return op.starts;
 }
 
 static void look_at(struct host *h)

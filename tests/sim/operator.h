@@ -20,5 +20,7 @@ void operator_settle(void);
 bool operator_content(void *arg);
 /* Some side has the VM, or is about to: nobody has to boot it anew. */
 bool operator_has_vm(void);
+/* How often did he boot it? */
+uint64_t operator_starts(void);
 
 #endif

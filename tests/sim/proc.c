@@ -164,22 +164,24 @@ void proc_command(struct proc *p, const char *json)
 	eventfd_add(p->command_fd, 1);
 }
 
+bool proc_is_rivalled(const struct proc *p)
+{
+	for (const struct proc *q = youngest; q; q = q->older)
+		if (q != p && q->claimed_from >= p->run->ft.generation)
+			return true;
+	return false;
+}
+
 /* Who loses a claim loses it to somebody. */
 static void check_loss(const struct proc *p, const char *word, const char *note)
 {
-	uint64_t from = p->run->ft.generation;
-
 	const struct fsm *f = &p->run->primary.fsm;
 	bool fenced = !strcmp(word, "FENCED") && /* and not stopped before there was an answer */
 		      f->trace[(f->steps - 1) % FSM_TRACE].event == PRI_EV_CLAIM_LOST;
 
-	if (!fenced && strcmp(note, "the other side goes on"))
-		return;
-	for (const struct proc *q = youngest; q; q = q->older)
-		if (q != p && q->claimed_from >= from)
-			return;
-	violated("%c lost the VM after generation %llu, and nobody else asked for it",
-		 p->host->name, (unsigned long long)from);
+	if ((fenced || !strcmp(note, "the other side goes on")) && !proc_is_rivalled(p))
+		violated("%c lost the VM after generation %llu, and nobody else asked for it",
+			 p->host->name, (unsigned long long)p->run->ft.generation);
 }
 
 static void note_claim(uint64_t from)

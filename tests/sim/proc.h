@@ -68,6 +68,8 @@ uint64_t proc_clock(const struct proc *p);
 uint64_t proc_world_time(const struct proc *p, uint64_t clock_ns);
 /* Its ft_word(), or "-". */
 const char *proc_word(const struct proc *p);
+/* Has another process, dead or alive, asked for what follows its generation? */
+bool proc_is_rivalled(const struct proc *p);
 const char *proc_note(const struct proc *p);
 
 #endif

@@ -39,8 +39,6 @@ void truth_step(struct proc *p, enum step s);
 /* The guest runs there. */
 void truth_runs(struct proc *p);
 
-/* So many guests have started from an image. */
-uint64_t truth_boots(void);
 /* So many lines have left. */
 uint64_t truth_lines(void);
 

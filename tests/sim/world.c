@@ -92,12 +92,12 @@ static void must_settle(void)
 {
 	trouble_heal();
 	if (!swarm.moves) {
-		uint64_t boots = truth_boots();
+		uint64_t starts = operator_starts();
 		bool has_vm = operator_has_vm();
 
 		operator_settle();
 		must_become(operator_content, "protected");
-		if (has_vm && truth_boots() > boots)
+		if (has_vm && operator_starts() > starts)
 			violated("a VM was lost, and booted anew, though nothing went wrong then");
 		must_say("protected");
 		return;
