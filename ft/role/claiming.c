@@ -110,12 +110,20 @@ static void stand_for_ever(struct primary *p)
 	obuf_drop(&p->vm->obuf);
 }
 
+static void fence(struct primary *p, const char *why)
+{
+	stand_for_ever(p);
+	primary_exit(p, 5, FT_FENCED, why);
+}
+
 void primary_fence(void *arg)
 {
-	struct primary *p = arg;
+	fence(arg, "the other side runs the VM");
+}
 
-	stand_for_ever(p);
-	primary_exit(p, 5, FT_FENCED, "the other side runs the VM");
+void primary_fence_unanswered(void *arg)
+{
+	fence(arg, "stopped before the arbiter said whose the VM is: the other side may run it");
 }
 
 void primary_leave_handed(void *arg)

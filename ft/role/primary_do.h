@@ -30,6 +30,7 @@ void primary_wait_for_answer(void *arg);
 void primary_go_on(void *arg);
 void primary_won_to_stop(void *arg);
 void primary_fence(void *arg);
+void primary_fence_unanswered(void *arg);
 void primary_leave_handed(void *arg);
 
 /* ft/role/handing.c: before a hand-over begins, and what keeps it from that */

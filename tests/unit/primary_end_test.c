@@ -148,6 +148,18 @@ static void a_claim_that_lands_late(void **state)
 	assert_int_equal(r->ft.stands, 0);
 }
 
+/* It may be the other side's, and may be nobody's. */
+static void a_stop_before_there_is_an_answer(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_UNANSWERED);
+	rig_cause(r, PRI_EV_STOP);
+	rig_expect_left(
+		r, "FENCED", 5,
+		"stopped before the arbiter said whose the VM is: the other side may run it");
+}
+
 static void other_question(void *arg, const struct arbiter_answer *answer)
 {
 	*(bool *)arg = true;
@@ -472,6 +484,7 @@ int main(void)
 		cmocka_unit_test(claims_that_are_lost),
 		cmocka_unit_test(claims_without_an_answer),
 		RIG_TEST(a_claim_that_lands_late),
+		RIG_TEST(a_stop_before_there_is_an_answer),
 		RIG_TEST(an_arbiter_that_is_busy),
 		RIG_TEST(a_vm_that_does_not_stop),
 		RIG_TEST(a_vm_that_does_not_stop_and_goes_on),
