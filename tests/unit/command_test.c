@@ -95,6 +95,8 @@ static void help_explains_options(void **state)
 	for (const char *at = out; (at = strstr(at, "\n      --")); at++)
 		explained++;
 	assert_int_equal(named, explained);
+	assert_null(strstr(out, "(0"));
+	assert_null(strstr(out, "(null"));
 	assert_true(named > 8);
 }
 
