@@ -50,6 +50,16 @@ int __wrap_pthread_join(pthread_t thread, void **ret)
 	return 0;
 }
 
+int __wrap_pthread_clockjoin_np(pthread_t thread, void **ret, clockid_t clock,
+				const struct timespec *until)
+{
+	uint64_t ns = (uint64_t)until->tv_sec * SEC + (uint64_t)until->tv_nsec;
+
+	if (!fiber_wait(is_dead, (struct fiber *)thread, proc_world_time(proc_now(), ns)))
+		return ETIMEDOUT;
+	return __wrap_pthread_join(thread, ret);
+}
+
 int __wrap_pthread_detach(pthread_t thread)
 {
 	return 0;
