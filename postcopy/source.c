@@ -416,16 +416,16 @@ int source_recover(struct source *s, const char *uri, struct err *e)
 int source_write_file(struct source *s, const char *path,
 		      void (*told)(void *arg, const struct err *e), void *arg, struct err *e)
 {
-	const struct carry_out_plan plan = {.path = path,
-					    .loop = s->ft->loop,
-					    .mem = &s->vm->mem,
-					    .unsent = &s->unsent,
-					    .session = s->session,
-					    .told = told,
-					    .arg = arg};
+	struct carry_out_plan plan = {.path = path, .told = told, .arg = arg};
 	int r = check_lost(s, e);
 
-	if (!r && !s->passes.lazy)
+	if (r)
+		return r;
+	plan.loop = s->ft->loop;
+	plan.mem = &s->vm->mem;
+	plan.unsent = &s->unsent;
+	plan.session = s->session;
+	if (!s->passes.lazy)
 		r = err_set(e, -EBUSY,
 			    "migrate: --recover: all of the VM's memory is at the destination; "
 			    "what is missing is its answer");

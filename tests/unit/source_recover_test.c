@@ -324,9 +324,18 @@ static void no_file(void **state)
 	assert_non_null(strstr(e.msg, "all of the VM's memory is at the destination"));
 }
 
+static void no_source_at_all(void **state)
+{
+	static struct source none;
+	struct err e = {0};
+
+	assert_int_equal(source_write_file(&none, "/tmp/x", on_written, NULL, &e), -ENOENT);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(no_source_at_all),
 		cmocka_unit_test(let_go),
 		SOURCE_TEST(not_let_go),
 		SOURCE_TEST(note_of_what_is_known),

@@ -33,7 +33,7 @@ static void set_epoch(struct run *r, uint64_t ns)
 static void set_output_limit(struct run *r, uint64_t bytes)
 {
 	r->cfg.output_bytes = bytes;
-	if (r->has_vm || r->secondary.has_vm)
+	if (r->has_vm || r->secondary.has_vm || r->dest.has_vm)
 		obuf_set_limit(&r->vm.obuf, bytes);
 }
 

@@ -1,5 +1,6 @@
 #include "vmm/copy/ram_pass.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define LOOK_PAGES 1024u /* of zeros, and then `between` has its turn */
@@ -92,6 +93,9 @@ int ram_pass_dirty(const struct ram_pass *p, struct dirty *d, uint64_t *ret_coun
 			(*ret_count)++;
 			r = send_dirty(p, w * 64 + (uint64_t)__builtin_ctzll(bits), &hole);
 		}
+		/* After another error d may be another's, or gone. */
+		if (r && r != -ETIME)
+			return r;
 		if (bits)
 			mem_put_host_dirty(d->mem, w, bits);
 	}
