@@ -273,6 +273,8 @@ static bool has_ended(struct push *p)
 	struct timespec t = {.tv_sec = (time_t)(until / 1000000000),
 			     .tv_nsec = (long)(until % 1000000000)};
 
+	if (__atomic_load_n(&p->eos, __ATOMIC_ACQUIRE))
+		return !pthread_join(p->thread, NULL);
 	return __atomic_load_n(&p->last, __ATOMIC_ACQUIRE) &&
 	       !pthread_clockjoin_np(p->thread, NULL, CLOCK_MONOTONIC, &t);
 }
