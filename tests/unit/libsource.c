@@ -21,6 +21,7 @@
 #include "tests/unit/liblog.h"
 #include "tests/unit/libtime.h"
 #include "vmm/copy/disk_wire.h"
+#include "vmm/copy/pages.h"
 
 #define BUSY_PAGES 400 /* more than the sockets hold */
 
@@ -87,7 +88,7 @@ int source_rig_setup(void **state)
 	r->conf = (struct migrate_conf){
 		.downtime_ns = 0, .timeout_ns = 60 * S, .passes = MIGRATE_PASSES_ANY};
 	snprintf(r->conf.uri, sizeof(r->conf.uri), "unix:%.60s/in", r->folder);
-	r->listener = r->link.fd = r->locker = -1;
+	r->listener = r->link.fd = r->pair.fd = r->locker = -1;
 	r->code = -1;
 	there_listens(r, true);
 	start_vm(r);
@@ -133,7 +134,7 @@ void there_listens(struct source_rig *r, bool listens)
 	assert_int_equal(listen(r->listener, 4), 0);
 }
 
-void there_takes(struct source_rig *r)
+static int newest(struct source_rig *r)
 {
 	int fd = -1, next;
 
@@ -143,16 +144,69 @@ void there_takes(struct source_rig *r)
 		fd = next;
 	}
 	assert_true(fd >= 0);
+	return fd;
+}
+
+void there_takes(struct source_rig *r)
+{
 	stream_done(&r->link);
-	stream_init(&r->link, fd, STREAM_MIGRATE, 0);
+	stream_init(&r->link, newest(r), STREAM_MIGRATE, 0);
+}
+
+static void take_pair(struct source_rig *r)
+{
+	stream_done(&r->pair);
+	stream_init(&r->pair, newest(r), STREAM_URGENT, 0);
+}
+
+static void note_page(struct source_rig *r, uint64_t page)
+{
+	uint64_t bit = 1ull << page % 64;
+
+	r->twice += (r->had[page / 64] & bit) != 0;
+	r->had[page / 64] |= bit;
+}
+
+static void note_pages(struct source_rig *r, const struct frame *f)
+{
+	const uint8_t *pos = f->data, *end = f->data + f->length;
+	uint8_t data[MEM_PAGE_SIZE];
+	struct page_entry en;
+
+	while (pages_next(&pos, end, r->vm.mem.npages, &en) == 1) {
+		note_page(r, en.page);
+		if (!r->vm.running) {
+			assert_int_equal(pages_decode(&en, NULL, data), 0);
+			assert_memory_equal(data, mem_page(&r->vm.mem, en.page), sizeof(data));
+		}
+	}
+	assert_ptr_equal(pos, end);
+}
+
+static void note_map(struct source_rig *r, const struct frame *f)
+{
+	for (uint32_t at = 0; at < f->length; at += sizeof(struct wire_map)) {
+		struct wire_map w;
+
+		memcpy(&w, f->data + at, sizeof(w));
+		assert_true(w.page + w.count <= r->vm.mem.npages);
+		for (uint64_t i = w.page; i < w.page + w.count; i++)
+			note_page(r, i);
+	}
 }
 
 void there_reads(struct source_rig *r)
 {
 	struct frame f;
 
+	while (r->pair.fd >= 0 && stream_recv(&r->pair, &f) == 1)
+		note_pages(r, &f);
 	while (r->link.fd >= 0 && stream_recv(&r->link, &f) == 1) {
 		r->came[f.type]++;
+		if (f.type == FRAME_PAGES)
+			note_pages(r, &f);
+		if (f.type == FRAME_MAP)
+			note_map(r, &f);
 		if (f.type == FRAME_SWITCH) {
 			assert_int_equal(f.length, sizeof(r->last));
 			memcpy(&r->last, f.data, sizeof(r->last));
@@ -170,24 +224,53 @@ void there_reads(struct source_rig *r)
 		r->session = r->link.session;
 }
 
+void there_sends(struct source_rig *r, enum frame_type type, const void *data, size_t len)
+{
+	struct iovec iov = {(void *)data, len};
+
+	if (!r->link.session)
+		there_reads(r);
+	assert_int_equal(stream_send(&r->link, type, 0, &iov, len ? 1 : 0, UINT64_MAX), 0);
+}
+
+static void say_have(struct source_rig *r)
+{
+	struct wire_have w = {0, SOURCE_RIG_WORDS, 1};
+	uint8_t buf[sizeof(w) + sizeof(r->had)];
+
+	assert_int_equal(r->vm.mem.npages, SOURCE_RIG_WORDS * 64);
+	memcpy(buf, &w, sizeof(w));
+	memcpy(buf + sizeof(w), r->had, sizeof(r->had));
+	there_sends(r, FRAME_HAVE, buf, sizeof(buf));
+}
+
 void there_says(struct source_rig *r, enum frame_type type)
 {
 	struct wire_ready ready = {1, 2};
 	struct wire_runs runs = {3};
-	struct iovec iov = {0};
 
-	if (!r->link.session)
-		there_reads(r);
 	if (type == FRAME_READY)
-		iov = (struct iovec){&ready, sizeof(ready)};
+		there_sends(r, type, &ready, sizeof(ready));
 	else if (type == FRAME_RUNS)
-		iov = (struct iovec){&runs, sizeof(runs)};
-	assert_int_equal(stream_send(&r->link, type, 0, &iov, iov.iov_len ? 1 : 0, UINT64_MAX), 0);
+		there_sends(r, type, &runs, sizeof(runs));
+	else if (type == FRAME_HAVE)
+		say_have(r);
+	else
+		there_sends(r, type, NULL, 0);
+}
+
+void there_wants(struct source_rig *r, uint64_t page)
+{
+	struct iovec iov = {&page, sizeof(page)};
+
+	there_reads(r);
+	assert_int_equal(stream_send(&r->pair, FRAME_WANT, 0, &iov, 1, UINT64_MAX), 0);
 }
 
 void there_hangs_up(struct source_rig *r)
 {
 	stream_done(&r->link);
+	stream_done(&r->pair);
 }
 
 void there_locks(struct source_rig *r, bool locks)
@@ -228,7 +311,7 @@ static void fail_here(struct source_rig *r)
 
 static void lose(struct source_rig *r)
 {
-	if (r->src.fsm.state == SRC_CONNECTING || r->src.fsm.state == SRC_RECONNECT)
+	if (r->src.fd >= 0 && r->src.link.fd < 0)
 		there_listens(r, false);
 	else if (r->src.fsm.state == SRC_QUIT)
 		source_lose(&r->src, "connection closed"); /* before the sender's end is seen */
@@ -247,15 +330,16 @@ static void cause_there(struct source_rig *r, enum source_event ev)
 	static const enum frame_type frames[] = {
 		[SRC_EV_WELCOME] = FRAME_WELCOME, [SRC_EV_READY] = FRAME_READY,
 		[SRC_EV_RUNS] = FRAME_RUNS,	  [SRC_EV_NEVER] = FRAME_BYE,
-		[SRC_EV_HAVE] = FRAME_HAVE,	  [SRC_EV_EOC] = FRAME_EOC};
+		[SRC_EV_HAVE] = FRAME_HAVE,	  [SRC_EV_EOC] = FRAME_EOC,
+		[SRC_EV_LACKS] = FRAME_RUNS};
+	enum source_state from = r->src.fsm.state;
 
 	if (ev == SRC_EV_CONVERGED) {
 		/* The guest goes on writing, but is fine with a long stop. */
 		allow_long_stop(r);
 		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != SRC_PASSES));
 	} else if (ev == SRC_EV_SENT) {
-		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != SRC_LAST &&
-							      r->src.fsm.state != SRC_EARLY));
+		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != from));
 	} else if (ev == SRC_EV_ENDED) {
 		/* The sender may stand in the middle of a frame, for which there is no room. */
 		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != SRC_QUIT));
@@ -305,8 +389,30 @@ void source_rig_cause(struct source_rig *r, enum source_event ev)
 
 	cause_here(r, ev);
 	loop_until(&r->loop, r->src.fsm.steps > steps);
-	if (ev == SRC_EV_CONNECTED && from != SRC_PAIRING)
+	if (ev != SRC_EV_CONNECTED)
+		return;
+	if (from == SRC_PAIRING || from == SRC_CUT_PAIRING)
+		take_pair(r);
+	else
 		there_takes(r);
+}
+
+void source_rig_lazy(struct source_rig *r)
+{
+	r->conf.how = MIGRATE_HOW_POSTCOPY;
+	r->conf.passes = 0;
+	r->lazy = true;
+}
+
+/* Without a pass it stands as soon as the urgent link is there. */
+static void reach_drain_lazily(struct source_rig *r)
+{
+	source_rig_reach(r, SRC_OFFERED);
+	r->vm.devices.disks[0].inflight = 1;
+	source_rig_cause(r, SRC_EV_WELCOME);
+	source_rig_cause(r, SRC_EV_CONNECTED);
+	source_rig_cause(r, SRC_EV_WELCOME);
+	source_rig_until(r, SRC_DRAIN);
 }
 
 void source_rig_reach(struct source_rig *r, enum source_state s)
@@ -328,12 +434,20 @@ void source_rig_reach(struct source_rig *r, enum source_state s)
 		[SRC_UNSURE] = {SRC_GO, SRC_EV_LOST},
 		[SRC_RECONNECT] = {SRC_UNSURE, SRC_EV_TIMER},
 		[SRC_ASKED] = {SRC_RECONNECT, SRC_EV_CONNECTED},
+		[SRC_SERVE] = {SRC_GO, SRC_EV_LACKS},
+		[SRC_ENDING] = {SRC_SERVE, SRC_EV_SENT},
+		[SRC_CUT] = {SRC_SERVE, SRC_EV_LOST},
+		[SRC_CUT_CONNECT] = {SRC_CUT, SRC_EV_TIMER},
+		[SRC_CUT_ASKED] = {SRC_CUT_CONNECT, SRC_EV_CONNECTED},
+		[SRC_CUT_PAIRING] = {SRC_CUT_ASKED, SRC_EV_HAVE},
 		[SRC_LEFT] = {SRC_GO, SRC_EV_RUNS},
 	};
 
-	if (s == SRC_PAIRING)
+	if (s == SRC_PAIRING && !r->lazy)
 		r->conf.how = MIGRATE_HOW_AUTO;
-	if (s != SRC_IDLE) {
+	if (s == SRC_DRAIN && r->lazy) {
+		reach_drain_lazily(r);
+	} else if (s != SRC_IDLE) {
 		source_rig_reach(r, way[s].from);
 		if (s == SRC_PASSES) {
 			r->vm.devices.disks[0].inflight = 1;
