@@ -1,0 +1,328 @@
+/*
+ * The destination while its memory comes in: a link that is lost at any moment, what it says that
+ * it has, a source that says what is not so. A thread is the guest.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "postcopy/dest_do.h"
+#include "tests/fuzz/vm.h"
+#include "tests/unit/libdest.h"
+#include "tests/unit/liblog.h"
+#include "tests/unit/libtime.h"
+
+#define WORDS (DEST_RIG_PAGES / 64)
+
+static int setup(void **state)
+{
+	int r = dest_rig_setup(state);
+	struct dest_rig *rig = *state;
+
+	rig->lazy = true;
+	return r;
+}
+
+/* All tests need userfaults of this host. */
+static int skip_all(void **state)
+{
+	struct err e = {0};
+
+	if (pager_probe(&e)) {
+		print_message("[  SKIPPED ] all: %s\n", e.msg);
+		exit(0);
+	}
+	return 0;
+}
+
+/* --- the guest ---------------------------------------------------------------------------------
+ */
+
+struct guest {
+	pthread_t thread;
+	const volatile uint64_t *at;
+	uint64_t value;
+	bool done; /* atomic */
+};
+
+static void *touch(void *arg)
+{
+	struct guest *g = arg;
+
+	g->value = *g->at;
+	__atomic_store_n(&g->done, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+static void guest_reads(struct dest_rig *r, struct guest *g, uint64_t page)
+{
+	*g = (struct guest){.at = (const volatile uint64_t *)mem_page(&r->vm.mem, page)};
+	assert_int_equal(pthread_create(&g->thread, NULL, touch, g), 0);
+}
+
+static bool has_read(const struct guest *g)
+{
+	return __atomic_load_n(&g->done, __ATOMIC_ACQUIRE);
+}
+
+static void guest_has(struct dest_rig *r, struct guest *g, uint64_t value)
+{
+	loop_until(&r->loop, has_read(g));
+	pthread_join(g->thread, NULL);
+	assert_int_equal(g->value, value);
+}
+
+/* --- the source --------------------------------------------------------------------------------
+ */
+
+static void next_frame(struct dest_rig *r, struct stream *st, struct frame *f)
+{
+	int got = 0;
+
+	loop_until(&r->loop, got || (got = stream_recv(st, f)) != 0);
+	assert_int_equal(got, 1);
+}
+
+static void wanted(struct dest_rig *r, uint64_t page)
+{
+	struct frame f;
+
+	next_frame(r, &r->pair, &f);
+	assert_int_equal(f.type, FRAME_WANT);
+	assert_int_equal(f.length, sizeof(page));
+	assert_memory_equal(f.data, &page, sizeof(page));
+}
+
+/* It asks, and is told that these are there: exactly. */
+static void ask(struct dest_rig *r, const uint64_t *had)
+{
+	struct wire_have w;
+	struct frame f;
+
+	here_asks(r, DEST_RIG_SESSION);
+	next_frame(r, &r->ask, &f);
+	assert_int_equal(f.type, FRAME_HAVE);
+	assert_int_equal(f.length, sizeof(w) + WORDS * 8);
+	memcpy(&w, f.data, sizeof(w));
+	assert_int_equal(w.word, 0);
+	assert_int_equal(w.nwords, WORDS);
+	assert_int_equal(w.last, 1);
+	assert_memory_equal(f.data + sizeof(w), had, WORDS * 8);
+	here_hangs_up(r);
+	r->link = r->ask;
+	r->ask = (struct stream){.fd = -1};
+	assert_int_equal(r->dest.fsm.state, DST_MENDING);
+}
+
+static void pair(struct dest_rig *r)
+{
+	here_pairs(r);
+	assert_int_equal(here_hears(r, &r->link), FRAME_WELCOME);
+	dest_rig_until(r, DST_FILL);
+	assert_string_equal(r->ft.note, "");
+}
+
+static void send_rest(struct dest_rig *r, uint64_t urgent)
+{
+	here_maps(r, 0, DEST_RIG_PAGES);
+	here_ends(r, urgent, 0, DEST_RIG_PAGES);
+	assert_int_equal(here_hears(r, &r->link), FRAME_EOC);
+	dest_rig_until(r, DST_RUNS);
+	assert_null(r->dest.pager.mem);
+}
+
+static void until_left(struct dest_rig *r, uint64_t left)
+{
+	loop_until(&r->loop, pager_left(&r->dest.pager) == left);
+}
+
+/* --- the tests ---------------------------------------------------------------------------------
+ */
+
+static void all_comes(void **state)
+{
+	struct dest_rig *r = *state;
+	struct guest g;
+
+	dest_rig_reach(r, DST_FILL);
+	guest_reads(r, &g, 77);
+	wanted(r, 77);
+	here_sends(&r->pair, 77, 1);
+	guest_has(r, &g, 77);
+	send_rest(r, 1);
+	guest_reads(r, &g, 78);
+	guest_has(r, &g, 0);
+	here_says(&r->link, FRAME_GONE, NULL, 0);
+	dest_rig_until(r, DST_HERE);
+	dest_rig_expect(r, DST_HERE, "RUNNING", true);
+}
+
+/* Whoever waits when the link is lost waits on, is asked for by the new one, and gets it. */
+static void who_waits_is_asked_for_again(void **state)
+{
+	struct dest_rig *r = *state;
+	uint64_t had[WORDS] = {0xff00, 0, 0, 7ull << 61};
+	struct guest g;
+
+	dest_rig_reach(r, DST_FILL);
+	here_sends(&r->link, 8, 8);
+	here_maps(r, 253, 3);
+	until_left(r, DEST_RIG_PAGES - 11);
+	guest_reads(r, &g, 300);
+	wanted(r, 300);
+	here_hangs_up(r);
+	dest_rig_until(r, DST_CUT);
+	assert_non_null(strstr(r->ft.note, "501 pages have not come"));
+	for (int n = 0; n < 3; n++) {
+		ask(r, had);
+		if (n == 0) {
+			here_hangs_up(r); /* lost again before it is mended */
+			dest_rig_until(r, DST_CUT);
+			continue;
+		}
+		pair(r);
+		wanted(r, 300);
+		assert_false(has_read(&g));
+		if (n == 1)
+			stream_done(&r->pair); /* the urgent link alone */
+		dest_rig_until(r, n == 1 ? DST_CUT : DST_FILL);
+	}
+	here_sends(&r->pair, 300, 1);
+	guest_has(r, &g, 300);
+	send_rest(r, 1);
+}
+
+/* It asks on a new link, and the old one has not ended here: that is no loss of anything. */
+static void asked_before_it_sees_the_end(void **state)
+{
+	struct dest_rig *r = *state;
+	uint64_t had[WORDS] = {1};
+	struct stream old, old_pair;
+
+	dest_rig_reach(r, DST_FILL);
+	here_sends(&r->link, 0, 1);
+	until_left(r, DEST_RIG_PAGES - 1);
+	for (int n = 0; n < 3; n++) {
+		old = r->link;
+		old_pair = r->pair;
+		r->link = r->pair = (struct stream){.fd = -1};
+		ask(r, had);
+		if (n != 1)
+			pair(r);
+		assert_int_equal(here_hears(r, &old), 0);
+		stream_done(&old);
+		stream_done(&old_pair);
+	}
+	send_rest(r, 0);
+}
+
+/* EOS was lost with the link: RUNS says that nothing is needed any more. */
+static void all_has_come_when_it_is_cut(void **state)
+{
+	struct dest_rig *r = *state;
+
+	dest_rig_reach(r, DST_FILL);
+	here_maps(r, 0, DEST_RIG_PAGES);
+	until_left(r, 0);
+	assert_int_equal(r->dest.fsm.state, DST_FILL);
+	here_hangs_up(r);
+	dest_rig_until(r, DST_RUNS);
+	here_asks(r, DEST_RIG_SESSION);
+	assert_int_equal(here_hears(r, &r->ask), FRAME_RUNS);
+	here_says(&r->ask, FRAME_GONE, NULL, 0);
+	dest_rig_until(r, DST_HERE);
+}
+
+/* The end, and not all of it: the source believed a HAVE that was none, or lies. */
+static void end_that_is_none(void **state)
+{
+	struct dest_rig *r = *state;
+	uint64_t had[WORDS] = {1};
+
+	dest_rig_reach(r, DST_FILL);
+	here_sends(&r->link, 0, 1);
+	here_ends(r, 0, 1, 0);
+	assert_int_equal(here_hears(r, &r->link), FRAME_REFUSE);
+	dest_rig_until(r, DST_CUT);
+	assert_non_null(strstr(r->dest.why, "511 pages have not come"));
+	ask(r, had);
+	pair(r);
+	/* What it promises on the urgent link does not come, either. */
+	here_ends(r, 1, 0, 0);
+	here_says(&r->pair, FRAME_PAGES, NULL, 0);
+	loop_turns(&r->loop);
+	assert_int_equal(r->dest.fsm.state, DST_FILL);
+	here_sends(&r->pair, 0, 1);
+	dest_rig_until(r, DST_CUT);
+	ask(r, had);
+	pair(r);
+	send_rest(r, 0);
+	dest_rig_expect(r, DST_RUNS, "RUNNING", true);
+}
+
+/* Nobody but the source of this migration gets in, or has its link taken away. */
+static void strangers(void **state)
+{
+	struct dest_rig *r = *state;
+	struct stream other = {.fd = -1};
+
+	dest_rig_reach(r, DST_FILL);
+	here_asks(r, DEST_RIG_SESSION + 1);
+	assert_int_equal(here_hears(r, &r->ask), FRAME_REFUSE);
+	here_dials(r, &other, STREAM_URGENT, DEST_RIG_SESSION + 1);
+	here_says(&other, FRAME_PAGES, NULL, 0);
+	assert_int_equal(here_hears(r, &other), 0);
+	/* There is one already. */
+	here_dials(r, &other, STREAM_URGENT, DEST_RIG_SESSION);
+	here_says(&other, FRAME_PAGES, NULL, 0);
+	assert_int_equal(here_hears(r, &other), 0);
+	here_dials(r, &other, STREAM_MIGRATE, DEST_RIG_SESSION + 1);
+	here_says(&other, FRAME_OFFER, "x", 1);
+	assert_int_equal(here_hears(r, &other), FRAME_REFUSE);
+	here_hangs_up(r);
+	dest_rig_until(r, DST_CUT);
+	/* It says nothing about itself, or comes before it was asked for. */
+	here_dials(r, &other, STREAM_URGENT, DEST_RIG_SESSION);
+	here_says(&other, FRAME_PAGES, NULL, 0);
+	assert_int_equal(here_hears(r, &other), 0);
+	stream_done(&other);
+	dest_rig_expect(r, DST_CUT, "RUNNING", true);
+}
+
+/* The user stops the VM: the source need not keep what nobody needs. */
+static void stopped_while_it_fills(void **state)
+{
+	struct dest_rig *r = *state;
+	struct guest g;
+
+	dest_rig_reach(r, DST_FILL);
+	guest_reads(r, &g, 5);
+	wanted(r, 5);
+	dest_stop(&r->dest);
+	assert_int_equal(here_hears(r, &r->link), FRAME_EOC);
+	guest_has(r, &g, 0); /* nobody sees it: the vCPUs have ended */
+}
+
+#define FILL_TEST(f) cmocka_unit_test_setup_teardown(f, setup, dest_rig_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		FILL_TEST(all_comes),
+		FILL_TEST(who_waits_is_asked_for_again),
+		FILL_TEST(asked_before_it_sees_the_end),
+		FILL_TEST(all_has_come_when_it_is_cut),
+		FILL_TEST(end_that_is_none),
+		FILL_TEST(strangers),
+		FILL_TEST(stopped_while_it_fills),
+	};
+
+	return cmocka_run_group_tests(tests, skip_all, NULL);
+}
