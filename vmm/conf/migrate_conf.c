@@ -95,14 +95,41 @@ static int check_how(struct migrate_conf *c, struct err *e)
 	return 0;
 }
 
+/* The first option that is of a new migration: it means nothing to one that is under way. */
+static const char *of_a_new_one(const struct migrate_conf *c)
+{
+	struct migrate_conf none;
+
+	init(&none);
+	none.cancel = c->cancel;
+	none.force = c->force;
+	memcpy(none.recover, c->recover, sizeof(none.recover));
+	for (unsigned i = 0; i < table.n; i++)
+		if (memcmp((const char *)c + rows[i].offset, (const char *)&none + rows[i].offset,
+			   rows[i].size) != 0)
+			return rows[i].name;
+	return NULL;
+}
+
 static int check_recover(struct migrate_conf *c, struct err *e)
 {
-	if (c->cancel || c->precopy[0] || c->postcopy[0] || c->automatic[0])
+	const char *other = c->cancel ? "cancel" : c->force ? "force" : of_a_new_one(c);
+
+	if (other)
 		return err_set(e, -EINVAL,
 			       "migrate: --recover is about the one that is under way: it goes "
-			       "alone");
+			       "alone, without --%s",
+			       other);
 	snprintf(c->uri, sizeof(c->uri), "%s", c->recover);
 	return check_uri(c, e);
+}
+
+static int check_cancel(const struct migrate_conf *c, struct err *e)
+{
+	const char *other = of_a_new_one(c);
+
+	return other ? err_set(e, -EINVAL, "migrate: --cancel and --%s exclude each other", other)
+		     : 0;
 }
 
 static int check(struct migrate_conf *c, struct err *e)
@@ -111,13 +138,10 @@ static int check(struct migrate_conf *c, struct err *e)
 
 	if (c->recover[0])
 		return check_recover(c, e);
-	if (c->cancel && (c->precopy[0] || c->postcopy[0] || c->automatic[0]))
-		return err_set(e, -EINVAL,
-			       "migrate: --cancel and a destination exclude each other");
 	if (c->force && !c->cancel)
 		return err_set(e, -EINVAL, "migrate: --force goes with --cancel");
 	if (c->cancel)
-		return 0;
+		return check_cancel(c, e);
 	r = check_how(c, e);
 	if (r)
 		return r;
