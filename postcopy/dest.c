@@ -152,6 +152,14 @@ static bool read_turn(struct loop_work *w)
 	return r == 1 && dest_has_link(d) && !d->read_stopped;
 }
 
+void dest_hear_go(struct dest *d)
+{
+	struct frame f;
+
+	if (fsm_expects(&d->fsm, DST_EV_GO) && dest_has_link(d) && stream_recv(&d->link, &f) == 1)
+		take_frame(d, &f);
+}
+
 static void readable(struct loop_op *op, int res)
 {
 	struct dest *d = op->arg;

@@ -52,13 +52,14 @@ struct dest {
 	struct loop_op read_op, timer_op, pager_op, have_op;
 	uint64_t have_word; /* of a FRAME_HAVE: the next one to be said */
 	struct loop_work read_work;
-	uint32_t copied;	 /* bit i: the image of machine.devs[i] comes, too, */
-	struct diskapply images; /* into these */
-	bool written_asked;	 /* the source is to be told when they are on the medium */
-	bool read_stopped;	 /* the link is not read until less waits for them */
-	uint64_t heard_ns;	 /* of the last frame */
-	uint64_t session;	 /* of the migration that is under way, or has ended here */
-	uint64_t dropped;	 /* session of the last one that was dropped; 0: none */
+	uint32_t copied;	    /* bit i: the image of machine.devs[i] comes, too, */
+	struct diskapply images;    /* into these */
+	bool written_asked;	    /* the source is to be told when they are on the medium */
+	bool read_stopped;	    /* the link is not read until less waits for them */
+	uint64_t heard_ns;	    /* of the last frame */
+	uint64_t filled, filled_ns; /* pages behind the switch; when there was one more */
+	uint64_t session;	    /* of the migration that is under way, or has ended here */
+	uint64_t dropped;	    /* session of the last one that was dropped; 0: none */
 	bool has_state;
 	struct wire_switch last;
 	uint64_t switch_ns; /* when it came */

@@ -28,6 +28,8 @@ void dest_drop_and_answer(void *arg);
 int dest_open_pager(struct dest *d, struct err *e);
 void dest_pair(void *arg);
 void dest_try_load(void *arg);
+void dest_begin_fill(void *arg);
+void dest_watch(void *arg);
 void dest_arrived(void *arg);
 void dest_complete(void *arg);
 void dest_cut(void *arg);
@@ -66,5 +68,7 @@ void dest_close_doors(struct dest *d);
 void dest_listen_again(struct dest *d, const char *why);
 /* Read the link from here on. */
 void dest_listen_to_link(struct dest *d);
+/* The urgent link may be seen to end first: a GO that came before counts. */
+void dest_hear_go(struct dest *d);
 
 #endif

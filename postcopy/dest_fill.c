@@ -11,8 +11,10 @@
 #include "vmm/base/log.h"
 #include "vmm/wire/chan.h"
 
-#define LINK_MS 10000 /* TCP_USER_TIMEOUT */
-#define SAY_NS	1000000000ull
+#define LINK_MS	 10000 /* TCP_USER_TIMEOUT */
+#define SAY_NS	 1000000000ull
+#define WATCH_NS 1000000000ull
+#define VAIN_NS	 5000000000ull
 
 /* --- the pager -------------------------------------------------------------------------------- */
 
@@ -30,6 +32,7 @@ static void news(struct loop_op *op, int res)
 		dest_post(d, DST_EV_ARRIVED);
 	if (d->pager.mem && events & (PAGER_LOST | PAGER_FAILED)) {
 		pager_why(&d->pager, why, sizeof(why));
+		dest_hear_go(d);
 		dest_lose(d, why);
 	}
 	dest_look_whether_complete(d);
@@ -93,6 +96,46 @@ void dest_try_load(void *arg)
 }
 
 /* --- it runs ---------------------------------------------------------------------------------- */
+
+static uint64_t filled(const struct dest *d)
+{
+	const struct fill_counts *n = &d->pager.counts;
+
+	return __atomic_load_n(&n->urgent, __ATOMIC_RELAXED) +
+	       __atomic_load_n(&n->pushed, __ATOMIC_RELAXED) +
+	       __atomic_load_n(&n->zero, __ATOMIC_RELAXED);
+}
+
+void dest_begin_fill(void *arg)
+{
+	struct dest *d = arg;
+
+	d->filled = filled(d);
+	d->filled_ns = loop_now_ns();
+	dest_timer(d, WATCH_NS);
+}
+
+/* A link that is whole does not say whether anybody is at its other end. */
+void dest_watch(void *arg)
+{
+	static const char vain[] =
+		"postcopy: the guest waits for pages, and nothing has come for 5 s; the link is "
+		"not lost: does the source's process run?";
+	struct dest *d = arg;
+	bool noted = !strcmp(d->ft->note, vain);
+
+	if (filled(d) != d->filled || !__atomic_load_n(&d->pager.have.asked, __ATOMIC_RELAXED)) {
+		dest_begin_fill(d);
+		if (noted)
+			ft_set(d->ft, FT_HERE, FT_NONE, NULL);
+		return;
+	}
+	if (!noted && loop_now_ns() - d->filled_ns >= VAIN_NS) {
+		log_warn("%s", vain);
+		ft_set(d->ft, FT_HERE, FT_NONE, vain);
+	}
+	dest_timer(d, WATCH_NS);
+}
 
 void dest_arrived(void *arg)
 {
@@ -298,6 +341,7 @@ void dest_mend(void *arg)
 	if (!dest_has_link(d))
 		return;
 	stream_shallow(&d->link);
+	dest_begin_fill(d);
 	pager_again(&d->pager, &d->urgent);
 	log_info("postcopy: the link is back; %llu pages have not come",
 		 (unsigned long long)pager_left(&d->pager));

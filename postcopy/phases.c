@@ -188,10 +188,11 @@ static const struct fsm_row dest_rows[] = {
 	ROW(LOADING, WRITTEN, LOADING, dest_try_load, "the same"),
 	ROW(LOADING, LOADED, READY, dest_say_ready, "READY"),
 	ROW(READY, GO, RUNS, dest_run, "network up, run, announce; RUNS; RUNNING"),
-	ROW(RUNS, LACKS, FILL, NULL, "who touches what is missing asks for it"),
+	ROW(RUNS, LACKS, FILL, dest_begin_fill, "who touches what is missing asks for it"),
 	ROW(FILL, PART, FILL, dest_take_part, "into memory that is still missing"),
 	ROW(FILL, ARRIVED, FILL, dest_arrived, "devices look again"),
 	ROW(FILL, COMPLETE, RUNS, dest_complete, "EOC"),
+	ROW(FILL, TIMER, FILL, dest_watch, "every second: who waits, and nothing comes, is noted"),
 	ROW(RUNS, GONE, HERE, dest_alone, "listens no more"),
 
 	ROW(RECEIVING, TIMER, LISTEN, dest_silent, "REFUSE; VM destroyed: 30 s without a frame"),

@@ -3,6 +3,7 @@
  * it has, a source that says what is not so. A thread is the guest.
  */
 #define _GNU_SOURCE
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -310,6 +311,60 @@ static void stopped_while_it_fills(void **state)
 	guest_has(r, &g, 0); /* nobody sees it: the vCPUs have ended */
 }
 
+/* A source that freezes: its link lives. */
+static void waits_in_vain(void **state)
+{
+	struct dest_rig *r = *state;
+	struct guest g;
+
+	dest_rig_reach(r, DST_FILL);
+	time_pass(&r->loop, 20 * S); /* nobody waits */
+	assert_string_equal(r->ft.note, "");
+	guest_reads(r, &g, 300);
+	wanted(r, 300);
+	time_pass(&r->loop, 4 * S);
+	assert_string_equal(r->ft.note, "");
+	time_pass(&r->loop, 3 * S);
+	assert_non_null(strstr(r->ft.note, "nothing has come for 5 s"));
+	dest_rig_expect(r, DST_FILL, "RUNNING", true);
+	here_sends(&r->link, 8, 1); /* of what is pushed */
+	until_left(r, DEST_RIG_PAGES - 1);
+	time_pass(&r->loop, S);
+	assert_string_equal(r->ft.note, "");
+	time_pass(&r->loop, 7 * S);
+	assert_string_not_equal(r->ft.note, "");
+	here_hangs_up(r);
+	dest_rig_until(r, DST_CUT);
+	assert_non_null(strstr(r->ft.note, "link lost"));
+	time_pass(&r->loop, 20 * S);
+	ask(r, (const uint64_t[WORDS]){1 << 8});
+	time_pass(&r->loop, 20 * S);
+	pair(r);
+	here_sends(&r->pair, 300, 1);
+	guest_has(r, &g, 300);
+	send_rest(r, 1);
+	time_pass(&r->loop, 20 * S);
+	assert_string_equal(r->ft.note, "");
+}
+
+/* Both links end, the urgent one is seen to first, and GO was said before: the VM is this side's.
+ */
+static void go_before_the_end_counts(void **state)
+{
+	struct dest_rig *r = *state;
+	struct pollfd fd;
+
+	dest_rig_reach(r, DST_READY);
+	here_says(&r->link, FRAME_GO, NULL, 0);
+	here_hangs_up(r);
+	fd = (struct pollfd){.fd = r->dest.pager_fd, .events = POLLIN};
+	assert_int_equal(poll(&fd, 1, 20000), 1);
+	r->dest.pager_op.fn(&r->dest.pager_op, POLLIN);
+	dest_rig_until(r, DST_CUT);
+	dest_rig_expect(r, DST_CUT, "RUNNING", true);
+	ask(r, (const uint64_t[WORDS]){0});
+}
+
 #define FILL_TEST(f) cmocka_unit_test_setup_teardown(f, setup, dest_rig_teardown)
 
 int main(void)
@@ -322,6 +377,8 @@ int main(void)
 		FILL_TEST(end_that_is_none),
 		FILL_TEST(strangers),
 		FILL_TEST(stopped_while_it_fills),
+		FILL_TEST(waits_in_vain),
+		FILL_TEST(go_before_the_end_counts),
 	};
 
 	return cmocka_run_group_tests(tests, skip_all, NULL);

@@ -58,6 +58,7 @@ static const struct expected {
 	ROW(FILL, PART, FILL, FILL, true, RUNS_),
 	ROW(FILL, ARRIVED, FILL, FILL, true, RUNS_),
 	ROW(FILL, COMPLETE, RUNS, RUNS, true, RUNS_),
+	ROW(FILL, TIMER, FILL, FILL, true, RUNS_),
 	ROW(RUNS, GONE, HERE, HERE, false, RUNS_),
 
 	ROW(RECEIVING, TIMER, LISTEN, LISTEN, true, WAITS),
