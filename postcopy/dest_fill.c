@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/dest_do.h"
 #include "vmm/base/log.h"
 #include "vmm/wire/chan.h"
@@ -83,6 +84,7 @@ static void take_pair(struct dest *d)
 void dest_pair(void *arg)
 {
 	take_pair(arg);
+	step_reached(STEP_MIG_PAIR);
 }
 
 /* Asked for, and waited for by an event: the loop itself may not sleep in a fault. */
@@ -212,6 +214,7 @@ void dest_complete(void *arg)
 	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
 	tell(d);
 	vm_tell_end(d->vm); /* what waited for this */
+	step_reached(STEP_MIG_WHOLE);
 }
 
 /* --- the link is lost ------------------------------------------------------------------------- */
@@ -236,6 +239,7 @@ void dest_cut(void *arg)
 	note_cut(d, "the source connects again. To listen at another address, too, or to take a "
 		    "file: ftvmm migrate NAME --recover URI");
 	dest_timer(d, DEST_SILENT_NS);
+	step_reached(STEP_MIG_LOST);
 	dest_look_whether_complete(d);
 }
 
@@ -313,8 +317,10 @@ static void say_have(struct loop_op *op, int res)
 		return;
 	}
 	d->have_word += n;
-	if (dest_has_said_have(d))
+	if (dest_has_said_have(d)) {
 		loop_poll_del(d->ft->loop, &d->have_op);
+		step_reached(STEP_MIG_HAVE);
+	}
 }
 
 /* A source that asks has lost the old link, whatever is thought of that here. */
@@ -347,6 +353,7 @@ void dest_mend(void *arg)
 		 (unsigned long long)pager_left(&d->pager));
 	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
 	tell(d);
+	step_reached(STEP_MIG_MENDED);
 }
 
 void dest_end_of_fill(void *arg)

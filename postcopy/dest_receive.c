@@ -126,7 +126,7 @@ void dest_take_part(void *arg)
 	else
 		r = vm_decode(d->vm, f->data, f->length, &e);
 	d->has_state = d->has_state || (!r && f->type == FRAME_STATE);
-	step_reached(STEP_MIG_TAKEN);
+	step_reached(d->fsm.state == DST_FILL ? STEP_MIG_FILLED : STEP_MIG_TAKEN);
 	if (r)
 		dest_reject(d, e.msg);
 	else

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/uffd.h"
 #include "vmm/base/log.h"
 #include "vmm/base/loop.h"
@@ -207,6 +208,8 @@ static void send_wants(struct work *w)
 	__atomic_fetch_add(&p->counts.wants, nask, __ATOMIC_RELAXED);
 	if (nask && !send_frame(w, FRAME_WANT, w->ask, nask * sizeof(w->ask[0])))
 		return;
+	if (nask)
+		step_reached(STEP_MIG_WANTS);
 	if (ngone)
 		send_frame(w, FRAME_REMOVED, w->gone, ngone * sizeof(w->gone[0]));
 }

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/wire.h"
 #include "vmm/base/log.h"
 #include "vmm/base/loop.h"
@@ -156,6 +157,7 @@ static int send_batch(struct push *p, uint64_t page, uint64_t *ret_next)
 	count(&p->pages, sent);
 	p->link_pages += sent;
 	unsent_written(p->unsent, sent);
+	step_reached(STEP_MIG_PUSHED);
 	return 0;
 }
 
@@ -206,9 +208,12 @@ static int send_eos(struct push *p)
 		.removed = __atomic_load_n(&p->urgent->removed, __ATOMIC_RELAXED),
 	};
 	struct iovec iov = {&eos, sizeof(eos)};
+	int r;
 
 	__atomic_store_n(&p->last, true, __ATOMIC_RELEASE);
-	return stream_send(p->out->stream, FRAME_EOS, 0, &iov, 1, loop_now_ns() + SEND_NS);
+	r = stream_send(p->out->stream, FRAME_EOS, 0, &iov, 1, loop_now_ns() + SEND_NS);
+	step_reached(STEP_MIG_EOS);
+	return r;
 }
 
 static int push(struct push *p)

@@ -91,6 +91,7 @@ void source_open_urgent(void *arg)
 	if (stream_send_preface(&s->pair, deadline) ||
 	    stream_send(&s->pair, FRAME_PAGES, 0, NULL, 0, deadline))
 		source_lose(s, "urgent link: handshake failed");
+	step_reached(STEP_MIG_PAIRED);
 }
 
 static void list_images(struct source *s)

@@ -11,6 +11,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/source_do.h"
 #include "vmm/base/log.h"
 
@@ -148,6 +149,7 @@ void source_serve(void *arg)
 	dirty_stop(&s->dirty);
 	s->ft->life = FT_ELSEWHERE;
 	push(s);
+	step_reached(STEP_MIG_SERVES);
 }
 
 void source_urgent_lost(void *arg)
@@ -198,6 +200,7 @@ void source_cut(void *arg)
 {
 	source_cut_again(arg);
 	log_error("%s", ((struct source *)arg)->ft->note);
+	step_reached(STEP_MIG_CUT);
 }
 
 /* The VM ran there, so it never does here, whatever has become of it. */
@@ -251,6 +254,7 @@ void source_mend(void *arg)
 	}
 	source_timer(s, ANSWER_NS);
 	source_dial(s);
+	step_reached(STEP_MIG_MENDS);
 }
 
 void source_serve_again(void *arg)
@@ -267,4 +271,5 @@ void source_serve_again(void *arg)
 		source_lose(s, e.msg);
 	else
 		push(s);
+	step_reached(STEP_MIG_AGAIN);
 }

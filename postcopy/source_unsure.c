@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/source_do.h"
 #include "vmm/base/log.h"
 
@@ -69,6 +70,7 @@ void source_ask(void *arg)
 	s->have_word = 0;
 	source_timer(s, ANSWER_NS);
 	source_open_link(s, FRAME_ASK, NULL, 0);
+	step_reached(STEP_MIG_ASKS);
 }
 
 /* By hand, to where the user says. */

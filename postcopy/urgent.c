@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "ft/common/steps.h"
 #include "postcopy/wire.h"
 #include "vmm/base/log.h"
 #include "vmm/base/loop.h"
@@ -52,6 +53,7 @@ static int flush(struct urgent *s, unsigned *n)
 	count(&s->pages, *n);
 	__atomic_fetch_add(&s->link_pages, *n, __ATOMIC_SEQ_CST);
 	unsent_written(s->unsent, *n);
+	step_reached(STEP_MIG_ANSWERED);
 	*n = 0;
 	return 0;
 }

@@ -63,7 +63,23 @@
 	X(MIG_READY, "mig-ready")                                                                  \
 	X(MIG_TOLD, "mig-told")                                                                    \
 	X(MIG_RAN, "mig-ran")                                                                      \
-	X(MIG_SAID, "mig-said")
+	X(MIG_SAID, "mig-said")                                                                    \
+	X(MIG_PAIRED, "mig-paired")                                                                \
+	X(MIG_SERVES, "mig-serves")                                                                \
+	X(MIG_PUSHED, "mig-pushed")                                                                \
+	X(MIG_ANSWERED, "mig-answered")                                                            \
+	X(MIG_EOS, "mig-eos")                                                                      \
+	X(MIG_CUT, "mig-cut")                                                                      \
+	X(MIG_ASKS, "mig-asks")                                                                    \
+	X(MIG_MENDS, "mig-mends")                                                                  \
+	X(MIG_AGAIN, "mig-again")                                                                  \
+	X(MIG_PAIR, "mig-pair")                                                                    \
+	X(MIG_WANTS, "mig-wants")                                                                  \
+	X(MIG_FILLED, "mig-filled")                                                                \
+	X(MIG_LOST, "mig-lost")                                                                    \
+	X(MIG_HAVE, "mig-have")                                                                    \
+	X(MIG_MENDED, "mig-mended")                                                                \
+	X(MIG_WHOLE, "mig-whole")
 
 enum step {
 #define X(e, name) STEP_##e,

@@ -18,7 +18,15 @@ SOURCE_BEFORE = ("mig-offered", "mig-pages", "mig-stood", "mig-unlocked", "mig-l
 SOURCE_AFTER = ("mig-went", "mig-known")
 DEST_BEFORE = ("mig-built", "mig-taken", "mig-locked", "mig-loaded")
 DEST_AFTER = ("mig-ready", "mig-told", "mig-ran", "mig-said")
-STEPS = SOURCE_BEFORE + SOURCE_AFTER + DEST_BEFORE + DEST_AFTER
+# With an urgent link; while memory comes behind the VM; while a lost link is mended.
+SOURCE_LAZY = ("mig-paired", "mig-serves", "mig-pushed", "mig-answered", "mig-eos")
+SOURCE_MENDS = ("mig-cut", "mig-asks", "mig-mends", "mig-again")
+DEST_PAIR = ("mig-pair",)
+DEST_LAZY = ("mig-wants", "mig-filled", "mig-whole")
+DEST_MENDS = ("mig-lost", "mig-have", "mig-mended")
+DISKS = ("mig-disk",)  # test_migrate_disks.py
+STEPS = (DISKS + SOURCE_BEFORE + SOURCE_AFTER + SOURCE_LAZY + SOURCE_MENDS + DEST_BEFORE + DEST_AFTER + DEST_PAIR +
+         DEST_LAZY + DEST_MENDS)
 # How much of memory is sent before the VM runs there: all; none, two passes of it, or what it takes.
 PRECOPY = ({"how": "precopy"},)
 LAZY = ({"how": "postcopy"}, {"how": "postcopy", "passes": 2, "downtime": "1ms"},

@@ -1,0 +1,304 @@
+"""Live migration at each of its steps: whoever dies, freezes, is cut off or is told to give up there, the VM runs on at
+exactly one side, or stands with a state that says why."""
+
+import json
+import signal
+
+import ftlab
+from ftlab import LINK_IP, Vm, expect
+from testlib import test
+from test_boot import boot
+from test_migrate import (DEST_AFTER, DEST_BEFORE, DEST_LAZY, DEST_MENDS, DEST_PAIR, MIGRATIONS, SOURCE_AFTER,
+                          SOURCE_BEFORE, SOURCE_LAZY, SOURCE_MENDS, Move, all_there, disk_guest, frozen, migrate, where,
+                          works)
+
+# Without a pass nothing is sent before the switch.
+LAZY_BEFORE = tuple(n for n in SOURCE_BEFORE if n != "mig-pages")
+LOST = "link lost"
+MANY = MIGRATIONS >= 10
+LONG = 1800 if MANY else 240
+
+
+def some(lab, cases, n):
+    """All of them with MIGRATIONS=10 and more, else n of them, by the seed."""
+    return cases if MANY else lab.rng.sample(cases, min(n, len(cases)))
+
+
+def begin(vm, uri, **options):
+    """Asked for; how it ends is seen elsewhere."""
+    vm.call("migrate", postcopy=uri, **options)
+
+
+def dies(vm):
+    expect(vm.wait_exit(20) == -9, f"{vm}: exit code {vm.code}, not killed at its step: {vm.log_text()}")
+
+
+def until_lost(to):
+    """It has noticed: by then either nothing is missing, or it says what is."""
+    return to.wait_status(lambda s: LOST in s["note"] or s["migration"]["status"] == "completed",
+                          "the end of the link, and a state that says so", 30)
+
+
+def cut_off(lab, move, env, to_env, **options):
+    """A VM that runs at the destination with a part of its memory, whose link breaks then. Source and destination."""
+    wire = ftlab.Wire(lab)
+    to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}", env=to_env)
+    begin(move.vm, wire.peer_of[move.host], bandwidth="4M", **options)
+    to.wait_status(lambda s: s["migration"]["phase"] == "DST_FILL", "a VM that runs there")
+    wire.do("cut")
+    return wire, to
+
+
+@test(LONG)
+def postcopy_kill_source(lab):
+    """the source dies at each step: before GO nothing is left at the destination, after GO it says what is missing"""
+    for name in some(lab, LAZY_BEFORE + SOURCE_AFTER + SOURCE_LAZY, 5):
+        lab.note(f"step {name}")
+        move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
+        uri = move.uri("unix")
+        to = move.destination(uri)
+        begin(move.vm, uri)
+        dies(move.vm)
+        if name == "mig-answered":
+            # A step of loading, too: then it is dropped.
+            to.wait_status(lambda s: "onnection" in s["note"] or "link" in s["note"], "a state that says why")
+        elif name in SOURCE_BEFORE or name == "mig-paired":
+            to.wait_status(lambda s: s["state"] == "STARTING" and s["note"] != "waiting for a migration",
+                           "the end of the link")
+        else:
+            status = until_lost(to)
+            expect(status["migration"]["phase"] in ("DST_CUT", "DST_RUNS", "DST_HERE"), f"{name}: {status}")
+            to.wait_state("RUNNING")
+        lab.release(to, move.vm)
+    for name in some(lab, SOURCE_MENDS, 1):
+        lab.note(f"step {name}")
+        move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
+        _, to = cut_off(lab, move, None, None)
+        dies(move.vm)
+        until_lost(to)
+        to.wait_state("RUNNING")
+        lab.release(*lab.processes)
+
+
+def runs_again(source):
+    status = source.wait_status(lambda s: s["migration"]["status"] == "failed" or LOST in s["note"],
+                                "a state that says why")
+    return status["migration"]["status"] == "failed"
+
+
+@test(LONG)
+def postcopy_kill_destination_after(lab):
+    """the destination dies at each step from READY on: nobody runs it, and the source says what it knows"""
+    for name in some(lab, DEST_PAIR + DEST_AFTER + DEST_LAZY, 5):
+        lab.note(f"step {name}")
+        move = disk_guest(lab)
+        uri = move.uri("unix")
+        to = move.destination(uri, env={"FTVMM_DIE_AT": name})
+        begin(move.vm, uri)
+        dies(to)
+        if name == "mig-pair":
+            move.vm.wait_state("RUNNING")
+        elif name in ("mig-ready", "mig-told", "mig-ran"):
+            status = move.vm.wait_status(lambda s: s["state"] == "RUNNING" or "--cancel --force" in s["note"],
+                                         "a state that says why")
+            if status["state"] != "RUNNING":
+                move.vm.call("migrate", cancel=True, force=True)
+        elif name == "mig-whole":
+            expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"{name}: exit code {move.vm.code}")
+            lab.release(move.vm)
+            continue
+        elif name == "mig-wants" and runs_again(move.vm):
+            pass  # which is a step of loading, too
+        else:
+            move.vm.wait_status(lambda s: s["state"] == "PAUSED" and LOST in s["note"], "a state that says why")
+            expect(move.vm.status()["migration"]["phase"].startswith("SRC_CUT"), f"{name}: {move.vm.status()}")
+            lab.release(move.vm)
+            continue
+        works(lab, move.vm)
+        lab.release(to)
+        move.go("unix", how="postcopy")
+        works(lab, move.vm)
+        lab.release(move.vm)
+    for name in some(lab, DEST_MENDS, 1):
+        lab.note(f"step {name}")
+        move = disk_guest(lab)
+        cut_off(lab, move, None, {"FTVMM_DIE_AT": name})
+        dies(lab.processes[-1])
+        move.vm.wait_status(lambda s: s["state"] == "PAUSED" and LOST in s["note"], "a state that says why")
+        lab.release(*lab.processes)
+
+
+def freeze_and_cut(lab, move, wire, at_source, to, options):
+    """The link is cut while one side is at a step, and it goes on."""
+    how = dict(options)
+    move.vm.call("migrate", **{how.pop("how"): wire.peer_of[move.host]}, **how)
+    frozen(move.vm if at_source else to)
+    wire.do("cut")
+    (move.vm if at_source else to).signal(signal.SIGCONT)
+
+
+def cut_at(lab, name, at_source, options):
+    """Cut at the step; if the VM went there, and is cut once more while that is mended, that is no loss, either."""
+    env = {"FTVMM_STOP_AT": name}
+    wire = ftlab.Wire(lab)
+    move = Move(lab, writer(lab, env if at_source else None))
+    to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}",
+                          env={"FTVMM_STOP_AT": lab.rng.choice(DEST_MENDS)} if at_source else env)
+    freeze_and_cut(lab, move, wire, at_source, to, options)
+    lab.note(f"{name}: cut once")
+    again(lab, move, wire, to)
+    moved = where(move, to)
+    if not moved:
+        to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}")
+        how = dict(options)
+        move.vm.call("migrate", **{how.pop("how"): wire.peer_of[move.host]}, **how)
+        moved = where(move, to)
+        expect(moved, f"{name}: the second one did not get there")
+    runs_whole(move.vm)
+    lab.release(*lab.processes)
+
+
+def again(lab, move, wire, to):
+    """A second cut, where it is awaited: the destination stands at a step of mending."""
+    d = ftlab.Deadline(20)
+    while move.vm.alive() and to.alive():
+        if is_frozen(to):
+            wire.do("cut")
+            to.signal(signal.SIGCONT)
+            lab.note("cut twice")
+            return
+        try:
+            status = move.vm.status()
+        except ftlab.LabError:
+            return
+        if status["state"] == "RUNNING":
+            return
+        d.check("the end, or a second cut")
+        move.vm.nap()
+
+
+def is_frozen(vm):
+    return ftlab.read_text(f"/proc/{vm.pid}/stat").rsplit(")", 1)[-1].split()[:1] == ["T"]
+
+
+def writer(lab, env):
+    writes = "pages=300 total=6000 mode=random tick=20"
+    vm = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/writer.elf", "-a", writes, "-m", "64M"], env)
+    vm.wait_console("^speed")
+    return vm
+
+
+def runs_whole(vm):
+    vm.wait_state("RUNNING")
+    vm.wait_console("^speed")
+    expect("CORRUPT" not in vm.console_text() and "TRAP" not in vm.console_text(), vm.console_text())
+
+
+@test(LONG)
+def migrate_cut_steps(lab):
+    """the link is cut at each step of a precopy, and again in what follows: the VM runs on, whole"""
+    cases = [(n, True) for n in SOURCE_BEFORE + SOURCE_AFTER] + [(n, False) for n in DEST_BEFORE + DEST_AFTER]
+    for name, at_source in some(lab, cases, 3):
+        cut_at(lab, name, at_source, {"how": "precopy", "downtime": "5s"})
+
+
+@test(LONG)
+def postcopy_cut_steps(lab):
+    """the link is cut at each step of a postcopy, and again while that is mended: the VM runs there, whole"""
+    cases = [(n, True) for n in LAZY_BEFORE + SOURCE_AFTER + SOURCE_LAZY]
+    cases += [(n, False) for n in DEST_BEFORE + DEST_PAIR + DEST_AFTER + DEST_LAZY]
+    for name, at_source in some(lab, cases, 4):
+        cut_at(lab, name, at_source, {"how": "postcopy"})
+
+
+def cancel_at(lab, name, how):
+    """The user gives up while the source is at the step."""
+    move = disk_guest(lab, env={"FTVMM_STOP_AT": name})
+    uri = move.uri("unix")
+    to = move.destination(uri)
+    move.vm.call("migrate", **{how: uri})
+    frozen(move.vm)
+    move.vm.ctl.sock.sendall(json.dumps({"id": 99, "cmd": "migrate", "cancel": True}).encode() + b"\n")
+    move.vm.signal(signal.SIGCONT)
+    try:
+        answer = move.vm.ctl.line()
+        while answer.get("id") != 99:
+            answer = move.vm.ctl.line()
+    except ConnectionError:
+        answer = {"error": "it has left"}
+    lab.note(f"{how}, {name}: {answer}")
+    early = name in SOURCE_BEFORE[:-2] + ("mig-paired",)  # mig-sent: READY may have come; mig-go: GO is being said
+    expect("ok" in answer or not early, f"{how}, {name}: {answer}")
+    if "ok" in answer:
+        works(lab, move.vm)
+        move.vm.wait_status(lambda s: s["migration"]["status"] == "cancelled", "that it was cancelled")
+        to.wait_status(lambda s: s["state"] == "STARTING" and s["note"], "the end, there")
+        done = migrate(move.vm, uri, how)
+        expect(done["status"] == "completed", f"{how}, {name}: {done}")
+    expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"{how}, {name}: exit code {move.vm.code}")
+    works(lab, to)
+    lab.release(to, move.vm)
+
+
+@test(LONG)
+def migrate_cancel_steps(lab):
+    """given up at each step: before GO the VM goes on here and nothing is left there, after it it is too late"""
+    cases = [(n, "precopy") for n in SOURCE_BEFORE + SOURCE_AFTER]
+    cases += [(n, "postcopy") for n in LAZY_BEFORE + SOURCE_AFTER + SOURCE_LAZY]
+    for name, how in some(lab, cases, 5):
+        cancel_at(lab, name, how)
+
+
+# --- who freezes, or falls silent, after the switch -------------------------------------------------------------------
+
+
+def filling(lab, **options):
+    """The VM runs at B, and its memory comes slowly. Its source, B, and the wire between."""
+    wire = ftlab.Wire(lab)
+    move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
+    move.vm.wait_console("^speed")
+    to = move.destination(f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}")
+    move.vm.call("migrate", postcopy=options.pop("uri", None) or wire.peer_of["A"], bandwidth="8M", **options)
+    to.wait_status(lambda s: s["migration"]["phase"] == "DST_FILL", "a VM that runs there")
+    return move.vm, to, wire
+
+
+def whole_in_the_end(source, to):
+    expect(source.wait_exit(60) == ftlab.EXIT_GONE, f"exit code {source.code}: {source.log_text()}")
+    all_there(to)
+    runs_whole(to)
+
+
+@test(120)
+def postcopy_frozen_source(lab):
+    """a source that freezes after the switch: the destination says so, answers, and goes on when it does"""
+    source, to, _ = filling(lab)
+    source.signal(signal.SIGSTOP)
+    status = to.wait_status(lambda s: "nothing has come" in s["note"], "that nothing comes", 30)
+    expect(status["migration"]["phase"] == "DST_FILL", f"{status}")
+    expect(status["migration"]["ram"]["remaining"] > 0, f"{status}")
+    source.signal(signal.SIGCONT)
+    to.wait_status(lambda s: not s["note"], "that it comes again")
+    whole_in_the_end(source, to)
+
+
+@test(120)
+def postcopy_frozen_destination(lab):
+    """a destination that freezes after the switch: the source says that the link is lost, and it is mended"""
+    source, to, _ = filling(lab)
+    to.signal(signal.SIGSTOP)
+    status = source.wait_status(lambda s: s["state"] == "PAUSED" and LOST in s["note"], "a link that is lost", 40)
+    expect("the VM runs at the destination" in status["note"], f"{status}")
+    to.signal(signal.SIGCONT)
+    whole_in_the_end(source, to)
+
+
+@test(120)
+def postcopy_silent(lab):
+    """a link that falls silent after the switch, without an end: both sides say so in time, and it is mended"""
+    source, to, _ = filling(lab, uri=f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}")
+    lab.ip("B", "link set ft0 down")
+    to.wait_status(lambda s: LOST in s["note"], "a link that is lost, at the destination", 40)
+    source.wait_status(lambda s: s["state"] == "PAUSED" and LOST in s["note"], "the same, at the source", 40)
+    lab.ip("B", "link set ft0 up")
+    whole_in_the_end(source, to)
