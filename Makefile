@@ -139,9 +139,13 @@ build/fuzz/tests/fuzz/%_fuzz: build/fuzz/tests/fuzz/%_fuzz.o build/fuzz/libftvmm
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
 build/fuzz/libftvmm.a: $(LIBOBJS)
 	@rm -f $@; ar rcs $@ $^
-FUZZ_VM := $(patsubst %,build/fuzz/tests/fuzz/%_fuzz,snapshot secondary primary)
+FUZZ_VM := $(patsubst %,build/fuzz/tests/fuzz/%_fuzz,snapshot secondary primary source dest)
 $(FUZZ_VM): build/fuzz/tests/fuzz/vm.o
 $(FUZZ_VM): WRAP := $(WRAP_vm)
+build/fuzz/tests/fuzz/source_fuzz build/fuzz/tests/fuzz/dest_fuzz: WRAP += $(WRAP_libtime)
+build/fuzz/tests/fuzz/source_fuzz build/fuzz/tests/fuzz/dest_fuzz: build/fuzz/tests/unit/libtime.o
+build/fuzz/tests/fuzz/source_fuzz: WRAP += $(WRAP_libkvm_model)
+build/fuzz/tests/fuzz/source_fuzz: build/fuzz/tests/unit/libkvm_model.o
 # Libs of the unit tests.
 build/fuzz/tests/fuzz/ft_fuzz: build/fuzz/tests/unit/libstage.o
 build/fuzz/tests/fuzz/state_fuzz: build/fuzz/tests/unit/libtree.o
