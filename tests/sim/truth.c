@@ -29,6 +29,8 @@ static struct value values_asked[VALUES];
 static uint32_t nnodes = 1, nvalues = 1; /* node 0: the new image */
 static uint32_t said;			 /* last */
 static uint64_t said_boot, said_clock, lines;
+#define FOUND (IMAGE_BYTES / 512)
+static uint32_t found[FOUND], nfound; /* in the sectors of the image that a guest looks at */
 static const struct host *said_by;
 static uint64_t taken_over_at; /* since when it is that one */
 
@@ -111,6 +113,7 @@ void truth_holds(unsigned block, uint64_t value)
 			 "%llu was said to be on it",
 			 block, (unsigned long long)value,
 			 (unsigned long long)(old ? nodes[old].value : 0));
+	found[nfound++ % FOUND] = (uint32_t)value;
 }
 
 bool truth_is_in(const uint8_t *image)
@@ -128,12 +131,16 @@ bool truth_is_in(const uint8_t *image)
 uint32_t truth_booted(const uint64_t values[BLOCKS], const uint8_t torn[BLOCKS])
 {
 	uint32_t node = said;
+
 	for (unsigned b = 0; b < BLOCKS; b++) {
 		uint32_t old = newest(said, b);
 
 		if (!torn[b] && values[b] != (old ? nodes[old].value : 0))
 			node = truth_acked(node, b, values[b]);
 	}
+	/* Whatever branch a write came from, it is part of this one now: a torn one may stay. */
+	while (nfound)
+		values_asked[found[--nfound % FOUND]].node = node;
 	return node;
 }
 
