@@ -300,3 +300,17 @@ def migrate_copy_pace(lab):
     done = move.go("tcp", bandwidth="32M")
     took = ftlab.time.monotonic() - begun
     expect(took > 0.9 * done["disk"]["transferred"] / (32 << 20), f"{done['disk']} in {took:.2f} s")
+
+
+@test(60)
+def migrate_copy_limits(lab):
+    """a guest that changes its disk faster than it is brought over is not switched, in postcopy neither"""
+    move = disk_guest(lab, 16)
+    random_wait(lab, move.vm, 0.5, 1)
+    uri = move.uri("unix")
+    to = move.destination(uri)
+    for how in ("precopy", "postcopy", "auto"):
+        done = migrate(move.vm, uri, how, **{"copy-disks": True, "bandwidth": "1M", "timeout": "3s", "downtime": "1ms"})
+        expect(done["status"] == "failed" and "of images are left" in done["error-desc"], f"{how}: {done}")
+        works(lab, move.vm)
+        to.wait_state("STARTING")
