@@ -3,8 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
+
+/* linux/magic.h does not have these. */
+#define XFS_MAGIC 0x58465342
+#define ZFS_MAGIC 0x2fc12fc1
 
 static bool is_written(const struct vm *vm, unsigned i)
 {
@@ -14,15 +20,37 @@ static bool is_written(const struct vm *vm, unsigned i)
 
 /* --- which ------------------------------------------------------------------------------------ */
 
+/*
+ * Does a file have one number here, whichever way it is reached? Not where a file system stands on
+ * another one (FUSE, 9p, overlay, a network): the same bytes have another number, and perhaps
+ * other locks, there.
+ */
+static bool tells_files_apart(int fd)
+{
+	static const uint32_t known[] = {EXT4_SUPER_MAGIC, XFS_MAGIC, BTRFS_SUPER_MAGIC,
+					 TMPFS_MAGIC, ZFS_MAGIC};
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return false;
+	for (unsigned i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if ((uint32_t)fs.f_type == known[i])
+			return true;
+	return false;
+}
+
 static struct wire_image image_of(const struct vm *vm, unsigned i)
 {
 	struct wire_image w = {.disk = i, .kind = WIRE_IMAGE_FILE};
+	int fd = vm->devices.disks[i].fd;
 	struct statx st = {0};
 
-	if (statx(vm->devices.disks[i].fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &st) < 0)
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &st) < 0)
 		return w; /* as one of which nothing is known */
 	if (S_ISBLK(st.stx_mode))
 		w.kind = WIRE_IMAGE_DEVICE;
+	if (w.kind == WIRE_IMAGE_DEVICE || !tells_files_apart(fd))
+		return w;
 	w.inode = st.stx_ino;
 	if (st.stx_mask & STATX_BTIME) {
 		w.born_s = st.stx_btime.tv_sec;
@@ -41,14 +69,36 @@ unsigned copies_list(const struct vm *vm, struct wire_image list[MACHINE_MAX_DEV
 	return n;
 }
 
-/* In doubt they may be. */
+/* In doubt they may be: also a device and a file, as the file may be what is behind the device. */
 static bool may_be_one(const struct wire_image *a, const struct wire_image *b)
 {
-	if (a->kind != b->kind || a->kind == WIRE_IMAGE_DEVICE)
-		return a->kind == b->kind;
-	return !a->inode || !b->inode ||
+	return a->kind != WIRE_IMAGE_FILE || b->kind != WIRE_IMAGE_FILE || !a->inode || !b->inode ||
 	       (a->inode == b->inode &&
 		(!a->born_s || !b->born_s || (a->born_s == b->born_s && a->born_ns == b->born_ns)));
+}
+
+static int refuse(const char *id, const struct wire_image *ours, const struct wire_image *theirs,
+		  struct err *e)
+{
+	if (ours->kind != WIRE_IMAGE_FILE || theirs->kind != WIRE_IMAGE_FILE)
+		return err_set(e, -EPERM,
+			       "disk '%s': a block device here or at the source, of which nobody "
+			       "can tell whether the other's image is behind it: it is not copied; "
+			       "give both hosts files, or migrate without --copy-disks when it is "
+			       "the same device at both",
+			       id);
+	if (!ours->inode || !theirs->inode)
+		return err_set(e, -EPERM,
+			       "disk '%s': the file system %s does not tell for sure whether the "
+			       "image here is the source's, and no lock of it is seen here: it is "
+			       "not written; keep both images on ext4, XFS, btrfs, ZFS or tmpfs "
+			       "(not FUSE, 9p, overlay or a network's)",
+			       id, ours->inode ? "of the source" : "here");
+	return err_set(e, -EPERM,
+		       "disk '%s': the image here may be the very file that the source has open, "
+		       "and its lock is not seen here: it is not written; give this host a file "
+		       "of its own, or storage that carries locks",
+		       id);
 }
 
 /* 1: it is to be copied to, and is locked; 0: it is the source's, and locked there. */
@@ -56,26 +106,14 @@ static int choose(struct vm *vm, const struct wire_image *theirs, struct err *e)
 {
 	struct disk *d = &vm->devices.disks[theirs->disk];
 	const struct wire_image ours = image_of(vm, theirs->disk);
+	bool files = ours.kind == WIRE_IMAGE_FILE && theirs->kind == WIRE_IMAGE_FILE;
 	int r;
 
 	if (!may_be_one(&ours, theirs)) {
 		r = disk_lock(d, e);
 		return r ? r : 1;
 	}
-	if (ours.kind == WIRE_IMAGE_DEVICE)
-		return err_set(
-			e, -EPERM,
-			"disk '%s': a block device at both hosts, of which nobody can tell "
-			"whether they are one: it is not copied; give one of them a file, or "
-			"migrate without --copy-disks when they are",
-			d->id);
-	if (disk_is_elsewhere(d))
-		return 0;
-	return err_set(e, -EPERM,
-		       "disk '%s': the image here may be the very file that the source has open, "
-		       "and its lock is not seen here: it is not written; give this host a file "
-		       "of its own, or storage that carries locks",
-		       d->id);
+	return files && disk_is_elsewhere(d) ? 0 : refuse(d->id, &ours, theirs, e);
 }
 
 int copies_choose(struct vm *vm, const struct wire_image *list, unsigned n, uint32_t *ret_which,

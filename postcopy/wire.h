@@ -25,9 +25,9 @@ enum wire_image_kind { WIRE_IMAGE_FILE = 1, WIRE_IMAGE_DEVICE = 2 };
 
 /* What the source's image is, so that the destination can tell whether its own is the same one. */
 struct wire_image {
-	uint32_t disk; /* index in machine.devs */
-	uint32_t kind; /* enum wire_image_kind */
-	uint64_t inode;
+	uint32_t disk;	/* index in machine.devs */
+	uint32_t kind;	/* enum wire_image_kind */
+	uint64_t inode; /* 0: a device, or its file system does not tell one file from another */
 	int64_t born_s; /* when the file was made; 0: the file system does not know */
 	uint64_t born_ns;
 };

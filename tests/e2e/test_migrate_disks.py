@@ -176,20 +176,25 @@ def migrate_copy_full(lab):
 
 @test(60)
 def migrate_copy_refused(lab):
-    """images that are not to be written are not: of another size, read-only, somebody's; the source's goes by its lock"""
+    """images that are not to be written are not: of another size, read-only, somebody's, a device over the source's; its file goes by its lock"""
     move = disk_guest(lab)
     good = move.images["B"]
     before = ftlab.run("sha256sum", good).stdout
     holder = Vm(lab, "B", ["-k", f"{ftlab.GUESTS}/idle.elf", "-m", "64M", "-d", f"id=d0,path={good}"], name="holder")
     holder.wait_console("^READY")
-    for image, word in ((lab.disk("small", 4), "the machine has"), (f"{good},ro", "read-only here"), (good, "in use by another")):
-        move.images["B"] = image
-        uri = move.uri("unix")
-        to = move.destination(uri)
-        done = migrate(move.vm, uri, **{"copy-disks": True})
-        expect(done["status"] == "failed" and word in done["error-desc"], f"{image}: {done}")
-        works(lab, move.vm)
-        lab.release(to)
+    loop = ftlab.run("losetup", "-f", "--show", move.images["A"]).stdout.strip()
+    try:
+        for image, word in ((lab.disk("small", 4), "the machine has"), (f"{good},ro", "read-only here"),
+                            (good, "in use by another"), (loop, "a block device here or at the source")):
+            move.images["B"] = image
+            uri = move.uri("unix")
+            to = move.destination(uri)
+            done = migrate(move.vm, uri, **{"copy-disks": True})
+            expect(done["status"] == "failed" and word in done["error-desc"], f"{image}: {done}")
+            works(lab, move.vm)
+            lab.release(to)
+    finally:
+        ftlab.run("losetup", "-d", loop)
     lab.release(holder)
     expect(ftlab.run("sha256sum", good).stdout == before, "an image was written all the same")
     move.images["B"] = move.images["A"]

@@ -113,8 +113,8 @@ static void which(void **state)
 		{UNKNOWN, false, -EPERM, 0},
 		{ANOTHER, false, 0, 2},
 		{ANOTHER, true, -EBUSY, 0},
-		{A_DEVICE, false, 0, 2},
-		{A_DEVICE, true, -EBUSY, 0},
+		{A_DEVICE, false, -EPERM, 0},
+		{A_DEVICE, true, -EPERM, 0},
 		{SAME_NUMBER, false, 0, 2},
 		{SAME_NUMBER_UNKNOWN, false, -EPERM, 0},
 		{SAME_NUMBER_UNKNOWN, true, 0, 0},
@@ -140,6 +140,26 @@ static void which(void **state)
 		f->other = open(f->path, O_RDWR | O_CLOEXEC);
 		assert_true(disk_is_elsewhere(&(struct disk){.fd = f->other})); /* it is ours now */
 	}
+}
+
+/* A file system whose numbers say nothing: at either side, another number is no other file. */
+static void numbers_that_say_nothing(void **state)
+{
+	struct fix *f = *state;
+	struct wire_image list[MACHINE_MAX_DEVS], good = theirs(f, ANOTHER);
+	int fd = open("/proc/self/comm", O_RDWR | O_CLOEXEC);
+	struct err e = {0};
+	uint32_t copied;
+
+	assert_true(fd >= 0 && dup2(fd, disk(f)->fd) >= 0);
+	close(fd);
+	assert_int_equal(copies_list(&f->vm, list), 1);
+	assert_int_equal(list[0].kind, WIRE_IMAGE_FILE);
+	assert_int_equal(list[0].inode, 0);
+	assert_int_equal(copies_choose(&f->vm, &good, 1, &copied, &e), -EPERM);
+	assert_int_equal(copied, 0);
+	assert_non_null(strstr(e.msg, "the file system here"));
+	assert_non_null(strstr(e.msg, "keep both images on ext4"));
 }
 
 static void only_what_the_guest_writes(void **state)
@@ -227,6 +247,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(which, setup, teardown),
+		cmocka_unit_test_setup_teardown(numbers_that_say_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(only_what_the_guest_writes, setup, teardown),
 		cmocka_unit_test_setup_teardown(marks, setup, teardown),
 		cmocka_unit_test_setup_teardown(under_way, setup, teardown),
