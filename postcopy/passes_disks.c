@@ -32,14 +32,21 @@ static int between_blocks(void *arg)
 	return r;
 }
 
-/* The first blocks are marked up to the end: no pass makes them fewer. */
+/*
+ * The first blocks, once they are marked, are so up to the end: no pass makes them fewer. That is
+ * looked at first, as the guest marks meanwhile.
+ */
 static uint64_t count_marked(const struct passes *p)
 {
 	uint64_t blocks = 0;
 
-	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++) {
+		const struct block_map *map = &p->copies->maps[i];
+		bool waits = p->part == PASSES_LIVE && block_map_next(map, 0) == 0;
+
 		if (copies_has(p->copies->which, i))
-			blocks += block_map_count(&p->copies->maps[i]) - (p->part == PASSES_LIVE);
+			blocks += block_map_count(map) - waits;
+	}
 	return blocks * BLOCK_MAP_BYTES;
 }
 

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#include "postcopy/copies.h"
+#include "postcopy/passes.h"
 
 #define BYTES (20 * BLOCK_MAP_BYTES)
 
@@ -243,6 +243,30 @@ static void under_way(void **state)
 	rig_until(&f->rig, f->done);
 }
 
+/* The first block waits for the end, whether it is marked by now or not. */
+static void what_is_left(void **state)
+{
+	static const struct {
+		enum passes_part part;
+		uint64_t first, count, left;
+	} rows[] = {
+		{PASSES_LIVE, 0, 0, 0}, {PASSES_LIVE, 0, 1, 0}, {PASSES_LIVE, 0, 3, 2},
+		{PASSES_LIVE, 2, 3, 3}, {PASSES_LAST, 0, 0, 0}, {PASSES_LAST, 0, 3, 3},
+	};
+	struct fix *f = *state;
+
+	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct passes p = {.copies = &f->copies, .part = rows[i].part};
+
+		assert_int_equal(copies_watch(&f->copies, &f->vm, 2, NULL), 0);
+		if (rows[i].count)
+			block_map_mark(&f->copies.maps[1], rows[i].first * BLOCK_MAP_BYTES,
+				       rows[i].count * BLOCK_MAP_BYTES);
+		passes_disks_ns(&p);
+		assert_int_equal(p.stats.disk_left, rows[i].left * BLOCK_MAP_BYTES);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -251,6 +275,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(only_what_the_guest_writes, setup, teardown),
 		cmocka_unit_test_setup_teardown(marks, setup, teardown),
 		cmocka_unit_test_setup_teardown(under_way, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_is_left, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
