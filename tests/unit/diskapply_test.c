@@ -194,6 +194,37 @@ static void sizes(void **state)
 	assert_int_equal(rig.disks.error, 0);
 }
 
+/* A peer may not write what is not its own: which of them it may is not its choice. */
+static void only_what_was_taken(void **state)
+{
+	static const enum disk_op kinds[] = {DISK_WRITE, DISK_ZERO, DISK_DISCARD, DISK_FLUSH};
+	static const unsigned taken[] = {RIG_MIRROR, RIG_MIRROR2};
+	const uint32_t all = 1u << RIG_MIRROR | 1u << RIG_MIRROR2;
+	uint8_t buf[sizeof(struct wire_disk) + 512] = {0};
+
+	assert_int_equal(rig.disks.which, all);
+	for (unsigned n = 0; n < 4 * 40; n++) {
+		bool flush = kinds[n % 4] == DISK_FLUSH;
+		struct wire_disk w = {.disk = n / 4,
+				      .kind = kinds[n % 4],
+				      .len = flush ? 0 : 512,
+				      .data = kinds[n % 4] == DISK_WRITE ? 512 : 0};
+
+		memcpy(buf, &w, sizeof(w));
+		for (unsigned i = 0; i < 2; i++) {
+			struct disk_writes list = {0};
+			struct err e = {0};
+
+			rig.disks.which = 1u << taken[i];
+			assert_int_equal(diskapply_parse(&rig.disks, buf,
+							 (uint32_t)sizeof(w) + w.data, &list, &e),
+					 w.disk == taken[i] ? 0 : -EBADMSG);
+			assert_int_equal(list.count, w.disk == taken[i]);
+			disk_writes_free(&list);
+		}
+	}
+}
+
 static void larger_write(void **state)
 {
 	size_t len = DISKAPPLY_WRITE_MAX + 512;
@@ -249,8 +280,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(order), T(drop),	   T(image_fails), T(memory),
-		T(sizes), T(larger_write), T(flush),	   T(done_twice),
+		T(order),	 T(drop),  T(image_fails),
+		T(memory),	 T(sizes), T(only_what_was_taken),
+		T(larger_write), T(flush), T(done_twice),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
