@@ -172,8 +172,10 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 	if (!r && !(flags & (DISK_OPEN_CREATE | DISK_OPEN_UNLOCKED)) && disk_is_part(d))
 		r = err_set(e, -EINVAL,
 			    "disk %s: %s is a part of an image: a migration that was to bring it "
-			    "did not end; migrate to it again, or give another image",
-			    id, path);
+			    "did not end; migrate to it again, give another image, or, to use it "
+			    "as it is, clear the mark: dd if=/dev/zero of=IMAGE bs=%u count=1 "
+			    "conv=notrunc",
+			    id, path, DISK_PART_BYTES);
 	if (r)
 		disk_close(d);
 	return r;
