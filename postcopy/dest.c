@@ -220,11 +220,11 @@ static bool said(void *arg, struct door_conn *c, const struct frame *f)
 static void timer(struct loop_op *op, int res)
 {
 	struct dest *d = op->arg;
-	uint64_t idle = d->read_stopped ? 0 : loop_now_ns() - d->heard_ns;
+	uint64_t idle = loop_now_ns() - d->heard_ns, bound = dest_disks_patience(d);
 
 	/* Set once for a state in which frames come, not with each of them. */
-	if (d->fsm.state == DST_RECEIVING && idle < DEST_SILENT_NS)
-		dest_timer(d, DEST_SILENT_NS - idle);
+	if (d->fsm.state == DST_RECEIVING && idle < bound)
+		dest_timer(d, bound - idle < DEST_SILENT_NS ? bound - idle : DEST_SILENT_NS);
 	else
 		dest_post(d, DST_EV_TIMER);
 }

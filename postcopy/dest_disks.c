@@ -12,7 +12,8 @@
 #include "vmm/base/log.h"
 
 #define QUEUE_HIGH (32u << 20)
-#define QUEUE_LOW  (24u << 20) /* soon: the source waits at its link for so long */
+#define QUEUE_LOW  (24u << 20)	   /* soon: the source waits at its link for so long */
+#define HANGS_NS   120000000000ull /* so long does the source wait there */
 
 /* --- they move -------------------------------------------------------------------------------- */
 
@@ -54,6 +55,11 @@ static void moved(void *arg)
 		d->heard_ns = loop_now_ns();
 		dest_listen_to_link(d);
 	}
+}
+
+uint64_t dest_disks_patience(const struct dest *d)
+{
+	return d->read_stopped ? HANGS_NS : DEST_SILENT_NS;
 }
 
 bool dest_disks_full(const struct dest *d)
@@ -147,18 +153,39 @@ void dest_disks_keep(struct dest *d)
 	d->copied = 0;
 }
 
+/* With its first block it looks whole, and the guest goes on with the source's. */
+static int mark_again(struct dest *d)
+{
+	uint64_t until = loop_now_ns() + DEST_SILENT_NS;
+	int r;
+
+	diskapply_drop(&d->images);
+	if (!diskapply_drain_until(&d->images, until))
+		return -ETIMEDOUT;
+	d->images.error = 0; /* what was is why it is dropped, perhaps */
+	r = mark(d);
+	if (!r)
+		r = diskapply_flush(&d->images);
+	if (!diskapply_drain_until(&d->images, until))
+		return -ETIMEDOUT;
+	return r ? r : d->images.error;
+}
+
 void dest_disks_drop(struct dest *d)
 {
 	bool begun = d->copied && d->images.buf;
+	int r;
 
 	d->read_stopped = d->written_asked = false;
 	if (begun) {
-		/* With its first block it looks whole, and the guest goes on with the source's. */
-		diskapply_drop(&d->images);
-		if (mark(d))
-			log_error("migration: images here are parts, and do not say so");
-		diskapply_done(&d->images);
-		tell(d, "the image here is a part of one, and is not started");
+		r = mark_again(d);
+		if (r)
+			log_error("migration: an image here may be a part of one and not say so, "
+				  "as it cannot be written: %s: do not start it",
+				  strerror(-r));
+		else
+			tell(d, "the image here is a part of one, and is not started");
+		diskapply_abandon(&d->images);
 	}
 	d->copied = 0;
 }

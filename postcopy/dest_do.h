@@ -46,6 +46,8 @@ void dest_look_whether_complete(struct dest *d);
 /* The images of d->copied: they say that they are parts from here on. */
 int dest_disks_open(struct dest *d, struct err *e);
 int dest_disks_take(struct dest *d, const struct frame *f, struct err *e); /* FRAME_DISK */
+/* So long may nothing come from the source: it may be the images that take nothing. */
+uint64_t dest_disks_patience(const struct dest *d);
 bool dest_disks_full(const struct dest *d); /* nothing more for now: it reads on by itself */
 int dest_disks_end(struct dest *d,
 		   struct err *e); /* all has come; WRITTEN when it is on the medium */

@@ -133,11 +133,12 @@ void dest_take_part(void *arg)
 		dest_look_whether_complete(d);
 }
 
-/* Of a source that froze, or a link that takes nothing and does not end. */
+/* Of a source that froze, or a link or an image that takes nothing and does not end. */
 void dest_silent(void *arg)
 {
-	static const char why[] = "source: nothing came in time";
 	struct dest *d = arg;
+	const char *why = dest_disks_written(d) ? "source: nothing came in time"
+						: "an image that is copied to takes too long";
 
 	dest_say(d, FRAME_REFUSE, why, strlen(why));
 	dest_listen_again(d, why);

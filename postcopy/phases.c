@@ -195,7 +195,8 @@ static const struct fsm_row dest_rows[] = {
 	ROW(FILL, TIMER, FILL, dest_watch, "every second: who waits, and nothing comes, is noted"),
 	ROW(RUNS, GONE, HERE, dest_alone, "listens no more"),
 
-	ROW(RECEIVING, TIMER, LISTEN, dest_silent, "REFUSE; VM destroyed: 30 s without a frame"),
+	ROW(RECEIVING, TIMER, LISTEN, dest_silent,
+	    "REFUSE; VM destroyed: 30 s without a frame, or 120 s that its images take none"),
 	ROW(RECEIVING, LOST, LISTEN, dest_drop, "VM destroyed"),
 	ROW(LOADING, NOT_LOADED, LISTEN, dest_refuse, "REFUSE; VM destroyed"),
 	ROW(LOADING, TIMER, LISTEN, dest_silent, "REFUSE; VM destroyed: 10 s"),

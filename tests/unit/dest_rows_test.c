@@ -566,21 +566,85 @@ static void an_image_that_fails_at_last(void **state)
 	close(fd);
 }
 
-/* More than waits for an image is not read; it goes on when that is written. */
-static void what_waits_is_bounded(void **state)
+/* The mark cannot be written: then nobody says that it is there. */
+static void a_part_that_cannot_be_marked(void **state)
 {
 	struct dest_rig *r = *state;
+	struct disk *d = &r->dest.images.disks[0];
+	int fd;
+
+	for (int fails = 0; fails < 2; fails++) {
+		copying(r);
+		loop_until(&r->loop, diskapply_idle(&r->dest.images));
+		logged_reset();
+		fd = d->fd;
+		if (fails)
+			d->fd = open("/dev/full", O_RDWR | O_CLOEXEC);
+		stream_done(&r->link);
+		loop_until(&r->loop, r->dest.fsm.state == DST_LISTEN);
+		assert_int_equal(logged("is a part of one, and is not started"), !fails);
+		assert_int_equal(logged("cannot be written: No space left"), fails);
+		if (fails)
+			close(fd);
+	}
+}
+
+/* What comes until no more is read. */
+static unsigned fill(struct dest_rig *r)
+{
 	unsigned sent = 0;
 
-	copying(r);
-	loop_until(&r->loop, diskapply_idle(&r->dest.images));
-	r->dest.images.busy = true; /* the medium hangs */
 	while (!r->dest.read_stopped) {
 		say_disk(r, (struct wire_disk){.kind = DISK_WRITE, .len = 1 << 16, .data = 1 << 16},
 			 1 << 16);
 		sent++;
 		loop_turns(&r->loop);
 	}
+	return sent;
+}
+
+static bool a_second(struct loop_work *w)
+{
+	(void)w;
+	time_jump(S);
+	return true;
+}
+
+/* A medium that never answers: the source is told, and nobody waits for it for ever. */
+static void an_image_that_hangs(void **state)
+{
+	struct loop_work seconds = {.fn = a_second};
+	struct dest_rig *r = *state;
+	uint8_t *buf;
+
+	copying(r);
+	loop_until(&r->loop, diskapply_idle(&r->dest.images));
+	buf = r->dest.images.buf;
+	disk_hold(&r->dest.images.disks[0], true);
+	fill(r);
+	time_pass(&r->loop, 110 * S);
+	assert_int_equal(r->dest.fsm.state, DST_RECEIVING);
+	loop_work_add(&r->loop, &seconds);
+	time_pass(&r->loop, 11 * S);
+	loop_work_del(&r->loop, &seconds);
+	assert_int_equal(here_hears(r, &r->link), FRAME_REFUSE);
+	assert_int_equal(r->dest.fsm.state, DST_LISTEN);
+	assert_non_null(strstr(r->ft.note, "takes too long"));
+	assert_int_equal(logged("may be a part of one and not say so"), 1);
+	free(buf); /* no kernel has it here */
+	copying(r);
+}
+
+/* More than waits for an image is not read; it goes on when that is written. */
+static void what_waits_is_bounded(void **state)
+{
+	struct dest_rig *r = *state;
+	unsigned sent;
+
+	copying(r);
+	loop_until(&r->loop, diskapply_idle(&r->dest.images));
+	r->dest.images.busy = true; /* the medium hangs */
+	sent = fill(r);
 	assert_true(r->dest.images.queue.bytes < (34u << 20));
 	time_pass(&r->loop, 100 * S);
 	assert_int_equal(r->dest.fsm.state, DST_RECEIVING); /* the source is not silent */
@@ -774,6 +838,8 @@ int main(void)
 		DEST_TEST(an_image_that_fails),
 		DEST_TEST(an_image_that_fails_at_last),
 		DEST_TEST(what_waits_is_bounded),
+		DEST_TEST(an_image_that_hangs),
+		DEST_TEST(a_part_that_cannot_be_marked),
 		DEST_TEST(offers_of_images),
 		cmocka_unit_test(parts_of_images_that_are_none),
 		DEST_TEST(second_offer),

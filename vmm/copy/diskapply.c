@@ -149,12 +149,11 @@ void diskapply_drop(struct diskapply *da)
 	disk_writes_free(&rest);
 }
 
-void diskapply_drain(struct diskapply *da)
+bool diskapply_drain_until(struct diskapply *da, uint64_t until_ns)
 {
 	uint64_t warn_at = loop_now_ns() + SLOW_NS;
 
-	/* No deadline: the kernel has the buffer until it answers, and it does. */
-	while (da->busy) {
+	while (da->busy && loop_now_ns() < until_ns) {
 		if (loop_now_ns() > warn_at) {
 			log_warn("disk '%s': waiting for the image, %llu bytes are left",
 				 da->req.disk->id, (unsigned long long)da->queue.bytes);
@@ -162,4 +161,25 @@ void diskapply_drain(struct diskapply *da)
 		}
 		loop_run_once(da->req.disk->loop, 100000000ull);
 	}
+	return !da->busy;
+}
+
+void diskapply_drain(struct diskapply *da)
+{
+	/* No deadline: the kernel has the buffer until it answers, and it does. */
+	diskapply_drain_until(da, UINT64_MAX);
+}
+
+void diskapply_abandon(struct diskapply *da)
+{
+	struct disk *d = da->req.disk;
+
+	if (!da->busy) {
+		diskapply_done(da);
+		return;
+	}
+	loop_io_abandon(d->loop, &da->req.io);
+	loop_work_del(d->loop, &d->work);
+	disk_writes_free(&da->queue);
+	memset(da, 0, sizeof(*da));
 }

@@ -50,6 +50,13 @@ bool diskapply_idle(const struct diskapply *da);
 void diskapply_drop(struct diskapply *da);
 /* Wait until all of it is in the images. */
 void diskapply_drain(struct diskapply *da);
+/* The same, no longer than until then (CLOCK_MONOTONIC). Is it? */
+bool diskapply_drain_until(struct diskapply *da, uint64_t until_ns);
+/*
+ * As diskapply_done(), of a medium that does not answer: nothing is waited for. What is at the
+ * kernel may still come into an image, which stays locked until then; its buffer is never freed.
+ */
+void diskapply_abandon(struct diskapply *da);
 /* The same, for the last time. Before the images are closed; safe on a zeroed one. */
 void diskapply_done(struct diskapply *da);
 
