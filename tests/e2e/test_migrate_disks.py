@@ -174,6 +174,37 @@ def migrate_copy_full(lab):
         ftlab.run("umount", small)
 
 
+@test(120)
+def migrate_copy_hangs(lab):
+    """a destination's medium that never answers: given up, it listens again soon, and nobody says that a mark is there"""
+    move = full_guest(lab)
+    folder, medium = lab.path("frozen"), lab.disk("medium", 128)
+    os.mkdir(folder)
+    ftlab.run("mkfs.ext4", "-q", medium)
+    ftlab.run("mount", "-o", "loop", medium, folder)
+    try:
+        move.images["B"] = f"{folder}/disk"
+        with open(move.images["B"], "wb") as f:
+            f.truncate(64 << 20)
+        uri = move.uri("unix")
+        to = move.destination(uri)
+        begin(move, uri)
+        ftlab.run("fsfreeze", "-f", folder)
+        try:
+            move.vm.call("migrate", cancel=True)
+            to.wait_log("may be a part of one and not say so", 45)
+            to.wait_state("STARTING")
+            works(lab, move.vm)
+        finally:
+            ftlab.run("fsfreeze", "-u", folder)
+        done = migrate(move.vm, uri, **{"copy-disks": True})
+        expect(done["status"] == "completed", f"{done}")
+        works(lab, to)
+        lab.release(to)
+    finally:
+        ftlab.run("umount", folder)
+
+
 @test(60)
 def migrate_copy_refused(lab):
     """images that are not to be written are not: of another size, read-only, somebody's, a device over the source's; its file goes by its lock"""
