@@ -106,7 +106,7 @@ static const struct fsm_row source_rows[] = {
 	ROW(ASKED, FORCE, BACK, source_back_forced, "it does not run there"),
 	ROW(ASKED, END, LEFT, source_leave_unsure, "exit 5"),
 	ROW(ASKED, RECOVER, RECONNECT, source_recover_by, "connect there, from now on"),
-	ROW(ASKED, HAVE, CUT_PAIRING, source_mend, "connect the urgent link"),
+	ROW(ASKED, SOME, CUT_ASKED, source_known, "it is never this side's again"),
 
 	ROW(SERVE, TIMER, SERVE, source_urgent_lost, "the urgent link ended 0.2 s ago"),
 	ROW(SERVE, LOST, CUT, source_cut, "it keeps all; PAUSED"),
@@ -128,6 +128,7 @@ static const struct fsm_row source_rows[] = {
 	ROW(CUT_CONNECT, END, CUT_CONNECT, source_stays, "the VM needs what is here"),
 	ROW(CUT_CONNECT, FORCE, LEFT, source_let_go, "nobody needs what is here; exit 3"),
 	ROW(CUT_CONNECT, RECOVER, CUT_CONNECT, source_recover_by, "connect there, from now on"),
+	ROW(CUT_ASKED, SOME, CUT_ASKED, NULL, ""),
 	ROW(CUT_ASKED, HAVE, CUT_PAIRING, source_mend, "connect the urgent link"),
 	ROW(CUT_ASKED, RUNS, LEFT, source_leave, "GONE; MIGRATED, exit 3"),
 	ROW(CUT_ASKED, TIMER, CUT, source_cut_again, "2 s"),

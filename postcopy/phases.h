@@ -53,7 +53,8 @@
 	X(READY, "READY")                                                                          \
 	X(RUNS, "RUNS")                                                                            \
 	X(LACKS, "RUNS, and the rest is to come")                                                  \
-	X(HAVE, "HAVE: it runs, and has so much")                                                  \
+	X(SOME, "a part of HAVE: it runs")                                                         \
+	X(HAVE, "the last part of HAVE: it has so much")                                           \
 	X(NEVER, "BYE: it never ran there")                                                        \
 	X(EOC, "EOC")
 

@@ -122,6 +122,8 @@ static void take_frame(struct source *s, const struct frame *f)
 	case FRAME_HAVE:
 		have = source_take_have(s, f);
 		good = have >= 0;
+		if (good)
+			source_post(s, SRC_EV_SOME);
 		if (have == 1)
 			source_post(s, SRC_EV_HAVE);
 		if (good)

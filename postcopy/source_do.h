@@ -56,6 +56,7 @@ void source_cut_again(void *arg);
 void source_let_go(void *arg);
 /* A part of what the destination has, of a FRAME_HAVE. 1: the last part, 0: more, or -EBADMSG. */
 int source_take_have(struct source *s, const struct frame *f);
+void source_known(void *arg); /* it was not known that it runs there */
 void source_mend(void *arg);
 void source_end_serving(struct source *s); /* its threads; the urgent link */
 

@@ -242,16 +242,21 @@ int source_take_have(struct source *s, const struct frame *f)
 	return (int)w.last;
 }
 
+/* Only who runs the VM says what it has. */
+void source_known(void *arg)
+{
+	struct source *s = arg;
+
+	s->at.runs = loop_now_ns();
+	dirty_stop(&s->dirty);
+	s->result = SOURCE_ACTIVE;
+	note(s);
+}
+
 void source_mend(void *arg)
 {
 	struct source *s = arg;
 
-	if (!s->at.runs) {
-		s->at.runs = loop_now_ns();
-		dirty_stop(&s->dirty);
-		s->result = SOURCE_ACTIVE;
-		note(s);
-	}
 	source_timer(s, ANSWER_NS);
 	source_dial(s);
 	step_reached(STEP_MIG_MENDS);

@@ -28,13 +28,13 @@ byte bug;
 
 /* --- the network ------------------------------------------------------------------------------ */
 
-/* ALL: the PAGES of all passes, as one. BYE: also "it never ran here". */
-mtype = { OFFER, WELCOME, REFUSE, ALL, MAP, SWITCH, READY, GO, RUNS, LACKS, GONE, BYE, ASK, HAVE, PAIR,
+/* ALL: the PAGES of all passes, as one. BYE: also "it never ran here". SOME: HAVE's first part. */
+mtype = { OFFER, WELCOME, REFUSE, ALL, MAP, SWITCH, READY, GO, RUNS, LACKS, GONE, BYE, ASK, SOME, HAVE, PAIR,
 	  PAGES, EOS, EOC, WANT, REMOVED };
 
 /* Both links of one attempt. What is in them can be read until the reader notices a cut. */
 chan main_out = [6] of { mtype, byte, byte }; /* source to destination */
-chan main_back = [3] of { mtype, byte };
+chan main_back = [4] of { mtype, byte };
 chan urgent_out = [3] of { mtype, byte };
 chan urgent_back = [6] of { mtype, byte };
 chan door = [1] of { mtype, byte }; /* waits to be taken: its first frame, its attempt */
@@ -99,7 +99,7 @@ mtype:src = { SRC_IDLE, SRC_CONNECTING, SRC_OFFERED, SRC_PAIRING, SRC_PASSES, SR
 mtype:srcev = { SRC_EV_START, SRC_EV_CANCEL, SRC_EV_TIMER, SRC_EV_CONNECTED, SRC_EV_CONVERGED,
 		SRC_EV_FAILED, SRC_EV_ENDED, SRC_EV_DRAINED, SRC_EV_SENT, SRC_EV_LOCKED,
 		SRC_EV_LOST, SRC_EV_WELCOME, SRC_EV_READY, SRC_EV_RUNS, SRC_EV_NEVER,
-		SRC_EV_LACKS, SRC_EV_HAVE, SRC_EV_EOC, SRC_EV_PAIRED };
+		SRC_EV_LACKS, SRC_EV_SOME, SRC_EV_HAVE, SRC_EV_EOC, SRC_EV_PAIRED };
 mtype:dst = { DST_LISTEN, DST_RECEIVING, DST_LOADING, DST_READY, DST_RUNS, DST_FILL, DST_CUT,
 	      DST_MENDING, DST_HERE, DST_OVER };
 mtype:dstev = { DST_EV_OFFER, DST_EV_ASK, DST_EV_END, DST_EV_BUILT, DST_EV_LOADED,
@@ -194,6 +194,7 @@ end:	do
 			:: m == RUNS -> ev = SRC_EV_RUNS
 			:: m == LACKS -> ev = SRC_EV_LACKS
 			:: m == BYE -> ev = SRC_EV_NEVER
+			:: m == SOME -> ev = SRC_EV_SOME
 			:: m == HAVE -> ev = SRC_EV_HAVE
 			:: m == EOC -> ev = SRC_EV_EOC
 			fi
@@ -265,7 +266,7 @@ end:	do
 			if :: bug == BUG_UNKNOWN && unknown -> src = SRC_BACK :: else fi
 
 		ROW(GO, LACKS, SERVE) skip
-		ROW(ASKED, HAVE, CUT_PAIRING) unsent = EVERY & ~a; dialled = false
+		ROW(ASKED, SOME, CUT_ASKED) skip
 		ROW(SERVE, SENT, ENDING) SAY(EOS, sent, 0)
 		ROW(SERVE, EOC, LEFT) SAY(GONE, 0, 0); close = true
 		ROW(SERVE, LOST, CUT) close = true
@@ -276,6 +277,7 @@ end:	do
 		ROW(CUT, TIMER, CUT_CONNECT) skip
 		ROW(CUT_CONNECT, CONNECTED, CUT_ASKED) src_connect(ASK)
 		ROW(CUT_CONNECT, LOST, CUT) skip
+		ROW(CUT_ASKED, SOME, CUT_ASKED) skip
 		ROW(CUT_ASKED, HAVE, CUT_PAIRING) unsent = EVERY & ~a; dialled = false
 		ROW(CUT_PAIRING, CONNECTED, CUT_PAIRING) src_pair()
 		ROW(CUT_PAIRING, WELCOME, SERVE) skip
@@ -408,6 +410,7 @@ inline dst_have(at)
 	for (i : 0 .. NPAGES - 1) {
 		if :: !missing(i) -> a = a | BIT(i) :: else fi
 	}
+	ANSWER(SOME, 0);
 	ANSWER(HAVE, a);
 }
 

@@ -8,7 +8,7 @@ LIKE = {"LATE": ("CANCEL",), "FAILED": ("CANCEL",), "TIMER": ("CANCEL", "LOST"),
 OUTSIDE = {"SRC": {"FORCE", "END", "RECOVER"}, "DST": {"END"}}
 # Postcopy, until the program has any of it: then all of it has to be there under these names.
 PLANNED = {"SRC": {"PAIRING", "SERVE", "ENDING", "CUT", "CUT_CONNECT", "CUT_ASKED", "CUT_PAIRING", "PAIRED", "LACKS",
-                   "HAVE", "EOC"},
+                   "SOME", "HAVE", "EOC"},
            "DST": {"FILL", "CUT", "MENDING", "LACKS", "PAIR", "COMPLETE"}}
 # Without these the model has errors; the program may lack them, and it is said each time.
 PROPOSED = {"SRC": set(), "DST": {("RUNS", "PART", "RUNS"), ("CUT", "COMPLETE", "RUNS")}}

@@ -233,15 +233,16 @@ void there_sends(struct source_rig *r, enum frame_type type, const void *data, s
 	assert_int_equal(stream_send(&r->link, type, 0, &iov, len ? 1 : 0, UINT64_MAX), 0);
 }
 
-static void say_have(struct source_rig *r)
+/* All of it, or the first part. */
+static void say_have(struct source_rig *r, uint32_t words)
 {
-	struct wire_have w = {0, SOURCE_RIG_WORDS, 1};
+	struct wire_have w = {0, words, words == SOURCE_RIG_WORDS};
 	uint8_t buf[sizeof(w) + sizeof(r->had)];
 
 	assert_int_equal(r->vm.mem.npages, SOURCE_RIG_WORDS * 64);
 	memcpy(buf, &w, sizeof(w));
 	memcpy(buf + sizeof(w), r->had, sizeof(r->had));
-	there_sends(r, FRAME_HAVE, buf, sizeof(buf));
+	there_sends(r, FRAME_HAVE, buf, sizeof(w) + words * sizeof(r->had[0]));
 }
 
 void there_says(struct source_rig *r, enum frame_type type)
@@ -254,7 +255,7 @@ void there_says(struct source_rig *r, enum frame_type type)
 	else if (type == FRAME_RUNS)
 		there_sends(r, type, &runs, sizeof(runs));
 	else if (type == FRAME_HAVE)
-		say_have(r);
+		say_have(r, SOURCE_RIG_WORDS);
 	else
 		there_sends(r, type, NULL, 0);
 }
@@ -345,6 +346,8 @@ static void cause_there(struct source_rig *r, enum source_event ev)
 		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != SRC_QUIT));
 	} else if (ev == SRC_EV_LOST) {
 		lose(r);
+	} else if (ev == SRC_EV_SOME) {
+		say_have(r, 1);
 	} else if (ev >= SRC_EV_WELCOME) {
 		there_says(r, frames[ev]);
 	}

@@ -332,6 +332,36 @@ static void no_source_at_all(void **state)
 	assert_int_equal(source_write_file(&none, "/tmp/x", on_written, NULL, &e), -ENOENT);
 }
 
+/* Only a side that runs the VM says what it has: from the first part on it is known. */
+static void a_part_says_that_it_runs(void **state)
+{
+	for (unsigned lost = 0; lost < 2; lost++) {
+		struct source_rig *r;
+		struct err e = {0};
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		reach_go(r);
+		source_rig_cause(r, SRC_EV_LOST);
+		assert_int_equal(r->src.result, SOURCE_UNSURE);
+		ask(r);
+		have(r, 0, 1, 0);
+		assert_int_equal(r->src.fsm.state, SRC_CUT_ASKED);
+		assert_int_equal(r->src.result, SOURCE_ACTIVE);
+		assert_non_null(strstr(r->ft.note, "the VM runs at the destination"));
+		if (lost)
+			source_rig_cause(r, SRC_EV_LOST);
+		assert_true(source_is_cut(&r->src));
+		assert_false(source_may_end(&r->src, "stop"));
+		assert_int_equal(r->exits, 0);
+		assert_int_equal(source_cancel(&r->src, true, "given up", &e), 0);
+		assert_int_equal(r->src.fsm.state, SRC_LEFT);
+		assert_int_equal(r->code, 3);
+		assert_false(r->vm.running);
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -345,6 +375,7 @@ int main(void)
 		cmocka_unit_test(recover_is_refused),
 		cmocka_unit_test(to_a_file),
 		SOURCE_TEST(no_file),
+		cmocka_unit_test(a_part_says_that_it_runs),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

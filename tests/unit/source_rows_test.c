@@ -131,7 +131,7 @@ static const struct expected {
 	ROW(SERVE, SENT, ENDING, ENDING, STANDS),
 	ROW(SERVE, EOC, LEFT, LEFT, DONE),
 	ROW(ENDING, EOC, LEFT, LEFT, DONE),
-	ROW(ASKED, HAVE, CUT_PAIRING, CUT_PAIRING, KEEPS),
+	ROW(ASKED, SOME, CUT_ASKED, CUT_ASKED, KEEPS),
 	ROW(SERVE, TIMER, SERVE, CUT, KEEPS),
 	ROW(ENDING, TIMER, ENDING, ENDING, STANDS),
 	ROW(SERVE, LOST, CUT, CUT, KEEPS),
@@ -148,6 +148,7 @@ static const struct expected {
 	ROW(CUT_CONNECT, LOST, CUT, CUT, KEEPS),
 	ROW(CUT_CONNECT, CANCEL, CUT_CONNECT, CUT_CONNECT, KEEPS),
 	ROW(CUT_CONNECT, END, CUT_CONNECT, CUT_CONNECT, KEEPS),
+	ROW(CUT_ASKED, SOME, CUT_ASKED, CUT_ASKED, KEEPS),
 	ROW(CUT_ASKED, HAVE, CUT_PAIRING, CUT_PAIRING, KEEPS),
 	ROW(CUT_ASKED, RUNS, LEFT, LEFT, DONE),
 	ROW(CUT_ASKED, TIMER, CUT, CUT, KEEPS),
@@ -192,7 +193,7 @@ static bool is_of_postcopy(unsigned state, unsigned event)
 {
 	return state == SRC_SERVE || state == SRC_ENDING ||
 	       (state >= SRC_CUT && state <= SRC_CUT_PAIRING) || event == SRC_EV_LACKS ||
-	       event == SRC_EV_HAVE;
+	       event == SRC_EV_SOME || event == SRC_EV_HAVE;
 }
 
 /* The urgent link ends; ENDING: and all of it was on its way. */
@@ -220,7 +221,8 @@ static uint64_t cause_row(struct source_rig *r, const struct expected *x)
 		source_rig_reach(r, follows ? SRC_OFFERED : x->state);
 	if ((x->state == SRC_PAIRING || x->state == SRC_CUT_PAIRING) && x->event == SRC_EV_WELCOME)
 		source_rig_cause(r, SRC_EV_CONNECTED);
-	at = r->src.fsm.steps + (follows || x->event == SRC_EV_LOCKED); /* by a timer */
+	/* LOCKED: by a timer; HAVE: it is SOME first. */
+	at = r->src.fsm.steps + (follows || x->event == SRC_EV_LOCKED || x->event == SRC_EV_HAVE);
 	source_rig_cause(r, follows ? SRC_EV_WELCOME : x->event);
 	return at;
 }
