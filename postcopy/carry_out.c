@@ -229,6 +229,17 @@ int carry_out_start(struct carry_out **slot, const struct carry_out_plan *plan, 
 	return 0;
 }
 
+void carry_out_give_up(struct carry_out *c, const char *why)
+{
+	struct err e = {0};
+
+	if (!c)
+		return;
+	file_out_give_up(&c->file);
+	err_set(&e, -ECANCELED, "file '%s': given up: %s", c->file.path, why);
+	answer(c, &e);
+}
+
 void carry_out_stop(struct carry_out **slot)
 {
 	struct carry_out *c = *slot;

@@ -33,6 +33,9 @@ struct carry_out_plan {
 
 /* *slot is NULL while none is written. -EBUSY: one is, or hangs at its storage. */
 int carry_out_start(struct carry_out **slot, const struct carry_out_plan *plan, struct err *e);
+/* The file is not to be: memory is let go, told() says why, and *slot is NULL when storage lets go.
+ */
+void carry_out_give_up(struct carry_out *c, const char *why);
 /* Memory is let go, nobody is told, and *slot is NULL. */
 void carry_out_stop(struct carry_out **slot);
 

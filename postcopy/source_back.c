@@ -146,6 +146,7 @@ void source_back(void *arg)
 	source_no_timers(s);
 	source_end_sender(s);
 	source_end_serving(s);
+	carry_out_give_up(s->carry, "the VM goes on here");
 	say_bye(s);
 	source_try_locks(s);
 }

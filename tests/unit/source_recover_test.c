@@ -3,6 +3,7 @@
  * it, and what the destination says of what it has.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -305,6 +306,48 @@ static void to_a_file(void **state)
 	}
 }
 
+static pthread_mutex_t storage = PTHREAD_MUTEX_INITIALIZER; /* held: it hangs */
+
+int __real_chan_file_create(const char *path, struct err *e);
+int __wrap_chan_file_create(const char *path, struct err *e);
+
+int __wrap_chan_file_create(const char *path, struct err *e)
+{
+	pthread_mutex_lock(&storage);
+	pthread_mutex_unlock(&storage);
+	return __real_chan_file_create(path, e);
+}
+
+/* It was unsure, and never ran there: no file of a VM that runs here. */
+static void a_file_that_nobody_needs(void **state)
+{
+	for (unsigned forced = 0; forced < 2; forced++) {
+		struct source_rig *r;
+		char path[96];
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		snprintf(path, sizeof(path), "%.60s/pages", r->folder);
+		pthread_mutex_lock(&storage);
+		reach_go(r);
+		source_rig_cause(r, SRC_EV_LOST);
+		ask(r);
+		written = 0;
+		assert_int_equal(source_write_file(&r->src, path, on_written, NULL, NULL), 0);
+		source_rig_cause(r, forced ? SRC_EV_FORCE : SRC_EV_NEVER);
+		source_rig_until(r, SRC_IDLE);
+		assert_true(r->vm.running);
+		assert_int_equal(written, 1);
+		assert_int_equal(write_err.code, -ECANCELED);
+		assert_non_null(strstr(write_err.msg, "the VM goes on here"));
+		pthread_mutex_unlock(&storage);
+		loop_until(&r->loop, !r->src.carry);
+		assert_int_equal(written, 1);
+		assert_int_equal(access(path, F_OK), -1);
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
+
 static void no_file(void **state)
 {
 	struct source_rig *r = *state;
@@ -374,6 +417,7 @@ int main(void)
 		cmocka_unit_test(another_address),
 		cmocka_unit_test(recover_is_refused),
 		cmocka_unit_test(to_a_file),
+		cmocka_unit_test(a_file_that_nobody_needs),
 		SOURCE_TEST(no_file),
 		cmocka_unit_test(a_part_says_that_it_runs),
 	};
