@@ -21,6 +21,19 @@
  */
 #define LAST_WORD_NS 200000000ull
 
+static void urgent_ended(struct source *s, const char *why)
+{
+	char text[sizeof(s->urgent.why) + 16];
+
+	snprintf(text, sizeof(text), "urgent link: %s", why);
+	if (s->fsm.state != SRC_SERVE) {
+		source_lose(s, text);
+		return;
+	}
+	snprintf(s->why, sizeof(s->why), "%s", text);
+	source_timer(s, LAST_WORD_NS);
+}
+
 static void news(struct loop_op *op, int res)
 {
 	struct source *s = op->arg;
@@ -34,8 +47,7 @@ static void news(struct loop_op *op, int res)
 		if (s->fsm.state == SRC_SERVE)
 			source_post(s, SRC_EV_SENT);
 	} else if (s->urgent.running && urgent_error(&s->urgent, &why)) {
-		snprintf(s->why, sizeof(s->why), "urgent link: %s", why);
-		source_timer(s, LAST_WORD_NS);
+		urgent_ended(s, why);
 	} else if (s->push.running && push_error(&s->push)) {
 		source_lose(s, "link broken");
 	}

@@ -26,7 +26,7 @@
 /* --- the way there ---------------------------------------------------------------------------- */
 
 /* It runs there, and lacks all of its memory, or nobody knows that. */
-static void reach_go(struct source_rig *r)
+static void reach_switch(struct source_rig *r)
 {
 	r->conf.how = MIGRATE_HOW_POSTCOPY;
 	r->conf.passes = 0;
@@ -35,6 +35,11 @@ static void reach_go(struct source_rig *r)
 	source_rig_cause(r, SRC_EV_CONNECTED);
 	there_says(r, FRAME_WELCOME);
 	source_rig_until(r, SRC_SWITCH);
+}
+
+static void reach_go(struct source_rig *r)
+{
+	reach_switch(r);
 	source_rig_cause(r, SRC_EV_READY);
 }
 
@@ -79,6 +84,62 @@ static void reach(struct source_rig *r, enum source_state s)
 static const enum source_state cuts[] = {SRC_CUT, SRC_CUT_CONNECT, SRC_CUT_ASKED, SRC_CUT_PAIRING};
 
 /* --- the tests -------------------------------------------------------------------------------- */
+
+/* It came after the main one, which the rig has taken. */
+static void urgent_hangs_up(struct source_rig *r)
+{
+	int fd = accept(r->listener, NULL, NULL);
+
+	assert_true(fd >= 0);
+	close(fd);
+}
+
+/* Before it is known that the VM runs there, no last word is to be waited for. */
+static void urgent_link_ends_too_soon(void **state)
+{
+	for (unsigned go = 0; go < 2; go++) {
+		struct source_rig *r;
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		if (go)
+			reach_go(r);
+		else
+			reach_switch(r);
+		urgent_hangs_up(r);
+		source_rig_until(r, go ? SRC_UNSURE : SRC_IDLE);
+		assert_non_null(strstr(r->src.why, "urgent link"));
+		assert_int_equal(r->vm.running, !go);
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
+
+/* A destination that ends says so on the main link, a little later perhaps. */
+static void urgent_link_ends_first(void **state)
+{
+	for (unsigned word = 0; word < 2; word++) {
+		struct source_rig *r;
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		reach_go(r);
+		there_says(r, FRAME_RUNS);
+		source_rig_until(r, SRC_SERVE);
+		urgent_hangs_up(r);
+		loop_until(&r->loop, time_left(&r->src.timer_op) >= 0);
+		assert_int_equal(r->src.fsm.state, SRC_SERVE);
+		if (word) {
+			there_says(r, FRAME_EOC);
+			source_rig_until(r, SRC_LEFT);
+			assert_int_equal(r->code, 3);
+		} else {
+			time_fire(&r->src.timer_op);
+			assert_int_equal(r->src.fsm.state, SRC_CUT);
+			assert_non_null(strstr(r->src.why, "urgent link"));
+		}
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
 
 /* Nobody needs what is here, says the user: the process ends, and the VM never runs here. */
 static void let_go(void **state)
@@ -411,6 +472,8 @@ int main(void)
 		cmocka_unit_test(no_source_at_all),
 		cmocka_unit_test(let_go),
 		SOURCE_TEST(not_let_go),
+		cmocka_unit_test(urgent_link_ends_too_soon),
+		cmocka_unit_test(urgent_link_ends_first),
 		SOURCE_TEST(note_of_what_is_known),
 		SOURCE_TEST(slow_parts),
 		SOURCE_TEST(parts_out_of_order),
