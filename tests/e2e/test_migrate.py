@@ -786,7 +786,13 @@ def postcopy_source_dies(lab):
 @test(60)
 def postcopy_destination_dies(lab):
     """the source keeps what is here until the user says that nobody needs it: then it ends, and never runs the VM"""
-    source, to = stuck(lab, Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="128M")))
+    move = Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="128M"))
+    uri = move.uri("unix")
+    source, to = move.vm, move.destination(uri)
+    follower = subprocess.Popen([FTVMM, "migrate", source.name, "--postcopy", uri, "--no-background"], text=True,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                env=dict(os.environ, XDG_RUNTIME_DIR=source.run_dir))
+    source.wait_status(lambda s: s.get("migration", {}).get("phase") == "SRC_SERVE", "a VM that runs there")
     to.kill()
     source.wait_status(lambda s: "link lost" in s["note"] and "--cancel --force" in s["note"], "what to do")
     for cmd, args in (("stop", {}), ("migrate", {"cancel": True})):
@@ -802,6 +808,9 @@ def postcopy_destination_dies(lab):
     code, out, err = client(lab, source, "--cancel", "--force")
     expect(code == 0 and not err, f"{code}: {out}{err}")
     expect(source.wait_exit() == ftlab.EXIT_GONE, f"exit code {source.code}: {source.log_text()}")
+    _, err = follower.communicate(timeout=20 * ftlab.SLOW)
+    expect(follower.returncode == ftlab.EXIT_GONE and "the VM is the destination's" in err,
+           f"who began it: {follower.returncode}: {err}")
 
 
 @test(90)

@@ -63,6 +63,7 @@ static int end_of(json_t *o, const char *status, bool cancel)
 {
 	const char *why = json_string_value(json_object_get(o, "error-desc"));
 	const char *phase = json_string_value(json_object_get(o, "phase"));
+	bool left = phase && !strcmp(phase, "SRC_LEFT");
 
 	if (!status)
 		return -1;
@@ -75,9 +76,8 @@ static int end_of(json_t *o, const char *status, bool cancel)
 		return EXIT_DONE;
 	if (!strcmp(status, "cancelled") || !strcmp(status, "failed")) {
 		fprintf(stderr, "ftvmm: migrate: %s: %s; the VM %s\n", status, why ? why : "?",
-			phase && !strcmp(phase, "SRC_LEFT") ? "is the destination's"
-							    : "goes on here");
-		return EXIT_FAILED;
+			left ? "is the destination's" : "goes on here");
+		return left ? EXIT_GONE : EXIT_FAILED;
 	}
 	if (strcmp(status, "unsure"))
 		return -1;

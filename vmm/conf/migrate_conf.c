@@ -255,5 +255,6 @@ void migrate_conf_print_help(void)
 		option_print(&rows[i], rows[i].type == OPT_TIME ? &defaults : NULL);
 	printf("URI: where the destination's ftvmm run --incoming listens, tcp:HOST:PORT or "
 	       "unix:PATH.\n"
-	       "Exit code 0: it runs there. 2: it goes on here. 5: nobody knows.\n");
+	       "Exit code 0: it runs there. 2: it goes on here. 3: it is the destination's, and\n"
+	       "was let go here (--cancel --force). 5: nobody knows.\n");
 }
