@@ -265,6 +265,8 @@ int dest_recover(struct dest *d, const char *uri, struct err *e)
 		return err_set(
 			e, -EBUSY,
 			"migrate: --recover: all of the VM is here, and the source knows it");
+	if (chan_check_address(uri, e))
+		return err_wrap(e, "migrate: --recover");
 	door_close(&d->further);
 	r = open_door(d, &d->further, uri, e);
 	if (r) {

@@ -408,6 +408,8 @@ int source_recover(struct source *s, const char *uri, struct err *e)
 {
 	int r = check_lost(s, e);
 
+	if (!r && chan_check_address(uri, e))
+		r = err_wrap(e, "migrate: --recover");
 	if (r)
 		return r;
 	snprintf(s->conf.uri, sizeof(s->conf.uri), "%s", uri);

@@ -245,15 +245,19 @@ static void names_are_resolved_beforehand(void **state)
 	int fd;
 
 	assert_int_equal(chan_connect_start(&u, &fd, &e), -EHOSTUNREACH);
+	assert_int_equal(chan_check_address(text, NULL), -EHOSTUNREACH);
 	assert_int_equal(chan_resolve(text, sizeof(text), NULL), 0);
 	assert_true(!strcmp(text, "tcp:127.0.0.1:7") || !strcmp(text, "tcp:[::1]:7"));
+	assert_int_equal(chan_check_address(text, NULL), 0);
 	u = parse(text);
 	strcpy(text, "tcp:[::1]:7000");
+	assert_int_equal(chan_check_address(text, NULL), 0);
 	assert_int_equal(chan_resolve(text, sizeof(text), NULL), 0);
 	assert_string_equal(text, "tcp:[::1]:7000");
 	strcpy(text, "unix:/x");
 	assert_int_equal(chan_resolve(text, sizeof(text), NULL), 0);
 	assert_string_equal(text, "unix:/x");
+	assert_int_equal(chan_check_address(text, NULL), 0);
 	strcpy(text, "tcp:no such host:1");
 	e.code = 0;
 	assert_int_equal(chan_resolve(text, sizeof(text), &e), -EHOSTUNREACH);

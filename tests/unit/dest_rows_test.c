@@ -441,7 +441,10 @@ static void asked_at_another_door(void **state)
 	snprintf(uri, sizeof(uri), "unix:%.60s/none/in", was);
 	assert_true(dest_recover(&r->dest, uri, &e) < 0);
 	assert_non_null(strstr(e.msg, "--recover"));
-	for (int i = 0; i < 2; i++) { /* once more is fine, too */
+	e = (struct err){0};
+	assert_int_equal(dest_recover(&r->dest, "tcp:localhost:0", &e), -EHOSTUNREACH);
+	assert_non_null(strstr(e.msg, "use an address")); /* the loop asks no name server */
+	for (int i = 0; i < 2; i++) {			  /* once more is fine, too */
 		snprintf(uri, sizeof(uri), "unix:%.60s/out", was);
 		assert_int_equal(dest_recover(&r->dest, uri, &e), 0);
 		here_asks(r, DEST_RIG_SESSION);

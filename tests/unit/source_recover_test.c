@@ -290,6 +290,19 @@ static void another_address(void **state)
 	}
 }
 
+/* The loop asks no name server: the command does, before. */
+static void a_name_is_no_address(void **state)
+{
+	struct source_rig *r = *state;
+	struct err e = {0};
+
+	reach(r, SRC_CUT);
+	assert_int_equal(source_recover(&r->src, "tcp:localhost:7200", &e), -EHOSTUNREACH);
+	assert_non_null(strstr(e.msg, "use an address"));
+	assert_int_equal(r->src.fsm.state, SRC_CUT);
+	assert_string_equal(r->src.conf.uri, r->conf.uri);
+}
+
 /* In which states that means nothing, and what is said then. */
 static void recover_is_refused(void **state)
 {
@@ -478,6 +491,7 @@ int main(void)
 		SOURCE_TEST(slow_parts),
 		SOURCE_TEST(parts_out_of_order),
 		cmocka_unit_test(another_address),
+		SOURCE_TEST(a_name_is_no_address),
 		cmocka_unit_test(recover_is_refused),
 		cmocka_unit_test(to_a_file),
 		cmocka_unit_test(a_file_that_nobody_needs),

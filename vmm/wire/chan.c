@@ -118,6 +118,20 @@ int chan_resolve(char *text, size_t cap, struct err *e)
 	return 0;
 }
 
+int chan_check_address(const char *text, struct err *e)
+{
+	struct addrinfo *list;
+	struct chan_uri u;
+	int r = chan_parse(text, &u, e);
+
+	if (r || u.kind != CHAN_TCP)
+		return r;
+	r = tcp_addresses(&u, AI_NUMERICHOST, &list, e);
+	if (!r)
+		freeaddrinfo(list);
+	return r;
+}
+
 static int start_tcp(const struct chan_uri *u, int *ret_fd, struct err *e)
 {
 	struct addrinfo *list;

@@ -31,6 +31,8 @@ int chan_parse(const char *text, struct chan_uri *ret, struct err *e);
  * answer takes many seconds, which the loop thread does not have. Other kinds stay as they are.
  */
 int chan_resolve(char *text, size_t cap, struct err *e);
+/* 0 when HOST is an address, as for the loop thread; else -EHOSTUNREACH. Other kinds: 0. */
+int chan_check_address(const char *text, struct err *e);
 /*
  * Start a non-blocking connect; *ret_fd becomes writable when done, then chan_connected(). HOST
  * must be an address. fd:N is handed out as it is, once.
