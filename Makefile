@@ -96,6 +96,7 @@ $(B)/tests/unit/command_test: WRAP += vm_power_button
 $(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
 $(B)/tests/unit/heart_test: WRAP += ppoll
 $(B)/tests/unit/side_test: WRAP += open gethostname
+$(B)/tests/unit/source_rows_test: WRAP += pread
 $(B)/tests/unit/source_recover_test: WRAP += chan_file_create
 $(B)/tests/unit/live_snapshot_test: WRAP += writev loop_timer_set
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\

@@ -22,6 +22,7 @@
 	X(SERVE, "the VM runs there: what it lacks is sent")                                       \
 	X(ENDING, "EOS said")                                                                      \
 	X(QUIT, "given up, the VM runs: the sender comes to an end")                               \
+	X(HALT, "given up after the stop: the sender comes to an end")                             \
 	X(BACK, "given up after the stop: the images are taken back")                              \
 	X(UNSURE, "link lost after GO: does the VM run there?")                                    \
 	X(RECONNECT, "the same, connecting")                                                       \

@@ -238,7 +238,7 @@ static void sender_ended(struct loop_op *op, int res)
 	if (read(s->passes.notify_fd, &n, sizeof(n)) != sizeof(n) || !passes_running(&s->passes))
 		return;
 	r = passes_join(&s->passes);
-	if (s->fsm.state == SRC_QUIT) {
+	if (s->fsm.state == SRC_QUIT || s->fsm.state == SRC_HALT) {
 		source_post(s, SRC_EV_ENDED);
 		return;
 	}
@@ -366,6 +366,11 @@ static int too_late(const struct source *s, struct err *e)
 	return err_set(e, -EBUSY, "migrate: too late: %s", why);
 }
 
+static bool is_given_up(const struct source *s)
+{
+	return s->fsm.state >= SRC_QUIT && s->fsm.state <= SRC_BACK;
+}
+
 int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 {
 	if (!source_busy(s))
@@ -379,7 +384,7 @@ int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 	/* Whoever has an image locked is likely to run it. */
 	if (force && !source_is_cut(s) && images_lock(s->vm, s->copies.which, e))
 		return e->code;
-	if (s->fsm.state != SRC_QUIT && s->fsm.state != SRC_BACK)
+	if (!is_given_up(s))
 		snprintf(s->why, sizeof(s->why), "%s", why);
 	source_set_result(s, SOURCE_CANCELLING);
 	source_post(s, force ? SRC_EV_FORCE : SRC_EV_CANCEL);
@@ -444,7 +449,7 @@ bool source_may_end(struct source *s, const char *why)
 
 	if (!source_busy(s))
 		return !s->ft || s->fsm.state != SRC_LEFT;
-	if (s->fsm.state < SRC_GO || s->fsm.state == SRC_QUIT || s->fsm.state == SRC_BACK) {
+	if (s->fsm.state < SRC_GO || is_given_up(s)) {
 		source_cancel(s, false, why, &e);
 		return true;
 	}

@@ -39,7 +39,6 @@ void source_give_up(void *arg)
 	bool stood = s->ft->stands & FT_STAND_SWITCH;
 
 	source_no_timers(s);
-	source_end_sender(s);
 	source_end_serving(s);
 	say_bye(s);
 	end_logging(s);
@@ -122,6 +121,35 @@ void source_shut(void *arg)
 
 /* --- after the stop --------------------------------------------------------------------------- */
 
+/* It may hang at an image, and the loop does not wait for that. */
+void source_halt(void *arg)
+{
+	struct source *s = arg;
+
+	source_no_timers(s);
+	source_end_serving(s);
+	if (!passes_running(&s->passes)) {
+		source_post(s, SRC_EV_ENDED);
+		return;
+	}
+	passes_stop(&s->passes);
+	source_shut(s);
+}
+
+void source_halt_late(void *arg)
+{
+	struct source *s = arg;
+
+	snprintf(s->why, sizeof(s->why), "no answer in time after the stop");
+	source_halt(s);
+}
+
+void source_halt_timeout(void *arg)
+{
+	note_timeout(arg);
+	source_halt(arg);
+}
+
 void source_try_locks(void *arg)
 {
 	struct source *s = arg;
@@ -144,7 +172,6 @@ void source_back(void *arg)
 	struct source *s = arg;
 
 	source_no_timers(s);
-	source_end_sender(s);
 	source_end_serving(s);
 	carry_out_give_up(s->carry, "the VM goes on here");
 	say_bye(s);

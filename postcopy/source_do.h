@@ -29,6 +29,9 @@ void source_timeout(void *arg);
 void source_quit(void *arg);
 void source_quit_late(void *arg);
 void source_shut(void *arg);
+void source_halt(void *arg);
+void source_halt_late(void *arg);
+void source_halt_timeout(void *arg);
 void source_back(void *arg);
 void source_back_late(void *arg);
 void source_back_timeout(void *arg);
@@ -72,7 +75,7 @@ void source_open_link(struct source *s, enum frame_type type, const struct iovec
 void source_say(struct source *s, enum frame_type type, const void *data, size_t len);
 void source_lose(struct source *s, const char *why);
 void source_close_link(struct source *s);
-/* The sender has ended, or is made to: no thread is left. */
+/* The sender is made to end: no thread is left. It may hang at an image, and this with it. */
 void source_end_sender(struct source *s);
 void source_set_result(struct source *s, enum source_result result);
 

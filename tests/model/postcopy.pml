@@ -94,7 +94,7 @@ bool go_said;
 bool never_ran; /* the destination remembers this session, and that */
 
 mtype:src = { SRC_IDLE, SRC_CONNECTING, SRC_OFFERED, SRC_PAIRING, SRC_PASSES, SRC_DRAIN, SRC_LAST, SRC_EARLY,
-	      SRC_SWITCH, SRC_GO, SRC_QUIT, SRC_BACK, SRC_UNSURE, SRC_RECONNECT, SRC_ASKED, SRC_SERVE,
+	      SRC_SWITCH, SRC_GO, SRC_QUIT, SRC_HALT, SRC_BACK, SRC_UNSURE, SRC_RECONNECT, SRC_ASKED, SRC_SERVE,
 	      SRC_ENDING, SRC_CUT, SRC_CUT_CONNECT, SRC_CUT_ASKED, SRC_CUT_PAIRING, SRC_LEFT };
 mtype:srcev = { SRC_EV_START, SRC_EV_CANCEL, SRC_EV_TIMER, SRC_EV_CONNECTED, SRC_EV_CONVERGED,
 		SRC_EV_FAILED, SRC_EV_ENDED, SRC_EV_DRAINED, SRC_EV_SENT, SRC_EV_LOCKED,
@@ -173,7 +173,7 @@ end:	do
 		:: ((src == SRC_PAIRING && postcopy) || src == SRC_CUT_PAIRING) && !dialled ->
 			dialled = true; ev = SRC_EV_CONNECTED
 		:: src == SRC_PASSES -> ev = SRC_EV_CONVERGED
-		:: src == SRC_QUIT -> ev = SRC_EV_ENDED
+		:: src == SRC_QUIT || src == SRC_HALT -> ev = SRC_EV_ENDED
 		:: src == SRC_DRAIN -> ev = SRC_EV_DRAINED
 		:: src == SRC_LAST || src == SRC_EARLY -> ev = SRC_EV_SENT
 		:: src == SRC_BACK && lock == NOBODY -> ev = SRC_EV_LOCKED
@@ -243,10 +243,11 @@ end:	do
 		ROW(QUIT, LOST, QUIT) close = true
 		ROW(DRAIN, CANCEL, IDLE) SAY(BYE, 0, 0); close = true; src_runs = true
 		ROW(DRAIN, LOST, IDLE) close = true; src_runs = true
-		ROW(LAST, CANCEL, BACK) close = true
-		ROW(LAST, LOST, BACK) close = true
-		ROW(EARLY, CANCEL, BACK) close = true
-		ROW(EARLY, LOST, BACK) close = true
+		ROW(LAST, CANCEL, HALT) close = true
+		ROW(LAST, LOST, HALT) close = true
+		ROW(EARLY, CANCEL, HALT) close = true
+		ROW(EARLY, LOST, HALT) close = true
+		ROW(HALT, ENDED, BACK) skip
 		ROW(SWITCH, CANCEL, BACK) SAY(BYE, 0, 0); close = true
 		ROW(SWITCH, LOST, BACK) close = true
 		ROW(BACK, LOCKED, IDLE) lock = SOURCE; close = true; src_runs = true

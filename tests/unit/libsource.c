@@ -314,7 +314,7 @@ static void lose(struct source_rig *r)
 {
 	if (r->src.fd >= 0 && r->src.link.fd < 0)
 		there_listens(r, false);
-	else if (r->src.fsm.state == SRC_QUIT)
+	else if (r->src.fsm.state == SRC_QUIT || r->src.fsm.state == SRC_HALT)
 		source_lose(&r->src, "connection closed"); /* before the sender's end is seen */
 	else
 		there_hangs_up(r);
@@ -343,7 +343,8 @@ static void cause_there(struct source_rig *r, enum source_event ev)
 		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != from));
 	} else if (ev == SRC_EV_ENDED) {
 		/* The sender may stand in the middle of a frame, for which there is no room. */
-		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != SRC_QUIT));
+		loop_until(&r->loop, (there_reads(r), r->src.fsm.state != SRC_QUIT &&
+							      r->src.fsm.state != SRC_HALT));
 	} else if (ev == SRC_EV_LOST) {
 		lose(r);
 	} else if (ev == SRC_EV_SOME) {
@@ -360,7 +361,7 @@ static void cause_here(struct source_rig *r, enum source_event ev)
 	if (ev == SRC_EV_START)
 		assert_int_equal(source_start(&r->src, &r->conf, &e), 0);
 	else if (ev == SRC_EV_CANCEL && r->src.fsm.state >= SRC_GO &&
-		 r->src.fsm.state != SRC_QUIT && r->src.fsm.state != SRC_BACK)
+		 (r->src.fsm.state < SRC_QUIT || r->src.fsm.state > SRC_BACK))
 		source_post(&r->src, ev); /* nobody can */
 	else if (ev == SRC_EV_CANCEL)
 		assert_int_equal(source_cancel(&r->src, false, "cancelled", &e), 0);
@@ -433,7 +434,8 @@ void source_rig_reach(struct source_rig *r, enum source_state s)
 		[SRC_SWITCH] = {SRC_LAST, SRC_EV_SENT},
 		[SRC_GO] = {SRC_SWITCH, SRC_EV_READY},
 		[SRC_QUIT] = {SRC_PASSES, SRC_EV_CANCEL},
-		[SRC_BACK] = {SRC_LAST, SRC_EV_CANCEL},
+		[SRC_HALT] = {SRC_LAST, SRC_EV_CANCEL},
+		[SRC_BACK] = {SRC_HALT, SRC_EV_ENDED},
 		[SRC_UNSURE] = {SRC_GO, SRC_EV_LOST},
 		[SRC_RECONNECT] = {SRC_UNSURE, SRC_EV_TIMER},
 		[SRC_ASKED] = {SRC_RECONNECT, SRC_EV_CONNECTED},

@@ -313,9 +313,9 @@ static void recover_is_refused(void **state)
 		   {SRC_OFFERED, "this side's"},    {SRC_PAIRING, "this side's"},
 		   {SRC_PASSES, "this side's"},	    {SRC_DRAIN, "this side's"},
 		   {SRC_LAST, "this side's"},	    {SRC_SWITCH, "this side's"},
-		   {SRC_BACK, "this side's"},	    {SRC_QUIT, "this side's"},
-		   {SRC_GO, "being waited for"},    {SRC_LEFT, "none is under way"},
-		   {SRC_SERVE, "link is not lost"}};
+		   {SRC_HALT, "this side's"},	    {SRC_BACK, "this side's"},
+		   {SRC_QUIT, "this side's"},	    {SRC_GO, "being waited for"},
+		   {SRC_LEFT, "none is under way"}, {SRC_SERVE, "link is not lost"}};
 
 	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct source_rig *r;

@@ -5,8 +5,10 @@
 #define _GNU_SOURCE /* OFD locks */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -83,16 +85,19 @@ static const struct expected {
 	ROW(DRAIN, FAILED, IDLE, IDLE, FAILS),
 	ROW(DRAIN, LOST, IDLE, IDLE, FAILS),
 
-	ROW(LAST, TIMER, BACK, IDLE, FAILS),
-	ROW(LAST, LATE, BACK, IDLE, FAILS),
-	ROW(LAST, CANCEL, BACK, IDLE, CANCELS),
-	ROW(LAST, FAILED, BACK, IDLE, FAILS),
-	ROW(LAST, LOST, BACK, IDLE, FAILS),
-	ROW(EARLY, TIMER, BACK, IDLE, FAILS),
-	ROW(EARLY, LATE, BACK, IDLE, FAILS),
-	ROW(EARLY, CANCEL, BACK, IDLE, CANCELS),
-	ROW(EARLY, FAILED, BACK, IDLE, FAILS),
-	ROW(EARLY, LOST, BACK, IDLE, FAILS),
+	ROW(LAST, TIMER, HALT, IDLE, FAILS),
+	ROW(LAST, LATE, HALT, IDLE, FAILS),
+	ROW(LAST, CANCEL, HALT, IDLE, CANCELS),
+	ROW(LAST, FAILED, HALT, IDLE, FAILS),
+	ROW(LAST, LOST, HALT, IDLE, FAILS),
+	ROW(EARLY, TIMER, HALT, IDLE, FAILS),
+	ROW(EARLY, LATE, HALT, IDLE, FAILS),
+	ROW(EARLY, CANCEL, HALT, IDLE, CANCELS),
+	ROW(EARLY, FAILED, HALT, IDLE, FAILS),
+	ROW(EARLY, LOST, HALT, IDLE, FAILS),
+	ROW(HALT, ENDED, BACK, IDLE, CANCELS),
+	ROW(HALT, LOST, HALT, IDLE, CANCELS),
+	ROW(HALT, CANCEL, HALT, IDLE, CANCELS),
 	ROW(SWITCH, TIMER, BACK, IDLE, FAILS),
 	ROW(SWITCH, LATE, BACK, IDLE, FAILS),
 	ROW(SWITCH, CANCEL, BACK, IDLE, CANCELS),
@@ -374,6 +379,49 @@ static void an_image_goes_along(void **state)
 	assert_true(logged("of the past"));
 }
 
+static pthread_mutex_t storage = PTHREAD_MUTEX_INITIALIZER; /* held: it hangs */
+static atomic_uint reads;
+
+ssize_t __real_pread(int fd, void *buf, size_t n, off_t off);
+ssize_t __wrap_pread(int fd, void *buf, size_t n, off_t off);
+
+ssize_t __wrap_pread(int fd, void *buf, size_t n, off_t off)
+{
+	atomic_fetch_add(&reads, 1);
+	pthread_mutex_lock(&storage);
+	pthread_mutex_unlock(&storage);
+	return __real_pread(fd, buf, n, off);
+}
+
+/* The last blocks cannot be read, and it is given up: the loop goes on, and the VM after them. */
+static void an_image_that_hangs(void **state)
+{
+	struct source_rig *r = *state;
+	struct wire_welcome w = {.copied = 1};
+
+	welcome(r, &w, sizeof(w));
+	r->src.conf.downtime_ns = 3600 * S;
+	r->vm.devices.disks[0].inflight = 1;
+	loop_until(&r->loop, (there_reads(r), r->flushes));
+	there_says(r, FRAME_DONE);
+	source_rig_until(r, SRC_DRAIN);
+	pthread_mutex_lock(&storage);
+	atomic_store(&reads, 0);
+	source_rig_cause(r, SRC_EV_DRAINED);
+	loop_until(&r->loop, (there_reads(r), atomic_load(&reads)));
+	assert_int_equal(r->src.fsm.state, SRC_LAST);
+	source_rig_cause(r, SRC_EV_CANCEL);
+	loop_turns(&r->loop);
+	assert_int_equal(r->src.fsm.state, SRC_HALT);
+	assert_false(r->vm.running);
+	pthread_mutex_unlock(&storage);
+	source_rig_until(r, SRC_IDLE);
+	assert_int_equal(r->first_blocks, 0);
+	assert_int_equal(r->src.result, SOURCE_CANCELLED);
+	assert_true(is_locked(r));
+	assert_true(r->vm.running);
+}
+
 /* The guest goes on with it, and nobody follows what it writes there. */
 static void an_image_that_stays(void **state)
 {
@@ -505,6 +553,7 @@ int main(void)
 		cmocka_unit_test(each_message_in_each_state),
 		SOURCE_TEST(welcome_without_a_second_link),
 		SOURCE_TEST(an_image_goes_along),
+		SOURCE_TEST(an_image_that_hangs),
 		SOURCE_TEST(an_image_that_stays),
 		cmocka_unit_test(answers_that_make_no_sense),
 		SOURCE_TEST(done_without_a_question),
