@@ -12,11 +12,6 @@ static const char *const keys[] = {[SETTING_FT] = "ft",
 				   [SETTING_OUTPUT_LIMIT] = "output_limit_bytes",
 				   [SETTING_BALLOON] = "balloon_bytes"};
 
-const char *setting_key(enum setting s)
-{
-	return keys[s];
-}
-
 /* As an option of `ftvmm run`, for a value that stands alone; the balloon is only set here. */
 static struct option row(enum setting s)
 {

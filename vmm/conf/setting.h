@@ -12,8 +12,6 @@
 
 enum setting { SETTING_FT, SETTING_EPOCH, SETTING_OUTPUT_LIMIT, SETTING_BALLOON, SETTING_MAX };
 
-/* The key, as "epoch_ns". */
-const char *setting_key(enum setting s);
 /* "epoch=10ms", put into a request. */
 int setting_add(json_t *request, const char *pair, struct err *e);
 /* The value in a request: an enum ft_mode, nanoseconds, bytes. -ENOENT: it is not there. */
