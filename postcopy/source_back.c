@@ -125,6 +125,7 @@ void source_shut(void *arg)
 void source_halt(void *arg)
 {
 	struct source *s = arg;
+	char note[400];
 
 	source_no_timers(s);
 	source_end_serving(s);
@@ -134,6 +135,9 @@ void source_halt(void *arg)
 	}
 	passes_stop(&s->passes);
 	source_shut(s);
+	snprintf(note, sizeof(note), "%.300s; the VM stands until what reads an image here ends",
+		 s->why);
+	ft_set(s->ft, FT_HERE, FT_NONE, note);
 }
 
 void source_halt_late(void *arg)

@@ -414,6 +414,7 @@ static void an_image_that_hangs(void **state)
 	loop_turns(&r->loop);
 	assert_int_equal(r->src.fsm.state, SRC_HALT);
 	assert_false(r->vm.running);
+	assert_non_null(strstr(r->ft.note, "the VM stands until what reads an image"));
 	pthread_mutex_unlock(&storage);
 	source_rig_until(r, SRC_IDLE);
 	assert_int_equal(r->first_blocks, 0);
