@@ -1,6 +1,5 @@
-"""Runs tests of any suite where this host can: natively, one after the other, or in a pool of beds (tests/testbed), as
-many as processors, each of which takes tests from one queue. A bed that freezes is replaced, and the test that it had is
-tried again, once."""
+"""Runs tests of any suite where this host can: natively, or in a pool of beds (tests/testbed), as many at once as
+processors, from one queue. A bed that freezes is replaced, and the test that it had is tried again, once."""
 
 import collections
 import importlib
@@ -31,6 +30,7 @@ CACHE = os.environ.get("FTVMM_CACHE") or \
 TIMES = os.path.join(CACHE, "test-times.json")
 
 BED = {"mem": "4G", "disk": "8G"}  # what a bed has at least
+MAX_NATIVE = 4
 BED_SECONDS = 3 * 3600  # a bed's life; tests have deadlines of their own
 BED_LATE, BED_FAILED = 124, 125
 START_SECONDS = 300
@@ -213,7 +213,7 @@ class Native(Place):
     kind, shape = "native", None
 
     def __init__(self, number, shape, seed, suites, verbose):
-        super().__init__("native", worker(seed, suites, verbose), verbose)
+        super().__init__(f"native {number}", worker(seed, suites, verbose), verbose)
 
     def fits(self, shape):
         return True
@@ -299,8 +299,7 @@ class Pool:
         self.lock, self.broken = threading.Lock(), []
         self.tests = list(tests)
         self.suites = list(dict.fromkeys(suite_of(t) for t in tests))
-        if kind == Bed:
-            self.tests.sort(key=lambda t: -results.expected(t, "bed"))
+        self.tests.sort(key=lambda t: -results.expected(t, kind.kind))
 
     def take(self, place):
         """The next test; one that the place fits, if there is one."""
@@ -393,6 +392,11 @@ def jobs():
     return int(os.environ.get("FTVMM_BEDS") or max(1, os.cpu_count() or 1))
 
 
+def natives():
+    """Laboratories at once: most of a test's time is spent waiting."""
+    return int(os.environ.get("FTVMM_NATIVE") or max(1, min(MAX_NATIVE, os.cpu_count() or 1)))
+
+
 def run(tests, seed, verbose=False):
     """Runs them all. The Results."""
     results = Results(seed)
@@ -409,7 +413,7 @@ def run(tests, seed, verbose=False):
         for t in mine:
             places.setdefault("bed" if "far" in needs(t) else where, []).append(t)
     if places.get("native"):
-        Pool(Native, places["native"], results, verbose).run(1)
+        Pool(Native, places["native"], results, verbose).run(min(natives(), len(places["native"])))
     in_beds = places.get("bed", [])
     missing = bed_missing() if in_beds else None
     for t in in_beds if missing else ():
