@@ -139,7 +139,8 @@ static void late(void *arg)
 
 	live_snapshot_give_up(r->snapshot.live);
 	err_set(&r->snapshot.err, -ETIMEDOUT,
-		"nothing was written for %llu s: is its storage away?",
+		"nothing was written for %llu s: is its storage away? Given up; a file that "
+		"was complete but for its last sync may still appear there",
 		(unsigned long long)(LIVE_SNAPSHOT_IDLE_NS / 1000000000));
 	answer_why(r);
 }
