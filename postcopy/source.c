@@ -317,7 +317,8 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 			       "migrate: one to %s is under way; see ftvmm status, or "
 			       "give it up: --cancel",
 			       s->conf.uri);
-	if (s->vm->ending.end != VM_END_NONE)
+	/* One that boots again does so wherever it is. */
+	if (s->vm->ending.end != VM_END_NONE && !vm_end_is_reset(s->vm))
 		return err_set(e, -EBUSY, "migrate: the guest has ended");
 	if (s->vm->kvm.tracked)
 		return err_set(e, -EBUSY,

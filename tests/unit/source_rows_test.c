@@ -527,6 +527,18 @@ static void session_names_it(void **state)
 	assert_true(r->session != session);
 }
 
+/* The end of a guest is not moved; one that boots again does so at the destination. */
+static void a_guest_that_has_ended(void **state)
+{
+	struct source_rig *r = *state;
+	struct err e = {0};
+
+	r->vm.ending.end = VM_END_OFF;
+	assert_int_equal(source_start(&r->src, &r->conf, &e), -EBUSY);
+	r->vm.ending.end = VM_END_RESET;
+	source_rig_reach(r, SRC_PASSES);
+}
+
 /* While somebody else follows what the guest writes, it is not begun. */
 static void one_follows_the_writes(void **state)
 {
@@ -560,6 +572,7 @@ int main(void)
 		SOURCE_TEST(done_without_a_question),
 		SOURCE_TEST(what_is_asked_for_too_late_is_refused),
 		SOURCE_TEST(session_names_it),
+		SOURCE_TEST(a_guest_that_has_ended),
 		SOURCE_TEST(one_follows_the_writes),
 	};
 
