@@ -121,6 +121,22 @@ def boot_idle(lab):
     expect(vm.stop() == 0, f"stop: exit code {vm.code}")
 
 
+@test(60)
+def boot_one_processor(lab):
+    """busy CPUs that share one processor with the loop stop when they are told to, not a second later"""
+    vm = boot(lab, "smp", cpus=3)
+    for task in os.listdir(f"/proc/{vm.pid}/task"):
+        os.sched_setaffinity(int(task), {max(os.sched_getaffinity(0))})
+    vm.wait_console("^READY")
+    begin, pauses = ftlab.mono(), 12
+    for _ in range(pauses):
+        vm.call("pause")
+        vm.call("resume")
+        vm.nap(0.05)
+    expect(ftlab.mono() - begin < pauses * 5 * 10**8, f"{pauses} pauses took {(ftlab.mono() - begin) // 10**6} ms")
+    expect(vm.stop() == 0, f"stop: exit code {vm.code}")
+
+
 @test(90)
 def boot_net(lab):
     """echo over a tap: UDP, and 10 MiB over TCP"""

@@ -64,9 +64,12 @@ void vm_kick_vcpus(struct vm *vm)
 		if (!v->has_thread)
 			continue;
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
-		boost(v);
 		pthread_kill(v->thread, VCPU_SIGNAL);
 	}
+	/* Not before it is signalled: it may take this processor at once, and run the guest. */
+	for (unsigned i = 0; i < vm->machine.vcpus; i++)
+		if (vm->vcpus[i].has_thread)
+			boost(&vm->vcpus[i]);
 }
 
 /* Most vCPUs stop within 100 us; sleeping and being woken would cost half as much again. */
