@@ -53,6 +53,7 @@
 #define HEADER_BYTES 16u	 /* of a disk request */
 #define NET_HEADER   12u
 #define PROOF_NS     20000000000ull
+#define ASK_AGAIN_NS 1000000000ull
 #define HOME_WORDS   (BLK_SECTOR / 8)
 #define HOME_MAGIC   0x656d6f6820656874ull
 #define DEVICES	     6u
@@ -271,17 +272,32 @@ static void ring_offer(struct hring *r, uint16_t head)
 	__atomic_store_n(&r->avail->idx, (uint16_t)(idx + 1), __ATOMIC_RELEASE);
 }
 
-static uint32_t ring_wait(struct hdev *d, unsigned qi)
+static bool ring_has_used(const struct hring *r)
 {
-	struct hring *r = &d->q[qi];
-	uint64_t end = clock_ns() + PROOF_NS;
+	return __atomic_load_n(&r->used->idx, __ATOMIC_ACQUIRE) != r->last_used;
+}
 
-	while (__atomic_load_n(&r->used->idx, __ATOMIC_ACQUIRE) == r->last_used) {
-		if (clock_ns() > end)
-			failed(d, "STALLED");
+/* False: nothing came back until then. */
+static bool ring_wait_until(const struct hring *r, uint64_t until)
+{
+	while (!ring_has_used(r)) {
+		if (clock_ns() > until)
+			return false;
 		cpu_relax();
 	}
+	return true;
+}
+
+static uint32_t ring_take(struct hring *r)
+{
 	return r->used->ring[r->last_used++ % RING_NUM].len;
+}
+
+static uint32_t ring_wait(struct hdev *d, unsigned qi)
+{
+	if (!ring_wait_until(&d->q[qi], clock_ns() + PROOF_NS))
+		failed(d, "STALLED");
+	return ring_take(&d->q[qi]);
 }
 
 /* ---- proofs ---- */
@@ -392,6 +408,29 @@ static uint32_t packet_make(struct hdev *d, uint8_t *buf, uint32_t ports)
 	return len;
 }
 
+static void offer_packet(struct hdev *d, const struct vsock_hdr *out)
+{
+	desc_set(&d->q[1], 0, (uint64_t)out, sizeof(*out), 0, 0);
+	ring_offer(&d->q[1], 0);
+	kick(d, 1);
+}
+
+/* A takeover forgets what the device owed (section 5.10.6.6): it is asked again. */
+static uint32_t wait_packet(struct hdev *d, const struct vsock_hdr *out)
+{
+	uint64_t end = clock_ns() + PROOF_NS;
+
+	while (!ring_wait_until(&d->q[0], clock_ns() + ASK_AGAIN_NS)) {
+		if (clock_ns() > end)
+			failed(d, "STALLED");
+		if (!ring_has_used(&d->q[1]))
+			continue;
+		ring_take(&d->q[1]);
+		offer_packet(d, out);
+	}
+	return ring_take(&d->q[0]);
+}
+
 /* What belongs to no connection is answered with a RST. Others may come in before it. */
 static void prove_vsock(struct hdev *d)
 {
@@ -404,14 +443,12 @@ static void prove_vsock(struct hdev *d)
 				  .dst_port = 7,
 				  .type = VSOCK_STREAM,
 				  .op = VSOCK_RW};
-	desc_set(&d->q[1], 0, (uint64_t)out, sizeof(*out), 0, 0);
-	ring_offer(&d->q[1], 0);
-	kick(d, 1);
+	offer_packet(d, out);
 	do {
 		desc_set(&d->q[0], 0, (uint64_t)in, 1024, VIRTQ_DESC_WRITE, 0);
 		ring_offer(&d->q[0], 0);
 		kick(d, 0);
-		if (ring_wait(d, 0) < sizeof(*in))
+		if (wait_packet(d, out) < sizeof(*in))
 			failed(d, "a packet without a header");
 	} while (in->op != VSOCK_RST || in->dst_port != port);
 	ring_wait(d, 1);
