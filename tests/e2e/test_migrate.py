@@ -680,7 +680,8 @@ def migrate_frozen(lab):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_STOP_AT": name})
-        move.vm.call("migrate", precopy=uri, timeout=f"{int(1000 + 1000 * ftlab.SLOW)}ms")
+        # Before the 10 s in which an answer is due after the stop.
+        move.vm.call("migrate", precopy=uri, timeout=f"{int(min(1000 + 1000 * ftlab.SLOW, 7000))}ms")
         frozen(to)
         if name == "mig-taken":
             done = last_event(move.vm)
