@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,8 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RECORD_MAX 4096
-#define NAME_CAP   (NAME_MAX + 1)
+#define NAME_CAP (NAME_MAX + 1)
 /* Leaves room for the longest suffix: ".tmp-" and 16 digits, or "." and 19. */
 #define PREFIX_MAX 230
 
@@ -71,67 +69,24 @@ static int scan(const struct arbiter_file *f, DIR *d, uint64_t below, uint64_t *
 	return errno ? err_sys(e, "arbiter folder '%s'", f->folder) : 0;
 }
 
-/* It is printed: one line, nothing that moves the cursor. */
-static bool printable(const char *s)
+static int parse(const struct arbiter_file *f, const char *name, const char *text, size_t len,
+		 struct arbiter_record *r, struct err *e)
 {
-	for (; *s; s++)
-		if ((unsigned char)*s < ' ' || *s == 0x7f)
-			return false;
-	return true;
-}
+	char where[sizeof(f->folder) + NAME_CAP + 1];
+	uint64_t generation = r->generation;
+	int code;
 
-/* An identity: 16 hexadecimal digits; absent in records of old versions. */
-static int parse_id(const json_t *root, const char *key, uint64_t *ret)
-{
-	const json_t *v = json_object_get(root, key);
-	const char *text = json_string_value(v);
-
-	*ret = 0;
-	if (!v)
-		return 0;
-	if (!text || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16)
-		return -EBADMSG;
-	*ret = strtoull(text, NULL, 16);
-	return 0;
-}
-
-static int parse_record(const struct arbiter_file *f, const char *name, const char *text,
-			size_t len, struct arbiter_record *r, struct err *e)
-{
-	json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, NULL);
-	const char *vm, *holder;
-	json_int_t generation, when;
-	int released, stopped = 0, code = 0;
-
-	if (json_unpack(root, "{ss sI ss sI sb s?b}", "vm", &vm, "generation", &generation,
-			"holder", &holder, "time", &when, "released", &released, "stopped",
-			&stopped) ||
-	    (uint64_t)generation != r->generation || !printable(vm) || !printable(holder) ||
-	    parse_id(root, "claim", &r->claim) || parse_id(root, "side", &r->side) ||
-	    parse_id(root, "token", &r->token))
-		code = err_set(e, -EBADMSG,
-			       "arbiter record '%s/%s' is damaged; look at it, then remove it and "
-			       "start with "
-			       "--claim",
-			       f->folder, name);
-	else if (strcmp(vm, f->vm))
-		code = err_set(e, -EBADMSG,
-			       "arbiter record '%s/%s' is of VM '%.63s', not '%s'; give each VM "
-			       "an --arbiter of its own, and both sides of a VM one --name",
-			       f->folder, name, vm, f->vm);
-	if (!code) {
-		snprintf(r->holder, sizeof(r->holder), "%s", holder);
-		r->time = when;
-		r->end = released ? ARBITER_RELEASED : stopped ? ARBITER_STOPPED : ARBITER_HELD;
-	}
-	json_decref(root);
+	snprintf(where, sizeof(where), "%s/%s", f->folder, name);
+	code = arbiter_record_parse(text, len, f->vm, where, r, e);
+	if (!code && r->generation != generation)
+		code = arbiter_record_damaged(where, e);
 	return code;
 }
 
 static int read_record(const struct arbiter_file *f, DIR *d, struct arbiter_record *r,
 		       struct err *e)
 {
-	char name[NAME_CAP], text[RECORD_MAX];
+	char name[NAME_CAP], text[ARBITER_RECORD_MAX];
 	struct stat st;
 	ssize_t n = -1;
 	int fd, code = 0;
@@ -144,7 +99,7 @@ static int read_record(const struct arbiter_file *f, DIR *d, struct arbiter_reco
 	if (fstat(fd, &st) < 0 || (S_ISREG(st.st_mode) && (n = read(fd, text, sizeof(text))) < 0))
 		code = err_sys(e, "arbiter record '%s/%s'", f->folder, name);
 	close(fd);
-	return code ? code : parse_record(f, name, text, n < 0 ? 0 : n, r, e);
+	return code ? code : parse(f, name, text, n < 0 ? 0 : n, r, e);
 }
 
 static int read_current(const struct arbiter_file *f, DIR *d, struct arbiter_record *ret,
@@ -174,37 +129,16 @@ static int write_all(int fd, const char *text, size_t len)
 	return fsync(fd);
 }
 
-/* "released" also for old versions, which know no other end. */
-static char *record_text(const struct arbiter_file *f, const struct arbiter_record *r)
-{
-	char claim[17], side[17], token[17], *text;
-	json_t *root;
-
-	snprintf(claim, sizeof(claim), "%016" PRIx64, r->claim);
-	snprintf(side, sizeof(side), "%016" PRIx64, r->side);
-	root = json_pack("{ss sI ss sI sb sb ss ss}", "vm", f->vm, "generation",
-			 (json_int_t)r->generation, "holder", r->holder, "time",
-			 (json_int_t)r->time, "released", r->end == ARBITER_RELEASED, "stopped",
-			 r->end == ARBITER_STOPPED, "claim", claim, "side", side);
-	snprintf(token, sizeof(token), "%016" PRIx64, r->token);
-	if (root && r->token)
-		json_object_set_new(root, "token", json_string(token));
-	text = root ? json_dumps(root, JSON_COMPACT) : NULL;
-	json_decref(root);
-	return text;
-}
-
 /* A whole record under a name of its own. Returns its fd; name is filled in. */
 static int write_temp(const struct arbiter_file *f, DIR *d, const struct arbiter_record *r,
 		      char name[NAME_CAP], struct err *e)
 {
-	char *text = record_text(f, r);
+	char *text = arbiter_record_text(r, f->vm, e);
 	uint64_t random;
 	int fd = -1, code = 0;
 
 	if (!text)
-		return err_set(e, -EINVAL,
-			       "arbiter: the name of the VM or of the holder is not UTF-8");
+		return -EINVAL;
 	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
 		code = err_sys(e, "arbiter: random number");
 	snprintf(name, NAME_CAP, "%.*s.tmp-%016" PRIx64, PREFIX_MAX, f->prefix, random);
@@ -244,15 +178,11 @@ static int link_record(const struct arbiter_file *f, DIR *d, int fd, const char 
 	return err_sys(e, "arbiter record '%s/%s'", f->folder, name);
 }
 
+/* Who won is only for the message; that we did not is certain. */
 static int lost(const struct arbiter_file *f, DIR *d, struct arbiter_record *ret, struct err *e)
 {
-	struct err inner = {0};
-
-	/* Who won is only for the message; that we did not is certain. */
-	read_current(f, d, ret, &inner);
-	return err_set(e, -ESTALE, "generation %" PRIu64 " of VM '%s' is held by '%s'%s",
-		       ret->generation, f->vm, ret->holder,
-		       ret->end != ARBITER_HELD ? ", who has stopped" : "");
+	read_current(f, d, ret, NULL);
+	return arbiter_lost(ret, &f->place, e);
 }
 
 /*
@@ -296,10 +226,10 @@ static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_rec
 	uint64_t highest;
 	int fd, r = read_current(f, d, ret, e);
 
+	if (!r)
+		r = arbiter_check_end(&(struct arbiter_question){.record = now}, ret, &f->place, e);
 	if (r)
 		return r;
-	if (ret->generation != now.generation || ret->claim != now.claim)
-		return lost(f, d, ret, e);
 	now.time = time(NULL);
 	fd = write_temp(f, d, &now, temp, e);
 	if (fd < 0)
@@ -336,28 +266,7 @@ static int look_back(const struct arbiter_file *f, DIR *d, const struct arbiter_
 	before.generation = mine->generation;
 	before.claim = mine->claim;
 	r = end_in(f, d, &before, ret, e);
-	return r ? r
-		 : err_set(e, -ECANCELED, "VM '%s' was stopped in order by '%s'", f->vm,
-			   before.holder);
-}
-
-/* May the record at hand be followed by the one asked for? 0, or why not. */
-static int check_claim(const struct arbiter_file *f, DIR *d, const struct arbiter_question *q,
-		       struct arbiter_record *ret, struct err *e)
-{
-	uint64_t from = q->record.generation - 1;
-
-	if (ret->generation > from)
-		return lost(f, d, ret, e);
-	if (ret->generation < from)
-		return err_set(e, -ENODATA,
-			       "arbiter folder '%s' has generation %" PRIu64 " of VM '%s', %" PRIu64
-			       " was expected; is the shared storage mounted?",
-			       f->folder, ret->generation, f->vm, from);
-	if (q->why == ARBITER_GO_ON && ret->end != ARBITER_HELD)
-		return err_set(e, -ECANCELED, "VM '%s' was stopped in order by '%s'", f->vm,
-			       ret->holder);
-	return 0;
+	return r ? r : arbiter_was_stopped(&before, &f->place, e);
 }
 
 static int make_record(const struct arbiter_file *f, DIR *d, const struct arbiter_record *mine,
@@ -386,12 +295,11 @@ static int claim_in(const struct arbiter_file *f, DIR *d, const struct arbiter_q
 {
 	struct arbiter_record mine = q->record;
 	int r = read_current(f, d, ret, e);
-	bool landed = !r && ret->generation == mine.generation && ret->claim == mine.claim &&
-		      ret->end == ARBITER_HELD;
+	bool landed = !r && arbiter_claim_landed(q, ret);
 
 	mine.time = time(NULL);
 	if (!r && !landed)
-		r = check_claim(f, d, q, ret, e);
+		r = arbiter_check_claim(q, ret, &f->place, e);
 	if (!r && !landed)
 		r = make_record(f, d, &mine, q->abandoned, ret, e);
 	if (!r)
@@ -457,6 +365,8 @@ int arbiter_file_open(struct arbiter_backend *ret, const char *path, const char 
 		return err_set(e, -ENOMEM, "arbiter: out of memory");
 	snprintf(f->vm, sizeof(f->vm), "%s", vm);
 	r = split(f, path, e);
+	snprintf(f->name, sizeof(f->name), "arbiter folder '%s'", f->folder);
+	f->place = (struct arbiter_place){f->vm, f->name, "is the shared storage mounted?"};
 	if (r) {
 		free(f);
 		return r;

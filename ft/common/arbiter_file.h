@@ -6,7 +6,7 @@
 #ifndef FT_ARBITER_FILE_H
 #define FT_ARBITER_FILE_H
 
-#include "ft/common/arbiter_ops.h"
+#include "ft/common/arbiter_record.h"
 
 /*
  * Records kept behind the current one. While the record of a generation exists it cannot be won
@@ -19,6 +19,8 @@ struct arbiter_file {
 	char folder[512];
 	char prefix[256]; /* file name without folder */
 	char vm[64];
+	char name[560];
+	struct arbiter_place place; /* for what errors say */
 };
 
 /* PATH is split; no storage is touched. The caller's to close until an arbiter has it. */
