@@ -10,6 +10,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "ft/common/arbiter_exec.h"
 #include "ft/common/arbiter_file.h"
 #include "ft/common/arbiter_ops.h"
 #include "vmm/base/job.h"
@@ -431,10 +432,13 @@ int arbiter_open(struct arbiter **ret, struct loop *l, const char *uri, const ch
 
 	if (!strncmp(uri, "file:", 5))
 		r = arbiter_file_open(&b, uri + 5, vm, e);
+	else if (!strncmp(uri, "exec:", 5))
+		r = arbiter_exec_open(&b, uri + 5, vm, e);
 	else if (!strcmp(uri, "none"))
 		r = open_none(&b, e);
 	else
-		r = err_set(e, -EINVAL, "arbiter '%.80s': must be none or file:PATH", uri);
+		r = err_set(e, -EINVAL, "arbiter '%.80s': must be none, file:PATH or exec:PROGRAM",
+			    uri);
 	if (r)
 		return r;
 	r = arbiter_open_on(ret, l, &b, uri, holder, e);

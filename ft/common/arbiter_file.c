@@ -18,6 +18,9 @@
 /* Leaves room for the longest suffix: ".tmp-" and 16 digits, or "." and 19. */
 #define PREFIX_MAX 230
 
+/* errno, but for what would be a judgement: a network file system has an ESTALE of its own. */
+#define no_answer(e, ...) arbiter_no_answer(err_sys(e, __VA_ARGS__))
+
 /* The generation in a file name, 0 when it is not a record of ours. */
 static uint64_t name_generation(const struct arbiter_file *f, const char *name)
 {
@@ -40,16 +43,6 @@ static void generation_name(const struct arbiter_file *f, uint64_t generation, c
 	snprintf(name, NAME_CAP, "%.*s.%" PRIu64, PREFIX_MAX, f->prefix, generation);
 }
 
-/* A folder opened anew each time: a cached listing could miss the other host's record. */
-static DIR *open_folder(const struct arbiter_file *f, struct err *e)
-{
-	DIR *d = opendir(f->folder);
-
-	if (!d)
-		err_sys(e, "arbiter folder '%s'", f->folder);
-	return d;
-}
-
 /* Highest generation in the folder; with below > 0 also removes records lower than that. */
 static int scan(const struct arbiter_file *f, DIR *d, uint64_t below, uint64_t *ret_highest,
 		struct err *e)
@@ -66,7 +59,7 @@ static int scan(const struct arbiter_file *f, DIR *d, uint64_t below, uint64_t *
 		if (g && g < below)
 			unlinkat(dirfd(d), ent->d_name, 0);
 	}
-	return errno ? err_sys(e, "arbiter folder '%s'", f->folder) : 0;
+	return errno ? no_answer(e, "arbiter folder '%s'", f->folder) : 0;
 }
 
 static int parse(const struct arbiter_file *f, const char *name, const char *text, size_t len,
@@ -95,9 +88,9 @@ static int read_record(const struct arbiter_file *f, DIR *d, struct arbiter_reco
 	/* Not blocking on, nor following, something planted in its place. */
 	fd = openat(dirfd(d), name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0)
-		return err_sys(e, "arbiter record '%s/%s'", f->folder, name);
+		return no_answer(e, "arbiter record '%s/%s'", f->folder, name);
 	if (fstat(fd, &st) < 0 || (S_ISREG(st.st_mode) && (n = read(fd, text, sizeof(text))) < 0))
-		code = err_sys(e, "arbiter record '%s/%s'", f->folder, name);
+		code = no_answer(e, "arbiter record '%s/%s'", f->folder, name);
 	close(fd);
 	return code ? code : parse(f, name, text, n < 0 ? 0 : n, r, e);
 }
@@ -140,13 +133,13 @@ static int write_temp(const struct arbiter_file *f, DIR *d, const struct arbiter
 	if (!text)
 		return -EINVAL;
 	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
-		code = err_sys(e, "arbiter: random number");
+		code = no_answer(e, "arbiter: random number");
 	snprintf(name, NAME_CAP, "%.*s.tmp-%016" PRIx64, PREFIX_MAX, f->prefix, random);
 	if (!code)
 		fd = openat(dirfd(d), name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
 			    0644);
 	if (!code && (fd < 0 || write_all(fd, text, strlen(text)) < 0))
-		code = err_sys(e, "arbiter file '%s/%s'", f->folder, name);
+		code = no_answer(e, "arbiter file '%s/%s'", f->folder, name);
 	if (code && fd >= 0) {
 		close(fd);
 		unlinkat(dirfd(d), name, 0);
@@ -175,7 +168,7 @@ static int link_record(const struct arbiter_file *f, DIR *d, int fd, const char 
 	if (saved == EEXIST)
 		return -ESTALE;
 	errno = saved;
-	return err_sys(e, "arbiter record '%s/%s'", f->folder, name);
+	return no_answer(e, "arbiter record '%s/%s'", f->folder, name);
 }
 
 /* Who won is only for the message; that we did not is certain. */
@@ -198,7 +191,7 @@ static int confirm(const struct arbiter_file *f, DIR *d, uint64_t generation,
 	int r;
 
 	if (fsync(dirfd(d)) < 0)
-		return err_sys(e, "arbiter folder '%s'", f->folder);
+		return no_answer(e, "arbiter folder '%s'", f->folder);
 	r = scan(f, d, 0, &highest, e);
 	if (r || highest == generation)
 		return r;
@@ -237,12 +230,12 @@ static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_rec
 	close(fd);
 	generation_name(f, now.generation, name);
 	if (renameat(dirfd(d), temp, dirfd(d), name) < 0) {
-		r = err_sys(e, "arbiter record '%s/%s'", f->folder, name);
+		r = no_answer(e, "arbiter record '%s/%s'", f->folder, name);
 		unlinkat(dirfd(d), temp, 0);
 		return r;
 	}
 	if (fsync(dirfd(d)) < 0)
-		return err_sys(e, "arbiter folder '%s'", f->folder);
+		return no_answer(e, "arbiter folder '%s'", f->folder);
 	/* Somebody may have gone on since we looked; see look_back(). */
 	r = scan(f, d, 0, &highest, e);
 	if (!r && highest > now.generation)
@@ -319,11 +312,12 @@ static int answer(void *self, const struct arbiter_question *q, struct arbiter_r
 		  struct err *e)
 {
 	const struct arbiter_file *f = self;
-	DIR *d = open_folder(f, e);
+	/* Opened anew each time: a cached listing could miss the other host's record. */
+	DIR *d = opendir(f->folder);
 	int r;
 
 	if (!d)
-		return e && e->code ? e->code : -EIO;
+		return no_answer(e, "arbiter folder '%s'", f->folder);
 	if (q->what == ARBITER_READ)
 		r = read_current(f, d, ret, e);
 	else if (q->what == ARBITER_CLAIM)

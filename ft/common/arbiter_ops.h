@@ -10,6 +10,7 @@
 #ifndef FT_ARBITER_OPS_H
 #define FT_ARBITER_OPS_H
 
+#include <errno.h>
 #include <stdatomic.h>
 
 #include "ft/common/arbiter.h"
@@ -40,6 +41,12 @@ struct arbiter_backend {
 	const struct arbiter_ops *ops;
 	void *self;
 };
+
+/* The code of a failed call, which is no judgement of a record. */
+static inline int arbiter_no_answer(int code)
+{
+	return code == -ESTALE || code == -ECANCELED ? -EIO : code;
+}
 
 /*
  * An arbiter that asks a back end, whose owner it is from then on (not after an error). name: what

@@ -394,7 +394,7 @@ static void missing_or_closed_folder(void **state)
 
 static void bad_uris(void **state)
 {
-	static const char *const uris[] = {"", "file:", "file:/tmp/", "etcd:http://x", "nfs:/x"};
+	static const char *const uris[] = {"", "file:", "file:/tmp/", "exec:", "nfs:/x"};
 	struct arbiter *a;
 
 	for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++) {
@@ -471,6 +471,26 @@ static void failing_storage_is_no_win(void **state)
 	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), -EIO);
 	assert_int_equal(gen, 0);
 	assert_int_equal(count_files(*state, "vm*"), 0);
+	arbiter_close(a);
+}
+
+/* NFS says so of a folder that its server has forgotten; nobody else has won. */
+static void a_stale_handle_is_not_a_lost_claim(void **state)
+{
+	static const int errors[] = {ESTALE, ECANCELED};
+	struct arbiter *a = open_as(*state, "hostA");
+	uint64_t gen = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		storage.error = errors[i];
+		storage.fail_link = true;
+		assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, NULL), -EIO);
+		storage.fail_link = false;
+		storage.fail_sync = true;
+		assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, NULL), -EIO);
+		storage.fail_sync = false;
+	}
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, NULL), 0);
 	arbiter_close(a);
 }
 
@@ -718,6 +738,7 @@ int main(void)
 		TEST(none_always_wins),
 		TEST(lost_answer_of_a_link_counts_as_won),
 		TEST(failing_storage_is_no_win),
+		TEST(a_stale_handle_is_not_a_lost_claim),
 		TEST(claimer_that_slept_too_long_loses),
 		TEST(late_claim_is_won_when_asked_again),
 		TEST(claim_without_its_confirmation),

@@ -362,8 +362,11 @@ static const struct bad bad_flags[] = {
 	 "--peer-timeout 100ms is less than two heartbeats of 80ms"},
 	{"--secondary --listen fd:3 --staging 1K", "--staging: 1K is outside 1M..64G"},
 	{"--secondary --listen fd:3 --arbiter etcd:x",
-	 "--arbiter 'etcd:x': must be none or file:PATH"},
-	{"--secondary --listen fd:3 --arbiter file:", "must be none or file:PATH"},
+	 "--arbiter 'etcd:x': must be none, file:PATH, etcd:http://HOST:PORT[,...] or "
+	 "exec:PROGRAM"},
+	{"--secondary --listen fd:3 --arbiter file:", "--arbiter 'file:': must be none, file:PATH"},
+	{"--secondary --listen fd:3 --arbiter exec:", "--arbiter 'exec:': must be none"},
+	{"--secondary --listen fd:3 --arbiter etcd:http://", "'etcd:http://': must be none"},
 };
 
 static const struct bad bad_json[] = {

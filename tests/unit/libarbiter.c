@@ -42,7 +42,7 @@ int fsync(int fd)
 	if (storage.slow_ms)
 		poll(NULL, 0, storage.slow_ms);
 	if (storage.fail_sync) {
-		errno = EIO;
+		errno = storage.error ? storage.error : EIO;
 		return -1;
 	}
 	r = (int)syscall(SYS_fsync, fd);
@@ -57,7 +57,7 @@ int linkat(int ofd, const char *old, int nfd, const char *new, int flags)
 	int r;
 
 	if (storage.fail_link) {
-		errno = EIO;
+		errno = storage.error ? storage.error : EIO;
 		return -1;
 	}
 	if (storage.wait_fd && read(storage.wait_fd, &byte, 1) != 1)

@@ -16,6 +16,7 @@ struct storage {
 	atomic_bool fail_link;
 	atomic_bool fail_sync;
 	atomic_bool fail_rename;
+	atomic_int error;	 /* what a link or sync that fails says; 0: EIO */
 	atomic_bool lose_answer; /* a link is carried out, and said to have failed */
 	atomic_bool break_after; /* a link is carried out, then syncs fail */
 	/* Once, just before. */

@@ -142,7 +142,7 @@ static const struct option rows[] = {
 	{ "peer-timeout", .type = OPT_TIME, FIELD(struct config, peer_timeout_ns), .min = 5 * MS,
 	  .max = 60000 * MS, .tags = PAIR | GROUP_FT, .metavar = "TIME", .help = "silence that counts as death" },
 	{ "arbiter", .type = OPT_TEXT, FIELD(struct config, arbiter), .tags = PAIR | GROUP_FT,
-	  .metavar = "none|file:PATH", .help = "who decides who may run" },
+	  .metavar = "none|file:PATH|etcd:URL,..|exec:PROGRAM", .help = "who decides who may run" },
 	{ "claim", .type = OPT_FLAG, FIELD(struct config, claim), .tags = PRIMARY | GROUP_FT,
 	  .help = "start although the arbiter names another" },
 	{ "staging", .type = OPT_SIZE, FIELD(struct config, staging_bytes), .min = MB,

@@ -72,7 +72,7 @@ struct config {
 	uint64_t epoch_ns;	  /* default 25 ms */
 	uint64_t heartbeat_ns;	  /* default 25 ms */
 	uint64_t peer_timeout_ns; /* default 100 ms: silence that counts as death */
-	char arbiter[512];	  /* "none" (default), "file:PATH" */
+	char arbiter[512];	  /* none (default), file:, etcd:, exec: */
 	bool claim; /* start although the arbiter names another holder: the operator is sure */
 	uint64_t staging_bytes; /* default 64M: bound of captured pages not yet sent */
 	uint64_t output_bytes;	/* default 16M: bound of held output */

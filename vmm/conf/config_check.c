@@ -291,6 +291,21 @@ static int check_peer(const char *text, struct err *e)
 	return check_uri("peer", text, e);
 }
 
+static int check_arbiter(const char *uri, struct err *e)
+{
+	static const char *const begins[] = {"file:", "etcd:http://", "exec:"};
+
+	if (!strcmp(uri, "none"))
+		return 0;
+	for (unsigned i = 0; i < sizeof(begins) / sizeof(begins[0]); i++)
+		if (!strncmp(uri, begins[i], strlen(begins[i])) && uri[strlen(begins[i])])
+			return 0;
+	return err_set(e, -EINVAL,
+		       "--arbiter '%.80s': must be none, file:PATH, etcd:http://HOST:PORT[,...] or "
+		       "exec:PROGRAM",
+		       uri);
+}
+
 static int check_pair(const struct config *c, struct err *e)
 {
 	char timeout[32], heartbeat[32];
@@ -310,9 +325,9 @@ static int check_pair(const struct config *c, struct err *e)
 		return err_set(e, -EINVAL, "--peer-timeout %s is less than two heartbeats of %s",
 			       timeout, heartbeat);
 	}
-	if (strcmp(c->arbiter, "none") && (strncmp(c->arbiter, "file:", 5) || !c->arbiter[5]))
-		return err_set(e, -EINVAL, "--arbiter '%.80s': must be none or file:PATH",
-			       c->arbiter);
+	r = check_arbiter(c->arbiter, e);
+	if (r)
+		return r;
 	if (c->listen[0])
 		r = check_uri("listen", c->listen, e);
 	for (unsigned i = 0; i < c->npeers && !r; i++)
