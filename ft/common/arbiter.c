@@ -10,6 +10,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "ft/common/arbiter_etcd.h"
 #include "ft/common/arbiter_exec.h"
 #include "ft/common/arbiter_file.h"
 #include "ft/common/arbiter_ops.h"
@@ -432,6 +433,8 @@ int arbiter_open(struct arbiter **ret, struct loop *l, const char *uri, const ch
 
 	if (!strncmp(uri, "file:", 5))
 		r = arbiter_file_open(&b, uri + 5, vm, e);
+	else if (!strncmp(uri, "etcd:", 5))
+		r = arbiter_etcd_open(&b, uri + 5, vm, e);
 	else if (!strncmp(uri, "exec:", 5))
 		r = arbiter_exec_open(&b, uri + 5, vm, e);
 	else if (!strcmp(uri, "none"))
