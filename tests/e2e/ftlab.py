@@ -368,17 +368,17 @@ class Load(Process):
 
 
 class Wire(Process):
-    """The proxy of tests/wire on host A, for both directions of the link between the hosts."""
+    """The proxy of tests/wire on a host, for these ways: where it listens, and to what it connects. By default on A,
+    for both directions of the link between the hosts."""
 
-    def __init__(self, lab):
+    def __init__(self, lab, host="A", ways=((f"127.0.0.1:{FT_PORT + 1}", f"{LINK_IP['B']}:{FT_PORT}"),
+                                            (f"{LINK_IP['A']}:{FT_PORT + 1}", f"{LINK_IP['A']}:{FT_PORT}"))):
         serial = lab.next_serial()
         self.path = lab.path(f"{serial:03}-wire-ctl")
-        super().__init__(lab.ns["A"], [
-            os.path.join(TOOLS, "wire/wire"), "--ctl", self.path, "--seed",
-            str(lab.rng.randrange(1, 1 << 31)),
-            "--listen", f"127.0.0.1:{FT_PORT + 1}", "--to", f"{LINK_IP['B']}:{FT_PORT}",
-            "--listen", f"{LINK_IP['A']}:{FT_PORT + 1}", "--to", f"{LINK_IP['A']}:{FT_PORT}",
-        ], lab.path(f"{serial:03}-wire"))
+        argv = [os.path.join(TOOLS, "wire/wire"), "--ctl", self.path, "--seed", str(lab.rng.randrange(1, 1 << 31))]
+        for listen, to in ways:
+            argv += ["--listen", listen, "--to", to]
+        super().__init__(lab.ns[host], argv, lab.path(f"{serial:03}-wire"))
         lab.processes.append(self)
         self.lab = lab
         self.peer_of = {"A": f"tcp:127.0.0.1:{FT_PORT + 1}",
@@ -643,8 +643,10 @@ class Pair:
         os.mkdir(self.arbiter_dir)
         # The test machine may be busy: silence means death later than by default.
         self.pair_args = ["--ft", ft, "--epoch", epoch, "--peer-timeout", self.timeout, *extra]
-        if arbiter:
-            self.pair_args += ["--arbiter", f"file:{self.arbiter_dir}/vm"]
+        # True: a folder; else what each host is to ask, or nothing.
+        if arbiter is True:
+            arbiter = dict.fromkeys("AB", f"file:{self.arbiter_dir}/vm")
+        self.arbiter_of = arbiter or {}
         self.peer_of = {h: f"tcp:{LINK_IP[o]}:{FT_PORT}" for h, o in ("AB", "BA")}
         if wire:
             self.peer_of = wire.peer_of
@@ -669,7 +671,12 @@ class Pair:
             args += ["-d", f"id=d0,path={self.image[host]}"]
         if self.net:
             args += ["-n", f"id=n0,tap=t0,bridge=br0,mac={GUEST_MAC.hex(':')}"]
-        return args + self.pair_args + ["--peer", self.peer_of[host]]
+        return args + self.common_args(host)
+
+    def common_args(self, host):
+        """Of either role, whatever devices it has."""
+        arbiter = ["--arbiter", self.arbiter_of[host]] if self.arbiter_of else []
+        return [*self.pair_args, *arbiter, "--peer", self.peer_of[host]]
 
     def primary(self, host, *more, env=None):
         self.vm[host] = Vm(self.lab, host, ["--primary", *self.guest_args, *self.host_args(host),

@@ -5,6 +5,7 @@ import re
 
 import ftlab
 from ftlab import Pair, Wire, expect
+from test_arbiters import race
 from testlib import check_load, random_wait, start_load, test
 
 ATTEMPTS = 6
@@ -143,3 +144,9 @@ def bug_partial(lab):
 def bug_order(lab):
     """an epoch's disk writes are applied in the wrong order"""
     caught(lab, "order", disk_takeover, "CORRUPT")
+
+
+@test(120)
+def bug_claim(lab):
+    """etcd is not asked whether the record is still the one that was read: both sides win"""
+    caught(lab, "claim", race, "run the guest: 2 of 2")

@@ -122,7 +122,7 @@ class PasstPair(Pair):
         args = ["-n", f"id=n0,socket={self.lab.path('passt-' + host)}"]
         if self.image:
             args += ["-d", f"id=d0,path={self.image[host]}"]
-        return args + self.pair_args + ["--peer", self.peer_of[host]]
+        return args + self.common_args(host)
 
 
 def connected(passt):

@@ -55,8 +55,7 @@ class WorkPair(Pair):
         self.guest_args = kernel_args(services, memory)
 
     def host_args(self, host):
-        return [*disk_args(self.image[host], ",direct" if host == "A" else ""), "-n", NET, *self.pair_args,
-                "--peer", self.peer_of[host]]
+        return [*disk_args(self.image[host], ",direct" if host == "A" else ""), "-n", NET, *self.common_args(host)]
 
     def boot(self):
         """Runs on A, unprotected until its services answer: nothing of the boot is an epoch."""

@@ -196,6 +196,12 @@ static void nobody_goes_on_when_none_answers(void **state)
 	assert_non_null(strstr(e.msg, "HTTP status 503: etcdserver: no leader?;"));
 	assert_non_null(strstr(e.msg, said));
 	assert_int_equal(arbiter_read(a, &rec, NULL), -EIO);
+	for (int mode = MOCK_ENDLESS; mode <= MOCK_HEADERS; mode++) {
+		w->m[0].mode = mode;
+		e.code = 0;
+		assert_int_equal(arbiter_read(a, &rec, &e), -EIO);
+		assert_non_null(strstr(e.msg, "an answer that is too long"));
+	}
 	arbiter_close(a);
 }
 
