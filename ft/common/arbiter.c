@@ -194,8 +194,8 @@ static int go_on(struct arbiter *a, uint64_t until, struct err *e)
 static int too_late(const struct arbiter *a, struct err *e)
 {
 	return err_set(e, -ETIMEDOUT,
-		       "arbiter '%s' did not answer within %u ms; nobody goes on without it (is "
-		       "the shared storage reachable?)",
+		       "arbiter '%s' did not answer within %u ms; nobody goes on without it (is it "
+		       "reachable?)",
 		       a->name, a->backend.ops->deadline_ms);
 }
 

@@ -241,7 +241,7 @@ static void an_arbiter_that_does_not_answer_is_asked_again(void **state)
 	lab_pass(1);
 	assert_string_equal(lab.ft.note,
 			    "arbiter 'mock' did not answer within 2000 ms; nobody goes on without "
-			    "it (is the shared storage reachable?)");
+			    "it (is it reachable?)");
 	assert_word("TAKING-OVER");
 	assert_int_equal(time_left(&lab.sec.timer_op), 500 * MS);
 	lab_pass(500 * MS - 1);

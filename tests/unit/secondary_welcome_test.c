@@ -281,7 +281,7 @@ static void an_arbiter_that_does_not_answer(void **state)
 	assert_state(ASKED);
 	lab_pass(1);
 	end_expect_refusal(&lab.main, "arbiter 'mock' did not answer within 2000 ms; nobody goes "
-				      "on without it (is the shared storage reachable?)");
+				      "on without it (is it reachable?)");
 	assert_state(LISTEN);
 	assert_int_equal(fake_vm.created, 0);
 	lab_arbiter_answers(0);
