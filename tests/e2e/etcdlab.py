@@ -41,6 +41,14 @@ class Member(Process):
             return False
 
 
+def room(folder):
+    try:
+        f = os.statvfs(folder)
+        return os.access(folder, os.W_OK) and f.f_bavail * f.f_frsize >= 2 << 30
+    except OSError:
+        return False
+
+
 class Etcd:
     """A cluster of its members: as an arbiter `uri`, or `uri_of` the one on each host first."""
 
@@ -50,9 +58,8 @@ class Etcd:
         if "FTVMM_IN_BED" in os.environ:
             raise Skip("etcd's own deadlines are not made for an emulated machine")
         self.lab, self.nodes, self.member = lab, nodes, {}
-        # The disk may be slow for reasons of its own: a member that waits for it loses elections.
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.folder = tempfile.mkdtemp(prefix=ftlab.PREFIX + "-etcd-", dir=memory)
+        # The disk may be slow for reasons of its own: a member that waits for it loses elections. Each takes 128M.
+        self.folder = tempfile.mkdtemp(prefix=ftlab.PREFIX + "-etcd-", dir="/dev/shm" if room("/dev/shm") else lab.work)
         lab.closing.append(self)
         for host in "AB":
             lab.ip(host, f"address replace {IP[host]}/24 dev br0")
