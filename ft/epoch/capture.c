@@ -288,9 +288,21 @@ static bool fill_cold(struct capture *c, struct capture_batch *b)
 	}
 }
 
+/* Hot pages are among them, whether they are found changed or not: what is in flight to it may be
+ * torn. */
+static void tell_lacks(struct capture *c)
+{
+	for (uint64_t w = 0; w < c->dirty.nwords; w++)
+		if (c->dirty.bits[w])
+			__atomic_fetch_or(&c->lacks[w], c->dirty.bits[w], __ATOMIC_RELEASE);
+}
+
 int capture_begin(struct capture *c)
 {
 	int r = dirty_get(&c->dirty);
+
+	if (!r && c->lacks)
+		tell_lacks(c);
 
 	bases_begin(&c->bases);
 	c->hole = (struct mem_hole){0};

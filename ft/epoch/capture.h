@@ -66,9 +66,10 @@ struct capture {
 	pthread_mutex_t lock; /* of free, nfree */
 	struct hot_page *hot;
 	uint32_t nhot, hot_max;
-	struct bases bases;   /* copies of cold pages */
-	uint64_t *hot_bits;   /* pages in the hot set */
-	uint64_t *last_bits;  /* cold pages of the epoch before */
+	struct bases bases;  /* copies of cold pages */
+	uint64_t *hot_bits;  /* pages in the hot set */
+	uint64_t *last_bits; /* cold pages of the epoch before */
+	uint64_t *lacks; /* atomic: a peer that is behind lacks these, too; or NULL. The caller's */
 	struct mem_hole hole; /* during a capture */
 	struct capture_place at;
 	uint32_t piece; /* pages that this call may still look at */

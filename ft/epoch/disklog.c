@@ -24,8 +24,14 @@ static void hold_all(struct disklog *dl, bool hold)
 
 static void mark(struct disklog *dl, const struct disk *d, const struct disk_req *r)
 {
-	if (r->kind != DISK_FLUSH)
-		block_map_mark(&dl->maps[index_of(dl, d)], r->off, r->len);
+	unsigned i = index_of(dl, d);
+
+	if (r->kind == DISK_FLUSH)
+		return;
+	if (dl->mode == DISKLOG_BITMAP)
+		block_map_mark(&dl->maps[i], r->off, r->len);
+	if (dl->lacks)
+		block_map_mark(&dl->lacks[i], r->off, r->len);
 }
 
 static void append(struct disklog *dl, const struct disk *d, const struct disk_req *r)
@@ -55,12 +61,11 @@ static enum disk_verdict on_submit(void *arg, struct disk *d, const struct disk_
 {
 	struct disklog *dl = arg;
 
-	if (dl->mode == DISKLOG_BITMAP) {
-		mark(dl, d, r);
-		return DISK_GO;
-	}
-	if (dl->full)
+	if (dl->mode == DISKLOG_LOG && dl->full)
 		return DISK_HOLD;
+	mark(dl, d, r);
+	if (dl->mode == DISKLOG_BITMAP)
+		return DISK_GO;
 	append(dl, d, r);
 	dl->full = dl->bytes > dl->limit_bytes;
 	return DISK_GO;
@@ -75,7 +80,7 @@ static bool busy(const struct disklog *dl)
 }
 
 /* Requests that were in flight when the hook was set are known to the disk only: look again. */
-static void try_switch(struct loop_op *op, int res)
+static void try_still(struct loop_op *op, int res)
 {
 	struct disklog *dl = op->arg;
 
@@ -83,21 +88,14 @@ static void try_switch(struct loop_op *op, int res)
 		loop_timer_set(dl->loop, &dl->poll, SWITCH_POLL_NS);
 		return;
 	}
-	dl->switching = false;
-	dl->mode = DISKLOG_LOG;
-	dl->switched(dl->arg);
-	if (!dl->full)
-		hold_all(dl, false);
+	dl->still(dl->still_arg);
 }
 
 static void on_done(void *arg, struct disk *d, const struct disk_req *r, int res)
 {
-	struct disklog *dl = arg;
-
 	/* Again: the sender may have taken the mark and read the block before the data was there.
 	 */
-	if (dl->mode == DISKLOG_BITMAP)
-		mark(dl, d, r);
+	mark(arg, d, r);
 }
 
 /*
@@ -118,7 +116,7 @@ static bool free_turn(struct loop_work *w)
 	} while (dl->spent.head && !loop_should_yield(dl->loop));
 	if (dl->full && dl->bytes <= dl->limit_bytes / 2) {
 		dl->full = false;
-		if (!dl->switching)
+		if (!dl->held)
 			hold_all(dl, false);
 	}
 	return dl->spent.head != NULL;
@@ -158,7 +156,7 @@ void disklog_stop(struct disklog *dl)
 	if (!dl->loop)
 		return;
 	loop_timer_del(dl->loop, &dl->poll);
-	dl->full = dl->switching = false;
+	dl->full = dl->held = false;
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++) {
 		if (dl->disks[i])
 			dl->disks[i]->hook = (struct disk_hook){0};
@@ -172,14 +170,40 @@ void disklog_stop(struct disklog *dl)
 	memset(dl, 0, sizeof(*dl));
 }
 
+void disklog_hold(struct disklog *dl, void (*still)(void *arg), void *arg)
+{
+	dl->still = still;
+	dl->still_arg = arg;
+	dl->held = true;
+	hold_all(dl, true);
+	dl->poll = (struct loop_op){.fn = try_still, .arg = dl};
+	loop_timer_set(dl->loop, &dl->poll, 0);
+}
+
+void disklog_go_on(struct disklog *dl)
+{
+	if (!dl->held)
+		return;
+	loop_timer_del(dl->loop, &dl->poll);
+	dl->held = false;
+	if (!dl->full)
+		hold_all(dl, false);
+}
+
+static void now_log(void *arg)
+{
+	struct disklog *dl = arg;
+
+	dl->mode = DISKLOG_LOG;
+	dl->switched(dl->arg);
+	disklog_go_on(dl);
+}
+
 void disklog_switch(struct disklog *dl, void (*switched)(void *arg), void *arg)
 {
 	dl->switched = switched;
 	dl->arg = arg;
-	dl->switching = true;
-	hold_all(dl, true);
-	dl->poll = (struct loop_op){.fn = try_switch, .arg = dl};
-	loop_timer_set(dl->loop, &dl->poll, 0);
+	disklog_hold(dl, now_log, dl);
 }
 
 int disklog_cut(struct disklog *dl, struct disk_writes *ret)

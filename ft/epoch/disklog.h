@@ -23,11 +23,13 @@ enum disklog_mode { DISKLOG_OFF, DISKLOG_BITMAP, DISKLOG_LOG };
 struct disklog {
 	struct disk *disks[MACHINE_MAX_DEVS];	 /* by index of machine.devs; NULL: not mirrored */
 	struct block_map maps[MACHINE_MAX_DEVS]; /* changed while syncing */
+	struct block_map
+		*lacks; /* of a peer that is behind, likewise, in any mode; or NULL. The caller's */
 	enum disklog_mode mode;
 	uint64_t limit_bytes, bytes;
-	bool switching; /* disks held until nothing is in flight */
+	bool held; /* disks, until nothing is in flight, or as long as the caller wants it */
 	struct loop *loop;
-	struct loop_op poll;	    /* while switching */
+	struct loop_op poll;	    /* is anything in flight? */
 	struct disk_writes spent;   /* to be freed, */
 	struct loop_work free_work; /* in turns */
 	bool full;		    /* disks held until that makes room */
@@ -35,6 +37,8 @@ struct disklog {
 	struct disk_writes open;    /* of the open epoch */
 	void (*switched)(void *arg);
 	void *arg;
+	void (*still)(void *arg);
+	void *still_arg;
 };
 
 /* Watch the mirrored disks, in bitmap mode. */
@@ -45,6 +49,12 @@ bool disklog_has_disks(const struct disklog *dl); /* any thread */
 void disklog_stop(struct disklog *dl);
 /* Bitmap -> log, as soon as nothing is in flight; then switched(arg) is called. */
 void disklog_switch(struct disklog *dl, void (*switched)(void *arg), void *arg);
+/*
+ * Hold the disks. still(arg), when nothing is in flight any more: the images stay as they are until
+ * disklog_go_on(), which may also come before.
+ */
+void disklog_hold(struct disklog *dl, void (*still)(void *arg), void *arg);
+void disklog_go_on(struct disklog *dl);
 /*
  * *ret: the open epoch's changes, in order; the log goes on empty. VM stopped. -ENOMEM: one is
  * missing, so that neither this epoch nor a later one can be sent.

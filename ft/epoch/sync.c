@@ -44,13 +44,14 @@ static int send_whole(const struct disk_pass *p, uint64_t *ret_count)
 static int each_disk(struct blocks *b, int (*pass)(const struct disk_pass *p, uint64_t *ret_count))
 {
 	struct disklog *dl = b->s->disklog;
+	struct block_map *maps = b->s->other ? b->s->other->blocks : dl->maps;
 	int r = 0;
 
 	b->count = 0;
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS && !r; i++) {
 		const struct disk_pass p = {.disk = dl->disks[i],
 					    .index = i,
-					    .map = &dl->maps[i],
+					    .map = &maps[i],
 					    .stream = b->out->stream,
 					    .frame_ns = b->out->frame_ns,
 					    .buf = b->buf,
@@ -70,14 +71,17 @@ static int each_disk(struct blocks *b, int (*pass)(const struct disk_pass *p, ui
 /* --- the switch of the disk log ----------------------------------------------------------------
  */
 
-static void log_is_on(void *arg)
+void sync_go_on(struct sync *s)
 {
-	struct sync *s = arg;
-
 	pthread_mutex_lock(&s->lock);
-	s->log_on = true;
+	s->may_go = true;
 	pthread_cond_signal(&s->cond);
 	pthread_mutex_unlock(&s->lock);
+}
+
+static void log_is_on(void *arg)
+{
+	sync_go_on(arg);
 }
 
 /* On the loop. */
@@ -86,20 +90,23 @@ static void asked(struct loop_op *op, int res)
 	struct sync *s = op->arg;
 
 	loop_poll_del(s->loop, &s->switch_op);
-	disklog_switch(s->disklog, log_is_on, s);
+	if (s->other)
+		s->other->near(s->other->arg);
+	else
+		disklog_switch(s->disklog, log_is_on, s);
 }
 
-/* From now on every change is in the log of the first epoch. */
+/* From now on every change is in the log of the first epoch, or there is none. */
 static int switch_log(struct sync *s)
 {
 	uint64_t one = 1;
 
-	if (!disklog_has_disks(s->disklog))
+	if (!s->other && !disklog_has_disks(s->disklog))
 		return 0;
 	if (write(s->switch_fd, &one, sizeof(one)) < 0)
 		return -errno;
 	pthread_mutex_lock(&s->lock);
-	while (!s->log_on && !s->stop)
+	while (!s->may_go && !s->stop)
 		pthread_cond_wait(&s->cond, &s->lock);
 	pthread_mutex_unlock(&s->lock);
 	return cancelled(s) ? -ECANCELED : 0;
@@ -113,6 +120,17 @@ static int between(void *arg)
 	return cancelled(arg) ? -ECANCELED : 0;
 }
 
+static int marked(struct blocks *b, const struct ram_pass *ram, uint64_t *ret_pages)
+{
+	struct sync *s = b->s;
+	int r = each_disk(b, disk_pass_marked);
+
+	if (r)
+		return r;
+	return s->other ? ram_pass_marked(ram, s->other->lacks, ret_pages)
+			: ram_pass_dirty(ram, s->dirty, ret_pages);
+}
+
 /*
  * Disks and memory in turns, as each changes while the other is on its way. The log of the disks
  * grows until the first ack: it is on only for what is left then.
@@ -124,19 +142,20 @@ static int run(struct blocks *b, const struct ram_pass *ram)
 	int r = each_disk(b, send_whole);
 
 	/* What was marked until now is read below, or is as zero as the peer's. */
-	dirty_forget_host(s->dirty);
+	if (!s->other)
+		dirty_forget_host(s->dirty);
 	if (!r)
 		r = ram_pass_all(ram);
 	for (int i = 0; i < MAX_PASSES && !r; i++) {
-		r = each_disk(b, disk_pass_marked);
-		if (!r)
-			r = ram_pass_dirty(ram, s->dirty, &pages);
+		r = marked(b, ram, &pages);
 		if (b->count <= DISK_SMALL && pages <= PAGES_SMALL)
 			break;
 	}
 	if (!r)
 		r = switch_log(s);
-	return r ? r : each_disk(b, disk_pass_marked);
+	if (r)
+		return r;
+	return s->other ? marked(b, ram, &pages) : each_disk(b, disk_pass_marked);
 }
 
 int sync_run(struct sync *s, struct page_out *out)
@@ -160,7 +179,8 @@ int sync_init(struct sync *s, struct loop *l, struct dirty *d, struct disklog *d
 
 	s->dirty = d;
 	s->disklog = dl;
-	s->stop = s->log_on = false;
+	s->other = NULL;
+	s->stop = s->may_go = false;
 	s->switch_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->switch_fd < 0)
 		return err_sys(e, "eventfd");

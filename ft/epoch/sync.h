@@ -2,6 +2,9 @@
  * First sync, live: disks and memory of a running VM are brought to the peer in passes, until what
  * is left is small enough for the first epoch to bring it. The guest is not stopped. Runs on the
  * sender thread.
+ *
+ * To another peer, while epochs go to the one in step, whose captures have the dirty log: they say
+ * what it lacks. What is left goes when the VM and its disks stand still.
  */
 #ifndef FT_SYNC_H
 #define FT_SYNC_H
@@ -15,19 +18,27 @@
 #include "vmm/copy/page_out.h"
 #include "vmm/vm/dirty.h"
 
+struct sync_other {
+	uint64_t *lacks; /* atomic: pages */
+	struct block_map blocks[MACHINE_MAX_DEVS];
+	void (*near)(void *arg); /* loop: little is left; sync_go_on() when all stands still */
+	void *arg;
+};
+
 struct sync {
-	struct dirty *dirty;	 /* logging is on; ours until sync_run() returns */
-	struct disklog *disklog; /* in bitmap mode; in log mode when sync_run() returns */
-	bool stop;		 /* atomic: give up */
-	uint64_t bytes;		 /* atomic: sent by all syncs so far, for status */
-	uint64_t pages;		 /* atomic: of memory, pages of zeros included; likewise */
+	struct dirty *dirty;	  /* logging is on; ours until sync_run() returns */
+	struct disklog *disklog;  /* in bitmap mode; in log mode when sync_run() returns */
+	struct sync_other *other; /* set after sync_init(); NULL: the only peer */
+	bool stop;		  /* atomic: give up */
+	uint64_t bytes;		  /* atomic: sent by all syncs so far, for status */
+	uint64_t pages;		  /* atomic: of memory, pages of zeros included; likewise */
 	/* private to sync.c */
 	struct loop *loop;
 	struct loop_op switch_op;
 	int switch_fd; /* eventfd: the loop is to switch the disk log */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
-	bool log_on;
+	bool may_go; /* under lock: what is left may be sent */
 };
 
 /* Loop. Keeps the counts of the sync before. */
@@ -35,6 +46,7 @@ int sync_init(struct sync *s, struct loop *l, struct dirty *d, struct disklog *d
 void sync_done(struct sync *s); /* loop; safe on a zeroed one */
 /* 0 when the peer is in step, or a negative errno (-ECANCELED after sync_cancel()). */
 int sync_run(struct sync *s, struct page_out *out);
+void sync_go_on(struct sync *s);  /* loop */
 void sync_cancel(struct sync *s); /* loop */
 
 #endif

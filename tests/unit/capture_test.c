@@ -291,6 +291,37 @@ static void a_hot_page(void **state)
 	check_no_buffer_lost(f);
 }
 
+/* What was written, cold or hot, and hot pages also when they were not: they are marked, not taken.
+ */
+static void what_another_peer_lacks(void **state)
+{
+	struct fix *f = *state;
+	uint64_t lacks[PAGES / 64] = {0};
+
+	f->c.lacks = lacks;
+	assert_int_equal(write_and_seal(f, 70, 1), 1);
+	assert_int_equal(lacks[1], 1ull << 6);
+	assert_int_equal(write_and_seal(f, 70, 2), 1);
+	assert_int_equal(f->c.nhot, 1);
+	lacks[1] = 0;
+	assert_int_equal(seal(f), 0);
+	assert_int_equal(lacks[1], 1ull << 6);
+	guest_writes(&f->mem, 3, 0, 9);
+	discard(f, 200, 1);
+	assert_int_equal(seal(f), 2);
+	assert_int_equal(lacks[0], 1ull << 3);
+	assert_int_equal(lacks[1], 1ull << 6);
+	assert_int_equal(lacks[3], 1ull << 8);
+	/* Nothing is said of a log that could not be read. */
+	memset(lacks, 0, sizeof(lacks));
+	kvm_model.fail = -EIO;
+	assert_int_equal(capture_begin(&f->c), -EIO);
+	kvm_model.fail = 0;
+	for (unsigned w = 0; w < PAGES / 64; w++)
+		assert_int_equal(lacks[w], 0);
+	f->c.lacks = NULL;
+}
+
 /* More hot pages than there is room for: the others are protected, and none is lost. */
 static void too_many_hot_pages(void **state)
 {
@@ -361,6 +392,7 @@ int main(void)
 		T(a_hot_page_cools_down_at_once),
 		T(a_cold_page),
 		T(a_hot_page),
+		T(what_another_peer_lacks),
 		T(too_many_hot_pages),
 		T(a_log_that_fails),
 		T(random_epochs),

@@ -344,6 +344,89 @@ static void at_the_bound_the_guest_waits(void **state)
 	assert_int_equal(dl.open.count, 1);
 }
 
+/* --- a peer that is behind -------------------------------------------------------------------- */
+
+/* In log mode, too, it is told twice of each. */
+static void what_another_peer_lacks(void **state)
+{
+	struct block_map lacks[MACHINE_MAX_DEVS] = {0};
+	struct req *r;
+
+	assert_int_equal(block_map_init(&lacks[MIRROR], IMAGE), 0);
+	switch_on();
+	dl.lacks = lacks;
+	r = submit(MIRROR, DISK_WRITE, BLOCK_MAP_BYTES, 512);
+	assert_true(block_map_take(&lacks[MIRROR], 1));
+	assert_int_equal(block_map_count(&lacks[MIRROR]), 0);
+	settle();
+	assert_true(r->done);
+	assert_true(block_map_take(&lacks[MIRROR], 1));
+	submit(MIRROR, DISK_FLUSH, 0, 0);
+	settle();
+	assert_int_equal(block_map_count(&lacks[MIRROR]), 0);
+	assert_int_equal(dl.open.count, 2);
+	assert_string_equal(marks(MIRROR, 4), "0000"); /* nothing is left of the switch */
+	dl.lacks = NULL;
+	block_map_done(&lacks[MIRROR]);
+}
+
+static void count(void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+/* Until it is told to go on, whoever else would let the disks go. */
+static void held_as_long_as_it_is_wanted(void **state)
+{
+	unsigned still = 0;
+	struct req *before, *after;
+	struct disk_writes log;
+
+	switch_on();
+	before = submit(MIRROR, DISK_WRITE, 0, 2 * BLOCK_MAP_BYTES); /* above the bound */
+	assert_true(dl.full);
+	disklog_hold(&dl, count, &still);
+	after = submit(MIRROR2, DISK_WRITE, 0, 512);
+	for (int left = 10000; !still && left; left--)
+		turn();
+	assert_true(before->done);
+	assert_int_equal(disklog_cut(&dl, &log), 0);
+	disklog_free(&dl, &log);
+	for (int i = 0; i < 20; i++)
+		turn();
+	assert_int_equal(still, 1);
+	assert_false(dl.full || after->done);
+	disklog_go_on(&dl);
+	settle();
+	assert_true(after->done);
+}
+
+/* Given up before it came to that: not said any more. And at the bound they wait all the same. */
+static void not_held_any_more(void **state)
+{
+	unsigned still = 0;
+	struct req *after;
+
+	switch_on();
+	disks[MIRROR2].inflight++;
+	disklog_hold(&dl, count, &still);
+	submit(MIRROR, DISK_WRITE, 0, 512);
+	disklog_go_on(&dl);
+	disklog_go_on(&dl);
+	disks[MIRROR2].inflight--;
+	settle();
+	assert_int_equal(still, 0);
+	submit(MIRROR, DISK_WRITE, 0, 2 * BLOCK_MAP_BYTES);
+	settle();
+	disklog_hold(&dl, count, &still);
+	after = submit(MIRROR, DISK_WRITE, 0, 512);
+	disklog_go_on(&dl);
+	for (int i = 0; i < 20; i++)
+		turn();
+	assert_true(dl.full);
+	assert_false(after->done);
+}
+
 static void stopped_when_it_is_full(void **state)
 {
 	struct req *held;
@@ -429,6 +512,9 @@ int main(void)
 		T(a_log_is_freed_in_turns),
 
 		T(at_the_bound_the_guest_waits),
+		T(what_another_peer_lacks),
+		T(held_as_long_as_it_is_wanted),
+		T(not_held_any_more),
 		T(stopped_when_it_is_full),
 		T(without_memory_there_is_no_epoch),
 		T(lists),

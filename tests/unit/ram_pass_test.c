@@ -338,14 +338,43 @@ static void above_the_hole(void **state)
 	mem_done(&big);
 }
 
+/* Somebody else marked them; a mark is gone when its page is read. */
+static void what_is_marked(void **state)
+{
+	const struct ram_pass pass = {.mem = &mem, .out = &out};
+	uint64_t bits[PAGES / 64] = {0}, n;
+	unsigned frames;
+	size_t len;
+
+	fill(1, 3, true);
+	fill(64, 4, true);
+	fill(PAGES - 1, 5, true);
+	bits[0] = 1ull << 1 | 1ull << 7; /* 7 is a hole: a page of zeros */
+	bits[1] = 1;
+	bits[PAGES / 64 - 1] = 1ull << 63;
+	memset(mem_page(&peer, 7), 9, MEM_PAGE_SIZE);
+	assert_int_equal(ram_pass_marked(&pass, bits, &n), 0);
+	assert_int_equal(n, 4);
+	for (unsigned w = 0; w < PAGES / 64; w++)
+		assert_int_equal(bits[w], 0);
+	free(payloads(0, &len, &frames));
+	assert_memory_equal(mem_page(&peer, 1), mem_page(&mem, 1), MEM_PAGE_SIZE);
+	assert_memory_equal(mem_page(&peer, 64), mem_page(&mem, 64), MEM_PAGE_SIZE);
+	assert_memory_equal(mem_page(&peer, PAGES - 1), mem_page(&mem, PAGES - 1), MEM_PAGE_SIZE);
+	assert_true(mem_is_zero_page(mem_page(&peer, 7)));
+	assert_int_equal(ram_pass_marked(&pass, bits, &n), 0);
+	assert_int_equal(n, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(frames_of_pages),	   T(bases_and_a_broken_stream),
-		T(all_that_is_used),	   T(a_pass_is_ended_between_frames),
-		T(what_is_dirty),	   T(above_the_hole),
-		T(counted_sent_and_still), T(above_the_hole),
+		T(frames_of_pages),  T(bases_and_a_broken_stream),
+		T(all_that_is_used), T(a_pass_is_ended_between_frames),
+		T(what_is_dirty),    T(what_is_marked),
+		T(above_the_hole),   T(counted_sent_and_still),
+		T(above_the_hole),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -471,7 +471,7 @@ struct guest {
 static void *guest_main(void *arg)
 {
 	struct guest *g = arg;
-	uint64_t s = 3;
+	uint64_t s = 3 + kvm_model.gets;
 
 	while (!__atomic_load_n(&g->stop, __ATOMIC_ACQUIRE)) {
 		guest_writes(&g->f->mem, next(&s) % g->pages, next(&s) % 512, next(&s));
@@ -520,6 +520,97 @@ static void everybody_writes(void **state)
 	assert_true(f->done > 10);
 	assert_true(g.writes > 1000);
 	first_seal(f);
+}
+
+/* Another peer follows. */
+static void set_flag(void *arg)
+{
+	*(bool *)arg = true;
+}
+
+/* An epoch of the peer in step: what it would bring is marked, and not looked at. */
+static void epoch_of_another(struct fix *f, struct capture_batch *batch)
+{
+	struct disk_writes log;
+	int r;
+
+	assert_int_equal(capture_begin(&f->capture), 0);
+	do {
+		r = capture_fill(&f->capture, batch);
+		capture_put(&f->capture, batch->pages, batch->n);
+		batch->n = 0;
+	} while (r != CAPTURE_ALL);
+	assert_int_equal(disklog_cut(&f->disklog, &log), 0);
+	disklog_free(&f->disklog, &log);
+}
+
+static void follow(struct fix *f, struct sync_other *o)
+{
+	o->lacks = calloc(PAGES / 64, sizeof(uint64_t));
+	for (unsigned i = 0; i < DISKS; i++)
+		assert_int_equal(block_map_init(&o->blocks[i], IMAGE), 0);
+	f->disklog.mode = DISKLOG_LOG;
+	f->sync.other = o;
+	f->capture.lacks = o->lacks;
+	f->disklog.lacks = o->blocks;
+}
+
+static void check_the_same(struct fix *f)
+{
+	uint8_t *is = malloc(IMAGE);
+
+	wait_for_peer(f);
+	for (uint64_t p = 0; p < PAGES; p++)
+		assert_memory_equal(mem_page(&f->mem, p), mem_page(&f->peer.mem, p), MEM_PAGE_SIZE);
+	for (unsigned i = 0; i < DISKS; i++) {
+		assert_int_equal(pread(f->disks[i].fd, is, IMAGE, 0), IMAGE);
+		assert_true(i == SHARED || !memcmp(is, f->peer.image[i], IMAGE));
+	}
+	free(is);
+}
+
+static void everybody_writes_while_it_follows(void **state)
+{
+	struct fix *f = *state;
+	struct capture_batch batch = {.cap = f->capture.nbufs};
+	bool near = false, still = false;
+	struct sync_other o = {.near = set_flag, .arg = &near};
+	struct guest g;
+	uint64_t s = 7;
+
+	batch.pages = calloc(batch.cap, sizeof(*batch.pages));
+	for (uint64_t p = 0; p < PAGES; p += 2)
+		host_writes(f, p, p + 1);
+	follow(f, &o);
+	guest_start(&g, f, PAGES);
+	sync_start(f);
+	while (!near || f->done <= 10) {
+		uint64_t page = next(&s) % PAGES;
+
+		host_writes(f, page, next(&s));
+		if (next(&s) % 64)
+			continue;
+		assert_int_equal(mem_discard(&f->mem, page * MEM_PAGE_SIZE, MEM_PAGE_SIZE), 0);
+		disk_writes_somewhere(f, &s);
+		guest_stop(&g); /* as for every capture */
+		epoch_of_another(f, &batch);
+		guest_start(&g, f, PAGES);
+		turn(f);
+	}
+	guest_stop(&g);
+	disklog_hold(&f->disklog, set_flag, &still);
+	while (!still)
+		turn(f);
+	epoch_of_another(f, &batch);
+	assert_false(sync_is_over(f)); /* until it is told that all stands still */
+	sync_go_on(&f->sync);
+	sync_wait(f, 0);
+	check_the_same(f);
+	disklog_go_on(&f->disklog); /* what waited for room in the log is of the next epoch */
+	free(o.lacks);
+	for (unsigned i = 0; i < DISKS; i++)
+		block_map_done(&o.blocks[i]);
+	free(batch.pages);
 }
 
 /* A guest that never keeps still does not make it endless; one that does is caught up with. */
@@ -692,6 +783,7 @@ int main(void)
 		T(the_hosts_writes_go_live),
 		T(the_host_writes_meanwhile),
 		T(everybody_writes),
+		T(everybody_writes_while_it_follows),
 		T(passes_have_an_end),
 		T(a_small_working_set_is_left_to_the_epoch),
 		T(a_log_that_fails_ends_it),

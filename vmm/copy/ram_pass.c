@@ -101,3 +101,21 @@ int ram_pass_dirty(const struct ram_pass *p, struct dirty *d, uint64_t *ret_coun
 	}
 	return r ? r : flush(p);
 }
+
+int ram_pass_marked(const struct ram_pass *p, uint64_t *bits, uint64_t *ret_count)
+{
+	int r = 0;
+
+	*ret_count = 0;
+	for (uint64_t w = 0; w < (p->mem->npages + 63) / 64; w++) {
+		uint64_t b = __atomic_exchange_n(&bits[w], 0, __ATOMIC_ACQ_REL);
+		/* Of what was absent before the marks were taken nothing is known any more. */
+		struct mem_hole hole = {0};
+
+		for (; b && !r; b &= b - 1) {
+			(*ret_count)++;
+			r = send_dirty(p, w * 64 + (uint64_t)__builtin_ctzll(b), &hole);
+		}
+	}
+	return r ? r : flush(p);
+}

@@ -31,5 +31,10 @@ int ram_pass_all(const struct ram_pass *p);
 /* The pages that are dirty now, protected again before they are read, unless it is the last time;
  * *ret_count is how many. */
 int ram_pass_dirty(const struct ram_pass *p, struct dirty *d, uint64_t *ret_count);
+/*
+ * Likewise those whose bit is set, taken before they are read. Somebody else looks at the dirty
+ * log, and sets the bits (atomic) of what he finds there.
+ */
+int ram_pass_marked(const struct ram_pass *p, uint64_t *bits, uint64_t *ret_count);
 
 #endif
