@@ -50,6 +50,7 @@ enum ft_stand {
 	FT_STAND_SEAL = 16,   /* an epoch is being captured */
 	FT_STAND_SWITCH = 32, /* it is to run elsewhere */
 	FT_STAND_LOST = 64,   /* memory is missing, for good */
+	FT_STAND_MOVE = 128,  /* a new secondary is given the rest */
 };
 
 #define FT_SAMPLES 4096

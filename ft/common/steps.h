@@ -29,6 +29,17 @@
 	X(HANDED, "handed")                                                                        \
 	X(RUNS_HEARD, "runs-heard")                                                                \
 	X(GONE_SAID, "gone-said")                                                                  \
+	X(MOVE_NEAR, "move-near")                                                                  \
+	X(MOVE_SEALED, "move-sealed")                                                              \
+	X(MOVE_FED, "move-fed")                                                                    \
+	X(MOVE_IN_STEP, "move-in-step")                                                            \
+	X(MOVE_CLAIM, "move-claim")                                                                \
+	X(MOVE_WON, "move-won")                                                                    \
+	X(MOVE_TOLD, "move-told")                                                                  \
+	X(MOVE_DONE, "move-done")                                                                  \
+	X(MOVE_KEPT, "move-kept")                                                                  \
+	X(MOVE_KNOWN, "move-known")                                                                \
+	X(MOVE_LET_GO, "move-let-go")                                                              \
 	X(PEER_LOST, "peer-lost")                                                                  \
 	X(HELLO_RECEIVED, "hello-received")                                                        \
 	X(STAGE_BEGIN, "stage-begin")                                                              \

@@ -18,6 +18,7 @@ struct wire_hello {
 	uint32_t fdt_bytes;
 	uint32_t shared_arbiter; /* 1: an arbiter that both sides see, 0: --arbiter none */
 	uint32_t pad;
+	uint64_t token; /* of a move's claim of the next generation: the primary's still; or 0 */
 };
 
 /* FRAME_HEART */
@@ -30,6 +31,11 @@ struct wire_heart {
 /* FRAME_HAND_OVER */
 struct wire_hand_over {
 	uint64_t token; /* not 0; the record of the secondary's claim is to carry it */
+};
+
+/* FRAME_GENERATION */
+struct wire_generation {
+	uint64_t generation;
 };
 
 /* FRAME_EPOCH_END */

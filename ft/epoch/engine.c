@@ -9,18 +9,9 @@
 #include <xxhash.h>
 
 #include "ft/common/steps.h"
+#include "ft/epoch/follow.h"
 
 /* --- what the sender says --------------------------------------------------------------------- */
-
-static bool is_broken(struct engine *g)
-{
-	bool broken;
-
-	pthread_mutex_lock(&g->send.lock);
-	broken = g->send.error != 0;
-	pthread_mutex_unlock(&g->send.lock);
-	return broken;
-}
 
 static void broken(struct engine *g, const char *why)
 {
@@ -55,7 +46,7 @@ static int finish_job(struct engine *g)
 
 	if (r)
 		return r;
-	state_len = vm_save(g->vm, j->state, g->send.state_cap);
+	state_len = vm_save(g->vm, j->state, g->send->state_cap);
 	if (state_len < 0)
 		return state_len;
 	j->state_len = state_len;
@@ -72,7 +63,7 @@ static int finish_job(struct engine *g)
 static bool next_job(struct engine *g)
 {
 	if (!g->job)
-		g->job = send_get_job(&g->send);
+		g->job = send_get_job(g->send);
 	if (!g->job)
 		return false;
 	g->job->epoch = g->in_flight;
@@ -83,7 +74,7 @@ static bool next_job(struct engine *g)
 static void push(struct engine *g)
 {
 	g->parts++;
-	send_push(&g->send, g->job);
+	send_push(g->send, g->job);
 	g->job = NULL;
 }
 
@@ -117,7 +108,7 @@ static int capture_on(struct engine *g)
 		} else if (asked) {
 			return 0;
 		} else {
-			send_want_room(&g->send); /* and look once more, as it may have come */
+			send_want_room(g->send); /* and look once more, as it may have come */
 			asked = true;
 		}
 	}
@@ -155,6 +146,8 @@ static void sealed(struct engine *g)
 	ft_note_epoch(g->ft, pause_ns, g->capture.count);
 	note_parts(g, pause_ns);
 	step_reached(STEP_SEAL_RESUMED);
+	if (g->follow.state == FOLLOW_LAST)
+		follow_feed(g, g->job);
 	push(g);
 #ifdef BUG_RELEASE_EARLY /* planted: the tests must notice */
 	obuf_release(&g->vm->obuf, g->in_flight);
@@ -211,10 +204,13 @@ static void notified(struct loop_op *op, int res)
 
 	if (read(g->notify_fd, &n, sizeof(n)) < 0 || g->state == ENGINE_DOWN)
 		return;
-	if (is_broken(g)) {
+	follow_notified(g);
+	if (g->state == ENGINE_DOWN)
+		return;
+	if (send_is_broken(g->send)) {
 		broken(g, "link broken");
 	} else if (g->state == ENGINE_SYNCING &&
-		   __atomic_load_n(&g->send.synced, __ATOMIC_ACQUIRE)) {
+		   __atomic_load_n(&g->send->synced, __ATOMIC_ACQUIRE)) {
 		g->state = ENGINE_READY;
 		g->news(g->arg, ENGINE_SYNCED);
 	} else if (g->state == ENGINE_SEALING && go_on(g, &e)) {
@@ -227,7 +223,7 @@ static void notified(struct loop_op *op, int res)
 bool engine_awaits(const struct engine *g, uint64_t epoch)
 {
 	return g->in_flight && epoch == g->in_flight &&
-	       epoch == __atomic_load_n(&g->send.ending, __ATOMIC_ACQUIRE);
+	       epoch == __atomic_load_n(&g->send->ending, __ATOMIC_ACQUIRE);
 }
 
 static void note_ack(struct engine *g)
@@ -235,7 +231,7 @@ static void note_ack(struct engine *g)
 	struct ft_stats *s = &g->ft->stats;
 
 	s->ack_us[(s->nsamples - 1) % FT_SAMPLES] = (loop_now_ns() - g->sealed_ns) / 1000;
-	s->page_bytes = __atomic_load_n(&g->send.page_bytes, __ATOMIC_RELAXED);
+	s->page_bytes = __atomic_load_n(&g->send->page_bytes, __ATOMIC_RELAXED);
 	s->hot_pages = g->capture.sent_hot;
 }
 
@@ -264,28 +260,29 @@ int engine_start(struct engine *g, struct stream *main, struct err *e)
 		r = disklog_start(&g->disklog, g->ft->loop, &vm->machine, vm->devices.disks,
 				  cfg->disklog_bytes, e);
 	if (!r)
-		r = sync_init(&g->sync, g->ft->loop, &g->capture.dirty, &g->disklog, e);
+		r = sync_init(g->sync, g->ft->loop, &g->capture.dirty, &g->disklog, e);
 	if (r)
 		return r;
-	g->send = (struct send){.stream = main,
-				.capture = &g->capture,
-				.sync = &g->sync,
-				.state_cap = vm_state_bound(vm),
-				.notify_fd = g->notify_fd};
-	return send_start(&g->send, e);
+	*g->send = (struct send){.stream = main,
+				 .capture = &g->capture,
+				 .sync = g->sync,
+				 .state_cap = vm_state_bound(vm),
+				 .notify_fd = g->notify_fd};
+	return send_start(g->send, e);
 }
 
 void engine_stop(struct engine *g)
 {
 	if (g->state == ENGINE_DOWN)
 		return;
+	engine_unfollow(g);
 	loop_work_del(g->ft->loop, &g->seal_work);
 	/* Order: nothing may keep the sender waiting when it is joined. */
-	if (g->send.stream)
-		chan_shut(&g->send.stream->chan);
-	sync_cancel(&g->sync);
-	send_stop(&g->send);
-	sync_done(&g->sync);
+	if (g->send->stream)
+		chan_shut(&g->send->stream->chan);
+	sync_cancel(g->sync);
+	send_stop(g->send);
+	sync_done(g->sync);
 	capture_done(&g->capture);
 	disklog_free(&g->disklog, &g->sent_log);
 	disklog_stop(&g->disklog);
@@ -299,6 +296,8 @@ int engine_init(struct engine *g, struct ft *ft, struct vm *vm,
 		void (*news)(void *arg, enum engine_news what), void *arg, struct err *e)
 {
 	*g = (struct engine){.ft = ft, .vm = vm, .news = news, .arg = arg};
+	g->send = &g->sends[0];
+	g->sync = &g->syncs[0];
 	g->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (g->notify_fd < 0)
 		return err_sys(e, "eventfd");

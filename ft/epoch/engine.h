@@ -25,6 +25,26 @@ enum engine_news {
 	ENGINE_SYNCED, /* the peer has all but what the first epoch brings */
 	ENGINE_BROKEN, /* it cannot go on: engine->why; the VM may be stopped */
 	ENGINE_HOLDS,  /* the first output of the open epoch waits for its ack */
+	ENGINE_NEAR,   /* of another peer (ft/epoch/follow.c): it lacks little, */
+	ENGINE_FED,    /* nothing but its first epoch, which is on its way: the VM may go on, */
+	ENGINE_ASTRAY, /* its link is broken */
+};
+
+/* How another peer follows, while epochs go on with the one in step. */
+enum follow_state {
+	FOLLOW_OFF,
+	FOLLOW_PASSES,
+	FOLLOW_NEAR,
+	FOLLOW_LAST,	/* the next seal is its first epoch, too */
+	FOLLOW_SENDING, /* sealed; VM and disks stand until the rest is out */
+	FOLLOW_SENT,
+};
+
+struct follow {
+	enum follow_state state;
+	struct sync_other other;
+	uint64_t epoch; /* its first one */
+	uint64_t begun_bytes;
 };
 
 enum engine_state {
@@ -39,9 +59,10 @@ struct engine {
 	struct vm *vm;
 	struct capture capture;
 	struct disklog disklog;
-	struct sync sync;
-	struct send send;
-	int notify_fd; /* the sender's */
+	struct sync syncs[2], *sync; /* the peer's in step; the other one is the follower's */
+	struct send sends[2], *send;
+	struct follow follow;
+	int notify_fd; /* the senders' */
 	struct loop_op notify_op;
 	struct loop_work seal_work; /* a turn at sealing */
 	enum engine_state state;
@@ -77,5 +98,16 @@ int engine_seal(struct engine *g, struct err *e);
 bool engine_awaits(const struct engine *g, uint64_t epoch);
 /* The peer holds the epoch in flight: its output goes out. */
 void engine_acked(struct engine *g);
+
+/* Another peer: brought into step beside the one that is, then in its place. */
+int engine_follow(struct engine *g, struct stream *main, struct err *e);
+/* It is NEAR. The caller has the VM and its disks stand from the next seal to ENGINE_FED. */
+void engine_follow_last(struct engine *g);
+bool engine_follow_awaits(const struct engine *g, uint64_t epoch);
+/* It has what the other one has, which has acknowledged all: epochs go to it from here on. */
+void engine_follow_swap(struct engine *g);
+/* Give it up; the disks go on. True: its first epoch may have come whole. */
+bool engine_unfollow(struct engine *g);
+uint64_t engine_follow_bytes(const struct engine *g); /* sent to it so far */
 
 #endif

@@ -260,6 +260,16 @@ void send_push(struct send *s, struct send_job *j)
 	pthread_mutex_unlock(&s->lock);
 }
 
+bool send_is_broken(struct send *s)
+{
+	bool broken;
+
+	pthread_mutex_lock(&s->lock);
+	broken = s->error != 0;
+	pthread_mutex_unlock(&s->lock);
+	return broken;
+}
+
 void send_drain(struct send *s)
 {
 	pthread_mutex_lock(&s->lock);

@@ -69,6 +69,7 @@ struct send_job *send_get_job(struct send *s);
  */
 void send_want_room(struct send *s);
 void send_push(struct send *s, struct send_job *j);
+bool send_is_broken(struct send *s);
 /*
  * Wait until the sender has nothing in hand: after that the loop may write to the stream. An ack
  * alone does not say so, it can overtake the last lines of the write. Loop.

@@ -14,8 +14,11 @@ static void answered(void *arg, const struct arbiter_answer *a);
 void primary_ask(void *arg)
 {
 	struct primary *p = arg;
-	int r = arbiter_ask_claim(p->ft->arbiter, p->ft->generation, ARBITER_GO_ON, answered, p);
+	int r;
 
+	arbiter_set_token(p->ft->arbiter, p->move_token);
+	r = arbiter_ask_claim(p->ft->arbiter, p->ft->generation, ARBITER_GO_ON, answered, p);
+	arbiter_set_token(p->ft->arbiter, 0);
 	if (!r)
 		return;
 	p->answer = (struct arbiter_answer){.code = r};
@@ -42,6 +45,11 @@ static void answered(void *arg, const struct arbiter_answer *a)
 		p->token = 0;
 		p->ft->generation++;
 		primary_ask(p);
+	} else if (!a->code && p->move_token) {
+		/* By its token the new secondary may have claimed after that. */
+		p->move_token = 0;
+		p->ft->generation++;
+		primary_ask(p);
 	} else if (!a->code) {
 		primary_post(p, PRI_EV_WON);
 	} else if (a->code == -ESTALE || a->code == -ECANCELED) {
@@ -56,7 +64,7 @@ void primary_lost(void *arg)
 	struct primary *p = arg;
 	struct err e = {0};
 
-	link_note_trouble(&p->link, false, p->lost_why, sizeof(p->lost_why));
+	link_note_trouble(p->link, false, p->lost_why, sizeof(p->lost_why));
 	step_reached(STEP_PEER_LOST);
 	primary_close(p);
 	if (ft_stand(p->ft, p->vm, FT_STAND_CLAIM, NULL, &e))

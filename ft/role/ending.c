@@ -57,9 +57,9 @@ void primary_say_bye(void *arg)
 	engine_acked(&p->engine);
 	step_reached(STEP_GOODBYE);
 	primary_timer(p, BYE_NS);
-	send_drain(&p->engine.send);
+	send_drain(p->engine.send);
 	/* First, as a full buffer takes longer than the peer waits for a heartbeat. */
-	if (!link_say(&p->link, FRAME_BYE, NULL, 0))
+	if (!link_say(p->link, FRAME_BYE, NULL, 0))
 		return;
 	step_reached(STEP_BYE_SAID);
 	obuf_flush(&p->vm->obuf);
@@ -109,7 +109,7 @@ void primary_not_done(void *arg)
 	struct primary *p = arg;
 	char note[480];
 
-	link_note_trouble(&p->link, false, note, sizeof(note));
+	link_note_trouble(p->link, false, note, sizeof(note));
 	step_reached(STEP_PEER_LOST);
 	primary_close(p);
 	obuf_flush(&p->vm->obuf);
@@ -197,11 +197,11 @@ void primary_hand(void *arg)
 	p->token |= 1; /* not 0 */
 	w.token = p->token;
 	/* Its loop waits for the arbiter and loads the VM: only the end of a link is a death. */
-	if (p->link.heart.timeout_ns < HANDED_NS)
-		p->link.heart.timeout_ns = HANDED_NS;
+	if (p->link->heart.timeout_ns < HANDED_NS)
+		p->link->heart.timeout_ns = HANDED_NS;
 	primary_timer(p, HANDED_NS);
-	send_drain(&p->engine.send);
-	if (link_say(&p->link, FRAME_HAND_OVER, &w, sizeof(w)))
+	send_drain(p->engine.send);
+	if (link_say(p->link, FRAME_HAND_OVER, &w, sizeof(w)))
 		step_reached(STEP_HANDED);
 }
 
@@ -211,7 +211,7 @@ void primary_gone(void *arg)
 	struct primary *p = arg;
 
 	step_reached(STEP_RUNS_HEARD);
-	stream_send(&p->link.main, FRAME_GONE, 0, NULL, 0, loop_now_ns() + LINK_SEND_NS);
+	stream_send(&p->link->main, FRAME_GONE, 0, NULL, 0, loop_now_ns() + LINK_SEND_NS);
 	step_reached(STEP_GONE_SAID);
 	log_info("handed over to %s", p->ft->peer);
 	primary_close(p);

@@ -2,14 +2,12 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "ft/common/steps.h"
 #include "ft/role/primary_do.h"
 #include "vmm/base/log.h"
 #include "vmm/machine/fdt.h"
-
-#define CONNECT_NS   1000000000ull
-#define HANDSHAKE_NS 5000000000ull /* the peer builds a VM in this time */
 
 void primary_look(void *arg)
 {
@@ -31,11 +29,12 @@ void primary_try_peer(void *arg)
 {
 	struct primary *p = arg;
 
-	primary_timer(p, CONNECT_NS);
-	link_try_next(&p->link);
+	primary_timer(p, PRIMARY_CONNECT_NS);
+	link_try_next(p->link);
+	memcpy(p->ft->peer, p->link->peer, sizeof(p->ft->peer));
 }
 
-static int make_hello(struct primary *p, struct wire_hello *h, uint8_t *fdt)
+static int make_hello(const struct primary *p, struct wire_hello *h, uint8_t *fdt)
 {
 	const struct config *cfg = p->ft->cfg;
 	int r = fdt_build(&p->vm->machine, fdt, FDT_MAX_BYTES, NULL);
@@ -50,26 +49,36 @@ static int make_hello(struct primary *p, struct wire_hello *h, uint8_t *fdt)
 	return r;
 }
 
+void primary_hello_on(const struct primary *p, struct link *l, uint64_t token)
+{
+	uint8_t *fdt = malloc(FDT_MAX_BYTES);
+	struct wire_hello h;
+	int r = fdt ? make_hello(p, &h, fdt) : -ENOMEM;
+	struct iovec iov[2] = {{&h, sizeof(h)}, {fdt, r > 0 ? r : 0}};
+
+	h.token = token;
+	link_begin_main(l, r > 0 ? iov : NULL, 2);
+	free(fdt);
+	step_reached(STEP_HELLO_SENT);
+}
+
 void primary_say_hello(void *arg)
 {
 	struct primary *p = arg;
-	uint8_t *fdt = malloc(FDT_MAX_BYTES);
-	struct wire_hello h;
-	/* A snapshot that was begun since primary_look(): the peer is not to empty its images. */
-	int r = p->vm->kvm.tracked ? -EBUSY : fdt ? make_hello(p, &h, fdt) : -ENOMEM;
-	struct iovec iov[2] = {{&h, sizeof(h)}, {fdt, r > 0 ? r : 0}};
 
-	primary_timer(p, HANDSHAKE_NS);
-	link_begin_main(&p->link, r > 0 ? iov : NULL, 2);
-	free(fdt);
-	step_reached(STEP_HELLO_SENT);
+	primary_timer(p, PRIMARY_HANDSHAKE_NS);
+	/* A snapshot that was begun since primary_look(): the peer is not to empty its images. */
+	if (p->vm->kvm.tracked)
+		link_begin_main(p->link, NULL, 0);
+	else
+		primary_hello_on(p, p->link, 0);
 }
 
 void primary_welcomed(void *arg)
 {
 	struct primary *p = arg;
 
-	link_try_heart(&p->link);
+	link_try_heart(p->link);
 }
 
 void primary_begin_sync(void *arg)
@@ -78,12 +87,12 @@ void primary_begin_sync(void *arg)
 	struct err e = {0};
 
 	loop_timer_del(p->ft->loop, &p->timer_op);
-	link_begin_heart(&p->link);
+	link_begin_heart(p->link);
 	ft_set(p->ft, FT_HERE, FT_SYNCING, NULL);
-	if (p->link.state != LINK_UP || !engine_start(&p->engine, &p->link.main, &e))
+	if (p->link->state != LINK_UP || !engine_start(&p->engine, &p->link->main, &e))
 		return;
 	log_error("%s", e.msg);
-	link_break(&p->link, e.msg);
+	link_break(p->link, e.msg);
 }
 
 void primary_too_late(void *arg)
@@ -93,6 +102,10 @@ void primary_too_late(void *arg)
 		[PRI_HELLO] = "connected, but no answer in time; is that a --secondary?",
 		[PRI_HEART] = "no answer in time",
 		[PRI_FLIGHT] = "no acknowledgement in time",
+		[PRI_MOVE_DUE] = "no acknowledgement in time",
+		[PRI_MOVE] = "no acknowledgement in time",
+		[PRI_KEEP_FLIGHT] = "no acknowledgement in time",
+		[PRI_MOVE_NEW] = "no acknowledgement in time",
 		[PRI_ASKED_FLIGHT] = "no acknowledgement in time",
 		[PRI_STOP_DUE] = "no acknowledgement in time",
 		[PRI_STOP] = "no acknowledgement in time",
@@ -104,7 +117,7 @@ void primary_too_late(void *arg)
 	};
 	struct primary *p = arg;
 
-	link_break_after_reading(&p->link, why[p->fsm.state]);
+	link_break_after_reading(p->link, why[p->fsm.state]);
 }
 
 /* Never in step: nobody but this side can run the VM. */
@@ -112,7 +125,7 @@ static void alone(struct primary *p, bool connecting, enum ft_cover cover)
 {
 	char note[480];
 
-	link_note_trouble(&p->link, connecting, note, sizeof(note));
+	link_note_trouble(p->link, connecting, note, sizeof(note));
 	step_reached(STEP_PEER_LOST);
 	primary_close(p);
 	ft_set(p->ft, FT_HERE, cover, note);

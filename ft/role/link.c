@@ -31,24 +31,23 @@ void link_close(struct link *l)
 	stream_done(&l->main);
 	l->state = LINK_DOWN;
 	l->ack_waits = false;
-	l->ft->peer[0] = 0;
+	l->peer[0] = 0;
 }
 
-/* Of the peer in use: next is the one after it. */
 static char *last_trouble(struct link *l)
 {
-	return l->trouble[(l->next ? l->next : l->ft->cfg->npeers) - 1];
+	return l->trouble[l->at];
 }
 
 void link_note_trouble(struct link *l, bool connecting, char *note, size_t cap)
 {
 	const char *why = l->why, *kind = connecting ? "cannot be reached" : note;
-	size_t n = strlen(l->ft->peer);
+	size_t n = strlen(l->peer);
 
 	/* The errors of a connection begin with the address, too: it is said once. */
-	if (!strncmp(why, l->ft->peer, n) && !strncmp(why + n, ": ", 2))
+	if (!strncmp(why, l->peer, n) && !strncmp(why + n, ": ", 2))
 		why += n + 2;
-	snprintf(note, cap, "peer %.100s: %.360s", l->ft->peer, why);
+	snprintf(note, cap, "peer %.100s: %.360s", l->peer, why);
 	if (strcmp(kind, last_trouble(l)))
 		log_warn("%s", note);
 	else
@@ -171,16 +170,30 @@ static int start_connect(struct link *l, struct err *e)
 	return r ? err_set(e, r, "cannot wait for the connection: %s", strerror(-r)) : 0;
 }
 
+static void try_peer(struct link *l, unsigned at, const char *uri)
+{
+	struct err e = {0};
+
+	l->at = at;
+	snprintf(l->peer, sizeof(l->peer), "%s", uri);
+	l->state = LINK_UP;
+	if (chan_parse(l->peer, &l->uri, &e) || start_connect(l, &e))
+		link_break(l, e.msg);
+}
+
 void link_try_next(struct link *l)
 {
 	const struct config *cfg = l->ft->cfg;
-	struct err e = {0};
+	unsigned n = cfg->npeers, at = l->next;
 
-	snprintf(l->ft->peer, sizeof(l->ft->peer), "%s", cfg->peers[l->next]);
-	l->next = (l->next + 1) % cfg->npeers;
-	l->state = LINK_UP;
-	if (chan_parse(l->ft->peer, &l->uri, &e) || start_connect(l, &e))
-		link_break(l, e.msg);
+	l->next = (at + 1) % (n + (l->extra[0] != 0));
+	try_peer(l, at < n ? at : LINK_OTHER, at < n ? cfg->peers[at] : l->extra);
+}
+
+void link_try(struct link *l, const char *uri)
+{
+	snprintf(l->extra, sizeof(l->extra), "%s", uri);
+	try_peer(l, LINK_OTHER, l->extra);
 }
 
 void link_begin_main(struct link *l, const struct iovec *hello, int niov)

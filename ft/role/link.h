@@ -30,12 +30,17 @@ enum link_news {
 	LINK_RUNS,
 };
 
+#define LINK_OTHER CONFIG_MAX_PEERS
+
 enum link_state { LINK_DOWN, LINK_UP, LINK_BROKEN };
 
 struct link {
 	struct ft *ft;
 	enum link_state state;
-	unsigned next; /* peer to try */
+	unsigned next;	 /* peer to try */
+	unsigned at;	 /* that is in use, LINK_OTHER for one that is none of the list */
+	char peer[300];	 /* its address, "" for nobody */
+	char extra[300]; /* of LINK_OTHER, which is tried in turn with the list */
 	struct chan_uri uri;
 	int fd; /* that is being connected, or -1 */
 	struct loop_op connect_op, main_op;
@@ -44,7 +49,7 @@ struct link {
 	uint64_t acked;
 	bool ack_waits; /* it came while we were suspect */
 	char why[480];
-	char trouble[CONFIG_MAX_PEERS][480]; /* of each peer: said once */
+	char trouble[CONFIG_MAX_PEERS + 1][480]; /* of each peer: said once */
 	void (*news)(void *arg, enum link_news what);
 	void *arg;
 };
@@ -53,6 +58,8 @@ void link_init(struct link *l, struct ft *ft, void (*news)(void *arg, enum link_
 	       void *arg);
 /* Begin to connect to the next peer: LINK_CONNECTED or LINK_LOST follows. */
 void link_try_next(struct link *l);
+/* Likewise to this one. */
+void link_try(struct link *l, const char *uri);
 /* Connected: this is the main link, a frame is sent on it, answers are read. */
 void link_begin_main(struct link *l, const struct iovec *hello, int niov);
 /* Welcome: connect the heartbeat link to the same peer. */

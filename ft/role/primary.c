@@ -46,6 +46,57 @@ static const struct fsm_row rows[] = {
 	ROW(UNANSWERED, WON, IDLE, primary_go_on, "DEGRADED; output passes, the VM goes on"),
 	ROW(UNANSWERED, CLAIM_LOST, LEFT, primary_fence, "FENCED, exit 5; output dropped"),
 
+	ROW(STEADY, MOVE, MOVE, primary_move_seal, "VM stopped; seal, for both"),
+	ROW(FLIGHT, MOVE, MOVE_DUE, NULL, ""),
+	ROW(MOVE_DUE, ACK, MOVE, primary_move_seal_again, "release; VM stopped; seal, for both"),
+	ROW(MOVE, ACK, MOVE_OLD, primary_move_acked, "release"),
+	ROW(MOVE, NEW_ACK, MOVE_NEW, NULL, ""),
+	ROW(MOVE_OLD, NEW_ACK, SWAP, primary_swap_ask, "claim with the token"),
+	ROW(MOVE_NEW, ACK, SWAP, primary_swap_acked, "release; claim with the token"),
+	ROW(SWAP, WON, STEADY, primary_swapped, "LEAVE to the old, GENERATION to the new one"),
+	ROW(SWAP, CLAIM_LOST, LEFT, primary_fence, "FENCED, exit 5; output dropped"),
+	ROW(SWAP, NO_ANSWER, SWAP, primary_swap_wait, "output stays held, nothing is sealed"),
+	ROW(SWAP, TIMER, SWAP, primary_swap_ask, "claim again, every 0.5 s"),
+	ROW(MOVE_DUE, TIMER, MOVE_DUE, primary_too_late, "give the link up: 30 s"),
+	ROW(MOVE, TIMER, MOVE, primary_too_late, "give the link up: 30 s"),
+	ROW(MOVE_NEW, TIMER, MOVE_NEW, primary_too_late, "give the link up: 30 s"),
+	ROW(MOVE_DUE, NEW_GONE, FLIGHT, primary_move_off, "the old secondary stays"),
+	ROW(MOVE, NEW_GONE, FLIGHT, primary_move_off, "the old secondary stays"),
+	ROW(MOVE_OLD, NEW_GONE, STEADY, primary_move_off_steady, "the old secondary stays"),
+	ROW(MOVE, NEW_LOST, KEEP_FLIGHT, primary_keep_due,
+	    "it may claim, so the old one stays by a claim"),
+	ROW(MOVE_NEW, NEW_LOST, KEEP_FLIGHT, primary_keep_due, "as above"),
+	ROW(MOVE_OLD, NEW_LOST, KEEP, primary_keep, "claim"),
+	ROW(SWAP, NEW_LOST, KEEP, primary_keep, "claim, and once more: it may have, too"),
+	ROW(KEEP_FLIGHT, ACK, KEEP, primary_keep_acked, "release; claim"),
+	ROW(KEEP_FLIGHT, TIMER, KEEP_FLIGHT, primary_too_late, "give the link up: 30 s"),
+	ROW(KEEP_FLIGHT, LOST, CLAIM, primary_lost_moving, "VM stopped; claim"),
+	ROW(KEEP_FLIGHT, STOP, KEEP_FLIGHT, primary_stand,
+	    "VM stopped; the rest when it has stayed"),
+	ROW(KEEP_FLIGHT, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(KEEP, WON, STEADY, primary_kept, "GENERATION to the old one, which stays"),
+	ROW(KEEP, CLAIM_LOST, LEFT, primary_fence, "FENCED, exit 5; output dropped"),
+	ROW(KEEP, NO_ANSWER, KEEP, primary_swap_wait, "output stays held, nothing is sealed"),
+	ROW(KEEP, TIMER, KEEP, primary_ask, "claim again, every 0.5 s"),
+	ROW(KEEP, LOST, CLAIM, primary_lost_keeping, "VM stopped; claim"),
+	ROW(KEEP, STOP, KEEP, primary_stand, "VM stopped; the rest when it has stayed"),
+	ROW(KEEP, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(MOVE_DUE, LOST, CLAIM, primary_lost_moving, "VM stopped; claim"),
+	ROW(MOVE, LOST, CLAIM, primary_lost_moving, "VM stopped; claim"),
+	ROW(MOVE_OLD, LOST, CLAIM, primary_lost_moving, "VM stopped; claim"),
+	ROW(MOVE_NEW, LOST, CLAIM, primary_lost_moving, "VM stopped; claim"),
+	ROW(SWAP, LOST, SWAP, NULL, "it is let go anyway"),
+	ROW(MOVE_DUE, STOP, STOP_DUE, primary_move_stop, "the new one is given up; VM stopped"),
+	ROW(MOVE, STOP, MOVE, primary_stand, "VM stopped; the rest when the move is over"),
+	ROW(MOVE_OLD, STOP, MOVE_OLD, primary_stand, "VM stopped; the rest when the move is over"),
+	ROW(MOVE_NEW, STOP, MOVE_NEW, primary_stand, "VM stopped; the rest when the move is over"),
+	ROW(SWAP, STOP, SWAP, primary_stand, "VM stopped; the rest when the move is over"),
+	ROW(MOVE_DUE, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(MOVE, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(MOVE_OLD, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(MOVE_NEW, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(SWAP, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+
 	ROW(STEADY, STOP, STOP, primary_last_seal, "VM stopped; seal"),
 	ROW(FLIGHT, STOP, STOP_DUE, primary_stand, "VM stopped"),
 	ROW(STOP_DUE, ACK, STOP, primary_seal_again, "release; seal"),
@@ -171,7 +222,7 @@ static void stray(void *arg)
 {
 	struct primary *p = arg;
 
-	link_break(&p->link, "message out of order");
+	link_break(p->link, "message out of order");
 }
 
 static void link_news(void *arg, enum link_news what)
@@ -183,7 +234,7 @@ static void link_news(void *arg, enum link_news what)
 	};
 	struct primary *p = arg;
 
-	if (what == LINK_ACK && !engine_awaits(&p->engine, p->link.acked))
+	if (what == LINK_ACK && !engine_awaits(&p->engine, p->link->acked))
 		stray(p);
 	else
 		primary_post(p, event[what]);
@@ -198,7 +249,9 @@ static void engine_news(void *arg, enum engine_news what)
 	else if (what == ENGINE_HOLDS && fsm_expects(&p->fsm, PRI_EV_OUTPUT))
 		primary_post(p, PRI_EV_OUTPUT);
 	else if (what == ENGINE_BROKEN)
-		link_break(&p->link, p->engine.why);
+		link_break(p->link, p->engine.why);
+	else if (what != ENGINE_HOLDS)
+		move_engine_news(&p->move, what);
 }
 
 static void timer(struct loop_op *op, int res)
@@ -216,13 +269,20 @@ static bool doubts(void *arg)
 	switch (p->fsm.state) {
 	case PRI_STEADY:
 	case PRI_FLIGHT:
+	case PRI_MOVE_DUE:
+	case PRI_MOVE:
+	case PRI_MOVE_OLD:
+	case PRI_MOVE_NEW:
+	case PRI_SWAP:
+	case PRI_KEEP_FLIGHT:
+	case PRI_KEEP:
 	case PRI_ASKED:
 	case PRI_ASKED_FLIGHT:
 	case PRI_STOP_DUE:
 	case PRI_STOP:
 	case PRI_HAND_DUE:
 	case PRI_HAND:
-		return heart_suspect(&p->link.heart);
+		return heart_suspect(&p->link->heart);
 	case PRI_CLAIM:
 	case PRI_UNANSWERED:
 	case PRI_CLAIM_STOP:
@@ -276,6 +336,13 @@ static bool is_handing(const struct primary *p)
 	}
 }
 
+/* And cannot go back? */
+static bool is_moving(const struct primary *p)
+{
+	return move_is_active(&p->move) || p->fsm.state == PRI_KEEP_FLIGHT ||
+	       p->fsm.state == PRI_KEEP;
+}
+
 bool primary_may_end(const struct primary *p)
 {
 	return primary_goes_on(p) || is_stopping(p);
@@ -294,7 +361,9 @@ int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e
 	p->epoch_ns = ft->cfg->epoch_ns;
 	p->timer_op = (struct loop_op){.fn = timer, .arg = p};
 	fsm_init(&p->fsm, &primary_desc, p, PRI_IDLE);
-	link_init(&p->link, ft, link_news, p);
+	p->link = &p->links[0];
+	link_init(p->link, ft, link_news, p);
+	move_init(&p->move, p);
 	r = engine_init(&p->engine, ft, vm, engine_news, p, e);
 	if (r)
 		return r;
@@ -319,6 +388,7 @@ void primary_end(struct primary *p, int code)
 {
 	if (!is_stopping(p))
 		p->end_code = code;
+	move_cancel(&p->move, "the VM is being stopped");
 	primary_post(p, PRI_EV_STOP);
 }
 
@@ -336,6 +406,11 @@ int primary_hand_over(struct primary *p, primary_handing *done, void *arg, struc
 		return err_set(e, -EBUSY,
 			       "failover: the VM is paused, and would run at the "
 			       "secondary; resume it first");
+	move_cancel(&p->move, "the VM is to be handed over");
+	if (is_moving(p))
+		return err_set(e, -EBUSY,
+			       "failover: a secondary is just taking another one's place; again in "
+			       "a moment");
 	if (p->ft->cover != FT_PROTECTED || !fsm_expects(&p->fsm, PRI_EV_HAND_OVER))
 		return err_set(e, -EBUSY, "failover: the VM is %s: there is no secondary in step",
 			       ft_word(p->ft));

@@ -15,6 +15,7 @@
 #include "ft/common/ft.h"
 #include "ft/epoch/engine.h"
 #include "ft/role/link.h"
+#include "ft/role/moving.h"
 #include "ft/role/policy.h"
 #include "vmm/vm/vm.h"
 
@@ -26,6 +27,13 @@
 	X(SYNCING, "first sync")                                                                   \
 	X(STEADY, "in step, no epoch in flight")                                                   \
 	X(FLIGHT, "an epoch in flight")                                                            \
+	X(MOVE_DUE, "to another secondary: an epoch in flight, the common one after it")           \
+	X(MOVE, "the common epoch in flight to both")                                              \
+	X(MOVE_OLD, "the old secondary has it")                                                    \
+	X(MOVE_NEW, "the new secondary has it")                                                    \
+	X(SWAP, "both have it: the next generation is claimed with the new one's token")           \
+	X(KEEP_FLIGHT, "the new secondary is lost, maybe in step: the old one's ack is awaited")   \
+	X(KEEP, "and the arbiter is asked, so that the old one stays")                             \
 	X(ASKED, "hand-over asked for, in step: the arbiter is asked")                             \
 	X(ASKED_FLIGHT, "the same, an epoch in flight")                                            \
 	X(STOP_DUE, "stop: an epoch in flight, one more after it")                                 \
@@ -60,6 +68,10 @@
 	X(IMAGES, "the images have all")                                                           \
 	X(IMAGES_LATE, "30 s, or an image failed")                                                 \
 	X(OUTPUT, "output is held")                                                                \
+	X(MOVE, "a new secondary lacks little, and the disks stand still")                         \
+	X(NEW_ACK, "ACK of the new secondary")                                                     \
+	X(NEW_GONE, "the new secondary is lost, not in step")                                      \
+	X(NEW_LOST, "the new secondary is lost, maybe in step")                                    \
 	X(SYNCED, "synced")                                                                        \
 	X(CONNECTED, "connected")                                                                  \
 	X(LOST, "link lost")                                                                       \
@@ -89,14 +101,16 @@ struct primary {
 	struct ft *ft;
 	struct vm *vm;
 	struct fsm fsm;
-	struct link link;
+	struct link links[2], *link; /* to the peer in step, or on the way to it */
 	struct engine engine;
 	struct loop_op timer_op; /* one timer: each state has one thing to wait for */
 	const struct ft_policy *policy;
 	uint64_t epoch_ns;
 	uint64_t rest_until_ns;
 	uint64_t token; /* of the claim that takes the VM from here, 0 for none */
-	int end_code;	/* of the process, when the VM is over */
+	struct move move;
+	uint64_t move_token; /* of our claim for a move, which may have been made; or 0 */
+	int end_code;	     /* of the process, when the VM is over */
 	struct arbiter_answer answer;
 	primary_handing *handing; /* who asked for a hand-over that has not begun, or NULL */
 	void *handing_arg;
@@ -127,6 +141,13 @@ int primary_hand_over(struct primary *p, primary_handing *done, void *arg, struc
 bool primary_host_failed(struct primary *p);
 /* Is a hand-over asked for that has not begun? */
 bool primary_is_asked(const struct primary *p);
+/*
+ * A secondary at this address is to take the place of the one in step: p->move says how that goes.
+ * -EBUSY: not now. One that is lost before is given up, and the one in step stays.
+ */
+int primary_move(struct primary *p, const char *uri, struct err *e);
+/* -EBUSY: there is none, or it has gone too far to be undone. */
+int primary_move_cancel(struct primary *p, struct err *e);
 /* A user's pause. -EBUSY: not while the VM is being handed over. */
 int primary_pause(struct primary *p, bool pause, struct err *e);
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns);

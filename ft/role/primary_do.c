@@ -13,8 +13,10 @@ void primary_timer(struct primary *p, uint64_t delay_ns)
 void primary_close(struct primary *p)
 {
 	loop_timer_del(p->ft->loop, &p->timer_op);
+	move_drop(&p->move);
 	engine_stop(&p->engine); /* before its stream is gone */
-	link_close(&p->link);
+	link_close(p->link);
+	p->ft->peer[0] = 0;
 	fsm_forget(&p->fsm, PRI_EV_OUTPUT, PRI_EV_MAX - 1);
 }
 

@@ -4,12 +4,15 @@
 
 #include "ft/role/primary.h"
 
-#define PRIMARY_RETRY_NS 500000000ull /* to find a peer, or an arbiter that answers */
+#define PRIMARY_RETRY_NS     500000000ull /* to find a peer, or an arbiter that answers */
+#define PRIMARY_CONNECT_NS   1000000000ull
+#define PRIMARY_HANDSHAKE_NS 5000000000ull /* the peer builds a VM in this time */
 
 /* ft/role/joining.c: the way to a peer */
 void primary_look(void *arg); /* may a peer be tried now? */
 void primary_try_peer(void *arg);
 void primary_say_hello(void *arg);
+void primary_hello_on(const struct primary *p, struct link *l, uint64_t token);
 void primary_welcomed(void *arg);
 void primary_begin_sync(void *arg);
 void primary_too_late(void *arg); /* the timer of a state in which the peer is to answer */
@@ -21,6 +24,7 @@ void primary_unsynced(void *arg);
 void primary_seal(void *arg);
 void primary_acked(void *arg);
 void primary_output_held(void *arg);
+void primary_next_seal(struct primary *p);
 void primary_resumed(struct primary *p); /* by the user */
 
 /* ft/role/claiming.c: the peer is lost, whose is the VM? */
@@ -42,6 +46,24 @@ void primary_lost_asking(void *arg);
 void primary_stop_due_asking(void *arg);
 void primary_stop_asking(void *arg);
 void primary_give_up_asking(void *arg);
+
+/* ft/role/swapping.c: another secondary takes the place of the one in step */
+void primary_move_seal(void *arg);
+void primary_move_seal_again(void *arg);
+void primary_move_acked(void *arg); /* by the old one */
+void primary_move_off(void *arg);   /* an epoch is in flight to the old one */
+void primary_move_off_steady(void *arg);
+void primary_move_stop(void *arg); /* before it has begun */
+void primary_swap_acked(void *arg);
+void primary_swap_ask(void *arg);
+void primary_swap_wait(void *arg);
+void primary_swapped(void *arg);
+void primary_lost_moving(void *arg); /* the old one */
+void primary_lost_keeping(void *arg);
+void primary_keep_due(void *arg);
+void primary_keep_acked(void *arg);
+void primary_keep(void *arg); /* the old one stays: the new one is lost, and may claim */
+void primary_kept(void *arg);
 
 /* ft/role/ending.c: the VM is over, or handed over */
 void primary_stand(void *arg); /* an epoch is in flight, the last comes after it */

@@ -18,7 +18,7 @@ void primary_seal(void *arg)
 	log_error("%s", e.msg);
 	if (p->vm->ending.end == VM_END_HOST && primary_host_failed(p))
 		return;
-	link_break(&p->link, e.msg);
+	link_break(p->link, e.msg);
 }
 
 /* Also of a paused VM: what the guest did before is not lost. */
@@ -41,6 +41,11 @@ void primary_acked(void *arg)
 	engine_acked(&p->engine);
 	if (p->ft->cover == FT_SYNCING)
 		ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
+	next_seal(p, p->policy->acked);
+}
+
+void primary_next_seal(struct primary *p)
+{
 	next_seal(p, p->policy->acked);
 }
 

@@ -25,6 +25,10 @@ static enum secondary_event event_of(const struct secondary *s, const struct fra
 		return s->stage.open ? SEC_EV_MAX : SEC_EV_HAND_OVER;
 	case FRAME_GONE:
 		return SEC_EV_GONE;
+	case FRAME_GENERATION:
+		return s->stage.open ? SEC_EV_MAX : SEC_EV_GENERATION;
+	case FRAME_LEAVE:
+		return s->stage.open ? SEC_EV_MAX : SEC_EV_LEAVE;
 	default:
 		return SEC_EV_PART;
 	}
@@ -217,6 +221,29 @@ void secondary_unequal(void *arg)
 	secondary_listen_again(s, s->why);
 	if (s->ft->cfg->verify)
 		s->ft->on_exit(s->ft->arg, 2);
+}
+
+void secondary_new_generation(void *arg)
+{
+	struct secondary *s = arg;
+	struct wire_generation w = {0};
+
+	if (s->frame->length == sizeof(w))
+		memcpy(&w, s->frame->data, sizeof(w));
+	if (w.generation <= s->ft->generation || w.generation >= INT64_MAX - 1) {
+		secondary_reject(s, "generation out of order");
+		return;
+	}
+	s->ft->generation = w.generation;
+	s->hello.token = 0;
+	step_reached(STEP_MOVE_KNOWN);
+}
+
+void secondary_let_go(void *arg)
+{
+	log_info("primary: has another secondary now");
+	step_reached(STEP_MOVE_LET_GO);
+	secondary_listen_again(arg, "primary: has another secondary now");
 }
 
 void secondary_early(void *arg)

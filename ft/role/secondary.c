@@ -44,6 +44,9 @@ static const struct fsm_row rows[] = {
 	ROW(DRAIN_ALONE, IMAGES, LISTEN, secondary_drained, "VM destroyed; STARTING"),
 	ROW(DRAIN_ALONE, IMAGE_FAILED, LISTEN, secondary_not_drained, "VM destroyed; STARTING"),
 
+	ROW(STANDBY, GENERATION, STANDBY, secondary_new_generation, "the primary runs under it"),
+	ROW(STANDBY, LEAVE, LISTEN, secondary_let_go, "VM destroyed; STARTING"),
+
 	ROW(STANDBY, LOST, CLAIM, takeover_lost, "the open epoch is dropped; TAKING-OVER; claim"),
 	ROW(CLAIM, WON, CLAIM, takeover_load, "load; network up"),
 	ROW(CLAIM, LOADED, TAKEN, takeover_start, "run, announce; DEGRADED; a primary from here"),

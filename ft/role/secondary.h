@@ -63,6 +63,8 @@
 	X(PART, "a part of the sync or of an epoch")                                               \
 	X(BYE, "BYE between two epochs")                                                           \
 	X(HAND_OVER, "HAND_OVER between two epochs")                                               \
+	X(GENERATION, "GENERATION between two epochs")                                             \
+	X(LEAVE, "LEAVE between two epochs")                                                       \
 	X(GONE, "GONE")
 
 enum secondary_state {

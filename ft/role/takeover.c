@@ -44,11 +44,25 @@ static void own(struct secondary *s)
 
 /* --- claim ------------------------------------------------------------------------------------ */
 
+/* The primary made this side its secondary by a claim of its own, and was lost before it said so.
+ */
+static bool is_moved(const struct secondary *s, const struct arbiter_answer *a)
+{
+	return a->code == -ESTALE && s->hello.token &&
+	       a->last.generation == s->ft->generation + 1 && a->last.token == s->hello.token;
+}
+
 static void answered(void *arg, const struct arbiter_answer *a)
 {
 	struct secondary *s = arg;
 
 	s->answer = *a;
+	if (is_moved(s, a)) {
+		s->hello.token = 0;
+		s->ft->generation++;
+		takeover_ask(s);
+		return;
+	}
 	if (!a->code || a->code == -ESTALE || a->code == -ECANCELED)
 		s->claimed = 0;
 	if (!a->code) {

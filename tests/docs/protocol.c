@@ -1,6 +1,7 @@
 /*
  * The tables of the protocols as docs/protocol.md and docs/migration.md have them, from the tables
- * that the program runs: "protocol primary", "secondary", "source" or "dest".
+ * that the program runs: "protocol primary", "move", "secondary", "source" or
+ * "dest".
  */
 #include <stdio.h>
 #include <string.h>
@@ -42,6 +43,7 @@ static void print_states(const struct fsm_desc *d, const char *const *what)
 
 #define X(name, what) what,
 static const char *const primary_states[] = {PRIMARY_STATES(X)};
+static const char *const move_states[] = {MOVE_STATES(X)};
 static const char *const secondary_states[] = {SECONDARY_STATES(X)};
 static const char *const source_states[] = {SOURCE_STATES(X)};
 static const char *const dest_states[] = {DEST_STATES(X)};
@@ -53,6 +55,7 @@ static const struct table {
 	const char *const *states;
 } tables[] = {
 	{"primary", &primary_desc, primary_states},
+	{"move", &move_desc, move_states},
 	{"secondary", &secondary_desc, secondary_states},
 	{"source", &source_desc, source_states},
 	{"dest", &dest_desc, dest_states},
@@ -66,6 +69,6 @@ int main(int argc, char **argv)
 			print_rows(tables[i].desc);
 			return 0;
 		}
-	fprintf(stderr, "usage: protocol primary|secondary|source|dest\n");
+	fprintf(stderr, "usage: protocol primary|move|secondary|source|dest\n");
 	return 1;
 }

@@ -248,6 +248,7 @@ PRINTED = {
     "commands": ("docs/ftvmm.1.scd", "; from ftvmm --help-md", command_section),
     "primary": ("docs/protocol.md", "<!-- from protocol primary -->",
                 lambda: printed("tests/docs/protocol", "primary")),
+    "move": ("docs/protocol.md", "<!-- from protocol move -->", lambda: printed("tests/docs/protocol", "move")),
     "secondary": ("docs/protocol.md", "<!-- from protocol secondary -->",
                   lambda: printed("tests/docs/protocol", "secondary")),
     "source": ("docs/migration.md", "<!-- from protocol source -->", lambda: printed("tests/docs/protocol", "source")),
@@ -313,9 +314,9 @@ def check_states():
 
 def check_frames():
     """Every frame and state of the protocols is in docs/protocol.md or docs/migration.md, and no other."""
-    word = r"\b((?:PRI|SEC|SRC|DST|FRAME)_[A-Z_]+)\b"
+    word = r"\b((?:PRI|MOV|SEC|SRC|DST|FRAME)_[A-Z_]+)\b"
     code = read("vmm/wire/stream.h")
-    code += "".join(printed("tests/docs/protocol", t) for t in ("primary", "secondary", "source", "dest"))
+    code += "".join(printed("tests/docs/protocol", t) for t in ("primary", "move", "secondary", "source", "dest"))
     known = set(re.findall(word, code)) - {"FRAME_TYPE_MAX"}
     named = set(re.findall(word, read("docs/protocol.md") + read("docs/migration.md")))
     if known != named:

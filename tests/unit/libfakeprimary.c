@@ -273,6 +273,13 @@ void pri_hand_over(uint64_t token)
 	end_send(&lab.main, FRAME_HAND_OVER, 0, &w, sizeof(w));
 }
 
+void pri_generation(uint64_t generation)
+{
+	const struct wire_generation w = {generation};
+
+	end_send(&lab.main, FRAME_GENERATION, 0, &w, sizeof(w));
+}
+
 void pri_hang_up(void)
 {
 	end_close(&lab.main);

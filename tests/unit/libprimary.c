@@ -86,7 +86,7 @@ int rig_setup(void **state)
 	for (unsigned i = 0; i < RIG_PEERS; i++)
 		r->listener[i] = -1;
 	peer_listens(r, 0, true);
-	r->main.fd = r->heart.fd = -1;
+	r->main.fd = r->heart.fd = r->new_main.fd = r->new_heart.fd = -1;
 	r->code = -1;
 	*state = r;
 	return 0;
@@ -99,6 +99,7 @@ int rig_teardown(void **state)
 
 	primary_stop(&r->pri);
 	peer_hangs_up(r);
+	new_hangs_up(r);
 	for (unsigned i = 0; i < RIG_PEERS; i++)
 		peer_listens(r, i, false);
 	r->vm.devices.disks[0].inflight = 0;
@@ -226,6 +227,9 @@ static void take_in(struct rig *r, const struct frame *f)
 	} else if (f->type == FRAME_HAND_OVER) {
 		assert_int_equal(f->length, sizeof(r->token));
 		memcpy(&r->token, f->data, sizeof(r->token));
+	} else if (f->type == FRAME_GENERATION) {
+		assert_int_equal(f->length, sizeof(r->generation));
+		memcpy(&r->generation, f->data, sizeof(r->generation));
 	}
 }
 
@@ -272,6 +276,107 @@ void peer_hangs_up(struct rig *r)
 {
 	stream_done(&r->main);
 	stream_done(&r->heart);
+}
+
+/* --- the new secondary ------------------------------------------------------------------------ */
+
+#define NEW (RIG_PEERS - 1)
+
+const char *new_address(const struct rig *r)
+{
+	return r->cfg.peers[NEW];
+}
+
+void new_reads(struct rig *r)
+{
+	struct frame f;
+
+	while (r->new_main.fd >= 0 && stream_recv(&r->new_main, &f) == 1) {
+		r->new_came[f.type]++;
+		if (f.type == FRAME_HELLO)
+			memcpy(&r->new_hello, f.data, sizeof(r->new_hello));
+		else if (f.type == FRAME_STATE)
+			r->new_state_hash = XXH3_64bits(f.data, f.length);
+		else if (f.type == FRAME_EPOCH_END)
+			r->new_ended = f.epoch;
+		else if (f.type == FRAME_GENERATION)
+			memcpy(&r->new_generation, f.data, sizeof(r->new_generation));
+	}
+	while (r->new_heart.fd >= 0 && stream_recv(&r->new_heart, &f) == 1)
+		;
+}
+
+void new_hangs_up(struct rig *r)
+{
+	stream_done(&r->new_main);
+	stream_done(&r->new_heart);
+	r->new_main.fd = r->new_heart.fd = -1;
+}
+
+void new_listens(struct rig *r, bool listens)
+{
+	peer_listens(r, NEW, listens);
+}
+
+void new_says(struct rig *r, enum frame_type type, uint64_t epoch)
+{
+	say(&r->new_main, type, epoch, NULL, 0);
+}
+
+static void new_has_epoch(struct rig *r)
+{
+	uint64_t epoch = r->pri.engine.follow.epoch;
+
+	loop_until(&r->loop, (new_reads(r), epoch && r->new_ended == epoch));
+}
+
+void new_acks(struct rig *r)
+{
+	new_has_epoch(r);
+	loop_until(&r->loop, r->pri.move.fsm.state == MOV_FED);
+	say(&r->new_main, FRAME_ACK, r->new_ended, NULL, 0);
+}
+
+/* By the event that leads there. */
+void new_goes_on(struct rig *r, enum move_state s)
+{
+	struct err e = {0};
+
+	if (s == MOV_CONNECTING) {
+		rig_scribble(r, 300, 100); /* the passes do not end before it reads */
+		peer_listens(r, NEW, true);
+		assert_int_equal(primary_move(&r->pri, new_address(r), &e), 0);
+	} else if (s == MOV_HELLO) {
+		loop_until(&r->loop, r->pri.move.fsm.state == s);
+		take(r, NEW, &r->new_main, STREAM_MAIN);
+	} else if (s == MOV_HEART) {
+		new_reads(r);
+		say(&r->new_main, FRAME_WELCOME, 0, NULL, 0);
+	} else if (s == MOV_PASSES) {
+		loop_until(&r->loop, r->pri.move.fsm.state == s);
+		take(r, NEW, &r->new_heart, STREAM_HEART);
+	} else if (s == MOV_ASKED) {
+		loop_until(&r->loop, (new_reads(r), r->pri.move.fsm.state == s));
+		arbiter_was_asked(r, r->mock.answered + 1);
+	} else if (s == MOV_HOLD) {
+		/* More than its socket takes: the rest is not out before it reads. */
+		rig_scribble(r, 100, 100);
+		r->vm.devices.disks[0].inflight = 1;
+		arbiter_says(r, 0, NULL);
+	} else if (s == MOV_LAST) {
+		r->vm.devices.disks[0].inflight = 0;
+	} else if (s == MOV_FED) {
+		loop_until(&r->loop, (new_reads(r), r->pri.move.fsm.state == s));
+	} else {
+		new_acks(r);
+	}
+	loop_until(&r->loop, r->pri.move.fsm.state >= s);
+}
+
+void new_reach(struct rig *r, enum move_state s)
+{
+	for (unsigned i = MOV_CONNECTING; i <= s; i++)
+		new_goes_on(r, i);
 }
 
 /* --- the arbiter ------------------------------------------------------------------------------ */
@@ -394,6 +499,19 @@ static void cause_by_peer(struct rig *r, enum primary_event ev)
 		peer_reads(r);
 		peer_says(r, FRAME_WELCOME, 0);
 		break;
+	case PRI_EV_MOVE:
+		new_reach(r, MOV_LAST);
+		break;
+	case PRI_EV_NEW_ACK:
+		new_acks(r);
+		break;
+	case PRI_EV_NEW_LOST:
+		new_has_epoch(r);
+		new_hangs_up(r);
+		break;
+	case PRI_EV_NEW_GONE:
+		new_hangs_up(r);
+		break;
 	case PRI_EV_ACK:
 		acknowledge(r);
 		break;
@@ -435,7 +553,7 @@ static bool is_asking(enum primary_state s)
 {
 	return s == PRI_CLAIM || s == PRI_CLAIM_STOP || s == PRI_CLAIM_HANDED ||
 	       s == PRI_CLAIM_HANDED_STOP || s == PRI_RECORD || s == PRI_UNSURE || s == PRI_ASKED ||
-	       s == PRI_ASKED_FLIGHT;
+	       s == PRI_ASKED_FLIGHT || s == PRI_SWAP || s == PRI_KEEP;
 }
 
 void rig_reach(struct rig *r, enum primary_state s)
@@ -449,6 +567,13 @@ void rig_reach(struct rig *r, enum primary_state s)
 		[PRI_SYNCING] = {PRI_HEART, PRI_EV_CONNECTED},
 		[PRI_STEADY] = {PRI_SYNCING, PRI_EV_SYNCED},
 		[PRI_FLIGHT] = {PRI_STEADY, PRI_EV_TIMER},
+		[PRI_MOVE_DUE] = {PRI_FLIGHT, PRI_EV_MOVE},
+		[PRI_MOVE] = {PRI_STEADY, PRI_EV_MOVE},
+		[PRI_MOVE_OLD] = {PRI_MOVE, PRI_EV_ACK},
+		[PRI_MOVE_NEW] = {PRI_MOVE, PRI_EV_NEW_ACK},
+		[PRI_SWAP] = {PRI_MOVE_OLD, PRI_EV_NEW_ACK},
+		[PRI_KEEP_FLIGHT] = {PRI_MOVE, PRI_EV_NEW_LOST},
+		[PRI_KEEP] = {PRI_MOVE_OLD, PRI_EV_NEW_LOST},
 		[PRI_STOP_DUE] = {PRI_FLIGHT, PRI_EV_STOP},
 		[PRI_STOP] = {PRI_STEADY, PRI_EV_STOP},
 		[PRI_BYE] = {PRI_STOP, PRI_EV_ACK},

@@ -41,6 +41,12 @@ struct rig {
 	struct wire_heart beat; /* the last one */
 	uint64_t beats;		/* its own */
 	uint64_t token;
+	/* A new one, at the address of the last peer: likewise. */
+	struct stream new_main, new_heart;
+	unsigned new_came[FRAME_TYPE_MAX];
+	uint64_t new_ended, new_state_hash, new_generation;
+	struct wire_hello new_hello;
+	uint64_t generation; /* that the old one was told */
 	uint8_t fdt[FDT_MAX_BYTES];
 	/* The outside. */
 	unsigned exits;
@@ -94,6 +100,17 @@ void peer_says_text(struct rig *r, enum frame_type type, const void *text, size_
 /* A heartbeat that answers the primary's heartbeat of this number. */
 void peer_beats(struct rig *r, uint64_t echo);
 void peer_hangs_up(struct rig *r);
+/* --- the new secondary --- */
+const char *new_address(const struct rig *r);
+/* It is asked for, and goes so far as this; before MOV_LAST the guest writes 400 KiB. */
+void new_reach(struct rig *r, enum move_state s);
+void new_goes_on(struct rig *r, enum move_state s); /* from the state before */
+void new_reads(struct rig *r);
+void new_acks(struct rig *r);
+void new_hangs_up(struct rig *r);
+/* It is gone, before or after it has taken a connection. */
+void new_listens(struct rig *r, bool listens);
+void new_says(struct rig *r, enum frame_type type, uint64_t epoch);
 
 /* --- the arbiter --- */
 /* The question that it has, or is about to have, is answered: 0, or a code and that record. */

@@ -34,7 +34,7 @@ static uint64_t fly(struct rig *r)
 /* The heartbeat link ends, and the loop is about to hear of it before anything else. */
 static void end_heartbeats(struct rig *r)
 {
-	struct pollfd p = {.fd = r->pri.link.heart.tell_fd, .events = POLLIN};
+	struct pollfd p = {.fd = r->pri.link->heart.tell_fd, .events = POLLIN};
 
 	loop_turns(&r->loop);
 	stream_done(&r->heart);
@@ -165,7 +165,7 @@ static void a_message_behind_runs(void **state)
 	peer_says(r, FRAME_RUNS, 0);
 	peer_says(r, FRAME_RUNS, 0);
 	rig_until(r, PRI_CLAIM_HANDED);
-	assert_string_equal(r->pri.link.why, "message out of order");
+	assert_string_equal(r->pri.link->why, "message out of order");
 }
 
 /* Whoever is done may hang up. */
@@ -208,7 +208,7 @@ static void a_welcome_at_the_last_moment(void **state)
 	peer_says(r, FRAME_WELCOME, 0);
 	time_fire(&r->pri.timer_op);
 	rig_expect(r, PRI_IDLE, "UNPROTECTED", true, 'f');
-	assert_int_equal(r->pri.link.fd, -1);
+	assert_int_equal(r->pri.link->fd, -1);
 	assert_int_equal(time_left(&r->pri.timer_op), 500 * MS);
 }
 
@@ -312,9 +312,9 @@ static void an_ack_that_waits_goes_with_its_link(void **state)
 	rig_cause(r, PRI_EV_SYNCED);
 	loop_until(&r->loop, (peer_reads(r), r->ended == r->pri.engine.in_flight));
 	time_jump(LEASE + 1);
-	assert_true(heart_suspect(&r->pri.link.heart));
+	assert_true(heart_suspect(&r->pri.link->heart));
 	trust_again(r);
-	loop_until(&r->loop, !r->pri.link.heart.doubted);
+	loop_until(&r->loop, !r->pri.link->heart.doubted);
 	loop_turns(&r->loop);
 	rig_expect(r, PRI_FLIGHT, "SYNCING", true, 'h');
 }
@@ -330,7 +330,7 @@ static void an_end_behind_an_ack_that_waits(struct rig *r, bool half_a_frame)
 	if (half_a_frame)
 		assert_int_equal(send(r->main.fd, "half", 4, MSG_NOSIGNAL), 4);
 	stream_done(&r->main);
-	r->pri.link.heart.trusted(r->pri.link.heart.arg);
+	r->pri.link->heart.trusted(r->pri.link->heart.arg);
 	assert_int_equal(r->pri.fsm.state, PRI_CLAIM);
 	assert_int_equal(fake_vm.printed, 0);
 }
@@ -351,9 +351,9 @@ static void trust_without_an_ack(void **state)
 	struct rig *r = *state;
 
 	fly_and_be_away(r, LEASE + 1);
-	assert_true(heart_suspect(&r->pri.link.heart));
+	assert_true(heart_suspect(&r->pri.link->heart));
 	trust_again(r);
-	loop_until(&r->loop, !r->pri.link.heart.doubted);
+	loop_until(&r->loop, !r->pri.link->heart.doubted);
 	rig_expect(r, PRI_FLIGHT, "PROTECTED", true, 'h');
 	assert_int_equal(fake_vm.printed, 0);
 }

@@ -232,7 +232,7 @@ static void a_stop_in_order(void **state)
 					"disk writes");
 	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_BYE]));
 	rig_cause(r, PRI_EV_DONE);
-	assert_int_equal(r->pri.link.state, LINK_DOWN);
+	assert_int_equal(r->pri.link->state, LINK_DOWN);
 	arbiter_was_asked(r, 1);
 	assert_int_equal(r->mock.question.what, ARBITER_END);
 	assert_int_equal(r->mock.question.record.generation, RIG_GEN);
@@ -254,7 +254,7 @@ static void a_stop_without_done(void **state)
 	rig_cause(r, PRI_EV_LOST);
 	arbiter_was_asked(r, 1);
 	assert_int_equal(r->mock.question.record.end, ARBITER_STOPPED);
-	assert_int_equal(r->pri.link.state, LINK_DOWN);
+	assert_int_equal(r->pri.link->state, LINK_DOWN);
 	assert_int_equal(logged("warning: peer"), 1);
 	rig_cause(r, PRI_EV_RECORDED);
 	rig_expect_left(r, "STOPPED", 0, "");
@@ -271,7 +271,7 @@ static void output_that_leaves_without_bye(void **state)
 	rig_print_much(r);
 	primary_end(&r->pri, 0);
 	loop_until(&r->loop, (peer_reads(r), r->ended == r->pri.engine.in_flight));
-	r->pri.engine.send.stream->send_error = -EPIPE; /* as after a write that failed */
+	r->pri.engine.send->stream->send_error = -EPIPE; /* as after a write that failed */
 	peer_says(r, FRAME_ACK, r->ended);
 	rig_until(r, PRI_UNSURE);
 	assert_int_equal(fake_vm.printed, 300);
@@ -312,7 +312,7 @@ static void a_last_word_waits_for_the_sender(void **state)
 			rig_cause(r, PRI_EV_ANSWERED);
 		assert_int_equal(r->pri.fsm.state, in[i]);
 		rig_cause(r, PRI_EV_ACK);
-		assert_int_equal(r->pri.engine.send.nfree, SEND_JOBS);
+		assert_int_equal(r->pri.engine.send->nfree, SEND_JOBS);
 		assert_int_equal(rig_teardown(state), 0);
 	}
 }

@@ -218,7 +218,7 @@ static void acks_of_another_link(void **state)
 	arrive(r);
 	peer_says(r, FRAME_ACK, old);
 	rig_until(r, PRI_CLAIM);
-	assert_string_equal(r->pri.link.why, "message out of order");
+	assert_string_equal(r->pri.link->why, "message out of order");
 }
 
 static void a_user_s_pause_travels(void **state)
@@ -501,7 +501,7 @@ static void an_early_ack_of_a_part(void **state)
 	overflow(r);
 	peer_says(r, FRAME_ACK, r->pri.engine.in_flight);
 	rig_until(r, PRI_CLAIM);
-	assert_string_equal(r->pri.link.why, "message out of order");
+	assert_string_equal(r->pri.link->why, "message out of order");
 	rig_expect(r, PRI_CLAIM, "PROTECTED", false, 'h');
 	assert_int_equal(fake_vm.printed, 0);
 }
@@ -564,7 +564,7 @@ static void a_part_that_cannot_be_finished(void **state)
 	snprintf(why, sizeof(why), "epoch %llu: Input/output error",
 		 (unsigned long long)r->pri.engine.in_flight);
 	loop_until(&r->loop, (peer_reads(r), r->pri.fsm.state == PRI_CLAIM));
-	assert_string_equal(r->pri.link.why, why);
+	assert_string_equal(r->pri.link->why, why);
 	assert_int_equal(r->came[FRAME_EPOCH_END], 0);
 	rig_expect(r, PRI_CLAIM, "PROTECTED", false, 'h');
 }
@@ -583,7 +583,7 @@ static void fail_to_seal(struct rig *r, const char *why)
 	assert_true(r->vm.obuf.holding);
 	snprintf(want, sizeof(want), "error: %s", why);
 	assert_int_equal(logged(want), 1);
-	assert_string_equal(r->pri.link.why, why);
+	assert_string_equal(r->pri.link->why, why);
 	peer_reads(r);
 	assert_int_equal(r->came[FRAME_EPOCH_END], 0);
 	assert_int_equal(fake_vm.printed, 0);
@@ -599,7 +599,7 @@ static void cpus_that_do_not_stop(void **state)
 	assert_true(rig_print(r, 3));
 	time_fire(&r->pri.timer_op);
 	assert_int_equal(r->pri.fsm.state, PRI_CLAIM);
-	assert_non_null(strstr(r->pri.link.why, "vCPUs: only 0 of 1"));
+	assert_non_null(strstr(r->pri.link->why, "vCPUs: only 0 of 1"));
 	assert_int_equal(fake_vm.printed, 0);
 	assert_int_equal(r->pri.engine.in_flight, 0);
 	/* It runs, its output held, and is stopped as soon as it can be. */

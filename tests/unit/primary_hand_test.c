@@ -48,7 +48,7 @@ static void a_hand_over_in_order(void **state)
 	assert_int_not_equal(r->token, loop_now_ns() | 1); /* nobody guesses it */
 	rig_cause(r, PRI_EV_RUNS);
 	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_GONE]));
-	assert_int_equal(r->pri.link.state, LINK_DOWN);
+	assert_int_equal(r->pri.link->state, LINK_DOWN);
 	rig_expect_left(r, "STOPPED", 3, "handed over");
 	snprintf(want, sizeof(want), "info: handed over to %s", r->cfg.peers[0]);
 	assert_int_equal(logged(want), 1);
@@ -76,7 +76,7 @@ static void a_long_timeout_stays(void **state)
 	struct rig *r = *state;
 
 	rig_reach(r, PRI_HANDED);
-	assert_int_equal(r->pri.link.heart.timeout_ns, 60 * S);
+	assert_int_equal(r->pri.link->heart.timeout_ns, 60 * S);
 }
 
 /* HANDED, and lost: the arbiter answers the claim with what the other side has written. */
@@ -260,7 +260,7 @@ static void a_host_that_fails(void **state)
 	assert_int_equal(r->code, 2);
 	assert_string_equal(r->ft.note, "this host cannot run the guest any more");
 	assert_int_equal(logged("error: this host cannot run the guest any more: "), 1);
-	assert_int_equal(r->pri.link.state, LINK_DOWN);
+	assert_int_equal(r->pri.link->state, LINK_DOWN);
 	assert_int_equal(r->mock.asked, 0);
 	peer_reads(r);
 	assert_true(r->main.eof);

@@ -46,7 +46,7 @@ static void a_hello_says_what_is_needed(void **state)
 	assert_int_equal(m.mem_bytes, r->machine.mem_bytes);
 	assert_int_equal(m.ndevs, r->machine.ndevs);
 	assert_string_equal(r->ft.peer, r->cfg.peers[0]);
-	assert_int_equal(r->pri.link.fd, -1); /* it is the stream's now */
+	assert_int_equal(r->pri.link->fd, -1); /* it is the stream's now */
 }
 
 static void no_verify_and_no_shared_arbiter(void **state)
@@ -113,9 +113,9 @@ static void a_refusal_of_any_length(void **state)
 		assert_int_equal(rig_setup(state), 0);
 		r = *state;
 		refuse(r, text, length[n]);
-		assert_int_equal(strlen(r->pri.link.why), 9 + want);
-		assert_memory_equal(r->pri.link.why, "refuses: ", 9);
-		assert_int_equal(strspn(r->pri.link.why + 9, "x"), want);
+		assert_int_equal(strlen(r->pri.link->why), 9 + want);
+		assert_memory_equal(r->pri.link->why, "refuses: ", 9);
+		assert_int_equal(strspn(r->pri.link->why + 9, "x"), want);
 		assert_int_equal(rig_teardown(state), 0);
 	}
 }
@@ -126,7 +126,7 @@ static void too_late(struct rig *r, enum primary_state s, const char *why)
 {
 	rig_reach(r, s);
 	time_fire(&r->pri.timer_op);
-	assert_string_equal(r->pri.link.why, why);
+	assert_string_equal(r->pri.link->why, why);
 }
 
 static void what_came_too_late(void **state)
@@ -423,8 +423,8 @@ static void links_over_tcp(void **state)
 	loop_until(&r->loop, (peer_reads(r), r->came[FRAME_HELLO]));
 	peer_says(r, FRAME_WELCOME, 0);
 	rig_until(r, PRI_SYNCING);
-	assert_int_equal(user_timeout_ms(r->pri.link.main.fd), FT_MAIN_TIMEOUT_MS);
-	assert_int_equal(user_timeout_ms(r->pri.link.heart.stream.fd), FT_HEART_TIMEOUT_MS);
+	assert_int_equal(user_timeout_ms(r->pri.link->main.fd), FT_MAIN_TIMEOUT_MS);
+	assert_int_equal(user_timeout_ms(r->pri.link->heart.stream.fd), FT_HEART_TIMEOUT_MS);
 }
 
 static void a_peer_that_hangs_up_at_once(void **state)
@@ -587,7 +587,7 @@ static void a_word_that_cannot_be_said(void **state)
 		shutdown(r->main.fd, SHUT_RD);
 		peer_says(r, FRAME_ACK, r->ended);
 		rig_until(r, list[i].then);
-		assert_string_equal(r->pri.link.why, "link broken");
+		assert_string_equal(r->pri.link->why, "link broken");
 		assert_int_equal(rig_teardown(state), 0);
 	}
 }

@@ -25,6 +25,7 @@
 #define NONE	 "there is no secondary in step"
 #define STOPPING "the VM is being stopped"
 #define HANDING	 "the VM is being handed over"
+#define MOVING	 "a secondary is just taking another one's place"
 
 /*
  * Letters: d, output that was released before waits; s, it does when this side was away; g, this
@@ -42,6 +43,13 @@ static const struct {
 	{PRI_SYNCING, "--gep", NONE},
 	{PRI_STEADY, "-sgep", NULL},
 	{PRI_FLIGHT, "-sgep", NULL},
+	{PRI_MOVE_DUE, "-sgep", MOVING},
+	{PRI_MOVE, "-sgep", MOVING},
+	{PRI_MOVE_OLD, "-sgep", MOVING},
+	{PRI_MOVE_NEW, "-sgep", MOVING},
+	{PRI_SWAP, "-sgep", MOVING},
+	{PRI_KEEP_FLIGHT, "-sgep", MOVING},
+	{PRI_KEEP, "-sgep", MOVING},
 	{PRI_ASKED, "-sge-", HANDING},
 	{PRI_ASKED_FLIGHT, "-sge-", HANDING},
 	{PRI_STOP_DUE, "-s-ep", STOPPING},

@@ -37,10 +37,12 @@ static const struct command commands[] = {
 	{ "console", "NAME", "a terminal at the guest's serial port", .ask = cmd_console },
 	{ "failover", "NAME [--json]", "hand a protected VM over to its secondary",
 	  .ask = cmd_failover, .serve = serve_failover },
-	{ "migrate", "NAME --precopy URI|--postcopy URI|--auto URI|--cancel|--recover URI [--downtime TIME] "
+	{ "migrate", "NAME --precopy URI|--postcopy URI|--auto URI|--secondary URI|--cancel|--recover URI "
+		     "[--downtime TIME] "
 		     "[--timeout TIME] [--passes N] [--bandwidth SIZE] [--copy-disks] "
 		     "[--no-background] [--force] [--json]",
-	  "move a VM to an ftvmm run --incoming, give that up, or go on over another address or by a file",
+	  "move a VM to an ftvmm run --incoming, or its place of standby to an ftvmm run --secondary; "
+	  "give that up, or go on over another address or by a file",
 	  .ask = cmd_migrate, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .takes_options = true,
 	  .print_options = migrate_conf_print_help,
 	  .serve = serve_migrate },

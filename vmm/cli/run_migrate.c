@@ -149,8 +149,36 @@ static json_t *dest_status(struct dest *d)
 	return o;
 }
 
+/* Not the VM goes there: a secondary takes the place of the one in step. */
+static json_t *move_status(const struct primary *p)
+{
+	static const char *const word[] = {
+		[MOVE_NEVER] = "none",	  [MOVE_ACTIVE] = "active",	  [MOVE_DONE] = "completed",
+		[MOVE_FAILED] = "failed", [MOVE_CANCELLED] = "cancelled",
+	};
+	const struct move *m = &p->move;
+	bool active = m->result == MOVE_ACTIVE;
+	uint64_t bytes = active ? engine_follow_bytes(&p->engine) : m->bytes;
+	json_t *o = json_object();
+
+	json_object_set_new(o, "status", json_string(word[m->result]));
+	json_object_set_new(o, "direction", json_string("secondary"));
+	json_object_set_new(o, "phase", json_string(move_desc.states[m->fsm.state]));
+	json_object_set_new(o, "uri", json_string(m->uri));
+	json_object_set_new(o, "total-time",
+			    milliseconds((active ? loop_now_ns() : m->ended_ns) - m->begun_ns));
+	json_object_set_new(o, "ram",
+			    json_pack("{s:I, s:I}", "transferred", (json_int_t)bytes, "total",
+				      (json_int_t)p->vm->mem.bytes));
+	if (*m->why)
+		json_object_set_new(o, "error-desc", json_string(m->why));
+	return o;
+}
+
 json_t *run_migrate_status(struct run *r)
 {
+	if (r->primary.ft && r->primary.move.result != MOVE_NEVER)
+		return move_status(&r->primary);
 	if (r->source.ft && r->source.result != SOURCE_NONE)
 		return source_status(&r->source);
 	return r->dest.ft ? dest_status(&r->dest) : NULL;
@@ -178,7 +206,8 @@ static void news(void *arg)
 {
 	struct run *r = arg;
 
-	if (r->source.result == SOURCE_ACTIVE || r->source.result == SOURCE_CANCELLING)
+	if (r->source.result == SOURCE_ACTIVE || r->source.result == SOURCE_CANCELLING ||
+	    r->primary.move.result == MOVE_ACTIVE)
 		loop_timer_set(&r->loop, &r->progress_op, PROGRESS_NS);
 	else
 		loop_timer_del(&r->loop, &r->progress_op);
@@ -217,8 +246,7 @@ void run_migrate_stop(struct run *r)
 {
 	struct err e = {0};
 
-	if (r->source.ft)
-		loop_timer_del(&r->loop, &r->progress_op);
+	loop_timer_del(&r->loop, &r->progress_op);
 	source_done(&r->source);
 	dest_stop(&r->dest);
 	err_set(&e, -ECANCELED, "migrate: --recover: this process ends");
@@ -229,8 +257,9 @@ static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
 {
 	if (r->role != ROLE_PLAIN)
 		return err_set(e, -EOPNOTSUPP,
-			       "migrate: a VM with fault tolerance does not migrate in this "
-			       "version; ftvmm failover %s moves it to its secondary",
+			       "migrate: a VM with fault tolerance moves to its secondary: ftvmm "
+			       "failover %s; to another host with migrate --secondary URI before "
+			       "that",
 			       r->cfg.name);
 	if (!r->has_vm)
 		return err_set(e, -EBUSY, "migrate: this side does not run the VM (state %s)",
@@ -300,11 +329,38 @@ static json_t *recover(struct run *r, const struct migrate_conf *conf, struct er
 	return code ? NULL : run_migrate_status(r);
 }
 
+static json_t *move(struct run *r, const struct migrate_conf *conf, struct err *e)
+{
+	int code;
+
+	if (conf->cancel) {
+		code = primary_move_cancel(&r->primary, e);
+	} else if (r->stopping) {
+		code = err_set(e, -EBUSY, "migrate: the VM is being stopped");
+	} else {
+		if (!r->progress_op.fn)
+			r->progress_op = (struct loop_op){.fn = progress, .arg = r};
+		r->primary.move.news = news;
+		r->primary.move.arg = r;
+		code = primary_move(&r->primary, conf->uri, e);
+	}
+	if (code)
+		return NULL;
+	news(r);
+	ctl_follow(r->ctl);
+	return move_status(&r->primary);
+}
+
 json_t *serve_migrate(struct run *r, json_t *request, struct err *e)
 {
 	struct migrate_conf conf;
 	int code = migrate_conf_request(&conf, request, e);
 
+	if (!code && r->role == ROLE_PRIMARY && r->primary.ft && (conf.cancel || conf.secondary[0]))
+		return move(r, &conf, e);
+	if (!code && conf.secondary[0])
+		code = err_set(e, -EOPNOTSUPP,
+			       "migrate: --secondary is for the side that runs a protected VM");
 	if (!code && conf.recover[0])
 		return recover(r, &conf, e);
 	if (!code && conf.cancel)

@@ -19,6 +19,11 @@ static json_t *device_faults(const struct vm *vm)
 	return faults;
 }
 
+static uint64_t get(const uint64_t *count)
+{
+	return __atomic_load_n(count, __ATOMIC_RELAXED);
+}
+
 /* Of all epochs: what the VM stood for. */
 static void add_seals(json_t *o, struct run *r)
 {
@@ -111,6 +116,7 @@ json_t *run_status(struct run *r)
 		[ROLE_SECONDARY] = "secondary",
 	};
 	const struct obuf *ob = &r->vm.obuf;
+	const struct sync *sync = r->primary.engine.syncs;
 	json_t *o = json_object(), *under_way;
 
 	json_object_set_new(o, "name", json_string(r->cfg.name));
@@ -139,12 +145,10 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "dropped_packets_total", json_integer(ob->dropped));
 	json_object_set_new(o, "console_dropped_bytes_total",
 			    json_integer((json_int_t)r->vm.devices.console.dropped));
-	json_object_set_new(
-		o, "sync_bytes",
-		json_integer(__atomic_load_n(&r->primary.engine.sync.bytes, __ATOMIC_RELAXED)));
-	json_object_set_new(
-		o, "sync_pages",
-		json_integer(__atomic_load_n(&r->primary.engine.sync.pages, __ATOMIC_RELAXED)));
+	json_object_set_new(o, "sync_bytes",
+			    json_integer((json_int_t)(get(&sync[0].bytes) + get(&sync[1].bytes))));
+	json_object_set_new(o, "sync_pages",
+			    json_integer((json_int_t)(get(&sync[0].pages) + get(&sync[1].pages))));
 	json_object_set_new(o, "resets_total", json_integer(r->vm.resets));
 	json_object_set_new_nocheck(o, "migration", run_migrate_status(r));
 	if (!r->vm.loop)

@@ -22,6 +22,8 @@ static const struct option rows[] = {
 	  .help = "it runs there at once, and memory follows" },
 	{ "auto", .type = OPT_TEXT, FIELD(automatic), .metavar = "URI",
 	  .help = "precopy, and postcopy when that does not converge" },
+	{ "secondary", .type = OPT_TEXT, FIELD(secondary), .metavar = "URI",
+	  .help = "of a protected VM: this one takes the place of its secondary" },
 	{ "downtime", .type = OPT_TIME, FIELD(downtime_ns), .min = MS, .max = 60000 * MS,
 	  .metavar = "TIME", .help = "stop it when the rest takes no longer than this" },
 	{ "timeout", .type = OPT_TIME, FIELD(timeout_ns), .min = 100 * MS, .max = 86400000 * MS,
@@ -71,25 +73,26 @@ static int check_uri(const struct migrate_conf *c, struct err *e)
 	return 0;
 }
 
+static const char *const how_name[] = {"precopy", "postcopy", "auto", "secondary"};
+
 static int check_how(struct migrate_conf *c, struct err *e)
 {
-	static const char *const name[] = {"precopy", "postcopy", "auto"};
-	const char *given[] = {c->precopy, c->postcopy, c->automatic};
+	const char *given[] = {c->precopy, c->postcopy, c->automatic, c->secondary};
 	int how = -1;
 
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 4; i++) {
 		if (!given[i][0])
 			continue;
 		if (how >= 0)
 			return err_set(e, -EINVAL, "migrate: --%s and --%s exclude each other",
-				       name[how], name[i]);
+				       how_name[how], how_name[i]);
 		how = i;
 	}
 	if (how < 0)
 		return err_set(e, -EINVAL,
 			       "migrate: where to? Give --precopy URI, on which the destination "
-			       "has --incoming, or --postcopy URI, --auto URI, --cancel or "
-			       "--recover URI");
+			       "has --incoming, or --postcopy URI, --auto URI, --secondary URI, "
+			       "--cancel or --recover URI");
 	c->how = (enum migrate_how)how;
 	snprintf(c->uri, sizeof(c->uri), "%s", given[how]);
 	return 0;
@@ -132,6 +135,21 @@ static int check_cancel(const struct migrate_conf *c, struct err *e)
 		     : 0;
 }
 
+/* It stands by, and the VM stays where it is: nothing is to be chosen. */
+static int check_secondary(struct migrate_conf *c, struct err *e)
+{
+	char uri[sizeof(c->uri)];
+	const char *other;
+
+	memcpy(uri, c->secondary, sizeof(uri));
+	memset(c->secondary, 0, sizeof(c->secondary));
+	other = of_a_new_one(c);
+	memcpy(c->secondary, uri, sizeof(uri));
+	return other ? err_set(e, -EINVAL, "migrate: --secondary and --%s exclude each other",
+			       other)
+		     : check_uri(c, e);
+}
+
 static int check(struct migrate_conf *c, struct err *e)
 {
 	int r;
@@ -145,6 +163,8 @@ static int check(struct migrate_conf *c, struct err *e)
 	r = check_how(c, e);
 	if (r)
 		return r;
+	if (c->how == MIGRATE_HOW_SECONDARY)
+		return check_secondary(c, e);
 	if (!c->timeout_ns)
 		c->timeout_ns = c->copy_disks ? TIMEOUT_DISKS : TIMEOUT;
 	if (c->how == MIGRATE_HOW_POSTCOPY && c->passes == MIGRATE_PASSES_ANY)
@@ -210,7 +230,6 @@ int migrate_conf_request(struct migrate_conf *c, json_t *request, struct err *e)
 
 json_t *migrate_conf_json(const struct migrate_conf *c)
 {
-	static const char *const how[] = {"precopy", "postcopy", "auto"};
 	json_t *o = json_pack("{s:s}", "cmd", "migrate");
 	char text[32];
 
@@ -225,10 +244,12 @@ json_t *migrate_conf_json(const struct migrate_conf *c)
 		json_object_set_new(o, "force", json_boolean(c->force));
 		return o;
 	}
-	if (json_object_set_new(o, how[c->how], json_string(c->uri))) {
+	if (json_object_set_new(o, how_name[c->how], json_string(c->uri))) {
 		json_decref(o);
 		return NULL;
 	}
+	if (c->how == MIGRATE_HOW_SECONDARY)
+		return o;
 	option_format_time(c->downtime_ns, text, sizeof(text));
 	json_object_set_new(o, "downtime", json_string(text));
 	option_format_time(c->timeout_ns, text, sizeof(text));
@@ -253,8 +274,9 @@ void migrate_conf_print_help(void)
 	/* That a number is not given is no default that says anything. */
 	for (unsigned i = 0; i < table.n; i++)
 		option_print(&rows[i], rows[i].type == OPT_TIME ? &defaults : NULL);
-	printf("URI: where the destination's ftvmm run --incoming listens, tcp:HOST:PORT or "
-	       "unix:PATH.\n"
+	printf("URI: where the destination's ftvmm run --incoming listens, or with --secondary "
+	       "the\n"
+	       "ftvmm run --secondary: tcp:HOST:PORT or unix:PATH.\n"
 	       "Exit code 0: it runs there. 2: it goes on here. 3: it is the destination's, and\n"
 	       "was let go here (--cancel --force). 5: nobody knows.\n");
 }

@@ -16,12 +16,13 @@
 enum migrate_how {
 	MIGRATE_HOW_PRECOPY,
 	MIGRATE_HOW_POSTCOPY,
-	MIGRATE_HOW_AUTO, /* precopy, and postcopy when that does not converge */
+	MIGRATE_HOW_AUTO,      /* precopy, and postcopy when that does not converge */
+	MIGRATE_HOW_SECONDARY, /* not the VM: what stands by for it */
 };
 
 struct migrate_conf {
 	/* URI of the destination, in the one that says how; then in uri */
-	char precopy[300], postcopy[300], automatic[300];
+	char precopy[300], postcopy[300], automatic[300], secondary[300];
 	char uri[300];
 	enum migrate_how how;
 	uint64_t downtime_ns; /* default 50 ms: the VM is switched when the rest takes no longer */

@@ -34,6 +34,8 @@ static const struct {
 	[FRAME_DONE] = {"done", 64},
 	[FRAME_RUNS] = {"runs", 64},
 	[FRAME_GONE] = {"gone", 64},
+	[FRAME_GENERATION] = {"generation", 64},
+	[FRAME_LEAVE] = {"leave", 64},
 	[FRAME_OFFER] = {"offer", 256u << 10},
 	[FRAME_SWITCH] = {"switch", 256},
 	[FRAME_READY] = {"ready", 64},

@@ -57,13 +57,15 @@ enum frame_type {
 	/* To a bye: all that was acknowledged is in the images. To a flush: all that has come is.
 	 */
 	FRAME_DONE,
-	FRAME_RUNS,   /* to a hand-over: the VM runs here, its output is held */
-	FRAME_GONE,   /* to that: the VM is the receiver's alone */
-	FRAME_OFFER,  /* machine description (FDT) and parameters; source -> destination */
-	FRAME_SWITCH, /* the source's VM stands, and all that was to come first has come */
-	FRAME_READY,  /* to that: the VM is loaded, and can no longer fail to run */
-	FRAME_GO,     /* to that: the receiver is to run the VM */
-	FRAME_ASK,    /* after a lost link: did it go? RUNS, BYE or REFUSE */
+	FRAME_RUNS,	  /* to a hand-over: the VM runs here, its output is held */
+	FRAME_GONE,	  /* to that: the VM is the receiver's alone */
+	FRAME_GENERATION, /* the sender runs the VM under this one now */
+	FRAME_LEAVE,	  /* the sender has another secondary now */
+	FRAME_OFFER,	  /* machine description (FDT) and parameters; source -> destination */
+	FRAME_SWITCH,	  /* the source's VM stands, and all that was to come first has come */
+	FRAME_READY,	  /* to that: the VM is loaded, and can no longer fail to run */
+	FRAME_GO,	  /* to that: the receiver is to run the VM */
+	FRAME_ASK,	  /* after a lost link: did it go? RUNS, BYE or REFUSE */
 
 	/* Pages on request (postcopy/wire.h). */
 	FRAME_MAP,     /* runs of pages that are zero, or void */
