@@ -25,7 +25,7 @@ TOOLS = os.path.join(ROOT, "build/normal/tests")
 GUESTS = os.path.join(ROOT, "build/guests")
 
 CLIENT_IP, GUEST_IP = "10.77.0.1", "10.77.0.2"
-LINK_IP = {"A": "10.78.0.1", "B": "10.78.0.2"}
+LINK_IP = {"A": "10.78.0.1", "B": "10.78.0.2", "D": "10.78.1.3"}
 FT_PORT = 7900
 GUEST_MAC = bytes.fromhex("525400e20002")
 EXIT_DONE, EXIT_USAGE, EXIT_FAILED, EXIT_GONE, EXIT_UNPROTECTED, EXIT_FENCED = range(6)
@@ -491,6 +491,25 @@ class Lab:
             self.ip(host, f"address add {LINK_IP[host]}/24 dev ft0", "link set ft0 up")
         self.ip("C", f"address add {CLIENT_IP}/24 dev c0", "link set c0 up", "link set lo up")
 
+    def third(self):
+        """One more host, D, linked to both."""
+        os.mkdir(os.path.join(self.work, "D"))
+        name = f"{PREFIX}{os.getpid()}-{Lab.count}D"
+        run("ip", "netns", "add", name)
+        self.ns["D"] = name
+        self.ip(None, f"link add sD netns {self.ns['S']} type veth peer name up0 netns {name}",
+                *(f"link add ft1 netns {self.ns[host]} type veth peer name {port} netns {name}"
+                  for host, port in (("A", "ft0"), ("B", "ft1"))))
+        self.ip("S", "link set sD master br0 up")
+        self.ip("D", "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+                "link set up0 master br0 up", "link set br0 up", "link set lo up",
+                f"address add {LINK_IP['D']}/24 dev ft0", "address add 10.78.2.3/24 dev ft1",
+                "link set ft0 up", "link set ft1 up", f"route add {LINK_IP['A']} dev ft0",
+                f"route add {LINK_IP['B']} dev ft1")
+        self.ip("A", "address add 10.78.1.1/24 dev ft1", "link set ft1 up")
+        self.ip("B", "address add 10.78.2.2/24 dev ft1", "link set ft1 up",
+                f"route add {LINK_IP['D']} dev ft1")
+
     def ip(self, node, *commands):
         argv = ["ip"] + (["-netns", self.ns[node]] if node else []) + ["-batch", "-"]
         run(*argv, input="\n".join(commands) + "\n")
@@ -617,7 +636,7 @@ def sweep():
     except FileNotFoundError:
         return
     for name in names:
-        match = re.fullmatch(PREFIX + r"(\d+)-\d+[SABC]", name)
+        match = re.fullmatch(PREFIX + r"(\d+)-\d+[SABCD]", name)
         if match and not os.path.exists(f"/proc/{match[1]}"):
             run("ip", "netns", "delete", name, check=False)
 

@@ -5,8 +5,9 @@ import re
 
 import ftlab
 import test_migrate
+import test_move
 from ftlab import FrameWatch, Load, Pair, expect
-from testlib import check_load, flowing, random_wait, test
+from testlib import check_load, dies, flowing, random_wait, test
 from test_failover import ends, failover
 from test_stop import record
 
@@ -88,7 +89,7 @@ HANDED = ("runs-said", "gone-heard")  # the other side may have left by then
 def kill_steps_known(lab):
     """every step of ft/common/steps.h has a place in these tests"""
     mine = (ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER + STOPPING +
-            STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED + test_migrate.STEPS)
+            STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED + test_migrate.STEPS + test_move.STEPS)
     expect(sorted(mine) == sorted(steps()), f"differ: {set(mine) ^ set(steps())}")
 
 
@@ -98,12 +99,6 @@ def each(lab, names, function):
             function(lab, name)
         except ftlab.LabError as e:
             raise ftlab.LabError(f"{name}: {e}") from e
-
-
-def dies(vm, seconds=15):
-    """It kills itself at its step."""
-    expect(vm.wait_exit(seconds) == -9, f"{vm}: exit code {vm.code}, not killed at its step: "
-                                        f"{vm.log_text()}")
 
 
 def at(name, pair):

@@ -72,6 +72,12 @@ def changed(before, after):
             if before[line:line + LINE] != after[line:line + LINE]]
 
 
+def dies(vm, seconds=15):
+    """It kills itself at its step."""
+    expect(vm.wait_exit(seconds) == -9, f"{vm}: exit code {vm.code}, not killed at its step: "
+                                        f"{vm.log_text()}")
+
+
 def check_load(lab, loads, image, allow_conn_lost=False):
     """Ends the loads; histories and image must be those of one correct server. The summaries."""
     summaries = [l.finish() for l in loads]
