@@ -445,7 +445,7 @@ static void bash_completes_options_of_run(void **state)
 	assert_string_equal(bash("run --ft \"\""),
 			    "mc kemari auto "); /* not those of a later version */
 	assert_string_equal(bash("run --console s"), "stdio ");
-	assert_string_equal(bash("run --arbiter \"\""), "none file: ");
+	assert_string_equal(bash("run --arbiter \"\""), "none file: etcd: exec: ");
 	assert_string_equal(bash("run -k -"), "");
 	assert_string_equal(bash("run \"\""), "");
 }
