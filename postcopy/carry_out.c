@@ -11,6 +11,7 @@
 #include "vmm/base/log.h"
 #include "vmm/copy/file_out.h"
 #include "vmm/copy/page_out.h"
+#include "vmm/copy/ram_pass.h"
 
 #define IDLE_NS 60000000000ull /* storage that takes nothing for so long is away */
 
@@ -20,7 +21,6 @@ struct carry_out {
 	struct carry_out_plan plan;
 	bool answered;
 	struct file_out file;
-	uint64_t *owed; /* a bit a page, as it was when this began */
 	/* The thread's, while it runs. */
 	struct page_out out;
 	struct wire_map map[WIRE_MAPS];
@@ -44,40 +44,46 @@ static int flush_maps(struct carry_out *c)
 {
 	unsigned n = c->nmaps;
 
-	c->eos.zero += c->map_pages;
 	c->nmaps = 0;
 	c->map_pages = 0;
 	return n ? put(c, FRAME_MAP, c->map, n * sizeof(c->map[0])) : 0;
 }
 
-static int add_zero(struct carry_out *c, uint64_t page)
+static int add_run(struct carry_out *c, uint64_t page, uint32_t kind)
 {
 	struct wire_map *last = c->nmaps ? &c->map[c->nmaps - 1] : NULL;
 
-	if (last && last->page + last->count == page)
+	c->eos.zero += kind == WIRE_MAP_ZERO;
+	if (last && last->page + last->count == page && last->kind == kind)
 		last->count++;
 	else
-		c->map[c->nmaps++] =
-			(struct wire_map){.page = page, .count = 1, .kind = WIRE_MAP_ZERO};
+		c->map[c->nmaps++] = (struct wire_map){.page = page, .count = 1, .kind = kind};
 	return ++c->map_pages == WIRE_MAP_PAGES || c->nmaps == WIRE_MAPS ? flush_maps(c) : 0;
 }
 
 static int add_page(struct carry_out *c, uint64_t page)
 {
+	uint64_t copy[MEM_PAGE_SIZE / 8];
+
 	c->eos.pushed++;
-	return page_out_add(&c->out, page, mem_page(c->plan.mem, page), NULL)
-		       ? page_out_flush(&c->out)
-		       : 0;
+	ram_copy_page(copy, mem_page(c->plan.mem, page));
+	return page_out_add(&c->out, page, (const uint8_t *)copy, NULL) ? page_out_flush(&c->out)
+									: 0;
 }
 
-/* Of the pages up to `end` those that are owed. */
+/* The pages up to `end`. */
 static int add_range(struct carry_out *c, uint64_t page, uint64_t end, bool data)
 {
 	int r = 0;
 
-	for (; page < end && !r; page++)
-		if (c->owed[page / 64] & 1ull << (page % 64))
-			r = data ? add_page(c, page) : add_zero(c, page);
+	for (; page < end && !r; page++) {
+		bool has = c->plan.pages[page / 64] & 1ull << (page % 64);
+
+		if (has && data)
+			r = add_page(c, page);
+		else if (has || c->plan.machine)
+			r = add_run(c, page, has ? WIRE_MAP_ZERO : WIRE_MAP_DROP);
+	}
 	return r;
 }
 
@@ -103,6 +109,8 @@ static int write_locked(struct carry_out *c)
 
 	if (!r)
 		r = stream_send_preface(&c->file.stream, UINT64_MAX);
+	if (!r && c->plan.machine)
+		r = put(c, FRAME_HELLO, c->plan.machine, c->plan.machine_len);
 	if (!r)
 		r = add_all(c);
 	if (!r)
@@ -138,7 +146,8 @@ static void release(struct carry_out *c)
 {
 	page_out_done(&c->out);
 	file_out_done(&c->file);
-	free(c->owed);
+	free(c->plan.pages);
+	free(c->plan.machine);
 	free(c);
 }
 
@@ -189,19 +198,16 @@ static void told(struct job *job, int result)
 static int make(struct carry_out **ret, const struct carry_out_plan *plan, struct err *e)
 {
 	struct carry_out *c = calloc(1, sizeof(*c));
-	int r = c ? file_out_init(&c->file, plan->path, e) : err_set(e, -ENOMEM, "out of memory");
+	int r = c && plan->pages ? file_out_init(&c->file, plan->path, e)
+				 : err_set(e, -ENOMEM, "out of memory");
 
 	if (r) {
 		free(c);
 		return r;
 	}
 	c->plan = *plan;
-	c->owed = unsent_owed(plan->unsent);
 	*ret = c;
-	if (c->owed)
-		return 0;
-	release(c);
-	return err_set(e, -ENOMEM, "out of memory");
+	return 0;
 }
 
 int carry_out_start(struct carry_out **slot, const struct carry_out_plan *plan, struct err *e)
@@ -210,12 +216,16 @@ int carry_out_start(struct carry_out **slot, const struct carry_out_plan *plan, 
 	int r;
 
 	if (c)
-		return err_set(e, -EBUSY, "file '%s' %s", c->file.path,
-			       c->answered ? "was given up, but its storage has not let it go yet"
-					   : "is being written; wait for that");
-	r = make(&c, plan, e);
-	if (r)
+		r = err_set(e, -EBUSY, "file '%s' %s", c->file.path,
+			    c->answered ? "was given up, but its storage has not let it go yet"
+					: "is being written; wait for that");
+	else
+		r = make(&c, plan, e);
+	if (r) {
+		free(plan->pages);
+		free(plan->machine);
 		return r;
+	}
 	c->slot = slot;
 	c->job.run = run;
 	c->job.told = told;

@@ -1,19 +1,21 @@
 /*
- * Pages that are carried over by hand, when no network is left: the source writes a file of those
- * of which it does not know that the destination has them. What was sent and never confirmed is
- * among them: the destination drops what it has (postcopy/carry_in.h).
+ * Pages that are written to a file, as no network is left. A source carries those over of which it
+ * does not know that the destination has them: what was sent and never confirmed is among them, and
+ * the destination drops what it has (postcopy/carry_in.h). A destination whose source is dead saves
+ * what there is.
  *
- * The file is a stream of the migration's session: PAGES, MAP for memory that was never touched,
- * and EOS, without which it is not whole. A thread writes it (vmm/copy/file_out.h).
+ * The file is a stream: PAGES, MAP for memory that was never touched, and EOS, without which it is
+ * not whole; when it is the destination's, HELLO before them, and MAP for pages that are missing.
+ * A thread writes it (vmm/copy/file_out.h).
  *
  * Owner: the loop.
  */
 #ifndef POSTCOPY_CARRY_OUT_H
 #define POSTCOPY_CARRY_OUT_H
 
+#include <stddef.h>
 #include <stdint.h>
 
-#include "postcopy/unsent.h"
 #include "vmm/base/err.h"
 #include "vmm/base/loop.h"
 #include "vmm/machine/mem.h"
@@ -23,9 +25,12 @@ struct carry_out;
 struct carry_out_plan {
 	const char *path;
 	struct loop *loop;
-	const struct mem *mem; /* nobody writes it */
-	const struct unsent *unsent;
+	const struct mem *mem; /* what a guest changes meanwhile is as it was or as it is */
+	uint64_t *pages;       /* a bit each: these are written. Taken over, also on failure */
 	uint64_t session;
+	/* Of a destination, else NULL: what lacks is listed, too. Likewise taken over. */
+	uint8_t *machine;
+	size_t machine_len;
 	/* Once: e NULL, the file is on disk; or why there is none. */
 	void (*told)(void *arg, const struct err *e);
 	void *arg;

@@ -292,6 +292,7 @@ void dest_stop(struct dest *d)
 	dest_post(d, DST_EV_END);
 	dest_close_link(d);
 	carry_in_stop(&d->carry);
+	carry_out_stop(&d->arrived);
 	vm_announce_stop(&d->announce);
 	loop_poll_del(d->ft->loop, &d->pager_op);
 	/* Nobody sees the zeros that come in place of what has not. */

@@ -18,6 +18,7 @@
 #include "ft/common/door.h"
 #include "ft/common/ft.h"
 #include "postcopy/carry_in.h"
+#include "postcopy/carry_out.h"
 #include "postcopy/copies.h"
 #include "postcopy/pager.h"
 #include "postcopy/phases.h"
@@ -49,6 +50,7 @@ struct dest {
 	struct pager pager;	   /* mem is NULL: there is none, all comes before the VM runs */
 	int pager_fd;		   /* eventfd: it has news; -1 */
 	struct carry_in *carry;	   /* a file that is being read, or NULL */
+	struct carry_out *arrived; /* one that is being written, or NULL */
 	struct loop_op read_op, timer_op, pager_op, have_op;
 	uint64_t have_word; /* of a FRAME_HAVE: the next one to be said */
 	struct loop_work read_work;
@@ -82,6 +84,13 @@ int dest_recover(struct dest *d, const char *uri, struct err *e);
 /* Take pages from a file (source_write_file()), as there is no link. told: once. */
 int dest_take_file(struct dest *d, const char *path, void (*told)(void *arg, const struct err *e),
 		   void *arg, struct err *e);
+/*
+ * Write what has come to a file, as the source is dead, and what is missing with it. told: once.
+ * *ret_missing: pages.
+ */
+int dest_write_arrived(struct dest *d, const char *path,
+		       void (*told)(void *arg, const struct err *e), void *arg,
+		       uint64_t *ret_missing, struct err *e);
 /* Does its memory still come in? Then it is not stopped, booted, saved, nor moved on. */
 bool dest_fills(const struct dest *d);
 /* False: all of it came before the VM ran. */

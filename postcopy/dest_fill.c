@@ -10,6 +10,7 @@
 #include "ft/common/steps.h"
 #include "postcopy/dest_do.h"
 #include "vmm/base/log.h"
+#include "vmm/machine/fdt.h"
 #include "vmm/wire/chan.h"
 
 #define LINK_MS	 10000 /* TCP_USER_TIMEOUT */
@@ -253,7 +254,13 @@ void dest_nobody_asks(void *arg)
 	else
 		note_cut(d, "the source has not asked for 30 s. Is there another way to it? ftvmm "
 			    "migrate NAME --recover URI. If it is dead they are lost, and the VM "
-			    "with them: ftvmm stop NAME timeout=0");
+			    "with them: ftvmm stop NAME timeout=0. What has come can be kept "
+			    "before: ftvmm snapshot NAME FILE arrived");
+}
+
+static uint64_t have_words(const struct dest *d)
+{
+	return (d->vm->mem.npages + 63) / 64;
 }
 
 /* --- pages that are carried over by hand ------------------------------------------------------ */
@@ -290,12 +297,44 @@ void dest_open_file(void *arg)
 	dest_listen_to_link(d);
 }
 
-/* --- the link is back ------------------------------------------------------------------------- */
+/* A stream as a snapshot's, and none to be restored: some of it is missing. */
+#define ARRIVED_SESSION 1
 
-static uint64_t have_words(const struct dest *d)
+int dest_write_arrived(struct dest *d, const char *path,
+		       void (*told)(void *arg, const struct err *e), void *arg,
+		       uint64_t *ret_missing, struct err *e)
 {
-	return (d->vm->mem.npages + 63) / 64;
+	struct carry_out_plan plan = {.path = path,
+				      .loop = d->ft ? d->ft->loop : NULL,
+				      .session = ARRIVED_SESSION,
+				      .told = told,
+				      .arg = arg};
+	uint64_t nwords;
+	int64_t len = 0;
+
+	if (!d->ft || d->fsm.state != DST_CUT || dest_has_link(d))
+		return err_set(e, -EBUSY,
+			       "snapshot: arrived: only while the link of a postcopy is "
+			       "lost at its destination: ftvmm status says so");
+	nwords = have_words(d);
+	plan.mem = &d->vm->mem;
+	plan.pages = calloc(nwords, sizeof(*plan.pages));
+	plan.machine = malloc(FDT_MAX_BYTES);
+	if (plan.pages && plan.machine) {
+		have_bitmap(&d->pager.have, 0, nwords, plan.pages);
+		len = fdt_build(&d->vm->machine, plan.machine, FDT_MAX_BYTES, e);
+	}
+	if (len <= 0) {
+		free(plan.pages);
+		free(plan.machine);
+		return err_set(e, len ? (int)len : -ENOMEM, "snapshot: arrived: out of memory");
+	}
+	plan.machine_len = (size_t)len;
+	*ret_missing = pager_left(&d->pager);
+	return carry_out_start(&d->arrived, &plan, e) ? err_wrap(e, "snapshot: arrived") : 0;
 }
+
+/* --- the link is back ------------------------------------------------------------------------- */
 
 bool dest_has_said_have(const struct dest *d)
 {

@@ -433,13 +433,13 @@ int source_write_file(struct source *s, const char *path,
 		return r;
 	plan.loop = s->ft->loop;
 	plan.mem = &s->vm->mem;
-	plan.unsent = &s->unsent;
 	plan.session = s->session;
 	if (!s->passes.lazy)
-		r = err_set(e, -EBUSY,
-			    "migrate: --recover: all of the VM's memory is at the destination; "
-			    "what is missing is its answer");
-	if (!r && carry_out_start(&s->carry, &plan, e))
+		return err_set(e, -EBUSY,
+			       "migrate: --recover: all of the VM's memory is at the destination; "
+			       "what is missing is its answer");
+	plan.pages = unsent_owed(&s->unsent);
+	if (carry_out_start(&s->carry, &plan, e))
 		r = err_wrap(e, "migrate: --recover");
 	return r;
 }

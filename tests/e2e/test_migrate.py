@@ -780,8 +780,16 @@ def postcopy_source_dies(lab):
     expect(to.status()["migration"]["phase"] == "DST_CUT", f"{to.status()}")
     note = to.wait_status(lambda s: "has not asked for 30 s" in s["note"], "a word on what that may mean", 40)["note"]
     expect("ftvmm stop NAME timeout=0" in note and "--recover URI" in note, note)
+    file = lab.path("arrived")
+    missing = to.call("snapshot", file=file, arrived=True)["missing_pages"]
+    expect(missing * 4096 == to.status()["migration"]["ram"]["remaining"] and os.path.getsize(file) > 4096,
+           f"{missing} missing, {os.path.getsize(file)} bytes: {to.status()['migration']['ram']}")
     to.call("stop", timeout_ns=0)
     to.wait_exit(10)
+    said = subprocess.run([FTVMM, "run", "--restore", file, "--console", "none"], text=True, stderr=subprocess.PIPE,
+                          env=dict(os.environ, XDG_RUNTIME_DIR=to.run_dir))
+    expect(said.returncode == 1 or said.returncode == 2, f"{said}")
+    expect("had arrived when a source died" in said.stderr, said.stderr)
 
 
 @test(60)

@@ -19,6 +19,7 @@
 
 #include "postcopy/carry_in.h"
 #include "postcopy/carry_out.h"
+#include "postcopy/unsent.h"
 #include "postcopy/wire.h"
 #include "vmm/copy/pages.h"
 #include "vmm/wire/stream.h"
@@ -97,7 +98,12 @@ static int teardown(void **state)
 
 static int begin_out(struct err *e)
 {
-	const struct carry_out_plan plan = {path, &loop, &mem, &unsent, SESSION, on_out, NULL};
+	const struct carry_out_plan plan = {.path = path,
+					    .loop = &loop,
+					    .mem = &mem,
+					    .pages = unsent_owed(&unsent),
+					    .session = SESSION,
+					    .told = on_out};
 
 	return carry_out_start(&out, &plan, e);
 }

@@ -428,7 +428,7 @@ static void bash_completes_names_and_arguments(void **state)
 	assert_string_equal(bash("status -"), "--json ");
 	/* A file's name belongs here. */
 	assert_string_equal(bash("snapshot web_2 \"\""), "");
-	assert_string_equal(bash("snapshot web_2 x \"\""), "staging= ");
+	assert_string_equal(bash("snapshot web_2 x \"\""), "staging= arrived ");
 }
 
 static void bash_completes_options_of_run(void **state)

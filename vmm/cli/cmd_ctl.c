@@ -161,9 +161,13 @@ static json_t *snapshot_request(const struct command_words *w, const char *path,
 		err_set(e, -EINVAL, "snapshot: the path is not valid UTF-8");
 	if (!request || !arg)
 		return request;
+	if (!strcmp(arg, "arrived")) {
+		json_object_set_new(request, "arrived", json_true());
+		return request;
+	}
 	if (strncmp(arg, "staging=", 8))
-		err_set(e, -EINVAL, "snapshot: unknown argument '%.40s'; there is staging=SIZE",
-			arg);
+		err_set(e, -EINVAL,
+			"snapshot: unknown argument '%.40s'; there are staging=SIZE, arrived", arg);
 	else if (!option_set_text(&row, &bytes, arg + 8, "staging", e)) {
 		json_object_set_new(request, "staging_bytes", json_integer((json_int_t)bytes));
 		return request;

@@ -45,6 +45,7 @@ struct run {
 	bool stopping;
 	struct ctl_later failover;  /* who asked for one */
 	struct ctl_later carried;   /* who waits for pages that are carried over by hand */
+	uint64_t missing;	    /* likewise: that have not arrived */
 	struct boot_reader *reader; /* of a reboot, or NULL */
 	uint64_t reset_told;	    /* log_may() */
 	bool over;
@@ -74,6 +75,8 @@ void run_end_finish(void *arg, int code);
 void run_migrate_init(struct run *r);
 int run_migrate_listen(struct run *r, struct err *e);
 void run_migrate_stop(struct run *r);
+/* Of a destination whose source is dead; answered later, with what is missing. */
+void run_write_arrived(struct run *r, const char *path, struct err *e);
 json_t *run_migrate_status(struct run *r); /* new reference; NULL: there was none */
 
 /* run_postcopy.c: what there is to add to the status of a migration, and to its part "ram". */

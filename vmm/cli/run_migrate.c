@@ -294,6 +294,22 @@ static void carried(void *arg, const struct err *e)
 	ctl_answer(&r->carried, e ? NULL : run_migrate_status(r), e);
 }
 
+static void arrived(void *arg, const struct err *e)
+{
+	struct run *r = arg;
+
+	if (e)
+		log_warn("snapshot: arrived: %s", e->msg);
+	ctl_answer(&r->carried,
+		   e ? NULL : json_pack("{s:I}", "missing_pages", (json_int_t)r->missing), e);
+}
+
+void run_write_arrived(struct run *r, const char *path, struct err *e)
+{
+	if (!dest_write_arrived(&r->dest, path, arrived, r, &r->missing, e))
+		ctl_later(r->ctl, &r->carried);
+}
+
 /* The source writes it, the destination reads it; answered when that is done. */
 static int carry(struct run *r, const char *path, bool out, struct err *e)
 {

@@ -175,16 +175,24 @@ static void client_left(void *arg)
 
 /* --- asked from outside ----------------------------------------------------------------------- */
 
+static int check_path(json_t *request, struct err *e)
+{
+	const char *path = json_string_value(json_object_get(request, "file"));
+
+	return path && path[0] == '/'
+		       ? 0
+		       : err_set(e, -EINVAL, "snapshot: 'file' must be an absolute path");
+}
+
 /* *ret_staging: how much may be copied while the VM stands. */
 static int check_request(struct run *r, json_t *request, uint64_t *ret_staging, struct err *e)
 {
-	const char *path = json_string_value(json_object_get(request, "file"));
 	json_t *staging = json_object_get(request, "staging_bytes");
 	json_int_t bytes =
 		staging ? json_integer_value(staging) : (json_int_t)CONFIG_SNAPSHOT_BYTES;
 
-	if (!path || path[0] != '/')
-		return err_set(e, -EINVAL, "snapshot: 'file' must be an absolute path");
+	if (check_path(request, e))
+		return e->code;
 	if ((staging && !json_is_integer(staging)) || bytes < (json_int_t)CONFIG_SNAPSHOT_MIN)
 		return err_set(e, -EINVAL, "snapshot: staging must be 1M at least");
 	if (!r->has_vm || r->ft.cover == FT_SYNCING || r->ft.cover == FT_PROTECTED)
@@ -193,9 +201,12 @@ static int check_request(struct run *r, json_t *request, uint64_t *ret_staging, 
 			       "its peer, or it is not here",
 			       ft_word(&r->ft));
 	if (dest_fills(&r->dest))
-		return err_set(e, -EBUSY,
-			       "snapshot: not while the VM's memory still comes in; again when "
-			       "ftvmm status says that it is complete");
+		return err_set(
+			e, -EBUSY,
+			"snapshot: not while the VM's memory still comes in; again when "
+			"ftvmm status says that it is complete. If its source is dead: ftvmm "
+			"snapshot %s FILE arrived",
+			r->cfg.name);
 	if (source_busy(&r->source))
 		return err_set(e, -EBUSY,
 			       "snapshot: not while this VM migrates: its changes are followed for "
@@ -222,6 +233,12 @@ json_t *serve_snapshot(struct run *r, json_t *request, struct err *e)
 	struct run_snapshot *s = &r->snapshot;
 	struct live_snapshot_plan plan = {.told = told, .arg = r};
 
+	if (json_is_true(json_object_get(request, "arrived"))) {
+		if (!check_path(request, e))
+			run_write_arrived(r, json_string_value(json_object_get(request, "file")),
+					  e);
+		return NULL;
+	}
 	if (check_request(r, request, &plan.copy_bytes, e))
 		return NULL;
 	plan.path = json_string_value(json_object_get(request, "file"));

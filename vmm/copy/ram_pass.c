@@ -6,7 +6,7 @@
 #define LOOK_PAGES 1024u /* of zeros, and then `between` has its turn */
 
 /* Word by word, because a racing memcpy() is nothing that C gives a meaning to. */
-__attribute__((no_sanitize_thread)) static void copy_live_page(uint64_t *to, const uint8_t *page)
+__attribute__((no_sanitize_thread)) void ram_copy_page(uint64_t *to, const uint8_t *page)
 {
 	const uint64_t *from = (const uint64_t *)page;
 
@@ -48,7 +48,7 @@ static int send_if_used(const struct ram_pass *p, uint64_t page, struct mem_hole
 	}
 	if (mem_absent(p->mem, page, hole))
 		return 0;
-	copy_live_page(copy, mem_page(p->mem, page));
+	ram_copy_page(copy, mem_page(p->mem, page));
 	return mem_is_zero_page((const uint8_t *)copy) ? 0 : send_page(p, page, copy);
 }
 
@@ -71,7 +71,7 @@ static int send_dirty(const struct ram_pass *p, uint64_t page, struct mem_hole *
 	if (mem_absent(p->mem, page, hole))
 		memset(copy, 0, sizeof(copy));
 	else
-		copy_live_page(copy, mem_page(p->mem, page));
+		ram_copy_page(copy, mem_page(p->mem, page));
 	return send_page(p, page, copy);
 }
 

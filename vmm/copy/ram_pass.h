@@ -37,4 +37,7 @@ int ram_pass_dirty(const struct ram_pass *p, struct dirty *d, uint64_t *ret_coun
  */
 int ram_pass_marked(const struct ram_pass *p, uint64_t *bits, uint64_t *ret_count);
 
+/* A page as a guest that writes it meanwhile leaves it: each word as it was or as it is. */
+void ram_copy_page(uint64_t *to, const uint8_t *page);
+
 #endif

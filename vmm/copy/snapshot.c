@@ -39,6 +39,10 @@ static int take_all(struct vm *vm, struct stream *st, const struct snapshot_page
 			r = take_pages(vm, st, &f, pages, e);
 		else if (f.type == FRAME_STATE && !has_state)
 			r = vm_decode(vm, f.data, f.length, e);
+		else if (f.type == FRAME_MAP)
+			r = err_set(e, -EBADMSG,
+				    "these are the pages that had arrived when a source died "
+				    "(`arrived`), not a VM");
 		else
 			r = err_set(e, -EBADMSG, "%s where it does not belong",
 				    stream_frame_name(f.type));
