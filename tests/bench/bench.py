@@ -42,6 +42,7 @@ VCPU = {
     "stream": figures_vm.stream,
     "downtime": figures_migrate.downtime,
     "curve": figures_migrate.curve,
+    "passes": figures_migrate.passes,
 }
 BENCHES = {**NATIVE, **VCPU}
 

@@ -157,3 +157,48 @@ def curve(lab, report):
         c = curve_of(lab, dict(options))
         meanwhile = [p for t, p in zip(c["seconds"], c["percent"]) if 0 <= t <= c["end"]]
         report.add(f"speed in {name}", "%", sum(meanwhile) / len(meanwhile), curve=c)
+
+
+# A guest that changes more than its link takes, and how many passes there are before it runs at the other host.
+WAYS = {"no pass": {"how": "postcopy"}, "1 pass": {"how": "postcopy", "passes": 1},
+        "2 passes": {"how": "postcopy", "passes": 2}, "4 passes": {"how": "postcopy", "passes": 4},
+        "auto": {"how": "auto"}}
+DATA_PAGES = 20000
+
+
+def faster_than_its_link(lab):
+    return Move(lab, boot(lab, f"mode=random tick={slowly(20)} pages=2000 total={DATA_PAGES} work=1000 report=1", 256))
+
+
+def one_way(lab, options):
+    """What source and destination say of it when all is there."""
+    move = faster_than_its_link(lab)
+    to = move.destination(uri := move.uri("tcp"))
+    done = ask(move.vm, uri, **options, bandwidth=f"{CURVE_MIB_PER_S}M", downtime="10ms", timeout="60s")
+    ftlab.expect(done["status"] == "completed", f"{done}")
+    all_there(to)
+    there = to.status()["migration"]
+    lab.release(move.vm, to)
+    return {"downtime": done["downtime-us"]["total"] / 1e3, "time": done["total-time"] / 1e3,
+            "bytes": done["ram"]["transferred"] / (1 << 20), "faults": there["ram"]["postcopy-faults"]}
+
+
+def passes(lab, report):
+    """a guest that writes faster than its link: precopy gives up; downtime, time, bytes, faults by the passes before"""
+    move = faster_than_its_link(lab)
+    to = move.destination(uri := move.uri("tcp"))
+    done = ask(move.vm, uri, bandwidth=f"{CURVE_MIB_PER_S}M", downtime="100ms", passes=4)
+    report.add("precopy of 4 passes: expected downtime", "ms", done["expected-downtime"], "> 100: given up",
+               done["status"] == "failed" and done["expected-downtime"] > 100)
+    lab.release(move.vm, to)
+    data = DATA_PAGES / 256
+    for name, options in WAYS.items():
+        all_of_it = [one_way(lab, dict(options)) for _ in range(rounds(3, 1))]
+        got = {key: median(one[key] for one in all_of_it) for key in all_of_it[0]}
+        pure = not options.get("passes") and options["how"] == "postcopy"
+        report.add(f"{name}: downtime", "ms", got["downtime"])
+        for key, unit, floor, bound in (("time", "s", data / CURVE_MIB_PER_S, 1.2), ("bytes", "MiB", data, 1.05)):
+            ratio = got[key] / floor
+            report.add(f"{name}: {key}", unit, got[key], f"<= {bound}" if pure else "",
+                       ratio <= bound if pure else None, floor=floor, ratio=ratio)
+        report.add(f"{name}: faults", "", got["faults"])

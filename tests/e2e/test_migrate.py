@@ -771,6 +771,47 @@ def postcopy_no_background(lab):
     expect(source.wait_exit() == ftlab.EXIT_GONE, f"exit code {source.code}")
 
 
+def cpu_ticks(vm):
+    """What its vCPUs have had of CPUs so far."""
+    total = 0
+    for task in os.listdir(f"/proc/{vm.pid}/task"):
+        with open(f"/proc/{vm.pid}/task/{task}/stat", encoding="utf-8") as f:
+            name, rest = f.read().split("(", 1)[1].rsplit(")", 1)
+        if name.startswith("vcpu"):
+            total += sum(int(n) for n in rest.split()[11:13])
+    return total
+
+
+@test(60)
+def postcopy_source_rests(lab):
+    """from the switch on no vCPU of the source takes any time, while the guest gets on at the destination"""
+    move = Move(lab, boot(lab, "writer", "pages=200 tick=0 report=1", memory="128M"))
+    move.vm.wait_console("^speed", 20)
+    source, to = stuck(lab, move)
+    before = cpu_ticks(source)
+    expect(before > 0, "no time of the source's vCPU is seen at all")
+    to.wait_console(r"^speed[\s\S]*^speed[\s\S]*^speed", 20)
+    expect(cpu_ticks(source) == before, f"{before} ticks at the switch, {cpu_ticks(source)} now")
+    expect(cpu_ticks(to) > 0, "no time of the destination's vCPU is seen")
+
+
+@test(60)
+def postcopy_snapshot(lab):
+    """a VM whose memory came afterwards is saved and restored as any other, and moves on"""
+    move = Move(lab, boot(lab, "writer", "pages=2000 tick=20 report=1", memory="128M"))
+    move.vm.wait_console("^speed")
+    move.go("unix", how="postcopy")
+    all_there(move.vm)
+    move.vm.call("snapshot", 30, file=lab.path("snap"))
+    lab.release(move.vm)
+    move = Move(lab, Vm(lab, "A", ["--restore", lab.path("snap")]))
+    move.vm.wait_console("^speed")
+    move.go("unix", how="postcopy")
+    all_there(move.vm)
+    move.vm.wait_console("^speed")
+    sound(move)
+
+
 @test(90)
 def postcopy_source_dies(lab):
     """the destination says so, and then what it may mean; its control socket answers, and it can be stopped"""
