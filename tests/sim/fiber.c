@@ -31,23 +31,44 @@ static unsigned nevents, cap_events;
 
 /* --- chance and trace ------------------------------------------------------------------------- */
 
-static uint64_t chance, hash;
+#define GOLDEN 0x9e3779b97f4a7c15ull
+
+static uint64_t origin, common, own, *chance = &common, hash;
 static bool shown;
 
 void rnd_seed(uint64_t seed)
 {
-	chance = (seed + 1) * 0x9e3779b97f4a7c15ull;
+	origin = common = (seed + 1) * GOLDEN;
 	hash = 0xcbf29ce484222325ull;
 }
 
 /* splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators". */
-uint64_t rnd(void)
+static uint64_t mix(uint64_t z)
 {
-	uint64_t z = chance += 0x9e3779b97f4a7c15ull;
-
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
 	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
 	return z ^ z >> 31;
+}
+
+uint64_t rnd(void)
+{
+	return mix(*chance += GOLDEN);
+}
+
+uint64_t rnd_at(uint64_t key)
+{
+	return mix(origin ^ mix((key + 1) * GOLDEN));
+}
+
+void rnd_own(uint64_t key)
+{
+	own = rnd_at(key);
+	chance = &own;
+}
+
+void rnd_common(void)
+{
+	chance = &common;
 }
 
 uint64_t rnd_below(uint64_t n)
@@ -115,6 +136,7 @@ __asm__(".text\n"
 
 static void to_world(void)
 {
+	rnd_common();
 	fiber_switch(&fiber_now->sp, world_sp);
 }
 
@@ -315,6 +337,7 @@ void world_run(uint64_t until, bool (*stop)(void *arg), void *arg)
 
 			if (e.fn)
 				e.fn(e.arg);
+			rnd_common();
 		}
 		bury();
 		f = choose();

@@ -42,6 +42,11 @@ uint64_t rnd(void);
 uint64_t rnd_below(uint64_t n);
 uint64_t rnd_in(uint64_t from, uint64_t to); /* inclusive */
 bool rnd_one_in(uint64_t n);		     /* 0: never */
+/* What the seed and the key alone say, whatever was drawn before. */
+uint64_t rnd_at(uint64_t key);
+/* All that is drawn comes from there, until rnd_common() or the end of this turn. */
+void rnd_own(uint64_t key);
+void rnd_common(void);
 /* Into the hash of this history; shown when it is to be. */
 void trace(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void trace_show(bool on);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "tests/sim/file.h"
+#include "tests/sim/plan.h"
 #include "tests/sim/swarm.h"
 #include "tests/sim/trouble.h"
 #include "tests/sim/truth.h"
@@ -181,13 +182,11 @@ static void command(const char *json)
 	}
 }
 
-static void have_whim(void *arg)
+static void act(enum swarm_fault f)
 {
 	struct proc *p = hosts[rnd_below(HOSTS)].proc;
 
-	if (op.settles)
-		return;
-	switch ((enum swarm_fault)(uintptr_t)arg) {
+	switch (f) {
 	case SWARM_STOP:
 		command("{\"cmd\":\"stop\",\"timeout_ns\":0}");
 		break;
@@ -205,11 +204,27 @@ static void have_whim(void *arg)
 	}
 }
 
+static void have_whim(void *arg)
+{
+	enum swarm_fault f = (enum swarm_fault)(uintptr_t)arg;
+
+	if (!op.settles && event_begins(f))
+		act(f);
+}
+
 static void whim(void *arg)
 {
-	have_whim(arg);
-	world_at(world_now() + (rnd_one_in(4) ? rnd_below(10 * MS) : rnd_in(MS, 2 * swarm.mean_ns)),
-		 whim, arg);
+	enum swarm_fault f = (enum swarm_fault)(uintptr_t)arg;
+	bool does;
+	uint64_t rests;
+
+	if (op.settles)
+		return;
+	does = event_begins(f);
+	rests = rnd_one_in(4) ? rnd_below(10 * MS) : rnd_in(MS, 2 * swarm.mean_ns);
+	if (does)
+		act(f);
+	world_at(world_now() + rests, whim, arg);
 }
 
 static const enum swarm_fault whims[] = {SWARM_STOP, SWARM_FAILOVER, SWARM_PAUSE, SWARM_TERM};
@@ -219,9 +234,10 @@ static const enum swarm_fault whims[] = {SWARM_STOP, SWARM_FAILOVER, SWARM_PAUSE
 void operator_strike(void)
 {
 	enum swarm_fault f = whims[rnd_below(WHIMS)];
+	uint64_t in = rnd_below(20 * MS);
 
 	if (swarm_has(f))
-		world_at(world_now() + rnd_below(20 * MS), have_whim, (void *)(uintptr_t)f);
+		world_at(world_now() + in, have_whim, (void *)(uintptr_t)f);
 }
 
 void operator_begin(void)
@@ -229,10 +245,12 @@ void operator_begin(void)
 	start(&hosts[0], true, false);
 	start(&hosts[1], false, false);
 	world_at(world_now() + LOOK_NS, look, NULL);
-	for (unsigned i = 0; i < WHIMS; i++)
+	for (unsigned i = 0; i < WHIMS; i++) {
+		uint64_t in = rnd_in(100 * MS, 2 * swarm.mean_ns);
+
 		if (swarm_has(whims[i]))
-			world_at(world_now() + rnd_in(100 * MS, 2 * swarm.mean_ns), whim,
-				 (void *)(uintptr_t)whims[i]);
+			world_at(world_now() + in, whim, (void *)(uintptr_t)whims[i]);
+	}
 }
 
 static void resume(void *arg)

@@ -1,22 +1,18 @@
 /*
  * Histories of a simulated world, one for each seed, each in a process of its own.
- * usage: sim [--seed N] [--runs N] [--seconds N] [--faults a,b,c] [--kind pair|move] [--trace]
- * [--verbose]
+ * usage: sim [--seed N] [--runs N] [--seconds N] [--trace] [--shrink] ...: see tests/sim/README.md
  */
 #define _GNU_SOURCE
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "tests/sim/cover.h"
+#include "tests/sim/history.h"
+#include "tests/sim/outcome.h"
 #include "tests/sim/real.h"
 #include "tests/sim/world.h"
-
-#define STUCK_S 120 /* of real time: a history takes some hundredths of a second */
 
 /* A process that dies leaves what it had. */
 const char *__asan_default_options(void)
@@ -25,59 +21,27 @@ const char *__asan_default_options(void)
 }
 
 struct asked {
-	uint64_t seed, runs, seconds;
-	bool trace, until_failure, rows;
+	struct plan plan;
+	uint64_t runs, seconds;
+	const char *self, *seeds;
+	bool trace, until_failure, rows, shrinks, hashes;
 };
 
-static void live(const struct asked *a, uint64_t seed)
-{
-	if (a->trace)
-		setlinebuf(stdout);
-	alarm(STUCK_S);
-	trace_show(a->trace);
-	world_live(seed);
-	if (a->runs == 1)
-		printf("seed %llu: history %016llx, %.1f s\n", (unsigned long long)seed,
-		       (unsigned long long)trace_hash(), (double)(world_now() / MS) / 1000 - 1000);
-	fflush(stdout);
-	_exit(0);
-}
-
-/* False: something was violated. */
-static bool live_apart(const struct asked *a, const char *self, uint64_t seed)
-{
-	int status = 0;
-	pid_t pid;
-
-	fflush(stdout);
-	pid = fork();
-	if (!pid)
-		live(a, seed);
-	waitpid(pid, &status, 0);
-	if (!status)
-		return true;
-	if (WIFSIGNALED(status))
-		printf("signal %d%s\n", WTERMSIG(status),
-		       WTERMSIG(status) == SIGALRM ? ": it never ends" : "");
-	printf("not ok seed %llu; step by step: %s --trace --seed %llu\n", (unsigned long long)seed,
-	       self, (unsigned long long)seed);
-	return false;
-}
+struct sums {
+	uint64_t n, failed;
+	uint64_t ns, pair_ns; /* of simulated time */
+};
 
 static bool take(struct asked *a, const char *name, const char *value)
 {
-	if (!strcmp(name, "--seed"))
-		a->seed = strtoull(value, NULL, 0);
-	else if (!strcmp(name, "--runs"))
+	if (!strcmp(name, "--runs"))
 		a->runs = strtoull(value, NULL, 0);
 	else if (!strcmp(name, "--seconds"))
 		a->seconds = strtoull(value, NULL, 0);
-	else if (!strcmp(name, "--kind"))
-		world_set_kind(*value);
-	else if (!strcmp(name, "--faults"))
-		world_set_faults(value);
+	else if (!strcmp(name, "--seeds"))
+		a->seeds = value;
 	else
-		return false;
+		return plan_take(&a->plan, name, value);
 	return true;
 }
 
@@ -90,6 +54,10 @@ static bool parse(struct asked *a, int argc, char **argv)
 			world_set_verbose(true);
 		else if (!strcmp(argv[i], "--rows"))
 			a->rows = true;
+		else if (!strcmp(argv[i], "--hashes"))
+			a->hashes = true;
+		else if (!strcmp(argv[i], "--shrink"))
+			a->shrinks = true;
 		else if (!strcmp(argv[i], "--until-failure"))
 			a->until_failure = true;
 		else if (i + 1 < argc && take(a, argv[i], argv[i + 1]))
@@ -99,28 +67,128 @@ static bool parse(struct asked *a, int argc, char **argv)
 	return true;
 }
 
+static void say_shortest(const struct asked *a, const struct plan *p)
+{
+	struct plan best = *p;
+	char options[4096];
+
+	shrink(&best);
+	plan_print(&best, options, sizeof(options));
+	printf("shortest: %s %s --trace\n", a->self, options);
+	history_live(&best, SHOWS_STEPS);
+}
+
+static void live(const struct asked *a, const struct plan *p, struct sums *s)
+{
+	enum history_shows shows = a->runs > 1 ? SHOWS_NOTHING : SHOWS_HASH;
+	char options[4096];
+	bool good;
+
+	shows = a->trace ? SHOWS_STEPS : a->hashes ? SHOWS_HASH : shows;
+	good = history_live(p, shows);
+	s->n++;
+	s->ns += outcome->lasted_ns;
+	s->pair_ns += outcome->moves ? 0 : outcome->lasted_ns;
+	if (good)
+		return;
+	s->failed++;
+	plan_print(p, options, sizeof(options));
+	printf("not ok %s; step by step: %s %s --trace\n", options, a->self, options);
+	if (a->shrinks)
+		say_shortest(a, p);
+}
+
+static void live_many(const struct asked *a, struct sums *s)
+{
+	time_t until = REAL(time)(NULL) + (time_t)a->seconds;
+	struct plan p = a->plan;
+
+	while (s->n < a->runs && (!a->seconds || REAL(time)(NULL) < until) &&
+	       !(a->until_failure && s->failed)) {
+		live(a, &p, s);
+		p.seed++;
+	}
+}
+
+/* A line: options, then # and what they found. */
+static bool parse_line(struct plan *p, char *line)
+{
+	char *rest, *name;
+
+	line[strcspn(line, "#\n")] = 0;
+	for (name = strtok_r(line, " ", &rest); name; name = strtok_r(NULL, " ", &rest)) {
+		const char *value = strtok_r(NULL, " ", &rest);
+
+		if (!value || !plan_take(p, name, value))
+			return false;
+	}
+	return true;
+}
+
+/* False: the file is not as it should be. */
+static bool live_kept(const struct asked *a, struct sums *s)
+{
+	FILE *f = fopen(a->seeds, "r");
+	char line[4096];
+	bool good = f;
+
+	while (good && fgets(line, sizeof(line), f)) {
+		struct plan p = {0};
+
+		if (line[0] == '#' || line[0] == '\n')
+			continue;
+		good = parse_line(&p, line);
+		if (good && !(a->until_failure && s->failed))
+			live(a, &p, s);
+	}
+	if (f)
+		fclose(f);
+	if (!good)
+		printf("not ok %s cannot be read, or has a line that is none\n", a->seeds);
+	return good;
+}
+
+static double minutes(uint64_t ns)
+{
+	return (double)ns / 6e10;
+}
+
+static void sum_up(const struct asked *a, const struct sums *s, uint64_t took_ns)
+{
+	if (a->runs > 1) {
+		cover_print(a->rows);
+		printf("# %.1f minutes, %.1f of them of pairs, in %.1f s: %.0f minutes a minute\n",
+		       minutes(s->ns), minutes(s->pair_ns), (double)took_ns / 1e9,
+		       (double)s->ns / (double)took_ns);
+	}
+	printf("%s %llu histories from seed %llu, %llu with a violation\n",
+	       s->failed ? "not ok" : "ok", (unsigned long long)s->n,
+	       (unsigned long long)a->plan.seed, (unsigned long long)s->failed);
+}
+
 int main(int argc, char **argv)
 {
-	struct asked a = {.seed = 1, .runs = 1};
-	uint64_t failed = 0, n = 0;
-	time_t until;
+	struct asked a = {.plan.seed = 1, .runs = 1, .self = argv[0]};
+	struct sums s = {0};
+	struct timespec began, ended;
+	bool good = true;
 
 	if (!parse(&a, argc, argv)) {
-		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--faults a,b] [--kind "
-		       "pair|move] "
-		       "[--until-failure] [--rows] [--trace] [--verbose]\n",
+		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--seeds FILE] [--faults a,b] "
+		       "[--kind pair|move] [--lasts MS] [--without a.0,b.2-4] [--until-failure] "
+		       "[--shrink] [--rows] [--hashes] [--trace] [--verbose]\n",
 		       argv[0]);
 		return 2;
 	}
 	cover_init();
-	until = REAL(time)(NULL) + (time_t)a.seconds;
-	while (n < a.runs && (!a.seconds || REAL(time)(NULL) < until) &&
-	       !(a.until_failure && failed))
-		failed += !live_apart(&a, argv[0], a.seed + n++);
-	if (a.runs > 1)
-		cover_print(a.rows);
-	printf("%s %llu histories from seed %llu, %llu with a violation\n",
-	       failed ? "not ok" : "ok", (unsigned long long)n, (unsigned long long)a.seed,
-	       (unsigned long long)failed);
-	return failed > 0;
+	outcome_init();
+	REAL(clock_gettime)(CLOCK_MONOTONIC, &began);
+	if (a.seeds)
+		good = live_kept(&a, &s);
+	else
+		live_many(&a, &s);
+	REAL(clock_gettime)(CLOCK_MONOTONIC, &ended);
+	sum_up(&a, &s, (uint64_t)(ended.tv_sec - began.tv_sec) * SEC +
+			       (uint64_t)(ended.tv_nsec - began.tv_nsec));
+	return s.failed > 0 || !good;
 }

@@ -15,13 +15,13 @@ static const char *const names[SWARM_MAX] = {
 struct swarm swarm;
 
 /* Some histories have nearly all of it, most a few. */
-static uint32_t draw_faults(void)
+static uint64_t draw_faults(void)
 {
 	uint64_t one_in = rnd_in(2, 6);
-	uint32_t on = 0;
+	uint64_t on = 0;
 
 	for (unsigned f = 0; f < SWARM_MAX; f++)
-		on |= (uint32_t)rnd_one_in(one_in) << f;
+		on |= (uint64_t)rnd_one_in(one_in) << f;
 	return on;
 }
 
@@ -46,31 +46,44 @@ bool swarm_has(enum swarm_fault f)
 	return swarm.on >> f & 1;
 }
 
-void swarm_list(char *text, size_t cap)
+const char *swarm_name(enum swarm_fault f)
+{
+	return names[f];
+}
+
+enum swarm_fault swarm_find(const char *name, size_t len)
+{
+	unsigned f = 0;
+
+	while (f < SWARM_MAX && (strlen(names[f]) != len || strncmp(names[f], name, len)))
+		f++;
+	return f;
+}
+
+size_t swarm_list(uint64_t on, char *text, size_t cap)
 {
 	size_t n = 0;
 
 	text[0] = 0;
 	for (unsigned f = 0; f < SWARM_MAX && n < cap; f++)
-		if (swarm_has(f))
+		if (on >> f & 1)
 			n += (size_t)snprintf(text + n, cap - n, "%s%s", n ? "," : "", names[f]);
+	return n;
 }
 
-bool swarm_only(const char *list)
+bool swarm_parse(const char *list, uint64_t *on)
 {
-	uint32_t on = 0;
-
+	*on = 0;
+	if (!strcmp(list, "none"))
+		return true;
 	while (*list) {
 		size_t n = strcspn(list, ",");
-		unsigned f = 0;
+		enum swarm_fault f = swarm_find(list, n);
 
-		while (f < SWARM_MAX && (strlen(names[f]) != n || strncmp(names[f], list, n)))
-			f++;
 		if (f == SWARM_MAX)
 			return false;
-		on |= 1u << f;
+		*on |= 1ull << f;
 		list += n + (list[n] == ',');
 	}
-	swarm.on = on;
 	return true;
 }

@@ -44,7 +44,7 @@ enum swarm_fault {
 };
 
 struct swarm {
-	uint32_t on; /* bits */
+	uint64_t on; /* bits */
 	bool moves;  /* a VM that migrates, instead of a pair */
 	uint64_t lasts_ns;
 	uint64_t mean_ns;  /* between two of a kind */
@@ -57,9 +57,12 @@ extern struct swarm swarm;
 
 void swarm_draw(void);
 bool swarm_has(enum swarm_fault f);
-/* Their names, for the trace. */
-void swarm_list(char *text, size_t cap);
-/* Parse a list of names: only these; false: no such name. */
-bool swarm_only(const char *names);
+const char *swarm_name(enum swarm_fault f);
+/* SWARM_MAX: no such name. */
+enum swarm_fault swarm_find(const char *name, size_t len);
+/* The names of these bits, with commas; how long they are. */
+size_t swarm_list(uint64_t on, char *text, size_t cap);
+/* And back; "none" is none; false: no such name. */
+bool swarm_parse(const char *list, uint64_t *on);
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "tests/sim/file.h"
 #include "tests/sim/net.h"
+#include "tests/sim/plan.h"
 #include "tests/sim/swarm.h"
 
 static bool healed;
@@ -193,27 +194,44 @@ static void at_step(struct proc *p, enum step s, bool dies)
 	fiber_yield();
 }
 
+/* The n-th time that f may come up: does it, one time in so many? */
+static bool comes_up(enum swarm_fault f, uint64_t n, uint64_t one_in)
+{
+	return !healed && swarm_has(f) && rnd_at(1ull << 63 | (uint64_t)f << 48 | n) % one_in == 0;
+}
+
 /* In the middle of something; the one that is frozen then may lose the link meanwhile. */
 void trouble_step(struct proc *p, enum step s)
 {
-	bool hot = s == swarm.hot_step && rnd_one_in(swarm.hot_in);
+	static uint64_t reached[HOSTS][STEP_MAX];
+	uint64_t n = reached[p->host->index][s]++ << 8 | (uint64_t)s << 1 | p->host->index;
+	bool hot = s == swarm.hot_step;
+	bool dies = comes_up(SWARM_STEP, n, hot ? swarm.hot_in : 3000);
 
-	if (healed)
+	if (!dies && !comes_up(SWARM_FREEZE_STEP, n, hot ? swarm.hot_in : 2000))
 		return;
-	if (swarm_has(SWARM_STEP) && (hot || rnd_one_in(3000)))
-		at_step(p, s, true);
-	else if (swarm_has(SWARM_FREEZE_STEP) && (hot || rnd_one_in(2000)))
-		at_step(p, s, false);
+	if (event_begins(dies ? SWARM_STEP : SWARM_FREEZE_STEP))
+		at_step(p, s, dies);
+	event_ends();
+}
+
+static bool guest_does(enum swarm_fault f, uint64_t one_in)
+{
+	static uint64_t asked[SWARM_MAX];
+	bool does = comes_up(f, asked[f]++, one_in) && event_begins(f);
+
+	event_ends();
+	return does;
 }
 
 bool guest_resets(void)
 {
-	return !healed && swarm_has(SWARM_RESET) && rnd_one_in(4000);
+	return guest_does(SWARM_RESET, 4000);
 }
 
 bool guest_exits(void)
 {
-	return !healed && swarm_has(SWARM_EXIT) && rnd_one_in(8000);
+	return guest_does(SWARM_EXIT, 8000);
 }
 
 static const struct {
@@ -239,26 +257,32 @@ static const struct {
 static void happens(void *arg)
 {
 	unsigned i = (unsigned)(uintptr_t)arg;
+	bool does;
+	uint64_t rests;
 
 	if (healed)
 		return;
-	rows[i].happens();
-	world_at(world_now() + rnd_in(MS, 2 * swarm.mean_ns), happens, arg);
+	does = event_begins(rows[i].fault);
+	rests = rnd_in(MS, 2 * swarm.mean_ns);
+	if (does)
+		rows[i].happens();
+	world_at(world_now() + rests, happens, arg);
 }
 
 static void strike(void *arg)
 {
-	if (!healed)
+	if (!healed && event_begins(rows[(uintptr_t)arg].fault))
 		rows[(uintptr_t)arg].happens();
 }
 
 void trouble_soon(void)
 {
 	uintptr_t i = rnd_below(ROWS);
+	bool strikes = rnd_one_in(2);
+	uint64_t in = rnd_below(rnd_one_in(2) ? 3 * MS : 60 * MS);
 
-	if (!healed && swarm_has(rows[i].fault) && rnd_one_in(2))
-		world_at(world_now() + rnd_below(rnd_one_in(2) ? 3 * MS : 60 * MS), strike,
-			 (void *)i);
+	if (!healed && strikes && swarm_has(rows[i].fault))
+		world_at(world_now() + in, strike, (void *)i);
 }
 
 static void be_well(unsigned i)
@@ -275,18 +299,24 @@ static void be_well(unsigned i)
 void trouble_begin(void)
 {
 	for (unsigned i = 0; i < HOSTS; i++) {
+		unsigned window = (unsigned)rnd_in(2, 64) << 10;
+		int64_t ahead = (int64_t)rnd_below(1000000 * SEC);
+		int ppm = (int)rnd_in(0, 400) - 200;
+
 		be_well(i);
-		directions[i].window =
-			swarm_has(SWARM_SPLIT) ? (unsigned)rnd_in(2, 64) << 10 : 256 << 10;
+		directions[i].window = swarm_has(SWARM_SPLIT) ? window : 256 << 10;
 		directions[i].splits = swarm_has(SWARM_SPLIT);
 		if (!swarm_has(SWARM_CLOCKS))
 			continue;
-		hosts[i].clock_ahead = (int64_t)rnd_below(1000000 * SEC);
-		hosts[i].ppm = (int)rnd_in(0, 400) - 200;
+		hosts[i].clock_ahead = ahead;
+		hosts[i].ppm = ppm;
 	}
-	for (uintptr_t i = 0; i < ROWS; i++)
+	for (uintptr_t i = 0; i < ROWS; i++) {
+		uint64_t in = rnd_in(MS, 2 * swarm.mean_ns);
+
 		if (swarm_has(rows[i].fault))
-			world_at(world_now() + rnd_in(MS, 2 * swarm.mean_ns), happens, (void *)i);
+			world_at(world_now() + in, happens, (void *)i);
+	}
 }
 
 void trouble_heal(void)

@@ -7,6 +7,7 @@
 
 #include "tests/sim/file.h"
 #include "tests/sim/guest.h"
+#include "tests/sim/outcome.h"
 #include "tests/sim/world.h"
 #include "vmm/base/hash.h"
 
@@ -44,13 +45,14 @@ static uint32_t acked; /* the node of the last epoch that a secondary acknowledg
 
 void violated(const char *fmt, ...)
 {
-	char text[512];
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	vsnprintf(outcome->violated, sizeof(outcome->violated), fmt, ap);
 	va_end(ap);
-	printf("VIOLATED at %.3f ms: %s\n", (double)(world_now() - 1000 * SEC) / MS, text);
+	printf("VIOLATED at %.3f ms: %s\n", (double)(world_now() - 1000 * SEC) / MS,
+	       outcome->violated);
+	outcome->lasted_ns = world_now() - 1000 * SEC;
 	fflush(stdout);
 	_Exit(3);
 }

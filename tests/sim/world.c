@@ -7,6 +7,8 @@
 #include "tests/sim/mover.h"
 #include "tests/sim/net.h"
 #include "tests/sim/operator.h"
+#include "tests/sim/outcome.h"
+#include "tests/sim/plan.h"
 #include "tests/sim/swarm.h"
 #include "tests/sim/truth.h"
 
@@ -14,36 +16,22 @@
 	(90 * SEC) /* a drain of 30 s, a link that is given up after 30 s, and the rest            \
 		    */
 
-static struct {
-	bool verbose;
-	const char *only;
-	char kind;
-} asked;
-
-void world_set_kind(char kind)
-{
-	asked.kind = kind;
-}
+static bool verbose;
 
 void world_set_verbose(bool on)
 {
-	asked.verbose = on;
-}
-
-void world_set_faults(const char *names)
-{
-	asked.only = names;
+	verbose = on;
 }
 
 bool world_verbose(void)
 {
-	return asked.verbose;
+	return verbose;
 }
 
 void world_step(struct proc *p, enum step s)
 {
 	truth_step(p, s);
-	if (s == swarm.hot_step && rnd_one_in(2 * swarm.hot_in)) {
+	if (s == swarm.hot_step && rnd_one_in(2ull * swarm.hot_in)) {
 		if (swarm.moves)
 			mover_strike();
 		else
@@ -91,6 +79,7 @@ static void must_become(bool (*is)(void *arg), const char *what)
 static void must_settle(void)
 {
 	trouble_heal();
+	outcome->healed = true;
 	if (!swarm.moves) {
 		uint64_t starts = operator_starts();
 		bool has_vm = operator_has_vm();
@@ -110,18 +99,18 @@ static void must_settle(void)
 	must_say("moved");
 }
 
-void world_live(uint64_t seed)
+void world_live(void)
 {
 	char list[400];
 	uint64_t began;
 
-	rnd_seed(seed);
+	rnd_seed(plan.seed);
 	swarm_draw();
-	if (asked.only && !swarm_only(asked.only))
-		violated("no such fault in '%s'", asked.only);
-	swarm.moves = asked.kind ? asked.kind == 'm' : swarm.moves;
-	swarm_list(list, sizeof(list));
-	trace("seed %llu: %s, %s; epoch %s", (unsigned long long)seed,
+	plan_apply();
+	outcome->faults = swarm.on;
+	outcome->moves = swarm.moves;
+	swarm_list(swarm.on, list, sizeof(list));
+	trace("seed %llu: %s, %s; epoch %s", (unsigned long long)plan.seed,
 	      swarm.moves ? "a VM that moves" : "a pair", list, swarm.epoch);
 	make_hosts();
 	trouble_begin();

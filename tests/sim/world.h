@@ -8,14 +8,10 @@
 #include "ft/common/steps.h"
 #include "tests/sim/proc.h"
 
-/* One history. Returns when it is over; what must not be ends the process with 3. */
-void world_live(uint64_t seed);
+/* The history of the plan. Returns when it is over; what must not be ends the process with 3. */
+void world_live(void);
 void world_set_verbose(bool on);
 bool world_verbose(void);
-/* Only pairs ('p'), or only VMs that move ('m'). */
-void world_set_kind(char kind);
-/* Only these, whatever the seed says; names with commas. */
-void world_set_faults(const char *names);
 /* p is at this step: it may die there. */
 void world_step(struct proc *p, enum step s);
 
