@@ -202,8 +202,6 @@ bool fiber_wait(fiber_ready *ready, void *arg, uint64_t until)
 
 	if (ready && ready(arg))
 		return true;
-	if (until != NEVER)
-		world_at(until, NULL, NULL);
 	f->ready = ready;
 	f->ready_arg = arg;
 	f->until = until;
@@ -298,20 +296,28 @@ static struct event take_event(void)
 
 static bool can_run(const struct fiber *f)
 {
-	if (f->dead || proc_stands(f->proc))
-		return false;
 	return !f->ready || f->until <= now || f->ready(f->ready_arg);
 }
 
-static struct fiber *choose(void)
+/* From a random one on; NULL: none can before `when`, if nothing else happens. */
+static struct fiber *choose(uint64_t *when)
 {
 	struct fiber *able[FIBERS_MAX];
-	unsigned n = 0;
+	unsigned n = 0, start;
 
 	for (struct fiber *f = fibers; f && n < FIBERS_MAX; f = f->next)
-		if (can_run(f))
+		if (!f->dead && !proc_stands(f->proc))
 			able[n++] = f;
-	return n ? able[n > 1 ? rnd_below(n) : 0] : NULL;
+	start = (unsigned)rnd_below(n);
+	*when = NEVER;
+	for (unsigned i = 0; i < n; i++) {
+		struct fiber *f = able[(start + i) % n];
+
+		if (can_run(f))
+			return f;
+		*when = f->until < *when ? f->until : *when;
+	}
+	return NULL;
 }
 
 static void run(struct fiber *f)
@@ -331,6 +337,7 @@ void world_run(uint64_t until, bool (*stop)(void *arg), void *arg)
 {
 	while (now < until && !(stop && stop(arg))) {
 		struct fiber *f;
+		uint64_t next;
 
 		while (nevents && events[0].when <= now) {
 			struct event e = take_event();
@@ -340,12 +347,12 @@ void world_run(uint64_t until, bool (*stop)(void *arg), void *arg)
 			rnd_common();
 		}
 		bury();
-		f = choose();
+		f = choose(&next);
+		if (nevents && events[0].when < next)
+			next = events[0].when;
 		if (f)
 			run(f);
-		else if (nevents)
-			now = events[0].when > now ? events[0].when : now;
 		else
-			now = until;
+			now = next < until ? next : until;
 	}
 }

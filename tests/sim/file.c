@@ -18,8 +18,8 @@
 
 struct inode {
 	uint64_t ino;
-	unsigned links, open;
-	size_t size;
+	unsigned links, open, kept; /* kept: names on the medium */
+	size_t size, synced_size;
 	uint8_t *data, *synced; /* as long as size_max */
 	uint8_t *dirty;		/* a byte for each sector */
 	size_t size_max;
@@ -46,6 +46,7 @@ struct folder {
 
 struct storage storage[HOSTS];
 static struct name names[NAMES];
+static struct name on_medium[NAMES]; /* of the shared folder, at its last sync */
 static uint64_t inodes = 100;
 
 /* --- names ------------------------------------------------------------------------------------ */
@@ -70,7 +71,7 @@ static bool is_folder(const char *path)
 	for (unsigned i = 0; i < NAMES; i++)
 		if (names[i].inode && !strncmp(names[i].path, path, n) && names[i].path[n] == '/')
 			return true;
-	return !strcmp(path, "/sim/shared");
+	return !strcmp(path, FILE_SHARED);
 }
 
 static struct name *add(const char *path, struct inode *inode)
@@ -87,7 +88,7 @@ static struct name *add(const char *path, struct inode *inode)
 
 static void forget(struct inode *i)
 {
-	if (i->links || i->open)
+	if (i->links || i->open || i->kept)
 		return;
 	free(i->data);
 	free(i->synced);
@@ -157,7 +158,7 @@ static bool reach(const char *path)
 {
 	struct storage *s = mine();
 
-	if (strncmp(path, "/sim/shared", 11))
+	if (strncmp(path, FILE_SHARED, strlen(FILE_SHARED)))
 		return true;
 	fiber_sleep(rnd_below(s->delay_ns) + 20 * US);
 	fiber_wait(works, (void *)(uintptr_t)proc_now()->host->index, NEVER);
@@ -169,7 +170,7 @@ static int answer(const char *path, int r)
 {
 	struct storage *s = mine();
 
-	if (strncmp(path, "/sim/shared", 11))
+	if (strncmp(path, FILE_SHARED, strlen(FILE_SHARED)))
 		return r;
 	fiber_sleep(rnd_below(s->delay_ns) + 20 * US);
 	fiber_wait(works, (void *)(uintptr_t)proc_now()->host->index, NEVER);
@@ -373,10 +374,40 @@ ssize_t file_write_at(struct fd *f, const void *buf, size_t len, uint64_t off)
 	return (ssize_t)len;
 }
 
+static bool is_shared(const struct name *n)
+{
+	return n->inode && !strncmp(n->path, FILE_SHARED "/", strlen(FILE_SHARED) + 1);
+}
+
+static void put_on_medium(struct name *to, const struct name *from)
+{
+	struct inode *was = to->inode;
+
+	*to = *from;
+	if (to->inode)
+		to->inode->kept++;
+	if (was) {
+		was->kept--;
+		forget(was);
+	}
+}
+
+static void sync_names(void)
+{
+	static const struct name none;
+
+	for (unsigned i = 0; i < NAMES; i++)
+		put_on_medium(&on_medium[i], is_shared(&names[i]) ? &names[i] : &none);
+}
+
 int file_sync(struct fd *f)
 {
 	struct inode *i = inode_of(f);
 
+	if (!i)
+		sync_names();
+	else
+		i->synced_size = i->size;
 	for (size_t s = 0; i && s < i->size_max / SECTOR; s++)
 		if (i->dirty[s]) {
 			memcpy(i->synced + s * SECTOR, i->data + s * SECTOR, SECTOR);
@@ -415,6 +446,14 @@ int file_lock(struct fd *f, int cmd, struct flock *fl)
 	return 0;
 }
 
+static bool on_medium_has(const struct name *n)
+{
+	for (unsigned i = 0; i < NAMES; i++)
+		if (on_medium[i].inode == n->inode && !strcmp(on_medium[i].path, n->path))
+			return true;
+	return false;
+}
+
 void file_power_lost(const struct host *h)
 {
 	char prefix[8];
@@ -431,6 +470,45 @@ void file_power_lost(const struct host *h)
 		memset(i->dirty, 0, i->size_max / SECTOR);
 		memcpy(i->synced, i->data, i->size_max);
 	}
+}
+
+/* What was written and closed, but not synced, may be gone, or be there in part. */
+static void lose_data(struct inode *i)
+{
+	if (i->open)
+		return; /* whoever has it open writes it again */
+	for (size_t s = 0; s < i->size_max / SECTOR; s++)
+		if (i->dirty[s] && rnd_one_in(2))
+			memcpy(i->data + s * SECTOR, i->synced + s * SECTOR, SECTOR);
+	if (i->size != i->synced_size && rnd_one_in(2))
+		i->size = i->synced_size;
+	memset(i->dirty, 0, i->size_max / SECTOR);
+	i->synced_size = i->size;
+	memcpy(i->synced, i->data, i->size_max);
+}
+
+void file_server_restarts(void)
+{
+	static struct name was[NAMES];
+
+	memcpy(was, names, sizeof(was));
+	for (unsigned i = 0; i < NAMES; i++)
+		if (is_shared(&was[i]) && !on_medium_has(&was[i]) && rnd_one_in(2))
+			drop(find(was[i].path));
+	for (unsigned i = 0; i < NAMES; i++)
+		if (on_medium[i].inode && rnd_one_in(2)) {
+			struct name *n = find(on_medium[i].path);
+
+			if (n && n->inode == on_medium[i].inode)
+				continue;
+			if (n)
+				drop(n);
+			add(on_medium[i].path, on_medium[i].inode);
+		}
+	for (unsigned i = 0; i < NAMES; i++)
+		if (is_shared(&names[i]))
+			lose_data(names[i].inode);
+	sync_names();
 }
 
 /* --- by descriptor ---------------------------------------------------------------------------- */

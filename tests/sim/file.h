@@ -10,7 +10,8 @@
 
 #include "tests/sim/fd.h"
 
-#define FILE_ROOT "/sim/"
+#define FILE_ROOT   "/sim/"
+#define FILE_SHARED "/sim/shared" /* not -disk, which nothing happens to */
 
 /* How it is for one host. */
 struct storage {
@@ -33,6 +34,8 @@ uint8_t *file_data(const char *path, size_t *size);
 /* What is on its medium for sure. */
 const uint8_t *file_synced(const char *path, size_t *size);
 void file_power_lost(const struct host *h);
+/* Whoever serves the shared folder: what was not synced there may be gone. */
+void file_server_restarts(void);
 
 /* As if by the kernel for the ring: 0 or more, or a negative errno. */
 ssize_t file_read_at(struct fd *f, void *buf, size_t len, uint64_t off);

@@ -10,6 +10,7 @@
 #include "tests/sim/file.h"
 #include "tests/sim/guest.h"
 #include "tests/sim/real.h"
+#include "tests/sim/swarm.h"
 
 #define PAGE 4096ull
 
@@ -303,7 +304,7 @@ static long run(struct sim_vcpu *v)
 			v->unanswered = true;
 			break;
 		}
-		fiber_wait(is_kicked, v, world_now() + rnd_in(50 * US, 600 * US));
+		fiber_wait(is_kicked, v, world_now() + rnd_in(50 * US, swarm.pace_ns));
 	}
 	show_registers(v);
 	return r;

@@ -123,10 +123,11 @@ void net_cut(unsigned from, bool cut)
 	if (cut)
 		return;
 	for (struct sock *s = socks; s; s = s->next) {
-		uint64_t at = world_now() + travel(from, 0) + rnd_below(RESEND_MAX);
+		uint64_t at = world_now() + rnd_below(RESEND_MAX);
 
 		if (s->host == from)
 			continue;
+		at += travel(from, 0);
 		for (struct segment *g = s->first; g; g = g->next)
 			if (g->arrives == NEVER)
 				g->arrives = at;

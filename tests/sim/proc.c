@@ -166,8 +166,12 @@ void proc_command(struct proc *p, const char *json)
 
 bool proc_is_rivalled(const struct proc *p)
 {
+	uint64_t from = p->run->ft.generation;
+
+	if (p->handed_from >= from)
+		from = p->handed_from + 1;
 	for (const struct proc *q = youngest; q; q = q->older)
-		if (q != p && q->claimed_from >= p->run->ft.generation)
+		if (q != p && q->claimed_from >= from)
 			return true;
 	return false;
 }
@@ -176,10 +180,11 @@ bool proc_is_rivalled(const struct proc *p)
 static void check_loss(const struct proc *p, const char *word, const char *note)
 {
 	const struct fsm *f = &p->run->primary.fsm;
-	bool fenced = !strcmp(word, "FENCED") && /* and not stopped before there was an answer */
-		      f->trace[(f->steps - 1) % FSM_TRACE].event == PRI_EV_CLAIM_LOST;
+	bool over = !strcmp(word, "FENCED") || !strcmp(word, "STOPPED");
+	bool lost = over && f->steps && /* and not stopped before there was an answer */
+		    f->trace[(f->steps - 1) % FSM_TRACE].event == PRI_EV_CLAIM_LOST;
 
-	if ((fenced || !strcmp(note, "the other side goes on")) && !proc_is_rivalled(p))
+	if ((lost || !strcmp(note, "the other side goes on")) && !proc_is_rivalled(p))
 		violated("%c lost the VM after generation %llu, and nobody else asked for it",
 			 p->host->name, (unsigned long long)p->run->ft.generation);
 }

@@ -49,6 +49,7 @@ struct proc {
 	unsigned nmemory;
 	unsigned terms;	       /* signals that wait */
 	uint64_t claimed_from; /* the highest generation that it asked to follow, or 0 */
+	uint64_t handed_from;  /* the generation that it offered to hand over, or 0 */
 	struct proc *older;    /* of all that ever were */
 	bool as_primary;       /* was started so */
 };
@@ -68,7 +69,8 @@ uint64_t proc_clock(const struct proc *p);
 uint64_t proc_world_time(const struct proc *p, uint64_t clock_ns);
 /* Its ft_word(), or "-". */
 const char *proc_word(const struct proc *p);
-/* Has another process, dead or alive, asked for what follows its generation? */
+/* Has another process, dead or alive, asked for what follows its generation? After a hand-over that
+   nobody confirmed, for what follows that. */
 bool proc_is_rivalled(const struct proc *p);
 const char *proc_note(const struct proc *p);
 

@@ -12,6 +12,9 @@ static const char *const names[SWARM_MAX] = {
 #undef X
 };
 
+#define BIT(f) (1ull << SWARM_##f)
+#define AT(s)  (1ull << STEP_##s)
+
 struct swarm swarm;
 
 /* Some histories have nearly all of it, most a few. */
@@ -22,22 +25,77 @@ static uint64_t draw_faults(void)
 
 	for (unsigned f = 0; f < SWARM_MAX; f++)
 		on |= (uint64_t)rnd_one_in(one_in) << f;
-	return on;
+	/* What it finds is looked for anyway, and it takes half of the time. */
+	return rnd_one_in(8) ? on : on & ~(1ull << SWARM_VERIFY);
+}
+
+/*
+ * What goes wrong in one matter, and where. Else each of these would have to be drawn by itself,
+ * and that they meet is rare.
+ */
+static const struct {
+	uint64_t on, steps;
+} themes[] = {
+	{BIT(STOP) | BIT(TERM) | BIT(WRONG_SIDE) | BIT(SLOW_DISK) | BIT(FREEZE_STEP),
+	 AT(GOODBYE) | AT(BYE_SAID) | AT(DONE_HEARD) | AT(DRAINED) | AT(DONE_SAID)},
+	{BIT(STOP) | BIT(WRONG_SIDE) | BIT(STEP) | BIT(POWER),
+	 AT(GOODBYE) | AT(BYE_SAID) | AT(DONE_HEARD) | AT(DRAINED) | AT(DONE_SAID)},
+	{BIT(STOP) | BIT(SLOW_DISK) | BIT(WRONG_SIDE) | BIT(KILL) | BIT(STEP),
+	 AT(TAKEOVER_RUN) | AT(ACK_SENT) | AT(COMMIT_END)},
+	{BIT(FAILOVER) | BIT(STEP) | BIT(CUT) | BIT(FREEZE_STEP),
+	 AT(HANDED) | AT(RUNS_HEARD) | AT(GONE_SAID) | AT(TAKEOVER_CLAIM) | AT(TAKEOVER_LOAD) |
+		 AT(TAKEOVER_RUN) | AT(RUNS_SAID) | AT(GONE_HEARD)},
+	{BIT(BREAK) | BIT(LOST_ARBITER) | BIT(SLOW_ARBITER) | BIT(STEP),
+	 AT(PEER_LOST) | AT(TAKEOVER_CLAIM) | AT(TAKEOVER_RUN)},
+	{BIT(HOLE) | BIT(CUT) | BIT(SLOW_NET) | BIT(FREEZE_STEP) | BIT(FREEZE),
+	 AT(SEND_END) | AT(ACK_RECEIVED) | AT(ACK_BEFORE) | AT(ACK_SENT)},
+	{BIT(BREAK) | BIT(SLOW_NET) | BIT(SLOW_DISK) | BIT(STEP),
+	 AT(SYNC_DISK) | AT(SYNC_RAM) | AT(SYNC_END) | AT(STAGE_STATE) | AT(ACK_SENT)},
+};
+
+#define THEMES (sizeof(themes) / sizeof(themes[0]))
+
+static void draw_theme(struct swarm *s)
+{
+	uint64_t at = rnd_below(THEMES), left = themes[at].steps, others = rnd_one_in(2);
+	uint64_t n = rnd_below((uint64_t)__builtin_popcountll(left));
+
+	if (!rnd_one_in(2))
+		return;
+	s->on = (others ? s->on : 0) | (themes[at].on & (rnd() | rnd()));
+	while (n--)
+		left &= left - 1;
+	s->hot_step = (unsigned)__builtin_ctzll(left);
+	s->hot_in = s->hot_in > 5 ? 5 : s->hot_in;
+}
+
+/* A guest that does little lives longer: what is rare then is a fault, not a page. */
+static void draw_pace(struct swarm *s)
+{
+	uint64_t idle = (unsigned[]){1, 1, 10, 50}[rnd_below(4)];
+
+	s->pace_ns = idle * 600 * US;
+	s->lasts_ns = rnd_in(SEC, 5 * SEC);
+	if (idle > 1)
+		s->lasts_ns += rnd_in(SEC, 20 * SEC);
 }
 
 void swarm_draw(void)
 {
 	static const char *const epochs[] = {"2ms", "10ms", "25ms", "25ms", "25ms", "100ms"};
-	struct swarm s = {.on = draw_faults(),
-			  .moves = rnd_one_in(3),
-			  .lasts_ns = rnd_in(SEC, 5 * SEC),
-			  .mean_ns = rnd_in(300 * MS, 2 * SEC)};
+	struct swarm s = {.on = draw_faults()};
 
+	/* One after the other: a compiler may evaluate initializers in any order. */
+	s.moves = rnd_one_in(3);
+	draw_pace(&s);
+	s.mean_ns = rnd_in(300 * MS, 2 * SEC);
 	strcpy(s.epoch, epochs[rnd_below(sizeof(epochs) / sizeof(epochs[0]))]);
 	/* Steps of a migration are far rarer than those of epochs: they have their own draw. */
 	s.hot_step = (unsigned)(s.moves ? rnd_in(STEP_MIG_OFFERED, STEP_MAX - 1)
 					: rnd_below(STEP_MIG_OFFERED));
 	s.hot_in = (unsigned[]){1, 2, 5, 40}[rnd_below(4)];
+	if (!s.moves)
+		draw_theme(&s);
 	swarm = s;
 }
 

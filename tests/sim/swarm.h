@@ -27,6 +27,7 @@
 	X(SLOW_ARBITER, "slow-arbiter")                                                            \
 	X(SILENT_ARBITER, "silent-arbiter")                                                        \
 	X(LYING_ARBITER, "lying-arbiter")                                                          \
+	X(LOST_ARBITER, "lost-arbiter")                                                            \
 	X(CLOCKS, "clocks")                                                                        \
 	X(STOP, "stop")                                                                            \
 	X(TERM, "sigterm")                                                                         \
@@ -48,6 +49,7 @@ struct swarm {
 	bool moves;  /* a VM that migrates, instead of a pair */
 	uint64_t lasts_ns;
 	uint64_t mean_ns;  /* between two of a kind */
+	uint64_t pace_ns;  /* of the guest, from one thing that it does to the next, at most */
 	unsigned hot_step; /* enum step: where most of what happens at steps happens, */
 	unsigned hot_in;   /* one time in so many */
 	char epoch[16];

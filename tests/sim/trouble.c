@@ -108,7 +108,9 @@ static void cut_link(void)
 
 static void make_hole(void)
 {
-	cut_from((unsigned)rnd_below(HOSTS), cut_time());
+	unsigned from = (unsigned)rnd_below(HOSTS);
+
+	cut_from(from, cut_time());
 }
 
 static void break_links(void)
@@ -137,12 +139,16 @@ static void change_disk(void)
 
 static void spoil_disk(void)
 {
-	storage[rnd_below(HOSTS)].io_error = rnd_one_in(2) ? 0 : (unsigned)rnd_in(1, 400);
+	struct storage *s = &storage[rnd_below(HOSTS)];
+
+	s->io_error = rnd_one_in(2) ? 0 : (unsigned)rnd_in(1, 400);
 }
 
 static void slow_arbiter(void)
 {
-	storage[rnd_below(HOSTS)].delay_ns = rnd_one_in(2) ? 200 * US : rnd_in(MS, 1500 * MS);
+	struct storage *s = &storage[rnd_below(HOSTS)];
+
+	s->delay_ns = rnd_one_in(2) ? 200 * US : rnd_in(MS, 1500 * MS);
 }
 
 static void answer_again(void *arg)
@@ -170,6 +176,12 @@ static void lie(void)
 
 	s->eio = rnd_one_in(2) ? 0 : (unsigned)rnd_in(2, 40);
 	s->lost = rnd_one_in(2) ? 0 : (unsigned)rnd_in(2, 40);
+}
+
+static void lose_arbiter(void)
+{
+	trace("the arbiter's storage restarts, and lacks what was not synced");
+	file_server_restarts();
 }
 
 /* --- all -------------------------------------------------------------------------------------- */
@@ -250,6 +262,7 @@ static const struct {
 	{SWARM_SLOW_ARBITER, slow_arbiter},
 	{SWARM_SILENT_ARBITER, silence_arbiter},
 	{SWARM_LYING_ARBITER, lie},
+	{SWARM_LOST_ARBITER, lose_arbiter},
 };
 
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
