@@ -33,6 +33,26 @@ BUGS = {
     "images-not-waited-for": ("ft/role/ending.c", "\tif (!p->ft->images_behind)\n\t\tprimary_post(p, PRI_EV_IMAGES);",
                               "\tif (p)\n\t\tprimary_post(p, PRI_EV_IMAGES);"),
     "claim-not-known": ("ft/common/arbiter_file.c", "bool landed = !r &&", "bool landed = r == 1 &&"),
+    "back-not-taken": ("ft/role/claiming.c", "if (is_handed(p, a)) {", "if (!a && is_handed(p, a)) {"),
+    "left-at-claim": ("ft/role/ending.c", "_HAND_OVER, &w, sizeof(w)))\n\t\tstep_reached(STEP_HANDED);",
+                      "_HAND_OVER, &w, sizeof(w)))\n\t\tprimary_post(p, PRI_EV_RUNS);"),
+    "token-kept": ("ft/role/takeover.c", "\t\tarbiter_set_token(s->ft->arbiter, 0); /* the next claim is for good */\n", ""),
+    "alone-unclaimed": ("ft/role/takeover.c", "\ttakeover_ask(s);\n}\n\n/* Claimed again",
+                        "\tsecondary_post(s, SEC_EV_WON);\n}\n\n/* Claimed again"),
+    "record-unsynced": ("ft/common/arbiter_file.c", "\treturn fsync(fd);", "\treturn 0;"),
+    "folder-unsynced": ("ft/common/arbiter_file.c", "\tif (fsync(dirfd(d)) < 0)\n\t\treturn err_sys(e, \"arbiter folder '%s'\", "
+                        "f->folder);\n\tr = scan(f, d, 0, &highest, e);\n\tif (r ||",
+                        "\tr = scan(f, d, 0, &highest, e);\n\tif (r ||"),
+    "end-overlooked": ("ft/common/arbiter_file.c", "mine.generation > 1 && q->why == ARBITER_GO_ON)\n\t\tr = look",
+                       "mine.generation > INT64_MAX)\n\t\tr = look"),
+    "old-echo": ("ft/common/heart.c", "\tif (echo > h->echoed_ns && echo <= h->last.nonce) {\n\t\th->echoed_ns = echo;",
+                 "\tif (echo <= h->last.nonce) {\n\t\th->echoed_ns = loop_now_ns();"),
+    "mark-lost": ("ft/epoch/sync.c", "\tif (!r)\n\t\tr = ram_pass_all(ram);",
+                  "\tif (!r)\n\t\tr = ram_pass_all(ram);\n\tdirty_forget_host(s->dirty);"),
+    "last-blocks": ("ft/epoch/sync.c", "\treturn r ? r : each_disk(b, disk_pass_marked);", "\treturn r;"),
+    "other-base": ("ft/epoch/bases.c", "{page, copy, b->capture}", "{s->page, copy, b->capture}"),
+    "base-stolen": ("ft/epoch/bases.c", "if (s->copy && s->added != b->capture)\n\t\t\treturn", "if (s->copy)\n\t\t\treturn"),
+    "drain-unsynced": ("ft/role/receiving.c", "if (diskapply_flush(&s->disks))", "if (!s)"),
     "ready-runs": ("postcopy/phases.c", "ROW(READY, LOST, LISTEN, dest_drop,", "ROW(READY, LOST, RUNS, dest_run,"),
 }
 
@@ -69,16 +89,18 @@ def build(name):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--runs", type=int, default=300)
+    p.add_argument("--runs", type=int, default=2000)
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--theme")
     p.add_argument("names", nargs="*", metavar="NAME")
     a = p.parse_args()
     missed = 0
     make("build/normal/tests/sim/sim")
     for name in a.names or BUGS:
         program = build(name)
-        said = subprocess.run([program, "--until-failure", "--runs", str(a.runs), "--seed", str(a.seed)], cwd=ROOT,
-                              capture_output=True, text=True).stdout.splitlines()
+        theme = ["--theme", a.theme] if a.theme else []
+        said = subprocess.run([program, "--until-failure", "--runs", str(a.runs), "--seed", str(a.seed), *theme],
+                              cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
         found = said[-1].startswith("not ok")
         missed += not found
         why = next((re.sub(r".*VIOLATED at", "after", l) for l in said if "VIOLATED" in l), said[0])

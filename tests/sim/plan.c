@@ -75,6 +75,8 @@ bool plan_take(struct plan *p, const char *name, const char *value)
 		p->kind = *value;
 	else if (!strcmp(name, "--lasts"))
 		p->lasts_ms = strtoull(value, NULL, 0);
+	else if (!strcmp(name, "--theme"))
+		return (p->theme = swarm_theme(value));
 	else if (!strcmp(name, "--without"))
 		return take_without(p, value);
 	else if (!strcmp(name, "--faults"))
@@ -92,6 +94,8 @@ void plan_print(const struct plan *p, char *text, size_t cap)
 	if (p->kind)
 		n += (size_t)snprintf(text + n, cap - n, " --kind %s",
 				      p->kind == 'm' ? "move" : "pair");
+	if (p->theme)
+		n += (size_t)snprintf(text + n, cap - n, " --theme %s", swarm_theme_name(p->theme));
 	if (p->lasts_ms)
 		n += (size_t)snprintf(text + n, cap - n, " --lasts %llu",
 				      (unsigned long long)p->lasts_ms);

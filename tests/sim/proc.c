@@ -25,6 +25,7 @@ int __real_arbiter_ask_claim(struct arbiter *a, uint64_t from, enum arbiter_why 
 			     arbiter_done *fn, void *arg);
 int __real_arbiter_claim(struct arbiter *a, uint64_t from, enum arbiter_why why, uint64_t *ret,
 			 struct err *e);
+void __real_arbiter_set_token(struct arbiter *a, uint64_t token);
 
 struct host hosts[HOSTS];
 static unsigned ids = 100;
@@ -167,11 +168,18 @@ void proc_command(struct proc *p, const char *json)
 bool proc_is_rivalled(const struct proc *p)
 {
 	uint64_t from = p->run->ft.generation;
+	bool handed = p->handed_from >= from;
 
-	if (p->handed_from >= from)
-		from = p->handed_from + 1;
 	for (const struct proc *q = youngest; q; q = q->older)
-		if (q != p && q->claimed_from >= from)
+		if (q != p && (handed ? q->claimed_good : q->claimed_from) >= from)
+			return true;
+	return false;
+}
+
+bool proc_is_succeeded(const struct proc *p)
+{
+	for (const struct proc *q = youngest; q; q = q->older)
+		if (q != p && q->ran_at >= p->left_at)
 			return true;
 	return false;
 }
@@ -194,6 +202,14 @@ static void note_claim(uint64_t from)
 	struct proc *p = proc_now();
 
 	p->claimed_from = from > p->claimed_from ? from : p->claimed_from;
+	if (!p->token && from > p->claimed_good)
+		p->claimed_good = from;
+}
+
+void __wrap_arbiter_set_token(struct arbiter *a, uint64_t token)
+{
+	proc_now()->token = token;
+	REAL(arbiter_set_token)(a, token);
 }
 
 int __wrap_arbiter_ask_claim(struct arbiter *a, uint64_t from, enum arbiter_why why,

@@ -34,39 +34,55 @@ static uint64_t draw_faults(void)
  * and that they meet is rare.
  */
 static const struct {
+	const char *name;
 	uint64_t on, steps;
 } themes[] = {
-	{BIT(STOP) | BIT(TERM) | BIT(WRONG_SIDE) | BIT(SLOW_DISK) | BIT(FREEZE_STEP),
+	{"stop", BIT(STOP) | BIT(TERM) | BIT(WRONG_SIDE) | BIT(SLOW_DISK) | BIT(FREEZE_STEP),
 	 AT(GOODBYE) | AT(BYE_SAID) | AT(DONE_HEARD) | AT(DRAINED) | AT(DONE_SAID)},
-	{BIT(STOP) | BIT(WRONG_SIDE) | BIT(STEP) | BIT(POWER),
+	{"stop-death", BIT(STOP) | BIT(WRONG_SIDE) | BIT(STEP) | BIT(POWER),
 	 AT(GOODBYE) | AT(BYE_SAID) | AT(DONE_HEARD) | AT(DRAINED) | AT(DONE_SAID)},
-	{BIT(STOP) | BIT(SLOW_DISK) | BIT(WRONG_SIDE) | BIT(KILL) | BIT(STEP),
+	{"late-images", BIT(STOP) | BIT(SLOW_DISK) | BIT(WRONG_SIDE) | BIT(KILL) | BIT(STEP),
 	 AT(TAKEOVER_RUN) | AT(ACK_SENT) | AT(COMMIT_END)},
-	{BIT(FAILOVER) | BIT(STEP) | BIT(CUT) | BIT(FREEZE_STEP),
+	{"hand-over", BIT(FAILOVER) | BIT(STEP) | BIT(CUT) | BIT(FREEZE_STEP),
 	 AT(HANDED) | AT(RUNS_HEARD) | AT(GONE_SAID) | AT(TAKEOVER_CLAIM) | AT(TAKEOVER_LOAD) |
 		 AT(TAKEOVER_RUN) | AT(RUNS_SAID) | AT(GONE_HEARD)},
-	{BIT(BREAK) | BIT(LOST_ARBITER) | BIT(SLOW_ARBITER) | BIT(STEP),
+	{"claim", BIT(BREAK) | BIT(LOST_ARBITER) | BIT(SLOW_ARBITER) | BIT(STEP),
 	 AT(PEER_LOST) | AT(TAKEOVER_CLAIM) | AT(TAKEOVER_RUN)},
-	{BIT(HOLE) | BIT(CUT) | BIT(SLOW_NET) | BIT(FREEZE_STEP) | BIT(FREEZE),
+	{"lease", BIT(HOLE) | BIT(CUT) | BIT(SLOW_NET) | BIT(FREEZE_STEP) | BIT(FREEZE),
 	 AT(SEND_END) | AT(ACK_RECEIVED) | AT(ACK_BEFORE) | AT(ACK_SENT)},
-	{BIT(BREAK) | BIT(SLOW_NET) | BIT(SLOW_DISK) | BIT(STEP),
+	{"sync", BIT(BREAK) | BIT(SLOW_NET) | BIT(SLOW_DISK) | BIT(STEP),
 	 AT(SYNC_DISK) | AT(SYNC_RAM) | AT(SYNC_END) | AT(STAGE_STATE) | AT(ACK_SENT)},
 };
 
 #define THEMES (sizeof(themes) / sizeof(themes[0]))
 
-static void draw_theme(struct swarm *s)
+static void draw_theme(struct swarm *s, unsigned at)
 {
-	uint64_t at = rnd_below(THEMES), left = themes[at].steps, others = rnd_one_in(2);
+	uint64_t left = themes[at].steps, on = themes[at].on;
 	uint64_t n = rnd_below((uint64_t)__builtin_popcountll(left));
+	bool others = rnd_one_in(2);
 
-	if (!rnd_one_in(2))
-		return;
-	s->on = (others ? s->on : 0) | (themes[at].on & (rnd() | rnd()));
+	s->moves = false;
+	s->on = (others ? s->on : 0) | (on & (rnd() | rnd() | rnd()));
 	while (n--)
 		left &= left - 1;
 	s->hot_step = (unsigned)__builtin_ctzll(left);
 	s->hot_in = s->hot_in > 5 ? 5 : s->hot_in;
+	s->mean_ns = rnd_in(100 * MS, 800 * MS);
+}
+
+unsigned swarm_theme(const char *name)
+{
+	unsigned i = 0;
+
+	while (i < THEMES && strcmp(themes[i].name, name))
+		i++;
+	return i < THEMES ? i + 1 : 0;
+}
+
+const char *swarm_theme_name(unsigned theme)
+{
+	return theme ? themes[theme - 1].name : "none";
 }
 
 /* A guest that does little lives longer: what is rare then is a fault, not a page. */
@@ -80,7 +96,7 @@ static void draw_pace(struct swarm *s)
 		s->lasts_ns += rnd_in(SEC, 20 * SEC);
 }
 
-void swarm_draw(void)
+void swarm_draw(unsigned theme)
 {
 	static const char *const epochs[] = {"2ms", "10ms", "25ms", "25ms", "25ms", "100ms"};
 	struct swarm s = {.on = draw_faults()};
@@ -94,8 +110,13 @@ void swarm_draw(void)
 	s.hot_step = (unsigned)(s.moves ? rnd_in(STEP_MIG_OFFERED, STEP_MAX - 1)
 					: rnd_below(STEP_MIG_OFFERED));
 	s.hot_in = (unsigned[]){1, 2, 5, 40}[rnd_below(4)];
-	if (!s.moves)
-		draw_theme(&s);
+	/* One half of the histories. */
+	s.theme = (unsigned)rnd_below(2 * THEMES) + 1;
+	if (theme)
+		s.theme = theme;
+	s.theme = s.theme <= THEMES ? s.theme : 0;
+	if (s.theme)
+		draw_theme(&s, s.theme - 1);
 	swarm = s;
 }
 

@@ -47,6 +47,7 @@ enum swarm_fault {
 struct swarm {
 	uint64_t on; /* bits */
 	bool moves;  /* a VM that migrates, instead of a pair */
+	unsigned theme;
 	uint64_t lasts_ns;
 	uint64_t mean_ns;  /* between two of a kind */
 	uint64_t pace_ns;  /* of the guest, from one thing that it does to the next, at most */
@@ -57,7 +58,11 @@ struct swarm {
 
 extern struct swarm swarm;
 
-void swarm_draw(void);
+/* theme: as if that were drawn; 0: as drawn. */
+void swarm_draw(unsigned theme);
+/* 0: no such name; 0 is none. */
+unsigned swarm_theme(const char *name);
+const char *swarm_theme_name(unsigned theme);
 bool swarm_has(enum swarm_fault f);
 const char *swarm_name(enum swarm_fault f);
 /* SWARM_MAX: no such name. */

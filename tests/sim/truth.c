@@ -260,8 +260,18 @@ void truth_step(struct proc *p, enum step s)
 	case STEP_TAKEOVER_CLAIM:
 		note_lease(p);
 		break;
+	case STEP_GOODBYE:
+		p->left_at = world_now();
+		break;
 	case STEP_HANDED:
 		p->handed_from = p->run->ft.generation;
+		break;
+	case STEP_TAKEOVER_RUN:
+		p->ran_at = world_now();
+		break;
+	case STEP_RUNS_HEARD:
+		if (!proc_is_succeeded(p))
+			violated("%c leaves, and nobody ran what it handed over", p->host->name);
 		break;
 	case STEP_DONE_HEARD:
 		check_images();
@@ -287,6 +297,11 @@ void truth_runs(struct proc *p)
 	p->steps++;
 	if (passes(p) && passes(hosts[!p->host->index].proc))
 		violated("P2: both sides run the guest, and let its output pass");
+}
+
+bool truth_is_over(const struct proc *p)
+{
+	return passes(hosts[!p->host->index].proc) && !passes(p);
 }
 
 uint64_t truth_lines(void)

@@ -36,6 +36,8 @@ bool truth_is_in(const uint8_t *image);
 void truth_said(struct proc *p, uint32_t node, uint64_t boot, uint64_t clock);
 /* p is there: what it sealed, acknowledged, committed. */
 void truth_step(struct proc *p, enum step s);
+/* The other side speaks for the guest: nobody will hear what p does until it knows. */
+bool truth_is_over(const struct proc *p);
 /* The guest runs there. */
 void truth_runs(struct proc *p);
 

@@ -105,13 +105,14 @@ void world_live(void)
 	uint64_t began;
 
 	rnd_seed(plan.seed);
-	swarm_draw();
+	swarm_draw(plan.theme);
 	plan_apply();
 	outcome->faults = swarm.on;
 	outcome->moves = swarm.moves;
 	swarm_list(swarm.on, list, sizeof(list));
-	trace("seed %llu: %s, %s; epoch %s", (unsigned long long)plan.seed,
-	      swarm.moves ? "a VM that moves" : "a pair", list, swarm.epoch);
+	trace("seed %llu: %s, %s; epoch %s; theme %s, at %s one time in %u",
+	      (unsigned long long)plan.seed, swarm.moves ? "a VM that moves" : "a pair", list,
+	      swarm.epoch, swarm_theme_name(swarm.theme), step_name(swarm.hot_step), swarm.hot_in);
 	make_hosts();
 	trouble_begin();
 	began = world_now();
