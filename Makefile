@@ -161,10 +161,10 @@ build/fuzz/tests/fuzz/legacy_fuzz: WRAP := loop_now_ns time
 unit: $(UNIT)
 sim: $(B)/tests/sim/sim $(patsubst %,build/bug-%/sim,$(filter-out claim,$(BUGS))) build/guests/idle.elf
 tests: $(B)/ftvmm guests tools unit bugs sim
-# What the suites asan and fuzz run.
+# What the suites asan, fuzz and sim run.
 tests-sanitized:
-	@$(MAKE) --no-print-directory -j2 V=asan unit
-	@$(MAKE) --no-print-directory -j2 V=fuzz CC=clang fuzz-build
+	@$(MAKE) --no-print-directory -j2 V=asan unit build/asan/tests/sim/sim
+	@$(MAKE) --no-print-directory -j2 V=fuzz CC=clang fuzz-build build/fuzz/tests/sim/sim
 test: deps-test deps-fuzz
 	@$(MAKE) --no-print-directory -j2 tests
 	@$(MAKE) --no-print-directory tests-sanitized

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Does the simulation notice? Plants one bug after the other, each a change of one place, and says after how
-many histories it was found. usage: tests/sim/bugs.py [--runs N] [--seed N] [NAME]..."""
+many histories it was found. usage: tests/sim/bugs.py [--runs N] [--seed N] [--keep] [NAME]..."""
 
 import argparse
 import os
@@ -10,6 +10,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 OUT = "build/sim-bugs"
+SEEDS = "tests/sim/seeds"
 
 # Name: file, what is there, what is planted instead. None: a flag of the file's own.
 BUGS = {
@@ -50,8 +51,10 @@ BUGS = {
     "mark-lost": ("ft/epoch/sync.c", "\tif (!r)\n\t\tr = ram_pass_all(ram);",
                   "\tif (!r)\n\t\tr = ram_pass_all(ram);\n\tdirty_forget_host(s->dirty);"),
     "last-blocks": ("ft/epoch/sync.c", "\treturn r ? r : each_disk(b, disk_pass_marked);", "\treturn r;"),
-    "other-base": ("ft/epoch/bases.c", "{page, copy, b->capture}", "{s->page, copy, b->capture}"),
-    "base-stolen": ("ft/epoch/bases.c", "if (s->copy && s->added != b->capture)\n\t\t\treturn", "if (s->copy)\n\t\t\treturn"),
+    "other-base": ("ft/epoch/bases.c", "return s->copy && s->page == page ? empty(s) : NULL;",
+                   "return s->copy ? empty(s) : NULL;"),
+    "old-base": ("ft/epoch/capture.c", "\t\t\th->copy = add_page(c, b, h->page, h->copy, true);",
+                 "\t\t\tadd_page(c, b, h->page, h->copy, true);"),
     "drain-unsynced": ("ft/role/receiving.c", "if (diskapply_flush(&s->disks))", "if (!s)"),
     "ready-runs": ("postcopy/phases.c", "ROW(READY, LOST, LISTEN, dest_drop,", "ROW(READY, LOST, RUNS, dest_run,"),
 }
@@ -87,25 +90,40 @@ def build(name):
     return program
 
 
+def keep(found):
+    """Their lines in tests/sim/seeds, instead of those that were there."""
+    with open(os.path.join(ROOT, SEEDS)) as f:
+        lines = [l for l in f if not any(f"# planted {name}:" in l for name in found)]
+    with open(os.path.join(ROOT, SEEDS), "w") as f:
+        f.writelines(lines + [f"{options} # planted {name}: {why}\n" for name, (options, why) in found.items()])
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--runs", type=int, default=2000)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--theme")
+    p.add_argument("--keep", action="store_true", help="what finds them goes to tests/sim/seeds")
+    p.add_argument("--theme", help="only such histories")
+    p.add_argument("--kind", help="pair or move")
     p.add_argument("names", nargs="*", metavar="NAME")
     a = p.parse_args()
-    missed = 0
+    missed, lines = 0, {}
     make("build/normal/tests/sim/sim")
     for name in a.names or BUGS:
         program = build(name)
-        theme = ["--theme", a.theme] if a.theme else []
-        said = subprocess.run([program, "--until-failure", "--runs", str(a.runs), "--seed", str(a.seed), *theme],
+        only = [w for k in ("theme", "kind") if getattr(a, k) for w in (f"--{k}", getattr(a, k))]
+        said = subprocess.run([program, "--until-failure", "--runs", str(a.runs), "--seed", str(a.seed), *only],
                               cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
         found = said[-1].startswith("not ok")
         missed += not found
         why = next((re.sub(r".*VIOLATED at", "after", l) for l in said if "VIOLATED" in l), said[0])
         print(f"{'ok' if found else 'not ok'} {name}: {said[-1].split()[2 if found else 1]} histories: {why if found else 'not found'}",
               flush=True)
+        if found:
+            options = next(l for l in said if "; step by step:" in l)
+            lines[name] = re.sub("^not ok |; step by step.*", "", options), re.sub("^after [0-9.]* ms: ", "", why)
+    if a.keep:
+        keep(lines)
     return missed > 0
 
 
