@@ -181,7 +181,8 @@ static int lost(const struct arbiter_file *f, DIR *d, struct arbiter_record *ret
 /*
  * After our link: still the highest? A claimer that was stopped for long enough could find its
  * number free again because old records are removed; then newer ones exist. And whoever has gone
- * on from our number meanwhile did so by force, and wins.
+ * on from our number meanwhile did so by force, and wins. A link that a restart of the storage took
+ * back before the sync is lost to nobody: it may be asked for again.
  */
 static int confirm(const struct arbiter_file *f, DIR *d, uint64_t generation,
 		   struct arbiter_record *ret, struct err *e)
@@ -195,6 +196,12 @@ static int confirm(const struct arbiter_file *f, DIR *d, uint64_t generation,
 	r = scan(f, d, 0, &highest, e);
 	if (r || highest == generation)
 		return r;
+	if (highest < generation)
+		return err_set(e, -ENODATA,
+			       "arbiter folder '%s' lost generation %" PRIu64
+			       " of VM '%s', which was just written; does its storage keep what "
+			       "it has answered?",
+			       f->folder, generation, f->vm);
 	if (highest > generation + ARBITER_FILE_KEEP) {
 		generation_name(f, generation, name);
 		unlinkat(dirfd(d), name, 0);

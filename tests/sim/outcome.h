@@ -8,9 +8,9 @@
 #include "tests/sim/swarm.h"
 
 struct outcome {
-	uint64_t faults;	     /* as drawn */
-	uint32_t events[SWARM_MAX];  /* that came up */
-	bool healed, moves;	     /* the last fault is over; it was a VM that moves */
+	uint64_t faults;	    /* as drawn */
+	uint32_t events[SWARM_MAX]; /* that came up */
+	bool healed, moves;	    /* the last fault is over; it was a VM that moves */
 	uint64_t lasted_ns, hash;
 	char violated[512];
 };

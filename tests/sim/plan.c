@@ -22,7 +22,7 @@ void plan_leave_out(struct plan *p, enum swarm_fault f, unsigned first, unsigned
 		if (out)
 			p->without[f][i / 8] |= (uint8_t)(1u << i % 8);
 		else
-			p->without[f][i / 8] &= (uint8_t)~(1u << i % 8);
+			p->without[f][i / 8] &= (uint8_t) ~(1u << i % 8);
 }
 
 /* KIND.NUMBER or KIND.FIRST-LAST, with commas between. */
@@ -128,8 +128,10 @@ bool event_begins(enum swarm_fault f)
 	unsigned n = outcome->events[f]++;
 
 	rnd_own((uint64_t)f << 32 | n);
-	trace("%s.%u%s", swarm_name(f), n, is_out(&plan, f, n) ? " is left out" : "");
-	return !is_out(&plan, f, n);
+	if (is_out(&plan, f, n))
+		return false;
+	trace("%s.%u", swarm_name(f), n);
+	return true;
 }
 
 void event_ends(void)

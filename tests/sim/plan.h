@@ -16,11 +16,11 @@
 
 struct plan {
 	uint64_t seed;
-	char kind;		  /* only pairs ('p'), only VMs that move ('m'), or 0: as drawn */
-	unsigned theme;		  /* swarm_theme(), or 0: as drawn */
-	bool chosen;		  /* only these faults: */
-	uint64_t faults;	  /* bits */
-	uint64_t lasts_ms;	  /* 0: as drawn */
+	char kind;	   /* only pairs ('p'), only VMs that move ('m'), or 0: as drawn */
+	unsigned theme;	   /* swarm_theme(), or 0: as drawn */
+	bool chosen;	   /* only these faults: */
+	uint64_t faults;   /* bits */
+	uint64_t lasts_ms; /* 0: as drawn */
 	uint8_t without[SWARM_MAX][PLAN_EVENTS / 8];
 };
 

@@ -47,14 +47,14 @@ struct proc {
 	uint64_t steps;		     /* of the guest, run here */
 	int memory[8];		     /* real descriptors, closed at its end */
 	unsigned nmemory;
-	unsigned terms;	       /* signals that wait */
-	bool token;	       /* its claims name the hand-over: they may yet be undone */
-	uint64_t claimed_from; /* the highest generation that it asked to follow, or 0 */
-	uint64_t claimed_good; /* likewise, for good */
+	unsigned terms;		  /* signals that wait */
+	bool token;		  /* its claims name the hand-over: they may yet be undone */
+	uint64_t claimed_from;	  /* the highest generation that it asked to follow, or 0 */
+	uint64_t claimed_good;	  /* likewise, for good */
 	uint64_t left_at, ran_at; /* it said goodbye; it let a VM run that it had taken over */
-	uint64_t handed_from;  /* the generation that it offered to hand over, or 0 */
-	struct proc *older;    /* of all that ever were */
-	bool as_primary;       /* was started so */
+	uint64_t handed_from;	  /* the generation that it offered to hand over, or 0 */
+	struct proc *older;	  /* of all that ever were */
+	bool as_primary;	  /* was started so */
 };
 
 extern struct host hosts[HOSTS];

@@ -174,7 +174,8 @@ int main(int argc, char **argv)
 	bool good = true;
 
 	if (!parse(&a, argc, argv)) {
-		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--seeds FILE] [--faults a,b] "
+		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--seeds FILE] [--faults "
+		       "a,b] "
 		       "[--kind pair|move] [--lasts MS] [--without a.0,b.2-4] [--until-failure] "
 		       "[--shrink] [--rows] [--hashes] [--trace] [--verbose]\n",
 		       argv[0]);
@@ -188,7 +189,8 @@ int main(int argc, char **argv)
 	else
 		live_many(&a, &s);
 	REAL(clock_gettime)(CLOCK_MONOTONIC, &ended);
-	sum_up(&a, &s, (uint64_t)(ended.tv_sec - began.tv_sec) * SEC +
-			       (uint64_t)(ended.tv_nsec - began.tv_nsec));
+	sum_up(&a, &s,
+	       (uint64_t)(ended.tv_sec - began.tv_sec) * SEC +
+		       (uint64_t)(ended.tv_nsec - began.tv_nsec));
 	return s.failed > 0 || !good;
 }

@@ -11,9 +11,9 @@
 #include "tests/sim/world.h"
 #include "vmm/base/hash.h"
 
-#define NODES	(1u << 20)
-#define VALUES	(1u << 20)
-#define SLACK_NS (5 * MS) /* a look at the clock, and what is done then */
+#define NODES	 (1u << 20)
+#define VALUES	 (1u << 20)
+#define SLACK_NS (5 * MS)   /* a look at the clock, and what is done then */
 #define LEASE_NS (100 * MS) /* --peer-timeout */
 
 struct node {
@@ -33,7 +33,7 @@ static uint32_t said;			 /* last */
 static uint64_t said_boot, said_clock, lines;
 #define FOUND (IMAGE_BYTES / 512)
 static uint32_t found[FOUND], nfound; /* in the sectors of the image that a guest looks at */
-static uint64_t lease_ends; /* of whoever was lost last */
+static uint64_t lease_ends;	      /* of whoever was lost last */
 
 /* Epochs as they were sealed. */
 #define SEALED 64u

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -173,6 +174,30 @@ static void a_claim_within_a_stop_wins(void **state)
 	assert_string_equal(rec.holder, "hostB");
 }
 
+static const struct world *restarting;
+
+static void take_back(void)
+{
+	unplant(restarting, "vm.2");
+}
+
+/* The storage restarts between the link and its sync: nobody else has claimed. */
+static void a_claim_that_the_storage_forgot_is_not_lost(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	restarting = *state;
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	storage.before_folder_sync = take_back;
+	assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), -ENODATA);
+	assert_non_null(strstr(e.msg, "generation 2"));
+	assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), 0);
+	assert_int_equal(gen, 2);
+	arbiter_close(a);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
@@ -182,6 +207,7 @@ int main(void)
 		TEST(a_claim_that_was_given_up_is_not_made),
 		TEST(a_stop_within_a_claim_cancels_it),
 		TEST(a_claim_within_a_stop_wins),
+		TEST(a_claim_that_the_storage_forgot_is_not_lost),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

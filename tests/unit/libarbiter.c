@@ -45,8 +45,12 @@ int fsync(int fd)
 		errno = storage.error ? storage.error : EIO;
 		return -1;
 	}
+	if (fstat(fd, &st))
+		return -1;
+	if (S_ISDIR(st.st_mode))
+		step(&storage.before_folder_sync);
 	r = (int)syscall(SYS_fsync, fd);
-	if (!r && !fstat(fd, &st))
+	if (!r)
 		note(S_ISDIR(st.st_mode) ? 'd' : 's');
 	return r;
 }

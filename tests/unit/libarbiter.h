@@ -22,6 +22,7 @@ struct storage {
 	/* Once, just before. */
 	void (*_Atomic before_link)(void);
 	void (*_Atomic before_rename)(void);
+	void (*_Atomic before_folder_sync)(void);
 	/* What was carried out: s, a file is synced; d, a folder; l, a link; r, a rename. */
 	char calls[32];
 	atomic_uint ncalls;
