@@ -28,6 +28,8 @@
 #define DATA_GPA  0x210000ull
 #define WORK_GPA  0x240000ull
 #define PAGES	  80u
+#define CPU_GPA	  0x290000ull /* struct cpu, a page for each but the first */
+#define CPUS	  4u
 #define QUEUE	  8u
 #define RUNNING	  0x7777777ull /* rip, once it has looked around */
 #define MAGIC	  0x6c6c657720736920ull
@@ -74,7 +76,13 @@ static const struct {
 
 #define DRIVE_STEPS (sizeof(drive) / sizeof(drive[0]))
 
-_Static_assert(WORK_GPA + PAGES * 4096ull <= GUEST_GPA + GUEST_BYTES, "all of it is compared");
+/* What the others have: they write, and see how far the first one is. */
+struct cpu {
+	uint64_t magic, steps, seen, written[8];
+};
+
+_Static_assert(WORK_GPA + PAGES * 4096ull <= CPU_GPA, "one behind the other");
+_Static_assert(CPU_GPA + CPUS * 4096ull <= GUEST_GPA + GUEST_BYTES, "all of it is compared");
 
 uint32_t guest_node(const void *memory)
 {
@@ -353,16 +361,52 @@ static enum guest_exit live(struct sim_vcpu *v, struct state *s)
 	return GUEST_RUNS;
 }
 
+static void agree(const struct sim_vcpu *v, uint64_t steps)
+{
+	if (v->regs.r15 != steps)
+		violated("vCPU %u of the guest at %c has the registers of step %llu and the memory "
+			 "of %llu",
+			 v->index, proc_now()->host->name, (unsigned long long)v->regs.r15,
+			 (unsigned long long)steps);
+}
+
+/* All vCPUs and memory are of one moment: what one has seen of another was before it. */
+static enum guest_exit step_other(struct sim_vcpu *v)
+{
+	const struct state *s = guest_read(v->vm, STATE_GPA, sizeof(*s));
+	struct cpu *c = guest_write(v->vm, CPU_GPA + v->index % CPUS * 4096ull, sizeof(*c));
+
+	if (c->magic != MAGIC)
+		*c = (struct cpu){.magic = MAGIC};
+	if (v->regs.rip != RUNNING) {
+		v->regs.rip = RUNNING;
+		v->regs.r15 = c->steps;
+		c->seen = 0;
+	}
+	agree(v, c->steps);
+	if (s->steps < c->seen)
+		violated("vCPU %u of the guest at %c has seen step %llu of the first one, which is "
+			 "at %llu",
+			 v->index, proc_now()->host->name, (unsigned long long)c->seen,
+			 (unsigned long long)s->steps);
+	c->seen = s->steps;
+	v->regs.r15 = ++c->steps;
+	c->written[c->steps % 8] = c->steps;
+	truth_runs(proc_now());
+	return GUEST_RUNS;
+}
+
 enum guest_exit guest_step(struct sim_vcpu *v)
 {
-	struct state *s = state_of(v);
+	struct state *s;
+
+	if (v->index)
+		return step_other(v);
+	s = state_of(v);
 
 	if (v->regs.rip != RUNNING)
 		start(v, s);
-	if (v->regs.r15 != s->steps)
-		violated("the guest at %c has the registers of step %llu and the memory of %llu",
-			 proc_now()->host->name, (unsigned long long)v->regs.r15,
-			 (unsigned long long)s->steps);
+	agree(v, s->steps);
 	v->regs.r15 = ++s->steps;
 	tell_time(v, s);
 	truth_runs(proc_now());

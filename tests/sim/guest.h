@@ -29,6 +29,7 @@ enum guest_exit { GUEST_RUNS, GUEST_EXITS };
 
 struct sim_vcpu {
 	struct sim_vm *vm;
+	unsigned index;
 	struct kvm_run *run;
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;

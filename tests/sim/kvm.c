@@ -179,11 +179,12 @@ static int clock_ioctl(struct sim_vm *vm, bool set, struct kvm_clock_data *c)
 	return 0;
 }
 
-static int create_vcpu(struct sim_vm *vm)
+static int create_vcpu(struct sim_vm *vm, unsigned index)
 {
 	struct sim_vcpu *v = calloc(1, sizeof(*v));
 
 	v->vm = vm;
+	v->index = index;
 	v->xcr0 = 1;
 	for (unsigned i = 0; i < SIM_MSRS; i++)
 		v->msrs[i].index = msr_list[i];
@@ -226,7 +227,7 @@ static long vm_ioctl(struct sim_vm *vm, unsigned long request, void *arg)
 		vm->door[vm->ndoors++] = *(struct kvm_ioeventfd *)arg;
 		return 0;
 	case KVM_CREATE_VCPU:
-		return create_vcpu(vm);
+		return create_vcpu(vm, (unsigned)(uintptr_t)arg);
 	case KVM_CREATE_IRQCHIP:
 		for (unsigned i = 0; i < KVM_IOAPIC_NUM_PINS; i++)
 			vm->chip[KVM_IRQCHIP_IOAPIC].chip.ioapic.redirtbl[i].fields.mask = 1;

@@ -86,6 +86,10 @@ static void start(struct host *h, bool incoming)
 	snprintf(uri, sizeof(uri), "tcp:10.0.0.%u:7000", 1 + h->index);
 	args[n++] = incoming ? "--incoming" : "-m";
 	args[n++] = incoming ? uri : "4M";
+	if (!incoming && swarm_has(SWARM_CPUS)) {
+		args[n++] = "--cpus";
+		args[n++] = "3";
+	}
 	trace("%c: ftvmm run%s", h->name, incoming ? " --incoming" : "");
 	proc_start(h, args);
 	mover.start_at[h->index] = world_now() + rnd_below(mover.settles ? 100 * MS : 800 * MS);

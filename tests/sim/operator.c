@@ -18,6 +18,7 @@ static struct {
 	uint64_t none_since; /* no side runs the VM; 0: one does */
 	bool refused[HOSTS]; /* the last start as primary, by the arbiter */
 	uint64_t start_at[HOSTS];
+	struct host *at; /* of the last strike */
 } op;
 
 /* --- what he sees ----------------------------------------------------------------------------- */
@@ -46,7 +47,7 @@ bool operator_has_vm(void)
 		const struct proc *p = hosts[i].proc;
 		enum secondary_state s = p && p->run ? p->run->secondary.fsm.state : SEC_OVER;
 
-		if (p && p->run && !proc_is_rivalled(p))
+		if (p && p->run && !claims_is_rivalled(p))
 			has |= runs(&hosts[i]) || s == SEC_STANDBY ||
 			       (s >= SEC_CLAIM && s <= SEC_CONFIRM);
 	}
@@ -77,12 +78,17 @@ static bool image_has_all(const struct host *h)
 
 /* --- what he does ----------------------------------------------------------------------------- */
 
+static const char *mode(void)
+{
+	return swarm_has(SWARM_KEMARI) ? "kemari" : swarm_has(SWARM_AUTO) ? "auto" : "mc";
+}
+
 static void start(struct host *h, bool primary, bool claim)
 {
 	char disk[64], peer[32], listen[32];
-	const char *args[ARGS_MAX] = {"--name", "vm", "-k",	   "build/guests/idle.elf",
-				      "--ft",	"mc", "--arbiter", "file:/sim/shared/vm",
-				      "-d",	disk, "--peer",	   peer};
+	const char *args[ARGS_MAX] = {"--name", "vm",	"-k",	     "build/guests/idle.elf",
+				      "--ft",	mode(), "--arbiter", "file:/sim/shared/vm",
+				      "-d",	disk,	"--peer",    peer};
 	unsigned n = 12;
 
 	snprintf(disk, sizeof(disk), "id=d0,path=/sim/%c/image,ft=mirror", h->name);
@@ -95,6 +101,10 @@ static void start(struct host *h, bool primary, bool claim)
 	args[n++] = swarm.epoch;
 	if (claim)
 		args[n++] = "--claim";
+	if (primary && swarm_has(SWARM_CPUS)) {
+		args[n++] = "--cpus";
+		args[n++] = "3";
+	}
 	if (primary && swarm_has(SWARM_VERIFY))
 		args[n++] = "--verify";
 	if (swarm_has(SWARM_TIGHT)) {
@@ -170,9 +180,18 @@ static void look(void *arg)
 
 /* --- his whims -------------------------------------------------------------------------------- */
 
+/* Where something happens, mostly. */
+static struct host *some_host(void)
+{
+	bool any = rnd_one_in(3);
+	struct host *h = &hosts[rnd_below(HOSTS)];
+
+	return any || !op.at ? h : op.at;
+}
+
 static void command(const char *json)
 {
-	struct proc *p = hosts[rnd_below(HOSTS)].proc;
+	struct proc *p = some_host()->proc;
 
 	if (p && p->run && !p->wanted[0] && !p->frozen) {
 		trace("%c: asked: %s", p->host->name, json);
@@ -182,9 +201,18 @@ static void command(const char *json)
 	}
 }
 
+static const char *const settings[] = {
+	"{\"cmd\":\"set\",\"ft\":\"mc\"}",
+	"{\"cmd\":\"set\",\"ft\":\"kemari\"}",
+	"{\"cmd\":\"set\",\"ft\":\"auto\"}",
+	"{\"cmd\":\"set\",\"epoch_ns\":2000000}",
+	"{\"cmd\":\"set\",\"ft\":\"kemari\",\"epoch_ns\":100000000}",
+	"{\"cmd\":\"set\",\"output_limit_bytes\":65536}",
+};
+
 static void act(enum swarm_fault f)
 {
-	struct proc *p = hosts[rnd_below(HOSTS)].proc;
+	struct proc *p = some_host()->proc;
 
 	switch (f) {
 	case SWARM_STOP:
@@ -192,6 +220,9 @@ static void act(enum swarm_fault f)
 		break;
 	case SWARM_FAILOVER:
 		command("{\"cmd\":\"failover\"}");
+		break;
+	case SWARM_SET:
+		command(settings[rnd_below(sizeof(settings) / sizeof(settings[0]))]);
 		break;
 	case SWARM_PAUSE:
 		command(rnd_one_in(2) ? "{\"cmd\":\"pause\"}" : "{\"cmd\":\"resume\"}");
@@ -227,17 +258,25 @@ static void whim(void *arg)
 	world_at(world_now() + rests, whim, arg);
 }
 
-static const enum swarm_fault whims[] = {SWARM_STOP, SWARM_FAILOVER, SWARM_PAUSE, SWARM_TERM};
+static const enum swarm_fault whims[] = {SWARM_STOP, SWARM_FAILOVER, SWARM_PAUSE, SWARM_TERM,
+					 SWARM_SET};
 
 #define WHIMS (sizeof(whims) / sizeof(whims[0]))
 
-void operator_strike(void)
+void operator_strike(const struct proc *p)
 {
-	enum swarm_fault f = whims[rnd_below(WHIMS)];
-	uint64_t in = rnd_below(20 * MS);
+	uint64_t in = rnd_below(rnd_one_in(2) ? MS : 20 * MS);
+	unsigned from = (unsigned)rnd_below(WHIMS);
 
-	if (swarm_has(f))
+	op.at = p->host;
+	for (unsigned i = 0; i < WHIMS; i++) {
+		enum swarm_fault f = whims[(from + i) % WHIMS];
+
+		if (!swarm_has(f))
+			continue;
 		world_at(world_now() + in, have_whim, (void *)(uintptr_t)f);
+		return;
+	}
 }
 
 void operator_begin(void)

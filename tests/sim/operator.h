@@ -12,8 +12,8 @@
 void operator_begin(void);
 /* That process is no more, by itself or not. */
 void operator_hears_end(const struct proc *p);
-/* A whim, soon. */
-void operator_strike(void);
+/* A whim, soon, as p is at a step. */
+void operator_strike(const struct proc *p);
 /* From here on he only wants it protected again. */
 void operator_settle(void);
 /* Both sides say PROTECTED. */

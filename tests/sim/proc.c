@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 
 #include "ft/common/steps.h"
+#include "tests/sim/claims.h"
 #include "tests/sim/cover.h"
 #include "tests/sim/fd.h"
 #include "tests/sim/mover.h"
@@ -21,15 +22,9 @@
 #include "vmm/base/log.h"
 #include "vmm/cli/cmd_run.h"
 
-int __real_arbiter_ask_claim(struct arbiter *a, uint64_t from, enum arbiter_why why,
-			     arbiter_done *fn, void *arg);
-int __real_arbiter_claim(struct arbiter *a, uint64_t from, enum arbiter_why why, uint64_t *ret,
-			 struct err *e);
-void __real_arbiter_set_token(struct arbiter *a, uint64_t token);
-
 struct host hosts[HOSTS];
 static unsigned ids = 100;
-static struct proc *youngest;
+struct proc *proc_youngest;
 
 struct proc *proc_now(void)
 {
@@ -77,8 +72,8 @@ struct proc *proc_start(struct host *h, const char *const *args)
 		p->argv[p->argc++] = strdup(*args);
 	}
 	h->proc = p;
-	p->older = youngest;
-	youngest = p;
+	p->older = proc_youngest;
+	proc_youngest = p;
 	fiber_start(p, main_of, p);
 	return p;
 }
@@ -165,74 +160,13 @@ void proc_command(struct proc *p, const char *json)
 	eventfd_add(p->command_fd, 1);
 }
 
-bool proc_is_rivalled(const struct proc *p)
-{
-	uint64_t from = p->run->ft.generation;
-	bool handed = p->handed_from >= from;
-
-	for (const struct proc *q = youngest; q; q = q->older)
-		if (q != p && (handed ? q->claimed_good : q->claimed_from) >= from)
-			return true;
-	return false;
-}
-
-bool proc_is_succeeded(const struct proc *p)
-{
-	for (const struct proc *q = youngest; q; q = q->older)
-		if (q != p && q->ran_at >= p->left_at)
-			return true;
-	return false;
-}
-
-/* Who loses a claim loses it to somebody. */
-static void check_loss(const struct proc *p, const char *word, const char *note)
-{
-	const struct fsm *f = &p->run->primary.fsm;
-	bool over = !strcmp(word, "FENCED") || !strcmp(word, "STOPPED");
-	bool lost = over && f->steps && /* and not stopped before there was an answer */
-		    f->trace[(f->steps - 1) % FSM_TRACE].event == PRI_EV_CLAIM_LOST;
-
-	if ((lost || !strcmp(note, "the other side goes on")) && !proc_is_rivalled(p))
-		violated("%c lost the VM after generation %llu, and nobody else asked for it",
-			 p->host->name, (unsigned long long)p->run->ft.generation);
-}
-
-static void note_claim(uint64_t from)
-{
-	struct proc *p = proc_now();
-
-	p->claimed_from = from > p->claimed_from ? from : p->claimed_from;
-	if (!p->token && from > p->claimed_good)
-		p->claimed_good = from;
-}
-
-void __wrap_arbiter_set_token(struct arbiter *a, uint64_t token)
-{
-	proc_now()->token = token;
-	REAL(arbiter_set_token)(a, token);
-}
-
-int __wrap_arbiter_ask_claim(struct arbiter *a, uint64_t from, enum arbiter_why why,
-			     arbiter_done *fn, void *arg)
-{
-	note_claim(from);
-	return REAL(arbiter_ask_claim)(a, from, why, fn, arg);
-}
-
-int __wrap_arbiter_claim(struct arbiter *a, uint64_t from, enum arbiter_why why, uint64_t *ret,
-			 struct err *e)
-{
-	note_claim(from);
-	return REAL(arbiter_claim)(a, from, why, ret, e);
-}
-
 void __wrap_ctl_event(struct ctl *c, json_t *event)
 {
 	struct proc *p = (struct proc *)c;
 	const char *to = json_string_value(json_object_get(event, "new"));
 
 	if (to)
-		check_loss(p, to, json_string_value(json_object_get(event, "note")));
+		claims_look(p, to, json_string_value(json_object_get(event, "note")));
 	if (to)
 		trace("%c: %s (%s)", p->host->name, to,
 		      json_string_value(json_object_get(event, "note")));

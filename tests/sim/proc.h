@@ -10,6 +10,7 @@
 
 #include "vmm/cli/run.h"
 
+#include "tests/sim/claims.h"
 #include "tests/sim/fiber.h"
 
 #define HOSTS	 2
@@ -47,17 +48,14 @@ struct proc {
 	uint64_t steps;		     /* of the guest, run here */
 	int memory[8];		     /* real descriptors, closed at its end */
 	unsigned nmemory;
-	unsigned terms;		  /* signals that wait */
-	bool token;		  /* its claims name the hand-over: they may yet be undone */
-	uint64_t claimed_from;	  /* the highest generation that it asked to follow, or 0 */
-	uint64_t claimed_good;	  /* likewise, for good */
-	uint64_t left_at, ran_at; /* it said goodbye; it let a VM run that it had taken over */
-	uint64_t handed_from;	  /* the generation that it offered to hand over, or 0 */
-	struct proc *older;	  /* of all that ever were */
-	bool as_primary;	  /* was started so */
+	unsigned terms; /* signals that wait */
+	struct claims claims;
+	struct proc *older; /* of all that ever were */
+	bool as_primary;    /* was started so */
 };
 
 extern struct host hosts[HOSTS];
+extern struct proc *proc_youngest;
 struct proc *proc_now(void);
 bool proc_stands(const struct proc *p);
 
@@ -72,11 +70,6 @@ uint64_t proc_clock(const struct proc *p);
 uint64_t proc_world_time(const struct proc *p, uint64_t clock_ns);
 /* Its ft_word(), or "-". */
 const char *proc_word(const struct proc *p);
-/* Has another process, dead or alive, asked for what follows its generation? After a hand-over that
-   nobody confirmed, for what follows that. */
-bool proc_is_rivalled(const struct proc *p);
-/* Has another one run the VM since it said goodbye? */
-bool proc_is_succeeded(const struct proc *p);
 const char *proc_note(const struct proc *p);
 
 #endif

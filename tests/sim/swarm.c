@@ -39,10 +39,13 @@ static const struct {
 } themes[] = {
 	{"stop", BIT(STOP) | BIT(TERM) | BIT(WRONG_SIDE) | BIT(SLOW_DISK) | BIT(FREEZE_STEP),
 	 AT(GOODBYE) | AT(BYE_SAID) | AT(DONE_HEARD) | AT(DRAINED) | AT(DONE_SAID)},
-	{"stop-death", BIT(STOP) | BIT(WRONG_SIDE) | BIT(STEP) | BIT(POWER),
-	 AT(GOODBYE) | AT(BYE_SAID) | AT(DONE_HEARD) | AT(DRAINED) | AT(DONE_SAID)},
-	{"late-images", BIT(STOP) | BIT(SLOW_DISK) | BIT(WRONG_SIDE) | BIT(KILL) | BIT(STEP),
-	 AT(TAKEOVER_RUN) | AT(ACK_SENT) | AT(COMMIT_END)},
+	{"stop-death", BIT(STOP) | BIT(WRONG_SIDE) | BIT(SLOW_DISK) | BIT(STEP),
+	 AT(GOODBYE) | AT(BYE_SAID)},
+	{"stop-claim", BIT(STOP) | BIT(TERM) | BIT(BREAK) | BIT(SLOW_ARBITER) | BIT(FREEZE_STEP),
+	 AT(GOODBYE) | AT(BYE_SAID)},
+	{"late-images", BIT(STOP) | BIT(WRONG_SIDE) | BIT(SLOW_DISK) | BIT(KILL), AT(TAKEOVER_RUN)},
+	{"late-disks", BIT(SLOW_DISK) | BIT(KILL) | BIT(STEP) | BIT(BREAK),
+	 AT(ACK_SENT) | AT(COMMIT_END) | AT(TAKEOVER_LOAD)},
 	{"hand-over", BIT(FAILOVER) | BIT(STEP) | BIT(CUT) | BIT(FREEZE_STEP),
 	 AT(HANDED) | AT(RUNS_HEARD) | AT(GONE_SAID) | AT(TAKEOVER_CLAIM) | AT(TAKEOVER_LOAD) |
 		 AT(TAKEOVER_RUN) | AT(RUNS_SAID) | AT(GONE_HEARD)},
@@ -102,7 +105,7 @@ void swarm_draw(unsigned theme)
 	struct swarm s = {.on = draw_faults()};
 
 	/* One after the other: a compiler may evaluate initializers in any order. */
-	s.moves = rnd_one_in(3);
+	s.moves = rnd_one_in(4);
 	draw_pace(&s);
 	s.mean_ns = rnd_in(300 * MS, 2 * SEC);
 	strcpy(s.epoch, epochs[rnd_below(sizeof(epochs) / sizeof(epochs[0]))]);
@@ -110,11 +113,10 @@ void swarm_draw(unsigned theme)
 	s.hot_step = (unsigned)(s.moves ? rnd_in(STEP_MIG_OFFERED, STEP_MAX - 1)
 					: rnd_below(STEP_MIG_OFFERED));
 	s.hot_in = (unsigned[]){1, 2, 5, 40}[rnd_below(4)];
-	/* One half of the histories. */
-	s.theme = (unsigned)rnd_below(2 * THEMES) + 1;
+	s.theme = (unsigned)rnd_below(THEMES * 3 / 2) + 1; /* two of three pairs have one */
+	s.theme = s.moves || s.theme > THEMES ? 0 : s.theme;
 	if (theme)
 		s.theme = theme;
-	s.theme = s.theme <= THEMES ? s.theme : 0;
 	if (s.theme)
 		draw_theme(&s, s.theme - 1);
 	swarm = s;

@@ -35,7 +35,11 @@
 	X(PAUSE, "pause")                                                                          \
 	X(WRONG_SIDE, "wrong-side")                                                                \
 	X(TIGHT, "tight-limits")                                                                   \
-	X(VERIFY, "verify")
+	X(VERIFY, "verify")                                                                        \
+	X(KEMARI, "kemari")                                                                        \
+	X(AUTO, "auto-mode")                                                                       \
+	X(CPUS, "several-cpus")                                                                    \
+	X(SET, "set")
 
 enum swarm_fault {
 #define X(name, text) SWARM_##name,

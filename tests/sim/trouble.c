@@ -191,7 +191,7 @@ static void at_step(struct proc *p, enum step s, bool dies)
 	struct host *other = &hosts[!p->host->index];
 
 	trace("%c: at %s", p->host->name, step_name(s));
-	if (dies && rnd_one_in(3) && other->proc) {
+	if (dies && rnd_one_in(2) && other->proc) {
 		trace("%c: killed", other->name);
 		proc_kill(other->proc);
 	} else if (dies) {
@@ -325,7 +325,7 @@ void trouble_begin(void)
 		hosts[i].ppm = ppm;
 	}
 	for (uintptr_t i = 0; i < ROWS; i++) {
-		uint64_t in = rnd_in(MS, 2 * swarm.mean_ns);
+		uint64_t in = rnd_one_in(2) ? rnd_below(MS) : rnd_in(MS, 2 * swarm.mean_ns);
 
 		if (swarm_has(rows[i].fault))
 			world_at(world_now() + in, happens, (void *)i);

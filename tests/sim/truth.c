@@ -198,11 +198,14 @@ void truth_said(struct proc *p, uint32_t node, uint64_t boot, uint64_t clock)
 static struct sealed look(const struct vm *vm, uint64_t epoch)
 {
 	const uint8_t *memory = vm->mem.base + GUEST_GPA;
-	const struct kvm_regs *regs = &vm->vcpus[0].state.regs;
+	uint64_t registers = 0;
 
+	for (unsigned i = 0; i < vm->machine.vcpus; i++)
+		registers = registers * 31 +
+			    XXH3_64bits(&vm->vcpus[i].state.regs, sizeof(vm->vcpus[i].state.regs));
 	return (struct sealed){.epoch = epoch,
 			       .memory = epoch % LOOKS ? 0 : XXH3_64bits(memory, GUEST_BYTES),
-			       .registers = XXH3_64bits(regs, sizeof(*regs)),
+			       .registers = registers,
 			       .node = guest_node(memory)};
 }
 
@@ -259,19 +262,6 @@ void truth_step(struct proc *p, enum step s)
 		break;
 	case STEP_TAKEOVER_CLAIM:
 		note_lease(p);
-		break;
-	case STEP_GOODBYE:
-		p->left_at = world_now();
-		break;
-	case STEP_HANDED:
-		p->handed_from = p->run->ft.generation;
-		break;
-	case STEP_TAKEOVER_RUN:
-		p->ran_at = world_now();
-		break;
-	case STEP_RUNS_HEARD:
-		if (!proc_is_succeeded(p))
-			violated("%c leaves, and nobody ran what it handed over", p->host->name);
 		break;
 	case STEP_DONE_HEARD:
 		check_images();

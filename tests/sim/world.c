@@ -31,11 +31,12 @@ bool world_verbose(void)
 void world_step(struct proc *p, enum step s)
 {
 	truth_step(p, s);
-	if (s == swarm.hot_step && rnd_one_in(2ull * swarm.hot_in)) {
+	claims_step(p, s);
+	if (s == swarm.hot_step && rnd_one_in(swarm.hot_in)) {
 		if (swarm.moves)
 			mover_strike();
 		else
-			operator_strike();
+			operator_strike(p);
 	}
 	trouble_step(p, s);
 }
