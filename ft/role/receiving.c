@@ -190,11 +190,23 @@ static void committed(struct secondary *s, int r)
 	}
 }
 
+/*
+ * What came with the sync was flushed at the primary, and will not be flushed again. After a
+ * takeover these images are the only ones that have it, once the old primary's are made anew: until
+ * it is on the medium they count as behind.
+ */
+static void flush_images(struct secondary *s)
+{
+	if (diskapply_flush(&s->disks))
+		s->disks.error = -ENOMEM;
+}
+
 void secondary_take_first(void *arg)
 {
 	struct secondary *s = arg;
 	int r = acknowledge(s, s->stage.committed);
 
+	flush_images(s);
 	ft_set(s->ft, FT_ELSEWHERE, FT_PROTECTED, NULL);
 	committed(s, r);
 }
@@ -298,8 +310,7 @@ void secondary_drain(void *arg)
 	/* The primary lets its output out, and then waits: it is the one who judges the time. */
 	if (s->heart.timeout_ns < DRAIN_NS)
 		s->heart.timeout_ns = DRAIN_NS;
-	if (diskapply_flush(&s->disks))
-		s->disks.error = -ENOMEM;
+	flush_images(s);
 	if (!diskapply_idle(&s->disks))
 		snprintf(s->ft->note, sizeof(s->ft->note),
 			 "primary: stopped in order; %lluK of its disk writes wait for the image",
