@@ -150,17 +150,20 @@ void fiber_main(void)
 	__builtin_unreachable();
 }
 
-/* What the last owner of these addresses left marked, where there is an address sanitizer. */
+/* Marks of the address sanitizer, where there is one, are not for who has these addresses next. */
 void __asan_unpoison_memory_region(const void *p, size_t n) __attribute__((weak));
 
 static char *new_stack(void)
 {
-	char *p = REAL(mmap)(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return REAL(mmap)(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
 
+static void free_stack(char *p)
+{
 	if (__asan_unpoison_memory_region)
 		__asan_unpoison_memory_region(p, STACK_BYTES);
-	return p;
+	REAL(munmap)(p, STACK_BYTES);
 }
 
 struct fiber *fiber_start(struct proc *p, void *(*fn)(void *arg), void *arg)
@@ -242,7 +245,7 @@ static void bury(void)
 			continue;
 		}
 		*at = f->next;
-		REAL(munmap)(f->stack, STACK_BYTES);
+		free_stack(f->stack);
 	}
 }
 

@@ -487,24 +487,31 @@ static void lose_data(struct inode *i)
 	memcpy(i->synced, i->data, i->size_max);
 }
 
+/* Each name is as it was at the last sync, or as it is: a rename over it is whole. */
+static void take_back(const char *path)
+{
+	struct name *is = find(path), *was = NULL;
+
+	for (unsigned i = 0; i < NAMES && !was; i++)
+		if (on_medium[i].inode && !strcmp(on_medium[i].path, path))
+			was = &on_medium[i];
+	if (is)
+		drop(is);
+	if (was)
+		add(path, was->inode);
+}
+
 void file_server_restarts(void)
 {
-	static struct name was[NAMES];
+	static struct name before[NAMES];
 
-	memcpy(was, names, sizeof(was));
+	memcpy(before, names, sizeof(before));
 	for (unsigned i = 0; i < NAMES; i++)
-		if (is_shared(&was[i]) && !on_medium_has(&was[i]) && rnd_one_in(2))
-			drop(find(was[i].path));
+		if (is_shared(&before[i]) && !on_medium_has(&before[i]) && rnd_one_in(2))
+			take_back(before[i].path);
 	for (unsigned i = 0; i < NAMES; i++)
-		if (on_medium[i].inode && rnd_one_in(2)) {
-			struct name *n = find(on_medium[i].path);
-
-			if (n && n->inode == on_medium[i].inode)
-				continue;
-			if (n)
-				drop(n);
-			add(on_medium[i].path, on_medium[i].inode);
-		}
+		if (on_medium[i].inode && !find(on_medium[i].path) && rnd_one_in(2))
+			take_back(on_medium[i].path);
 	for (unsigned i = 0; i < NAMES; i++)
 		if (is_shared(&names[i]))
 			lose_data(names[i].inode);

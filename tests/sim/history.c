@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/sim/edges.h"
 #include "tests/sim/outcome.h"
 #include "tests/sim/real.h"
 #include "tests/sim/world.h"
@@ -25,6 +26,7 @@ static void live(const struct plan *p, enum history_shows shows)
 	world_live();
 	outcome->lasted_ns = world_now() - 1000 * SEC;
 	outcome->hash = trace_hash();
+	edges_keep();
 	if (shows != SHOWS_NOTHING)
 		printf("seed %llu: history %016llx, %.1f s\n", (unsigned long long)p->seed,
 		       (unsigned long long)trace_hash(), (double)(outcome->lasted_ns / MS) / 1000);

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "tests/sim/cover.h"
+#include "tests/sim/edges.h"
 #include "tests/sim/history.h"
 #include "tests/sim/outcome.h"
 #include "tests/sim/real.h"
@@ -23,7 +24,7 @@ const char *__asan_default_options(void)
 struct asked {
 	struct plan plan;
 	uint64_t runs, seconds;
-	const char *self, *seeds;
+	const char *self, *seeds, *edges;
 	bool trace, until_failure, rows, shrinks, hashes;
 };
 
@@ -40,6 +41,8 @@ static bool take(struct asked *a, const char *name, const char *value)
 		a->seconds = strtoull(value, NULL, 0);
 	else if (!strcmp(name, "--seeds"))
 		a->seeds = value;
+	else if (!strcmp(name, "--edges"))
+		a->edges = value;
 	else
 		return plan_take(&a->plan, name, value);
 	return true;
@@ -174,7 +177,8 @@ int main(int argc, char **argv)
 	bool good = true;
 
 	if (!parse(&a, argc, argv)) {
-		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--seeds FILE] [--faults "
+		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--seeds FILE] [--edges "
+		       "FILE] [--faults "
 		       "a,b] "
 		       "[--kind pair|move] [--lasts MS] [--without a.0,b.2-4] [--until-failure] "
 		       "[--shrink] [--rows] [--hashes] [--trace] [--verbose]\n",
@@ -183,6 +187,7 @@ int main(int argc, char **argv)
 	}
 	cover_init();
 	outcome_init();
+	edges_init();
 	REAL(clock_gettime)(CLOCK_MONOTONIC, &began);
 	if (a.seeds)
 		good = live_kept(&a, &s);
@@ -192,5 +197,10 @@ int main(int argc, char **argv)
 	sum_up(&a, &s,
 	       (uint64_t)(ended.tv_sec - began.tv_sec) * SEC +
 		       (uint64_t)(ended.tv_nsec - began.tv_nsec));
+	if (a.edges && !edges_print(a.edges)) {
+		printf("not ok --edges: %s cannot be written, or this build does not count\n",
+		       a.edges);
+		good = false;
+	}
 	return s.failed > 0 || !good;
 }
