@@ -148,7 +148,9 @@ static void slow_arbiter(void)
 {
 	struct storage *s = &storage[rnd_below(HOSTS)];
 
-	s->delay_ns = rnd_one_in(2) ? 200 * US : rnd_in(MS, 1500 * MS);
+	uint64_t worst = rnd_one_in(2) ? 50 * MS : 1500 * MS;
+
+	s->delay_ns = rnd_one_in(2) ? 200 * US : rnd_in(MS, worst);
 }
 
 static void answer_again(void *arg)
