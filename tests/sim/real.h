@@ -32,7 +32,6 @@ int __real_ftruncate(int fd, off_t len);
 int __real_fallocate(int fd, int mode, off_t off, off_t len);
 int __real_fcntl(int fd, int cmd, ...);
 time_t __real_time(time_t *t);
-int __real_clock_gettime(clockid_t clock, struct timespec *ts);
 int __real_memfd_create(const char *name, unsigned flags);
 
 #endif
