@@ -212,6 +212,17 @@ static void take_image(struct sim_vcpu *v, struct state *s)
 	      (unsigned long long)s->node);
 }
 
+/* What it reads may not be on the medium: nobody is to build on that before a flush. */
+static void boot_on(struct sim_vcpu *v, struct state *s, bool good)
+{
+	if (!good && s->kind == VIRTIO_BLK_T_IN)
+		submit(v, s, VIRTIO_BLK_T_IN, IMAGE_BYTES);
+	else if (!good || s->kind == VIRTIO_BLK_T_IN)
+		submit(v, s, VIRTIO_BLK_T_FLUSH, 0);
+	else
+		take_image(v, s);
+}
+
 static void completed(struct sim_vcpu *v, struct state *s)
 {
 	const uint8_t *status = guest_read(v->vm, HEAD_GPA + sizeof(struct virtio_blk_outhdr), 1);
@@ -219,10 +230,7 @@ static void completed(struct sim_vcpu *v, struct state *s)
 
 	s->busy = 0;
 	if (s->mode == READS_ALL) {
-		if (good)
-			take_image(v, s);
-		else
-			submit(v, s, VIRTIO_BLK_T_IN, IMAGE_BYTES);
+		boot_on(v, s, good);
 	} else if (s->kind == VIRTIO_BLK_T_OUT) {
 		if (good)
 			submit(v, s, VIRTIO_BLK_T_FLUSH, 0);
