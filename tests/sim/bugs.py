@@ -41,7 +41,7 @@ BUGS = {
     "alone-unclaimed": ("ft/role/takeover.c", "\ttakeover_ask(s);\n}\n\n/* Claimed again",
                         "\tsecondary_post(s, SEC_EV_WON);\n}\n\n/* Claimed again"),
     "record-unsynced": ("ft/common/arbiter_file.c", "\treturn fsync(fd);", "\treturn 0;"),
-    "folder-unsynced": ("ft/common/arbiter_file.c", "\tif (fsync(dirfd(d)) < 0)\n\t\treturn err_sys(e, \"arbiter folder '%s'\", "
+    "folder-unsynced": ("ft/common/arbiter_file.c", "\tif (fsync(dirfd(d)) < 0)\n\t\treturn no_answer(e, \"arbiter folder '%s'\", "
                         "f->folder);\n\tr = scan(f, d, 0, &highest, e);\n\tif (r ||",
                         "\tr = scan(f, d, 0, &highest, e);\n\tif (r ||"),
     "end-overlooked": ("ft/common/arbiter_file.c", "mine.generation > 1 && q->why == ARBITER_GO_ON)\n\t\tr = look",
