@@ -84,7 +84,7 @@ static void say_shortest(const struct asked *a, const struct plan *p)
 
 static void live(const struct asked *a, const struct plan *p, struct sums *s)
 {
-	enum history_shows shows = a->runs > 1 ? SHOWS_NOTHING : SHOWS_HASH;
+	enum history_shows shows = a->runs > 1 || a->seeds ? SHOWS_NOTHING : SHOWS_HASH;
 	char options[4096];
 	bool good;
 
