@@ -13,6 +13,7 @@ CFLAGS := -std=gnu17 $(WARN) $(CFLAGS_$(V)) -fstack-protector-strong -fPIE -pthr
 LDFLAGS := $(filter -fsanitize=%,$(CFLAGS_$(V))) -pie -Wl,-z,relro,-z,now -pthread
 INCS := -I/usr/include/libnl3
 LIBS := -luring -lfdt -lnl-3 -ljansson -llz4 -lxxhash
+# OpenSSL is loaded when it is asked for: vmm/wire/tls_lib.h.
 
 # The rooms of the program, bottom up; tests/lint.sh holds every include to this order.
 ROOMS := vmm/base vmm/machine vmm/wire net devices vmm/conf vmm/boot vmm/vm vmm/copy ft/common ft/epoch ft/role postcopy vmm/cli
@@ -74,7 +75,9 @@ BUG_skip := ft/epoch/capture SKIP_PAGE
 BUG_partial := ft/epoch/stage PARTIAL_EPOCH
 BUG_order := ft/epoch/disklog DISK_ORDER
 BUG_claim := ft/common/arbiter_etcd CLAIM_NOT_COMPARED
-BUGS := release skip partial order claim
+BUG_role := vmm/wire/tls ROLE_UNCHECKED
+SIM_BUGS := release skip partial order
+BUGS := $(SIM_BUGS) claim role
 .PHONY: bugs
 bugs: $(BUGS:%=build/bug-%/ftvmm)
 define BUG_RULE
@@ -159,7 +162,7 @@ build/fuzz/tests/fuzz/legacy_fuzz: WRAP := loop_now_ns time
 # Everything a test needs; then all suites of tests/run but linux, and one line that sums up.
 .PHONY: tests tests-sanitized test test-all demo demo-linux unit sim soak
 unit: $(UNIT)
-sim: $(B)/tests/sim/sim $(patsubst %,build/bug-%/sim,$(filter-out claim,$(BUGS))) build/guests/idle.elf
+sim: $(B)/tests/sim/sim $(SIM_BUGS:%=build/bug-%/sim) build/guests/idle.elf
 tests: $(B)/ftvmm guests tools unit bugs sim
 # What the suites asan, fuzz and sim run.
 tests-sanitized:

@@ -1,10 +1,10 @@
 #!/bin/bash
 # Debian packages: `deps.sh build|test|lint|fuzz|bed|linux` installs what is missing when root, else prints the one line to run.
 set -eu
-build="gcc make libc6-dev linux-libc-dev liburing-dev libfdt-dev libnl-3-dev libjansson-dev liblz4-dev libxxhash-dev libcurl4-openssl-dev"
+build="gcc make libc6-dev linux-libc-dev liburing-dev libfdt-dev libnl-3-dev libjansson-dev liblz4-dev libxxhash-dev libcurl4-openssl-dev libssl-dev"
 declare -A sets=(
 	[build]="$build"
-	[test]="$build libcmocka-dev acpica-tools iproute2 python3 procps util-linux passt spin etcd-server curl"
+	[test]="$build libcmocka-dev acpica-tools iproute2 python3 procps util-linux passt spin etcd-server curl openssl"
 	[lint]="clang-format cppcheck shellcheck"
 	[fuzz]="$build clang libclang-rt-dev"
 	[bed]="qemu-system-x86 busybox-static cpio xz-utils lz4 zstd e2fsprogs iproute2 python3 util-linux"

@@ -77,6 +77,9 @@ static void good_addresses_are_parsed(void **state)
 	u = parse("tcp:host-b.example:0000000000080");
 	assert_string_equal(u.host, "host-b.example");
 	assert_string_equal(u.port, "80");
+	u = parse("tls:[::1]:7000");
+	assert_int_equal(u.kind, CHAN_TLS);
+	assert_string_equal(u.host, "::1");
 	u = parse("unix:/run/a:b");
 	assert_int_equal(u.kind, CHAN_UNIX);
 	assert_string_equal(u.path, "/run/a:b");
@@ -91,7 +94,9 @@ static void good_addresses_are_parsed(void **state)
 static void bad_addresses_show_the_right_form(void **state)
 {
 	static const char *const cases[][2] = {
-		{"", "tcp:HOST:PORT, unix:PATH, fd:N or file:PATH"},
+		{"", "tcp:HOST:PORT, tls:HOST:PORT, unix:PATH, fd:N or file:PATH"},
+		{"tls:a", "write tls:HOST:PORT"},
+		{"tls:::1", "write tls:[ADDRESS]:PORT"},
 		{"10.0.0.1:4444", "tcp:HOST:PORT"},
 		{"TCP:a:1", "tcp:HOST:PORT"},
 		{"tcp", "tcp:HOST:PORT"},

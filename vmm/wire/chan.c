@@ -44,6 +44,11 @@ static int unix_address(const struct chan_uri *u, struct sockaddr_un *sa, struct
 	return 0;
 }
 
+static bool over_tcp(const struct chan_uri *u)
+{
+	return u->kind == CHAN_TCP || u->kind == CHAN_TLS;
+}
+
 /* Blocks in the resolver when host is a name: /etc/hosts or a numeric address does not. */
 static int tcp_addresses(const struct chan_uri *u, int flags, struct addrinfo **ret, struct err *e)
 {
@@ -51,8 +56,8 @@ static int tcp_addresses(const struct chan_uri *u, int flags, struct addrinfo **
 	int r = getaddrinfo(u->host, u->port, &hints, ret);
 
 	if (r)
-		return err_set(e, -EHOSTUNREACH, "tcp:%s:%s: %s; check the name or use an address",
-			       u->host, u->port, gai_strerror(r));
+		return err_set(e, -EHOSTUNREACH, "%s:%s:%s: %s; check the name or use an address",
+			       chan_scheme(u->kind), u->host, u->port, gai_strerror(r));
 	return 0;
 }
 
@@ -103,7 +108,7 @@ int chan_resolve(char *text, size_t cap, struct err *e)
 	bool six;
 	int r = chan_parse(text, &u, e);
 
-	if (r || u.kind != CHAN_TCP)
+	if (r || !over_tcp(&u))
 		return r;
 	r = tcp_addresses(&u, 0, &list, e);
 	if (r)
@@ -114,7 +119,7 @@ int chan_resolve(char *text, size_t cap, struct err *e)
 	freeaddrinfo(list);
 	if (r)
 		return err_set(e, -EHOSTUNREACH, "%s: %s", text, gai_strerror(r));
-	snprintf(text, cap, six ? "tcp:[%s]:%s" : "tcp:%s:%s", host, u.port);
+	snprintf(text, cap, six ? "%s:[%s]:%s" : "%s:%s:%s", chan_scheme(u.kind), host, u.port);
 	return 0;
 }
 
@@ -124,7 +129,7 @@ int chan_check_address(const char *text, struct err *e)
 	struct chan_uri u;
 	int r = chan_parse(text, &u, e);
 
-	if (r || u.kind != CHAN_TCP)
+	if (r || !over_tcp(&u))
 		return r;
 	r = tcp_addresses(&u, AI_NUMERICHOST, &list, e);
 	if (!r)
@@ -143,8 +148,8 @@ static int start_tcp(const struct chan_uri *u, int *ret_fd, struct err *e)
 		fd = start_one(a->ai_family, a->ai_addr, a->ai_addrlen);
 	freeaddrinfo(list);
 	if (fd < 0)
-		return err_set(e, fd, "tcp:%s:%s: cannot connect: %s", u->host, u->port,
-			       strerror(-fd));
+		return err_set(e, fd, "%s:%s:%s: cannot connect: %s", chan_scheme(u->kind), u->host,
+			       u->port, strerror(-fd));
 	*ret_fd = fd;
 	return 0;
 }
@@ -153,6 +158,7 @@ int chan_connect_start(const struct chan_uri *u, int *ret_fd, struct err *e)
 {
 	switch (u->kind) {
 	case CHAN_TCP:
+	case CHAN_TLS:
 		return start_tcp(u, ret_fd, e);
 	case CHAN_UNIX:
 		return start_unix(u, ret_fd, e);
@@ -207,8 +213,8 @@ static int connect_tcp(const struct chan_uri *u, uint64_t deadline_ns, struct er
 	}
 	freeaddrinfo(list);
 	if (fd < 0)
-		return err_set(e, fd, "tcp:%s:%s: cannot connect: %s", u->host, u->port,
-			       strerror(-fd));
+		return err_set(e, fd, "%s:%s:%s: cannot connect: %s", chan_scheme(u->kind), u->host,
+			       u->port, strerror(-fd));
 	return fd;
 }
 
@@ -271,8 +277,8 @@ static int listen_tcp(const struct chan_uri *u, struct err *e)
 		fd = bind_listen(a->ai_family, a->ai_addr, a->ai_addrlen);
 	freeaddrinfo(list);
 	if (fd < 0)
-		return err_set(e, fd, "tcp:%s:%s: cannot listen: %s%s", u->host, u->port,
-			       strerror(-fd),
+		return err_set(e, fd, "%s:%s:%s: cannot listen: %s%s", chan_scheme(u->kind),
+			       u->host, u->port, strerror(-fd),
 			       fd == -EADDRINUSE      ? "; `ss -tlnp` shows by whom"
 			       : fd == -EADDRNOTAVAIL ? "; `ip address` shows those of this host"
 						      : "");
@@ -332,6 +338,7 @@ int chan_listen(const struct chan_uri *u, struct err *e)
 {
 	switch (u->kind) {
 	case CHAN_TCP:
+	case CHAN_TLS:
 		return listen_tcp(u, e);
 	case CHAN_UNIX:
 		return listen_unix(u, e);

@@ -1,6 +1,6 @@
 /*
- * Where byte transports come from: tcp:HOST:PORT, unix:PATH, fd:N, file:PATH. Every wait has a
- * deadline.
+ * Where byte transports come from: tcp:HOST:PORT, tls:HOST:PORT (TCP: what goes on top is in
+ * vmm/wire/tls.h), unix:PATH, fd:N, file:PATH. Every wait has a deadline.
  */
 #ifndef VMM_CHAN_H
 #define VMM_CHAN_H
@@ -14,16 +14,18 @@
 #define CHAN_USER_TIMEOUT_MS 10000 /* TCP_USER_TIMEOUT until chan_set_options() says otherwise */
 #define CHAN_FILE_PATH_MAX   251   /* a temporary name has 4 bytes more */
 
-enum chan_kind { CHAN_TCP, CHAN_UNIX, CHAN_FD, CHAN_FILE };
+enum chan_kind { CHAN_TCP, CHAN_TLS, CHAN_UNIX, CHAN_FD, CHAN_FILE };
 
 struct chan_uri {
 	enum chan_kind kind;
-	char host[256]; /* tcp: numeric address or name; [::1] without its brackets */
+	char host[256]; /* tcp, tls: numeric address or name; [::1] without its brackets */
 	char port[8];
 	char path[256];
 	int fd;
 };
 
+/* "tcp", "tls", ...: what its text begins with, and a colon. */
+const char *chan_scheme(enum chan_kind kind);
 /* Parse and check; the message names what is wrong and shows the right form. */
 int chan_parse(const char *text, struct chan_uri *ret, struct err *e);
 /*

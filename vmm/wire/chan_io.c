@@ -124,14 +124,14 @@ static void socket_shut(struct chan *c)
 	shutdown(c->fd, SHUT_RDWR);
 }
 
-static const struct chan_ops socket_ops = {.read = fd_read,
-					   .write = socket_write,
-					   .wait = fd_wait,
-					   .close = fd_close,
-					   .cork = socket_cork,
-					   .rate = socket_rate,
-					   .shut = socket_shut,
-					   .shallow = socket_shallow};
+const struct chan_ops chan_socket_ops = {.read = fd_read,
+					 .write = socket_write,
+					 .wait = fd_wait,
+					 .close = fd_close,
+					 .cork = socket_cork,
+					 .rate = socket_rate,
+					 .shut = socket_shut,
+					 .shallow = socket_shallow};
 
 /* --- any channel ------------------------------------------------------------------------------ */
 
@@ -141,7 +141,7 @@ struct chan chan_of(int fd)
 	socklen_t len = sizeof(type);
 	bool is_socket = !getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len);
 
-	return (struct chan){.ops = is_socket ? &socket_ops : &fd_ops,
+	return (struct chan){.ops = is_socket ? &chan_socket_ops : &fd_ops,
 			     .fd = fd,
 			     .blocking = flags < 0 || !(flags & O_NONBLOCK)};
 }
@@ -149,6 +149,16 @@ struct chan chan_of(int fd)
 void chan_close(struct chan *c)
 {
 	c->ops->close(c);
+}
+
+int chan_ready(struct chan *c, struct err *e)
+{
+	return c->ops->ready ? c->ops->ready(c, e) : 0;
+}
+
+const char *chan_why(const struct chan *c)
+{
+	return c->ops->why ? c->ops->why(c) : strerror(EBADMSG);
 }
 
 /* Drop n written bytes from the front of the vector. */

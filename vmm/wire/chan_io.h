@@ -11,11 +11,16 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "vmm/base/err.h"
+
 struct chan;
 
 /* Results below 0 are errnos. One thread may read while another writes. */
 struct chan_ops {
-	/* What is there, at most len bytes; 0 at the end; -EAGAIN: nothing now. */
+	/*
+	 * What is there, at most len bytes; 0 at the end; -EAGAIN: nothing now. Fewer than len: the
+	 * rest is for a poll of the fd to tell.
+	 */
 	ssize_t (*read)(struct chan *c, void *buf, size_t len);
 	/* As much as goes at once; -EAGAIN: nothing now. */
 	ssize_t (*write)(struct chan *c, const struct iovec *iov, int niov);
@@ -27,6 +32,8 @@ struct chan_ops {
 	uint64_t (*rate)(const struct chan *c);
 	void (*shut)(struct chan *c);
 	void (*shallow)(struct chan *c);
+	int (*ready)(struct chan *c, struct err *e);
+	const char *(*why)(const struct chan *c);
 };
 
 struct chan {
@@ -36,9 +43,18 @@ struct chan {
 	void *self;    /* the kind's own */
 };
 
+extern const struct chan_ops chan_socket_ops; /* for channels through something above one */
+
 /* Of a socket, a pipe or a file; it is the channel's to close from then on. */
 struct chan chan_of(int fd);
 void chan_close(struct chan *c);
+/*
+ * Of one that begins with a handshake: 0 when it can be written to; -EAGAIN: again when there is
+ * something to read. A reader need not ask.
+ */
+int chan_ready(struct chan *c, struct err *e);
+/* What an -EBADMSG of its read() was about. */
+const char *chan_why(const struct chan *c);
 /*
  * Write all of iov before deadline_ns, else -ETIMEDOUT and an unknown part is written. The deadline
  * does not bind a file or a blocking pipe. No SIGPIPE from sockets.

@@ -1,4 +1,4 @@
-/* Parsing of tcp:HOST:PORT, unix:PATH, fd:N and file:PATH. */
+/* Parsing of addresses. */
 #include "vmm/wire/chan.h"
 
 #include <errno.h>
@@ -7,7 +7,18 @@
 #include <string.h>
 #include <sys/un.h>
 
-#define FORMS "tcp:HOST:PORT, unix:PATH, fd:N or file:PATH"
+#define FORMS "tcp:HOST:PORT, tls:HOST:PORT, unix:PATH, fd:N or file:PATH"
+
+const char *chan_scheme(enum chan_kind kind)
+{
+	static const char *const schemes[] = {[CHAN_TCP] = "tcp",
+					      [CHAN_TLS] = "tls",
+					      [CHAN_UNIX] = "unix",
+					      [CHAN_FD] = "fd",
+					      [CHAN_FILE] = "file"};
+
+	return schemes[kind];
+}
 
 /* Decimal digits only, at most max; -1 when it is anything else. */
 static long parse_number(const char *s, long max)
@@ -28,33 +39,33 @@ static long parse_number(const char *s, long max)
 
 static int parse_tcp(const char *text, const char *rest, struct chan_uri *u, struct err *e)
 {
-	const char *host = rest, *end, *port;
+	const char *host = rest, *end, *port, *scheme = chan_scheme(u->kind);
 
 	if (*rest == '[') {
 		host = rest + 1;
 		end = strchr(host, ']');
 		if (!end || end[1] != ':')
 			return err_set(e, -EINVAL,
-				       "'%s': ] and a port are missing; write tcp:[ADDRESS]:PORT",
-				       text);
+				       "'%s': ] and a port are missing; write %s:[ADDRESS]:PORT",
+				       text, scheme);
 		port = end + 2;
 	} else {
 		end = strrchr(rest, ':');
 		if (!end)
-			return err_set(e, -EINVAL, "'%s': port is missing; write tcp:HOST:PORT",
-				       text);
+			return err_set(e, -EINVAL, "'%s': port is missing; write %s:HOST:PORT",
+				       text, scheme);
 		if (memchr(rest, ':', (size_t)(end - rest)))
 			return err_set(
 				e, -EINVAL,
-				"'%s': an IPv6 address needs brackets; write tcp:[ADDRESS]:PORT",
-				text);
+				"'%s': an IPv6 address needs brackets; write %s:[ADDRESS]:PORT",
+				text, scheme);
 		port = end + 1;
 	}
 	if (end == host)
 		return err_set(
 			e, -EINVAL,
-			"'%s': host is missing; write tcp:HOST:PORT, 0.0.0.0 for every address",
-			text);
+			"'%s': host is missing; write %s:HOST:PORT, 0.0.0.0 for every address",
+			text, scheme);
 	if ((size_t)(end - host) >= sizeof(u->host))
 		return err_set(e, -EINVAL, "'%.40s...': host is longer than %zu bytes", text,
 			       sizeof(u->host) - 1);
@@ -86,6 +97,10 @@ static int parse_kind(const char *text, struct chan_uri *u, struct err *e)
 
 	if (!strncmp(text, "tcp:", 4)) {
 		u->kind = CHAN_TCP;
+		return parse_tcp(text, text + 4, u, e);
+	}
+	if (!strncmp(text, "tls:", 4)) {
+		u->kind = CHAN_TLS;
 		return parse_tcp(text, text + 4, u, e);
 	}
 	if (!strncmp(text, "unix:", 5)) {

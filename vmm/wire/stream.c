@@ -334,6 +334,8 @@ static int fill(struct stream *s, size_t need)
 	if (r)
 		return r;
 	n = s->chan.ops->read(&s->chan, s->buf + s->have, ask);
+	if (n == -EBADMSG && s->chan.ops->why)
+		return refuse(s, "%s", chan_why(&s->chan));
 	if (n < 0)
 		return n == -EAGAIN ? 0 : (int)n;
 	if (!n)
