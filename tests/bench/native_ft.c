@@ -13,6 +13,7 @@
 #include "ft/epoch/send.h"
 #include "ft/epoch/sync.h"
 #include "vmm/copy/pages.h"
+#include "vmm/wire/tls.h"
 
 #define MEM_BYTES   (128ull << 20)
 #define PAGES	    (MEM_BYTES / MEM_PAGE_SIZE)
@@ -420,8 +421,29 @@ static void *peer_main(void *arg)
 	return NULL;
 }
 
-static void pair_start(struct pair *p, struct guest *g)
+/* Both ends agree on their keys; without credentials they have nothing to agree on. */
+static void make_channels(const struct tls *t, const int fds[2], struct chan c[2])
 {
+	struct err e = {0};
+	int r[2] = {-EAGAIN, -EAGAIN};
+
+	for (int i = 0; i < 2; i++) {
+		if (!t)
+			c[i] = chan_of(fds[i]);
+		else
+			check("TLS",
+			      tls_chan(t, i ? TLS_SECONDARY : TLS_PRIMARY, fds[i], &c[i], &e));
+	}
+	for (int i = 0; r[0] || r[1]; i = !i) {
+		r[i] = chan_ready(&c[i], &e);
+		if (r[i] && r[i] != -EAGAIN)
+			die(e.msg, r[i]);
+	}
+}
+
+static void pair_start(struct pair *p, struct guest *g, const struct tls *t)
+{
+	struct chan chans[2];
 	struct golden golden = {.seed = 12};
 	size_t cap;
 	int fds[2];
@@ -434,8 +456,9 @@ static void pair_start(struct pair *p, struct guest *g)
 	p->state = must(malloc(cap));
 	p->state_len = golden_state(p->rig, &golden, p->state, cap);
 	tcp_pair(fds);
-	stream_init(&p->out, fds[0], STREAM_MAIN, 42);
-	stream_init(&p->in, fds[1], STREAM_MAIN, 0);
+	make_channels(t, fds, chans);
+	stream_init_on(&p->out, &chans[0], STREAM_MAIN, 42);
+	stream_init_on(&p->in, &chans[1], STREAM_MAIN, 0);
 	check("preface", stream_send_preface(&p->out, loop_now_ns() + DEADLINE_NS));
 	/* No disks: those have figures of their own. */
 	check("sync", sync_init(&p->sync, &p->rig->loop, &g->capture.dirty, &p->disklog, NULL));
@@ -549,7 +572,7 @@ static void epochs(void)
 	tcp_pair(plain);
 	for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		guest_start(g);
-		pair_start(p, g);
+		pair_start(p, g, NULL);
 		p->notify_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
 		check("thread", -pthread_create(&p->peer, NULL, peer_main, p));
 		p->send = (struct send){.stream = &p->out,
@@ -606,24 +629,52 @@ static uint64_t sync_once(struct pair *p)
 	return start;
 }
 
+static double sync_speed(struct guest *g, const struct tls *t)
+{
+	struct pair *p = must(calloc(1, sizeof(*p)));
+	double speed;
+
+	pair_start(p, g, t);
+	speed = mib_per_s(MEM_BYTES, sync_once(p));
+	pair_end(p);
+	free(p);
+	return speed;
+}
+
+static struct tls *new_credentials(void)
+{
+	char path[] = "/tmp/native_ft.XXXXXX";
+	struct tls_from from = {.psk = path, .name = "vm"};
+	struct err e = {0};
+	struct tls *t;
+
+	if (mkstemp(path) < 0 || unlink(path) || tls_make_key(path, &e) || tls_open(&t, &from, &e))
+		die(e.msg, errno);
+	unlink(path);
+	return t;
+}
+
+/* The second line: what TLS leaves of it. */
 static void first_sync(void)
 {
 	struct figure f = {.name = "first sync of 128 MiB", .unit = "MiB/s"};
+	struct figure over_tls = {.name = "the same over TLS, against it", .unit = "MiB/s"};
 	struct guest *g = must(calloc(1, sizeof(*g)));
-	struct pair *p = must(calloc(1, sizeof(*p)));
+	struct tls *t = new_credentials();
 
 	guest_start(g);
 	fill_random(g->mem.base, g->mem.bytes);
 	for (unsigned r = 0; r < ROUNDS; r++) {
 		double floor = mib_per_s(MEM_BYTES, run_plain_tcp(MEM_BYTES, CHUNK));
+		double plain = sync_speed(g, NULL);
 
-		pair_start(p, g);
-		figure_add(&f, floor, mib_per_s(MEM_BYTES, sync_once(p)));
-		pair_end(p);
+		figure_add(&f, floor, plain);
+		figure_add(&over_tls, plain, sync_speed(g, t));
 	}
 	figure_print(&f);
+	figure_print(&over_tls);
 	guest_end(g);
-	free(p);
+	tls_close(t);
 	free(g);
 }
 
