@@ -232,6 +232,8 @@ static void timer(struct loop_op *op, int res)
 static int open_door(struct dest *d, struct door *door, const char *uri, struct err *e)
 {
 	*door = (struct door){.said = said,
+			      .tls = d->ft->tls,
+			      .us = TLS_DESTINATION,
 			      .strange = "not the source of a migration, or this side is busy",
 			      .arg = d};
 	return door_open(door, d->ft->loop, uri, e);

@@ -46,11 +46,8 @@ void source_close_link(struct source *s)
 {
 	struct loop *l = s->ft->loop;
 
-	loop_poll_del(l, &s->connect_op);
+	dial_stop(&s->dial);
 	loop_poll_del(l, &s->read_op);
-	if (s->fd >= 0)
-		close(s->fd);
-	s->fd = -1;
 	source_end_serving(s);
 	stream_done(&s->link);
 	fsm_forget(&s->fsm, SRC_EV_LOST, SRC_EV_MAX - 1);
@@ -58,7 +55,7 @@ void source_close_link(struct source *s)
 
 void source_lose(struct source *s, const char *why)
 {
-	loop_poll_del(s->ft->loop, &s->connect_op);
+	dial_stop(&s->dial);
 	loop_poll_del(s->ft->loop, &s->read_op);
 	/* A sender that failed at the same link says less. */
 	snprintf(s->why, sizeof(s->why), "%s", why);
@@ -178,47 +175,41 @@ static void readable(struct loop_op *op, int res)
 /* Whoever asked is told where, and what is to be there. */
 static void unreached(struct source *s, const char *why)
 {
+	size_t n = strlen(s->conf.uri);
 	char text[480];
 
-	snprintf(text, sizeof(text), "%.300s: %.100s; does an ftvmm run --incoming wait there?",
+	/* Most reasons begin with the address, too: it is said once. */
+	if (!strncmp(why, s->conf.uri, n) && !strncmp(why + n, ": ", 2))
+		why += n + 2;
+	snprintf(text, sizeof(text), "%.200s: %.200s; does an ftvmm run --incoming wait there?",
 		 s->conf.uri, why);
 	source_lose(s, text);
 }
 
-static void writable(struct loop_op *op, int res)
+static void dialled(void *arg, const struct err *e)
 {
-	struct source *s = op->arg;
-	struct err e = {0};
+	struct source *s = arg;
 
-	loop_poll_del(s->ft->loop, &s->connect_op);
-	if (chan_connected(s->fd, &e))
-		unreached(s, e.msg);
+	if (e)
+		unreached(s, e->msg);
 	else
 		source_post(s, SRC_EV_CONNECTED);
 }
 
 void source_dial(struct source *s)
 {
-	struct chan_uri uri;
-	int r = chan_parse(s->conf.uri, &uri, NULL);
+	struct err e = {0};
 
-	if (!r)
-		r = chan_connect_start(&uri, &s->fd, NULL);
-	if (r)
-		s->fd = -1;
-	s->connect_op = (struct loop_op){.fn = writable, .arg = s};
-	if (!r)
-		r = loop_poll_add(s->ft->loop, &s->connect_op, s->fd, POLLOUT);
-	if (r)
-		unreached(s, strerror(-r));
+	if (dial_start(&s->dial, s->conf.uri, &e))
+		unreached(s, e.msg);
 }
 
 void source_open_link(struct source *s, enum frame_type type, const struct iovec *iov, int niov)
 {
 	uint64_t deadline = loop_now_ns() + SAY_NS;
+	struct chan c = dial_take(&s->dial);
 
-	stream_init(&s->link, s->fd, STREAM_MIGRATE, s->session);
-	s->fd = -1;
+	stream_init_on(&s->link, &c, STREAM_MIGRATE, s->session);
 	s->read_op = (struct loop_op){.fn = readable, .arg = s};
 	if (stream_send_preface(&s->link, deadline) ||
 	    stream_send(&s->link, type, 0, iov, niov, deadline) ||
@@ -276,7 +267,13 @@ void source_init(struct source *s, struct ft *ft, struct vm *vm, void (*news)(vo
 	s->vm = vm;
 	s->news = news;
 	s->arg = arg;
-	s->fd = s->link.fd = s->pair.fd = s->passes.notify_fd = s->serve_fd = -1;
+	s->dial = (struct dial){.loop = ft->loop,
+				.tls = ft->tls,
+				.us = TLS_SOURCE,
+				.done = dialled,
+				.arg = s,
+				.fd = -1};
+	s->link.fd = s->pair.fd = s->passes.notify_fd = s->serve_fd = -1;
 	s->timer_op = (struct loop_op){.fn = timer, .arg = s};
 	s->late_op = (struct loop_op){.fn = late, .arg = s};
 	fsm_init(&s->fsm, &source_desc, s, SRC_IDLE);
@@ -290,6 +287,15 @@ bool source_busy(const struct source *s)
 bool source_stands(const struct source *s)
 {
 	return s->ft && (s->ft->stands & FT_STAND_SWITCH || s->fsm.state == SRC_LEFT);
+}
+
+/* Not one for which this process was given no key. */
+static int check_key(const struct source *s, const char *text, struct err *e)
+{
+	struct chan_uri uri;
+	int r = chan_parse(text, &uri, e);
+
+	return r ? r : tls_check(s->ft->tls, &uri, e);
 }
 
 static int prepare(struct source *s, struct err *e)
@@ -324,6 +330,9 @@ int source_start(struct source *s, const struct migrate_conf *conf, struct err *
 		return err_set(e, -EBUSY,
 			       "migrate: not while a live snapshot is under way; again when "
 			       "that has ended");
+	r = check_key(s, conf->uri, e);
+	if (r)
+		return err_wrap(e, "migrate");
 	r = prepare(s, e);
 	if (r)
 		return r;
@@ -414,7 +423,7 @@ int source_recover(struct source *s, const char *uri, struct err *e)
 {
 	int r = check_lost(s, e);
 
-	if (!r && chan_check_address(uri, e))
+	if (!r && (check_key(s, uri, e) || chan_check_address(uri, e)))
 		r = err_wrap(e, "migrate: --recover");
 	if (r)
 		return r;

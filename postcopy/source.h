@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ft/common/dial.h"
 #include "ft/common/ft.h"
 #include "postcopy/carry_out.h"
 #include "postcopy/copies.h"
@@ -50,8 +51,8 @@ struct source {
 	struct fsm fsm;
 	struct migrate_conf conf;
 	struct stream link; /* its fd is -1 when there is none */
-	int fd;		    /* being connected, or -1 */
-	struct loop_op connect_op, read_op, timer_op, late_op, sender_op;
+	struct dial dial;
+	struct loop_op read_op, timer_op, late_op, sender_op;
 	uint64_t session;   /* names this migration to the destination, also after a lost link */
 	uint64_t have_word; /* of a FRAME_HAVE: the next one that is to come */
 	struct dirty dirty;

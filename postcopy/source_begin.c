@@ -84,9 +84,9 @@ void source_open_urgent(void *arg)
 {
 	uint64_t deadline = loop_now_ns() + 1000000000ull;
 	struct source *s = arg;
+	struct chan c = dial_take(&s->dial);
 
-	stream_init(&s->pair, s->fd, STREAM_URGENT, s->session);
-	s->fd = -1;
+	stream_init_on(&s->pair, &c, STREAM_URGENT, s->session);
 	chan_set_options(s->pair.fd, LINK_MS);
 	if (stream_send_preface(&s->pair, deadline) ||
 	    stream_send(&s->pair, FRAME_PAGES, 0, NULL, 0, deadline))

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -27,6 +28,15 @@ void door_take(struct door_conn *c, struct stream *ret)
 	c->stream.fd = -1;
 }
 
+static void log_wrong(struct door *d, const char *why)
+{
+	if (strcmp(why, d->wrong))
+		log_warn("connection dropped: %s", why);
+	else
+		log_debug("connection dropped: %s", why);
+	snprintf(d->wrong, sizeof(d->wrong), "%s", why);
+}
+
 static void identify(struct loop_op *op, int res)
 {
 	struct door_conn *c = op->arg;
@@ -39,8 +49,12 @@ static void identify(struct loop_op *op, int res)
 	c->since_ns = UINT64_MAX; /* events may be served below: not the one to make room */
 	loop_poll_del(d->loop, &c->read_op);
 	loop_timer_del(d->loop, &c->timer_op);
-	if (r != 1 || !d->said(d->arg, c, &f))
-		log_warn("connection dropped: %s", r == -EBADMSG ? c->stream.why : d->strange);
+	if (r == -EBADMSG)
+		log_wrong(d, c->stream.why);
+	else if (r != 1 || !d->said(d->arg, c, &f))
+		log_warn("connection dropped: %s", d->strange);
+	else
+		d->wrong[0] = 0;
 	drop(c);
 }
 
@@ -68,12 +82,21 @@ static struct door_conn *free_conn(struct door *d)
 	return oldest;
 }
 
+static int make_chan(const struct door *d, int fd, struct chan *ret, struct err *e)
+{
+	if (d->over_tls)
+		return tls_chan(d->tls, d->us, fd, ret, e);
+	*ret = chan_of(fd);
+	return 0;
+}
+
 static void accept_one(struct loop_op *op, int res)
 {
 	struct door *d = op->arg;
 	struct err e = {0};
 	int fd = chan_accept(d->listen_fd, &e);
 	struct door_conn *c;
+	struct chan chan;
 
 	if (fd < 0)
 		return;
@@ -81,11 +104,15 @@ static void accept_one(struct loop_op *op, int res)
 		close(fd);
 		return;
 	}
+	if (make_chan(d, fd, &chan, &e)) {
+		log_warn("connection dropped: %s", e.msg);
+		return;
+	}
 	c = free_conn(d);
 	*c = (struct door_conn){.door = d, .used = true, .since_ns = loop_now_ns()};
 	c->read_op = (struct loop_op){.fn = identify, .arg = c};
 	c->timer_op = (struct loop_op){.fn = identify_late, .arg = c};
-	stream_init(&c->stream, fd, STREAM_ANY, 0);
+	stream_init_on(&c->stream, &chan, STREAM_ANY, 0);
 	loop_poll_add(d->loop, &c->read_op, fd, POLLIN);
 	loop_timer_set(d->loop, &c->timer_op, IDENTIFY_NS);
 }
@@ -98,11 +125,14 @@ int door_open(struct door *d, struct loop *l, const char *text, struct err *e)
 	d->loop = l;
 	d->listen_fd = -1;
 	r = chan_parse(text, &uri, e);
+	if (!r)
+		r = tls_check(d->tls, &uri, e);
 	if (r)
 		return r;
 	d->listen_fd = chan_listen(&uri, e);
 	if (d->listen_fd < 0)
 		return d->listen_fd;
+	d->over_tls = uri.kind == CHAN_TLS;
 	d->listen_op = (struct loop_op){.fn = accept_one, .arg = d};
 	return loop_poll_add(l, &d->listen_op, d->listen_fd, POLLIN);
 }

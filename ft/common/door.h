@@ -1,6 +1,7 @@
 /*
  * A listening socket, and connections that have not said yet what they are: a stream each, up to
- * its first frame. Silent ones cannot keep out whoever has something to say.
+ * its first frame, and with TLS the handshake before that. Silent ones cannot keep out whoever has
+ * something to say.
  *
  * Owner: the loop.
  */
@@ -13,6 +14,7 @@
 #include "vmm/base/err.h"
 #include "vmm/base/loop.h"
 #include "vmm/wire/stream.h"
+#include "vmm/wire/tls.h"
 
 #define DOOR_MAX_PENDING 4
 
@@ -37,11 +39,16 @@ struct door {
 	 * stream. False: nobody wants it.
 	 */
 	bool (*said)(void *arg, struct door_conn *c, const struct frame *f);
+	const struct tls *tls; /* of a tls: address; may be NULL */
+	enum tls_role us;
 	const char *strange; /* for the log: what a connection is that nobody wants */
 	void *arg;
+	/* private */
+	bool over_tls;
+	char wrong[160]; /* with the last connection: said once, not at every try */
 };
 
-/* open, said, strange and arg are the caller's, set before; the rest is zero. */
+/* open, said, tls, us, strange and arg are the caller's, set before; the rest is zero. */
 int door_open(struct door *d, struct loop *l, const char *uri, struct err *e);
 void door_close(struct door *d); /* safe twice */
 /* In said(): the connection's stream is the caller's from here on. */

@@ -13,6 +13,7 @@
 #include "vmm/conf/config.h"
 #include "vmm/base/loop.h"
 #include "vmm/vm/vm.h"
+#include "vmm/wire/tls.h"
 
 /*
  * TCP_USER_TIMEOUT of the two links. It is the heartbeats by which a death is noticed: the main
@@ -83,6 +84,7 @@ struct ft {
 	const struct config *cfg;
 	struct loop *loop;
 	struct arbiter *arbiter;
+	struct tls *tls; /* for tls: addresses, or NULL */
 	enum ft_life life;
 	enum ft_cover cover;
 	unsigned stands;     /* enum ft_stand */

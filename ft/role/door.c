@@ -41,6 +41,8 @@ int secondary_open_door(struct secondary *s, struct err *e)
 	s->door.open = is_open;
 	s->door.said = said;
 	s->door.strange = "not a primary, or this side is busy with another one";
+	s->door.tls = s->ft->tls;
+	s->door.us = TLS_SECONDARY;
 	s->door.arg = s;
 	return door_open(&s->door, s->ft->loop, s->ft->cfg->listen, e);
 }

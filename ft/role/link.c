@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include "vmm/base/log.h"
+#include "vmm/wire/chan.h"
 
 /* --- the end of it ---------------------------------------------------------------------------- */
 
@@ -22,11 +22,8 @@ void link_break(struct link *l, const char *why)
 
 void link_close(struct link *l)
 {
-	loop_poll_del(l->ft->loop, &l->connect_op);
+	dial_stop(&l->dial);
 	loop_poll_del(l->ft->loop, &l->main_op);
-	if (l->fd >= 0)
-		close(l->fd);
-	l->fd = -1;
 	heart_stop(&l->heart);
 	stream_done(&l->main);
 	l->state = LINK_DOWN;
@@ -145,29 +142,14 @@ void link_break_after_reading(struct link *l, const char *why)
 
 /* --- the way to a peer ------------------------------------------------------------------------ */
 
-static void writable(struct loop_op *op, int res)
+static void dialled(void *arg, const struct err *e)
 {
-	struct link *l = op->arg;
-	struct err e = {0};
+	struct link *l = arg;
 
-	loop_poll_del(l->ft->loop, &l->connect_op);
-	if (chan_connected(l->fd, &e))
-		link_break(l, e.msg);
+	if (e)
+		link_break(l, e->msg);
 	else
 		l->news(l->arg, LINK_CONNECTED);
-}
-
-static int start_connect(struct link *l, struct err *e)
-{
-	int r = chan_connect_start(&l->uri, &l->fd, e);
-
-	if (r) {
-		l->fd = -1;
-		return r;
-	}
-	l->connect_op = (struct loop_op){.fn = writable, .arg = l};
-	r = loop_poll_add(l->ft->loop, &l->connect_op, l->fd, POLLOUT);
-	return r ? err_set(e, r, "cannot wait for the connection: %s", strerror(-r)) : 0;
 }
 
 static void try_peer(struct link *l, unsigned at, const char *uri)
@@ -177,7 +159,7 @@ static void try_peer(struct link *l, unsigned at, const char *uri)
 	l->at = at;
 	snprintf(l->peer, sizeof(l->peer), "%s", uri);
 	l->state = LINK_UP;
-	if (chan_parse(l->peer, &l->uri, &e) || start_connect(l, &e))
+	if (dial_start(&l->dial, l->peer, &e))
 		link_break(l, e.msg);
 }
 
@@ -199,24 +181,24 @@ void link_try(struct link *l, const char *uri)
 void link_begin_main(struct link *l, const struct iovec *hello, int niov)
 {
 	uint64_t session, deadline = loop_now_ns() + LINK_SEND_NS;
+	struct chan c = dial_take(&l->dial);
 
 	if (getrandom(&session, sizeof(session), 0) != sizeof(session))
 		session = loop_now_ns();
-	stream_init(&l->main, l->fd, STREAM_MAIN, session | 1);
-	l->fd = -1;
+	stream_init_on(&l->main, &c, STREAM_MAIN, session | 1);
 	chan_set_options(l->main.fd, FT_MAIN_TIMEOUT_MS);
 	l->main_op = (struct loop_op){.fn = main_readable, .arg = l};
 	if (!hello || stream_send_preface(&l->main, deadline) < 0 ||
 	    stream_send(&l->main, FRAME_HELLO, 0, hello, niov, deadline) < 0 ||
 	    loop_poll_add(l->ft->loop, &l->main_op, l->main.fd, POLLIN) < 0)
-		link_break(l, "handshake failed");
+		link_break_after_reading(l, "handshake failed"); /* the peer may have said why */
 }
 
 void link_try_heart(struct link *l)
 {
 	struct err e = {0};
 
-	if (start_connect(l, &e)) {
+	if (dial_start(&l->dial, l->peer, &e)) {
 		err_wrap(&e, "heartbeat link");
 		link_break(l, e.msg);
 	}
@@ -243,10 +225,10 @@ static void trusted_again(void *arg)
 void link_begin_heart(struct link *l)
 {
 	const struct config *cfg = l->ft->cfg;
+	struct chan c = dial_take(&l->dial);
 	struct stream st;
 
-	stream_init(&st, l->fd, STREAM_HEART, l->main.session);
-	l->fd = -1;
+	stream_init_on(&st, &c, STREAM_HEART, l->main.session);
 	chan_set_options(st.fd, FT_HEART_TIMEOUT_MS);
 	l->heart.lost = peer_silent;
 	l->heart.trusted = trusted_again;
@@ -277,5 +259,11 @@ void link_init(struct link *l, struct ft *ft, void (*news)(void *arg, enum link_
 	l->ft = ft;
 	l->news = news;
 	l->arg = arg;
-	l->fd = l->main.fd = -1;
+	l->main.fd = -1;
+	l->dial = (struct dial){.loop = ft->loop,
+				.tls = ft->tls,
+				.us = TLS_PRIMARY,
+				.done = dialled,
+				.arg = l,
+				.fd = -1};
 }

@@ -14,9 +14,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ft/common/dial.h"
 #include "ft/common/ft.h"
 #include "ft/common/heart.h"
-#include "vmm/wire/chan.h"
 #include "vmm/wire/stream.h"
 
 #define LINK_SEND_NS 1000000000ull /* a small frame is in the socket's buffer by then */
@@ -41,9 +41,8 @@ struct link {
 	unsigned at;	 /* that is in use, LINK_OTHER for one that is none of the list */
 	char peer[300];	 /* its address, "" for nobody */
 	char extra[300]; /* of LINK_OTHER, which is tried in turn with the list */
-	struct chan_uri uri;
-	int fd; /* that is being connected, or -1 */
-	struct loop_op connect_op, main_op;
+	struct dial dial;
+	struct loop_op main_op;
 	struct stream main;
 	struct heart heart;
 	uint64_t acked;

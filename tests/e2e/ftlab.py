@@ -646,7 +646,7 @@ class Pair:
 
     def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
                  net=True, epoch="25ms", extra=(), binary=None, arbiter=True, timeout="500ms",
-                 wire=None, ft="mc"):
+                 wire=None, ft="mc", scheme="tcp"):
         self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, patience(timeout)
         self.serial = lab.next_serial()
         self.image = {}
@@ -666,7 +666,8 @@ class Pair:
         if arbiter is True:
             arbiter = dict.fromkeys("AB", f"file:{self.arbiter_dir}/vm")
         self.arbiter_of = arbiter or {}
-        self.peer_of = {h: f"tcp:{LINK_IP[o]}:{FT_PORT}" for h, o in ("AB", "BA")}
+        self.listen = {h: f"{scheme}:{LINK_IP[h]}:{FT_PORT}" for h in "AB"}
+        self.peer_of = {"A": self.listen["B"], "B": self.listen["A"]}
         if wire:
             self.peer_of = wire.peer_of
         self.vm = {"A": None, "B": None}
@@ -703,9 +704,8 @@ class Pair:
         return self.vm[host]
 
     def secondary(self, host, *more, env=None):
-        self.vm[host] = Vm(self.lab, host, ["--secondary", "--listen",
-                                            f"tcp:{LINK_IP[host]}:{FT_PORT}", *self.host_args(host),
-                                            *more], env, self.binary)
+        self.vm[host] = Vm(self.lab, host, ["--secondary", "--listen", self.listen[host],
+                                            *self.host_args(host), *more], env, self.binary)
         return self.vm[host]
 
     def protect(self, seconds=15, env=None):

@@ -6,6 +6,7 @@ import re
 import ftlab
 from ftlab import Pair, Wire, expect
 from test_arbiters import race
+from test_tls import wrong_role
 from testlib import check_load, random_wait, start_load, test
 
 ATTEMPTS = 6
@@ -150,3 +151,9 @@ def bug_order(lab):
 def bug_claim(lab):
     """etcd is not asked whether the record is still the one that was read: both sides win"""
     caught(lab, "claim", race, "run the guest: 2 of 2")
+
+
+@test(60)
+def bug_role(lab):
+    """of a certificate only the signature is looked at, not whose it is"""
+    caught(lab, "role", wrong_role, "they speak")

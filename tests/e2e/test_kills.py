@@ -6,6 +6,7 @@ import re
 import ftlab
 import test_migrate
 import test_move
+import test_tls
 from ftlab import FrameWatch, Load, Pair, expect
 from testlib import check_load, dies, flowing, random_wait, test
 from test_failover import ends, failover
@@ -15,11 +16,13 @@ KILLS = int(os.environ.get("FT_KILLS", "10"))
 
 
 def random_pair(lab, **options):
-    """A pair with epochs, their mode and a background load that differ from run to run."""
+    """A pair with epochs, their mode, its link and a background load that differ from run to run."""
     epoch = lab.rng.choice((3, 10, 25, 60))
     dirty = lab.rng.choice((0, 0, 20, 80))
-    pair = Pair(lab, cmdline=f"ip={ftlab.GUEST_IP} dirty={dirty}", epoch=f"{epoch}ms", disk=32,
-                ft=lab.rng.choice(("mc", "mc", "kemari", "auto")), **options)
+    options.update(cmdline=f"ip={ftlab.GUEST_IP} dirty={dirty}", epoch=f"{epoch}ms", disk=32,
+                   ft=lab.rng.choice(("mc", "mc", "kemari", "auto")))
+    over = lab.rng.choice(("tcp", "tcp", *test_tls.CREDENTIALS))
+    pair = Pair(lab, **options) if over == "tcp" else test_tls.TlsPair(lab, over, **options)
     pair.epoch_ms = epoch
     return pair
 

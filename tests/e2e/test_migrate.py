@@ -345,7 +345,7 @@ def migrate_client(lab):
     move.vm.wait_console("^READY")
     uri = f"unix:{lab.path('in')}"
     code, out, err = client(lab, move.vm, "--precopy", uri)
-    expect(code == ftlab.EXIT_FAILED and "goes on here" in err and f"{uri}: No such file" in err and
+    expect(code == ftlab.EXIT_FAILED and "goes on here" in err and f"{uri}: cannot connect: No such file" in err and
            "--incoming" in err, f"nobody listens: {code}: {out}{err}")
     code, out, err = client(lab, move.vm, "--precopy", "tcp:127.0.0.1:1")
     expect(code == ftlab.EXIT_FAILED and "tcp:127.0.0.1:1: cannot connect: Connection refused" in err,
@@ -353,7 +353,7 @@ def migrate_client(lab):
     for args, word in ((["--precopy", uri, "--cancel"], "exclude"), ([], "argument is missing"), (["--cancel"], "none is"),
                        (["--precopy", "file:/x"], "file"), (["--precopy", "fd:3"], "connected to again"),
                        (["--downtime", "1s"], "where to"), (["--precopy", uri, "--passes", "0"], "passes"),
-                       (["--precopi", uri], "nearest is --precopy"), (["--precopy", "tls:a:1"], "tls is not"),
+                       (["--precopi", uri], "nearest is --precopy"), (["--precopy", "tls:127.0.0.1:1"], "needs a key"),
                        (["--precopy", uri, "--bandwidth", "1K"], "bandwidth"), (["--force"], "--cancel"), (["--precopy", uri, "--postcopy", uri], "exclude"),
                        (["--precopy", uri, "--no-background"], "goes with --postcopy"),
                        (["--auto", uri, "--passes", "0"], "goes with --postcopy"),

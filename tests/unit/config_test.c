@@ -335,7 +335,10 @@ static const struct bad bad_flags[] = {
 	 "'colo' is not available in this version; use 'mc'"},
 	{"-k k --primary --peer tcp:a:1 --ft fast", "--ft: 'fast' is not one of: mc, kemari, auto"},
 	{"-k k --primary --peer tcp:a --ft mc", "--peer: 'tcp:a': port is missing"},
-	{"-k k --primary --peer tls:a:1 --ft mc", "tls is not available in this version"},
+	{"-k k --primary --peer tls:a:1 --ft mc", "'tls:a:1' needs --tls-psk FILE"},
+	{"--secondary --listen tls:a:1", "--listen 'tls:a:1' needs --tls-psk FILE"},
+	{"--incoming tls:a:1", "--incoming 'tls:a:1' needs --tls-psk FILE"},
+	{"-k k --tls-psk a --tls-dir b", "--tls-psk and --tls-dir exclude each other"},
 	{"-k k --primary --peer file:x --ft mc", "a file is no connection"},
 	{"-k k --primary --peer fd:1 --ft mc",
 	 "--peer 'fd:1': a secondary is connected to more than once, a descriptor is one "

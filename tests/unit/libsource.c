@@ -312,7 +312,7 @@ static void fail_here(struct source_rig *r)
 
 static void lose(struct source_rig *r)
 {
-	if (r->src.fd >= 0 && r->src.link.fd < 0)
+	if (r->src.dial.fd >= 0 && r->src.link.fd < 0)
 		there_listens(r, false);
 	else if (r->src.fsm.state == SRC_QUIT || r->src.fsm.state == SRC_HALT)
 		source_lose(&r->src, "connection closed"); /* before the sender's end is seen */

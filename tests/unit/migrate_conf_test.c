@@ -86,8 +86,7 @@ static const struct {
 	{{"--auto", URI, "--passes", "0"}, "--passes 0 goes with --postcopy", false},
 	{{"--precopy", URI, "--no-background"}, "--no-background goes with --postcopy", false},
 
-	{{"--precopy", "tls:host:1"}, "tls is not available", false},
-	{{"--postcopy", "tls:host:1"}, "tls is not available", false},
+	{{"--precopy", "tls:host"}, "write tls:HOST:PORT", false},
 	{{"--precopy", "fd:3"}, "connected to again", false},
 	{{"--postcopy", "fd:3"}, "connected to again", false},
 	{{"--auto", "exec:cat"}, "exec:cat", false},

@@ -208,7 +208,7 @@ static void a_welcome_at_the_last_moment(void **state)
 	peer_says(r, FRAME_WELCOME, 0);
 	time_fire(&r->pri.timer_op);
 	rig_expect(r, PRI_IDLE, "UNPROTECTED", true, 'f');
-	assert_int_equal(r->pri.link->fd, -1);
+	assert_int_equal(r->pri.link->dial.fd, -1);
 	assert_int_equal(time_left(&r->pri.timer_op), 500 * MS);
 }
 

@@ -46,7 +46,7 @@ static void a_hello_says_what_is_needed(void **state)
 	assert_int_equal(m.mem_bytes, r->machine.mem_bytes);
 	assert_int_equal(m.ndevs, r->machine.ndevs);
 	assert_string_equal(r->ft.peer, r->cfg.peers[0]);
-	assert_int_equal(r->pri.link->fd, -1); /* it is the stream's now */
+	assert_null(r->pri.link->dial.chan.ops); /* it is the stream's now */
 }
 
 static void no_verify_and_no_shared_arbiter(void **state)
@@ -435,7 +435,7 @@ static void a_peer_that_hangs_up_at_once(void **state)
 	peer_takes_main(r, 0);
 	peer_hangs_up(r);
 	rig_until(r, PRI_IDLE);
-	assert_string_equal(r->ft.note, rig_peer(r, 0, "handshake failed"));
+	assert_string_equal(r->ft.note, rig_peer(r, 0, "connection closed"));
 }
 
 static void a_heart_link_that_cannot_be_connected(void **state)
@@ -633,7 +633,7 @@ static void a_loss_is_told_once(void **state)
 	assert_int_equal(told, 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
 	l.state = LINK_UP;
-	l.fd = fds[0];
+	l.dial.chan = chan_of(fds[0]);
 	link_begin_main(&l, NULL, 2); /* no hello could be made */
 	assert_int_equal(told, 1);
 	assert_string_equal(l.why, "handshake failed");

@@ -59,6 +59,15 @@ static int watch_signals(struct run *r, struct err *e)
 	return loop_poll_add(&r->loop, &r->signal_op, r->signal_fd, POLLIN);
 }
 
+/* What it is to need later, too: to migrate, for one. */
+static int open_tls(struct run *r, struct err *e)
+{
+	const struct tls_from from = {
+		.psk = r->cfg.tls_psk, .dir = r->cfg.tls_dir, .name = r->cfg.name};
+
+	return from.psk[0] || from.dir[0] ? tls_open(&r->ft.tls, &from, e) : 0;
+}
+
 static int open_arbiter(struct run *r, struct err *e)
 {
 	char host[64] = "", holder[128];
@@ -102,6 +111,8 @@ static int start(struct run *r, struct err *e)
 	if (!code)
 		code = watch_signals(r, e);
 	if (!code)
+		code = open_tls(r, e);
+	if (!code)
 		code = resolve_peers(&r->cfg, e);
 	if (!code)
 		code = open_arbiter(r, e);
@@ -131,6 +142,7 @@ static void stop(struct run *r)
 	console_sock_close(r->console);
 	ctl_close(r->ctl);
 	arbiter_close(r->ft.arbiter);
+	tls_close(r->ft.tls);
 	loop_done(&r->loop);
 	if (r->signal_fd >= 0)
 		close(r->signal_fd);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "vmm/cli/cmd_ctl.h"
+#include "vmm/cli/cmd_key.h"
 #include "vmm/cli/cmd_migrate.h"
 #include "vmm/cli/cmd_run.h"
 #include "vmm/cli/cmd_status.h"
@@ -48,6 +49,8 @@ static const struct command commands[] = {
 	  .serve = serve_migrate },
 	{ "stop", "NAME [timeout=TIME] [--json]", "end a VM in order",
 	  .ask = cmd_stop, .max_args = 1, .serve = serve_stop },
+	{ "key", "FILE", "make a key for both sides of tls: addresses (run --tls-psk FILE)",
+	  .main = cmd_key },
 	{ "completion", "bash", "print what completes a command line in bash",
 	  .main = completion_main },
 	{ "help", "", "list the commands", .main = print_help },

@@ -61,9 +61,11 @@ struct config {
 	char console[512];  /* "stdio" (default), "none" or a file */
 	char restore[512];  /* snapshot file to start from */
 	char incoming[300]; /* URI; a migration comes in here instead of a kernel */
-	bool lazy;	    /* the guest runs while its memory comes from restore */
-	bool no_reboot;	    /* a reset ends the VM */
-	bool paused;	    /* vCPUs do not start until `ftvmm resume` */
+	char tls_psk[512];  /* file of a key; this or a folder of certificates, for tls: URIs */
+	char tls_dir[400];
+	bool lazy;	/* the guest runs while its memory comes from restore */
+	bool no_reboot; /* a reset ends the VM */
+	bool paused;	/* vCPUs do not start until `ftvmm resume` */
 	enum config_role role;
 	char listen[300]; /* URI; secondary */
 	char peers[CONFIG_MAX_PEERS][300];

@@ -262,18 +262,18 @@ static int check_devices(const struct config *c, struct err *e)
 	return 0;
 }
 
-static int check_uri(const char *option, const char *text, struct err *e)
+static int check_uri(const struct config *c, const char *option, const char *text, struct err *e)
 {
 	struct err inner = {0};
 	struct chan_uri uri;
 
-	if (!strncmp(text, "tls:", 4))
-		return err_set(e, -EOPNOTSUPP,
-			       "--%s '%s': tls is not available in this version; use tcp: in a "
-			       "private network",
-			       option, text);
 	if (chan_parse(text, &uri, &inner))
 		return err_set(e, inner.code ? inner.code : -EINVAL, "--%s: %s", option, inner.msg);
+	if (uri.kind == CHAN_TLS && !c->tls_psk[0] && !c->tls_dir[0])
+		return err_set(e, -EINVAL,
+			       "--%s '%s' needs --tls-psk FILE, which `ftvmm key FILE` makes once "
+			       "for both sides, or --tls-dir DIR",
+			       option, text);
 	if (uri.kind == CHAN_FILE)
 		return err_set(e, -EINVAL, "--%s '%s': a file is no connection; use tcp:HOST:PORT",
 			       option, text);
@@ -281,14 +281,14 @@ static int check_uri(const char *option, const char *text, struct err *e)
 }
 
 /* A primary connects twice, and again after each loss. */
-static int check_peer(const char *text, struct err *e)
+static int check_peer(const struct config *c, const char *text, struct err *e)
 {
 	if (!strncmp(text, "fd:", 3))
 		return err_set(e, -EINVAL,
 			       "--peer '%s': a secondary is connected to more than once, a "
 			       "descriptor is one connection; use tcp:HOST:PORT or unix:PATH",
 			       text);
-	return check_uri("peer", text, e);
+	return check_uri(c, "peer", text, e);
 }
 
 static int check_arbiter(const char *uri, struct err *e)
@@ -329,9 +329,9 @@ static int check_pair(const struct config *c, struct err *e)
 	if (r)
 		return r;
 	if (c->listen[0])
-		r = check_uri("listen", c->listen, e);
+		r = check_uri(c, "listen", c->listen, e);
 	for (unsigned i = 0; i < c->npeers && !r; i++)
-		r = check_peer(c->peers[i], e);
+		r = check_peer(c, c->peers[i], e);
 	return r;
 }
 
@@ -350,7 +350,7 @@ static int check_incoming(const struct config *c, struct err *e)
 			       "--incoming '%s': a source connects again when the link breaks, a "
 			       "descriptor is one connection; use tcp:HOST:PORT or unix:PATH",
 			       c->incoming);
-	return check_uri("incoming", c->incoming, e);
+	return check_uri(c, "incoming", c->incoming, e);
 }
 
 static int check_plain(const struct config *c, struct err *e)
@@ -376,6 +376,10 @@ int config_check(struct config *c, struct err *e)
 	if (c->role == ROLE_SECONDARY && c->restore[0])
 		return err_set(e, -EINVAL,
 			       "--restore has no meaning with --secondary: the primary sends it");
+	if (c->tls_psk[0] && c->tls_dir[0])
+		return err_set(e, -EINVAL,
+			       "--tls-psk and --tls-dir exclude each other: one says who a peer "
+			       "is");
 	r = c->role == ROLE_PLAIN ? check_plain(c, e) : check_pair(c, e);
 	if (!r)
 		r = c->role == ROLE_SECONDARY || c->incoming[0] ? check_reboot(c, e)

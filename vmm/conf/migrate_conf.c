@@ -56,19 +56,14 @@ static int check_uri(const struct migrate_conf *c, struct err *e)
 	struct err inner = {0};
 	struct chan_uri uri;
 
-	if (!strncmp(c->uri, "tls:", 4))
-		return err_set(e, -EINVAL,
-			       "migrate: '%s': tls is not available in this version; use tcp: in a "
-			       "private network",
-			       c->uri);
 	if (chan_parse(c->uri, &uri, &inner))
 		return err_set(e, -EINVAL, "migrate: %s", inner.msg);
 	if (uri.kind == CHAN_FILE && c->recover[0])
 		return 0;
-	if (uri.kind != CHAN_TCP && uri.kind != CHAN_UNIX)
+	if (uri.kind != CHAN_TCP && uri.kind != CHAN_TLS && uri.kind != CHAN_UNIX)
 		return err_set(e, -EINVAL,
 			       "migrate: '%s': the destination is connected to again when the "
-			       "link breaks; use tcp:HOST:PORT or unix:PATH",
+			       "link breaks; use tls:HOST:PORT, tcp:HOST:PORT or unix:PATH",
 			       c->uri);
 	return 0;
 }
@@ -276,7 +271,7 @@ void migrate_conf_print_help(void)
 		option_print(&rows[i], rows[i].type == OPT_TIME ? &defaults : NULL);
 	printf("URI: where the destination's ftvmm run --incoming listens, or with --secondary "
 	       "the\n"
-	       "ftvmm run --secondary: tcp:HOST:PORT or unix:PATH.\n"
+	       "ftvmm run --secondary: tls:HOST:PORT, tcp:HOST:PORT or unix:PATH.\n"
 	       "Exit code 0: it runs there. 2: it goes on here. 3: it is the destination's, and\n"
 	       "was let go here (--cancel --force). 5: nobody knows.\n");
 }
