@@ -272,6 +272,34 @@ static void another_vm_is_refused(void **state)
 	}
 }
 
+/* A client that asks for nothing, and has nothing to show. */
+static void who_shows_nothing_is_refused(void **state)
+{
+	struct ends *s = new_ends("key", "a");
+	struct tls *t = s->tls[0];
+
+	close_ends(s);
+	t->has_key = false;
+	t->lib.SSL_CTX_set_psk_use_session_callback(t->ctx, NULL);
+	t->lib.SSL_CTX_set_verify(t->ctx, SSL_VERIFY_NONE, NULL);
+	connect_ends(s, TLS_PRIMARY, TLS_SECONDARY);
+	refused(s, 1, "peer did not return a certificate");
+}
+
+static void older_versions_are_refused(void **state)
+{
+	for (int old = 0; old < 2; old++) {
+		struct ends *s = new_ends("a", "b");
+		const struct tls *t = s->tls[old];
+
+		close_ends(s);
+		t->lib.SSL_CTX_ctrl(t->ctx, SSL_CTRL_SET_MIN_PROTO_VERSION, TLS1_2_VERSION, NULL);
+		t->lib.SSL_CTX_ctrl(t->ctx, SSL_CTRL_SET_MAX_PROTO_VERSION, TLS1_2_VERSION, NULL);
+		connect_ends(s, TLS_PRIMARY, TLS_SECONDARY);
+		refused(s, !old, "protocol");
+	}
+}
+
 static void a_plain_client_is_refused(void **state)
 {
 	struct ends *s = new_ends("key", "key");
@@ -450,6 +478,53 @@ static void a_cut_is_an_end(void **state)
 	}
 }
 
+/* Its link is full: what has come is read all the same, and the other key is taken later. */
+static void another_key_does_not_stand_in_the_way(void **state)
+{
+	struct ends *s = new_ends("key", "key");
+	struct tls_conn *c = s->c[0].self;
+	struct iovec iov = {"three", 6};
+	char buf[16];
+	int full = 0;
+
+	reach_each_other(s);
+	put(s, 1, "one", 4);
+	put(s, 1, "two", 4);
+	carry(s);
+	assert_int_equal(get(s, 0, buf, 4), 4); /* the second is in no socket any more */
+	while (write(s->c[0].fd, buf, 1) == 1)
+		full++;
+	c->key_records = 0;
+	assert_int_equal(s->c[0].ops->write(&s->c[0], &iov, 1), -EAGAIN);
+	assert_int_equal(get(s, 0, buf, 4), 4);
+	assert_string_equal(buf, "two");
+	while (full--)
+		assert_int_equal(read(s->wire[0], buf, 1), 1);
+	put(s, 0, "three", 6);
+	assert_int_equal(c->records, 1);
+	put(s, 0, "four", 5); /* with another one */
+	assert_int_equal(c->records, 1);
+	carry(s);
+	assert_int_equal(get(s, 1, buf, sizeof(buf)), 11);
+	assert_string_equal(buf + 6, "four");
+	free_ends(s);
+}
+
+/* OpenSSL counts them as of the call that comes next. */
+static void errors_of_others_are_not_of_the_link(void **state)
+{
+	struct ends *s = new_ends("key", "key");
+	const struct tls *t = s->tls[0];
+	char buf[16];
+
+	reach_each_other(s);
+	assert_int_not_equal(t->lib.SSL_CTX_load_verify_file(t->ctx, "/nowhere"), 1);
+	assert_int_equal(get(s, 0, buf, sizeof(buf)), -EAGAIN);
+	assert_int_not_equal(t->lib.SSL_CTX_load_verify_file(t->ctx, "/nowhere"), 1);
+	speak(s);
+	free_ends(s);
+}
+
 /* "Goodbye" may have come when this side finds that it cannot write any more. */
 static void what_came_is_read_after_a_failed_write(void **state)
 {
@@ -527,7 +602,7 @@ static void one_writes_while_another_reads(void **state)
 	pthread_join(thread, NULL);
 	assert_int_equal(f.result, 0);
 	assert_true(answers > 4);
-	assert_true(((struct tls_conn *)s->c[0].self)->records <= 10);
+	assert_true(((struct tls_conn *)s->c[0].self)->records < MANY / TLS_RECORD);
 	free_ends(s);
 }
 
@@ -607,6 +682,8 @@ int main(void)
 		cmocka_unit_test(those_of_one_key_or_authority_reach_each_other),
 		cmocka_unit_test(others_are_refused),
 		cmocka_unit_test(another_vm_is_refused),
+		cmocka_unit_test(who_shows_nothing_is_refused),
+		cmocka_unit_test(older_versions_are_refused),
 		cmocka_unit_test(a_plain_client_is_refused),
 		cmocka_unit_test(a_plain_server_refuses_and_is_refused),
 		cmocka_unit_test(a_session_does_not_replay),
@@ -615,6 +692,8 @@ int main(void)
 		cmocka_unit_test(parts_go_out_in_order),
 		cmocka_unit_test(a_changed_byte_is_an_error),
 		cmocka_unit_test(a_cut_is_an_end),
+		cmocka_unit_test(another_key_does_not_stand_in_the_way),
+		cmocka_unit_test(errors_of_others_are_not_of_the_link),
 		cmocka_unit_test(what_came_is_read_after_a_failed_write),
 		cmocka_unit_test(one_writes_while_another_reads),
 		cmocka_unit_test(key_files),

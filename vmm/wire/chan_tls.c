@@ -1,6 +1,7 @@
 /* A channel through TLS. */
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,7 @@ static ssize_t read_record(struct tls_conn *c, int fd, void *buf, size_t len)
 	pthread_mutex_lock(&c->lock);
 	r = c->read_error;
 	if (!r) {
+		lib(c)->ERR_clear_error();
 		errno = 0;
 		if (lib(c)->SSL_read_ex(c->ssl, buf, len, &n) == 1)
 			r = (ssize_t)n;
@@ -159,17 +161,28 @@ static const void *next_piece(struct tls_conn *c, const struct iovec *iov, int n
 	return c->piece;
 }
 
+/*
+ * With the lock. Only where there is room for its message: while that waited, a read would say that
+ * there is nothing. OpenSSL refuses while a piece waits; there is time for a later one.
+ */
+static void take_another_key(struct tls_conn *c, int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
+
+	if (c->records >= c->key_records && poll(&p, 1, 0) == 1 && p.revents == POLLOUT &&
+	    lib(c)->SSL_key_update(c->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1)
+		c->records = 0;
+}
+
 /* With the lock. A piece that waits is given again, whole: chan_write() does so. */
-static ssize_t write_record(struct tls_conn *c, const void *piece, size_t len)
+static ssize_t write_record(struct tls_conn *c, int fd, const void *piece, size_t len)
 {
 	size_t n;
 
 	if (c->write_error)
 		return c->write_error;
-	/* Not while a piece waits. */
-	if (c->records >= c->key_records &&
-	    lib(c)->SSL_key_update(c->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) == 1)
-		c->records = 0;
+	take_another_key(c, fd);
+	lib(c)->ERR_clear_error();
 	errno = 0;
 	if (lib(c)->SSL_write_ex(c->ssl, piece, len, &n) != 1)
 		return stopped_writing(c, errno);
@@ -190,7 +203,7 @@ static ssize_t tls_write(struct chan *ch, const struct iovec *iov, int niov)
 	if (!len)
 		return 0;
 	pthread_mutex_lock(&c->lock);
-	n = write_record(c, piece, len);
+	n = write_record(c, ch->fd, piece, len);
 	pthread_mutex_unlock(&c->lock);
 	return n;
 }
