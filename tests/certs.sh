@@ -1,6 +1,7 @@
 #!/bin/bash
 # Certificates for tests: certs.sh DIR [VM]: folders for --tls-dir, of hosts of that VM, "vm" if none is named.
 set -eu
+umask 022 # others may read a certificate, not change it
 mkdir -p "$1"
 cd "$1"
 vm=${2:-vm}

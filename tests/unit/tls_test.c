@@ -670,6 +670,9 @@ static void bad_dir(const char *change, const char *why)
 static void folders(void **state)
 {
 	bad_dir("chmod 644 key.pem", "others may read");
+	bad_dir("chmod 666 ca.pem", "others may change");
+	bad_dir("openssl ec -in key.pem -aes128 -passout pass:x -out key.pem 2> /dev/null",
+		"key.pem': has a passphrase");
 	bad_dir("rm ca.pem", "ca.pem");
 	bad_dir("rm cert.pem", "cert.pem");
 	bad_dir("cp ../b/key.pem .", "key.pem': key values mismatch");

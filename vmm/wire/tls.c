@@ -146,30 +146,41 @@ static int check_peer(X509_STORE_CTX *x, void *arg)
 	return 0;
 }
 
+/* The key is nobody else's to read; and whoever could change ca.pem would say who is let in. */
 static int file_in(const char *dir, const char *file, char *to, size_t cap, struct err *e)
 {
+	bool secret = !strcmp(file, "key.pem");
 	struct stat st;
 
 	if ((size_t)snprintf(to, cap, "%s/%s", dir, file) >= cap)
 		return err_set(e, -ENAMETOOLONG, "--tls-dir '%.200s': the path is too long", dir);
 	if (stat(to, &st))
 		return err_sys(e, "--tls-dir: '%s'", to);
-	if (!strcmp(file, "key.pem") && st.st_mode & 077)
-		return err_set(e, -EPERM,
-			       "--tls-dir: '%s': others may read or change it (mode %03o); chmod "
-			       "600",
-			       to, st.st_mode & 0777);
+	if (st.st_mode & (secret ? 077 : 022))
+		return err_set(
+			e, -EPERM, "--tls-dir: '%s': others may %schange it (mode %03o); chmod %s",
+			to, secret ? "read or " : "", st.st_mode & 0777, secret ? "600" : "go-w");
 	return 0;
+}
+
+/* Nobody is asked: who starts a VM may be no person, and would wait for ever. */
+static int no_passphrase(char *buf, int size, int writing, void *asked)
+{
+	*(bool *)asked = true;
+	return -1;
 }
 
 static int use_file(struct tls *t, const char *dir, const char *file, struct err *e)
 {
 	const struct tls_lib *l = &t->lib;
+	bool asked = false;
 	char path[512];
 	int good, r = file_in(dir, file, path, sizeof(path), e);
 
 	if (r)
 		return r;
+	l->SSL_CTX_set_default_passwd_cb(t->ctx, no_passphrase);
+	l->SSL_CTX_set_default_passwd_cb_userdata(t->ctx, &asked);
 	if (!strcmp(file, "ca.pem"))
 		good = l->SSL_CTX_load_verify_file(t->ctx, path);
 	else if (!strcmp(file, "cert.pem"))
@@ -177,7 +188,9 @@ static int use_file(struct tls *t, const char *dir, const char *file, struct err
 	else
 		good = l->SSL_CTX_use_PrivateKey_file(t->ctx, path, SSL_FILETYPE_PEM);
 	if (good <= 0)
-		return err_set(e, -EINVAL, "--tls-dir: '%s': %s", path, tls_lib_why(l));
+		return err_set(e, -EINVAL, "--tls-dir: '%s': %s", path,
+			       asked ? "has a passphrase; `openssl pkey` writes it without one"
+				     : tls_lib_why(l));
 	return 0;
 }
 

@@ -19,6 +19,7 @@
 	F(SSL_CTX_set_cert_verify_callback) F(SSL_set_session_id_context) \
 	F(SSL_CTX_set_default_read_buffer_len) F(SSL_CTX_load_verify_file) \
 	F(SSL_CTX_use_certificate_chain_file) F(SSL_CTX_use_PrivateKey_file) \
+	F(SSL_CTX_set_default_passwd_cb) F(SSL_CTX_set_default_passwd_cb_userdata) \
 	F(SSL_CTX_set_psk_find_session_callback) F(SSL_CTX_set_psk_use_session_callback) \
 	F(SSL_new) F(SSL_free) F(SSL_set_fd) F(SSL_set_accept_state) F(SSL_set_connect_state) \
 	F(SSL_do_handshake) F(SSL_read_ex) F(SSL_write_ex) F(SSL_get_error) F(SSL_key_update) \
