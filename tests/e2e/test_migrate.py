@@ -863,14 +863,11 @@ def postcopy_destination_dies(lab):
            f"who began it: {follower.returncode}: {err}")
 
 
-@test(90)
-def postcopy_cut(lab):
-    """the link is cut after the switch, again and again: it is connected again, and all of it comes"""
+def cut_again_and_again(lab, move, scheme):
     wire = ftlab.Wire(lab)
-    move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
     move.vm.wait_console("^speed")
-    to = move.destination(f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}")
-    move.vm.call("migrate", **{"postcopy": wire.peer_of["A"], "bandwidth": "8M"})
+    to = move.destination(f"{scheme}:{LINK_IP['B']}:{ftlab.FT_PORT}")
+    move.vm.call("migrate", **{"postcopy": wire.peer_of["A"].replace("tcp:", f"{scheme}:"), "bandwidth": "8M"})
     move.vm.wait_log("downtime")
     for n in range(1, 4):
         random_wait(lab, move.vm, 0.2, 0.6)
@@ -882,6 +879,13 @@ def postcopy_cut(lab):
     all_there(to)
     to.wait_console("^speed")
     expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
+
+
+@test(90)
+def postcopy_cut(lab):
+    """the link is cut after the switch, again and again: it is connected again, and all of it comes"""
+    move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
+    cut_again_and_again(lab, move, "tcp")
 
 
 @test(90)

@@ -8,7 +8,7 @@ import subprocess
 
 import ftlab
 from ftlab import EXIT_FAILED, FT_PORT, FTVMM, LINK_IP, Deadline, Pair, expect
-from test_migrate import Move, all_there, boot, client, migrate, sound
+from test_migrate import Move, all_there, boot, client, cut_again_and_again, migrate, sound
 from testlib import check_load, random_wait, start_load, test
 
 CREDENTIALS = ("psk", "x509")
@@ -242,6 +242,14 @@ def tls_migrate(lab):
     code, _, err = client(lab, plain.vm, "--precopy", f"tls:{LINK_IP['B']}:{FT_PORT}")
     expect(code == EXIT_FAILED and "needs a key or certificates" in err, f"{code}: {err}")
     sound(plain)
+
+
+@test(90)
+def tls_cut(lab):
+    """the links of a postcopy are cut after the switch, again and again: a fresh handshake each time, and all of it comes"""
+    given = credentials(lab, "x509")
+    vm = boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", *given["A"], memory="128M")
+    cut_again_and_again(lab, TlsMove(lab, vm, given), "tls")
 
 
 @test(60)
