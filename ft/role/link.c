@@ -38,9 +38,12 @@ static char *last_trouble(struct link *l)
 
 void link_note_trouble(struct link *l, bool connecting, char *note, size_t cap)
 {
-	const char *why = l->why, *kind = connecting ? "cannot be reached" : note;
+	const char *why = l->why, *kind = note;
 	size_t n = strlen(l->peer);
 
+	/* Who says that this is not its key was reached. */
+	if (connecting && strncmp(why, "TLS: ", 5) != 0)
+		kind = "cannot be reached";
 	/* The errors of a connection begin with the address, too: it is said once. */
 	if (!strncmp(why, l->peer, n) && !strncmp(why + n, ": ", 2))
 		why += n + 2;

@@ -226,6 +226,22 @@ static void a_new_trouble_is_said(void **state)
 	assert_int_equal(logged("warning: peer"), 2);
 }
 
+/* First it is not there, then it has another key: whoever reads the log is to learn that. */
+static void a_wrong_key_is_said(void **state)
+{
+	struct rig *r = *state;
+
+	peer_listens(r, 0, false);
+	rig_start(r);
+	peer_listens(r, 0, true);
+	for (unsigned i = 0; i < 2; i++) {
+		time_fire(&r->pri.timer_op);
+		link_break(r->pri.link, "TLS: another key");
+		rig_expect(r, PRI_IDLE, "UNPROTECTED", true, 'f');
+		assert_int_equal(logged("warning: peer"), 2);
+	}
+}
+
 /* A peer that was in step is news each time, and its old trouble is over. */
 static void a_loss_is_said_each_time(void **state)
 {
@@ -657,6 +673,7 @@ int main(void)
 		cmocka_unit_test(what_came_too_late),
 		RIG_TEST(peers_in_turn_each_trouble_said_once),
 		RIG_TEST(a_new_trouble_is_said),
+		RIG_TEST(a_wrong_key_is_said),
 		RIG_TEST(a_loss_is_said_each_time),
 		RIG_TEST(the_images_come_first),
 		RIG_TEST(a_snapshot_comes_first),
