@@ -105,7 +105,7 @@ static void bad_addresses_show_the_right_form(void **state)
 		{"tcp::4444", "host is missing"},
 		{"tcp:[]:4444", "host is missing"},
 		{"tcp:host:", "not a number of 0..65535"},
-		{"tcp:host:65536", "not a number of 0..65535"},
+		{"tls:host:65536", "not a number of 0..65535; write tls:HOST:PORT"},
 		{"tcp:host:99999999999999999999", "not a number"},
 		{"tcp:host:-1", "not a number"},
 		{"tcp:host:+1", "not a number"},

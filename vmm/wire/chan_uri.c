@@ -71,8 +71,8 @@ static int parse_tcp(const char *text, const char *rest, struct chan_uri *u, str
 			       sizeof(u->host) - 1);
 	if (parse_number(port, 65535) < 0)
 		return err_set(e, -EINVAL,
-			       "'%s': port '%s' is not a number of 0..65535; write tcp:HOST:PORT",
-			       text, port);
+			       "'%s': port '%s' is not a number of 0..65535; write %s:HOST:PORT",
+			       text, port, scheme);
 	memcpy(u->host, host, (size_t)(end - host));
 	snprintf(u->port, sizeof(u->port), "%ld", parse_number(port, 65535));
 	return 0;
