@@ -31,4 +31,5 @@ host any ca 30 "${all//:$vm\//:*/}"
 host stranger other 30 "$all"
 host expired ca -1 "$all"
 host primary ca 30 "URI:ftvmm:$vm/primary"
-host web ca 30 "DNS:www.example.org"
+# The same words as another kind of name are none.
+host web ca 30 "DNS:www.example.org,DNS:ftvmm:$vm/primary,DNS:ftvmm:$vm/secondary"
