@@ -360,6 +360,25 @@ static void a_session_does_not_replay(void **state)
 	}
 }
 
+/* A ticket would let somebody in whose certificate is not looked at again. */
+static void no_ticket_is_handed_out(void **state)
+{
+	static const char *const with[] = {"key", "a"};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct ends *s = new_ends(with[i], with[i]);
+		int r;
+
+		while ((r = chan_ready(&s->c[1], NULL)) == -EAGAIN) {
+			chan_ready(&s->c[0], NULL);
+			carry(s);
+		}
+		assert_int_equal(r, 0);
+		assert_int_equal(carry_some(s, 1, SIZE_MAX), 0);
+		free_ends(s);
+	}
+}
+
 /* --- bytes ------------------------------------------------------------------------------------ */
 
 static void slow_bytes_are_waited_for(void **state)
@@ -690,6 +709,7 @@ int main(void)
 		cmocka_unit_test(a_plain_client_is_refused),
 		cmocka_unit_test(a_plain_server_refuses_and_is_refused),
 		cmocka_unit_test(a_session_does_not_replay),
+		cmocka_unit_test(no_ticket_is_handed_out),
 		cmocka_unit_test(slow_bytes_are_waited_for),
 		cmocka_unit_test(nothing_is_left_behind),
 		cmocka_unit_test(parts_go_out_in_order),
