@@ -666,7 +666,7 @@ class Pair:
         if arbiter is True:
             arbiter = dict.fromkeys("AB", f"file:{self.arbiter_dir}/vm")
         self.arbiter_of = arbiter or {}
-        self.listen = {h: f"{scheme}:{LINK_IP[h]}:{FT_PORT}" for h in "AB"}
+        self.listen = {h: f"{scheme}:{LINK_IP[h]}:{FT_PORT}" for h in LINK_IP}
         self.peer_of = {"A": self.listen["B"], "B": self.listen["A"]}
         if wire:
             self.peer_of = wire.peer_of

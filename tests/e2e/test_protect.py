@@ -494,16 +494,24 @@ def limits(lab):
     expect(b.code == 0, f"exit code {b.code}: {b.console_text()} {b.log_text()}")
 
 
-def wait_stuck(vm):
-    """Until one and the same epoch has been waiting for staging for a while; its status."""
-    seen = {"epoch": 0, "since": 0.0}
+def freeze_in_epoch(a, b):
+    """Stops b while a waits for staging in the middle of an epoch; a's status. An epoch that was out whole only waits
+    for its ack: then the next one is tried."""
+    while True:
+        b.signal(signal.SIGSTOP)
+        seen = {"now": None, "since": 0.0}
 
-    def stuck(status):
-        if not status["sealing"] or status["epoch"] != seen["epoch"]:
-            seen.update(epoch=status["epoch"], since=time.monotonic())
-        return time.monotonic() > seen["since"] + 0.5 * ftlab.SLOW
+        def stands(status):
+            now = status["sealing"], status["epoch"]
+            if now != seen["now"]:
+                seen.update(now=now, since=time.monotonic())
+            return time.monotonic() > seen["since"] + 0.5 * ftlab.SLOW
 
-    return vm.wait_status(stuck, "an epoch that cannot be captured")
+        status = a.wait_status(stands, "one that takes no more")
+        if status["sealing"]:
+            return status
+        b.signal(signal.SIGCONT)
+        a.wait_status(lambda s: s["epoch"] > status["epoch"], "the next epoch")
 
 
 @test(60)
@@ -513,16 +521,14 @@ def frozen_peer(lab):
                 memory="256M", epoch=f"{min(int(300 * ftlab.SLOW), 9000)}ms", disk=0, net=False,
                 extra=["--staging", "1M"], timeout="30s")
     a, b = pair.protect()
-    b.signal(signal.SIGSTOP)
-    stuck = wait_stuck(a)
+    stuck = freeze_in_epoch(a, b)
     a.call("pause")
     a.call("resume")
     now = a.status()
     expect(now["sealing"] and now["epoch"] == stuck["epoch"], f"resumed in mid-capture: {now}")
     b.signal(signal.SIGCONT)
     a.wait_status(lambda s: s["epoch"] > stuck["epoch"] + 3, "epochs to go on")
-    b.signal(signal.SIGSTOP)
-    wait_stuck(a)
+    freeze_in_epoch(a, b)
     a.call("stop", timeout_ns=0)
     expect(a.status()["sealing"], "a stop let go of an epoch")
     b.signal(signal.SIGCONT)
