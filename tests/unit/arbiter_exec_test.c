@@ -230,6 +230,22 @@ static void one_that_hangs_is_killed_with_all_it_has_started(void **state)
 	arbiter_close(a);
 }
 
+/* It is another's group that it is in: nobody of that is killed. */
+static void one_that_hangs_in_another_group_is_killed(void **state)
+{
+	struct arbiter *a =
+		with_program(*state, "exec 8> pipe; echo x >&8; exec python3 -c 'import os, time;"
+				     "os.setpgid(0, os.getpgid(os.getppid())); time.sleep(1000)'");
+	int fd = open_pipe(*state);
+	struct arbiter_record rec;
+	struct err e = {0};
+
+	assert_int_equal(arbiter_read(a, &rec, &e), -EIO);
+	assert_non_null(strstr(e.msg, "did not end in time; it was killed"));
+	expect_all_gone(fd);
+	arbiter_close(a);
+}
+
 static void what_it_leaves_behind_is_killed(void **state)
 {
 	struct arbiter *a =
@@ -310,6 +326,7 @@ int main(void)
 		TEST(what_it_says_is_bounded_and_checked),
 		TEST(a_program_that_cannot_be_run),
 		TEST(one_that_hangs_is_killed_with_all_it_has_started),
+		TEST(one_that_hangs_in_another_group_is_killed),
 		TEST(what_it_leaves_behind_is_killed),
 		TEST(a_claim_whose_answer_was_lost_is_won_when_asked_again),
 		TEST(it_starts_as_from_a_shell),

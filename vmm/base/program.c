@@ -68,6 +68,7 @@ static int end(struct running *p)
 	int status = 0;
 
 	kill(-p->pid, SIGKILL);
+	kill(p->pid, SIGKILL); /* it may have left its group */
 	while (waitpid(p->pid, &status, 0) < 0 && errno == EINTR)
 		;
 	close(p->pidfd);
