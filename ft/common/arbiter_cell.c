@@ -57,6 +57,8 @@ static int replace(struct arbiter_cell *c, const struct arbiter_question *q, uin
 	free(text);
 	if (!r)
 		*ret = mine;
+	if (r == -EAGAIN) /* the host's: no process, no memory */
+		return -EIO;
 	return r == -ESTALE ? -EAGAIN : r;
 }
 

@@ -199,6 +199,20 @@ static void a_claim_whose_answer_was_lost_is_won_when_asked_again(void **state)
 	assert_int_equal(arbiter_claim(t->b, 0, ARBITER_START, &gen, NULL), -ESTALE);
 }
 
+/* The host's EAGAIN, not the cell's word for another text. */
+static void a_host_that_cannot_ask_is_no_record_that_changes(void **state)
+{
+	struct two *t = *state;
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	t->s.fail_swap = -EAGAIN;
+	assert_int_equal(arbiter_claim(t->a, 0, ARBITER_START, &gen, &e), -EIO);
+	assert_string_equal(e.msg, "the answer is lost");
+	assert_int_equal(gen, 0);
+	assert_int_equal(t->s.swaps, 0);
+}
+
 static void an_end_whose_answer_was_lost_is_made_again(void **state)
 {
 	struct two *t = *state;
@@ -340,6 +354,7 @@ int main(void)
 		TEST(who_is_second_between_reading_and_writing_has_lost),
 		TEST(a_claim_to_go_on_sees_the_end_just_before_it),
 		TEST(a_claim_whose_answer_was_lost_is_won_when_asked_again),
+		TEST(a_host_that_cannot_ask_is_no_record_that_changes),
 		TEST(an_end_whose_answer_was_lost_is_made_again),
 		TEST(what_was_put_back_is_as_before),
 		TEST(a_cell_that_is_away_lets_nobody_go_on),
