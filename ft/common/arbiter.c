@@ -440,7 +440,9 @@ int arbiter_open(struct arbiter **ret, struct loop *l, const char *uri, const ch
 	else if (!strcmp(uri, "none"))
 		r = open_none(&b, e);
 	else
-		r = err_set(e, -EINVAL, "arbiter '%.80s': must be none, file:PATH or exec:PROGRAM",
+		r = err_set(e, -EINVAL,
+			    "arbiter '%.80s': must be none, file:PATH, etcd:http://HOST:PORT[,...] "
+			    "or exec:PROGRAM",
 			    uri);
 	if (r)
 		return r;

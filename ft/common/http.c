@@ -49,7 +49,7 @@ static int load(struct http *h, struct err *e)
 				       names[i].name);
 		memcpy(names[i].at, &f, sizeof(f));
 	}
-	/* No TLS: nothing of it is set up. */
+	/* For http:// alone; versions of today set TLS up all the same. */
 	if (h->global_init(CURL_GLOBAL_NOTHING))
 		return err_set(e, -ENOMEM, "libcurl cannot be set up");
 	return 0;
@@ -82,6 +82,7 @@ struct request {
 	struct http_answer *to;
 	size_t headers;
 	bool too_long;
+	char trouble[CURL_ERROR_SIZE]; /* libcurl may write it as late as in its cleanup */
 };
 
 static size_t take_body(char *data, size_t size, size_t n, void *arg)
@@ -129,10 +130,9 @@ static void set_up(const struct http *h, CURL *c, struct request *q, unsigned ti
 static int perform(const struct http *h, CURL *c, struct request *q, unsigned timeout_ms,
 		   struct err *e)
 {
-	char text[CURL_ERROR_SIZE] = "";
 	CURLcode r;
 
-	h->set(c, CURLOPT_ERRORBUFFER, text);
+	h->set(c, CURLOPT_ERRORBUFFER, q->trouble);
 	r = h->perform(c);
 	if (!r)
 		r = h->get(c, CURLINFO_RESPONSE_CODE, &q->to->status);
@@ -141,7 +141,7 @@ static int perform(const struct http *h, CURL *c, struct request *q, unsigned ti
 	if (r == CURLE_OPERATION_TIMEDOUT)
 		return err_set(e, -EIO, "no answer within %u ms", timeout_ms);
 	if (r)
-		return err_set(e, -EIO, "%s", text[0] ? text : h->strerror(r));
+		return err_set(e, -EIO, "%s", q->trouble[0] ? q->trouble : h->strerror(r));
 	q->to->body[q->to->len] = 0;
 	return 0;
 }
