@@ -40,26 +40,58 @@ static bool has_it(const struct arbiter_question *q, const struct arbiter_record
 }
 
 /* Once: 0, -EAGAIN (it was changed meanwhile: look again), or why not. */
-static int replace(struct arbiter_cell *c, const struct arbiter_question *q, uint64_t until,
-		   struct arbiter_text *is, struct arbiter_record *ret, struct err *e)
+static int replace(struct arbiter_cell *c, const struct arbiter_question *q,
+		   const struct arbiter_record *by, uint64_t until, struct arbiter_text *is,
+		   struct err *e)
 {
-	struct arbiter_record mine = q->record;
 	char *text;
 	int r;
 
 	if (q->abandoned && atomic_load(q->abandoned))
 		return err_set(e, -EINTR, "arbiter: the question was given up");
-	mine.time = time(NULL);
-	text = arbiter_record_text(&mine, c->vm, e);
+	text = arbiter_record_text(by, c->vm, e);
 	if (!text)
 		return -EINVAL;
 	r = c->swap(c, until, is, text, e);
 	free(text);
-	if (!r)
-		*ret = mine;
+	/* What came too late so far follows a text that is gone. */
+	c->unsure = r && r != -ESTALE;
 	if (r == -EAGAIN) /* the host's: no process, no memory */
 		return -EIO;
 	return r == -ESTALE ? -EAGAIN : r;
+}
+
+static int set(struct arbiter_cell *c, const struct arbiter_question *q, uint64_t until,
+	       struct arbiter_text *is, struct arbiter_record *ret, struct err *e)
+{
+	struct arbiter_record mine = q->record;
+	int r;
+
+	mine.time = time(NULL);
+	r = replace(c, q, &mine, until, is, e);
+	if (!r)
+		*ret = mine;
+	return r;
+}
+
+/*
+ * A claim of ours that is to be ended has not come; that is an answer when it cannot come any more.
+ * The record stays what it is, but for its time: what follows the text of before is void.
+ */
+static int close_door(struct arbiter_cell *c, const struct arbiter_question *q, uint64_t until,
+		      struct arbiter_text *is, struct arbiter_record *ret, struct err *e)
+{
+	struct arbiter_record same = *ret;
+	int64_t now = time(NULL);
+	int r;
+
+	if (q->what == ARBITER_CLAIM || !c->unsure || !is->len)
+		return 0;
+	same.time = now > same.time || same.time == INT64_MAX ? now : same.time + 1;
+	r = replace(c, q, &same, until, is, e);
+	if (!r)
+		*ret = same;
+	return r;
 }
 
 static int answer(void *self, const struct arbiter_question *q, struct arbiter_record *ret,
@@ -68,16 +100,19 @@ static int answer(void *self, const struct arbiter_question *q, struct arbiter_r
 	struct arbiter_cell *c = self;
 	uint64_t until = loop_now_ns() + ARBITER_CELL_MS * 1000000ull;
 	struct arbiter_text is = {0};
-	int r = c->read(c, until, &is, e);
+	struct err why;
+	int verdict, r = c->read(c, until, &is, e);
 
 	for (int i = 0; i < TRIES; i++) {
 		if (!r)
 			r = parse(c, &is, ret, e);
 		if (r || has_it(q, ret))
 			return r;
-		r = judge(c, q, ret, e);
-		if (!r)
-			r = replace(c, q, until, &is, ret, e);
+		why = (struct err){0};
+		verdict = judge(c, q, ret, &why);
+		r = verdict ? close_door(c, q, until, &is, ret, e) : set(c, q, until, &is, ret, e);
+		if (!r && verdict)
+			return err_set(e, verdict, "%s", why.msg);
 		if (r != -EAGAIN)
 			return r;
 		r = 0;

@@ -28,6 +28,7 @@ struct arbiter_cell {
 	int (*swap)(struct arbiter_cell *c, uint64_t until, struct arbiter_text *is,
 		    const char *text, struct err *e);
 	void (*close)(struct arbiter_cell *c);
+	bool unsure; /* a text that had no answer may still come */
 	struct arbiter_place place;
 	char vm[64];
 	char name[600]; /* place.name, and how errors name the record */

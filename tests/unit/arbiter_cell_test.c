@@ -19,6 +19,9 @@ struct stored {
 	/* Of the next steps. */
 	int fail_read, fail_swap;
 	bool lands; /* a swap that fails was carried out */
+	bool keeps; /* it is carried out later */
+	char later[ARBITER_RECORD_MAX];
+	int64_t later_revision;
 	void (*before_swap)(struct stored *s);
 };
 
@@ -51,6 +54,10 @@ static int swap_fake(struct arbiter_cell *c, uint64_t until, struct arbiter_text
 	s->fail_swap = 0;
 	if (before)
 		before(s);
+	if (r && s->keeps) {
+		snprintf(s->later, sizeof(s->later), "%s", text);
+		s->later_revision = is->revision;
+	}
 	if (is->revision != s->revision)
 		return read_fake(c, until, is, e) ? -EIO : -ESTALE;
 	if (!r || s->lands) {
@@ -229,6 +236,48 @@ static void an_end_whose_answer_was_lost_is_made_again(void **state)
 	assert_true(rec.time > 0);
 }
 
+static void carry_out_what_was_kept(struct stored *s)
+{
+	if (s->later_revision == s->revision) {
+		strcpy(s->text, s->later);
+		s->revision++;
+	}
+}
+
+/* Nobody would run under it: whose side gives it back must not leave it behind. */
+static void a_claim_that_was_given_back_does_not_come_later(void **state)
+{
+	struct two *t = *state;
+	struct arbiter_record was, now;
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	arbiter_set_side(t->a, 5);
+	assert_int_equal(arbiter_claim(t->a, 0, ARBITER_START, &gen, NULL), 0);
+	assert_int_equal(arbiter_read(t->b, &was, NULL), 0);
+	t->s.fail_swap = -EIO;
+	t->s.keeps = true;
+	assert_int_equal(arbiter_claim(t->b, 1, ARBITER_GO_ON, &gen, NULL), -EIO);
+	/* That is as unsure: the record is not known to stay. */
+	t->s.keeps = false;
+	t->s.fail_swap = -EIO;
+	assert_int_equal(arbiter_put_back(t->b, 2, &was, &e), -EIO);
+	assert_string_equal(e.msg, "the answer is lost");
+	e.code = 0;
+	assert_int_equal(arbiter_put_back(t->b, 2, &was, &e), -ESTALE);
+	assert_string_equal(e.msg, "generation 1 of VM 'web1' is held by 'hostA'");
+	carry_out_what_was_kept(&t->s);
+	assert_int_equal(arbiter_read(t->b, &now, NULL), 0);
+	assert_int_equal(now.generation, 1);
+	assert_true(now.time > was.time);
+	was.time = now.time;
+	assert_memory_equal(&now, &was, sizeof(now));
+	/* Once. */
+	assert_int_equal(arbiter_put_back(t->b, 2, &was, NULL), -ESTALE);
+	assert_int_equal(t->s.swaps, 2);
+	assert_int_equal(arbiter_end(t->a, 1, ARBITER_RELEASED, NULL), 0);
+}
+
 static void what_was_put_back_is_as_before(void **state)
 {
 	struct two *t = *state;
@@ -356,6 +405,7 @@ int main(void)
 		TEST(a_claim_whose_answer_was_lost_is_won_when_asked_again),
 		TEST(a_host_that_cannot_ask_is_no_record_that_changes),
 		TEST(an_end_whose_answer_was_lost_is_made_again),
+		TEST(a_claim_that_was_given_back_does_not_come_later),
 		TEST(what_was_put_back_is_as_before),
 		TEST(a_cell_that_is_away_lets_nobody_go_on),
 		TEST(a_cell_of_the_past_lets_nobody_go_on),
