@@ -98,6 +98,33 @@ def ocf_data(lab):
     node.call("demote", GENERIC)
 
 
+STRANGER = """#!/bin/sh
+case $1 in
+status) [ -e {lives} ] || exit 1; echo '{{"role":"secondary","state":"STARTING"}}' ;;
+stop) echo >> {stops}; [ -e {refuses} ] && exit 2; rm {lives} ;;
+esac
+"""
+
+
+@test(30)
+def ocf_stranger(lab):
+    """a VM that the agent has not started is stopped, too; as long as it lives it is not said to be"""
+    node = Node(lab, "A")
+    at = {n: lab.path(n) for n in ("lives", "refuses", "stops")}
+    for n in ("lives", "refuses"):
+        open(at[n], "w").close()
+    binary = lab.path("stranger")
+    with open(binary, "w") as f:
+        f.write(STRANGER.format(**at))
+    os.chmod(binary, 0o755)
+    p = ftlab.run("timeout", str(3 * ftlab.SLOW), AGENT, "stop", check=False,
+                  env={**os.environ, **node.env, "OCF_RESKEY_binary": binary})
+    expect(p.returncode == 124 and os.path.exists(at["stops"]), f"stop: exit code {p.returncode}: {p.stdout}")
+    os.unlink(at["refuses"])
+    node.call("stop", SUCCESS, OCF_RESKEY_binary=binary)
+    expect(not os.path.exists(at["lives"]), "it was not stopped")
+
+
 @test(120)
 def ocf_life(lab):
     """started, promoted, moved, killed, recovered, stopped, and started again at the right side"""
