@@ -114,6 +114,8 @@ void dest_take_part(void *arg)
 		d->stats.bytes += f->length;
 	if (d->has_state && d->fsm.state == DST_RECEIVING)
 		r = err_set(&e, -EBADMSG, "%s behind the state", stream_frame_name(f->type));
+	else if (d->pager.mem && d->pager.got_eos) /* no thread fills what the last one ends */
+		r = err_set(&e, -EBADMSG, "%s behind the end", stream_frame_name(f->type));
 	else if (f->type == FRAME_DISK)
 		r = dest_disks_take(d, f, &e);
 	else if (f->type != FRAME_STATE && d->pager.mem)

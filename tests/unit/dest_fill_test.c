@@ -268,6 +268,29 @@ static void end_that_is_none(void **state)
 	dest_rig_expect(r, DST_RUNS, "RUNNING", true);
 }
 
+/* Pages behind the end: they would be on their way while the last urgent one makes it whole. */
+static void pages_behind_the_end(void **state)
+{
+	struct dest_rig *r = *state;
+
+	dest_rig_reach(r, DST_FILL);
+	here_maps(r, 1, DEST_RIG_PAGES - 1);
+	here_ends(r, 1, 0, DEST_RIG_PAGES - 1);
+	until_left(r, 1);
+	loop_until(&r->loop, r->dest.pager.got_eos);
+	here_sends(&r->link, 0, 16);
+	assert_int_equal(here_hears(r, &r->link), FRAME_REFUSE);
+	dest_rig_until(r, DST_CUT);
+	assert_non_null(strstr(r->dest.why, "behind the end"));
+	assert_int_equal(pager_left(&r->dest.pager), 1);
+	ask(r, (const uint64_t[WORDS]){[0] = -2, [1 ... WORDS - 1] = -1});
+	pair(r);
+	here_sends(&r->link, 0, 1);
+	here_ends(r, 0, 1, 0);
+	assert_int_equal(here_hears(r, &r->link), FRAME_EOC);
+	dest_rig_until(r, DST_RUNS);
+}
+
 /* Nobody but the source of this migration gets in, or has its link taken away. */
 static void strangers(void **state)
 {
@@ -375,6 +398,7 @@ int main(void)
 		FILL_TEST(asked_before_it_sees_the_end),
 		FILL_TEST(all_has_come_when_it_is_cut),
 		FILL_TEST(end_that_is_none),
+		FILL_TEST(pages_behind_the_end),
 		FILL_TEST(strangers),
 		FILL_TEST(stopped_while_it_fills),
 		FILL_TEST(waits_in_vain),
