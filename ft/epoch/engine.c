@@ -168,13 +168,19 @@ static int go_on(struct engine *g, struct err *e)
 	return 0;
 }
 
+/* That of a follower's first epoch is not over when its state is taken. */
+static unsigned reasons(const struct engine *g)
+{
+	return FT_STAND_SEAL | (g->follow.state == FOLLOW_LAST ? FT_STAND_MOVE : 0);
+}
+
 int engine_seal(struct engine *g, struct err *e)
 {
 	int r;
 
 	step_reached(STEP_SEAL_BEGIN);
 	g->sealed_ns = loop_now_ns();
-	r = ft_stand(g->ft, g->vm, FT_STAND_SEAL, NULL, e);
+	r = ft_stand(g->ft, g->vm, reasons(g), NULL, e);
 	if (r)
 		return r;
 	g->at = (struct ft_parts){.stop = loop_now_ns() - g->sealed_ns};

@@ -101,7 +101,10 @@ void engine_acked(struct engine *g);
 
 /* Another peer: brought into step beside the one that is, then in its place. */
 int engine_follow(struct engine *g, struct stream *main, struct err *e);
-/* It is NEAR. The caller has the VM and its disks stand from the next seal to ENGINE_FED. */
+/*
+ * It is NEAR, the disks stand, no epoch is in flight: the next seal is its first epoch, too. The VM
+ * stands from there on for FT_STAND_MOVE, until the caller lets it go at ENGINE_FED.
+ */
 void engine_follow_last(struct engine *g);
 bool engine_follow_awaits(const struct engine *g, uint64_t epoch);
 /* It has what the other one has, which has acknowledged all: epochs go to it from here on. */

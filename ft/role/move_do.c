@@ -216,7 +216,6 @@ void move_last(void *arg)
 	struct move *m = arg;
 
 	timer_for(m, LAST_NS);
-	engine_follow_last(&m->primary->engine);
 	primary_post(m->primary, PRI_EV_MOVE);
 }
 

@@ -189,6 +189,37 @@ static void output_of_it_waits_for_the_old_one(void **state)
 	assert_int_equal(r->vm.obuf.held, 0);
 }
 
+/* Its turns are not over when the disks stand still: the VM goes on after them. */
+static void a_capture_that_is_under_way_is_not_the_common_one(void **state)
+{
+	struct rig *r = *state;
+	uint64_t under_way;
+
+	r->cfg.staging_bytes = 4 << 20;
+	rig_reach(r, PRI_STEADY);
+	new_reach(r, MOV_HOLD);
+	rig_scribble(r, 100, 400);
+	time_jump(LOOP_BUDGET_NS);
+	time_fire(&r->pri.timer_op);
+	assert_int_equal(r->pri.engine.state, ENGINE_SEALING);
+	under_way = r->pri.engine.in_flight;
+	r->vm.devices.disks[0].inflight = 0;
+	time_fire(&r->pri.engine.disklog.poll);
+	assert_int_equal(r->pri.move.fsm.state, MOV_LAST);
+	loop_turns(&r->loop);
+	rig_expect(r, PRI_MOVE_DUE, "PROTECTED", true, 'h');
+	assert_int_equal(r->pri.engine.follow.epoch, 0);
+	rig_cause(r, PRI_EV_ACK);
+	rig_expect(r, PRI_MOVE, "PROTECTED", false, 'h');
+	loop_until(&r->loop, r->pri.engine.follow.epoch);
+	assert_int_equal(r->pri.engine.follow.epoch, under_way + 1);
+	new_acks(r);
+	rig_until(r, PRI_MOVE_NEW);
+	rig_cause(r, PRI_EV_ACK);
+	rig_until(r, PRI_SWAP);
+	assert_int_equal(r->new_state_hash, r->state_hash);
+}
+
 /* --- a loss in the middle --------------------------------------------------------------------- */
 
 /* The new one may go on from the first claim: so it is followed by one that it cannot. */
@@ -366,6 +397,7 @@ int main(void)
 		RIG_TEST(the_claim_has_the_token_of_hello),
 		RIG_TEST(output_after_it_waits),
 		RIG_TEST(output_of_it_waits_for_the_old_one),
+		RIG_TEST(a_capture_that_is_under_way_is_not_the_common_one),
 		RIG_TEST(a_new_one_that_is_lost_late_costs_two),
 		cmocka_unit_test(both_are_lost),
 		RIG_TEST(an_old_one_that_is_lost_late_is_not_missed),
