@@ -352,6 +352,9 @@ static void a_stop_presses_the_power_button(void **state)
 {
 	check_stop(*state, true, 0, true);
 	check_stop(*state, false, FT_STAND_SEAL, true);
+	check_stop(*state, false, FT_STAND_MOVE, true);
+	check_stop(*state, false, FT_STAND_SEAL | FT_STAND_MOVE, true);
+	check_stop(*state, false, FT_STAND_MOVE | FT_STAND_USER, false);
 	check_stop(*state, false, FT_STAND_SWITCH, true);
 	check_stop(*state, false, FT_STAND_USER, false);
 	check_stop(*state, false, FT_STAND_SEAL | FT_STAND_USER, false);

@@ -139,8 +139,9 @@ static void stop_late(struct loop_op *op, int res)
 void run_end_stop(struct run *r, uint64_t timeout_ns)
 {
 	/* A VM that stands while an epoch is captured goes on, and hears the button then. */
-	bool runs = (r->vm.running && !(r->ft.stands & FT_STAND_LOST)) ||
-		    r->ft.stands == FT_STAND_SEAL || r->ft.stands == FT_STAND_SWITCH;
+	static const unsigned goes_on = FT_STAND_SEAL | FT_STAND_MOVE | FT_STAND_SWITCH;
+	bool runs = r->vm.running ? !(r->ft.stands & FT_STAND_LOST)
+				  : r->ft.stands && !(r->ft.stands & ~goes_on);
 
 	if (!source_may_end(&r->source, "the VM is being stopped"))
 		return;
