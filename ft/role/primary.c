@@ -80,7 +80,7 @@ static const struct fsm_row rows[] = {
 	ROW(KEEP, TIMER, KEEP, primary_ask, "claim again, every 0.5 s"),
 	ROW(KEEP, LOST, CLAIM, primary_lost_keeping, "VM stopped; claim"),
 	ROW(KEEP, STOP, KEEP, primary_stand, "VM stopped; the rest when it has stayed"),
-	ROW(KEEP, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(KEEP, HOST_FAILED, KEEP, NULL, "at the next seal, when the old one is told"),
 	ROW(MOVE_DUE, LOST, CLAIM, primary_lost_moving, "VM stopped; claim"),
 	ROW(MOVE, LOST, CLAIM, primary_lost_moving, "VM stopped; claim"),
 	ROW(MOVE_OLD, LOST, CLAIM, primary_lost_moving, "VM stopped; claim"),

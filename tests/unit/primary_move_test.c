@@ -299,6 +299,26 @@ static void who_was_moved_to_is_found_again(void **state)
 	assert_string_equal(r->ft.peer, new_address(r));
 }
 
+/* It could not take over from a generation that is over. */
+static void a_host_that_fails_tells_the_old_one_first(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_KEEP);
+	r->vm.ending.end = VM_END_HOST;
+	fake_vm.pause_error = -EIO;
+	assert_true(primary_host_failed(&r->pri));
+	assert_int_equal(r->exits, 0);
+	rig_cause(r, PRI_EV_WON);
+	rig_until(r, PRI_STEADY);
+	time_fire(&r->pri.timer_op);
+	assert_int_equal(r->pri.fsm.state, PRI_LEFT);
+	assert_int_equal(r->code, 2);
+	loop_until(&r->loop, (peer_reads(r), r->main.eof));
+	assert_int_equal(r->generation, RIG_GEN + 1);
+	assert_int_equal(r->came[FRAME_BYE], 0);
+}
+
 /* --- the end in the middle -------------------------------------------------------------------- */
 
 static void a_stop_waits_for_the_swap(void **state)
@@ -402,6 +422,7 @@ int main(void)
 		cmocka_unit_test(both_are_lost),
 		RIG_TEST(an_old_one_that_is_lost_late_is_not_missed),
 		RIG_TEST(who_was_moved_to_is_found_again),
+		RIG_TEST(a_host_that_fails_tells_the_old_one_first),
 		RIG_TEST(a_stop_waits_for_the_swap),
 		RIG_TEST(a_stop_goes_on_without_the_new_one),
 		RIG_TEST(a_stop_is_not_forgotten_in_a_loss),
