@@ -723,7 +723,7 @@ class Pair:
     def taken_over(self, host, since):
         """That side runs the guest, in the time that README.md promises (P6). since: when the other one was
         killed or frozen."""
-        status = self.vm[host].wait_status(lambda s: s["state"] == "DEGRADED" and s["first_entry_mono_ns"],
+        status = self.vm[host].wait_status(lambda s: s["role"] == "primary" and s["first_entry_mono_ns"],
                                            "a vCPU that runs after the takeover")
         took = (status["first_entry_mono_ns"] - since) / 1e9
         bound = milliseconds(self.timeout) / 1000 + TAKEOVER_SECONDS * SLOW
