@@ -219,6 +219,16 @@ def move_verify_writer(lab):
 
 
 @test(120)
+def move_verify_turns(lab):
+    """captures that have turns: the move's last epoch is none of those that are under way"""
+    trio = to_and_fro(lab, max(2, ftlab.work(4)), guest="writer",
+                      cmdline="mode=seq tick=5 pages=1500 total=12000 words=1 seconds=100", disk=0, net=False)
+    text = trio.vm["A"].console_text()
+    expect(not re.search("CORRUPT|FAILED|STALLED|TRAP", text), text)
+    trio.end()
+
+
+@test(120)
 def move_verify_smp(lab):
     """two CPUs, several times to and fro"""
     trio = to_and_fro(lab, max(2, ftlab.work(4)), guest="smp", cmdline="", cpus=2, disk=0, net=False)
