@@ -16,6 +16,8 @@ void link_break(struct link *l, const char *why)
 	if (l->state != LINK_UP)
 		return;
 	l->state = LINK_BROKEN;
+	/* Nobody reads it any more, and it may be closed much later. */
+	loop_poll_del(l->ft->loop, &l->main_op);
 	snprintf(l->why, sizeof(l->why), "%s", why);
 	l->news(l->arg, LINK_LOST);
 }

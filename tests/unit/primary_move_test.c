@@ -2,6 +2,7 @@
  * of it. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -280,6 +281,19 @@ static void an_old_one_that_is_lost_late_is_not_missed(void **state)
 	loop_until(&r->loop, (new_reads(r), r->new_generation == RIG_GEN + 1));
 }
 
+/* Until the claim is answered the link is broken, not closed: its end is not news for ever. */
+static void an_old_one_that_is_lost_late_keeps_nobody_awake(void **state)
+{
+	struct rig *r = *state;
+	struct pollfd ready;
+
+	rig_reach(r, PRI_SWAP);
+	rig_cause(r, PRI_EV_LOST);
+	loop_turns(&r->loop);
+	ready = (struct pollfd){.fd = r->loop.epoll_fd, .events = POLLIN};
+	assert_int_equal(poll(&ready, 1, 0), 0);
+}
+
 /* The list has not got it, but it is looked for with those that are there. */
 static void who_was_moved_to_is_found_again(void **state)
 {
@@ -421,6 +435,7 @@ int main(void)
 		RIG_TEST(a_new_one_that_is_lost_late_costs_two),
 		cmocka_unit_test(both_are_lost),
 		RIG_TEST(an_old_one_that_is_lost_late_is_not_missed),
+		RIG_TEST(an_old_one_that_is_lost_late_keeps_nobody_awake),
 		RIG_TEST(who_was_moved_to_is_found_again),
 		RIG_TEST(a_host_that_fails_tells_the_old_one_first),
 		RIG_TEST(a_stop_waits_for_the_swap),
