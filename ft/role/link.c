@@ -64,6 +64,7 @@ static void refused(struct link *l, const struct frame *f)
 	char text[360];
 
 	stream_text(f, "refuses: ", text, sizeof(text));
+	l->refused = true;
 	link_break(l, text);
 }
 
@@ -164,6 +165,7 @@ static void try_peer(struct link *l, unsigned at, const char *uri)
 	l->at = at;
 	snprintf(l->peer, sizeof(l->peer), "%s", uri);
 	l->state = LINK_UP;
+	l->refused = false;
 	if (dial_start(&l->dial, l->peer, &e))
 		link_break(l, e.msg);
 }

@@ -47,6 +47,7 @@ struct link {
 	struct heart heart;
 	uint64_t acked;
 	bool ack_waits; /* it came while we were suspect */
+	bool refused;	/* broken by the peer's word */
 	char why[480];
 	char trouble[CONFIG_MAX_PEERS + 1][480]; /* of each peer: said once */
 	void (*news)(void *arg, enum link_news what);

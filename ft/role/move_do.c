@@ -40,14 +40,22 @@ static void finish(struct move *m, enum move_result result)
 		m->news(m->arg);
 }
 
+/* What it said instead of its ACK: it had nothing yet that it could take over with. */
+static bool has_refused(struct move *m)
+{
+	const struct link *l = move_link(m);
+
+	return l->refused && l->acked != m->primary->engine.follow.epoch;
+}
+
 /* True: it may have the common epoch whole, and so claim. */
 static bool give_up(struct move *m, enum move_result result)
 {
 	struct primary *p = m->primary;
-	bool is_whole;
+	bool refused = has_refused(m), is_whole;
 
 	m->bytes = engine_follow_bytes(&p->engine);
-	is_whole = engine_unfollow(&p->engine);
+	is_whole = engine_unfollow(&p->engine) && !refused;
 	link_close(move_link(m));
 	p->ft->stands &= ~(unsigned)FT_STAND_MOVE;
 	finish(m, result);

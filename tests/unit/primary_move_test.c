@@ -313,6 +313,37 @@ static void who_was_moved_to_is_found_again(void **state)
 	assert_string_equal(r->ft.peer, new_address(r));
 }
 
+/* It has the common epoch, but cannot run it, and says so instead of its ACK: it never claims. */
+static void a_new_one_that_refuses_costs_none(void **state)
+{
+	struct rig *r = *state;
+	unsigned asked;
+
+	rig_reach(r, PRI_MOVE_OLD);
+	loop_until(&r->loop, (new_reads(r), r->pri.move.fsm.state == MOV_FED));
+	loop_until(&r->loop, (new_reads(r), r->new_ended == r->pri.engine.follow.epoch));
+	asked = r->mock.asked;
+	new_says(r, FRAME_REFUSE, 0);
+	rig_until(r, PRI_STEADY);
+	assert_int_equal(r->mock.asked, asked);
+	assert_int_equal(r->ft.generation, RIG_GEN);
+	assert_true(r->vm.running);
+	assert_non_null(strstr(r->pri.move.why, "refuses: "));
+}
+
+/* After its ACK it may claim all the same. */
+static void a_new_one_that_refuses_after_its_ack_may_claim(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_MOVE_OLD);
+	loop_until(&r->loop, (new_reads(r), r->pri.move.fsm.state == MOV_FED));
+	loop_until(&r->loop, (new_reads(r), r->new_ended == r->pri.engine.follow.epoch));
+	new_says(r, FRAME_ACK, r->new_ended);
+	new_says(r, FRAME_REFUSE, 0);
+	rig_until(r, PRI_KEEP);
+}
+
 /* It could not take over from a generation that is over. */
 static void a_host_that_fails_tells_the_old_one_first(void **state)
 {
@@ -437,6 +468,8 @@ int main(void)
 		RIG_TEST(an_old_one_that_is_lost_late_is_not_missed),
 		RIG_TEST(an_old_one_that_is_lost_late_keeps_nobody_awake),
 		RIG_TEST(who_was_moved_to_is_found_again),
+		RIG_TEST(a_new_one_that_refuses_costs_none),
+		RIG_TEST(a_new_one_that_refuses_after_its_ack_may_claim),
 		RIG_TEST(a_host_that_fails_tells_the_old_one_first),
 		RIG_TEST(a_stop_waits_for_the_swap),
 		RIG_TEST(a_stop_goes_on_without_the_new_one),
