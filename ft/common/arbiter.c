@@ -484,6 +484,11 @@ uint64_t arbiter_side(const struct arbiter *a)
 	return a->self.side;
 }
 
+void arbiter_set_peer(struct arbiter *a, uint64_t side)
+{
+	a->self.peer = side;
+}
+
 void arbiter_set_token(struct arbiter *a, uint64_t token)
 {
 	a->self.token = token;

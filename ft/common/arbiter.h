@@ -30,7 +30,7 @@ struct arbiter;
 enum arbiter_end {
 	ARBITER_HELD,	 /* not, as far as anybody knows: its holder may be running the VM */
 	ARBITER_STOPPED, /* in order, but the other side may lack writes: the same side may start */
-	ARBITER_RELEASED, /* in order, and no image is older than another: anyone may start */
+	ARBITER_RELEASED, /* in order, and both sides' images have everything: either may start */
 };
 
 struct arbiter_record {
@@ -40,6 +40,7 @@ struct arbiter_record {
 	enum arbiter_end end;
 	uint64_t claim; /* identity of the handle that claimed it; 0 in records of old versions */
 	uint64_t side;	/* whose images the holder wrote (ft/common/side.h), 0: nobody's */
+	uint64_t peer;	/* released: whose images have the same, 0: unknown, or nobody writes any */
 	uint64_t token; /* of the hand-over that it was claimed for, 0: none */
 };
 
@@ -57,6 +58,8 @@ void arbiter_close(struct arbiter *a);
 /* What the records of this handle say from now on about their images. */
 void arbiter_set_side(struct arbiter *a, uint64_t side);
 uint64_t arbiter_side(const struct arbiter *a);
+/* What the next ends carry: the other side whose images have everything; 0: none. */
+void arbiter_set_peer(struct arbiter *a, uint64_t side);
 /* What the next claims carry for the side that handed over to tell them by; 0: nothing. */
 void arbiter_set_token(struct arbiter *a, uint64_t token);
 /* Is there a record that others see, too? Not with "none". */

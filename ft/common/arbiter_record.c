@@ -56,7 +56,7 @@ int arbiter_record_parse(const char *text, size_t len, const char *vm, const cha
 			&stopped) ||
 	    generation < 1 || generation == INT64_MAX || !printable(of) || !printable(holder) ||
 	    parse_id(root, "claim", &r.claim) || parse_id(root, "side", &r.side) ||
-	    parse_id(root, "token", &r.token))
+	    parse_id(root, "peer", &r.peer) || parse_id(root, "token", &r.token))
 		code = arbiter_record_damaged(where, e);
 	else if (strcmp(of, vm))
 		code = err_set(e, -EBADMSG,
@@ -77,7 +77,7 @@ int arbiter_record_parse(const char *text, size_t len, const char *vm, const cha
 /* "released" also for old versions, which know no other end. */
 char *arbiter_record_text(const struct arbiter_record *r, const char *vm, struct err *e)
 {
-	char claim[17], side[17], token[17], *text;
+	char claim[17], side[17], id[17], *text;
 	json_t *root;
 
 	snprintf(claim, sizeof(claim), "%016" PRIx64, r->claim);
@@ -86,9 +86,12 @@ char *arbiter_record_text(const struct arbiter_record *r, const char *vm, struct
 			 (json_int_t)r->generation, "holder", r->holder, "time",
 			 (json_int_t)r->time, "released", r->end == ARBITER_RELEASED, "stopped",
 			 r->end == ARBITER_STOPPED, "claim", claim, "side", side);
-	snprintf(token, sizeof(token), "%016" PRIx64, r->token);
+	snprintf(id, sizeof(id), "%016" PRIx64, r->peer);
+	if (root && r->peer)
+		json_object_set_new(root, "peer", json_string(id));
+	snprintf(id, sizeof(id), "%016" PRIx64, r->token);
 	if (root && r->token)
-		json_object_set_new(root, "token", json_string(token));
+		json_object_set_new(root, "token", json_string(id));
 	text = root ? json_dumps(root, JSON_COMPACT) : NULL;
 	json_decref(root);
 	if (!text)

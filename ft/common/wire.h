@@ -21,6 +21,11 @@ struct wire_hello {
 	uint64_t token; /* of a move's claim of the next generation: the primary's still; or 0 */
 };
 
+/* FRAME_WELCOME */
+struct wire_side {
+	uint64_t side; /* whose images these are (ft/common/side.h) */
+};
+
 /* FRAME_HEART */
 struct wire_heart {
 	uint64_t nonce;	  /* when the sender sent it first, by its own clock */

@@ -87,7 +87,10 @@ static void record(struct primary *p, enum arbiter_end end)
 
 	if (!arbiter_side(a))
 		end = ARBITER_RELEASED;
+	else if (end == ARBITER_RELEASED)
+		arbiter_set_peer(a, p->link->side);
 	r = arbiter_ask_end(a, p->ft->generation, end, recorded, p);
+	arbiter_set_peer(a, 0);
 	if (!r)
 		return;
 	p->answer.code = r;

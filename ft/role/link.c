@@ -68,6 +68,16 @@ static void refused(struct link *l, const struct frame *f)
 	link_break(l, text);
 }
 
+static void welcome(struct link *l, const struct frame *f)
+{
+	struct wire_side w = {0};
+
+	if (f->length == sizeof(w))
+		memcpy(&w, f->data, sizeof(w));
+	l->side = w.side;
+	l->news(l->arg, LINK_WELCOME);
+}
+
 /* What is acted on only when nothing is behind it. */
 struct last_word {
 	bool has;
@@ -81,7 +91,7 @@ static void take_frame(struct link *l, const struct frame *f, struct last_word *
 	} else if (w->has || (f->type == FRAME_ACK && (l->ack_waits || !l->heart.loop))) {
 		link_break(l, "message out of order");
 	} else if (f->type == FRAME_WELCOME) {
-		l->news(l->arg, LINK_WELCOME);
+		welcome(l, f);
 	} else if (f->type == FRAME_DONE) {
 		l->news(l->arg, LINK_DONE);
 	} else if (f->type == FRAME_ACK) {
@@ -166,6 +176,7 @@ static void try_peer(struct link *l, unsigned at, const char *uri)
 	snprintf(l->peer, sizeof(l->peer), "%s", uri);
 	l->state = LINK_UP;
 	l->refused = false;
+	l->side = 0;
 	if (dial_start(&l->dial, l->peer, &e))
 		link_break(l, e.msg);
 }

@@ -48,6 +48,7 @@ struct link {
 	uint64_t acked;
 	bool ack_waits; /* it came while we were suspect */
 	bool refused;	/* broken by the peer's word */
+	uint64_t side;	/* whose images the peer writes; 0: nobody's, or it did not say */
 	char why[480];
 	char trouble[CONFIG_MAX_PEERS + 1][480]; /* of each peer: said once */
 	void (*news)(void *arg, enum link_news what);

@@ -27,6 +27,14 @@ int secondary_reply(struct secondary *s, enum frame_type type, uint64_t epoch, c
 	return stream_send(&s->main, type, epoch, &iov, text ? 1 : 0, loop_now_ns() + REPLY_NS);
 }
 
+int secondary_say_welcome(struct secondary *s)
+{
+	struct wire_side w = {.side = arbiter_side(s->ft->arbiter)};
+	struct iovec iov = {&w, sizeof(w)};
+
+	return stream_send(&s->main, FRAME_WELCOME, 0, &iov, 1, loop_now_ns() + REPLY_NS);
+}
+
 void secondary_close_link(struct secondary *s)
 {
 	struct loop *l = s->ft->loop;

@@ -66,6 +66,7 @@ void secondary_post(struct secondary *s, enum secondary_event ev);
 void secondary_timer(struct secondary *s, uint64_t delay_ns);
 bool secondary_has_link(const struct secondary *s);
 int secondary_reply(struct secondary *s, enum frame_type type, uint64_t epoch, const char *text);
+int secondary_say_welcome(struct secondary *s);
 void secondary_lose(struct secondary *s, const char *why);
 /* A rule was broken, or this side cannot go on: tell the primary why, and drop the link. */
 void secondary_reject(struct secondary *s, const char *why);

@@ -227,7 +227,7 @@ void secondary_build(void *arg)
 
 	loop_poll_del(s->ft->loop, &s->main_op);
 	r = build_vm(s, &e);
-	if (!r && secondary_reply(s, FRAME_WELCOME, 0, NULL) < 0)
+	if (!r && secondary_say_welcome(s) < 0)
 		r = err_set(&e, -EPIPE, "primary went away in the handshake");
 	if (r) {
 		does_not_fit(s, e.msg);

@@ -273,6 +273,25 @@ def move_primary(lab):
 
 
 @test(120)
+def move_old_image(lab):
+    """after an orderly stop the image of the one that was let go does not start unasked; the others do"""
+    trio = Trio(lab, guest="idle", cmdline="hz=10", net=False)
+    a, b = trio.protect()
+    d = trio.stand_by()
+    expect(trio.move()[0] == 0, "no move")
+    trio.moved()
+    expect(a.stop() == 0, f"exit code {a.code}")
+    d.wait_state("STARTING")
+    lab.release(b, d)
+    b = trio.primary("B")
+    expect(b.wait_exit(10) == ftlab.EXIT_FENCED and "the image here is older than theirs" in b.log_text(), f"{b.code}: {b.log_text()}")
+    d = trio.primary("D")
+    d.wait_state("UNPROTECTED")
+    expect(d.stop() == 0, f"exit code {d.code}")
+    trio.end()
+
+
+@test(120)
 def move_both_stay_known(lab):
     """a primary that loses the new secondary finds the old one, and then the new one again"""
     trio = Trio(lab, guest="idle", cmdline="hz=10", disk=0, net=False)

@@ -656,6 +656,7 @@ static void a_start_that_failed_leaves_the_record_as_it_was(void **state)
 	assert_int_equal(arbiter_read(b, &now, &e), 0);
 	assert_int_equal(now.end, ARBITER_RELEASED);
 	arbiter_set_side(a, 5);
+	arbiter_set_peer(a, 6);
 	for (int end = ARBITER_HELD; end <= ARBITER_RELEASED; end++) {
 		assert_int_equal(arbiter_read(a, &was, &e), 0);
 		assert_int_equal(arbiter_claim(a, was.generation, ARBITER_START, &gen, &e), 0);
@@ -668,6 +669,7 @@ static void a_start_that_failed_leaves_the_record_as_it_was(void **state)
 		assert_int_equal(now.generation, was.generation + 1);
 		assert_int_equal(now.end, end);
 		assert_int_equal(now.side, 5);
+		assert_int_equal(now.peer, 6);
 		assert_string_equal(now.holder, "hostA");
 	}
 	arbiter_close(a);

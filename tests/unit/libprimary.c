@@ -487,6 +487,8 @@ static void cause_here(struct rig *r, enum primary_event ev)
 
 static void cause_by_peer(struct rig *r, enum primary_event ev)
 {
+	static const struct wire_side side = {.side = RIG_PEER};
+
 	switch (ev) {
 	case PRI_EV_SYNCED:
 		r->vm.devices.disks[0].inflight = 0;
@@ -497,7 +499,7 @@ static void cause_by_peer(struct rig *r, enum primary_event ev)
 		break;
 	case PRI_EV_WELCOME:
 		peer_reads(r);
-		peer_says(r, FRAME_WELCOME, 0);
+		peer_says_text(r, FRAME_WELCOME, &side, sizeof(side));
 		break;
 	case PRI_EV_MOVE:
 		new_reach(r, MOV_LAST);

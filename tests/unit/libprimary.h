@@ -16,6 +16,7 @@
 
 #define RIG_PEERS 3
 #define RIG_SIDE  7 /* of the images here */
+#define RIG_PEER  9 /* of those of the secondary */
 #define RIG_GEN	  5 /* under which the VM starts */
 #define EPOCH_NS  25000000ull
 

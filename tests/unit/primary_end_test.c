@@ -237,6 +237,8 @@ static void a_stop_in_order(void **state)
 	assert_int_equal(r->mock.question.what, ARBITER_END);
 	assert_int_equal(r->mock.question.record.generation, RIG_GEN);
 	assert_int_equal(r->mock.question.record.end, ARBITER_RELEASED);
+	assert_int_equal(r->mock.question.record.side, RIG_SIDE);
+	assert_int_equal(r->mock.question.record.peer, RIG_PEER);
 	rig_cause(r, PRI_EV_RECORDED);
 	rig_expect_left(r, "STOPPED", 4, "");
 	assert_int_equal(logged("warning"), 0);

@@ -38,7 +38,12 @@ static int run_plain(struct run *r, struct err *e)
 /* A VM that may be running elsewhere, or an image that may be the older one, needs force. */
 static int check_record(struct run *r, const struct arbiter_record *rec, struct err *e)
 {
-	if (!rec->generation || rec->end == ARBITER_RELEASED || r->cfg.claim)
+	uint64_t side = arbiter_side(r->ft.arbiter);
+
+	if (!rec->generation || r->cfg.claim)
+		return 0;
+	/* Of old versions: who the secondary was is not said. */
+	if (rec->end == ARBITER_RELEASED && (!rec->peer || side == rec->side || side == rec->peer))
 		return 0;
 	if (rec->end == ARBITER_HELD)
 		return err_set(e, -ESTALE,
@@ -47,7 +52,15 @@ static int check_record(struct run *r, const struct arbiter_record *rec, struct 
 			       "you are sure that it is dead and this image is the latest, add "
 			       "--claim",
 			       (unsigned long long)rec->generation, r->cfg.name, rec->holder);
-	if (rec->side && rec->side == arbiter_side(r->ft.arbiter))
+	if (rec->end == ARBITER_RELEASED)
+		return err_set(e, -ESTALE,
+			       "arbiter: '%s' was stopped last by '%s', and this side was not its "
+			       "secondary then: the image here is older than theirs. Start one of "
+			       "those with --primary, and this one with --secondary; if these are "
+			       "its images, moved or copied, or both are lost, --claim starts from "
+			       "what is here",
+			       r->cfg.name, rec->holder);
+	if (rec->side && rec->side == side)
 		return 0;
 	return err_set(e, -ESTALE,
 		       "arbiter: '%s' was stopped last by '%s', the other side, without "
