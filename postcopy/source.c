@@ -383,17 +383,20 @@ static bool is_given_up(const struct source *s)
 
 int source_cancel(struct source *s, bool force, const char *why, struct err *e)
 {
+	int r = 0;
+
 	if (!source_busy(s))
 		return err_set(e, -ENOENT, "migrate: none is under way");
 	if (force && !fsm_expects(&s->fsm, SRC_EV_FORCE))
 		return err_set(e, -EINVAL,
 			       "migrate: --force is only for a VM of which nobody knows "
 			       "where it runs, or whose link is lost");
-	if (!force && too_late(s, e))
-		return e->code;
-	/* Whoever has an image locked is likely to run it. */
-	if (force && !source_is_cut(s) && images_lock(s->vm, s->copies.which, e))
-		return e->code;
+	if (!force)
+		r = too_late(s, e);
+	else if (!source_is_cut(s)) /* whoever has an image locked is likely to run it */
+		r = images_lock(s->vm, s->copies.which, e);
+	if (r)
+		return r;
 	if (!is_given_up(s))
 		snprintf(s->why, sizeof(s->why), "%s", why);
 	source_set_result(s, SOURCE_CANCELLING);

@@ -497,6 +497,7 @@ static void what_is_asked_for_too_late_is_refused(void **state)
 	e = (struct err){0};
 	assert_int_equal(source_cancel(&r->src, false, "x", &e), -EBUSY);
 	assert_non_null(strstr(e.msg, "--force"));
+	assert_int_equal(source_cancel(&r->src, false, "x", NULL), -EBUSY); /* nobody to tell */
 }
 
 /* The same session is said when it asks; a second migration has another. */
