@@ -201,7 +201,9 @@ def wrong_role(lab, binary=None):
 def tls_wrong(lab):
     """another key, a stranger's or an expired certificate, the wrong role: never protected, and one side says why"""
     folder = make_certificates(lab)
-    keep_apart(lab, {h: ["--tls-psk", make_key(lab)] for h in "AB"}, "B", "binder does not verify")
+    keys = {h: ["--tls-psk", make_key(lab)] for h in "AB"}
+    keep_apart(lab, keys, "B", "binder does not verify")
+    keep_apart(lab, keys, "A", "alert .*: the peer refuses this side, and its log says why")
     for a, who, why in (("stranger", "A", "self-signed certificate"), ("expired", "B", "certificate has expired")):
         keep_apart(lab, {"A": ["--tls-dir", f"{folder}/{a}"], "B": ["--tls-dir", f"{folder}/b"]}, who, why)
     wrong_role(lab)

@@ -22,6 +22,18 @@ static const struct tls_lib *lib(const struct tls_conn *c)
 	return &c->tls->lib;
 }
 
+/* An alert is the peer's refusal in two words: the rest is known there alone. */
+static void say_why(struct tls_conn *c)
+{
+	const char *text = tls_lib_why(lib(c));
+
+	if (c->why[0])
+		return;
+	snprintf(c->why, sizeof(c->why), "TLS: %s%s", text,
+		 strstr(text, " alert ") ? ": the peer refuses this side, and its log says why"
+					 : "");
+}
+
 /*
  * Why a call did not do it, with the lock or in the handshake. An end, -EPIPE, is none of a reason;
  * of -EBADMSG, why says what the peer did. Whoever polls the socket is to see it, whatever comes.
@@ -38,9 +50,7 @@ static int stopped_reading(struct tls_conn *c, int fd, int result, int error)
 		c->read_error = -EPIPE;
 	else
 		c->read_error = -EBADMSG;
-	if (!c->why[0])
-		snprintf(c->why, sizeof(c->why), "TLS: %s", tls_lib_why(lib(c)));
-	lib(c)->ERR_clear_error();
+	say_why(c);
 	shutdown(fd, SHUT_RD);
 	return c->read_error;
 }
