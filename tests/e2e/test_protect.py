@@ -543,6 +543,7 @@ def mc_unix(lab):
     for i in range(3):
         b = Vm(lab, "B", ["--secondary", "--listen", f"unix:{path}"])
         b.wait_state("STARTING")
+        b.wait_log("no --peer: after a takeover")
         a = Vm(lab, "A", ["--primary", "--peer", f"unix:{path}", "--ft", "mc", "--verify",
                           "-k", f"{ftlab.GUESTS}/writer.elf", "-a", "pages=64 tick=10 mode=random report=1",
                           "-m", "64M"])

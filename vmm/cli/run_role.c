@@ -145,7 +145,8 @@ static void raise_priority(void)
 	if (code)
 		log_warn(
 			"no real-time priority (%s): on a busy host heartbeats may be late; run as "
-			"root or with CAP_SYS_NICE, or give a longer --peer-timeout",
+			"root or with CAP_SYS_NICE, in a cgroup that allows it, or give a longer "
+			"--peer-timeout",
 			strerror(-code));
 }
 
@@ -154,6 +155,9 @@ static int run_secondary(struct run *r, struct err *e)
 	if (!r->cfg.kernel[0] && !r->cfg.no_reboot)
 		log_warn("no kernel (-k): after a takeover the guest's first reboot ends the VM; "
 			 "give the primary's -k and -i here, too");
+	if (!r->cfg.npeers)
+		log_warn("no --peer: after a takeover this side finds nobody who protects the VM; "
+			 "give the addresses of the hosts that may stand by then");
 	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a primary");
 	return secondary_start(&r->secondary, &r->ft, &r->vm, taken_over, r, e);
 }
