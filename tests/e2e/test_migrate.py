@@ -822,7 +822,10 @@ def postcopy_source_dies(lab):
     note = to.wait_status(lambda s: "has not asked for 30 s" in s["note"], "a word on what that may mean", 40)["note"]
     expect("ftvmm stop NAME timeout=0" in note and "--recover URI" in note, note)
     file = lab.path("arrived")
-    missing = to.call("snapshot", file=file, arrived=True)["missing_pages"]
+    said = subprocess.run([FTVMM, "snapshot", to.name, file, "arrived"], capture_output=True, text=True,
+                          env=dict(os.environ, XDG_RUNTIME_DIR=to.run_dir))
+    expect(said.returncode == 0 and "had not arrived" in said.stdout, f"{said}")
+    missing = int(said.stdout.split()[0])
     expect(missing * 4096 == to.status()["migration"]["ram"]["remaining"] and os.path.getsize(file) > 4096,
            f"{missing} missing, {os.path.getsize(file)} bytes: {to.status()['migration']['ram']}")
     to.call("stop", timeout_ns=0)
@@ -831,6 +834,22 @@ def postcopy_source_dies(lab):
                           env=dict(os.environ, XDG_RUNTIME_DIR=to.run_dir))
     expect(said.returncode == 1 or said.returncode == 2, f"{said}")
     expect("had arrived when a source died" in said.stderr, said.stderr)
+
+
+@test(60)
+def migrate_client_source_dies(lab):
+    """whoever waits at a source that dies is not told that the VM goes on there, but where to look"""
+    move = Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="128M"))
+    uri = move.uri("unix")
+    to = move.destination(uri)
+    p = subprocess.Popen([FTVMM, "migrate", move.vm.name, "--postcopy", uri, "--no-background"], text=True,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                         env=dict(os.environ, XDG_RUNTIME_DIR=move.vm.run_dir))
+    to.wait_state("RUNNING")
+    move.vm.kill()
+    err = p.communicate(timeout=30 * ftlab.SLOW)[1]
+    expect(p.returncode == ftlab.EXIT_FENCED and "status at the other host" in err, f"{p.returncode}: {err}")
+    to.call("stop", timeout_ns=0)
 
 
 @test(60)

@@ -183,7 +183,7 @@ static int ask_snapshot(const struct command_words *w, const char *path)
 {
 	struct ctl_client *c = NULL;
 	struct err e = {0};
-	json_t *request = snapshot_request(w, path, &e), *ok = NULL;
+	json_t *request = snapshot_request(w, path, &e), *ok = NULL, *missing;
 
 	if (!request)
 		return cmd_fail(&e);
@@ -192,6 +192,10 @@ static int ask_snapshot(const struct command_words *w, const char *path)
 	else
 		ok = ctl_client_call(c, request, -1, &e);
 	ctl_client_close(c);
+	missing = json_object_get(ok, "missing_pages");
+	if (missing && !w->json)
+		printf("%lld pages of 4 KiB had not arrived and are not in it: it is no VM\n",
+		       (long long)json_integer_value(missing));
 	return ok ? report(w, ok) : cmd_fail(&e);
 }
 

@@ -103,8 +103,9 @@ static int follow(struct ctl_client *c, const struct command_words *w, bool canc
 		if (ctl_client_line(c, SILENT_MS, &line, &e))
 			return cmd_fail(&e);
 		if (!line) {
-			fprintf(stderr, "ftvmm: migrate: the VM's process has ended\n");
-			return EXIT_FAILED;
+			fprintf(stderr, "ftvmm: migrate: the VM's process here has ended; ftvmm "
+					"status at the other host says whether it runs there\n");
+			return EXIT_FENCED;
 		}
 		o = json_loads(line, 0, NULL);
 		status = json_string_value(json_object_get(o, "status"));

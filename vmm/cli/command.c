@@ -33,7 +33,7 @@ static const struct command commands[] = {
 	{ "set", "NAME [ft=MODE] [epoch=TIME] [output-limit=SIZE] [balloon=SIZE] [--json]",
 	  "change a running VM: ft=mc|kemari|auto, epoch=TIME, output-limit=SIZE, balloon=SIZE",
 	  .ask = cmd_set, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .serve = serve_set },
-	{ "snapshot", "NAME FILE [staging=SIZE|arrived] [--json]", "write memory and devices of a VM, not its disks, to a file",
+	{ "snapshot", "NAME FILE [staging=SIZE|arrived] [--json]", "write memory and devices of a VM, not its disks, to a file; arrived: what has come of one whose source died",
 	  .ask = cmd_snapshot, .min_args = 1, .max_args = 2, .serve = serve_snapshot },
 	{ "console", "NAME", "a terminal at the guest's serial port", .ask = cmd_console },
 	{ "failover", "NAME [--json]", "hand a protected VM over to its secondary",
