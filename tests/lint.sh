@@ -21,6 +21,7 @@ clang-format --dry-run "${code[@]}" 2>&1 | grep 'warning:' | cut -d: -f1 | sort 
 grep -nE '\b(exit|_exit|abort|assert)\(' "${own[@]}" | grep -vE '^vmm/(cli/main|base/log)\.c:|static_assert|_Static_assert' | say "exit, abort or assert"
 tests/shape.py 2>&1 | say "shape (tests/shape.py)"
 grep -nE '\b(TODO|FIXME|XXX)\b' "${code[@]}" "${shell[@]}" | grep -v '^tests/lint.sh' | say "unfinished marks"
+git grep -nE '^(<<<<<<<|>>>>>>>) ' | say "marks of a merge"
 grep -nE '\b(sleep|usleep|nanosleep)\(' "${own[@]}" | say "sleep in the program"
 cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=0 -I. \
 	--suppress=missingIncludeSystem --suppress=unknownMacro --suppress=nullPointer:tests/* -j2 \

@@ -412,7 +412,9 @@ int primary_hand_over(struct primary *p, primary_handing *done, void *arg, struc
 			       "failover: a secondary is just taking another one's place; again in "
 			       "a moment");
 	if (p->ft->cover != FT_PROTECTED || !fsm_expects(&p->fsm, PRI_EV_HAND_OVER))
-		return err_set(e, -EBUSY, "failover: the VM is %s: there is no secondary in step",
+		return err_set(e, -EBUSY,
+			       "failover: the VM is %s: there is no secondary in step; "
+			       "run one at an address of --peer",
 			       ft_word(p->ft));
 	return primary_ask_for_hand_over(p, done, arg, e);
 }
