@@ -230,7 +230,7 @@ def tls_migrate(lab):
     """precopy and postcopy to and fro while the guest writes; without the key it stays where it is"""
     for kind in CREDENTIALS:
         given = credentials(lab, kind)
-        move = TlsMove(lab, boot(lab, "writer", "pages=500 tick=10 report=1", *given["A"], memory="128M"), given)
+        move = TlsMove(lab, boot(lab, "writer", "pages=50 tick=40 report=1", *given["A"], memory="128M"), given)
         move.vm.wait_console("^READY")
         for options in ({}, {"how": "postcopy"}, {"how": "auto"}):
             move.go("tls", **options)
