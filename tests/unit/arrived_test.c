@@ -39,17 +39,6 @@ static int setup(void **state)
 	return r;
 }
 
-static int skip_all(void **state)
-{
-	struct err e = {0};
-
-	if (pager_probe(&e)) {
-		print_message("[  SKIPPED ] all: %s\n", e.msg);
-		exit(0);
-	}
-	return 0;
-}
-
 static void written(void *arg, const struct err *e)
 {
 	if (e)
@@ -179,5 +168,5 @@ int main(void)
 		TEST(the_end_lets_memory_go),
 	};
 
-	return cmocka_run_group_tests(tests, skip_all, NULL);
+	return cmocka_run_group_tests(tests, dest_rig_skip_all, NULL);
 }

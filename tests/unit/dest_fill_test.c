@@ -31,18 +31,6 @@ static int setup(void **state)
 	return r;
 }
 
-/* All tests need userfaults of this host. */
-static int skip_all(void **state)
-{
-	struct err e = {0};
-
-	if (pager_probe(&e)) {
-		print_message("[  SKIPPED ] all: %s\n", e.msg);
-		exit(0);
-	}
-	return 0;
-}
-
 /* --- the guest ---------------------------------------------------------------------------------
  */
 
@@ -405,5 +393,5 @@ int main(void)
 		FILL_TEST(go_before_the_end_counts),
 	};
 
-	return cmocka_run_group_tests(tests, skip_all, NULL);
+	return cmocka_run_group_tests(tests, dest_rig_skip_all, NULL);
 }

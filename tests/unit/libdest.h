@@ -36,6 +36,8 @@ struct dest_rig {
 };
 
 int dest_rig_setup(void **state);
+/* A group's setup, of tests that need userfaults of this host: without, the program ends. */
+int dest_rig_skip_all(void **state);
 int dest_rig_teardown(void **state);
 /* Go there by the shortest way, from the start. lazy is to be set before. */
 void dest_rig_reach(struct dest_rig *r, enum dest_state s);
