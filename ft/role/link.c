@@ -190,6 +190,13 @@ void link_try_next(struct link *l)
 	try_peer(l, at < n ? at : LINK_OTHER, at < n ? cfg->peers[at] : l->extra);
 }
 
+void link_forget_peers(struct link *l)
+{
+	l->next = 0;
+	l->extra[0] = 0;
+	memset(l->trouble, 0, sizeof(l->trouble));
+}
+
 void link_try(struct link *l, const char *uri)
 {
 	snprintf(l->extra, sizeof(l->extra), "%s", uri);

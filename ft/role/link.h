@@ -57,6 +57,8 @@ struct link {
 
 void link_init(struct link *l, struct ft *ft, void (*news)(void *arg, enum link_news what),
 	       void *arg);
+/* The list of peers is another one now. The one that is connected stays. */
+void link_forget_peers(struct link *l);
 /* Begin to connect to the next peer: LINK_CONNECTED or LINK_LOST follows. */
 void link_try_next(struct link *l);
 /* Likewise to this one. */

@@ -414,8 +414,9 @@ int primary_hand_over(struct primary *p, primary_handing *done, void *arg, struc
 	if (p->ft->cover != FT_PROTECTED || !fsm_expects(&p->fsm, PRI_EV_HAND_OVER))
 		return err_set(e, -EBUSY,
 			       "failover: the VM is %s: there is no secondary in step; "
-			       "run one at an address of --peer",
-			       ft_word(p->ft));
+			       "run one at an address of --peer, or name another: ftvmm set %s "
+			       "peer=URI",
+			       ft_word(p->ft), p->ft->cfg->name);
 	return primary_ask_for_hand_over(p, done, arg, e);
 }
 
@@ -429,6 +430,14 @@ int primary_pause(struct primary *p, bool pause, struct err *e)
 	ft_go(p->ft, p->vm, FT_STAND_USER);
 	primary_resumed(p);
 	return 0;
+}
+
+void primary_new_peers(struct primary *p)
+{
+	link_forget_peers(&p->links[0]);
+	link_forget_peers(&p->links[1]);
+	if (p->fsm.state == PRI_IDLE)
+		primary_post(p, PRI_EV_TIMER);
 }
 
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns)

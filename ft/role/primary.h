@@ -150,6 +150,8 @@ int primary_move(struct primary *p, const char *uri, struct err *e);
 int primary_move_cancel(struct primary *p, struct err *e);
 /* A user's pause. -EBUSY: not while the VM is being handed over. */
 int primary_pause(struct primary *p, bool pause, struct err *e);
+/* ft->cfg has other peers now: they are tried when none is in step. */
+void primary_new_peers(struct primary *p);
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns);
 void primary_set_mode(struct primary *p, enum ft_mode mode);
 /* Does this side own the VM, and is neither a stop nor a hand-over under way, but asked for? */

@@ -190,6 +190,8 @@ def cli_status(lab):
     command("set", "vm", "epoch=1us", code=1)
     command("set", "vm", "balloon=16M", "epoch=20ms")
     command("set", "vm", "balloon=4T", code=2)
+    command("set", "vm", "peer=fd", code=1)
+    command("set", "vm", "peer=tcp:10.0.0.1:1", code=2)
     status = json.loads(command("status", "vm", "--json"))
     expect(status["balloon_target_bytes"] == 16 << 20 and status["balloon_bytes"] == 0, status)
     command("snapshot", "vm", lab.path("snap"))

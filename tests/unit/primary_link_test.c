@@ -203,6 +203,35 @@ static void peers_in_turn_each_trouble_said_once(void **state)
 	assert_int_equal(r->changes, 0);
 }
 
+/* Whoever had none is waited for no more, and one that is tried anew has its trouble said anew. */
+static void other_peers(void **state)
+{
+	struct rig *r = *state;
+
+	r->cfg.npeers = 0;
+	rig_start(r);
+	assert_int_equal(time_left(&r->pri.timer_op), -1);
+	r->cfg.npeers = 2;
+	peer_listens(r, 0, false);
+	peer_listens(r, 1, true);
+	primary_new_peers(&r->pri);
+	rig_expect(r, PRI_IDLE, "UNPROTECTED", true, 'f');
+	assert_int_equal(logged(rig_peer(r, 0, "cannot connect")), 1);
+	memcpy(r->cfg.peers[0], r->cfg.peers[1], sizeof(r->cfg.peers[0]));
+	r->cfg.npeers = 1;
+	primary_new_peers(&r->pri); /* at once, and this one first */
+	rig_until(r, PRI_HELLO);
+	assert_string_equal(r->ft.peer, r->cfg.peers[1]);
+	primary_new_peers(&r->pri); /* what is on its way stays */
+	rig_expect(r, PRI_HELLO, "UNPROTECTED", true, 'f');
+	time_fire(&r->pri.timer_op);
+	assert_int_equal(logged("warning: peer"), 2);
+	primary_new_peers(&r->pri);
+	rig_until(r, PRI_HELLO);
+	time_fire(&r->pri.timer_op);
+	assert_int_equal(logged("warning: peer"), 3);
+}
+
 /* In turns unreachable and silent: that is one trouble, another reason is another one. */
 static void a_new_trouble_is_said(void **state)
 {
@@ -672,6 +701,7 @@ int main(void)
 		cmocka_unit_test(a_refusal_of_any_length),
 		cmocka_unit_test(what_came_too_late),
 		RIG_TEST(peers_in_turn_each_trouble_said_once),
+		RIG_TEST(other_peers),
 		RIG_TEST(a_new_trouble_is_said),
 		RIG_TEST(a_wrong_key_is_said),
 		RIG_TEST(a_loss_is_said_each_time),

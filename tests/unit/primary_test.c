@@ -140,7 +140,8 @@ static void no_hand_over_of_what_was_never_protected(void **state)
 	rig_expect(r, PRI_FLIGHT, "SYNCING", true, 'h');
 	assert_int_equal(primary_hand_over(&r->pri, rig_handing, r, &e), -EBUSY);
 	assert_string_equal(e.msg, "failover: the VM is SYNCING: there is no secondary in step; "
-				   "run one at an address of --peer");
+				   "run one at an address of --peer, or name another: ftvmm set "
+				   "vm peer=URI");
 	rig_expect(r, PRI_FLIGHT, "SYNCING", true, 'h');
 }
 

@@ -15,18 +15,22 @@
 static void words_become_a_request(void **state)
 {
 	static const char *const pairs[] = {"ft=kemari", "epoch=10ms", "output-limit=1M",
-					    "balloon=0"};
-	static const uint64_t want[] = {FT_MODE_KEMARI, 10000000, 1 << 20, 0};
+					    "peer=tcp:127.0.0.2:7,unix:/b", "balloon=0"};
+	static const uint64_t want[] = {FT_MODE_KEMARI, 10000000, 1 << 20, 0, 0};
 	json_t *request = json_object();
 	struct err e = {0};
-	uint64_t value;
+	struct setting_value value;
 
 	for (unsigned i = 0; i < SETTING_MAX; i++) {
 		assert_int_equal(setting_get((enum setting)i, request, &value, &e), -ENOENT);
 		assert_int_equal(setting_add(request, pairs[i], &e), 0);
 		assert_int_equal(setting_get((enum setting)i, request, &value, &e), 0);
-		assert_int_equal(value, want[i]);
+		assert_int_equal(value.number, want[i]);
+		assert_int_equal(value.npeers, i == SETTING_PEER ? 2 : 0);
 	}
+	assert_int_equal(setting_get(SETTING_PEER, request, &value, &e), 0);
+	assert_string_equal(value.peers[0], "tcp:127.0.0.2:7");
+	assert_string_equal(value.peers[1], "unix:/b");
 	assert_int_equal(json_object_size(request), SETTING_MAX);
 	json_decref(request);
 }
@@ -40,6 +44,9 @@ static void wrong_words(void **state)
 		{"epoch=1us", "outside 100us..10s"},
 		{"output-limit=1K", "outside 128K..4G"},
 		{"balloon=x", "balloon"},
+		{"peer=", "peer"},
+		{"peer=udp:1", "is not an address"},
+		{"peer=unix:/1,unix:/2,unix:/3,unix:/4,unix:/5", "4"},
 	};
 	json_t *request = json_object();
 
@@ -71,12 +78,15 @@ static void wrong_requests(void **state)
 		{SETTING_OUTPUT_LIMIT, "{\"output_limit_bytes\":4294967297}", "bytes, 128K to 4G"},
 		{SETTING_BALLOON, "{\"balloon_bytes\":-4096}", "bytes"},
 		{SETTING_BALLOON, "{\"balloon_bytes\":null}", "bytes"},
+		{SETTING_PEER, "{\"peer\":7}", "a string or an array of strings"},
+		{SETTING_PEER, "{\"peer\":[\"unix:/1\",7]}", "peer"},
+		{SETTING_PEER, "{\"peer\":[\"1\",\"2\",\"3\",\"4\",\"5\"]}", "4"},
 	};
 
 	for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
 		json_t *request = json_loads(wrong[i].json, 0, NULL);
 		struct err e = {0};
-		uint64_t value;
+		struct setting_value value;
 
 		assert_non_null(request);
 		assert_true(setting_get(wrong[i].s, request, &value, &e) < 0);
@@ -91,7 +101,7 @@ static void all_names(void **state)
 	char names[80], cut[6];
 
 	setting_names(names, sizeof(names));
-	assert_string_equal(names, "ft, epoch, output-limit, balloon");
+	assert_string_equal(names, "ft, epoch, output-limit, peer, balloon");
 	setting_names(cut, sizeof(cut));
 	assert_string_equal(cut, "ft, e");
 }

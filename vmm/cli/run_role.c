@@ -157,7 +157,9 @@ static int run_secondary(struct run *r, struct err *e)
 			 "give the primary's -k and -i here, too");
 	if (!r->cfg.npeers)
 		log_warn("no --peer: after a takeover this side finds nobody who protects the VM; "
-			 "give the addresses of the hosts that may stand by then");
+			 "give the addresses of the hosts that may stand by then, or then: ftvmm "
+			 "set %s peer=URI",
+			 r->cfg.name);
 	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a primary");
 	return secondary_start(&r->secondary, &r->ft, &r->vm, taken_over, r, e);
 }

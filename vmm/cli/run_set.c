@@ -1,45 +1,72 @@
 /* `ftvmm set`: what it means for a VM that runs. All of a request, or nothing. */
 #include <errno.h>
+#include <string.h>
 
 #include "devices/virtio_balloon.h"
 #include "vmm/cli/run.h"
 #include "vmm/cli/run_command.h"
 #include "vmm/conf/setting.h"
+#include "vmm/wire/chan.h"
 
 #define BALLOON_LEAVES (32 << 20) /* with less no guest of any use runs */
 
-static int check_ft(struct run *r, uint64_t mode, struct err *e)
+static int check_role(const struct run *r, const char *what, struct err *e)
 {
 	if (r->role == ROLE_PLAIN)
-		return err_set(e, -EINVAL,
-			       "set: ft: this VM has neither --primary nor --secondary");
+		return err_set(e, -EINVAL, "set: %s: this VM has neither --primary nor --secondary",
+			       what);
 	return 0;
 }
 
-static void set_ft(struct run *r, uint64_t mode)
+static int check_ft(struct run *r, const struct setting_value *v, struct err *e)
 {
-	r->cfg.ft = (enum ft_mode)mode;
+	return check_role(r, "ft", e);
+}
+
+static void set_ft(struct run *r, const struct setting_value *v)
+{
+	r->cfg.ft = (enum ft_mode)v->number;
 	if (r->role == ROLE_PRIMARY)
 		primary_set_mode(&r->primary, r->cfg.ft);
 }
 
-static void set_epoch(struct run *r, uint64_t ns)
+static void set_epoch(struct run *r, const struct setting_value *v)
 {
-	r->cfg.epoch_ns = ns;
+	r->cfg.epoch_ns = v->number;
 	if (r->role == ROLE_PRIMARY)
-		primary_set_epoch(&r->primary, ns);
+		primary_set_epoch(&r->primary, v->number);
 }
 
-static void set_output_limit(struct run *r, uint64_t bytes)
+static void set_output_limit(struct run *r, const struct setting_value *v)
 {
-	r->cfg.output_bytes = bytes;
+	r->cfg.output_bytes = v->number;
 	if (r->has_vm || r->secondary.has_vm || r->dest.has_vm)
-		obuf_set_limit(&r->vm.obuf, bytes);
+		obuf_set_limit(&r->vm.obuf, v->number);
 }
 
-static int check_balloon(struct run *r, uint64_t bytes, struct err *e)
+static int check_peers(struct run *r, const struct setting_value *v, struct err *e)
 {
-	uint64_t all = r->vm.machine.mem_bytes;
+	int code = check_role(r, "peer", e);
+
+	for (unsigned i = 0; i < v->npeers && !code; i++) {
+		code = config_check_peer(&r->cfg, v->peers[i], e);
+		if (!code)
+			code = chan_check_address(v->peers[i], e);
+	}
+	return code;
+}
+
+static void set_peers(struct run *r, const struct setting_value *v)
+{
+	memcpy(r->cfg.peers, v->peers, sizeof(r->cfg.peers));
+	r->cfg.npeers = v->npeers;
+	if (r->role == ROLE_PRIMARY)
+		primary_new_peers(&r->primary);
+}
+
+static int check_balloon(struct run *r, const struct setting_value *v, struct err *e)
+{
+	uint64_t all = r->vm.machine.mem_bytes, bytes = v->number;
 
 	if (!r->has_vm || source_stands(&r->source))
 		return err_set(e, -EBUSY, "this side does not run the VM (state %s)",
@@ -54,23 +81,24 @@ static int check_balloon(struct run *r, uint64_t bytes, struct err *e)
 	return 0;
 }
 
-static void set_balloon(struct run *r, uint64_t bytes)
+static void set_balloon(struct run *r, const struct setting_value *v)
 {
 	virtio_balloon_set_target(vm_find_device(&r->vm, MDEV_BALLOON),
-				  (uint32_t)(bytes >> MEM_PAGE_SHIFT));
+				  (uint32_t)(v->number >> MEM_PAGE_SHIFT));
 }
 
 static const struct {
-	int (*check)(struct run *r, uint64_t value, struct err *e);
-	void (*set)(struct run *r, uint64_t value);
+	int (*check)(struct run *r, const struct setting_value *v, struct err *e);
+	void (*set)(struct run *r, const struct setting_value *v);
 } actions[] = {[SETTING_FT] = {check_ft, set_ft},
 	       [SETTING_EPOCH] = {NULL, set_epoch},
 	       [SETTING_OUTPUT_LIMIT] = {NULL, set_output_limit},
+	       [SETTING_PEER] = {check_peers, set_peers},
 	       [SETTING_BALLOON] = {check_balloon, set_balloon}};
 
 json_t *serve_set(struct run *r, json_t *request, struct err *e)
 {
-	uint64_t value[SETTING_MAX];
+	struct setting_value value[SETTING_MAX];
 	bool given[SETTING_MAX], any = false;
 	char names[80];
 
@@ -80,7 +108,7 @@ json_t *serve_set(struct run *r, json_t *request, struct err *e)
 		given[i] = code != -ENOENT;
 		any |= given[i];
 		if (given[i] && !code && actions[i].check)
-			code = actions[i].check(r, value[i], e);
+			code = actions[i].check(r, &value[i], e);
 		if (given[i] && code)
 			return NULL;
 	}
@@ -91,6 +119,6 @@ json_t *serve_set(struct run *r, json_t *request, struct err *e)
 	}
 	for (unsigned i = 0; i < SETTING_MAX; i++)
 		if (given[i])
-			actions[i].set(r, value[i]);
+			actions[i].set(r, &value[i]);
 	return json_object();
 }

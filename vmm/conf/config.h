@@ -93,6 +93,8 @@ int config_parse_run(struct config *c, int argc, char **argv, struct err *e);
 /* Is the whole consistent: role against flags, ids unique, files named. Called by config_parse_run.
  */
 int config_check(struct config *c, struct err *e);
+/* Is this an address of a secondary, with what is configured for it? */
+int config_check_peer(const struct config *c, const char *uri, struct err *e);
 const struct option_table *config_options(void);
 void config_print_help(void);
 void config_print_markdown(void); /* the option table for the documentation */

@@ -281,7 +281,7 @@ static int check_uri(const struct config *c, const char *option, const char *tex
 }
 
 /* A primary connects twice, and again after each loss. */
-static int check_peer(const struct config *c, const char *text, struct err *e)
+int config_check_peer(const struct config *c, const char *text, struct err *e)
 {
 	if (!strncmp(text, "fd:", 3))
 		return err_set(e, -EINVAL,
@@ -331,7 +331,7 @@ static int check_pair(const struct config *c, struct err *e)
 	if (c->listen[0])
 		r = check_uri(c, "listen", c->listen, e);
 	for (unsigned i = 0; i < c->npeers && !r; i++)
-		r = check_peer(c, c->peers[i], e);
+		r = config_check_peer(c, c->peers[i], e);
 	return r;
 }
 

@@ -1,6 +1,7 @@
 /*
  * What `ftvmm set` changes while a VM runs: the words, the keys in a request, the limits, which are
- * those at the start. Pure functions.
+ * those at the start. Pure
+ * functions, but for the look at a name server.
  */
 #ifndef VMM_SETTING_H
 #define VMM_SETTING_H
@@ -9,13 +10,27 @@
 #include <stdint.h>
 
 #include "vmm/base/err.h"
+#include "vmm/conf/config.h"
 
-enum setting { SETTING_FT, SETTING_EPOCH, SETTING_OUTPUT_LIMIT, SETTING_BALLOON, SETTING_MAX };
+enum setting {
+	SETTING_FT,
+	SETTING_EPOCH,
+	SETTING_OUTPUT_LIMIT,
+	SETTING_PEER,
+	SETTING_BALLOON,
+	SETTING_MAX
+};
 
-/* "epoch=10ms", put into a request. */
+struct setting_value {
+	uint64_t number; /* an enum ft_mode, nanoseconds, bytes; or */
+	unsigned npeers;
+	char peers[CONFIG_MAX_PEERS][300];
+};
+
+/* "epoch=10ms", put into a request; of peers the names, too. */
 int setting_add(json_t *request, const char *pair, struct err *e);
-/* The value in a request: an enum ft_mode, nanoseconds, bytes. -ENOENT: it is not there. */
-int setting_get(enum setting s, json_t *request, uint64_t *ret, struct err *e);
+/* The value in a request. -ENOENT: it is not there. Peers are not looked at. */
+int setting_get(enum setting s, json_t *request, struct setting_value *ret, struct err *e);
 /* "ft, epoch, ...". */
 void setting_names(char *ret, size_t cap);
 
