@@ -461,7 +461,7 @@ static void large_requests_wait_for_each_other(void **state)
 	for (unsigned i = 0; i < 21; i++)
 		post(f, i, VIRTIO_BLK_T_IN, 0, BUF, 1 << 20);
 	rig_kick(&f->rig, 0, 0);
-	rig_until(&f->rig, f->disk.queue);
+	rig_until(&f->rig, waiting(f) >= 16); /* in as many turns as a busy host needs */
 	rig_settle(&f->rig);
 	assert_int_equal(waiting(f), 16);
 	disk_hold(&f->disk, false);
