@@ -99,6 +99,7 @@ $(B)/tests/unit/send_test: WRAP += loop_now_ns
 $(B)/tests/unit/command_test: WRAP += vm_power_button
 $(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
 $(B)/tests/unit/heart_test: WRAP += ppoll
+$(B)/tests/unit/mem_split_test: WRAP += mremap
 $(B)/tests/unit/side_test: WRAP += open gethostname
 $(B)/tests/unit/source_rows_test: WRAP += pread
 $(B)/tests/unit/source_recover_test: WRAP += chan_file_create

@@ -215,7 +215,7 @@ int stage_verify(struct stage *s, struct err *e)
 	int64_t len =
 		buf ? state_encode_all(s->vm->state.items, s->vm->state.nitems, buf, cap) : -ENOMEM;
 	uint64_t state = len > 0 ? XXH3_64bits(buf, len) : 0;
-	uint64_t ram = mem_hash(&s->vm->mem);
+	uint64_t ram = mem_hash_kept(&s->vm->mem);
 
 	free(buf);
 	if (ram != s->end.ram_hash)

@@ -105,7 +105,7 @@ static int take_now(void *arg, const struct page_entry *en, struct err *e)
 	if (en->method == PAGE_ZERO)
 		zero_add(&now->zeros, en->page);
 	/* Without a base, so that a delta fails. */
-	else if (pages_decode(en, NULL, mem_page(now->zeros.mem, en->page)))
+	else if (pages_decode(en, NULL, mem_kept_page(now->zeros.mem, en->page)))
 		return malformed(en->page, e);
 	return 0;
 }
@@ -205,7 +205,7 @@ static int keep(void *arg, const struct page_entry *en, struct err *e)
 	if (!to)
 		return err_set(e, -ENOMEM, "staging memory: out of memory after %llu pages",
 			       (unsigned long long)in->npages);
-	if (pages_decode(en, mem_page(in->mem, en->page), to))
+	if (pages_decode(en, mem_kept_page(in->mem, en->page), to))
 		return malformed(en->page, e);
 	ensure_memory(in, en->page);
 	*seen |= bit;
@@ -230,7 +230,8 @@ bool page_in_commit(struct page_in *in, uint64_t n)
 		if (page & PAGE_IN_ZERO)
 			commit_zero(in, &zeros, page & ~PAGE_IN_ZERO);
 		else
-			memcpy(mem_page(in->mem, page), slot(in, in->done_slots++), MEM_PAGE_SIZE);
+			memcpy(mem_kept_page(in->mem, page), slot(in, in->done_slots++),
+			       MEM_PAGE_SIZE);
 	}
 	zero_flush(&zeros);
 	if (in->done < in->npages)

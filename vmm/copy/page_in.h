@@ -3,6 +3,9 @@
  * sync, snapshot), or kept apart until an epoch is whole, and then committed by plain copies that
  * cannot fail, or dropped. What is kept apart grows up to one copy of guest RAM, never more.
  *
+ * Of split memory (vmm/machine/mem_split.h) all this is the checkpoint: the guest may run while
+ * pages are kept apart, stands for the commit, and is rolled back behind it.
+ *
  * Owner: the loop.
  */
 #ifndef VMM_PAGE_IN_H

@@ -32,8 +32,23 @@ static int map_flags(enum mem_kind kind)
 	switch (kind) {
 	case MEM_SHARED_FILE:
 		return MAP_SHARED | MAP_NORESERVE;
+	case MEM_PRIVATE_FILE:
+		return MAP_PRIVATE | MAP_NORESERVE;
 	}
 	return -1;
+}
+
+uint8_t *mem_map(const struct mem *m, uint8_t *at, enum mem_kind kind)
+{
+	int flags = map_flags(kind) | (at ? MAP_FIXED : 0);
+	uint8_t *p = mmap(at, m->bytes, PROT_READ | PROT_WRITE, flags, m->fd, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	/* Advice only: a host without shmem THP or core-dump control still works. */
+	madvise(p, m->bytes, MADV_HUGEPAGE);
+	madvise(p, m->bytes, MADV_DONTDUMP);
+	return p;
 }
 
 int mem_init(struct mem *m, enum mem_kind kind, uint64_t bytes, struct err *e)
@@ -53,14 +68,9 @@ int mem_init(struct mem *m, enum mem_kind kind, uint64_t bytes, struct err *e)
 	/* Nobody may shrink the file below a mapping: that would be a SIGBUS in a vCPU. */
 	if (fcntl(m->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
 		goto fail;
-	m->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, map_flags(kind), m->fd, 0);
-	if (m->base == MAP_FAILED) {
-		m->base = NULL;
+	m->base = m->kept = mem_map(m, NULL, kind);
+	if (!m->base)
 		goto fail;
-	}
-	/* Advice only: a host without shmem THP or core-dump control still works. */
-	madvise(m->base, bytes, MADV_HUGEPAGE);
-	madvise(m->base, bytes, MADV_DONTDUMP);
 	m->host_dirty = calloc((m->npages + 63) / 64, sizeof(uint64_t));
 	m->discarded = calloc((m->npages + 63) / 64, sizeof(uint64_t));
 	m->holes = calloc((m->npages + 63) / 64, sizeof(uint64_t));
@@ -75,6 +85,8 @@ fail:
 
 void mem_done(struct mem *m)
 {
+	if (mem_is_split(m))
+		munmap(m->kept, m->bytes);
 	if (m->base)
 		munmap(m->base, m->bytes);
 	if (m->fd >= 0)
@@ -212,26 +224,6 @@ static int punch(const struct mem *m, uint64_t off, uint64_t len)
 	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, len) ? -errno : 0;
 }
 
-int mem_discard(struct mem *m, gpa_t gpa, uint64_t len)
-{
-	uint64_t off;
-	int r;
-
-	if (gpa % MEM_PAGE_SIZE || len % MEM_PAGE_SIZE || !len)
-		return -EINVAL;
-	if (!range_offset(m, gpa, len, &off))
-		return -EFAULT;
-	if (m->late)
-		m->late->discard(m->late->arg, off >> MEM_PAGE_SHIFT, len >> MEM_PAGE_SHIFT);
-	r = punch(m, off, len);
-	if (m->late)
-		m->late->discarded(m->late->arg, off >> MEM_PAGE_SHIFT, len >> MEM_PAGE_SHIFT);
-	/* After it, so that whoever takes the mark sees zeros; also when only a part was done. */
-	mark_range(m->holes, off, len);
-	mark_range(m->discarded, off, len);
-	return r;
-}
-
 /* Where allocated memory begins at or after off; UINT64_MAX: nowhere; off when nobody can tell. */
 static uint64_t seek_data(const struct mem *m, uint64_t off)
 {
@@ -240,15 +232,52 @@ static uint64_t seek_data(const struct mem *m, uint64_t off)
 	return data >= 0 ? (uint64_t)data : errno == ENXIO ? UINT64_MAX : off;
 }
 
-bool mem_absent(const struct mem *m, uint64_t page, struct mem_hole *h)
+/* Pages without memory are zero, and stay without. */
+static void zero_data(const struct mem *m, uint8_t *view, uint64_t off, uint64_t stop)
+{
+	while (off < stop && (off = seek_data(m, off)) < stop) {
+		memset(view + off, 0, MEM_PAGE_SIZE);
+		off += MEM_PAGE_SIZE;
+	}
+}
+
+int mem_discard(struct mem *m, gpa_t gpa, uint64_t len)
+{
+	uint64_t off;
+	int r = 0;
+
+	if (gpa % MEM_PAGE_SIZE || len % MEM_PAGE_SIZE || !len)
+		return -EINVAL;
+	if (!range_offset(m, gpa, len, &off))
+		return -EFAULT;
+	if (m->late)
+		m->late->discard(m->late->arg, off >> MEM_PAGE_SHIFT, len >> MEM_PAGE_SHIFT);
+	if (mem_is_split(m))
+		zero_data(m, m->base, off, off + len);
+	else
+		r = punch(m, off, len);
+	if (m->late)
+		m->late->discarded(m->late->arg, off >> MEM_PAGE_SHIFT, len >> MEM_PAGE_SHIFT);
+	/* After it, so that whoever takes the mark sees zeros; also when only a part was done. */
+	mark_range(m->holes, off, len);
+	mark_range(m->discarded, off, len);
+	return r;
+}
+
+bool mem_is_hole(const struct mem *m, uint64_t page, struct mem_hole *h)
 {
 	uint64_t off = page << MEM_PAGE_SHIFT;
 
-	if (!(__atomic_load_n(&m->holes[page / 64], __ATOMIC_RELAXED) >> (page % 64) & 1))
-		return false;
 	if (off < h->from || off >= h->end)
 		*h = (struct mem_hole){off, seek_data(m, off)};
 	return off < h->end;
+}
+
+bool mem_absent(const struct mem *m, uint64_t page, struct mem_hole *h)
+{
+	if (!(__atomic_load_n(&m->holes[page / 64], __ATOMIC_RELAXED) >> (page % 64) & 1))
+		return false;
+	return mem_is_hole(m, page, h);
 }
 
 void mem_found(struct mem *m, uint64_t page)
@@ -258,7 +287,7 @@ void mem_found(struct mem *m, uint64_t page)
 
 void mem_populate(struct mem *m, uint64_t page)
 {
-	volatile uint8_t *p = mem_page(m, page);
+	volatile uint8_t *p = mem_kept_page(m, page);
 	uint8_t byte = *p;
 
 	*p = byte; /* a fault, if there is no memory; else it costs next to nothing */
@@ -270,10 +299,7 @@ void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n)
 
 	if (n >= PUNCH_PAGES && !punch(m, off, stop - off))
 		return;
-	while (off < stop && (off = seek_data(m, off)) < stop) {
-		memset(m->base + off, 0, MEM_PAGE_SIZE);
-		off += MEM_PAGE_SIZE;
-	}
+	zero_data(m, m->kept, off, stop);
 }
 
 int mem_empty_pages(struct mem *m, uint64_t page, uint64_t n)
@@ -318,13 +344,23 @@ bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end)
 	return true;
 }
 
-uint64_t mem_hash(const struct mem *m)
+static uint64_t hash(const struct mem *m, const uint8_t *view)
 {
 	uint64_t sum = 0, off = 0, end;
 
 	for (; mem_next_data(m, &off, &end); off = end)
 		for (uint64_t at = off; at < end; at += MEM_PAGE_SIZE)
-			if (!mem_is_zero_page(m->base + at))
-				sum += XXH3_64bits_withSeed(m->base + at, MEM_PAGE_SIZE, at);
+			if (!mem_is_zero_page(view + at))
+				sum += XXH3_64bits_withSeed(view + at, MEM_PAGE_SIZE, at);
 	return sum;
+}
+
+uint64_t mem_hash(const struct mem *m)
+{
+	return hash(m, m->base);
+}
+
+uint64_t mem_hash_kept(const struct mem *m)
+{
+	return hash(m, m->kept);
 }

@@ -1,6 +1,7 @@
 /*
- * Guest memory: one sealed memfd, mapped once. The only door from guest-physical addresses to host
- * memory. RAM lies at 0..3 GiB and from 4 GiB on (the 3-4 GiB hole holds devices and the APICs).
+ * Guest memory: one sealed memfd, mapped once; or twice, when the guest runs beside what is in it
+ * (vmm/machine/mem_split.h). The only door from guest-physical addresses to host memory. RAM lies
+ * at 0..3 GiB and from 4 GiB on (the 3-4 GiB hole holds devices and the APICs).
  *
  * A RAM page number counts 4 KiB pages in memfd order, without the hole; dirty sets, streams and
  * snapshots use page numbers only. KVM's dirty log does not see writes by the host, so every one
@@ -38,7 +39,8 @@ struct mem_late {
 
 struct mem {
 	int fd;
-	uint8_t *base;	    /* memfd mapping: low RAM, then high RAM */
+	uint8_t *base;	    /* what the guest sees: low RAM, then high RAM */
+	uint8_t *kept;	    /* the memfd: the same mapping, unless memory is split */
 	uint64_t bytes;	    /* multiple of 2 MiB */
 	uint64_t low_bytes; /* RAM below the hole */
 	uint64_t npages;
@@ -55,12 +57,18 @@ struct mem_hole {
 
 /* How guest memory is mapped. */
 enum mem_kind {
-	MEM_SHARED_FILE, /* what is written through the mapping is in the memfd */
+	MEM_SHARED_FILE,  /* what is written through the mapping is in the memfd */
+	MEM_PRIVATE_FILE, /* it is not: the guest's view of split memory */
 };
 
-/* Map `bytes` of RAM (multiple of 2 MiB, at most the host's memory). Any thread, once. */
+/*
+ * Map `bytes` of RAM (multiple of 2 MiB, at most the host's memory); only mem_split() makes of a
+ * MEM_SHARED_FILE the other. Any thread, once.
+ */
 int mem_init(struct mem *m, enum mem_kind kind, uint64_t bytes, struct err *e);
 void mem_done(struct mem *m);
+/* Another mapping of it, anywhere or in place of what is at `at`. NULL: errno says why. */
+uint8_t *mem_map(const struct mem *m, uint8_t *at, enum mem_kind kind);
 
 /* Host address of [gpa, gpa+len) for reading, or NULL when not wholly inside one RAM region. */
 const void *mem_ptr(const struct mem *m, gpa_t gpa, uint64_t len);
@@ -83,29 +91,46 @@ bool mem_valid(const struct mem *m, gpa_t gpa, uint64_t len);
 bool mem_ready(const struct mem *m, gpa_t gpa, uint64_t len);
 
 /*
- * The page as this side's guest sees it. Nothing is marked: whoever writes through it fills memory
- * that a peer or a file sent. With a kind of mapping that is not the memfd, or that has pages
- * missing, each of its users is to be looked at:
- *   read   vmm/copy/ram_pass.c       passes of a first sync, a migration or a snapshot, while the
- *                                    guest writes
- *          vmm/copy/live_snapshot.c  the rest of a snapshot, VM paused
- *          ft/epoch/capture.c        pages of an epoch, VM paused
- *          vmm/copy/page_in.c        the base of a delta, before commit
- *          postcopy/urgent.c, push.c   pages of a VM that runs elsewhere now
- *   write  vmm/copy/page_in.c        restore, VM not run yet; first sync and commit, VM stands by
- * While pages are still to come (m->late) none of these runs here, and no boot: whoever owns the VM
- * refuses.
+ * The page as this side's guest sees it, to be read:
+ *   vmm/copy/ram_pass.c        passes of a first sync, a migration or a snapshot, while the guest
+ *                              writes
+ *   vmm/copy/live_snapshot.c   the rest of a snapshot, VM paused
+ *   ft/epoch/capture.c         pages of an epoch, VM paused
+ *   postcopy/urgent.c, push.c, carry_out.c   pages of a VM that runs elsewhere now
+ * None of these runs here while pages are still to come (m->late), and no boot: whoever owns the VM
+ * refuses. Nor while memory is split, though they would be right: each needs the dirty log, which
+ * has one user at a time (vmm/vm/dirty.h).
  */
 static inline uint8_t *mem_page(const struct mem *m, uint64_t page)
 {
 	return m->base + (page << MEM_PAGE_SHIFT);
 }
-/* Hash of the content, by page number; pages of zeros count for nothing, allocated or not. */
+/*
+ * The page as it was sent here: of split memory that is the last checkpoint, else what the guest
+ * sees. Writing through it marks nothing, and is for memory that a peer or a file fills:
+ *   vmm/copy/page_in.c   the base of a delta, before commit; restore, VM not run yet; first sync
+ *                        and commit, VM stands
+ * So do mem_populate(), mem_zero_pages() and mem_fill_pages(). What is not said to be of the
+ * checkpoint is of what the guest sees.
+ */
+static inline uint8_t *mem_kept_page(const struct mem *m, uint64_t page)
+{
+	return m->kept + (page << MEM_PAGE_SHIFT);
+}
+static inline bool mem_is_split(const struct mem *m)
+{
+	return m->kept != m->base;
+}
+/*
+ * Hash of the content, by page number; pages of zeros count for nothing, allocated or not. Of what
+ * the guest sees, and of the last checkpoint.
+ */
 uint64_t mem_hash(const struct mem *m);
+uint64_t mem_hash_kept(const struct mem *m);
 bool mem_is_zero_page(const uint8_t *page);
 /*
  * The next run of allocated memory at or after *off: true and [*off, *end), bytes in the memfd.
- * Looking at memory through it does not allocate what was never touched.
+ * Looking at memory through it does not allocate what was never touched, split or not.
  */
 bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end);
 /* Take and clear one 64-page word of the host-dirty set (owner of dirty collection only, any
@@ -129,11 +154,14 @@ uint64_t mem_take_discarded(struct mem *m, uint64_t word);
  * mapping would allocate it. *h saves system calls. Any thread; a guest that runs may change it.
  */
 bool mem_absent(const struct mem *m, uint64_t page, struct mem_hole *h);
+/* The second half of that, of any page: a system call for each that has memory. Any thread. */
+bool mem_is_hole(const struct mem *m, uint64_t page, struct mem_hole *h);
 /* The page has memory (again): mem_absent() need not ask for it until it is discarded. Loop. */
 void mem_found(struct mem *m, uint64_t page);
 /*
  * The page has memory from here on, so that the next write to it neither waits for any nor fails
- * for want of it. Nothing is changed or marked. Loop thread.
+ * for want of it: the next write to the checkpoint, of split memory. Nothing is changed or marked.
+ * Loop thread.
  */
 void mem_populate(struct mem *m, uint64_t page);
 /*
@@ -143,7 +171,8 @@ void mem_populate(struct mem *m, uint64_t page);
 void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n);
 /*
  * The n pages have no memory when this returns 0: whoever waits for them to be filled sees them
- * missing. -EBUSY: the host keeps some, as parts of larger ones. Marks nothing. Loop thread.
+ * missing. -EBUSY: the host keeps some, as parts of larger ones. Marks nothing. Not of split
+ * memory, where nobody waits. Loop thread.
  */
 int mem_empty_pages(struct mem *m, uint64_t page, uint64_t n);
 /*
