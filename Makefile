@@ -78,8 +78,11 @@ BUG_claim := ft/common/arbiter_etcd CLAIM_NOT_COMPARED
 BUG_role := vmm/wire/tls ROLE_UNCHECKED
 SIM_BUGS := release skip partial order
 BUGS := $(SIM_BUGS) claim role
+# And that a unit test must catch: which one.
+BUG_rollback := vmm/machine/mem_split ROLL_BACK replica_test
+UNIT_BUGS := rollback
 .PHONY: bugs
-bugs: $(BUGS:%=build/bug-%/ftvmm)
+bugs: $(BUGS:%=build/bug-%/ftvmm) $(UNIT_BUGS:%=build/bug-%/unit)
 define BUG_RULE
 build/bug-$(1)/bug.o: $(word 1,$(BUG_$(1))).c
 	@mkdir -p $$(@D)
@@ -89,12 +92,20 @@ build/bug-$(1)/ftvmm: build/bug-$(1)/bug.o $$(filter-out $$(B)/$(word 1,$(BUG_$(
 build/bug-$(1)/sim: build/bug-$(1)/bug.o $$(SIM) $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(LIBOBJS))
 	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) $$(WRAP_sim:%=-Wl,--wrap=%) -o $$@ $$^ $$(LIBS)
 endef
-$(foreach b,$(BUGS),$(eval $(call BUG_RULE,$(b))))
+$(foreach b,$(BUGS) $(UNIT_BUGS),$(eval $(call BUG_RULE,$(b))))
 
 $(foreach u,$(UNITLIBS),$(eval $(B)/$(subst :,: $(B)/,$(u)).o)\
 	$(eval $(B)/$(firstword $(subst :, ,$(u))): WRAP += $(WRAP_$(notdir $(u)))))
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
+LIBS_OF = $(patsubst tests/unit/$(1):%,%,$(filter tests/unit/$(1):%,$(UNITLIBS)))
+define UNIT_BUG_RULE
+build/bug-$(1)/unit: WRAP := $(foreach l,$(call LIBS_OF,$(2)),$(WRAP_$(notdir $(l))))
+build/bug-$(1)/unit: build/bug-$(1)/bug.o $(patsubst %,$(B)/%.o,tests/unit/$(2) $(call LIBS_OF,$(2))) \
+		$$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(LIBOBJS))
+	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) $$(WRAP:%=-Wl,--wrap=%) -o $$@ $$^ $$(LIBS) -lcmocka
+endef
+$(foreach b,$(UNIT_BUGS),$(eval $(call UNIT_BUG_RULE,$(b),$(word 3,$(BUG_$(b))))))
 $(B)/tests/unit/send_test: WRAP += loop_now_ns
 $(B)/tests/unit/command_test: WRAP += vm_power_button
 $(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
