@@ -7,8 +7,18 @@ from ftlab import expect
 from testlib import test
 
 
+def passes(name):
+    p = ftlab.run(os.path.join(ftlab.BUILD, "tests/unit", name), check=False)
+    expect(p.returncode == 0 and "[  SKIPPED ]" not in p.stdout, p.stdout)
+
+
 @test(60)
 def unit_vm(lab):
     """tests/unit/vm_test.c, with a KVM"""
-    p = ftlab.run(os.path.join(ftlab.BUILD, "tests/unit/vm_test"), check=False)
-    expect(p.returncode == 0 and "[  SKIPPED ]" not in p.stdout, p.stdout)
+    passes("vm_test")
+
+
+@test(60)
+def unit_replica(lab):
+    """tests/unit/replica_vcpu_test.c, with a KVM"""
+    passes("replica_vcpu_test")

@@ -2,8 +2,7 @@
 /* The pager under KVM's vCPUs: all at the same absent page, and copies of what came go round. */
 #include "tests/unit/pager_rig.h"
 
-#include <sys/mman.h>
-
+#include "tests/unit/libflat.h"
 #include "vmm/vm/kvm.h"
 
 #define VCPUS 2u
@@ -29,8 +28,7 @@ static struct kvm kvm;
 
 struct vcpu_thread {
 	pthread_t thread;
-	int fd;
-	struct kvm_run *run;
+	struct flat cpu;
 	int error;
 	bool done; /* atomic */
 };
@@ -42,41 +40,21 @@ static unsigned place_of(unsigned vcpu)
 
 static void set_up_vcpu(struct vcpu_thread *v, unsigned index)
 {
-	struct kvm_segment data = {.limit = 0xffffffff,
-				   .selector = 0x10,
-				   .type = 3,
-				   .present = 1,
-				   .s = 1,
-				   .db = 1,
-				   .g = 1};
-	struct kvm_segment exec = data;
-	struct kvm_regs regs = {.rflags = 2,
-				.rbx = FIRST * MEM_PAGE_SIZE,
-				.rcx = COUNT,
-				.rdi = place_of(index),
-				.rdx = index + 1};
-	struct kvm_sregs s;
+	const struct kvm_regs regs = {.rflags = 2,
+				      .rbx = FIRST * MEM_PAGE_SIZE,
+				      .rcx = COUNT,
+				      .rdi = place_of(index),
+				      .rdx = index + 1};
 
-	exec.selector = 8;
-	exec.type = 11;
-	v->fd = kvm_ioctl(kvm.vm_fd, KVM_CREATE_VCPU, (void *)(uintptr_t)index);
-	assert_true(v->fd >= 0);
-	v->run = mmap(NULL, kvm.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
-	assert_ptr_not_equal(v->run, MAP_FAILED);
-	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_CPUID2, kvm.cpuid), 0);
-	assert_int_equal(kvm_ioctl(v->fd, KVM_GET_SREGS, &s), 0);
-	s.cs = exec;
-	s.ds = s.es = s.fs = s.gs = s.ss = data;
-	s.cr0 |= 1;
-	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_SREGS, &s), 0);
-	assert_int_equal(kvm_ioctl(v->fd, KVM_SET_REGS, &regs), 0);
+	flat_open(&v->cpu, &kvm, index);
+	flat_set(&v->cpu, &regs);
 }
 
 static void *vcpu_thread(void *arg)
 {
 	struct vcpu_thread *v = arg;
 
-	v->error = kvm_ioctl(v->fd, KVM_RUN, NULL);
+	v->error = flat_run(&v->cpu);
 	__atomic_store_n(&v->done, true, __ATOMIC_RELEASE);
 	return NULL;
 }
@@ -86,9 +64,8 @@ static void end_vcpu(struct vcpu_thread *v)
 	RIG_UNTIL(__atomic_load_n(&v->done, __ATOMIC_ACQUIRE));
 	pthread_join(v->thread, NULL);
 	assert_int_equal(v->error, 0);
-	assert_int_equal(v->run->exit_reason, KVM_EXIT_HLT);
-	munmap(v->run, kvm.run_size);
-	close(v->fd);
+	assert_int_equal(v->cpu.run->exit_reason, KVM_EXIT_HLT);
+	flat_close(&v->cpu);
 }
 
 static int setup(void **state)
