@@ -1,0 +1,278 @@
+#include "net/seqmap.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "net/segment.h"
+#include "vmm/base/hash.h"
+#include "vmm/base/log.h"
+
+#define OPTION_SACK	 5
+#define OPTION_TIMESTAMP 8
+
+/*
+ * A reset from outside is believed within so much of what the guest acknowledged last. It drops
+ * what is before that, and answers what is behind it (RFC 5961), which shows that it lives.
+ */
+#define RESET_WINDOW (1u << 18)
+
+_Static_assert(sizeof(struct seqmap_flow) == 42, "no holes");
+
+int seqmap_init(struct seqmap *m, uint32_t limit)
+{
+	VMM_BUG_ON(!limit || limit > SEQMAP_MAX);
+	memset(m, 0, sizeof(*m));
+	if (getrandom(&m->seed, sizeof(m->seed), 0) != sizeof(m->seed))
+		return -EIO;
+	m->limit = limit;
+	for (m->nbuckets = 1; m->nbuckets < limit; m->nbuckets *= 2)
+		;
+	m->conns = calloc(limit, sizeof(*m->conns));
+	m->buckets = calloc(m->nbuckets, sizeof(*m->buckets));
+	if (!m->conns || !m->buckets) {
+		seqmap_done(m);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void seqmap_done(struct seqmap *m)
+{
+	free(m->conns);
+	free(m->buckets);
+	memset(m, 0, sizeof(*m));
+}
+
+static uint32_t *bucket_of(const struct seqmap *m, const struct seqmap_flow *flow)
+{
+	uint64_t hash = XXH3_64bits_withSeed(flow, sizeof(*flow), m->seed);
+
+	return &m->buckets[hash & (m->nbuckets - 1)];
+}
+
+/* Where the chain says the connection, or where it ends. */
+static uint32_t *link_of(const struct seqmap *m, const struct seqmap_flow *flow)
+{
+	uint32_t *link = bucket_of(m, flow);
+
+	while (*link && memcmp(&m->conns[*link - 1].flow, flow, sizeof(*flow)))
+		link = &m->conns[*link - 1].next;
+	return link;
+}
+
+struct seqmap_conn *seqmap_find(const struct seqmap *m, const struct seqmap_flow *flow)
+{
+	uint32_t at = m->count ? *link_of(m, flow) : 0;
+
+	return at ? &m->conns[at - 1] : NULL;
+}
+
+/* The connection that *link says. */
+static void forget(struct seqmap *m, uint32_t *link)
+{
+	uint32_t at = *link;
+	struct seqmap_conn *c = &m->conns[at - 1];
+
+	*link = c->next;
+	c->next = m->unused;
+	m->unused = at;
+	m->count--;
+}
+
+void seqmap_clear(struct seqmap *m)
+{
+	for (uint32_t i = 0; i < m->nbuckets && m->count; i++)
+		while (m->buckets[i])
+			forget(m, &m->buckets[i]);
+}
+
+/* An unused one: index + 1, or 0. */
+static uint32_t take_unused(struct seqmap *m)
+{
+	uint32_t at = m->unused;
+
+	if (at)
+		m->unused = m->conns[at - 1].next;
+	else if (m->fresh < m->limit)
+		at = ++m->fresh;
+	return at;
+}
+
+int seqmap_add(struct seqmap *m, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta)
+{
+	uint32_t *link = link_of(m, flow), at = *link;
+	struct seqmap_conn *c;
+
+	if (at) {
+		c = &m->conns[at - 1];
+		c->delta += delta;
+		c->ts_delta += ts_delta;
+		c->seen = 0; /* another connection's end, if any */
+		c->quiet_ns = 0;
+		if (!c->delta && !c->ts_delta)
+			forget(m, link);
+		return 0;
+	}
+	if (!delta && !ts_delta)
+		return 0;
+	at = take_unused(m);
+	if (!at)
+		return -ENOSPC;
+	c = &m->conns[at - 1];
+	*c = (struct seqmap_conn){.flow = *flow, .delta = delta, .ts_delta = ts_delta};
+	*link = at;
+	m->count++;
+	return 0;
+}
+
+static struct seqmap_conn *conn_of(const struct seqmap *m, uint8_t nic, const struct segment *s,
+				   bool guest_is_src)
+{
+	struct seqmap_flow flow = {.nic = nic,
+				   .version = s->version,
+				   .guest_port = guest_is_src ? s->sport : s->dport,
+				   .peer_port = guest_is_src ? s->dport : s->sport,
+				   .vlan = {s->vlan[0], s->vlan[1]}};
+
+	memcpy(flow.guest, guest_is_src ? s->src : s->dst, sizeof(flow.guest));
+	memcpy(flow.peer, guest_is_src ? s->dst : s->src, sizeof(flow.peer));
+	return seqmap_find(m, &flow);
+}
+
+/* What the guest says is so, but for a reset of another connection with these addresses. */
+static void learn_out(struct seqmap_conn *c, const struct segment *s)
+{
+	uint32_t ack = segment_get(s, SEGMENT_ACK);
+	uint32_t end = segment_get(s, SEGMENT_SEQ) + s->payload + 1;
+
+	c->quiet_ns = 0;
+	if (s->flags & SEGMENT_RST) {
+		c->seen |= SEQMAP_RESET;
+		return;
+	}
+	c->seen &= (uint8_t)~SEQMAP_RESET;
+	if (s->flags & SEGMENT_SYN)
+		c->seen = 0;
+	if (s->flags & SEGMENT_HAS_ACK) {
+		c->seen |= SEQMAP_ACKED;
+		c->acked = ack;
+		if ((c->seen & SEQMAP_FIN_IN) && ack == c->fin_in)
+			c->seen |= SEQMAP_FIN_IN_ACKED;
+	}
+	if ((s->flags & SEGMENT_FIN) && s->whole) {
+		if (end != c->fin_out)
+			c->seen &= (uint8_t)~SEQMAP_FIN_OUT_ACKED;
+		c->seen |= SEQMAP_FIN_OUT;
+		c->fin_out = end;
+	}
+}
+
+/* What comes in may be anybody's: it counts with the right numbers only. */
+static void learn_in(struct seqmap_conn *c, const struct segment *s)
+{
+	uint32_t seq = segment_get(s, SEGMENT_SEQ), ack = segment_get(s, SEGMENT_ACK);
+
+	c->quiet_ns = 0;
+	if (s->flags & SEGMENT_RST) {
+		if (!(c->seen & SEQMAP_ACKED) || seq - c->acked < RESET_WINDOW)
+			c->seen |= SEQMAP_RESET;
+		return;
+	}
+	if ((s->flags & SEGMENT_HAS_ACK) && (c->seen & SEQMAP_FIN_OUT) && ack == c->fin_out)
+		c->seen |= SEQMAP_FIN_OUT_ACKED;
+	if ((s->flags & SEGMENT_FIN) && s->whole) {
+		c->seen |= SEQMAP_FIN_IN;
+		c->fin_in = seq + s->payload + 1;
+	}
+}
+
+static bool is_timestamp(unsigned kind, unsigned bytes)
+{
+	return kind == OPTION_TIMESTAMP && bytes == 10;
+}
+
+bool seqmap_out(struct seqmap *m, uint8_t nic, uint8_t *frame, uint32_t len)
+{
+	unsigned at = SEGMENT_OPTIONS, kind, bytes;
+	struct seqmap_conn *c;
+	struct segment s;
+
+	if (!m->count || !segment_find(&s, frame, len) || s.quoted)
+		return false;
+	c = conn_of(m, nic, &s, true);
+	if (!c)
+		return false;
+	segment_add(&s, SEGMENT_SEQ, -c->delta);
+	while ((kind = segment_option(&s, &at, &bytes)))
+		if (is_timestamp(kind, bytes))
+			segment_add(&s, at - 8, c->ts_delta);
+	segment_put(&s);
+	learn_out(c, &s);
+	return true;
+}
+
+/* What acknowledges bytes of the guest, and echoes its clock. */
+static void change_acks(const struct seqmap_conn *c, struct segment *s)
+{
+	unsigned at = SEGMENT_OPTIONS, kind, bytes;
+
+	segment_add(s, SEGMENT_ACK, c->delta);
+	while ((kind = segment_option(s, &at, &bytes))) {
+		if (is_timestamp(kind, bytes))
+			segment_add(s, at - 4, -c->ts_delta);
+		if (kind == OPTION_SACK && bytes > 2 && (bytes - 2) % 8 == 0)
+			for (unsigned edge = at - bytes + 2; edge < at; edge += 4)
+				segment_add(s, edge, c->delta);
+	}
+}
+
+bool seqmap_in(struct seqmap *m, uint8_t nic, uint8_t *frame, uint32_t len)
+{
+	struct seqmap_conn *c;
+	struct segment s;
+
+	if (!m->count || !segment_find(&s, frame, len))
+		return false;
+	c = conn_of(m, nic, &s, s.quoted);
+	if (!c)
+		return false;
+	if (s.quoted) {
+		segment_add(&s, SEGMENT_SEQ, c->delta);
+		segment_put(&s);
+		return true;
+	}
+	learn_in(c, &s);
+	if (!(s.flags & SEGMENT_HAS_ACK)) /* the numbers mean nothing */
+		return false;
+	change_acks(c, &s);
+	segment_put(&s);
+	return true;
+}
+
+static bool is_over(struct seqmap_conn *c, uint64_t now_ns)
+{
+	const uint8_t fins = SEQMAP_FIN_IN_ACKED | SEQMAP_FIN_OUT_ACKED;
+	bool ended = (c->seen & SEQMAP_RESET) || (c->seen & fins) == fins;
+
+	if (!c->quiet_ns)
+		c->quiet_ns = now_ns;
+	return now_ns - c->quiet_ns >= (ended ? SEQMAP_LINGER_NS : SEQMAP_IDLE_NS);
+}
+
+uint32_t seqmap_tick(struct seqmap *m, uint64_t now_ns)
+{
+	uint32_t before = m->count;
+
+	for (uint32_t i = 0; i < m->nbuckets && m->count; i++)
+		for (uint32_t *link = &m->buckets[i]; *link;) {
+			struct seqmap_conn *c = &m->conns[*link - 1];
+
+			if (is_over(c, now_ns))
+				forget(m, link);
+			else
+				link = &c->next;
+		}
+	return before - m->count;
+}
