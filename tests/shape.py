@@ -10,7 +10,7 @@ import os, re, subprocess, sys
 
 LINES, PARAMS, BOOLS = 60, 6, 3
 # The process's own: what its signal handler writes, the log, the step at which a test has it die.
-MUTABLE = {"vmm/cli/cmd_console.c:signalled", "vmm/base/log.c:sink", "ft/common/steps.c:asked"}
+MUTABLE = {"vmm/cli/cmd_console.c:signalled", "vmm/base/log.c:sink", "vmm/base/log.c:ring", "ft/common/steps.c:asked"}
 
 
 def rooms():

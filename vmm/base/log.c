@@ -29,9 +29,10 @@ static struct {
 	bool started;
 	uint64_t lost; /* lines, behind those in the ring */
 	uint32_t at, len;
-	char ring[RING]; /* whole lines, the one that is being written included */
 } sink = {
 	.level = LOG_INFO, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+/* Whole lines, the one that is being written included. Not in sink: that is data of the file. */
+static char ring[RING];
 
 void log_init(enum log_level level, const char *name)
 {
@@ -85,7 +86,7 @@ static void put(const char *line, size_t n)
 		return;
 	}
 	for (size_t i = 0; i < n; i++)
-		sink.ring[(sink.at + sink.len + i) % RING] = line[i];
+		ring[(sink.at + sink.len + i) % RING] = line[i];
 	sink.len += (uint32_t)n;
 }
 
@@ -95,7 +96,7 @@ static size_t peek(char *line)
 	size_t n = 0;
 
 	do
-		line[n] = sink.ring[(sink.at + n) % RING];
+		line[n] = ring[(sink.at + n) % RING];
 	while (line[n++] != '\n' && n < LINE_MAX_BYTES);
 	return n;
 }
