@@ -2,6 +2,7 @@
 #include "vmm/cli/cmd_run.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -175,6 +176,7 @@ int cmd_run(int argc, char **argv)
 		fprintf(stderr, "ftvmm: %s\n", e.msg[0] ? e.msg : strerror(-code));
 		r->exit_code = code == -ESTALE ? 5 : 1;
 	} else {
+		malloc_trim(0); /* what starting took, and nothing needs again */
 		code = loop_run(&r->loop);
 		if (code) {
 			log_error("event loop: %s", strerror(-code));
