@@ -106,7 +106,7 @@ struct vsock_host {
 	uint64_t last_id;
 	unsigned next_event;
 	struct vsock_host_stats stats;
-	struct vsock_sock socks[VSOCK_MAX_SOCKS];
+	struct vsock_sock socks[VSOCK_MAX_SOCKS]; /* last: see struct vm */
 };
 
 /* Nothing is opened yet: a side that stands by has no socket. */

@@ -11,6 +11,7 @@ int vs_setup(void **state)
 	strcpy(f->folder, "/tmp/vsocktest-XXXXXX");
 	assert_non_null(mkdtemp(f->folder));
 	snprintf(f->path, sizeof(f->path), "%s/v", f->folder);
+	memset(&f->host, 0xff, sizeof(f->host)); /* an earlier VM's */
 	assert_int_equal(vsock_host_init(&f->host, &f->rig.loop, f->path, NULL), 0);
 	assert_int_equal(virtio_vsock_new(&f->rig.env, &md, &f->host, &f->dev, NULL), 0);
 	assert_int_equal(vsock_host_listen(&f->host, NULL), 0);

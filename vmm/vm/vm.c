@@ -93,9 +93,11 @@ int vm_create(struct vm *vm, struct loop *l, const struct machine *m, const stru
 {
 	int r;
 
-	/* A vCPU is cleared by vcpu_init(); zeros before that come from the owner and vcpu_done().
+	/*
+	 * Connections are cleared by vsock_host_init(), a vCPU by vcpu_init(); zeros before that
+	 * come from the owner and vcpu_done().
 	 */
-	memset(vm, 0, offsetof(struct vm, vcpus));
+	memset(vm, 0, offsetof(struct vm, devices.vsock.socks));
 	vm->machine = *m;
 	vm->loop = l;
 	vm->mem.fd = vm->watch.fd = -1;

@@ -42,7 +42,6 @@ struct vm {
 	struct mem mem;
 	struct bus bus;
 	struct vm_chips chips;
-	struct vm_devices devices;
 
 	struct obuf obuf;
 	struct loop_work output_work; /* obuf_continue(), */
@@ -58,7 +57,9 @@ struct vm {
 	uint64_t resets;
 
 	struct vcpu_env vcpu_env;
-	struct vcpu vcpus[MACHINE_MAX_VCPUS]; /* last: most of it stays untouched */
+	/* Last, since most of it stays untouched: connections of a vsock, vCPUs. */
+	struct vm_devices devices;
+	struct vcpu vcpus[MACHINE_MAX_VCPUS];
 };
 
 /*

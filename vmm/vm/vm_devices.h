@@ -23,8 +23,8 @@ struct vm_devices {
 	struct device *mdevs[MACHINE_MAX_DEVS]; /* the device of machine.devs[i] */
 	struct disk disks[MACHINE_MAX_DEVS];  /* by index of machine.devs; fd -1 when not a disk */
 	struct netdev nets[MACHINE_MAX_DEVS]; /* likewise */
-	struct vsock_host vsock;	      /* unused without a device of that kind */
 	struct console console;
+	struct vsock_host vsock; /* unused without a device of that kind; last: see struct vm */
 };
 
 struct vm;
