@@ -15,9 +15,18 @@ INCS := -I/usr/include/libnl3
 LIBS := -luring -lfdt -lnl-3 -ljansson -llz4 -lxxhash
 # OpenSSL is loaded when it is asked for: vmm/wire/tls_lib.h.
 
+# The program itself is linked for the least memory: archives of libraries where there are any (that of xxhash does not
+# choose by the CPU), and relocations packed where the C library knows them (glibc 2.36). docs/performance.md, memory.
+ARCHIVE = $(or $(filter /%,$(shell $(CC) -print-file-name=lib$(1).a)),-l$(1))
+PACKED = $(if $(shell grep -l GLIBC_ABI_DT_RELR $$($(CC) -print-file-name=libc.so.6)),-z pack-relative-relocs)
+LINK_PROGRAM = $(CC) $(LDFLAGS) $(PACKED) -o $@ $^ $(foreach l,uring fdt jansson lz4 nl-3,$(call ARCHIVE,$(l))) -lxxhash
+
 # The rooms of the program, bottom up; tests/lint.sh holds every include to this order.
 ROOMS := vmm/base vmm/machine vmm/wire net devices vmm/conf vmm/boot vmm/vm vmm/copy ft/common ft/epoch ft/role postcopy vmm/cli
-SRCS := $(sort $(wildcard $(addsuffix /*.c,$(ROOMS))))
+# Linked in this order, so that what a plain VM never runs (copy, ft, postcopy) is in one place, and not in its memory.
+# What it does run of those comes first.
+PLAIN := ft/common/fsm.c ft/common/ft.c postcopy/source.c
+SRCS := $(PLAIN) $(filter-out $(PLAIN),$(foreach r,$(ROOMS),$(sort $(wildcard $(r)/*.c))))
 OBJS := $(SRCS:%.c=$(B)/%.o)
 LIBOBJS := $(filter-out $(B)/vmm/cli/main.o,$(OBJS))
 
@@ -65,7 +74,7 @@ help:
 	@echo "targets: all demo demo-linux test test-linux test-all linux-guest model bench lint asan tsan fuzz soak install deps clean"
 
 $(B)/ftvmm: $(OBJS)
-	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
+	@printf "  LD    %s\n" $@; $(LINK_PROGRAM)
 # A simulated world: tests/sim/README.md. Its kernel stands in for what it defines as __wrap_NAME.
 SIM := $(patsubst %.c,$(B)/%.o,$(wildcard tests/sim/*.c))
 WRAP_sim := $(shell grep -oh '\b__wrap_[a-z0-9_]*' tests/sim/*.c | sed 's/^__wrap_//' | sort -u)
@@ -88,7 +97,7 @@ build/bug-$(1)/bug.o: $(word 1,$(BUG_$(1))).c
 	@mkdir -p $$(@D)
 	@printf "  CC    %s (bug)\n" $$<; $$(CC) $$(CFLAGS) $$(INCS) -DBUG_$(word 2,$(BUG_$(1))) -c -o $$@ $$<
 build/bug-$(1)/ftvmm: build/bug-$(1)/bug.o $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(OBJS))
-	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) -o $$@ $$^ $$(LIBS)
+	@printf "  LD    %s\n" $$@; $$(LINK_PROGRAM)
 build/bug-$(1)/sim: build/bug-$(1)/bug.o $$(SIM) $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(LIBOBJS))
 	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) $$(WRAP_sim:%=-Wl,--wrap=%) -o $$@ $$^ $$(LIBS)
 endef
