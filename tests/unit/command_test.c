@@ -193,7 +193,8 @@ static void each_is_served_by_its_own(void **state)
 		const char *cmd, *answer;
 	} cases[] = {
 		{"status", "{\"ok\":{\"name\":\"\",\"role\":\"plain\","},
-		{"events", "{\"ok\":{}}\n"},
+		{"events",
+		 "{\"ok\":{\"event\":\"ft-state\",\"new\":\"STARTING\",\"role\":\"plain\","},
 		{"set", "{\"error\":\"set: nothing to set"},
 		{"snapshot", "{\"error\":\"snapshot: 'file' must"},
 		{"failover", "{\"error\":\"failover: only the side"},
@@ -226,9 +227,41 @@ static void ended_vm_shows_status_and_events(void **state)
 	assert_string_equal(ask(rig, "stop"), ended);
 	assert_string_equal(ask(rig, "frobnicate"), ended);
 	ctl_event(rig->r->ctl, json_pack("{ss}", "event", "unheard"));
-	assert_string_equal(ask(rig, "events"), "{\"ok\":{}}\n");
+	assert_non_null(strstr(ask(rig, "events"), "{\"ok\":{\"event\":\"ft-state\""));
 	ctl_event(rig->r->ctl, json_pack("{ss}", "event", "written"));
-	assert_string_equal(hear(rig), "{\"event\":\"written\"}\n");
+	assert_non_null(strstr(hear(rig), "{\"event\":\"written\",\"time\":\""));
+}
+
+/* Whoever follows knows the state without asking, and misses no change after it. */
+static void events_begin_with_the_state(void **state)
+{
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+	json_t *reply, *ok;
+
+	r->role = ROLE_PRIMARY;
+	r->ft.life = FT_HERE;
+	r->ft.cover = FT_DEGRADED;
+	r->ft.generation = 7;
+	strcpy(r->ft.note, "the peer is gone");
+	reply = json_loads(ask(rig, "events"), 0, NULL);
+	ok = json_object_get(reply, "ok");
+	assert_string_equal(json_string_value(json_object_get(ok, "event")), "ft-state");
+	assert_null(json_object_get(ok, "old"));
+	assert_string_equal(json_string_value(json_object_get(ok, "new")), "DEGRADED");
+	assert_string_equal(json_string_value(json_object_get(ok, "role")), "primary");
+	assert_string_equal(json_string_value(json_object_get(ok, "note")), "the peer is gone");
+	assert_int_equal(json_integer_value(json_object_get(ok, "generation")), 7);
+	assert_int_equal(strlen(json_string_value(json_object_get(ok, "time"))), 27);
+	json_decref(reply);
+	r->ft.cover = FT_SYNCING;
+	ctl_event(r->ctl, run_state_event(r, "DEGRADED"));
+	assert_non_null(strstr(hear(rig), "{\"event\":\"ft-state\",\"old\":\"DEGRADED\",\"new\":"
+					  "\"SYNCING\",\"role\":\"primary\",\"generation\":7,"));
+	/* A note that is no text is left out; the state is told. */
+	strcpy(r->ft.note, "\xff");
+	ctl_event(r->ctl, run_state_event(r, "DEGRADED"));
+	assert_non_null(strstr(hear(rig), "\"generation\":7,\"time\":\""));
 }
 
 /* It would answer that it is done, and the VM would stand. */
@@ -470,6 +503,7 @@ int main(int argc, char **argv)
 		T(vm_serves_what_the_table_says),
 		T(each_is_served_by_its_own),
 		T(ended_vm_shows_status_and_events),
+		T(events_begin_with_the_state),
 		T(resume_is_not_for_the_arbiters_silence),
 		T(snapshot_or_migration),
 		T(memory_is_missing),

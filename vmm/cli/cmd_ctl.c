@@ -246,10 +246,13 @@ int cmd_events(const struct command_words *w)
 		return cmd_fail(&e);
 	ok = ctl_client_call(c, json_pack("{ss}", "cmd", "events"), CTL_SHORT_MS, &e);
 	r = ok ? 0 : -EPROTO;
+	if (ok)
+		cmd_print_json(ok);
 	json_decref(ok);
-	while (!r && !(r = ctl_client_line(c, -1, &line, &e)) && line)
-		if (puts(line) == EOF || fflush(stdout) == EOF)
-			break; /* whoever read our output has left */
+	/* Until whoever read our output has left. */
+	while (!r && !fflush(stdout) && !ferror(stdout) &&
+	       !(r = ctl_client_line(c, -1, &line, &e)) && line)
+		puts(line);
 	ctl_client_close(c);
 	return r ? cmd_fail(&e) : EXIT_DONE;
 }

@@ -20,9 +20,7 @@ static void state_changed(void *arg, const char *from, const char *to)
 {
 	struct run *r = arg;
 
-	ctl_event(r->ctl,
-		  json_pack("{s:s, s:s, s:s, s:I, s:s}", "event", "ft-state", "old", from, "new",
-			    to, "generation", (json_int_t)r->ft.generation, "note", r->ft.note));
+	ctl_event(r->ctl, run_state_event(r, from));
 }
 
 static int typed(void *arg, const void *bytes, unsigned len)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vmm/cli/ctl_sock.h"
@@ -454,8 +455,22 @@ void ctl_answer(struct ctl_later *l, json_t *ok, const struct err *e)
 		repoll(c);
 }
 
+void ctl_stamp(json_t *event)
+{
+	char day[32], text[64];
+	struct timespec now;
+	struct tm utc;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &utc);
+	strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &utc);
+	snprintf(text, sizeof(text), "%s.%06ldZ", day, now.tv_nsec / 1000);
+	json_object_set_new(event, "time", json_string(text));
+}
+
 void ctl_event(struct ctl *ctl, json_t *event)
 {
+	ctl_stamp(event);
 	for (int i = 0; ctl && i < CLIENTS_MAX; i++)
 		if (ctl->clients[i].fd >= 0 && ctl->clients[i].wants_events &&
 		    !ctl->clients[i].closing)

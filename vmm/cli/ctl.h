@@ -1,8 +1,8 @@
 /*
  * The control socket: $XDG_RUNTIME_DIR/ftvmm/NAME.sock, or /run/ftvmm/NAME.sock for root; JSON
  * lines. Request {"id":1,"cmd":"status",...} -> {"id":1,"ok":{...}} or {"id":1,"error":"..."}; a
- * client that follows also gets {"event":...} lines. Limits: 64 KiB a line, depth 8, 16 clients,
- * 0600, same uid or root. Owner: the loop thread; never blocks on a client.
+ * client that follows also gets {"event":...,"time":...} lines. Limits: 64 KiB a line, depth 8, 16
+ * clients, 0600, same uid or root. Owner: the loop thread; never blocks on a client.
  */
 #ifndef VMM_CTL_H
 #define VMM_CTL_H
@@ -43,7 +43,12 @@ struct ctl_later {
 void ctl_later(struct ctl *c, struct ctl_later *l);
 /* ok (stolen), or NULL with e. Nothing when the client has left. */
 void ctl_answer(struct ctl_later *l, json_t *ok, const struct err *e);
-/* Send an event to all who follow; steals the reference. A client that does not read is dropped. */
+/*
+ * Send an event to all who follow, with the time; steals the reference. A client that does not read
+ * is dropped.
+ */
 void ctl_event(struct ctl *c, json_t *event);
+/* Its time, which is now: UTC, as in "2026-11-01T10:00:00.000000Z". NULL is fine. */
+void ctl_stamp(json_t *event);
 
 #endif

@@ -85,5 +85,7 @@ void run_postcopy_out(json_t *ram, const struct source *s);
 
 /* run_status.c: what `ftvmm status` shows; new reference. */
 json_t *run_status(struct run *r);
+/* The event of a change from this state; NULL: how it is, for who begins to follow. */
+json_t *run_state_event(struct run *r, const char *from);
 
 #endif

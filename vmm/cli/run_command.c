@@ -13,8 +13,11 @@ json_t *serve_status(struct run *r, json_t *request, struct err *e)
 
 json_t *serve_events(struct run *r, json_t *request, struct err *e)
 {
+	json_t *now = run_state_event(r, NULL);
+
+	ctl_stamp(now);
 	ctl_follow(r->ctl);
-	return json_object();
+	return now;
 }
 
 static int pause_vm(struct run *r, bool pause, struct err *e)

@@ -108,19 +108,33 @@ static void add_vsock(json_t *o, struct vm *vm)
 				      (json_int_t)h->failed, "bad_packets", (json_int_t)s.tx_bad));
 }
 
+static const char *const role_name[] = {
+	[ROLE_PLAIN] = "plain",
+	[ROLE_PRIMARY] = "primary",
+	[ROLE_SECONDARY] = "secondary",
+};
+
+json_t *run_state_event(struct run *r, const char *from)
+{
+	json_t *o = json_pack("{s:s}", "event", "ft-state");
+
+	if (from)
+		json_object_set_new(o, "old", json_string(from));
+	json_object_set_new(o, "new", json_string(ft_word(&r->ft)));
+	json_object_set_new(o, "role", json_string(role_name[r->role]));
+	json_object_set_new(o, "generation", json_integer((json_int_t)r->ft.generation));
+	json_object_set_new(o, "note", json_string(r->ft.note));
+	return o;
+}
+
 json_t *run_status(struct run *r)
 {
-	static const char *const role[] = {
-		[ROLE_PLAIN] = "plain",
-		[ROLE_PRIMARY] = "primary",
-		[ROLE_SECONDARY] = "secondary",
-	};
 	const struct obuf *ob = &r->vm.obuf;
 	const struct sync *sync = r->primary.engine.syncs;
 	json_t *o = json_object(), *under_way;
 
 	json_object_set_new(o, "name", json_string(r->cfg.name));
-	json_object_set_new(o, "role", json_string(role[r->role]));
+	json_object_set_new(o, "role", json_string(role_name[r->role]));
 	json_object_set_new(o, "state", json_string(ft_word(&r->ft)));
 	json_object_set_new(o, "cover", json_string(ft_cover_name(r->ft.cover)));
 	json_object_set_new(o, "note", json_string(r->ft.note));
