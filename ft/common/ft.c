@@ -33,6 +33,16 @@ const char *ft_word(const struct ft *ft)
 	return cover_word[ft->cover];
 }
 
+const char *ft_word_at(unsigned i)
+{
+	static const char *const all[] = {
+		"STARTING", "RUNNING",	   "UNPROTECTED", "SYNCING", "PROTECTED", "DEGRADED",
+		"PAUSED",   "TAKING-OVER", "MIGRATING",	  "FENCED",  "MIGRATED",  "STOPPED",
+	};
+
+	return i < sizeof(all) / sizeof(all[0]) ? all[i] : NULL;
+}
+
 static void changed(struct ft *ft, const char *from, const char *why)
 {
 	const char *to = ft_word(ft);

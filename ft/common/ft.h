@@ -103,6 +103,8 @@ struct ft {
 const char *ft_cover_name(enum ft_cover c);
 /* The word for all that: PROTECTED, PAUSED, ... (docs/operations.md). */
 const char *ft_word(const struct ft *ft);
+/* All words that there are, in the order of a VM's life; NULL behind the last. */
+const char *ft_word_at(unsigned i);
 /* Change it, log it, tell whoever listens. why may be NULL. */
 void ft_set(struct ft *ft, enum ft_life life, enum ft_cover cover, const char *why);
 /*

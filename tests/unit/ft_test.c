@@ -55,6 +55,27 @@ static void words(void **state)
 		}
 }
 
+/* Whoever waits for a word, or counts VMs by it, knows all of them, and no other. */
+static void all_words_are_listed(void **state)
+{
+	unsigned seen = 0, n = 0;
+
+	while (ft_word_at(n))
+		n++;
+	for (unsigned life = 0; life < 3; life++)
+		for (unsigned cover = 0; cover <= FT_MIGRATED; cover++)
+			for (unsigned stands = 0; stands <= 2 * FT_STAND_MOVE - 1; stands++) {
+				struct ft ft = {.life = life, .cover = cover, .stands = stands};
+				unsigned i = 0;
+
+				while (i < n && strcmp(ft_word_at(i), ft_word(&ft)))
+					i++;
+				assert_true(i < n);
+				seen |= 1u << i;
+			}
+	assert_int_equal(seen, (1u << n) - 1);
+}
+
 static void names_of_covers(void **state)
 {
 	assert_string_equal(ft_cover_name(FT_NONE), "NONE");
@@ -210,6 +231,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(words),
+		cmocka_unit_test(all_words_are_listed),
 		cmocka_unit_test(names_of_covers),
 		cmocka_unit_test(a_change_is_told_and_logged),
 		cmocka_unit_test(nobody_listens),

@@ -9,6 +9,7 @@
 #include "vmm/cli/cmd_migrate.h"
 #include "vmm/cli/cmd_run.h"
 #include "vmm/cli/cmd_status.h"
+#include "vmm/cli/cmd_wait.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/run_command.h"
 #include "vmm/cli/run_snapshot.h"
@@ -28,6 +29,10 @@ static const struct command commands[] = {
 	  .ask = cmd_status, .serve = serve_status, .after_end = true },
 	{ "events", "NAME", "follow the state changes of a VM",
 	  .ask = cmd_events, .serve = serve_events, .after_end = true },
+	{ "wait", "NAME STATE[,STATE...] [--timeout TIME] [--json]",
+	  "until a VM, which need not be there yet, is in one of these states",
+	  .ask = cmd_wait, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .takes_options = true,
+	  .print_options = cmd_wait_print_options },
 	{ "pause", "NAME [--json]", "stop the vCPUs", .ask = cmd_send, .serve = serve_pause },
 	{ "resume", "NAME [--json]", "let them go on", .ask = cmd_send, .serve = serve_resume },
 	{ "set", "NAME [ft=MODE] [epoch=TIME] [output-limit=SIZE] [peer=URI[,URI]] [balloon=SIZE] [--json]",

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ft/common/ft.h"
 #include "vmm/cli/command.h"
 #include "vmm/conf/config.h"
 #include "vmm/cli/ctl_sock.h"
@@ -91,6 +92,19 @@ static void offer_option(const char *before, const char *typed)
 		offer(word, (size_t)snprintf(word, sizeof(word), "--%s", t->rows[i].name), typed);
 }
 
+/* The last of the states that are typed, behind the others. */
+static void offer_states(const char *typed)
+{
+	const char *comma = strrchr(typed, ',');
+	int before = comma ? (int)(comma + 1 - typed) : 0;
+	char word[256];
+
+	for (unsigned i = 0; ft_word_at(i); i++)
+		offer(word,
+		      (size_t)snprintf(word, sizeof(word), "%.*s%s", before, typed, ft_word_at(i)),
+		      typed);
+}
+
 static void complete(int n, char **words)
 {
 	const struct command *c = command_find(words[0]);
@@ -105,6 +119,8 @@ static void complete(int n, char **words)
 		offer_option(words[n - 2], typed);
 	else if (n == 2 && c->ask && *typed != '-')
 		ctl_sock_names(offer_vm, typed, NULL);
+	else if (n == 3 && !strcmp(c->name, "wait") && *typed != '-' && strlen(typed) < 200)
+		offer_states(typed);
 	else if (*typed == '-' || !is_own(c->args, n - 2))
 		offer_words(c->args, typed);
 }
