@@ -93,11 +93,30 @@ void ft_go(struct ft *ft, struct vm *vm, enum ft_stand reason)
 	changed(ft, from, NULL);
 }
 
+uint32_t ft_pause_class_us(unsigned i)
+{
+	static const uint32_t us[FT_PAUSES - 1] = {100,	   250,	   500,	   1000,  2500,
+						   5000,   10000,  25000,  50000, 100000,
+						   250000, 500000, 1000000};
+
+	return us[i];
+}
+
+static unsigned pause_class(uint64_t us)
+{
+	unsigned i = 0;
+
+	while (i < FT_PAUSES - 1 && us > ft_pause_class_us(i))
+		i++;
+	return i;
+}
+
 void ft_note_epoch(struct ft *ft, uint64_t pause_ns, uint64_t pages)
 {
 	struct ft_stats *s = &ft->stats;
 
 	s->pause_us[s->nsamples % FT_SAMPLES] = pause_ns / 1000;
+	s->pauses[pause_class(pause_ns / 1000)]++;
 	s->npages[s->nsamples % FT_SAMPLES] = pages;
 	s->ack_us[s->nsamples % FT_SAMPLES] = 0;
 	s->nsamples++;

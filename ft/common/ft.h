@@ -55,6 +55,7 @@ enum ft_stand {
 };
 
 #define FT_SAMPLES 4096
+#define FT_PAUSES  14 /* classes of pauses by their length; the last one is of all above */
 
 /* What the VM stands for in a seal, nanoseconds. */
 struct ft_parts {
@@ -70,8 +71,10 @@ struct ft_stats {
 	uint64_t pages, hot_pages; /* sent in epochs; of these by comparison, not by fault */
 	uint64_t page_bytes;	   /* on the wire for them */
 	uint64_t last_pages;
-	struct ft_parts parts; /* in all epochs */
-	uint64_t throttled;    /* seals that had to wait for staging memory */
+	struct ft_parts parts;	    /* in all epochs */
+	uint64_t pauses[FT_PAUSES]; /* how many of each class; see ft_pause_class_us() */
+	uint64_t unequal;	    /* epochs after which --verify found a difference, here */
+	uint64_t throttled;	    /* seals that had to wait for staging memory */
 	uint64_t nsamples;
 	uint32_t pause_us[FT_SAMPLES];
 	uint32_t ack_us[FT_SAMPLES]; /* seal to ack */
@@ -115,6 +118,8 @@ int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why
 /* The reason is gone; the VM goes on when there is no other one. */
 void ft_go(struct ft *ft, struct vm *vm, enum ft_stand reason);
 void ft_note_epoch(struct ft *ft, uint64_t pause_ns, uint64_t pages);
+/* The longest pause of a class but the last. */
+uint32_t ft_pause_class_us(unsigned i);
 uint64_t ft_last_pause_ns(const struct ft *ft); /* of the last epoch, to the microsecond */
 /* Percentile (0..100) of the samples held; 0 when there are none. */
 uint32_t ft_percentile(const uint32_t *samples, uint64_t n, unsigned pct);

@@ -228,6 +228,7 @@ void secondary_unequal(void *arg)
 	struct secondary *s = arg;
 
 	log_error("%s", s->why);
+	s->ft->stats.unequal++;
 	if (secondary_has_link(s))
 		secondary_reply(s, FRAME_REFUSE, 0, s->why);
 	secondary_listen_again(s, s->why);

@@ -264,6 +264,63 @@ static void events_begin_with_the_state(void **state)
 	assert_non_null(strstr(hear(rig), "\"generation\":7,\"time\":\""));
 }
 
+static json_int_t status_number(json_t *reply, const char *key)
+{
+	json_t *value = json_object_get(json_object_get(reply, "ok"), key);
+
+	return json_is_boolean(value) ? json_is_true(value) : json_integer_value(value);
+}
+
+/* What the other side, and the images here, do not have yet. */
+static void status_says_what_is_behind(void **state)
+{
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+	json_t *reply = json_loads(ask(rig, "status"), 0, NULL);
+
+	assert_int_equal(status_number(reply, "unacked_us"), 0);
+	assert_int_equal(status_number(reply, "images_behind"), 0);
+	assert_int_equal(status_number(reply, "images_failed"), 0);
+	assert_null(json_object_get(json_object_get(reply, "ok"), "holder"));
+	json_decref(reply);
+	r->primary.engine.in_flight = 9;
+	r->primary.engine.sealed_ns = loop_now_ns() - 5000000;
+	r->primary.engine.disklog.bytes = 4096;
+	r->ft.images_behind = true;
+	r->secondary.disks.queue.bytes = 8192;
+	r->secondary.disks.error = -5;
+	r->ft.stats.unequal = 2;
+	reply = json_loads(ask(rig, "status"), 0, NULL);
+	assert_in_range(status_number(reply, "unacked_us"), 5000, 60000000);
+	assert_int_equal(status_number(reply, "disklog_bytes"), 4096);
+	assert_int_equal(status_number(reply, "images_behind"), 1);
+	assert_int_equal(status_number(reply, "images_behind_bytes"), 8192);
+	assert_int_equal(status_number(reply, "images_failed"), 1);
+	assert_int_equal(status_number(reply, "verify_failures_total"), 2);
+	json_decref(reply);
+}
+
+/* As it was when this side asked last. */
+static void status_names_the_holder(void **state)
+{
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+	char uri[100];
+	uint64_t generation;
+	json_t *reply;
+
+	snprintf(uri, sizeof(uri), "file:%s/record", rig->dir);
+	assert_int_equal(arbiter_open(&r->ft.arbiter, NULL, uri, "vm-1", "host-a pid 7", NULL), 0);
+	assert_null(strstr(ask(rig, "status"), "\"holder\""));
+	assert_int_equal(arbiter_claim(r->ft.arbiter, 0, ARBITER_START, &generation, NULL), 0);
+	reply = json_loads(ask(rig, "status"), 0, NULL);
+	assert_string_equal(
+		json_string_value(json_object_get(json_object_get(reply, "ok"), "holder")),
+		"host-a pid 7");
+	json_decref(reply);
+	arbiter_close(r->ft.arbiter);
+}
+
 /* It would answer that it is done, and the VM would stand. */
 static void resume_is_not_for_the_arbiters_silence(void **state)
 {
@@ -507,6 +564,8 @@ int main(int argc, char **argv)
 		T(each_is_served_by_its_own),
 		T(ended_vm_shows_status_and_events),
 		T(events_begin_with_the_state),
+		T(status_says_what_is_behind),
+		T(status_names_the_holder),
 		T(resume_is_not_for_the_arbiters_silence),
 		T(snapshot_or_migration),
 		T(memory_is_missing),

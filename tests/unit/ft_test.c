@@ -183,6 +183,7 @@ static void a_vm_that_does_not_stop(void **state)
 
 static void epochs_are_counted(void **state)
 {
+	static const unsigned classes[FT_PAUSES] = {101, 150, 250, 500, 1500, 1597};
 	static struct ft ft;
 	struct ft_stats *s = &ft.stats;
 
@@ -200,6 +201,11 @@ static void epochs_are_counted(void **state)
 	assert_int_equal(s->pause_us[2], 2);
 	assert_int_equal(s->npages[1], FT_SAMPLES + 1);
 	assert_int_equal(s->npages[2], 2);
+	for (unsigned i = 0; i < FT_PAUSES; i++)
+		assert_int_equal(s->pauses[i], classes[i]);
+	ft_note_epoch(&ft, 1000001000, 0);
+	assert_int_equal(s->pauses[FT_PAUSES - 2], 0);
+	assert_int_equal(s->pauses[FT_PAUSES - 1], 1);
 }
 
 static void percentiles(void **state)

@@ -56,7 +56,7 @@ static json_t *serve(void *arg, const char *cmd, json_t *request, struct err *e)
 		json_t *from = json_incref(json_object_get(vm->status, "state"));
 
 		json_object_set(vm->status, "state", to);
-		ctl_event(vm->ctl, json_pack("{ss}", "event", "migration"));
+		ctl_event(vm->ctl, json_pack("{ssss}", "event", "other", "new", "PROTECTED"));
 		ctl_event(vm->ctl, state_event(vm, json_string_value(from)));
 		json_decref(from);
 		return json_object();

@@ -291,6 +291,7 @@ static void check_unequal(const char *why)
 	assert_word("STARTING");
 	assert_string_equal(lab.ft.note, why);
 	assert_true(logged(why));
+	assert_int_equal(lab.ft.stats.unequal, 1); /* still, for whoever looks later */
 	assert_int_equal(fake_vm.destroyed, 1);
 	assert_int_equal(lab.arbiter.asked, 1);
 }

@@ -24,6 +24,19 @@ static uint64_t get(const uint64_t *count)
 	return __atomic_load_n(count, __ATOMIC_RELAXED);
 }
 
+/* How many pauses were no longer than `le_us`, but longer than the one before; the last: longer. */
+static json_t *pause_classes(const struct run *r)
+{
+	json_t *le = json_array(), *pauses = json_array();
+
+	for (unsigned i = 0; i < FT_PAUSES; i++) {
+		if (i < FT_PAUSES - 1)
+			json_array_append_new(le, json_integer(ft_pause_class_us(i)));
+		json_array_append_new(pauses, json_integer((json_int_t)r->ft.stats.pauses[i]));
+	}
+	return json_pack("{s:o, s:o}", "le_us", le, "pauses", pauses);
+}
+
 /* Of all epochs: what the VM stood for. */
 static void add_seals(json_t *o, struct run *r)
 {
@@ -35,6 +48,7 @@ static void add_seals(json_t *o, struct run *r)
 				      "bitmap", (json_int_t)(p->bitmap / 1000), "copy",
 				      (json_int_t)(p->copy / 1000), "state",
 				      (json_int_t)(p->state / 1000)));
+	json_object_set_new(o, "pause_classes", pause_classes(r));
 	json_object_set_new(o, "staging_pages", json_integer(c->nbufs));
 	json_object_set_new(o, "staging_used_pages", json_integer(capture_used(c)));
 }
@@ -67,6 +81,25 @@ static void add_epochs(json_t *o, struct run *r)
 	json_object_set_new(
 		o, "first_entry_mono_ns",
 		json_integer(__atomic_load_n(&r->vm.run.first_entry_ns, __ATOMIC_RELAXED)));
+}
+
+/* What the other side, or an image here, does not have yet. */
+static void add_behind(json_t *o, struct run *r)
+{
+	const struct engine *g = &r->primary.engine;
+	const struct arbiter_record *last = r->ft.arbiter ? arbiter_last(r->ft.arbiter) : NULL;
+	uint64_t waits_ns = g->in_flight ? loop_now_ns() - g->sealed_ns : 0;
+
+	if (last && *last->holder)
+		json_object_set_new(o, "holder", json_string(last->holder));
+	json_object_set_new(o, "unacked_us", json_integer((json_int_t)(waits_ns / 1000)));
+	json_object_set_new(o, "disklog_bytes", json_integer((json_int_t)g->disklog.bytes));
+	json_object_set_new(o, "images_behind", json_boolean(r->ft.images_behind));
+	json_object_set_new(o, "images_behind_bytes",
+			    json_integer((json_int_t)r->secondary.disks.queue.bytes));
+	json_object_set_new(o, "images_failed", json_boolean(r->secondary.disks.error != 0));
+	json_object_set_new(o, "verify_failures_total",
+			    json_integer((json_int_t)r->ft.stats.unequal));
 }
 
 /* How long events waited because of what else the loop did, since the start. */
@@ -146,6 +179,7 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "paused", json_boolean((r->ft.stands & FT_STAND_USER) != 0));
 	json_object_set_new(o, "pid", json_integer(getpid()));
 	add_epochs(o, r);
+	add_behind(o, r);
 	if ((under_way = run_snapshot_status(r)))
 		json_object_set_new(o, "snapshot", under_way);
 	if ((under_way = run_lazy_status(r)))
