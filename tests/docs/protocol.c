@@ -1,7 +1,7 @@
 /*
  * The tables of the protocols as docs/protocol.md and docs/migration.md have them, from the tables
- * that the program runs: "protocol primary", "move", "secondary", "source" or
- * "dest".
+ * that the program runs: "protocol primary", "move", "secondary", "source" or "dest"; and that of
+ * docs/monitoring.md, "metrics".
  */
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +9,7 @@
 #include "ft/role/primary.h"
 #include "ft/role/secondary.h"
 #include "postcopy/phases.h"
+#include "vmm/cli/metrics.h"
 
 /* Rows one after the other that differ in their states only are one line. */
 static int same_line(const struct fsm_row *a, const struct fsm_row *b)
@@ -61,14 +62,33 @@ static const struct table {
 	{"dest", &dest_desc, dest_states},
 };
 
+static int print_metrics(void)
+{
+	const struct metric *m;
+	char name[100];
+
+	printf("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n");
+	for (unsigned i = 0; (m = metrics_at(i)); i++) {
+		metrics_sample_name(m, name, sizeof(name));
+		printf("| %s | %s | vm%s%s", name, metrics_type(m->type), m->label ? ", " : "",
+		       m->label ? m->label : "");
+		for (unsigned v = 0; v < METRICS_VALUES && m->values[v].label; v++)
+			printf("%s%s", v ? ", " : ": ", m->values[v].label);
+		printf(" | %s |\n", m->help);
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc == 2 && !strcmp(argv[1], "metrics"))
+		return print_metrics();
 	for (size_t i = 0; argc == 2 && i < sizeof(tables) / sizeof(tables[0]); i++)
 		if (!strcmp(argv[1], tables[i].name)) {
 			print_states(tables[i].desc, tables[i].states);
 			print_rows(tables[i].desc);
 			return 0;
 		}
-	fprintf(stderr, "usage: protocol primary|move|secondary|source|dest\n");
+	fprintf(stderr, "usage: protocol primary|move|secondary|source|dest|metrics\n");
 	return 1;
 }

@@ -1,15 +1,12 @@
 #include "vmm/cli/cmd_status.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "vmm/cli/cmd_ctl.h"
 #include "vmm/cli/ctl_client.h"
-#include "vmm/cli/ctl_sock.h"
-
-#define VMS_MAX 256
+#include "vmm/cli/vms.h"
 
 static int state_exit(json_t *status)
 {
@@ -92,47 +89,22 @@ static void print_table(json_t *const *status, int n)
 	free(cells);
 }
 
-struct vms {
-	json_t *status[VMS_MAX];
-	int n;
-};
-
-/* A socket that nobody serves disappears. */
-static void look_at(void *arg, const char *name)
-{
-	struct vms *all = arg;
-	struct err e = {0};
-	json_t *one;
-
-	if (all->n == VMS_MAX)
-		return;
-	one = ctl_call(name, json_pack("{ss}", "cmd", "status"), CTL_SHORT_MS, &e);
-	if (!one && e.code != -ENOENT)
-		one = json_pack("{ssss}", "name", name, "error", e.msg);
-	if (one)
-		all->status[all->n++] = one;
-}
-
 static void show(const struct vms *all, bool as_json)
 {
-	json_t *array;
-	char dir[192] = "";
+	json_t *array = as_json ? json_array() : NULL;
+	json_t *status[VMS_MAX] = {0};
 
-	if (as_json) {
-		array = json_array();
-		for (int i = 0; i < all->n; i++)
-			json_array_append(array, all->status[i]);
-		cmd_print_json(array);
-		json_decref(array);
-	} else if (all->n) {
-		print_table(all->status, all->n);
-	} else {
-		ctl_sock_dir(dir, sizeof(dir), NULL);
-		fprintf(stderr,
-			"ftvmm: no VM runs here: none has its socket in '%s' (XDG_RUNTIME_DIR as "
-			"where it was started?)\n",
-			dir);
+	for (int i = 0; i < all->n; i++) {
+		status[i] = all->list[i].status;
+		json_array_append(array, status[i]);
 	}
+	if (as_json)
+		cmd_print_json(array);
+	else if (all->n)
+		print_table(status, all->n);
+	else
+		vms_say_none();
+	json_decref(array);
 }
 
 static int show_all(const struct command_words *w)
@@ -141,15 +113,15 @@ static int show_all(const struct command_words *w)
 	struct err e = {0};
 	int code = EXIT_DONE;
 
-	if (ctl_sock_names(look_at, &all, &e))
+	if (vms_ask(&all, CTL_SHORT_MS, &e))
 		return cmd_fail(&e);
 	show(&all, w->json);
 	for (int i = 0; i < all.n; i++) {
-		int one = state_exit(all.status[i]);
+		int one = state_exit(all.list[i].status);
 
 		code = one > code ? one : code;
-		json_decref(all.status[i]);
 	}
+	vms_free(&all);
 	return code;
 }
 

@@ -6,6 +6,7 @@
 
 #include "vmm/cli/cmd_ctl.h"
 #include "vmm/cli/cmd_key.h"
+#include "vmm/cli/cmd_metrics.h"
 #include "vmm/cli/cmd_migrate.h"
 #include "vmm/cli/cmd_run.h"
 #include "vmm/cli/cmd_status.h"
@@ -33,6 +34,8 @@ static const struct command commands[] = {
 	  "until a VM, which need not be there yet, is in one of these states",
 	  .ask = cmd_wait, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .takes_options = true,
 	  .print_options = cmd_wait_print_options },
+	{ "metrics", "[NAME]", "numbers of one VM, or all, as OpenMetrics text",
+	  .ask = cmd_metrics },
 	{ "pause", "NAME [--json]", "stop the vCPUs", .ask = cmd_send, .serve = serve_pause },
 	{ "resume", "NAME [--json]", "let them go on", .ask = cmd_send, .serve = serve_resume },
 	{ "set", "NAME [ft=MODE] [epoch=TIME] [output-limit=SIZE] [peer=URI[,URI]] [balloon=SIZE] [--json]",
