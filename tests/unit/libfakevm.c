@@ -61,6 +61,15 @@ static json_t *serve(void *arg, const char *cmd, json_t *request, struct err *e)
 		json_decref(from);
 		return json_object();
 	}
+	if (!strcmp(cmd, "grow")) {
+		const char *key = json_string_value(json_object_get(request, "key"));
+
+		json_object_set_new(
+			vm->status, key,
+			json_integer(json_integer_value(json_object_get(vm->status, key)) +
+				     json_integer_value(json_object_get(request, "n"))));
+		return json_object();
+	}
 	vm->asked++;
 	if (!vm->status) {
 		vm->silent.client = NULL;
@@ -126,6 +135,11 @@ void fakevm_stop(struct fakevm *vm)
 void fakevm_become(struct fakevm *vm, const char *state)
 {
 	call(vm, json_pack("{ssss}", "cmd", "become", "state", state));
+}
+
+void fakevm_grow(struct fakevm *vm, const char *key, int n)
+{
+	call(vm, json_pack("{ssss si}", "cmd", "grow", "key", key, "n", n));
 }
 
 void fakevm_await_follower(struct fakevm *vm)

@@ -29,6 +29,8 @@ int fakevm_teardown(void **state); /* *state as fakevm_setup() left it */
 void fakevm_start(struct fakevm *vm, const char *name, const char *status);
 void fakevm_stop(struct fakevm *vm);
 void fakevm_become(struct fakevm *vm, const char *state);
+/* Add to a number of its status. */
+void fakevm_grow(struct fakevm *vm, const char *key, int n);
 void fakevm_await_follower(struct fakevm *vm); /* 20 s at most */
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "vmm/cli/cmd_ctl.h"
 #include "vmm/cli/ctl_client.h"
+#include "vmm/cli/table.h"
 #include "vmm/cli/vms.h"
 
 static int state_exit(json_t *status)
@@ -29,23 +30,6 @@ static int state_exit(json_t *status)
 	return EXIT_UNPROTECTED;
 }
 
-/* One cell: strings and numbers as they are, anything else a dash. */
-static void cell_text(json_t *value, char *ret, size_t cap)
-{
-	const char *s = json_string_value(value);
-
-	if (s && *s)
-		snprintf(ret, cap, "%s", s);
-	else if (json_is_integer(value))
-		snprintf(ret, cap, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
-	else
-		snprintf(ret, cap, "-");
-	/* Names come from another process: nothing that moves the cursor. */
-	for (char *p = ret; *p; p++)
-		if ((unsigned char)*p < ' ' || *p == 0x7f)
-			*p = '?';
-}
-
 static void pause_text(json_t *status, char *ret, size_t cap)
 {
 	json_t *p99 = json_object_get(json_object_get(status, "pause_us"), "p99");
@@ -64,29 +48,23 @@ static void print_table(json_t *const *status, int n)
 	static const char *const key[COLUMNS] = {"name", "role",	 "state",
 						 "mode", "peer",	 "epoch",
 						 NULL,	 "held_packets", "generation"};
-	char(*cells)[COLUMNS][64] = calloc(n + 1, sizeof(*cells));
-	size_t width[COLUMNS] = {0};
+	table_row *rows = calloc((size_t)n + 1, sizeof(*rows));
 
-	if (!cells)
-		return;
-	for (int row = 0; row <= n; row++)
+	for (int row = 0; rows && row <= n; row++)
 		for (int i = 0; i < COLUMNS; i++) {
-			char *cell = cells[row][i];
+			char *cell = rows[row][i];
 
 			if (!row)
-				snprintf(cell, 64, "%s", head[i]);
+				snprintf(cell, TABLE_CELL, "%s", head[i]);
 			else if (!key[i])
-				pause_text(status[row - 1], cell, 64);
+				pause_text(status[row - 1], cell, TABLE_CELL);
 			else
-				cell_text(json_object_get(status[row - 1], key[i]), cell, 64);
-			if (strlen(cell) > width[i])
-				width[i] = strlen(cell);
+				table_cell(json_object_get(status[row - 1], key[i]), cell,
+					   TABLE_CELL);
 		}
-	for (int row = 0; row <= n; row++)
-		for (int i = 0; i < COLUMNS; i++)
-			printf("%-*s%s", i < COLUMNS - 1 ? (int)width[i] : 0, cells[row][i],
-			       i < COLUMNS - 1 ? "  " : "\n");
-	free(cells);
+	if (rows)
+		table_print(rows, n + 1, COLUMNS);
+	free(rows);
 }
 
 static void show(const struct vms *all, bool as_json)

@@ -10,6 +10,7 @@
 #include "vmm/cli/cmd_migrate.h"
 #include "vmm/cli/cmd_run.h"
 #include "vmm/cli/cmd_status.h"
+#include "vmm/cli/cmd_top.h"
 #include "vmm/cli/cmd_wait.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/run_command.h"
@@ -28,6 +29,8 @@ static const struct command commands[] = {
 	  "run a VM: plain, --primary, --secondary, or --restore FILE", .main = cmd_run },
 	{ "status", "[NAME] [--json]", "show one VM, or all",
 	  .ask = cmd_status, .serve = serve_status, .after_end = true },
+	{ "top", "[NAME] [--once]", "all VMs of the host, or more of one, anew each second",
+	  .ask = cmd_top, .max_args = 1, .takes_options = true },
 	{ "events", "NAME", "follow the state changes of a VM",
 	  .ask = cmd_events, .serve = serve_events, .after_end = true },
 	{ "wait", "NAME STATE[,STATE...] [--timeout TIME] [--json]",
@@ -154,7 +157,7 @@ static int ask_vm(const struct command *c, int argc, char **argv)
 			w.json = true;
 		else if (argv[i][0] == '-' && !c->takes_options)
 			return misused(c, "unknown option ", argv[i]);
-		else if (!w.name)
+		else if (!w.name && (argv[i][0] != '-' || c->args[0] != '['))
 			w.name = argv[i];
 		else if (w.nargs < c->max_args)
 			w.args[w.nargs++] = argv[i];
