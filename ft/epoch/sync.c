@@ -181,6 +181,9 @@ int sync_init(struct sync *s, struct loop *l, struct dirty *d, struct disklog *d
 	s->disklog = dl;
 	s->other = NULL;
 	s->stop = s->may_go = false;
+	s->begun_ns = loop_now_ns();
+	s->begun_bytes = __atomic_load_n(&s->bytes, __ATOMIC_RELAXED);
+	s->begun_pages = __atomic_load_n(&s->pages, __ATOMIC_RELAXED);
 	s->switch_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->switch_fd < 0)
 		return err_sys(e, "eventfd");

@@ -32,6 +32,7 @@ struct sync {
 	bool stop;		  /* atomic: give up */
 	uint64_t bytes;		  /* atomic: sent by all syncs so far, for status */
 	uint64_t pages;		  /* atomic: of memory, pages of zeros included; likewise */
+	uint64_t begun_ns, begun_bytes, begun_pages; /* loop: when this one began, and with what */
 	/* private to sync.c */
 	struct loop *loop;
 	struct loop_op switch_op;

@@ -300,6 +300,33 @@ static void status_says_what_is_behind(void **state)
 	json_decref(reply);
 }
 
+/* Of this one: those before do not count. */
+static void status_says_how_far_a_sync_is(void **state)
+{
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+	struct sync *s = &r->primary.engine.syncs[1];
+	json_t *reply, *sync;
+
+	r->primary.engine.sync = s;
+	s->bytes = 5000;
+	s->pages = 300;
+	assert_int_equal(sync_init(s, &r->loop, NULL, NULL, NULL), 0);
+	s->bytes += 700;
+	s->pages += 20;
+	r->vm.mem.bytes = 2 << 20;
+	assert_null(strstr(ask(rig, "status"), "\"sync\":"));
+	r->ft.cover = FT_SYNCING;
+	reply = json_loads(ask(rig, "status"), 0, NULL);
+	sync = json_object_get(json_object_get(reply, "ok"), "sync");
+	assert_int_equal(json_integer_value(json_object_get(sync, "bytes")), 700);
+	assert_int_equal(json_integer_value(json_object_get(sync, "pages")), 20);
+	assert_int_equal(json_integer_value(json_object_get(sync, "memory_pages")), 512);
+	assert_in_range(json_integer_value(json_object_get(sync, "time_us")), 0, 60000000);
+	json_decref(reply);
+	sync_done(s);
+}
+
 /* As it was when this side asked last. */
 static void status_names_the_holder(void **state)
 {
@@ -565,6 +592,7 @@ int main(int argc, char **argv)
 		T(ended_vm_shows_status_and_events),
 		T(events_begin_with_the_state),
 		T(status_says_what_is_behind),
+		T(status_says_how_far_a_sync_is),
 		T(status_names_the_holder),
 		T(resume_is_not_for_the_arbiters_silence),
 		T(snapshot_or_migration),

@@ -1,4 +1,4 @@
-/* `ftvmm top`: a line for each VM of the host. */
+/* `ftvmm top`, a line for each VM of the host; what `ftvmm status` has below its table. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -93,6 +93,47 @@ static void one_that_is_silent(void **state)
 	fakevm_stop(&vm);
 }
 
+/* --- status: why, and how far ----------------------------------------------------------------- */
+
+static void below(const char *status, const char *says)
+{
+	struct fakevm vm;
+	const char *line;
+
+	fakevm_start(&vm, "web", status);
+	check("status web", EXIT_UNPROTECTED, "NAME");
+	fakevm_stop(&vm);
+	line = strchr(strchr(out, '\n') + 1, '\n');
+	assert_string_equal(line + 1, says);
+}
+
+static void status_says_why_and_how_far(void **state)
+{
+	below("{'state':'SYNCING'}", "");
+	below("{'state':'SYNCING','note':'','migration':null}", "");
+	below("{'state':'DEGRADED','note':'gone\\u001b[2J'}", "note: gone?[2J\n");
+	below("{'state':'SYNCING','sync':{'pages':0,'bytes':3145728,'time_us':9,'memory_pages':8}}",
+	      "first sync: disks, 3 MiB sent\n");
+	below("{'state':'SYNCING','note':'why','sync':{'pages':100,'bytes':4194304,"
+	      "'time_us':2000000,'memory_pages':400}}",
+	      "note: why\nfirst sync: 25 %, 2 MiB/s, about 6 s left\n");
+	/* What has changed goes again. */
+	below("{'state':'SYNCING','sync':{'pages':900,'bytes':4194304,'time_us':2000000,"
+	      "'memory_pages':400}}",
+	      "first sync: 99 %, 2 MiB/s\n");
+	below("{'state':'X','migration':{'status':'active','direction':'out','ram':{'total':"
+	      "8388608,"
+	      "'remaining':4194304,'mbps':8.388608}}}",
+	      "migration: 50 %, 1 MiB/s, about 4 s left\n");
+	below("{'state':'X','migration':{'status':'active','direction':'out','ram':{'total':"
+	      "8388608,"
+	      "'remaining':4194304,'mbps':0}}}",
+	      "migration: 50 %, 0 MiB/s\n");
+	below("{'state':'X','migration':{'status':'completed','direction':'out','ram':{'total':8,"
+	      "'remaining':0,'mbps':1}}}",
+	      "");
+}
+
 static void none_and_wrong_words(void **state)
 {
 	check("top --once", EXIT_DONE, "no VM runs here");
@@ -105,9 +146,8 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, fakevm_setup, fakevm_teardown)
 	const struct CMUnitTest tests[] = {
-		T(a_line_for_each),
-		T(more_of_one),
-		T(one_that_is_silent),
+		T(a_line_for_each),	 T(more_of_one),
+		T(one_that_is_silent),	 T(status_says_why_and_how_far),
 		T(none_and_wrong_words),
 	};
 

@@ -67,6 +67,63 @@ static void print_table(json_t *const *status, int n)
 	free(rows);
 }
 
+static double number(json_t *o, const char *key)
+{
+	return json_number_value(json_object_get(o, key));
+}
+
+static void print_progress(double done, double mib_per_s, double left_s)
+{
+	printf("%.0f %%, %.0f MiB/s", done < 0 ? 0 : done > 0.99 ? 99 : done * 100, mib_per_s);
+	if (left_s >= 0)
+		printf(", about %.0f s left", left_s);
+	putchar('\n');
+}
+
+/* Disks go before memory, and what the guest changes goes again. */
+static void print_sync(json_t *sync)
+{
+	double s = number(sync, "time_us") / 1e6, pages = number(sync, "pages"),
+	       left = number(sync, "memory_pages") - pages;
+
+	printf("first sync: ");
+	if (pages <= 0 || s <= 0)
+		printf("disks, %.0f MiB sent\n", number(sync, "bytes") / (1 << 20));
+	else
+		print_progress(pages / (pages + (left > 0 ? left : 0)),
+			       number(sync, "bytes") / (1 << 20) / s,
+			       left > 0 ? s * left / pages : -1);
+}
+
+/* Of the pass that is under way, as the bar of `ftvmm migrate`. */
+static void print_migration(json_t *o)
+{
+	const char *status = json_string_value(json_object_get(o, "status"));
+	const char *direction = json_string_value(json_object_get(o, "direction"));
+	json_t *ram = json_object_get(o, "ram");
+	double total = number(ram, "total"), left = number(ram, "remaining"),
+	       rate = number(ram, "mbps") * 1e6 / 8;
+
+	if (!status || strcmp(status, "active") || !direction || strcmp(direction, "out") ||
+	    total <= 0)
+		return;
+	printf("migration: ");
+	print_progress(1 - left / total, rate / (1 << 20), rate > 0 ? left / rate : -1);
+}
+
+/* Of one VM, below the table: why it is so, and how far it is. */
+static void print_more(json_t *status)
+{
+	char note[512];
+
+	table_cell(json_object_get(status, "note"), note, sizeof(note));
+	if (strcmp(note, "-"))
+		printf("note: %s\n", note);
+	if (json_object_get(status, "sync"))
+		print_sync(json_object_get(status, "sync"));
+	print_migration(json_object_get(status, "migration"));
+}
+
 static void show(const struct vms *all, bool as_json)
 {
 	json_t *array = as_json ? json_array() : NULL;
@@ -114,10 +171,12 @@ int cmd_status(const struct command_words *w)
 	status = ctl_call(w->name, json_pack("{ss}", "cmd", "status"), CTL_SHORT_MS, &e);
 	if (!status)
 		return cmd_fail(&e);
-	if (w->json)
+	if (w->json) {
 		cmd_print_json(status);
-	else
+	} else {
 		print_table(&status, 1);
+		print_more(status);
+	}
 	code = state_exit(status);
 	json_decref(status);
 	return code;

@@ -83,6 +83,21 @@ static void add_epochs(json_t *o, struct run *r)
 		json_integer(__atomic_load_n(&r->vm.run.first_entry_ns, __ATOMIC_RELAXED)));
 }
 
+/* How far the first sync is that is under way. */
+static void add_sync(json_t *o, struct run *r)
+{
+	const struct sync *s = r->primary.engine.sync;
+
+	if (r->ft.cover != FT_SYNCING || !s || !s->begun_ns)
+		return;
+	json_object_set_new(o, "sync",
+			    json_pack("{s:I, s:I, s:I, s:I}", "bytes",
+				      (json_int_t)(get(&s->bytes) - s->begun_bytes), "pages",
+				      (json_int_t)(get(&s->pages) - s->begun_pages), "memory_pages",
+				      (json_int_t)(r->vm.mem.bytes >> MEM_PAGE_SHIFT), "time_us",
+				      (json_int_t)((loop_now_ns() - s->begun_ns) / 1000)));
+}
+
 /* What the other side, or an image here, does not have yet. */
 static void add_behind(json_t *o, struct run *r)
 {
@@ -180,6 +195,7 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "pid", json_integer(getpid()));
 	add_epochs(o, r);
 	add_behind(o, r);
+	add_sync(o, r);
 	if ((under_way = run_snapshot_status(r)))
 		json_object_set_new(o, "snapshot", under_way);
 	if ((under_way = run_lazy_status(r)))
