@@ -185,19 +185,33 @@ void disk_alias(struct disk *alias, const struct disk *d)
 {
 	*alias = *d;
 	alias->hook = (struct disk_hook){0};
+	alias->layer = NULL;
 	alias->inflight = 0;
 	alias->held = false;
 	alias->drained = NULL;
-	alias->changes = NULL;
+	alias->ranges = NULL;
 	alias->queue = NULL;
 	alias->queue_tail = &alias->queue;
 	alias->work = (struct loop_work){.fn = go_on, .arg = alias};
 }
 
-void disk_close(struct disk *d)
+/* They never went out. */
+static void give_up_queue(struct disk *d)
 {
 	struct disk_req *r = d->queue;
 
+	d->queue = NULL;
+	d->queue_tail = &d->queue;
+	while (r) {
+		struct disk_req *next = r->next;
+
+		r->done(r, -ECANCELED);
+		r = next;
+	}
+}
+
+void disk_close(struct disk *d)
+{
 	/* The medium may be stuck: the kernel keeps the file and the owners keep the buffers. */
 	if (d->inflight)
 		log_warn("disk %s: closed with %u requests under way", d->id, d->inflight);
@@ -205,14 +219,7 @@ void disk_close(struct disk *d)
 		close(d->fd);
 	d->fd = -1;
 	loop_work_del(d->loop, &d->work);
-	d->queue = NULL;
-	d->queue_tail = &d->queue;
-	while (r) { /* held ones never went out */
-		struct disk_req *next = r->next;
-
-		r->done(r, -ECANCELED);
-		r = next;
-	}
+	give_up_queue(d);
 }
 
 int disk_resize(struct disk *d, uint64_t bytes, struct err *e)
@@ -253,27 +260,32 @@ static bool is_change(const struct disk_req *r)
 	return r->kind != DISK_READ && r->kind != DISK_FLUSH;
 }
 
-/* Does r, not checked yet, touch sectors that are being changed? */
+static bool overlap(const struct disk_req *a, const struct disk_req *b)
+{
+	return a->off >= b->off ? a->off - b->off < b->len : b->off - a->off < a->len;
+}
+
+/* Does r, not checked yet, touch sectors that are being changed, or change some in use? */
 static bool must_wait(const struct disk *d, const struct disk_req *r)
 {
 	if (r->kind == DISK_FLUSH)
 		return false;
-	for (const struct disk_req *c = d->changes; c; c = c->next) {
-		if (r->off >= c->off ? r->off - c->off < c->len : c->off - r->off < r->len)
+	for (const struct disk_req *c = d->ranges; c; c = c->next) {
+		if (c != r && (is_change(c) || is_change(r)) && overlap(r, c))
 			return true;
 	}
 	return false;
 }
 
-static void add_change(struct disk *d, struct disk_req *r)
+static void add_range(struct disk *d, struct disk_req *r)
 {
-	r->next = d->changes;
-	d->changes = r;
+	r->next = d->ranges;
+	d->ranges = r;
 }
 
-static void del_change(struct disk *d, struct disk_req *r)
+static void del_range(struct disk *d, struct disk_req *r)
 {
-	struct disk_req **at = &d->changes;
+	struct disk_req **at = &d->ranges;
 
 	while (*at && *at != r)
 		at = &(*at)->next;
@@ -303,17 +315,30 @@ static void give_back(struct disk_req *r, int res)
 	struct disk *d = r->disk;
 
 	d->inflight--;
-	del_change(d, r);
+	del_range(d, r);
 	r->done(r, res);
+	if (d->layer)
+		d->layer->ended(d->layer->arg);
 	tell_drained(d);
 	run_queue_later(d);
 }
 
-static void finish(struct disk_req *r, int res)
+void disk_end(struct disk_req *r, int res)
 {
+	if (r->canceled)
+		res = -ECANCELED;
 	if (r->kind != DISK_READ && r->disk->hook.done)
 		r->disk->hook.done(r->disk->hook.arg, r->disk, r, res);
 	give_back(r, res);
+}
+
+static void finish(struct disk_req *r, int res)
+{
+	const struct disk_layer *layer = r->disk->layer;
+
+	if (layer && !r->canceled && layer->more(layer->arg, r, res))
+		return;
+	disk_end(r, res);
 }
 
 static void on_step(struct loop_op *op, int res);
@@ -416,9 +441,15 @@ static void start(struct disk *d, struct disk_req *r)
 		VMM_BUG_ON(loop_timer_set(d->loop, &r->io, 0) < 0);
 		return;
 	}
-	if (is_change(r))
-		add_change(d, r);
-	step(r);
+	if (is_change(r) || (d->layer && r->kind == DISK_READ))
+		add_range(d, r);
+	if (!d->layer || !d->layer->begin(d->layer->arg, r))
+		step(r);
+}
+
+static bool layer_holds(struct disk *d, const struct disk_req *r)
+{
+	return d->layer && !check(d, r) && !d->layer->may(d->layer->arg, r);
 }
 
 /* What is refused anyway the hook does not see. */
@@ -434,6 +465,8 @@ static void run_queue(struct disk *d)
 	while (d->queue && !d->held && d->inflight < MAX_INFLIGHT && !must_wait(d, d->queue)) {
 		struct disk_req *r = d->queue;
 
+		if (layer_holds(d, r))
+			return;
 		if (hook_holds(d, r)) {
 			d->held = true;
 			return;
@@ -454,6 +487,7 @@ void disk_submit(struct disk *d, struct disk_req *r)
 {
 	r->disk = d;
 	r->next = NULL;
+	r->canceled = false;
 	*d->queue_tail = r;
 	d->queue_tail = &r->next;
 	run_queue(d);
@@ -473,4 +507,55 @@ void disk_drain(struct disk *d, void (*fn)(void *arg), void *arg)
 	d->drained = fn;
 	d->drained_arg = arg;
 	tell_drained(d);
+}
+
+void disk_cancel(struct disk *d)
+{
+	for (struct disk_req *r = d->ranges; r; r = r->next)
+		r->canceled = true;
+	give_up_queue(d);
+}
+
+static void on_end(struct loop_op *op, int res)
+{
+	struct disk_req *r = op->arg;
+
+	disk_end(r, r->res);
+}
+
+void disk_end_later(struct disk_req *r, int res)
+{
+	r->res = res;
+	r->io = (struct loop_op){.fn = on_end, .arg = r};
+	VMM_BUG_ON(loop_timer_set(r->disk->loop, &r->io, 0) < 0);
+}
+
+void disk_below(struct disk_req *r)
+{
+	r->pos = 0;
+	r->io = (struct loop_op){.fn = on_step, .arg = r};
+	step(r);
+}
+
+void disk_go_on(struct disk *d)
+{
+	run_queue_later(d);
+}
+
+void disk_enter(struct disk *d, struct disk_req *r)
+{
+	r->disk = d;
+	r->canceled = false;
+	add_range(d, r);
+}
+
+bool disk_is_alone(const struct disk *d, const struct disk_req *r)
+{
+	return !must_wait(d, r);
+}
+
+void disk_leave(struct disk *d, struct disk_req *r)
+{
+	del_range(d, r);
+	run_queue_later(d);
 }

@@ -31,6 +31,8 @@ struct disk_req {
 	struct disk_req *next;
 	uint32_t pos;
 	uint8_t how; /* enum disk_how */
+	bool canceled;
+	int res;
 };
 
 enum disk_verdict {
@@ -48,6 +50,24 @@ struct disk_hook {
 	void *arg;
 };
 
+/*
+ * Stands between the requests of one disk and its image (devices/overlay.h); aliases are below it.
+ * Loop thread. While there is one, requests that overlap, one of them a change, are under way one
+ * after the other, in the order of submit: reads too.
+ */
+struct disk_layer {
+	/* May r, which is checked, begin? If not it and all behind it wait for disk_go_on(). */
+	bool (*may)(void *arg, const struct disk_req *r);
+	/* True: the layer does it, and ends it by disk_end(), or disk_end_later() from in here.
+	 * False: the image does it. */
+	bool (*begin)(void *arg, struct disk_req *r);
+	/* The image did it. True: the layer has more to do with it, as with begin(). */
+	bool (*more)(void *arg, struct disk_req *r, int res);
+	/* One is not under way any more. */
+	void (*ended)(void *arg);
+	void *arg;
+};
+
 struct disk {
 	char id[32];
 	int fd;
@@ -55,12 +75,13 @@ struct disk {
 	bool readonly;
 	bool direct;
 	struct loop *loop;
-	struct disk_hook hook;	    /* all NULL when nobody looks */
-	unsigned inflight;	    /* requests at the kernel */
-	bool held;		    /* new requests queue up instead of going out */
-	void (*drained)(void *arg); /* see disk_drain() */
+	struct disk_hook hook;		/* all NULL when nobody looks */
+	const struct disk_layer *layer; /* or NULL */
+	unsigned inflight;		/* requests at the kernel, or the layer */
+	bool held;			/* new requests queue up instead of going out */
+	void (*drained)(void *arg);	/* see disk_drain() */
 	void *drained_arg;
-	struct disk_req *changes; /* those at the kernel that change the image */
+	struct disk_req *ranges; /* of the changes under way; with a layer, of reads, too */
 	struct disk_req *queue, **queue_tail;
 	struct loop_work work; /* a turn at the queue */
 };
@@ -83,7 +104,7 @@ int disk_lock(struct disk *d, struct err *e);
 void disk_unlock(struct disk *d);
 /* Is an image that is not locked here open for this use, or any, at another process? */
 bool disk_is_elsewhere(const struct disk *d);
-/* A second queue to the same open image, without its hook and hold. d must outlive it. */
+/* A second queue to the same open image, without its hook, layer and hold. d must outlive it. */
 void disk_alias(struct disk *alias, const struct disk *d);
 /* fd is -1 afterwards. Held requests are done with -ECANCELED; wait for those under way before. */
 void disk_close(struct disk *d);
@@ -100,7 +121,26 @@ void disk_hold(struct disk *d, bool hold);
  * if there is none. disk_hold(d, false) lets them go on, and takes the question back.
  */
 void disk_drain(struct disk *d, void (*fn)(void *arg), void *arg);
+/*
+ * What is not done yet is done with -ECANCELED: what waits in here, so that it changes nothing; the
+ * rest when the kernel or the layer gives it back.
+ */
+void disk_cancel(struct disk *d);
 const char *disk_op_name(enum disk_op op);
+
+/* For a layer. The last word on r, whose owner may reuse it at once. */
+void disk_end(struct disk_req *r, int res);
+void disk_end_later(struct disk_req *r, int res);
+/* The image does r after all. */
+void disk_below(struct disk_req *r);
+void disk_go_on(struct disk *d);
+/*
+ * r, with kind, off and len of a change, keeps requests away from its range until disk_leave().
+ * Those under way there go on: disk_is_alone() says when they have ended.
+ */
+void disk_enter(struct disk *d, struct disk_req *r);
+bool disk_is_alone(const struct disk *d, const struct disk_req *r);
+void disk_leave(struct disk *d, struct disk_req *r);
 
 /*
  * What is at the beginning of an image that is only a part of one, as a copy to it has not come to

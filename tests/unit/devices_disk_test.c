@@ -293,7 +293,7 @@ static void overlapping_changes_go_one_by_one(void **state)
 	assert_string_equal(f->log, "swswdwdwszdzsddd");
 	for (unsigned i = 0; i < 7; i++)
 		assert_int_equal(q[i].res, i == 5 ? -ERANGE : 0);
-	assert_null(f->d.changes);
+	assert_null(f->d.ranges);
 }
 
 /* More requests than go to the kernel at once: all are done. */
