@@ -48,6 +48,7 @@ WRAP_libsteps := step_reached
 WRAP_libkvm_model := kvm_ioctl kvm_log_dirty
 WRAP_liblocks := $(addprefix pthread_mutex_,init lock unlock)
 WRAP_libnomem := malloc calloc aligned_alloc mmap
+WRAP_liboverlay := loop_read loop_write loop_fdatasync open
 WRAP_libsecondary := disk_submit stage_init side_identity heart_start diskapply_flush vsock_host_listen \
 	virtio_net_ask_announce loop_run_once step_reached chan_set_options ftruncate fallocate \
 	stream_send
@@ -89,7 +90,8 @@ SIM_BUGS := release skip partial order
 BUGS := $(SIM_BUGS) claim role
 # And that a unit test must catch: which one.
 BUG_rollback := vmm/machine/mem_split ROLL_BACK replica_test
-UNIT_BUGS := rollback
+BUG_overlay := devices/overlay_map OVERLAY_LEAK overlay_test
+UNIT_BUGS := rollback overlay
 .PHONY: bugs
 bugs: $(BUGS:%=build/bug-%/ftvmm) $(UNIT_BUGS:%=build/bug-%/unit)
 define BUG_RULE
