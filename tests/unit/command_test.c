@@ -542,13 +542,14 @@ static void bash_completes_names_and_arguments(void **state)
 	assert_string_equal(bash("stop w"), "web_2 ");
 	assert_string_equal(bash("run v"), "");
 	assert_string_equal(bash("stop web_2 \"\""), "timeout= ");
-	assert_string_equal(bash("set web_2 \"\""), "ft= epoch= output-limit= balloon= ");
+	assert_string_equal(bash("set web_2 \"\""), "ft= epoch= output-limit= peer= balloon= ");
 	assert_string_equal(bash("set web_2 b"), "balloon= ");
 	assert_string_equal(bash("stop web_2 -"), "--json ");
 	assert_string_equal(bash("status -"), "--json ");
 	assert_string_equal(bash("wait web_2 S"), "STARTING SYNCING STOPPED ");
 	assert_string_equal(bash("wait web_2 FENCED,D"), "FENCED,DEGRADED ");
 	assert_string_equal(bash("wait web_2 -"), "--timeout --json ");
+	assert_string_equal(bash("wait web_2 FENCED \"\""), "");
 	/* A file's name belongs here. */
 	assert_string_equal(bash("snapshot web_2 \"\""), "");
 	assert_string_equal(bash("snapshot web_2 x \"\""), "staging= arrived ");

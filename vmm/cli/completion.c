@@ -33,7 +33,8 @@ static void offer_vm(void *typed, const char *name)
 
 /*
  * The words of a usage text, each up to what the user is to replace, which is in capitals. Flags
- * only once a dash is typed: they may stand where a file does.
+ * only once a dash is typed: they may stand where a file does. What follows a comma is more of the
+ * same.
  */
 static void offer_words(const char *text, const char *typed)
 {
@@ -42,7 +43,7 @@ static void offer_words(const char *text, const char *typed)
 	while (*(text += strspn(text, between))) {
 		size_t whole = strcspn(text, between), len = strcspn(text, capitals);
 
-		if (*text != '-' || *typed == '-')
+		if (*text != ',' && (*text != '-' || *typed == '-'))
 			offer(text, len < whole ? len : whole, typed);
 		text += whole;
 	}
