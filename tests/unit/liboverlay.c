@@ -24,6 +24,8 @@ struct parked {
 	uint32_t len;
 	uint64_t off;
 	bool write;
+	bool early; /* what it reads is read, and not told of */
+	int res;
 };
 
 static struct parked parked[PARKED_MAX];
@@ -56,6 +58,9 @@ static bool park(struct parked p)
 {
 	if (!rig || ov_parked == PARKED_MAX || ov_random(rig, 1000) >= ov_park)
 		return false;
+	p.early = !p.write && ov_random(rig, 2);
+	if (p.early)
+		p.res = (int)pread(p.fd, p.buf, p.len, (off_t)p.off);
 	parked[ov_parked++] = p;
 	return true;
 }
@@ -79,7 +84,7 @@ int __wrap_loop_read(struct loop *l, struct loop_op *op, int fd, void *buf, uint
 	/* A part of it, now and then. */
 	if (rig && len > OV_SECTOR && ov_park && !ov_random(rig, 20))
 		len = OV_SECTOR * (1 + (uint32_t)ov_random(rig, len / OV_SECTOR - 1));
-	if (park((struct parked){l, op, fd, buf, len, off, false}))
+	if (park((struct parked){l, op, fd, buf, len, off, .write = false}))
 		return 0;
 	return __real_loop_read(l, op, fd, buf, len, off);
 }
@@ -93,7 +98,7 @@ int __wrap_loop_write(struct loop *l, struct loop_op *op, int fd, const void *bu
 		fd = full_fd;
 	if (rig && len > OV_SECTOR && ov_park && !ov_random(rig, 20))
 		len = OV_SECTOR * (1 + (uint32_t)ov_random(rig, len / OV_SECTOR - 1));
-	if (park((struct parked){l, op, fd, (void *)buf, len, off, true}))
+	if (park((struct parked){l, op, fd, (void *)buf, len, off, .write = true}))
 		return 0;
 	return __real_loop_write(l, op, fd, buf, len, off);
 }
@@ -109,7 +114,9 @@ static void release(unsigned i)
 	struct parked p = parked[i];
 
 	parked[i] = parked[--ov_parked];
-	if (p.write)
+	if (p.early)
+		p.op->fn(p.op, p.res);
+	else if (p.write)
 		assert_int_equal(__real_loop_write(p.l, p.op, p.fd, p.buf, p.len, p.off), 0);
 	else
 		assert_int_equal(__real_loop_read(p.l, p.op, p.fd, p.buf, p.len, p.off), 0);

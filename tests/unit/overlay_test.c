@@ -385,6 +385,24 @@ static void writes_during_a_merge(void **state)
 	ov_check_image(r, r->ref);
 }
 
+/* The image gave them what is old soon: the overlay keeps what is new until they have it. */
+static void reads_when_a_merge_comes(void **state)
+{
+	struct ov_rig *r = *state;
+
+	assert_int_equal(ov_run(r, DISK_WRITE, 0, 4096), 0);
+	ov_park = 1000;
+	for (unsigned i = 0; i < 16; i++)
+		submit(r, DISK_READ, 0, 8192);
+	ov_park = 0;
+	ov_merge(r);
+	ov_settle(r);
+	assert_int_equal(r->merges, 0);
+	ov_release_all();
+	ov_until(r, r->merges);
+	ov_check_image(r, r->ref);
+}
+
 static void an_image_that_fails(void **state)
 {
 	struct ov_rig *r = *state;
@@ -453,10 +471,12 @@ int main(void)
 		T(a_drop_while_pages_are_written),
 		T(what_the_file_is),
 		T(zeros_take_no_memory),
-		T(memory_is_kept_up_to_a_bound),
+		cmocka_unit_test_setup_teardown(memory_is_kept_up_to_a_bound, setup_no_file,
+						teardown),
 		T(an_alias_is_below),
 		T(a_flush_waits_for_the_merge),
 		T(writes_during_a_merge),
+		T(reads_when_a_merge_comes),
 		T(an_image_that_fails),
 		T(an_image_that_cannot_be_flushed),
 		T(a_merge_of_nothing),
