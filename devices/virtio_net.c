@@ -333,6 +333,7 @@ static bool receive_one(struct net *n, bool *poll, uint32_t *used)
 	if (r == 1) {
 		n->stats.rx_frames++;
 		*used |= 1u << qi;
+		netdev_given(n->nd, n->rx_buf, n->pending);
 	}
 	if (r == -ENOSPC)
 		n->stats.rx_bad++;

@@ -1,6 +1,8 @@
 /* From a netdev to its back end. */
 #include "net/netdev.h"
 
+#include <errno.h>
+
 #include "net/obuf.h"
 
 static const struct netdev_ops *ops_of(const struct netdev *nd)
@@ -29,8 +31,28 @@ void netdev_close(struct netdev *nd)
 	ops_of(nd)->close(nd);
 }
 
+void netdev_go_on(struct netdev *nd)
+{
+	if (nd->changed)
+		nd->changed(nd->changed_arg);
+}
+
+void netdev_set_tee(struct netdev *nd, const struct netdev_tee *t)
+{
+	nd->tee = t ? *t : (struct netdev_tee){0};
+	netdev_go_on(nd);
+}
+
+void netdev_given(struct netdev *nd, const void *frame, uint32_t len)
+{
+	if (nd->tee.given)
+		nd->tee.given(nd->tee.arg, nd, frame, len);
+}
+
 int netdev_recv(struct netdev *nd, void *buf, uint32_t cap)
 {
+	if (nd->tee.ready && !nd->tee.ready(nd->tee.arg))
+		return -EBUSY;
 	return ops_of(nd)->recv(nd, buf, cap);
 }
 

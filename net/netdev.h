@@ -25,7 +25,15 @@ struct netdev_ops {
 	void (*close)(struct netdev *nd);
 };
 
+/* Who is told of what the guest is given. Loop thread. */
+struct netdev_tee {
+	bool (*ready)(void *arg); /* false: no frame now; netdev_go_on() when there may be */
+	void (*given)(void *arg, struct netdev *nd, const void *frame, uint32_t len);
+	void *arg;
+};
+
 struct netdev {
+	struct netdev_tee tee; /* all NULL when nobody is */
 	void (*room)(void *arg); /* see netdev_add_sink() */
 	void *room_arg;
 	char id[32];
@@ -70,7 +78,17 @@ int netdev_set_offloads(struct netdev *nd, uint64_t guest_features);
 int netdev_link(struct netdev *nd, bool up, struct err *e);
 /* Closed or all zero but fd = -1: nothing happens. */
 void netdev_close(struct netdev *nd);
-/* One frame with its header. >= 0 bytes, -EAGAIN when nothing waits. */
+/*
+ * Have t told of every frame that the guest is given, in their order; NULL: nobody. t is copied.
+ */
+void netdev_set_tee(struct netdev *nd, const struct netdev_tee *t);
+void netdev_go_on(struct netdev *nd);
+/* The guest has it in its memory. */
+void netdev_given(struct netdev *nd, const void *frame, uint32_t len);
+/*
+ * One frame with its header. >= 0 bytes, -EAGAIN when nothing waits, -EBUSY: not now, and there is
+ * no sense in a poll.
+ */
 int netdev_recv(struct netdev *nd, void *buf, uint32_t cap);
 /* Delivers or drops (counted); never blocks. */
 void netdev_send(struct netdev *nd, const void *frame, uint32_t len);

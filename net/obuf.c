@@ -8,10 +8,11 @@
 #include "vmm/base/loop.h"
 
 struct obuf_entry {
-	struct obuf_entry *next;
+	struct obuf_entry *next, **prev; /* prev: what points at it */
 	uint64_t epoch;
 	int sink;
 	uint32_t len;
+	bool marked;
 	uint8_t data[];
 };
 
@@ -29,16 +30,23 @@ static uint64_t cost(uint32_t len)
 	return sizeof(struct obuf_entry) + len;
 }
 
+static void unlink_entry(struct obuf *ob, struct obuf_entry *en)
+{
+	*en->prev = en->next;
+	if (en->next)
+		en->next->prev = en->prev;
+	else
+		ob->tail = en->prev;
+	ob->bytes -= cost(en->len);
+	ob->sinks[en->sink].bytes -= cost(en->len);
+	ob->held--;
+}
+
 static struct obuf_entry *take_head(struct obuf *ob)
 {
 	struct obuf_entry *en = ob->head;
 
-	ob->head = en->next;
-	if (!ob->head)
-		ob->tail = &ob->head;
-	ob->bytes -= cost(en->len);
-	ob->sinks[en->sink].bytes -= cost(en->len);
-	ob->held--;
+	unlink_entry(ob, en);
 	return en;
 }
 
@@ -70,6 +78,18 @@ void obuf_on_held(struct obuf *ob, obuf_held_fn *fn, void *arg)
 	ob->on_held_arg = arg;
 }
 
+void obuf_on_kept(struct obuf *ob, obuf_kept_fn *fn, void *arg)
+{
+	ob->on_kept = fn;
+	ob->on_kept_arg = arg;
+}
+
+void obuf_divert(struct obuf *ob, obuf_divert_fn *fn, void *arg)
+{
+	ob->divert = fn;
+	ob->divert_arg = arg;
+}
+
 int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg)
 {
 	int n = (int)ob->nsinks;
@@ -97,6 +117,7 @@ static struct obuf_entry *make_entry(int sink, const struct iovec *iov, int niov
 	if (!en)
 		return NULL;
 	en->next = NULL;
+	en->marked = false;
 	en->sink = sink;
 	en->len = len;
 	p = en->data;
@@ -151,6 +172,7 @@ static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov
 	if (!en)
 		return -ENOMEM;
 	en->epoch = ob->epoch;
+	en->prev = ob->tail;
 	*ob->tail = en;
 	ob->tail = &en->next;
 	ob->bytes += cost(len);
@@ -161,7 +183,17 @@ static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov
 		if (ob->on_held)
 			ob->on_held(ob->on_held_arg);
 	}
+	if (ob->holding && ob->on_kept)
+		ob->on_kept(ob->on_kept_arg, en, sink, en->data, len);
 	return 0;
+}
+
+static int put_elsewhere(struct obuf *ob, int sink, const struct iovec *iov, int niov)
+{
+	int r = ob->divert(ob->divert_arg, sink, iov, niov);
+
+	ob->sinks[sink].starved |= r == -EAGAIN;
+	return r;
 }
 
 int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
@@ -180,6 +212,8 @@ int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
 		ob->dropped++;
 		return 0;
 	}
+	if (ob->divert)
+		return put_elsewhere(ob, sink, iov, niov);
 	if (ob->sinks[sink].full) {
 		ob->sinks[sink].starved = true;
 		return -EAGAIN;
@@ -275,6 +309,34 @@ void obuf_release(struct obuf *ob, uint64_t epoch)
 	if (epoch > ob->may)
 		ob->may = epoch;
 	obuf_continue(ob);
+}
+
+void obuf_let(struct obuf *ob, struct obuf_entry *en)
+{
+	VMM_BUG_ON(!ob->holding || en->epoch != ob->epoch);
+	if (ob->closed)
+		return;
+	let_out(ob, true); /* not ahead of what may leave, but did not get its turn yet */
+	unlink_entry(ob, en);
+	deliver(ob, en->sink, en->data, en->len);
+	free(en);
+	offer_room(ob);
+}
+
+void obuf_mark(struct obuf *ob, struct obuf_entry *en)
+{
+	en->marked = true;
+}
+
+void obuf_let_marked(struct obuf *ob)
+{
+	struct obuf_entry *en, *next;
+
+	for (en = ob->head; en; en = next) {
+		next = en->next;
+		if (en->marked && en->epoch == ob->epoch)
+			obuf_let(ob, en);
+	}
 }
 
 void obuf_pass(struct obuf *ob)

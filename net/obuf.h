@@ -25,6 +25,8 @@ typedef bool obuf_sink_fn(void *arg, const void *data, uint32_t len);
 /* There is room again after obuf_put() said -EAGAIN. */
 typedef void obuf_room_fn(void *arg);
 
+struct obuf_entry;
+
 /* The first output of the open epoch is held: somebody outside waits. Only notes it: no obuf call.
  */
 typedef void obuf_held_fn(void *arg);
@@ -32,8 +34,14 @@ typedef void obuf_held_fn(void *arg);
 /* Released output is left: call obuf_continue() soon, after other work. */
 typedef void obuf_later_fn(void *arg);
 
+/* An entry of the open epoch is held; it stays where it is until it leaves or is thrown away. */
+typedef void obuf_kept_fn(void *arg, struct obuf_entry *en, int sink, const void *data,
+			  uint32_t len);
+
+/* Takes an output elsewhere: 0, or what obuf_put() is to say. -EAGAIN: until obuf_room(). */
+typedef int obuf_divert_fn(void *arg, int sink, const struct iovec *iov, int niov);
+
 struct loop;
-struct obuf_entry;
 
 struct obuf {
 	struct {
@@ -52,6 +60,10 @@ struct obuf {
 	uint64_t told;	/* the last epoch whose first output was told */
 	obuf_held_fn *on_held;
 	void *on_held_arg;
+	obuf_kept_fn *on_kept;
+	void *on_kept_arg;
+	obuf_divert_fn *divert;
+	void *divert_arg;
 	struct loop *loop; /* whose budget a release is part of */
 	obuf_later_fn *later;
 	void *later_arg;
@@ -81,6 +93,19 @@ void obuf_set_later(struct obuf *ob, struct loop *l, obuf_later_fn *later, void 
 void obuf_continue(struct obuf *ob);
 /* NULL: nobody wants to know. */
 void obuf_on_held(struct obuf *ob, obuf_held_fn *fn, void *arg);
+/* NULL: nobody wants to know. Only notes it: no obuf call from within. */
+void obuf_on_kept(struct obuf *ob, obuf_kept_fn *fn, void *arg);
+/*
+ * The other side has produced the same as this entry, in the same epoch: it leaves, before others
+ * that were put before it. It is gone then.
+ */
+void obuf_let(struct obuf *ob, struct obuf_entry *en);
+/* It has, but this side is in doubt whether it owns the VM: the entry waits for obuf_let_marked().
+ */
+void obuf_mark(struct obuf *ob, struct obuf_entry *en);
+void obuf_let_marked(struct obuf *ob);
+/* What is put from here on goes there, and neither out nor into the buffer; NULL: as before. */
+void obuf_divert(struct obuf *ob, obuf_divert_fn *fn, void *arg);
 /* 0 delivered or held (copied), -EAGAIN over a limit, or the sink is full; -ENOMEM, -ENODEV unknown
  * sink. */
 int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov);
