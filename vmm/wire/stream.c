@@ -47,6 +47,10 @@ static const struct {
 	[FRAME_EOS] = {"eos", 64},
 	[FRAME_EOC] = {"eoc", 64},
 	[FRAME_HAVE] = {"have", 64u << 10},
+	[FRAME_MIRROR] = {"mirror", 64},
+	[FRAME_INPUT] = {"input", 128u << 10},
+	[FRAME_OUTPUT] = {"output", 128u << 10},
+	[FRAME_LOADED] = {"loaded", 64},
 };
 
 _Static_assert(sizeof(struct frame_hdr) == 40, "the wire has no padding");

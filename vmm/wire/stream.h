@@ -28,6 +28,7 @@ enum stream_link {
 	STREAM_FILE = 3,
 	STREAM_MIGRATE = 4,
 	STREAM_URGENT = 5, /* of a migration: pages that the guest waits for */
+	STREAM_MIRROR = 6, /* of a pair: what both guests are given, and what the twin puts out */
 	STREAM_LINK_MAX,
 };
 
@@ -74,6 +75,12 @@ enum frame_type {
 	FRAME_EOS,     /* no page is left to send */
 	FRAME_EOC,     /* to that: all of them have come */
 	FRAME_HAVE,    /* to an ask: it runs, and has these pages */
+
+	/* Both sides run the guest (ft/common/mirror.h). */
+	FRAME_MIRROR, /* what this connection is for */
+	FRAME_INPUT,  /* the primary's guest was given this */
+	FRAME_OUTPUT, /* the twin put this out */
+	FRAME_LOADED, /* the twin runs, from the state of this epoch on */
 	FRAME_TYPE_MAX,
 };
 
