@@ -17,7 +17,7 @@
 struct inlet_frame;
 
 struct inlet {
-	struct netdev *nd; /* NULL: not begun */
+	struct netdev *nd;	      /* NULL: not begun */
 	const struct netdev_ops *ops; /* of the back end that waits, */
 	void *back;
 	int fd;

@@ -33,7 +33,7 @@ struct netdev_tee {
 };
 
 struct netdev {
-	struct netdev_tee tee; /* all NULL when nobody is */
+	struct netdev_tee tee;	 /* all NULL when nobody is */
 	void (*room)(void *arg); /* see netdev_add_sink() */
 	void *room_arg;
 	char id[32];

@@ -181,7 +181,7 @@ static bool read_turn(struct loop_work *w)
 	}
 	if (m->loop && r < 0)
 		lose(m, r == -EBADMSG ? m->stream.why
-		      : r == -EPIPE   ? "connection closed"
+			: r == -EPIPE ? "connection closed"
 				      : strerror(-r));
 	return false;
 }

@@ -23,6 +23,12 @@
 	X(SEND_END, "send-end")                                                                    \
 	X(ACK_RECEIVED, "ack-received")                                                            \
 	X(RELEASED, "released")                                                                    \
+	X(TWIN_DIFFERS, "twin-differs")                                                            \
+	X(TWIN_LET, "twin-let")                                                                    \
+	X(TWIN_SUSPENDED, "twin-suspended")                                                        \
+	X(TWIN_ROLLED_BACK, "twin-rolled-back")                                                    \
+	X(TWIN_LOADED, "twin-loaded")                                                              \
+	X(TWIN_RUNS, "twin-runs")                                                                  \
 	X(GOODBYE, "goodbye")                                                                      \
 	X(BYE_SAID, "bye-said")                                                                    \
 	X(DONE_HEARD, "done-heard")                                                                \

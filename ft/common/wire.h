@@ -38,6 +38,18 @@ struct wire_hand_over {
 	uint64_t token; /* not 0; the record of the secondary's claim is to carry it */
 };
 
+/* FRAME_INPUT: before a frame with its virtio_net_hdr. The epoch is the one that is open there. */
+struct wire_input {
+	uint32_t device; /* by its place in the machine */
+	uint32_t pad;
+};
+
+/* FRAME_OUTPUT: before what was put out. The epoch is the one after the last that was loaded. */
+struct wire_output {
+	uint32_t sink; /* of the output buffer: both machines are built alike */
+	uint32_t pad;
+};
+
 /* FRAME_GENERATION */
 struct wire_generation {
 	uint64_t generation;
@@ -48,6 +60,7 @@ struct wire_end {
 	uint64_t pages;	   /* entries in the epoch's page frames */
 	uint64_t disk_ops; /* entries in its disk log frames */
 	uint64_t paused;   /* 1: by the user; a side that takes over keeps it so */
+	uint64_t runs;	   /* 1: the secondary's guest is to run from this state on, as a twin */
 	uint64_t ram_hash; /* with verify: XXH3 of all RAM at the seal */
 	uint64_t state_hash;
 };

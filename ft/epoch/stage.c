@@ -84,7 +84,7 @@ static int finish(struct stage *s, const struct frame *f, struct err *e)
 	if (f->length != sizeof(end))
 		return err_set(e, -EBADMSG, "epoch end of %u bytes", f->length);
 	memcpy(&end, f->data, sizeof(end));
-	if (end.paused > 1)
+	if (end.paused > 1 || end.runs > 1)
 		return err_set(e, -EBADMSG, "epoch %llu is neither paused nor not",
 			       (unsigned long long)s->epoch);
 	s->end = end;
@@ -159,6 +159,7 @@ static void commit_rest(struct stage *s)
 	diskapply_push(s->disks, &s->disklog);
 	s->committed = s->epoch;
 	s->paused = s->end.paused;
+	s->runs = s->end.runs;
 	close_epoch(s);
 	step_reached(STEP_COMMIT_END);
 }

@@ -29,6 +29,7 @@ struct stage {
 	uint64_t epoch;
 	uint64_t committed;   /* last committed epoch, 0: none */
 	uint64_t paused;      /* 1: of the committed one: its VM was paused by the user */
+	uint64_t runs;	      /* 1: likewise: the guest is to run here from it on */
 	enum stage_part part; /* which the open epoch has reached */
 	struct page_in pages;
 	struct disk_writes disklog;

@@ -1,4 +1,4 @@
-/* Who is at the door (ft/common/door.h): a primary, or its heartbeat link. */
+/* Who is at the door (ft/common/door.h): a primary, its heartbeat link, or its mirror. */
 #include <errno.h>
 
 #include "ft/role/secondary_do.h"
@@ -16,11 +16,26 @@ static bool is_heart(struct secondary *s, struct door_conn *c, const struct fram
 	       c->stream.session == s->main.session;
 }
 
+/* Not while there is one: the primary has made another only when it has lost that. */
+static bool is_mirror(struct secondary *s, struct door_conn *c, const struct frame *f)
+{
+	return c->stream.link == STREAM_MIRROR && f->type == FRAME_MIRROR && !s->fsm.depth &&
+	       s->fsm.state == SEC_STANDBY && secondary_has_link(s) && s->heart.loop &&
+	       c->stream.session == s->main.session;
+}
+
 static bool said(void *arg, struct door_conn *c, const struct frame *f)
 {
 	struct secondary *s = arg;
 	bool primary = is_primary(s, c, f);
 
+	if (is_mirror(s, c, f)) {
+		struct stream st;
+
+		door_take(c, &st);
+		twin_connect(&s->twin, s->vm, s->ft->cfg, &st);
+		return true;
+	}
 	if (!primary && !is_heart(s, c, f))
 		return false;
 	s->caller = c;

@@ -45,19 +45,36 @@ static uint64_t auto_acked(const struct policy_view *v)
 	return v->output_waits ? auto_output_held(v) : mc_acked(v);
 }
 
+/* --- colo ------------------------------------------------------------------------------------- */
+
+static uint64_t colo_acked(const struct policy_view *v)
+{
+	if (v->differs)
+		return 0;
+	return v->compared ? until(v, v->epoch_ns * POLICY_COLO) : kemari_acked(v);
+}
+
+static uint64_t colo_output_held(const struct policy_view *v)
+{
+	return v->compared ? POLICY_AS_BEFORE : 0;
+}
+
 /* --- all of them ------------------------------------------------------------------------------ */
 
 const struct ft_policy *policy_of(enum ft_mode mode)
 {
-	static const struct ft_policy mc = {"mc", mc_acked, mc_output_held, now};
-	static const struct ft_policy kemari = {"kemari", kemari_acked, now, now};
-	static const struct ft_policy adaptive = {"auto", auto_acked, auto_output_held, now};
+	static const struct ft_policy mc = {"mc", false, mc_acked, mc_output_held, now};
+	static const struct ft_policy kemari = {"kemari", false, kemari_acked, now, now};
+	static const struct ft_policy adaptive = {"auto", false, auto_acked, auto_output_held, now};
+	static const struct ft_policy colo = {"colo", true, colo_acked, colo_output_held, now};
 
 	switch (mode) {
 	case FT_MODE_KEMARI:
 		return &kemari;
 	case FT_MODE_AUTO:
 		return &adaptive;
+	case FT_MODE_COLO:
+		return &colo;
 	case FT_MODE_NONE:
 	case FT_MODE_MC:
 		break;

@@ -17,11 +17,14 @@ struct policy_view {
 	uint64_t since_seal_ns; /* since the last seal began */
 	uint64_t pause_ns;	/* how long the VM stood for that */
 	bool output_waits;	/* some of the open epoch is held */
+	bool compared;		/* and leaves when a twin has put out the same */
+	bool differs;		/* or not, before the next checkpoint */
 };
 
 /* Nanoseconds from now, or POLICY_AS_BEFORE. Asked on the loop, only when none is in flight. */
 struct ft_policy {
 	const char *name;
+	bool twin; /* the guest is to run at the secondary, too */
 	uint64_t (*acked)(const struct policy_view *v);
 	/* The first output of the open epoch is held: somebody waits for it. */
 	uint64_t (*output_held)(const struct policy_view *v);
@@ -31,9 +34,11 @@ struct ft_policy {
 
 /*
  * mc: from seal to seal, at once when late. kemari: at once when output waits, else as mc. auto: as
- * kemari, but the guest has run for POLICY_RUNS times as long as it stood.
+ * kemari, but the guest has run for POLICY_RUNS times as long as it stood. colo: with a twin, at
+ * once when outputs differ, else after POLICY_COLO epochs; without one as kemari.
  */
 #define POLICY_RUNS 9
+#define POLICY_COLO 40
 const struct ft_policy *policy_of(enum ft_mode mode); /* that of FT_MODE_NONE is mc */
 
 #endif

@@ -26,6 +26,7 @@ static const struct fsm_row rows[] = {
 	ROW(FLIGHT, ACK, STEADY, primary_acked, "release; the first one: PROTECTED"),
 	ROW(STEADY, TIMER, FLIGHT, primary_seal, "seal"),
 	ROW(STEADY, OUTPUT, STEADY, primary_output_held, "the policy may seal sooner"),
+	ROW(STEADY, DIFFER, STEADY, primary_differs, "seal now"),
 
 	ROW(CONNECTING, TIMER, CONNECTING, primary_too_late, "give the link up: 1 s"),
 	ROW(HELLO, TIMER, HELLO, primary_too_late, "give the link up: 5 s"),
@@ -364,6 +365,7 @@ int primary_start(struct primary *p, struct ft *ft, struct vm *vm, struct err *e
 	p->link = &p->links[0];
 	link_init(p->link, ft, link_news, p);
 	move_init(&p->move, p);
+	mirroring_init(&p->mirroring, p);
 	r = engine_init(&p->engine, ft, vm, engine_news, p, e);
 	if (r)
 		return r;

@@ -15,6 +15,7 @@
 #include "ft/common/ft.h"
 #include "ft/epoch/engine.h"
 #include "ft/role/link.h"
+#include "ft/role/mirroring.h"
 #include "ft/role/moving.h"
 #include "ft/role/policy.h"
 #include "vmm/vm/vm.h"
@@ -68,6 +69,7 @@
 	X(IMAGES, "the images have all")                                                           \
 	X(IMAGES_LATE, "30 s, or an image failed")                                                 \
 	X(OUTPUT, "output is held")                                                                \
+	X(DIFFER, "outputs of both sides differ, or comparing may begin")                          \
 	X(MOVE, "a new secondary lacks little, and the disks stand still")                         \
 	X(NEW_ACK, "ACK of the new secondary")                                                     \
 	X(NEW_GONE, "the new secondary is lost, not in step")                                      \
@@ -108,6 +110,7 @@ struct primary {
 	uint64_t epoch_ns;
 	uint64_t rest_until_ns;
 	uint64_t token; /* of the claim that takes the VM from here, 0 for none */
+	struct mirroring mirroring;
 	struct move move;
 	uint64_t move_token; /* of our claim for a move, which may have been made; or 0 */
 	int end_code;	     /* of the process, when the VM is over */

@@ -14,6 +14,7 @@ void primary_close(struct primary *p)
 {
 	loop_timer_del(p->ft->loop, &p->timer_op);
 	move_drop(&p->move);
+	mirroring_stop(&p->mirroring);
 	engine_stop(&p->engine); /* before its stream is gone */
 	link_close(p->link);
 	p->ft->peer[0] = 0;

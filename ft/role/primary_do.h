@@ -24,6 +24,7 @@ void primary_unsynced(void *arg);
 void primary_seal(void *arg);
 void primary_acked(void *arg);
 void primary_output_held(void *arg);
+void primary_differs(void *arg); /* from the twin, or there may be one now */
 void primary_next_seal(struct primary *p);
 void primary_resumed(struct primary *p); /* by the user */
 

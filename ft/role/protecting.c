@@ -12,8 +12,11 @@ void primary_seal(void *arg)
 	struct err e = {0};
 
 	primary_timer(p, ACK_NS);
-	if (!engine_seal(&p->engine, &e))
+	p->engine.runs = mirroring_may_run(&p->mirroring);
+	if (!engine_seal(&p->engine, &e)) {
+		lockstep_sealed(&p->mirroring.lockstep, p->engine.runs);
 		return;
+	}
 	/* The VM stays stopped: who may go on is decided by the arbiter now. */
 	log_error("%s", e.msg);
 	if (p->vm->ending.end == VM_END_HOST && primary_host_failed(p))
@@ -27,7 +30,9 @@ static void next_seal(struct primary *p, uint64_t (*due)(const struct policy_vie
 	struct policy_view v = {.epoch_ns = p->epoch_ns,
 				.since_seal_ns = loop_now_ns() - p->engine.sealed_ns,
 				.pause_ns = ft_last_pause_ns(p->ft),
-				.output_waits = obuf_waits(&p->vm->obuf)};
+				.output_waits = obuf_waits(&p->vm->obuf),
+				.compared = lockstep_compares(&p->mirroring.lockstep),
+				.differs = lockstep_wants(&p->mirroring.lockstep)};
 	uint64_t ns = due(&v);
 
 	if (ns != POLICY_AS_BEFORE)
@@ -41,7 +46,14 @@ void primary_acked(void *arg)
 	engine_acked(&p->engine);
 	if (p->ft->cover == FT_SYNCING)
 		ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
+	mirroring_look(&p->mirroring);
 	next_seal(p, p->policy->acked);
+}
+
+/* Not at once: it may have been told in the middle of an output. */
+void primary_differs(void *arg)
+{
+	primary_timer(arg, 0);
 }
 
 void primary_next_seal(struct primary *p)
@@ -59,6 +71,8 @@ void primary_output_held(void *arg)
 void primary_set_mode(struct primary *p, enum ft_mode mode)
 {
 	p->policy = policy_of(mode);
+	if (p->fsm.state == PRI_STEADY || p->fsm.state == PRI_FLIGHT)
+		mirroring_look(&p->mirroring);
 	if (p->fsm.state == PRI_STEADY || p->fsm.state == PRI_ASKED)
 		next_seal(p, p->policy->acked);
 }

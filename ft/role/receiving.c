@@ -49,7 +49,15 @@ static void take_frame(struct secondary *s, const struct frame *f)
 
 static bool is_before_takeover(const struct secondary *s)
 {
-	return s->fsm.state == SEC_SYNCING || s->fsm.state == SEC_STANDBY;
+	switch (s->fsm.state) {
+	case SEC_SYNCING:
+	case SEC_STANDBY:
+	case SEC_TWIN:
+	case SEC_TWIN_STAGES:
+		return true;
+	default:
+		return false;
+	}
 }
 
 /*
@@ -59,7 +67,8 @@ static bool is_before_takeover(const struct secondary *s)
 static bool too_much(const struct secondary *s)
 {
 	return s->disks.queue.bytes > DISK_QUEUE_HIGH && !stage_is_committing(&s->stage) &&
-	       ((s->fsm.state == SEC_STANDBY && s->stage.open) || s->fsm.state == SEC_SYNCING);
+	       ((s->fsm.state == SEC_STANDBY && s->stage.open) || s->fsm.state == SEC_SYNCING ||
+		s->fsm.state == SEC_TWIN_STAGES);
 }
 
 static void stop_reading(struct secondary *s)
@@ -79,6 +88,23 @@ static void try_first(struct secondary *s)
 		secondary_post(s, SEC_EV_READY);
 }
 
+/* The last checkpoint is in memory, and a twin has done nothing since. */
+static void at_checkpoint(struct secondary *s)
+{
+	if (s->stage.runs && twin_is_connected(&s->twin) && secondary_has_link(s) &&
+	    s->fsm.state == SEC_STANDBY)
+		secondary_post(s, SEC_EV_TWIN_DUE);
+	else
+		twin_end(&s->twin);
+}
+
+/* Committed; behind that a turn at rolling the twin back, or the rest of it. */
+static void roll_back_on(struct secondary *s, bool all)
+{
+	if (twin_roll_back(&s->twin, all))
+		at_checkpoint(s);
+}
+
 /* A turn of the commit, or the rest of it. */
 static void commit_on(struct secondary *s, bool all)
 {
@@ -90,6 +116,8 @@ static void commit_on(struct secondary *s, bool all)
 		done = stage_commit_turn(&s->stage);
 	if (done && s->fsm.state == SEC_SYNCING)
 		try_first(s);
+	else if (done)
+		roll_back_on(s, all);
 }
 
 /* One frame, or a turn of the commit that comes before it. 1: there may be more. */
@@ -101,6 +129,10 @@ static int read_one(struct secondary *s)
 	/* What comes next builds on it. */
 	if (stage_is_committing(&s->stage)) {
 		commit_on(s, false);
+		return 1;
+	}
+	if (twin_rolls_back(&s->twin)) {
+		roll_back_on(s, false);
 		return 1;
 	}
 	r = stream_recv(&s->main, &f);
@@ -134,6 +166,8 @@ void secondary_read_last(struct secondary *s)
 	for (int n = 0; n < LAST_FRAMES; n++) {
 		if (stage_is_committing(&s->stage))
 			commit_on(s, true);
+		else if (twin_rolls_back(&s->twin))
+			roll_back_on(s, true);
 		if (!secondary_read(s))
 			return;
 	}
@@ -215,12 +249,15 @@ void secondary_take_epoch(void *arg)
 {
 	struct secondary *s = arg;
 	int r = acknowledge(s, s->stage.epoch);
+	bool done = true;
 
 	if (s->verify)
 		stage_commit(&s->stage);
 	else
-		stage_commit_turn(&s->stage); /* secondary_read() goes on with it */
+		done = stage_commit_turn(&s->stage); /* secondary_read() goes on with it */
 	committed(s, r);
+	if (done)
+		roll_back_on(s, s->verify);
 }
 
 void secondary_unequal(void *arg)

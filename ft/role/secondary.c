@@ -37,6 +37,26 @@ static const struct fsm_row rows[] = {
 	ROW(STANDBY, IMAGES, STANDBY, NULL, ""),
 	ROW(STANDBY, IMAGE_FAILED, LISTEN, secondary_image_failed, "REFUSE; VM destroyed"),
 
+	ROW(STANDBY, TWIN_DUE, TWIN, twinning_run, "load, run; LOADED"),
+	ROW(TWIN, PART, TWIN_STAGES, twinning_suspend, "the guest stands; stage it"),
+	ROW(TWIN_STAGES, PART, TWIN_STAGES, secondary_take_part, "stage it"),
+	ROW(TWIN_STAGES, WHOLE, STANDBY, secondary_take_epoch, "ACK, commit, roll back"),
+	ROW(TWIN, IMAGES, TWIN, takeover_let_disks_go, "the guest's requests to the disks go on"),
+	ROW(TWIN_STAGES, IMAGES, TWIN_STAGES, takeover_let_disks_go, ""),
+	ROW(TWIN, IMAGE_FAILED, LISTEN, secondary_image_failed, "REFUSE; VM destroyed"),
+	ROW(TWIN_STAGES, IMAGE_FAILED, LISTEN, secondary_image_failed, "REFUSE; VM destroyed"),
+	ROW(TWIN, LOST, TWIN_CLAIM, twinning_lost, "the guest stands; TAKING-OVER; claim"),
+	ROW(TWIN_STAGES, LOST, TWIN_CLAIM, twinning_lost, "the open epoch is dropped; likewise"),
+	ROW(TWIN_CLAIM, WON, TAKEN, twinning_take_over,
+	    "network up, go on, announce; DEGRADED; a primary from here"),
+	ROW(TWIN_CLAIM, CLAIM_LOST, LISTEN, takeover_other_side, "VM destroyed; STARTING"),
+	ROW(TWIN_CLAIM, WAS_STOPPED, DRAIN_ALONE, secondary_drain,
+	    "the disk log goes to the images"),
+	ROW(TWIN_CLAIM, NO_ANSWER, TWIN_CLAIM, takeover_wait, ""),
+	ROW(TWIN_CLAIM, TIMER, TWIN_CLAIM, takeover_ask, "claim again, every 0.5 s"),
+	ROW(TWIN_CLAIM, IMAGES, TWIN_CLAIM, NULL, ""),
+	ROW(TWIN_CLAIM, IMAGE_FAILED, YIELD, yield_begin, "give back what is being claimed"),
+
 	ROW(STANDBY, BYE, DRAIN, secondary_drain, "the disk log goes to the images"),
 	ROW(DRAIN, IMAGES, LISTEN, secondary_drained, "DONE; VM destroyed; STARTING"),
 	ROW(DRAIN, IMAGE_FAILED, LISTEN, secondary_not_drained, "REFUSE; VM destroyed; STARTING"),
@@ -102,6 +122,9 @@ static const struct fsm_row rows[] = {
 	ROW(ASKED, END, OVER, NULL, ""),
 	ROW(SYNCING, END, OVER, NULL, ""),
 	ROW(STANDBY, END, OVER, NULL, ""),
+	ROW(TWIN, END, OVER, NULL, ""),
+	ROW(TWIN_STAGES, END, OVER, NULL, ""),
+	ROW(TWIN_CLAIM, END, OVER, NULL, ""),
 	ROW(DRAIN, END, OVER, NULL, ""),
 	ROW(DRAIN_ALONE, END, OVER, NULL, ""),
 	ROW(CLAIM, END, OVER, NULL, ""),
@@ -216,6 +239,10 @@ int secondary_stop(struct secondary *s)
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	if ((s->fsm.state == SEC_HELD || s->fsm.state == SEC_CONFIRM) && vm_pause(s->vm, &e))
 		log_error("%s", e.msg);
+	if (runs_here)
+		twin_leave(&s->twin);
+	else
+		twin_abandon(&s->twin);
 	if (owes_disks(s)) {
 		stage_abort(&s->stage); /* a commit that has begun is brought to its end */
 		r = drain_at_end(s);

@@ -19,6 +19,7 @@
 #include "ft/common/wire.h"
 #include "vmm/copy/diskapply.h"
 #include "ft/epoch/stage.h"
+#include "ft/role/twin.h"
 #include "vmm/vm/vm.h"
 #include "vmm/vm/vm_net.h"
 #include "vmm/wire/stream.h"
@@ -28,6 +29,9 @@
 	X(ASKED, "HELLO came: the arbiter is asked")                                               \
 	X(SYNCING, "first sync: nothing to take over with")                                        \
 	X(STANDBY, "an epoch is committed")                                                        \
+	X(TWIN, "the guest runs here, too")                                                        \
+	X(TWIN_STAGES, "it stands: an epoch comes in")                                             \
+	X(TWIN_CLAIM, "primary lost, a twin is here: the arbiter is asked")                        \
 	X(DRAIN, "stopped in order: the images take what waits")                                   \
 	X(DRAIN_ALONE, "the same, and nobody waits to hear of it")                                 \
 	X(CLAIM, "primary lost: the arbiter is asked")                                             \
@@ -48,6 +52,7 @@
 	X(HEART, "heartbeat link")                                                                 \
 	X(WHOLE, "an epoch is whole")                                                              \
 	X(READY, "this host takes the state")                                                      \
+	X(TWIN_DUE, "committed: the guest is to run here, too")                                    \
 	X(UNEQUAL, "`--verify` fails")                                                             \
 	X(TIMER, "timer")                                                                          \
 	X(WON, "claim won")                                                                        \
@@ -101,6 +106,7 @@ struct secondary {
 	bool verify;
 	struct stage stage;
 	struct diskapply disks;
+	struct twin twin;
 	int drain_error;      /* what an image failed with when it was to take the last of it */
 	bool reading_stopped; /* the images are slower than the stream */
 	struct arbiter_answer answer;

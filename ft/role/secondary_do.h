@@ -56,6 +56,14 @@ void takeover_alone(void *arg);
 void takeover_confirmed(void *arg);
 void takeover_let_disks_go(void *arg);
 void takeover_lacks(void *arg);
+/* The guest's requests wait until the disk log is in the images. */
+void takeover_hold_disks(struct secondary *s);
+
+/* ft/role/twinning.c: the guest runs here, too */
+void twinning_run(void *arg);
+void twinning_suspend(void *arg);
+void twinning_lost(void *arg);
+void twinning_take_over(void *arg);
 
 /* ft/role/yielding.c: an image failed while the VM was being claimed */
 void yield_begin(void *arg);

@@ -226,6 +226,7 @@ void primary_swapped(void *arg)
 	step_reached(STEP_MOVE_WON);
 	p->move_token = 0;
 	p->move.bytes = engine_follow_bytes(&p->engine);
+	mirroring_stop(&p->mirroring);
 	let_old_go(p);
 	take_new(p, is);
 	send_drain(p->engine.send);

@@ -17,7 +17,7 @@
 #define RETRY_NS 500000000ull
 #define GONE_NS	 5000000000ull /* the old side has answered by then, or never will */
 
-static void hold_disks(struct secondary *s)
+void takeover_hold_disks(struct secondary *s)
 {
 	s->ft->images_behind = !diskapply_idle(&s->disks);
 	for (unsigned i = 0; i < s->vm->machine.ndevs && !diskapply_idle(&s->disks); i++)
@@ -122,6 +122,7 @@ void takeover_lost(void *arg)
 	s->lost_ns = loop_now_ns();
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	stage_abort(&s->stage);
+	twin_abandon(&s->twin);
 	ft_set(s->ft, FT_ELSEWHERE, FT_TAKING_OVER, note);
 	takeover_ask(s);
 }
@@ -133,7 +134,7 @@ void takeover_load(void *arg)
 	struct err e = {0};
 
 	step_reached(STEP_TAKEOVER_LOAD);
-	hold_disks(s);
+	takeover_hold_disks(s);
 	if (vm_load(s->vm, loop_now_ns() - s->committed_ns, &e)) {
 		snprintf(s->why, sizeof(s->why), "%s", e.msg);
 		secondary_post(s, SEC_EV_NOT_LOADED);
@@ -261,12 +262,22 @@ void takeover_confirmed(void *arg)
 
 /* --- the images, behind the VM that runs here ------------------------------------------------- */
 
+/* What a twin had written, too. */
+static void merged(void *arg, int error)
+{
+	struct secondary *s = arg;
+
+	s->ft->images_behind = error != 0;
+	if (error)
+		takeover_lacks(s);
+}
+
 /* Its requests waited until the log is in the images. */
 void takeover_let_disks_go(void *arg)
 {
 	struct secondary *s = arg;
 
-	s->ft->images_behind = false;
+	s->ft->images_behind = twin_merge(&s->twin, merged, s);
 	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
 		if (s->vm->devices.disks[i].fd >= 0)
 			disk_hold(&s->vm->devices.disks[i], false);

@@ -59,7 +59,7 @@ def mode_set(lab):
     asked(lab, a)
     b.call("set", ft="auto")
     expect(b.status()["mode"] == "auto" and a.status()["mode"] == "kemari", "not each its own")
-    for wrong in ("colo", "magic", 7):
+    for wrong in ("magic", 7):
         refused(a, "set", "ft", ft=wrong)
     expect(a.status()["mode"] == "kemari", "changed by what was refused")
     load = start_load(lab)

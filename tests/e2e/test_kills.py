@@ -85,6 +85,7 @@ STOPPING = ("goodbye",)
 STOPPED_PRIMARY = ("bye-said", "done-heard")
 STOPPED_SECONDARY = ("drained", "done-said")
 HANDING_PRIMARY = ("handed", "runs-heard", "gone-said")
+TWIN = ("twin-let", "twin-differs", "twin-suspended", "twin-rolled-back", "twin-loaded", "twin-runs")  # test_colo.py
 HANDED = ("runs-said", "gone-heard")  # the other side may have left by then
 
 
@@ -92,7 +93,7 @@ HANDED = ("runs-said", "gone-heard")  # the other side may have left by then
 def kill_steps_known(lab):
     """every step of ft/common/steps.h has a place in these tests"""
     mine = (ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER + STOPPING +
-            STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED + test_migrate.STEPS + test_move.STEPS)
+            TWIN + STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED + test_migrate.STEPS + test_move.STEPS)
     expect(sorted(mine) == sorted(steps()), f"differ: {set(mine) ^ set(steps())}")
 
 

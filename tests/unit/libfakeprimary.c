@@ -241,8 +241,10 @@ void pri_state(uint64_t epoch, unsigned number)
 
 void pri_end(uint64_t epoch)
 {
-	const struct wire_end w = {
-		.pages = lab.pages, .disk_ops = lab.disk_ops, .paused = lab.paused};
+	const struct wire_end w = {.pages = lab.pages,
+				   .disk_ops = lab.disk_ops,
+				   .paused = lab.paused,
+				   .runs = lab.runs};
 
 	end_send(&lab.main, FRAME_EPOCH_END, epoch, &w, sizeof(w));
 }
@@ -280,8 +282,17 @@ void pri_generation(uint64_t generation)
 	end_send(&lab.main, FRAME_GENERATION, 0, &w, sizeof(w));
 }
 
+void pri_mirror(void)
+{
+	end_connect(&lab.mirror);
+	end_preface(&lab.mirror, STREAM_MIRROR, lab.session);
+	end_send(&lab.mirror, FRAME_MIRROR, 0, NULL, 0);
+	lab_until(mirror_is_up(&lab.sec.twin.mirror));
+}
+
 void pri_hang_up(void)
 {
+	end_close(&lab.mirror);
 	end_close(&lab.main);
 	end_close(&lab.heart);
 }

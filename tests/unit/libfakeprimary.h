@@ -59,6 +59,8 @@ void pri_epoch(uint64_t epoch);
 void pri_commit(uint64_t epoch);
 void pri_hand_over(uint64_t token);
 void pri_generation(uint64_t generation);
+/* The third connection, once there are the other two. */
+void pri_mirror(void);
 void pri_hang_up(void);
 /* What they are then, for a primary that verifies: pages only. */
 uint64_t pri_ram_hash(uint64_t n);

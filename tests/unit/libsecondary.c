@@ -55,6 +55,31 @@ int __real_stream_send(struct stream *s, enum frame_type type, uint64_t epoch,
 int __wrap_stream_send(struct stream *s, enum frame_type type, uint64_t epoch,
 		       const struct iovec *iov, int niov, uint64_t deadline_ns);
 
+int __wrap_replica_begin(struct replica *r, struct kvm *kvm, struct mem *mem, struct err *e);
+bool __wrap_replica_roll_back(struct replica *r);
+bool __wrap_replica_end(struct replica *r);
+
+int __wrap_replica_begin(struct replica *r, struct kvm *kvm, struct mem *mem, struct err *e)
+{
+	assert_ptr_equal(mem, &lab.vm.mem);
+	lab.splits++;
+	return 0;
+}
+
+bool __wrap_replica_roll_back(struct replica *r)
+{
+	assert_false(lab.vm.running);
+	lab.roll_backs++;
+	return true;
+}
+
+bool __wrap_replica_end(struct replica *r)
+{
+	assert_false(lab.vm.running);
+	lab.joins++;
+	return true;
+}
+
 static bool is_of_log(const struct disk *d)
 {
 	return d >= lab.sec.disks.disks && d < lab.sec.disks.disks + MACHINE_MAX_DEVS;
@@ -297,7 +322,7 @@ int lab_setup(void **state)
 	pri_prepare();
 	fake_vm_reset();
 	fake_vm.has_network = true;
-	lab.main.in.fd = lab.heart.in.fd = -1;
+	lab.main.in.fd = lab.heart.in.fd = lab.mirror.in.fd = -1;
 	lab.session = 77;
 	/* Far longer than any time of the secondary's own. */
 	lab.hello = (struct wire_hello){.generation = 1,
@@ -328,6 +353,7 @@ int lab_teardown(void **state)
 		lab_images_go();
 	end_close(&lab.main);
 	end_close(&lab.heart);
+	end_close(&lab.mirror);
 	secondary_stop(&lab.sec);
 	vm_destroy(&lab.vm);
 	arbiter_close(lab.ft.arbiter);
@@ -367,6 +393,7 @@ void lab_turn(void)
 {
 	end_flush(&lab.main);
 	end_flush(&lab.heart);
+	end_flush(&lab.mirror);
 	__real_loop_run_once(&lab.loop, 200000);
 	note_steps();
 	time_due();
@@ -425,6 +452,15 @@ static void reach_standby(void)
 	pri_commit(1);
 }
 
+static void reach_twin(void)
+{
+	reach_standby();
+	pri_mirror();
+	lab.runs = 1;
+	pri_commit(2);
+	await(SEC_TWIN);
+}
+
 static void reach_held(void)
 {
 	reach_standby();
@@ -448,6 +484,18 @@ void lab_reach(enum secondary_state state)
 		break;
 	case SEC_STANDBY:
 		reach_standby();
+		break;
+	case SEC_TWIN:
+		reach_twin();
+		break;
+	case SEC_TWIN_STAGES:
+		reach_twin();
+		pri_begin(3);
+		break;
+	case SEC_TWIN_CLAIM:
+		reach_twin();
+		lab_arbiter_waits();
+		pri_hang_up();
 		break;
 	case SEC_DRAIN:
 	case SEC_DRAIN_ALONE:

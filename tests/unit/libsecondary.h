@@ -45,16 +45,18 @@ struct lab {
 	/* What fails. */
 	int stage_init, side_identity, heart_start, diskapply_flush, vsock_host_listen;
 	int ftruncate_errno, fallocate_errno;
-	bool only_longer;		/* of the truncations that fail */
-	int options_set_on, options_ms; /* the last socket */
-	uint64_t reply_ns;		/* the last reply had so long */
-	unsigned asked_guests, vsocks;	/* to announce; made */
+	bool only_longer;		    /* of the truncations that fail */
+	int options_set_on, options_ms;	    /* the last socket */
+	uint64_t reply_ns;		    /* the last reply had so long */
+	unsigned asked_guests, vsocks;	    /* to announce; made */
+	unsigned splits, roll_backs, joins; /* of memory, which stays one here */
 	/* The primary: */
-	struct end main, heart;
+	struct end main, heart, mirror;
 	struct wire_hello hello; /* what it is to say */
 	uint64_t session;
 	uint64_t disk_ops, pages; /* in the open epoch */
 	uint64_t paused;	  /* 1: the user has the VM paused */
+	uint64_t runs;		  /* 1: the guest is to run at the secondary, too */
 };
 
 extern struct lab lab;

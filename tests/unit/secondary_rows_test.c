@@ -27,13 +27,15 @@
 
 /* The words that each state shows when it was reached on the shortest way. */
 static const char *const words[SEC_STATE_MAX] = {
-	[SEC_LISTEN] = "STARTING",	    [SEC_ASKED] = "STARTING",
-	[SEC_SYNCING] = "SYNCING",	    [SEC_STANDBY] = "PROTECTED",
-	[SEC_DRAIN] = "PROTECTED",	    [SEC_DRAIN_ALONE] = "PROTECTED",
-	[SEC_CLAIM] = "TAKING-OVER",	    [SEC_ACCEPT] = "TAKING-OVER",
-	[SEC_ACCEPT_ALONE] = "TAKING-OVER", [SEC_HELD] = "TAKING-OVER",
-	[SEC_CONFIRM] = "TAKING-OVER",	    [SEC_YIELD] = "TAKING-OVER",
-	[SEC_TAKEN] = "DEGRADED",	    [SEC_OVER] = "STARTING",
+	[SEC_LISTEN] = "STARTING",	  [SEC_ASKED] = "STARTING",
+	[SEC_SYNCING] = "SYNCING",	  [SEC_STANDBY] = "PROTECTED",
+	[SEC_TWIN] = "PROTECTED",	  [SEC_TWIN_STAGES] = "PROTECTED",
+	[SEC_TWIN_CLAIM] = "TAKING-OVER", [SEC_DRAIN] = "PROTECTED",
+	[SEC_DRAIN_ALONE] = "PROTECTED",  [SEC_CLAIM] = "TAKING-OVER",
+	[SEC_ACCEPT] = "TAKING-OVER",	  [SEC_ACCEPT_ALONE] = "TAKING-OVER",
+	[SEC_HELD] = "TAKING-OVER",	  [SEC_CONFIRM] = "TAKING-OVER",
+	[SEC_YIELD] = "TAKING-OVER",	  [SEC_TAKEN] = "DEGRADED",
+	[SEC_OVER] = "STARTING",
 };
 
 static void hang_up_now(void)
@@ -69,6 +71,8 @@ static void before(const struct fsm_row *row)
 	} else {
 		lab_reach(row->state);
 	}
+	if (row->event == SEC_EV_TWIN_DUE)
+		pri_mirror();
 }
 
 static void provoke(const struct fsm_row *row)
@@ -89,13 +93,27 @@ static void provoke(const struct fsm_row *row)
 	case SEC_EV_HEART:
 		pri_heart_as(&lab.heart, lab.session);
 		break;
+	case SEC_EV_TWIN_DUE:
+		lab.runs = 1;
+		pri_epoch(2);
+		break;
 	case SEC_EV_WHOLE:
+		if (row->state == SEC_TWIN_STAGES) {
+			pri_state(3, 3);
+			pri_end(3);
+			break;
+		}
+		pri_epoch(row->state == SEC_SYNCING ? 1 : 2);
+		break;
 	case SEC_EV_READY:
 	case SEC_EV_UNEQUAL:
 		pri_epoch(row->state == SEC_SYNCING || row->event == SEC_EV_UNEQUAL ? 1 : 2);
 		break;
 	case SEC_EV_PART:
-		pri_begin(2);
+		if (row->state == SEC_TWIN_STAGES)
+			pri_page(3, 3, 3);
+		else
+			pri_begin(row->state == SEC_TWIN ? 3 : 2);
 		break;
 	case SEC_EV_TIMER:
 		if (lab.arbiter.hold) /* it is not answering: no timer yet */
@@ -194,6 +212,13 @@ static unsigned next_of(unsigned state, unsigned event)
 		{SEC_SYNCING, SEC_EV_READY, SEC_STANDBY},
 		{SEC_SYNCING, SEC_EV_LOST, SEC_LISTEN},
 		{SEC_STANDBY, SEC_EV_UNEQUAL, SEC_LISTEN},
+		{SEC_STANDBY, SEC_EV_TWIN_DUE, SEC_TWIN},
+		{SEC_TWIN, SEC_EV_PART, SEC_TWIN_STAGES},
+		{SEC_TWIN, SEC_EV_LOST, SEC_TWIN_CLAIM},
+		{SEC_TWIN_STAGES, SEC_EV_WHOLE, SEC_STANDBY},
+		{SEC_TWIN_STAGES, SEC_EV_LOST, SEC_TWIN_CLAIM},
+		{SEC_TWIN_CLAIM, SEC_EV_WON, SEC_TAKEN},
+		{SEC_TWIN_CLAIM, SEC_EV_IMAGE_FAILED, SEC_YIELD},
 		{SEC_STANDBY, SEC_EV_BYE, SEC_DRAIN},
 		{SEC_STANDBY, SEC_EV_HAND_OVER, SEC_ACCEPT},
 		{SEC_STANDBY, SEC_EV_LEAVE, SEC_LISTEN},
@@ -237,7 +262,7 @@ static unsigned next_of(unsigned state, unsigned event)
 
 static void every_row_is_taken(void **state)
 {
-	assert_int_equal(secondary_desc.nrows, 89); /* none is forgotten */
+	assert_int_equal(secondary_desc.nrows, 109); /* none is forgotten */
 	for (unsigned i = 0; i < secondary_desc.nrows; i++) {
 		const struct fsm_row *row = &secondary_desc.rows[i];
 
@@ -350,8 +375,8 @@ static void check_stray(unsigned s, unsigned event)
 
 static void a_message_out_of_order_ends_the_link(void **state)
 {
-	static const unsigned linked[] = {SEC_SYNCING, SEC_STANDBY, SEC_DRAIN, SEC_ACCEPT,
-					  SEC_HELD};
+	static const unsigned linked[] = {SEC_SYNCING, SEC_STANDBY, SEC_TWIN,
+					  SEC_DRAIN,   SEC_ACCEPT,  SEC_HELD};
 
 	for (unsigned i = 0; i < sizeof(linked) / sizeof(linked[0]); i++)
 		for (unsigned ev = SEC_EV_PART; ev < SEC_EV_MAX; ev++)
@@ -361,8 +386,9 @@ static void a_message_out_of_order_ends_the_link(void **state)
 /* Without a link there is nobody to refuse, and nothing to lose. */
 static void without_a_link_no_message_counts(void **state)
 {
-	static const unsigned alone[] = {SEC_LISTEN,	   SEC_DRAIN_ALONE, SEC_CLAIM,
-					 SEC_ACCEPT_ALONE, SEC_CONFIRM,	    SEC_TAKEN};
+	static const unsigned alone[] = {SEC_LISTEN, SEC_TWIN_CLAIM,   SEC_DRAIN_ALONE,
+					 SEC_CLAIM,  SEC_ACCEPT_ALONE, SEC_CONFIRM,
+					 SEC_TAKEN};
 
 	for (unsigned i = 0; i < sizeof(alone) / sizeof(alone[0]); i++) {
 		lab_setup(NULL);

@@ -117,6 +117,33 @@ static void add_behind(json_t *o, struct run *r)
 			    json_integer((json_int_t)r->ft.stats.unequal));
 }
 
+/* What is compared with what the other side's guest puts out. */
+static json_t *twin_status(const struct lockstep *l)
+{
+	static const char *const states[] = {[LOCKSTEP_OFF] = "none",
+					     [LOCKSTEP_ALONE] = "stands",
+					     [LOCKSTEP_LOADING] = "loads",
+					     [LOCKSTEP_RUNS] = "runs",
+					     [LOCKSTEP_DIFFERED] = "differs"};
+	static const char *const whys[] = {[COMPARE_BYTES] = "bytes",
+					   [COMPARE_FLAGS] = "flags",
+					   [COMPARE_EXTRA] = "extra",
+					   [COMPARE_OVERDUE] = "overdue",
+					   [COMPARE_FULL] = "full"};
+	json_t *differences = json_object();
+
+	for (unsigned i = COMPARE_BYTES; i <= COMPARE_FULL; i++)
+		json_object_set_new(differences, whys[i],
+				    json_integer((json_int_t)l->stats.differences[i]));
+	json_object_set_new(differences, "connections",
+			    json_integer((json_int_t)l->stats.connections));
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o}", "state", states[l->state],
+			 "last_difference", l->why, "checkpoints_total",
+			 (json_int_t)l->stats.checkpoints, "let_total", (json_int_t)l->stats.let,
+			 "inputs_total", (json_int_t)l->stats.inputs, "load_us",
+			 (json_int_t)(l->stats.load_ns / 1000), "differences", differences);
+}
+
 /* How long events waited because of what else the loop did, since the start. */
 static void add_loop(json_t *o, const struct loop *l)
 {
@@ -200,6 +227,8 @@ json_t *run_status(struct run *r)
 		json_object_set_new(o, "snapshot", under_way);
 	if ((under_way = run_lazy_status(r)))
 		json_object_set_new(o, "lazy", under_way);
+	if (r->role != ROLE_PLAIN)
+		json_object_set_new(o, "twin", twin_status(&r->primary.mirroring.lockstep));
 	add_loop(o, &r->loop);
 	json_object_set_new(o, "held_packets", json_integer(ob->held));
 	json_object_set_new(o, "held_bytes", json_integer(ob->bytes));

@@ -38,7 +38,11 @@ static const struct option_choice disk_ft_choices[] = {
 	{0},
 };
 static const struct option_choice ft_choices[] = {
-	{"mc", FT_MODE_MC}, {"kemari", FT_MODE_KEMARI}, {"auto", FT_MODE_AUTO}, {"colo", -1}, {0},
+	{"mc", FT_MODE_MC},
+	{"kemari", FT_MODE_KEMARI},
+	{"auto", FT_MODE_AUTO},
+	{"colo", FT_MODE_COLO},
+	{0},
 };
 
 static const struct option_choice cpu_choices[] = {
@@ -137,7 +141,7 @@ static const struct option rows[] = {
 	  .metavar = "URI", .help = "tls:HOST:PORT, tcp:, unix:PATH or fd:N" },
 	{ "ft", .type = OPT_CHOICE, FIELD(struct config, ft), .choices = ft_choices,
 	  .tags = PAIR | GROUP_FT, .metavar = "MODE",
-	  .help = "checkpoint by mc, kemari or auto" },
+	  .help = "protect by mc, kemari, auto or colo" },
 	{ "epoch", .type = OPT_TIME, FIELD(struct config, epoch_ns), .min = CONFIG_EPOCH_MIN_NS,
 	  .max = CONFIG_EPOCH_MAX_NS,
 	  .tags = PAIR | GROUP_FT, .metavar = "TIME", .help = "between two checkpoints" },

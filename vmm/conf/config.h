@@ -23,7 +23,7 @@ struct option_table;
 #define CONFIG_STOP_MAX_NS    480000000000ull
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
-enum ft_mode { FT_MODE_NONE, FT_MODE_MC, FT_MODE_KEMARI, FT_MODE_AUTO };
+enum ft_mode { FT_MODE_NONE, FT_MODE_MC, FT_MODE_KEMARI, FT_MODE_AUTO, FT_MODE_COLO };
 
 struct config_disk {
 	char id[32];

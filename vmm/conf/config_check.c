@@ -315,7 +315,7 @@ static int check_pair(const struct config *c, struct err *e)
 		return err_set(e, -EINVAL,
 			       "--primary needs --peer URI: the secondary to connect to");
 	if (c->role == ROLE_PRIMARY && c->ft == FT_MODE_NONE)
-		return err_set(e, -EINVAL, "--primary needs --ft mc, kemari or auto");
+		return err_set(e, -EINVAL, "--primary needs --ft mc, kemari, auto or colo");
 	if (c->role == ROLE_SECONDARY && !c->listen[0])
 		return err_set(e, -EINVAL,
 			       "--secondary needs --listen URI: where the primary connects");

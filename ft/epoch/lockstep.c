@@ -1,0 +1,305 @@
+#include "ft/epoch/lockstep.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ft/common/steps.h"
+#include "vmm/base/log.h"
+
+#define TRUST_NS      5000000ull
+#define BYTES	      (64ull << 20)
+#define FLOW_BYTES    (8u << 20)
+#define HISTORY_BYTES (1u << 20)
+#define FLOWS	      16384u
+#define IDLE_NS	      600000000000ull
+
+/* --- a difference ----------------------------------------------------------------------------- */
+
+static void differ_because(struct lockstep *l, const char *why)
+{
+	if (!lockstep_compares(l))
+		return;
+	l->state = LOCKSTEP_DIFFERED;
+	snprintf(l->why, sizeof(l->why), "%s", why);
+	l->news(l->arg, LOCKSTEP_DIFFERS);
+}
+
+static void differ(void *arg, const struct compare_verdict *v)
+{
+	struct lockstep *l = arg;
+	char text[sizeof(l->why)];
+
+	compare_describe(v, text, sizeof(text));
+	log_debug("twin: %s", text);
+	if (v->why < sizeof(l->stats.differences) / sizeof(l->stats.differences[0]))
+		l->stats.differences[v->why]++;
+	step_reached(STEP_TWIN_DIFFERS);
+	differ_because(l, text);
+}
+
+/* --- what may leave --------------------------------------------------------------------------- */
+
+static void look_again(struct loop_op *op, int res)
+{
+	struct lockstep *l = op->arg;
+
+	if (!l->marked)
+		return;
+	if (heart_suspect(l->heart)) {
+		loop_timer_set(l->vm->loop, &l->trust_op, TRUST_NS);
+		return;
+	}
+	l->marked = false;
+	if (lockstep_compares(l))
+		obuf_let_marked(&l->vm->obuf);
+}
+
+static void release(void *arg, void *cookie)
+{
+	struct lockstep *l = arg;
+
+	if (!lockstep_compares(l))
+		return; /* with the next checkpoint */
+	l->stats.let++;
+	if (!l->marked && !heart_suspect(l->heart)) {
+		obuf_let(&l->vm->obuf, cookie);
+		step_reached(STEP_TWIN_LET);
+		return;
+	}
+	obuf_mark(&l->vm->obuf, cookie);
+	if (!l->marked)
+		loop_timer_set(l->vm->loop, &l->trust_op, TRUST_NS);
+	l->marked = true;
+}
+
+/*
+ * A connection that began since the checkpoint, with other sequence numbers at the twin: it could
+ * not go on with it. With the next checkpoint both have ours.
+ */
+static void mapped(void *arg, const struct packet_key *flow, uint32_t delta)
+{
+	struct lockstep *l = arg;
+
+	if (!delta)
+		return;
+	l->stats.connections++;
+	differ_because(l, "a new TCP connection has other sequence numbers there");
+}
+
+static const struct compare_ops ops = {.release = release, .differ = differ, .mapped = mapped};
+
+/* --- time ------------------------------------------------------------------------------------- */
+
+static void watch_time(struct lockstep *l)
+{
+	uint64_t due = compare_due(&l->compare), now = loop_now_ns();
+
+	if (l->due_set || l->state != LOCKSTEP_RUNS || due == UINT64_MAX)
+		return;
+	/* What was put out before the twin ran is not late because of that. */
+	if (due < l->loaded_ns + l->overdue_ns)
+		due = l->loaded_ns + l->overdue_ns;
+	l->due_set = true;
+	loop_timer_set(l->vm->loop, &l->due_op, due > now ? due - now : 0);
+}
+
+static void due(struct loop_op *op, int res)
+{
+	struct lockstep *l = op->arg;
+	uint64_t now = loop_now_ns();
+
+	l->due_set = false;
+	if (l->state == LOCKSTEP_RUNS && now >= l->loaded_ns + l->overdue_ns)
+		compare_overdue(&l->compare, now);
+	watch_time(l);
+}
+
+/* --- both guests ------------------------------------------------------------------------------ */
+
+static void kept(void *arg, struct obuf_entry *en, int sink, const void *data, uint32_t len)
+{
+	struct lockstep *l = arg;
+
+	if (!lockstep_compares(l))
+		return;
+	compare_ours(&l->compare, sink, data, len, en, loop_now_ns());
+	watch_time(l);
+}
+
+static bool ready(void *arg)
+{
+	struct lockstep *l = arg;
+
+	return !lockstep_compares(l) || !mirror_is_full(&l->mirror);
+}
+
+static int sink_of(const struct lockstep *l, const struct netdev *nd)
+{
+	const struct obuf *ob = &l->vm->obuf;
+
+	for (unsigned i = 0; i < ob->nsinks; i++)
+		if (ob->sinks[i].arg == nd)
+			return (int)i;
+	return -1;
+}
+
+static void given(void *arg, struct netdev *nd, const void *frame, uint32_t len)
+{
+	struct lockstep *l = arg;
+	struct wire_input w = {.device = (uint32_t)(nd - l->vm->devices.nets)};
+	struct iovec iov[2] = {{&w, sizeof(w)}, {(void *)frame, len}};
+
+	if (!lockstep_compares(l))
+		return;
+	l->stats.inputs++;
+	compare_input(&l->compare, sink_of(l, nd), frame, len);
+	if (mirror_put(&l->mirror, FRAME_INPUT, l->vm->obuf.epoch, iov, 2))
+		differ_because(l, "an input did not find room on its way to the twin");
+}
+
+static void room(void *arg)
+{
+	struct lockstep *l = arg;
+
+	for (unsigned i = 0; i < l->vm->machine.ndevs; i++)
+		if (l->vm->machine.devs[i].kind == MDEV_NET)
+			netdev_go_on(&l->vm->devices.nets[i]);
+}
+
+static void twin_output(struct lockstep *l, const struct frame *f)
+{
+	struct wire_output w;
+
+	/* Of an epoch that is over. */
+	if (l->state != LOCKSTEP_RUNS || f->epoch != l->vm->obuf.epoch)
+		return;
+	if (f->length < sizeof(w)) {
+		differ_because(l, "the twin's output is malformed");
+		return;
+	}
+	memcpy(&w, f->data, sizeof(w));
+	if (w.sink >= l->vm->obuf.nsinks ||
+	    compare_theirs(&l->compare, (int)w.sink, f->data + sizeof(w),
+			   f->length - (uint32_t)sizeof(w), loop_now_ns()))
+		differ_because(l, "the twin's output is malformed");
+	watch_time(l);
+}
+
+static bool take(void *arg, const struct frame *f)
+{
+	struct lockstep *l = arg;
+
+	if (f->type == FRAME_OUTPUT) {
+		twin_output(l, f);
+	} else if (f->type == FRAME_LOADED && l->state == LOCKSTEP_LOADING &&
+		   f->epoch + 1 == l->vm->obuf.epoch) {
+		l->state = LOCKSTEP_RUNS;
+		l->loaded_ns = loop_now_ns();
+		l->stats.load_ns = l->loaded_ns - l->sealed_ns;
+		watch_time(l);
+	}
+	return true;
+}
+
+/* --- begin and end ---------------------------------------------------------------------------- */
+
+static void tee(struct lockstep *l, const struct netdev_tee *t)
+{
+	for (unsigned i = 0; i < l->vm->machine.ndevs; i++)
+		if (l->vm->machine.devs[i].kind == MDEV_NET)
+			netdev_set_tee(&l->vm->devices.nets[i], t);
+}
+
+static void lost(void *arg, const char *why)
+{
+	struct lockstep *l = arg;
+
+	snprintf(l->why, sizeof(l->why), "%s", why);
+	lockstep_end(l);
+	l->news(l->arg, LOCKSTEP_LOST);
+}
+
+void lockstep_sealed(struct lockstep *l, bool runs)
+{
+	if (l->state == LOCKSTEP_OFF)
+		return;
+	compare_reset(&l->compare);
+	l->marked = false;
+	l->state = runs ? LOCKSTEP_LOADING : LOCKSTEP_ALONE;
+	l->sealed_ns = loop_now_ns();
+	l->stats.checkpoints += runs;
+	room(l); /* an input may have waited for it */
+}
+
+static bool is_net(const struct lockstep *l, unsigned sink)
+{
+	for (unsigned i = 0; i < l->vm->machine.ndevs; i++)
+		if (l->vm->machine.devs[i].kind == MDEV_NET &&
+		    l->vm->obuf.sinks[sink].arg == &l->vm->devices.nets[i])
+			return true;
+	return false;
+}
+
+static int begin_compare(struct lockstep *l, struct err *e)
+{
+	struct compare_limits limits = {.bytes = BYTES,
+					.flow_bytes = FLOW_BYTES,
+					.history_bytes = HISTORY_BYTES,
+					.flows = FLOWS,
+					.overdue_ns = l->overdue_ns,
+					.idle_ns = IDLE_NS};
+	int r = compare_init(&l->compare, &limits, &ops, l);
+
+	if (r)
+		return err_set(e, r, "comparison: %s", strerror(-r));
+	for (unsigned i = 0; i < l->vm->obuf.nsinks; i++)
+		compare_add_sink(&l->compare, (int)i,
+				 is_net(l, i) ? COMPARE_FRAMES : COMPARE_STREAM);
+	return 0;
+}
+
+int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struct stream *st,
+		   uint64_t overdue_ns, struct err *e)
+{
+	struct netdev_tee t = {ready, given, l};
+	int r;
+
+	l->vm = vm;
+	l->heart = heart;
+	l->overdue_ns = overdue_ns;
+	l->due_op = (struct loop_op){.fn = due, .arg = l};
+	l->trust_op = (struct loop_op){.fn = look_again, .arg = l};
+	l->due_set = l->marked = false;
+	r = begin_compare(l, e);
+	if (r) {
+		stream_done(st);
+		return r;
+	}
+	l->mirror.frame = take;
+	l->mirror.room = room;
+	l->mirror.lost = lost;
+	l->mirror.arg = l;
+	r = mirror_start(&l->mirror, vm->loop, st, e);
+	if (r) {
+		compare_done(&l->compare);
+		return r;
+	}
+	l->state = LOCKSTEP_ALONE;
+	obuf_on_kept(&vm->obuf, kept, l);
+	tee(l, &t);
+	return 0;
+}
+
+void lockstep_end(struct lockstep *l)
+{
+	if (l->state == LOCKSTEP_OFF)
+		return;
+	l->state = LOCKSTEP_OFF;
+	mirror_stop(&l->mirror);
+	obuf_on_kept(&l->vm->obuf, NULL, NULL);
+	loop_timer_del(l->vm->loop, &l->due_op);
+	loop_timer_del(l->vm->loop, &l->trust_op);
+	compare_done(&l->compare);
+	tee(l, NULL);
+}

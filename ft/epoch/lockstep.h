@@ -1,0 +1,91 @@
+/*
+ * The primary's half of COLO: its guest and the twin at the secondary run from the same state on
+ * the same inputs. What the guest is given goes to the twin as well; what it puts out is held until
+ * the twin has put out the same, or a checkpoint is acknowledged.
+ *
+ * The output rule: an entry of the open epoch leaves when the twin, which runs from the epoch
+ * before, is known to have produced it. A secondary that takes over goes on with that twin, unless
+ * it has acknowledged the next epoch, which is of a state behind that output. So what left is known
+ * there either way. Nothing is let go while this side is suspect (ft/common/heart.h).
+ *
+ * Owner: the loop.
+ */
+#ifndef FT_LOCKSTEP_H
+#define FT_LOCKSTEP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ft/common/heart.h"
+#include "ft/common/mirror.h"
+#include "net/compare.h"
+#include "vmm/vm/vm.h"
+
+enum lockstep_news {
+	LOCKSTEP_DIFFERS, /* only a checkpoint helps: l->why */
+	LOCKSTEP_LOST,	  /* the connection is: it has ended; l->why */
+};
+
+enum lockstep_state {
+	LOCKSTEP_OFF,
+	LOCKSTEP_ALONE,	  /* connected; the open epoch is not one that a twin runs */
+	LOCKSTEP_LOADING, /* it is; the twin does not run yet */
+	LOCKSTEP_RUNS,
+	LOCKSTEP_DIFFERED, /* until the next checkpoint */
+};
+
+struct lockstep_stats {
+	uint64_t checkpoints;	 /* with a twin behind them */
+	uint64_t differences[6]; /* by enum compare_why */
+	uint64_t connections;	 /* that needed a checkpoint for their sequence numbers */
+	uint64_t let;		 /* outputs that left by comparison */
+	uint64_t inputs;
+	uint64_t load_ns; /* of the last checkpoint: seal to the twin's run */
+};
+
+struct lockstep {
+	struct vm *vm;
+	struct heart *heart;
+	struct mirror mirror;
+	struct compare compare;
+	enum lockstep_state state;
+	struct loop_op due_op, trust_op;
+	bool due_set;
+	bool marked; /* some wait until this side is trusted again */
+	uint64_t overdue_ns;
+	uint64_t sealed_ns, loaded_ns;
+	char why[200];
+	struct lockstep_stats stats;
+	void (*news)(void *arg, enum lockstep_news what);
+	void *arg;
+};
+
+/*
+ * Takes the stream over. overdue_ns: so long may one side be without the other. news and arg are
+ * the caller's, set before; the rest is zero, or as lockstep_end() left it.
+ */
+int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struct stream *st,
+		   uint64_t overdue_ns, struct err *e);
+/* What is held waits for an ack, as without a twin. Safe on a zeroed one, and twice. */
+void lockstep_end(struct lockstep *l);
+/*
+ * An epoch was sealed, the VM stands. runs: a twin is to run from it on, so that what is put out
+ * from here on is compared. Right after engine_seal(), before the loop's next turn.
+ */
+void lockstep_sealed(struct lockstep *l, bool runs);
+static inline bool lockstep_is_up(const struct lockstep *l)
+{
+	return l->state != LOCKSTEP_OFF;
+}
+/* Is a checkpoint wanted? */
+static inline bool lockstep_wants(const struct lockstep *l)
+{
+	return l->state == LOCKSTEP_DIFFERED;
+}
+/* Is what is put out now compared? */
+static inline bool lockstep_compares(const struct lockstep *l)
+{
+	return l->state == LOCKSTEP_LOADING || l->state == LOCKSTEP_RUNS;
+}
+
+#endif

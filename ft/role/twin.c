@@ -1,0 +1,342 @@
+#include "ft/role/twin.h"
+
+#include <errno.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ft/common/ft.h"
+#include "ft/common/steps.h"
+#include "ft/common/wire.h"
+#include "vmm/base/log.h"
+
+#define OVERLAY_BYTES	    (64ull << 20)
+#define OVERLAY_KEEP_BYTES  (8ull << 20)
+#define OVERLAY_SPILL_BYTES (1ull << 30)
+#define OUTPUT_PARTS	    8
+
+static bool is_net(const struct vm *vm, uint32_t i)
+{
+	return i < vm->machine.ndevs && vm->machine.devs[i].kind == MDEV_NET;
+}
+
+static bool is_mirrored(const struct vm *vm, unsigned i)
+{
+	const struct mdev *md = &vm->machine.devs[i];
+
+	return md->kind == MDEV_BLK && md->ft == DISK_FT_MIRROR && !md->readonly;
+}
+
+/* --- inputs ----------------------------------------------------------------------------------- */
+
+static void drop_early(struct twin *t)
+{
+	free(t->early.frame);
+	t->early = (struct twin_input){0};
+}
+
+static bool keep_early(struct twin *t, uint64_t epoch, uint32_t device, const void *frame,
+		       uint32_t len)
+{
+	drop_early(t);
+	t->early.frame = malloc(len);
+	if (!t->early.frame)
+		return true; /* a lost frame */
+	memcpy(t->early.frame, frame, len);
+	t->early.len = len;
+	t->early.device = device;
+	t->early.epoch = epoch;
+	return false;
+}
+
+static bool malformed(struct twin *t, const char *why)
+{
+	log_warn("primary: mirror: %s", why);
+	mirror_stop(&t->mirror);
+	return false;
+}
+
+static bool input(void *arg, const struct frame *f)
+{
+	struct twin *t = arg;
+	struct wire_input w;
+	const uint8_t *frame;
+	uint32_t len;
+
+	if (f->type != FRAME_INPUT || f->length <= sizeof(w))
+		return malformed(t, "malformed input");
+	memcpy(&w, f->data, sizeof(w));
+	frame = f->data + sizeof(w);
+	len = f->length - (uint32_t)sizeof(w);
+	if (!is_net(t->vm, w.device) || len > NET_VNET_HDR + NET_FRAME_MAX)
+		return malformed(t, "input of no network, or too long");
+	if (f->epoch < t->epoch)
+		return true;
+	if (f->epoch == t->epoch && t->state == TWIN_SPLIT)
+		return inlet_put(&t->nets[w.device], frame, len);
+	return keep_early(t, f->epoch, w.device, frame, len);
+}
+
+static void inlet_room(void *arg)
+{
+	struct twin *t = arg;
+
+	mirror_read_on(&t->mirror);
+}
+
+/* --- outputs ---------------------------------------------------------------------------------- */
+
+static int output(void *arg, int sink, const struct iovec *iov, int niov)
+{
+	struct twin *t = arg;
+	struct wire_output w = {.sink = (uint32_t)sink};
+	struct iovec out[OUTPUT_PARTS + 1] = {{&w, sizeof(w)}};
+
+	VMM_BUG_ON(niov > OUTPUT_PARTS);
+	if (!mirror_is_up(&t->mirror))
+		return 0;
+	for (int i = 0; i < niov; i++)
+		out[i + 1] = iov[i];
+	return mirror_put(&t->mirror, FRAME_OUTPUT, t->epoch, out, niov + 1) == -EAGAIN ? -EAGAIN
+											: 0;
+}
+
+static void output_room(void *arg)
+{
+	struct twin *t = arg;
+
+	obuf_room(&t->vm->obuf);
+}
+
+/* The primary notices, too, and sends a checkpoint without a twin behind it. */
+static void mirror_lost(void *arg, const char *why)
+{
+	struct twin *t = arg;
+
+	log_debug("primary: mirror: %s", why);
+	drop_early(t);
+	obuf_room(&t->vm->obuf);
+}
+
+void twin_connect(struct twin *t, struct vm *vm, const struct config *cfg, struct stream *st)
+{
+	struct err e = {0};
+
+	t->vm = vm;
+	t->cfg = cfg;
+	mirror_stop(&t->mirror);
+	drop_early(t);
+	chan_set_options(st->fd, FT_MAIN_TIMEOUT_MS);
+	t->mirror.frame = input;
+	t->mirror.room = output_room;
+	t->mirror.lost = mirror_lost;
+	t->mirror.arg = t;
+	if (mirror_start(&t->mirror, vm->loop, st, &e))
+		log_error("%s", e.msg);
+}
+
+/* --- a twin begins, and ends ------------------------------------------------------------------ */
+
+static void free_disks(struct twin *t)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++) {
+		overlay_free(t->disks[i]);
+		t->disks[i] = NULL;
+	}
+}
+
+static void drop_disks(struct twin *t)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		if (t->disks[i])
+			overlay_drop(t->disks[i]);
+}
+
+static void end_nets(struct twin *t)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		inlet_end(&t->nets[i]);
+}
+
+/* Its guest's next writes wait, its outputs with them: the primary sends a checkpoint for that. */
+static void overlay_full(void *arg)
+{
+	log_debug("twin: an overlay is full");
+}
+
+static const char *path_of(const struct config *cfg, const char *id)
+{
+	for (unsigned i = 0; i < cfg->ndisks; i++)
+		if (!strcmp(cfg->disks[i].id, id))
+			return cfg->disks[i].path;
+	return "";
+}
+
+static int begin_disk(struct twin *t, unsigned i, struct err *e)
+{
+	char path[sizeof(t->cfg->disks[0].path)];
+	struct overlay_limits limits = {.mem_bytes = OVERLAY_BYTES,
+					.keep_bytes = OVERLAY_KEEP_BYTES,
+					.spill_bytes = OVERLAY_SPILL_BYTES,
+					.full = overlay_full,
+					.arg = t};
+
+	snprintf(path, sizeof(path), "%s", path_of(t->cfg, t->vm->machine.devs[i].id));
+	limits.dir = dirname(path);
+	t->disks[i] = overlay_attach(&t->vm->devices.disks[i], &limits, e);
+	return t->disks[i] ? 0 : -1;
+}
+
+static int begin_devices(struct twin *t, struct err *e)
+{
+	int r = 0;
+
+	for (unsigned i = 0; i < t->vm->machine.ndevs && !r; i++) {
+		if (is_mirrored(t->vm, i))
+			r = begin_disk(t, i, e);
+		if (r || !is_net(t->vm, i))
+			continue;
+		t->nets[i].room = inlet_room;
+		t->nets[i].arg = t;
+		r = inlet_begin(&t->nets[i], &t->vm->devices.nets[i]);
+		if (r)
+			err_set(e, r, "twin: no descriptor for an input");
+	}
+	return r;
+}
+
+static int begin(struct twin *t, struct err *e)
+{
+	int r = replica_begin(&t->memory, &t->vm->kvm, &t->vm->mem, e);
+
+	if (r)
+		return r;
+	t->state = TWIN_SPLIT;
+	obuf_divert(&t->vm->obuf, output, t);
+	return begin_devices(t, e);
+}
+
+/* Memory is as it is to be. */
+static void join(struct twin *t)
+{
+	end_nets(t);
+	obuf_divert(&t->vm->obuf, NULL, NULL);
+	while (!replica_end(&t->memory))
+		;
+	t->state = TWIN_NONE;
+}
+
+void twin_abandon(struct twin *t)
+{
+	struct err e = {0};
+
+	mirror_stop(&t->mirror);
+	drop_early(t);
+	if (t->state == TWIN_NONE || t->state == TWIN_MERGES)
+		return;
+	if (vm_pause(t->vm, &e))
+		log_error("%s", e.msg);
+	while (!replica_roll_back(&t->memory))
+		;
+	drop_disks(t);
+	free_disks(t);
+	join(t);
+}
+
+/* --- checkpoints ------------------------------------------------------------------------------ */
+
+bool twin_roll_back(struct twin *t, bool all)
+{
+	if (t->state == TWIN_NONE)
+		return true;
+	t->state = TWIN_ROLLS_BACK;
+	while (!replica_roll_back(&t->memory))
+		if (!all && loop_should_yield(t->vm->loop))
+			return false;
+	t->state = TWIN_SPLIT;
+	drop_disks(t);
+	step_reached(STEP_TWIN_ROLLED_BACK);
+	return true;
+}
+
+void twin_end(struct twin *t)
+{
+	if (t->state != TWIN_SPLIT)
+		return;
+	free_disks(t);
+	join(t);
+}
+
+int twin_begin(struct twin *t, uint64_t epoch, struct err *e)
+{
+	int r = t->state == TWIN_NONE ? begin(t, e) : 0;
+
+	t->epoch = epoch;
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS && !r; i++)
+		if (t->nets[i].nd)
+			inlet_drop(&t->nets[i]);
+	return r;
+}
+
+void twin_go(struct twin *t)
+{
+	mirror_put(&t->mirror, FRAME_LOADED, t->epoch - 1, NULL, 0);
+	if (t->early.frame && t->early.epoch == t->epoch)
+		inlet_put(&t->nets[t->early.device], t->early.frame, t->early.len);
+	drop_early(t);
+	mirror_read_on(&t->mirror);
+}
+
+/* --- this side takes over --------------------------------------------------------------------- */
+
+bool twin_keep(struct twin *t)
+{
+	bool any = false;
+
+	mirror_stop(&t->mirror);
+	drop_early(t);
+	join(t);
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		any |= t->disks[i] != NULL;
+	if (any)
+		t->state = TWIN_MERGES;
+	return any;
+}
+
+static void merged(void *arg, int error)
+{
+	struct twin *t = arg;
+
+	t->merge_error = t->merge_error ? t->merge_error : error;
+	if (--t->merging)
+		return;
+	if (!t->merge_error) {
+		free_disks(t);
+		t->state = TWIN_NONE;
+	}
+	t->merged(t->merged_arg, t->merge_error);
+}
+
+bool twin_merge(struct twin *t, void (*done)(void *arg, int error), void *arg)
+{
+	if (t->state != TWIN_MERGES)
+		return false;
+	if (t->merging)
+		return true;
+	t->merged = done;
+	t->merged_arg = arg;
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		t->merging += t->disks[i] != NULL;
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		if (t->disks[i])
+			overlay_merge(t->disks[i], merged, t);
+	return true;
+}
+
+void twin_leave(struct twin *t)
+{
+	if (t->state == TWIN_MERGES)
+		free_disks(t);
+	t->state = TWIN_NONE;
+}

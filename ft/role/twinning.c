@@ -1,0 +1,89 @@
+/*
+ * With a twin at this side (ft/role/twin.h): it runs between checkpoints, stands while one comes
+ * in, and goes on when the primary is lost.
+ */
+#include <stdio.h>
+
+#include "ft/common/steps.h"
+#include "ft/role/secondary_do.h"
+#include "vmm/base/log.h"
+#include "vmm/vm/vm_net.h"
+
+static int load(struct secondary *s, struct err *e)
+{
+	int r = twin_begin(&s->twin, s->stage.committed + 1, e);
+
+	if (r)
+		return r;
+	if (diskapply_idle(&s->disks))
+		takeover_let_disks_go(s);
+	else
+		takeover_hold_disks(s);
+	return vm_load(s->vm, loop_now_ns() - s->committed_ns, e);
+}
+
+void twinning_run(void *arg)
+{
+	struct secondary *s = arg;
+	struct err e = {0};
+
+	if (load(s, &e)) {
+		secondary_reject(s, e.msg);
+		return;
+	}
+	step_reached(STEP_TWIN_LOADED);
+	if (!s->stage.paused)
+		vm_resume(s->vm);
+	twin_go(&s->twin);
+	step_reached(STEP_TWIN_RUNS);
+}
+
+void twinning_suspend(void *arg)
+{
+	struct secondary *s = arg;
+	struct err e = {0};
+
+	if (vm_pause(s->vm, &e)) {
+		secondary_reject(s, e.msg);
+		return;
+	}
+	step_reached(STEP_TWIN_SUSPENDED);
+	secondary_take_part(s);
+}
+
+/* --- the primary is lost ---------------------------------------------------------------------- */
+
+void twinning_lost(void *arg)
+{
+	struct secondary *s = arg;
+	struct err e = {0};
+	char note[160];
+
+	snprintf(note, sizeof(note), "primary: %.120s", s->why);
+	log_warn("%s", note);
+	s->lost_ns = loop_now_ns();
+	stage_abort(&s->stage);
+	ft_set(s->ft, FT_ELSEWHERE, FT_TAKING_OVER, note);
+	if (vm_pause(s->vm, &e)) {
+		log_error("takeover: %s", e.msg);
+		s->ft->on_exit(s->ft->arg, 2);
+		return;
+	}
+	takeover_ask(s);
+}
+
+void twinning_take_over(void *arg)
+{
+	struct secondary *s = arg;
+	bool merges;
+
+	step_reached(STEP_TAKEOVER_LOAD);
+	merges = twin_keep(&s->twin);
+	step_reached(STEP_TAKEOVER_LINK);
+	vm_plug(s->vm);
+	__atomic_store_n(&s->vm->run.first_entry_ns, 0, __ATOMIC_RELAXED); /* as this side's own */
+	takeover_start(s);
+	s->ft->images_behind = merges || !diskapply_idle(&s->disks);
+	if (diskapply_idle(&s->disks))
+		takeover_let_disks_go(s);
+}

@@ -1,0 +1,179 @@
+"""Both sides run the guest: what it puts out leaves when the twin has put out the same."""
+
+import ftlab
+from ftlab import Pair, expect
+from test_kills import at, each, random_load
+from test_kemari import asked
+from test_protect import still_well, verify
+from testlib import check_load, dies, random_wait, start_load, test
+
+LONG = "250ms"  # without a difference ten seconds from checkpoint to checkpoint
+
+# Reached by the primary, and by the secondary, while outputs are compared.
+TWIN_PRIMARY = ("twin-let", "twin-differs")
+TWIN_SECONDARY = ("twin-suspended", "twin-rolled-back", "twin-loaded", "twin-runs")
+
+
+def twin(vm):
+    return vm.status()["twin"]
+
+
+def compares(vm):
+    vm.wait_status(lambda s: s["twin"]["state"] == "runs", "a twin that runs", 20)
+
+
+def colo_pair(lab, **options):
+    options.setdefault("epoch", LONG)
+    return Pair(lab, ft="colo", **options)
+
+
+@test(120)
+def colo_answers(lab):
+    """answers leave by comparison, not by checkpoints; over a takeover, and protected again"""
+    pair = colo_pair(lab)
+    a, b = pair.protect()
+    compares(a)
+    before = twin(a)
+    epochs = asked(lab, a)
+    after = twin(a)
+    expect(after["let_total"] - before["let_total"] >= 40, f"40 answers, and {before} became {after}")
+    expect(epochs < 20, f"{epochs} checkpoints for 40 answers: {after}")
+    load = start_load(lab)
+    random_wait(lab, load, 0.5, 1.0)
+    killed = a.kill()
+    pair.taken_over("B", killed)
+    lab.probe()
+    a = pair.secondary("A")
+    pair.in_step()
+    compares(b)
+    asked(lab, b)
+    random_wait(lab, load, 0.2, 0.5)
+    check_load(lab, [load], pair.image["B"])
+    pair.end()
+
+
+@test(90)
+def colo_secondary_dies(lab):
+    """the primary goes on, and what was held leaves"""
+    pair = colo_pair(lab)
+    a, b = pair.protect()
+    compares(a)
+    load = start_load(lab)
+    random_wait(lab, load, 0.3, 0.6)
+    b.kill()
+    a.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.3)
+    check_load(lab, [load], pair.image["A"])
+    pair.end()
+
+
+@test(90)
+def colo_set(lab):
+    """from mc to colo and back while the VM runs, a user's pause, a stop"""
+    pair = Pair(lab, epoch=LONG)
+    a, b = pair.protect()
+    load = start_load(lab)
+    for mode in ("colo", "kemari", "colo"):
+        a.call("set", ft=mode)
+        if mode == "colo":
+            compares(a)
+        asked(lab, a)
+    a.call("pause")
+    a.wait_status(lambda s: s["twin"]["state"] != "runs", "a checkpoint of the paused VM", 20)
+    a.call("resume")
+    compares(a)
+    check_load(lab, [load], pair.image["A"])
+    pair.end()
+
+
+@test(90)
+def colo_differs(lab):
+    """a guest whose sides say different things: as with kemari for a while, nothing that leaves is lost"""
+    pair = colo_pair(lab, guest="writer", cmdline="mode=random tick=10 pages=40 report=1", disk=0, net=False)
+    a, b = pair.protect()
+    a.wait_console("speed", 30)
+    a.wait_status(lambda s: sum(s["twin"]["differences"].values()) >= 2, "differences", 30)
+    a.kill()
+    b.wait_state("DEGRADED")
+    b.wait_console("speed", 30)
+    pair.end()
+
+
+@test(150)
+def colo_verify(lab):
+    """--verify: what is rolled back is the checkpoint; a guest that prints, two CPUs, one that writes to its disk"""
+    still_well(verify(lab, "writer", "mode=random tick=10 pages=60 total=3000 words=64", disk=0, net=False, ft="colo"))
+    still_well(verify(lab, "smp", "", cpus=2, disk=0, net=False, ft="colo"))
+    still_well(verify(lab, "blk", "ops=400000 region=64 depth=4", net=False, disk=8, ft="colo"))
+
+
+@test(90)
+def colo_failover(lab):
+    """handed over with a twin there"""
+    pair = colo_pair(lab)
+    a, b = pair.protect()
+    compares(a)
+    load = start_load(lab)
+    random_wait(lab, load, 0.2, 0.4)
+    a.call("failover", seconds=20)
+    b.wait_state("DEGRADED")
+    lab.probe()
+    check_load(lab, [load], pair.image["B"])
+    pair.end()
+
+
+def twin_step_pair(lab):
+    pair = colo_pair(lab, disk=32, epoch=f"{lab.rng.choice((2, 5, 20))}ms")
+    pair.epoch_ms = 100
+    return pair
+
+
+def primary_dies(lab, name):
+    pair = twin_step_pair(lab)
+    pair.secondary("B").wait_state("STARTING")
+    a = pair.primary("A", env=at(name, pair))
+    load = random_load(lab)
+    dies(a)
+    b = pair.vm["B"]
+    b.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.2)
+    check_load(lab, [load], pair.image["B"])
+    pair.end()
+
+
+@test(90)
+def kill_steps_twin_primary(lab):
+    """the primary dies as it lets out what was compared"""
+    each(lab, ("twin-let",), primary_dies)
+
+
+def secondary_dies(lab, name):
+    pair = twin_step_pair(lab)
+    pair.secondary("B", env=at(name, pair)).wait_state("STARTING")
+    a = pair.primary("A")
+    load = random_load(lab)
+    dies(pair.vm["B"])
+    a.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.2)
+    check_load(lab, [load], pair.image["A"])
+    pair.end()
+
+
+@test(150)
+def kill_steps_twin_secondary(lab):
+    """the secondary dies at each step of a checkpoint"""
+    each(lab, TWIN_SECONDARY, secondary_dies)
+
+
+@test(60)
+def kill_steps_twin_differs(lab):
+    """the primary dies when outputs differ"""
+    pair = colo_pair(lab, guest="writer", cmdline="mode=random tick=10 pages=40 report=1", disk=0, net=False)
+    pair.secondary("B").wait_state("STARTING")
+    dies(pair.primary("A", env={"FTVMM_DIE_AT": "twin-differs"}))
+    pair.vm["B"].wait_state("DEGRADED")
+    pair.vm["B"].wait_console("speed", 30)
+    pair.end()
