@@ -185,6 +185,7 @@ build/fuzz/tests/fuzz/source_fuzz build/fuzz/tests/fuzz/dest_fuzz: build/fuzz/te
 build/fuzz/tests/fuzz/source_fuzz: WRAP += $(WRAP_libkvm_model)
 build/fuzz/tests/fuzz/source_fuzz: build/fuzz/tests/unit/libkvm_model.o
 # Libs of the unit tests.
+build/fuzz/tests/fuzz/compare_fuzz: build/fuzz/tests/unit/libcompare.o
 build/fuzz/tests/fuzz/ft_fuzz: build/fuzz/tests/unit/libstage.o
 build/fuzz/tests/fuzz/state_fuzz: build/fuzz/tests/unit/libtree.o
 build/fuzz/tests/fuzz/seqmap_fuzz: build/fuzz/tests/unit/libsegment.o
