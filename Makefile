@@ -144,6 +144,7 @@ NATIVE := $(filter $(B)/tests/bench/native_%,$(TOOLS))
 $(NATIVE): $(LIBOBJS)
 $(NATIVE): TOOLLIBS := $(LIBS)
 $(B)/tests/bench/native_ft: $(B)/tests/unit/libstage.o
+$(B)/tests/bench/native_compare: $(B)/tests/unit/libcompare.o
 # One that speaks its protocol, and one that prints it.
 SPEAKERS := $(B)/tests/hostile/hostile $(B)/tests/docs/protocol
 $(SPEAKERS): $(LIBOBJS)

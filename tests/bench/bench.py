@@ -28,7 +28,7 @@ import worker
 from benchlib import ftlab
 
 NATIVE = {name: getattr(figures_native, name) for name in
-          ("pages", "capture", "commit", "transfer", "sync", "frames", "arbiter", "disk", "postcopy")}
+          ("pages", "capture", "commit", "transfer", "sync", "compare", "frames", "arbiter", "disk", "postcopy")}
 VCPU = {
     "start": figures_vm.start,
     "memory": figures_vm.memory,

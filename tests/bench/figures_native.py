@@ -76,6 +76,11 @@ def sync(report):
     figures(report, "native_ft", "sync")
 
 
+def compare(report):
+    """outputs of two machines compared, against memcpy and memcmp of as many"""
+    figures(report, "native_compare")
+
+
 def frames(report):
     """frames over loopback, large and small, against plain TCP"""
     figures(report, "native_io", "frames")
