@@ -165,9 +165,12 @@ static void begin_conn(struct world *w, struct conn *n, uint16_t port)
 	n->client_isn = rnd(w, 2) ? edges[rnd(w, 8)] : rnd(w, UINT32_MAX);
 	n->client_sent = 1;
 	n->got = calloc(1, STREAM + 2);
-	n->bytes = malloc(STREAM + 2);
-	for (uint32_t i = 0; i < STREAM + 2; i++)
-		n->bytes[i] = (uint8_t)libcompare_random(&w->seed);
+	n->bytes = calloc(1, STREAM + 2);
+	for (uint32_t i = 0; i + 6 <= STREAM + 2; i += 6) {
+		uint64_t v = libcompare_random(&w->seed);
+
+		memcpy(n->bytes + i, &v, 6);
+	}
 }
 
 static void end_conn(struct conn *n)
