@@ -345,7 +345,7 @@ static void prefaces_are_checked(void **state)
 		{2, STREAM_MAIN, WIRE_SESSION, "stream version 2, only 1"},
 		{0, STREAM_MAIN, WIRE_SESSION, "stream version 0"},
 		{1, 0, WIRE_SESSION, "link kind 0 does not exist"},
-		{1, 6, WIRE_SESSION, "link kind 6 does not exist"},
+		{1, 7, WIRE_SESSION, "link kind 7 does not exist"},
 		{1, 0x80000001, WIRE_SESSION, "does not exist"},
 		{1, STREAM_MAIN, 0, "session is 0"},
 	};
