@@ -12,7 +12,7 @@ static const struct field debugexit_fields[] = {
 	F_U8(struct debugexit_state, code, 1, "last byte written"),
 };
 
-static const struct state_desc debugexit_desc = {
+const struct state_desc debugexit_desc = {
 	.name = "debugexit",
 	.id = 23,
 	.version = 1,

@@ -10,4 +10,6 @@
 int debugexit_new(const struct dev_env *env, void (*fn)(void *arg, int code), void *arg,
 		  struct device **ret, struct err *e);
 
+extern const struct state_desc debugexit_desc;
+
 #endif

@@ -16,7 +16,7 @@ static const struct field ged_fields[] = {
 	F_U8(struct ged_state, events, 1, "events not taken yet", .max = ALL_EVENTS),
 };
 
-static const struct state_desc ged_desc = {
+const struct state_desc ged_desc = {
 	.name = "ged",
 	.id = 24,
 	.version = 1,

@@ -25,4 +25,6 @@ int ged_new(const struct dev_env *env, void (*off)(void *arg, bool reset), void 
 /* Raise events; they wait for a guest that does not listen yet. Loop thread. */
 void ged_raise(struct device *d, uint8_t events);
 
+extern const struct state_desc ged_desc;
+
 #endif

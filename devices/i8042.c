@@ -54,7 +54,7 @@ static const struct field i8042_fields[] = {
 	F_U8(struct i8042_state, last_was_command, 5, "status bit 3", .max = 1),
 };
 
-static const struct state_desc i8042_desc = {
+const struct state_desc i8042_desc = {
 	.name = "i8042",
 	.id = 22,
 	.version = 1,

@@ -14,4 +14,6 @@
 int i8042_new(const struct dev_env *env, void (*reset)(void *arg), void *arg, struct device **ret,
 	      struct err *e);
 
+extern const struct state_desc i8042_desc;
+
 #endif

@@ -14,7 +14,7 @@ static const struct field pvpanic_fields[] = {
 	F_U8(struct pvpanic_state, seen, 1, "events that the guest reported", .max = ALL_EVENTS),
 };
 
-static const struct state_desc pvpanic_desc = {
+const struct state_desc pvpanic_desc = {
 	.name = "pvpanic",
 	.id = 25,
 	.version = 1,

@@ -14,4 +14,6 @@ enum { PVPANIC_PANICKED = 1, PVPANIC_CRASH_LOADED = 2 };
 int pvpanic_new(const struct dev_env *env, void (*fn)(void *arg, uint8_t event), void *arg,
 		struct device **ret, struct err *e);
 
+extern const struct state_desc pvpanic_desc;
+
 #endif

@@ -33,7 +33,7 @@ static int rtc_check(const void *pod, struct err *e)
 	return 0;
 }
 
-static const struct state_desc rtc_desc = {
+const struct state_desc rtc_desc = {
 	.name = "rtc",
 	.id = 21,
 	.version = 1,

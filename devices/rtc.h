@@ -8,4 +8,6 @@
 
 int rtc_new(const struct dev_env *env, struct device **ret, struct err *e);
 
+extern const struct state_desc rtc_desc;
+
 #endif

@@ -46,7 +46,7 @@ static const struct field serial_fields[] = {
 		.flags = FIELD_UNSTABLE),
 };
 
-static const struct state_desc serial_desc = {
+const struct state_desc serial_desc = {
 	.name = "serial",
 	.id = 20,
 	.version = 1,

@@ -15,4 +15,6 @@ int serial_new(const struct dev_env *env, obuf_sink_fn *out, void *arg, struct d
  */
 unsigned serial_input(struct device *d, const void *bytes, unsigned len);
 
+extern const struct state_desc serial_desc;
+
 #endif

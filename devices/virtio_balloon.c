@@ -70,7 +70,7 @@ static int balloon_check(const void *pod, struct err *e)
 	return virtio_state_check(&s->common, QUEUES, e);
 }
 
-static const struct state_desc balloon_desc = {
+const struct state_desc virtio_balloon_desc = {
 	.name = "virtio-balloon",
 	.id = 34,
 	.version = 1,
@@ -323,7 +323,7 @@ static void balloon_free(struct device *d)
 }
 
 static const struct device_ops balloon_device_ops = {
-	.state = &balloon_desc,
+	.state = &virtio_balloon_desc,
 	.save = virtio_save,
 	.load = virtio_load,
 	.resume = virtio_resume,

@@ -18,4 +18,6 @@ uint64_t virtio_balloon_target(struct device *d);
 /* How many it says it has given up, at most all it has. Any thread. */
 uint64_t virtio_balloon_actual(struct device *d);
 
+extern const struct state_desc virtio_balloon_desc;
+
 #endif

@@ -102,7 +102,7 @@ static int blk_check(const void *pod, struct err *e)
 	return virtio_state_check(&s->common, nqueues, e);
 }
 
-static const struct state_desc blk_desc = {
+const struct state_desc virtio_blk_desc = {
 	.name = "virtio-blk",
 	.id = 30,
 	.version = 2,
@@ -547,7 +547,7 @@ static void blk_free(struct device *d)
 }
 
 static const struct device_ops blk_device_ops = {
-	.state = &blk_desc,
+	.state = &virtio_blk_desc,
 	.save = virtio_save,
 	.load = virtio_load,
 	.resume = virtio_resume,

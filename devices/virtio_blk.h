@@ -10,4 +10,6 @@
 int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk *disk,
 		   struct device **ret, struct err *e);
 
+extern const struct state_desc virtio_blk_desc;
+
 #endif

@@ -43,7 +43,7 @@ static int console_check(const void *pod, struct err *e)
 	return virtio_state_check(&s->common, 2, e);
 }
 
-static const struct state_desc console_desc = {
+const struct state_desc virtio_console_desc = {
 	.name = "virtio-console",
 	.id = 32,
 	.version = 1,
@@ -164,7 +164,7 @@ static void console_free(struct device *d)
 }
 
 static const struct device_ops console_device_ops = {
-	.state = &console_desc,
+	.state = &virtio_console_desc,
 	.save = virtio_save,
 	.load = virtio_load,
 	.resume = virtio_resume,

@@ -13,4 +13,6 @@ int virtio_console_new(const struct dev_env *env, const struct mdev *md, obuf_si
  */
 unsigned virtio_console_input(struct device *d, const void *bytes, unsigned len);
 
+extern const struct state_desc virtio_console_desc;
+
 #endif

@@ -88,7 +88,7 @@ static int net_check(const void *pod, struct err *e)
 	return virtio_state_check(&s->common, nqueues, e);
 }
 
-static const struct state_desc net_desc = {
+const struct state_desc virtio_net_desc = {
 	.name = "virtio-net",
 	.id = 31,
 	.version = 2,
@@ -584,7 +584,7 @@ static void net_free(struct device *d)
 }
 
 static const struct device_ops net_device_ops = {
-	.state = &net_desc,
+	.state = &virtio_net_desc,
 	.save = virtio_save,
 	.load = virtio_load,
 	.resume = virtio_resume,

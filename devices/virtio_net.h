@@ -37,4 +37,6 @@ void virtio_net_ask_announce(struct device *d);
 void virtio_net_set_link(struct device *d, bool up);
 void virtio_net_get_stats(struct device *d, struct virtio_net_stats *ret);
 
+extern const struct state_desc virtio_net_desc;
+
 #endif

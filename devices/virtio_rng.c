@@ -30,7 +30,7 @@ static int rng_check(const void *pod, struct err *e)
 	return virtio_state_check(&s->common, 1, e);
 }
 
-static const struct state_desc rng_desc = {
+const struct state_desc virtio_rng_desc = {
 	.name = "virtio-rng",
 	.id = 33,
 	.version = 1,
@@ -84,7 +84,7 @@ static void rng_free(struct device *d)
 }
 
 static const struct device_ops rng_device_ops = {
-	.state = &rng_desc,
+	.state = &virtio_rng_desc,
 	.save = virtio_save,
 	.load = virtio_load,
 	.resume = virtio_resume,

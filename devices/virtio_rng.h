@@ -8,4 +8,6 @@
 int virtio_rng_new(const struct dev_env *env, const struct mdev *md, struct device **ret,
 		   struct err *e);
 
+extern const struct state_desc virtio_rng_desc;
+
 #endif

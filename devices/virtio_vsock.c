@@ -26,7 +26,7 @@ static int vsock_check(const void *pod, struct err *e)
 	return virtio_state_check(&s->common, NQUEUES, e);
 }
 
-static const struct state_desc vsock_desc = {
+const struct state_desc virtio_vsock_desc = {
 	.name = "virtio-vsock",
 	.id = 38,
 	.version = 1,
@@ -304,7 +304,7 @@ static void vsock_free(struct device *d)
 }
 
 static const struct device_ops vsock_device_ops = {
-	.state = &vsock_desc,
+	.state = &virtio_vsock_desc,
 	.save = virtio_save,
 	.load = vsock_load,
 	.resume = vsock_resume,

@@ -26,4 +26,6 @@ int virtio_vsock_new(const struct dev_env *env, const struct mdev *md, struct vs
 		     struct device **ret, struct err *e);
 void virtio_vsock_get_stats(struct device *d, struct virtio_vsock_stats *ret);
 
+extern const struct state_desc virtio_vsock_desc;
+
 #endif

@@ -28,7 +28,7 @@ static const struct field watchdog_fields[] = {
 	      .max = WATCHDOG_COUNT_MAX * PERIOD_NS, .flags = FIELD_UNSTABLE),
 };
 
-static const struct state_desc watchdog_desc = {
+const struct state_desc watchdog_desc = {
 	.name = "watchdog",
 	.id = 26,
 	.version = 1,

@@ -25,4 +25,6 @@ enum {
 int watchdog_new(const struct dev_env *env, void (*expired)(void *arg, unsigned seconds), void *arg,
 		 struct device **ret, struct err *e);
 
+extern const struct state_desc watchdog_desc;
+
 #endif

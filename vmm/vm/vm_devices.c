@@ -17,6 +17,7 @@
 #include "devices/virtio_rng.h"
 #include "devices/virtio_vsock.h"
 #include "devices/watchdog.h"
+#include "vmm/base/log.h"
 #include "vmm/vm/vm_internal.h"
 
 #define ROWS(a)	 (sizeof(a) / sizeof((a)[0]))
@@ -107,8 +108,13 @@ static int make_watchdog(const struct making *m, struct device **ret)
 }
 
 /* The place of a device is its number in the state. */
-static make_fn *const fixed[VM_FIXED_DEVICES] = {
-	make_serial, make_rtc, make_i8042, make_debugexit, make_ged, make_pvpanic, make_watchdog,
+static const struct fixed {
+	make_fn *make;
+	const struct state_desc *state;
+} fixed[VM_FIXED_DEVICES] = {
+	{make_serial, &serial_desc},	   {make_rtc, &rtc_desc}, {make_i8042, &i8042_desc},
+	{make_debugexit, &debugexit_desc}, {make_ged, &ged_desc}, {make_pvpanic, &pvpanic_desc},
+	{make_watchdog, &watchdog_desc},
 };
 
 /* --- by kind ---------------------------------------------------------------------------------- */
@@ -169,12 +175,16 @@ static void close_vsock(struct vm_devices *ds, unsigned i)
 
 static const struct kind {
 	make_fn *make; /* on its back end */
+	const struct state_desc *state;
 	/* The back end, once the device is gone, opened or not; NULL: it has none. */
 	void (*close)(struct vm_devices *ds, unsigned i);
 } kinds[] = {
-	[MDEV_BLK] = {make_blk, close_disk},   [MDEV_NET] = {make_net, close_net},
-	[MDEV_CONSOLE] = {make_console, NULL}, [MDEV_RNG] = {make_rng, NULL},
-	[MDEV_BALLOON] = {make_balloon, NULL}, [MDEV_VSOCK] = {make_vsock, close_vsock},
+	[MDEV_BLK] = {make_blk, &virtio_blk_desc, close_disk},
+	[MDEV_NET] = {make_net, &virtio_net_desc, close_net},
+	[MDEV_CONSOLE] = {make_console, &virtio_console_desc, NULL},
+	[MDEV_RNG] = {make_rng, &virtio_rng_desc, NULL},
+	[MDEV_BALLOON] = {make_balloon, &virtio_balloon_desc, NULL},
+	[MDEV_VSOCK] = {make_vsock, &virtio_vsock_desc, close_vsock},
 };
 
 /* --- all of them ------------------------------------------------------------------------------ */
@@ -189,6 +199,14 @@ void vm_devices_init(struct vm *vm)
 		ds->disks[i].fd = ds->nets[i].fd = -1;
 }
 
+const struct state_desc *vm_device_state(const struct machine *m, unsigned i)
+{
+	if (i < VM_FIXED_DEVICES)
+		return fixed[i].state;
+	return i - VM_FIXED_DEVICES < m->ndevs ? kinds[m->devs[i - VM_FIXED_DEVICES].kind].state
+					       : NULL;
+}
+
 static int add_device(const struct making *m, make_fn *make, struct device **ret)
 {
 	struct kvm *kvm = &m->vm->kvm;
@@ -197,6 +215,7 @@ static int add_device(const struct making *m, make_fn *make, struct device **ret
 
 	if (r)
 		return r;
+	VMM_BUG_ON((*ret)->ops->state != vm_device_state(&m->vm->machine, m->ds->ndevs));
 	d = m->ds->devs[m->ds->ndevs++] = *ret;
 	if (d->irq_fd >= 0)
 		r = kvm_irqfd(kvm, d->gsi, d->irq_fd);
@@ -215,7 +234,7 @@ int vm_devices_make(struct vm *vm, const struct backends *b, struct err *e)
 	for (unsigned i = 0; i < ROWS(fixed) && !r; i++) {
 		struct device *d = NULL;
 
-		r = add_device(&m, fixed[i], &d);
+		r = add_device(&m, fixed[i].make, &d);
 	}
 	for (m.i = 0; m.i < vm->machine.ndevs && !r; m.i++) {
 		m.md = &vm->machine.devs[m.i];

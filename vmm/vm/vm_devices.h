@@ -31,5 +31,7 @@ struct vm;
 
 /* The first device of that kind, or NULL. */
 struct device *vm_find_device(struct vm *vm, enum mdev_kind kind);
+/* The table of the i-th device of a machine, built or not; NULL behind the last. */
+const struct state_desc *vm_device_state(const struct machine *m, unsigned i);
 
 #endif

@@ -7,30 +7,53 @@
 #include "vmm/base/log.h"
 #include "vmm/vm/vm_internal.h"
 
-static int add_item(struct vm_state *s, const struct state_desc *desc, unsigned instance, void *pod)
+unsigned vm_state_list(const struct machine *m, struct state_item *ret)
 {
-	void *copy = calloc(1, desc->size);
+	const struct state_desc *d;
+	unsigned n = 0;
 
-	if (!copy)
-		return -ENOMEM;
-	s->items[s->nitems] = (struct state_item){desc, instance, pod};
-	s->scratch[s->nitems++] = (struct state_item){desc, instance, copy};
-	/* cppcheck-suppress memleak ; vm_state_done() frees the scratch pods */
+	ret[n++] = (struct state_item){.desc = &vm_chips_desc};
+	ret[n++] = (struct state_item){.desc = &vm_ending_desc};
+	for (unsigned i = 0; i < m->vcpus; i++)
+		ret[n++] = (struct state_item){&vcpu_state_desc, i, NULL};
+	for (unsigned i = 0; (d = vm_device_state(m, i)); i++)
+		ret[n++] = (struct state_item){d, i, NULL};
+	return n;
+}
+
+/* Where the live copy is. */
+static void *live_pod(struct vm *vm, const struct state_item *it)
+{
+	if (it->desc == &vm_chips_desc)
+		return &vm->chips;
+	if (it->desc == &vm_ending_desc)
+		return &vm->ending;
+	if (it->desc == &vcpu_state_desc)
+		return &vm->vcpus[it->instance].state;
+	return vm->devices.devs[it->instance]->pod;
+}
+
+int vm_state_pods(struct state_item *items, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		items[i].pod = calloc(1, items[i].desc->size);
+		if (!items[i].pod)
+			return -ENOMEM;
+	}
 	return 0;
 }
 
 int vm_state_init(struct vm *vm, struct err *e)
 {
 	struct vm_state *s = &vm->state;
-	int r = add_item(s, &vm_chips_desc, 0, &vm->chips);
 
-	if (!r)
-		r = add_item(s, &vm_ending_desc, 0, &vm->ending);
-	for (unsigned i = 0; i < vm->machine.vcpus && !r; i++)
-		r = add_item(s, &vcpu_state_desc, i, &vm->vcpus[i].state);
-	for (unsigned i = 0; i < vm->devices.ndevs && !r; i++)
-		r = add_item(s, vm->devices.devs[i]->ops->state, i, vm->devices.devs[i]->pod);
-	return r ? err_set(e, r, "state tables: out of memory") : 0;
+	s->nitems = vm_state_list(&vm->machine, s->scratch);
+	memcpy(s->items, s->scratch, sizeof(s->items));
+	for (unsigned i = 0; i < s->nitems; i++)
+		s->items[i].pod = live_pod(vm, &s->items[i]);
+	return vm_state_pods(s->scratch, s->nitems)
+		       ? err_set(e, -ENOMEM, "state tables: out of memory")
+		       : 0;
 }
 
 void vm_state_done(struct vm *vm)
@@ -53,15 +76,20 @@ int64_t vm_save(struct vm *vm, void *buf, size_t cap)
 	return state_encode_all(vm->state.items, vm->state.nitems, buf, cap);
 }
 
+int vm_state_decode(const struct state_item *items, unsigned n, struct machine *m, const void *buf,
+		    size_t len, struct err *e)
+{
+	int r = state_decode_all(items, n, buf, len, e);
+
+	for (unsigned i = 0; i < n && !r; i++)
+		if (items[i].desc == &vcpu_state_desc)
+			r = vcpu_state_fits(items[i].pod, m, e);
+	return r;
+}
+
 int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e)
 {
-	const struct vm_state *s = &vm->state;
-	int r = state_decode_all(s->scratch, s->nitems, buf, len, e);
-
-	for (unsigned i = 0; i < s->nitems && !r; i++)
-		if (s->scratch[i].desc == &vcpu_state_desc)
-			r = vcpu_state_fits(s->scratch[i].pod, &vm->machine, e);
-	return r;
+	return vm_state_decode(vm->state.scratch, vm->state.nitems, &vm->machine, buf, len, e);
 }
 
 void vm_commit(struct vm *vm)

@@ -25,6 +25,17 @@ struct vm_state {
 	size_t power_on_len;
 };
 
+/*
+ * What a VM of that machine has, in the order of its state, without pods; into VM_MAX_ITEMS of
+ * them. Returns how many. No VM is needed.
+ */
+unsigned vm_state_list(const struct machine *m, struct state_item *ret);
+/* Pods for them, zeroed, to be freed one by one: also after -ENOMEM. */
+int vm_state_pods(struct state_item *items, unsigned n);
+/* Decode and check into pods of no VM. -EBADMSG: e says what, of which device. */
+int vm_state_decode(const struct state_item *items, unsigned n, struct machine *m, const void *buf,
+		    size_t len, struct err *e);
+
 struct vm;
 
 /* Paused: bring every item's pod up to date and encode them all. Bytes, or a negative errno. */
