@@ -145,8 +145,8 @@ $(NATIVE): $(LIBOBJS)
 $(NATIVE): TOOLLIBS := $(LIBS)
 $(B)/tests/bench/native_ft: $(B)/tests/unit/libstage.o
 $(B)/tests/bench/native_compare: $(B)/tests/unit/libcompare.o
-# One that speaks its protocol, and one that prints it.
-SPEAKERS := $(B)/tests/hostile/hostile $(B)/tests/docs/protocol
+# One that speaks its protocol, and those that print it and its state.
+SPEAKERS := $(B)/tests/hostile/hostile $(B)/tests/docs/protocol $(B)/tests/docs/state
 $(SPEAKERS): $(LIBOBJS)
 $(SPEAKERS): TOOLLIBS := $(LIBS)
 $(B)/tests/sim/sim: $(SIM) $(LIBOBJS)
