@@ -200,6 +200,36 @@ def cli_status(lab):
 
 
 @test(60)
+def cli_dump(lab):
+    """the state of a VM that runs and of its snapshot, by device and field; what differs"""
+    vm = boot(lab, "idle", "hz=20")
+    vm.wait_console("^READY")
+
+    def command(*args, code=0):
+        p = ftlab.run(ftlab.FTVMM, *args, check=False,
+                      env=dict(os.environ, XDG_RUNTIME_DIR=lab.path("A")))
+        expect(p.returncode == code, f"{' '.join(args)}: exit code {p.returncode}: {p.stdout}")
+        return p.stdout
+    text = command("dump", "vm")
+    for line in (r"vcpu\[0\]\.regs\.rip = \d+", r"chips\[0\]\.clock_ns = \d+", r"serial\[0\]\.lcr = \d+"):
+        expect(re.search(f"^{line}", text, re.M), f"no {line}: {text}")
+    expect(vm.status()["state"] == "RUNNING", "it stands")
+    command("pause", "vm")
+    command("snapshot", "vm", lab.path("snap"))
+    expect(command("dump", "--diff", "vm", lab.path("snap")) == "", "a paused VM and its snapshot")
+    both = [json.loads(command("dump", what, "--json")) for what in ("vm", lab.path("snap"))]
+    expect(both[0] == both[1] and int(both[0]["state"]["vcpu[0]"]["regs"]["rip"], 16), both[0])
+    command("resume", "vm")
+    vm.wait_status(lambda s: s["state"] == "RUNNING", "running", 8)
+    text = command("dump", "--diff", "vm", lab.path("snap"), code=4)
+    expect(re.search(r"^chips\[0\] clock_ns: 0x\w+ 0x\w+$", text, re.M), text)
+    with open(lab.path("snap"), "r+b") as f:
+        f.seek(-50, os.SEEK_END)
+        f.truncate()
+    expect("file ends too early" in command("dump", lab.path("snap"), code=2), "a damaged file")
+
+
+@test(60)
 def cli_set_epoch(lab):
     """the epoch can be changed under protection"""
     pair = Pair(lab, disk=0, epoch="10s")

@@ -1,7 +1,8 @@
 /*
  * Snapshot files. The first byte picks: even, the rest is the file; odd, the rest is a list of
  * frames that are signed: parts of a good snapshot, as they are, edited or cut, and anything else
- * (see add_part()). What is restored is saved again, and that file gives the same VM.
+ * (see add_part()). What is restored is saved again, and that file gives the same VM. `ftvmm dump`
+ * reads each file, too.
  */
 #define _GNU_SOURCE /* memfd_create */
 #include <fcntl.h>
@@ -182,6 +183,16 @@ static void check_restored(void)
 	free(second);
 }
 
+/* Looked at it is refused as it is restored, or more often: this machine has fewer devices. */
+static void check_view(void)
+{
+	struct err e = {0};
+	struct vm_view v;
+
+	require(!snapshot_view(&v, in_path, &e) || e.msg[0]);
+	vm_view_done(&v);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {data, size};
@@ -200,6 +211,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	} else {
 		write_file(in.p, in.left);
 	}
+	check_view();
 	if (snapshot_restore(&vm, &loop, &backends, in_path, NULL, &e))
 		require(e.msg[0] && !vm.loop);
 	else

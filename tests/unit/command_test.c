@@ -169,7 +169,7 @@ static const char *ask(struct rig *rig, const char *cmd)
 static void vm_serves_what_the_table_says(void **state)
 {
 	static const char none[] = "{\"error\":\"no command '%s'; there are status, events, pause, "
-				   "resume, set, snapshot, failover, migrate, stop\"}\n";
+				   "resume, set, snapshot, dump, failover, migrate, stop\"}\n";
 	struct rig *rig = *state;
 	const struct command *c;
 	char want[200];
@@ -197,6 +197,7 @@ static void each_is_served_by_its_own(void **state)
 		 "{\"ok\":{\"event\":\"ft-state\",\"new\":\"STARTING\",\"role\":\"plain\","},
 		{"set", "{\"error\":\"set: nothing to set"},
 		{"snapshot", "{\"error\":\"snapshot: 'file' must"},
+		{"dump", "{\"error\":\"dump: this side does not run the VM"},
 		{"failover", "{\"error\":\"failover: only the side"},
 		{"migrate", "{\"error\":\"migrate: where to?"},
 		{"migrate\",\"cancel\":true,\"x\":\"", "{\"error\":\"migrate: none is under way"},

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "vmm/cli/cmd_ctl.h"
+#include "vmm/cli/cmd_dump.h"
 #include "vmm/cli/cmd_key.h"
 #include "vmm/cli/cmd_metrics.h"
 #include "vmm/cli/cmd_migrate.h"
@@ -47,6 +48,9 @@ static const struct command commands[] = {
 	  .ask = cmd_set, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .serve = serve_set },
 	{ "snapshot", "NAME FILE [staging=SIZE|arrived] [--json]", "write memory and devices of a VM, not its disks, to a file; arrived: what has come of one whose source died",
 	  .ask = cmd_snapshot, .min_args = 1, .max_args = 2, .serve = serve_snapshot },
+	{ "dump", "NAME|FILE|--diff NAME|FILE NAME|FILE [--json]",
+	  "show all device and vCPU state of a VM or of a snapshot; --diff: what differs between two, exit code 4 when something does",
+	  .ask = cmd_dump, .max_args = 2, .takes_options = true, .serve = serve_dump },
 	{ "console", "NAME", "a terminal at the guest's serial port", .ask = cmd_console },
 	{ "failover", "NAME [--json]", "hand a protected VM over to its secondary",
 	  .ask = cmd_failover, .serve = serve_failover },

@@ -15,7 +15,15 @@
 #define COMMAND_ARGS_MAX 16
 
 /* Of every command but `run`. */
-enum command_exit { EXIT_DONE, EXIT_USAGE, EXIT_FAILED, EXIT_GONE, EXIT_UNPROTECTED, EXIT_FENCED };
+enum command_exit {
+	EXIT_DONE,
+	EXIT_USAGE,
+	EXIT_FAILED,
+	EXIT_GONE,
+	EXIT_UNPROTECTED,
+	EXIT_FENCED,
+	EXIT_DIFFERS = EXIT_UNPROTECTED, /* of dump --diff */
+};
 
 struct run;
 

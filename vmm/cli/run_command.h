@@ -19,6 +19,8 @@ json_t *serve_resume(struct run *r, json_t *request, struct err *e);
 json_t *serve_set(struct run *r, json_t *request, struct err *e); /* all or nothing */
 json_t *serve_failover(struct run *r, json_t *request, struct err *e);
 json_t *serve_migrate(struct run *r, json_t *request, struct err *e); /* run_migrate.c */
+/* run_dump.c: pause_us, and machine (FDT) and state (vmm/machine/state.h) in base64 */
+json_t *serve_dump(struct run *r, json_t *request, struct err *e);
 json_t *serve_stop(struct run *r, json_t *request, struct err *e);
 
 #endif

@@ -9,6 +9,7 @@
 
 #include "vmm/base/err.h"
 #include "vmm/vm/vm.h"
+#include "vmm/vm/vm_view.h"
 #include "vmm/wire/stream.h"
 
 /* Who takes the pages, if they are not to go into memory at once. */
@@ -28,5 +29,10 @@ struct snapshot_pages {
  */
 int snapshot_restore(struct vm *vm, struct loop *l, const struct backends *b, const char *path,
 		     const struct snapshot_pages *pages, struct err *e);
+/*
+ * Its machine and state, for no VM: the file is read to its end and checked as by a restore, but
+ * for what is in the pages. vm_view_done() is to be called whatever comes.
+ */
+int snapshot_view(struct vm_view *v, const char *path, struct err *e);
 
 #endif

@@ -107,6 +107,15 @@ uint64_t state_hash(const struct state_item *item);
 /* Name of the first stable field that differs ("virtio-blk.queues[1].last_avail"), or false. */
 bool state_diff(const struct state_desc *desc, const void *a, const void *b, char *ret_name,
 		size_t cap);
+/*
+ * Every field that differs, those that are not stable, too: fn gets its path below the item
+ * ("queues[1].last_avail", "xsave[0x10..0x1f]", "msrs.count") and both values, of which neither
+ * holds a blank. a or b may be NULL: there is none, all that the other has differs, and the value
+ * that is not there is "-". Returns how often fn was called.
+ */
+typedef void state_differ_fn(void *arg, const char *path, const char *a, const char *b);
+unsigned state_compare(const struct state_desc *desc, const void *a, const void *b,
+		       state_differ_fn *fn, void *arg);
 /* Write "table[instance].field = value" lines, for people. fn may be called many times. */
 void state_dump(const struct state_item *item, void (*fn)(void *arg, const char *line), void *arg);
 /* Table self-check for tests: unique ids, sizes that fit the type, limits that make sense. */
