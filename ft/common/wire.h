@@ -55,7 +55,7 @@ struct wire_generation {
 	uint64_t generation;
 };
 
-/* FRAME_EPOCH_END */
+/* FRAME_EPOCH_END; with verify a struct mem_places (vmm/machine/mem_places.h) follows. */
 struct wire_end {
 	uint64_t pages;	   /* entries in the epoch's page frames */
 	uint64_t disk_ops; /* entries in its disk log frames */

@@ -31,9 +31,10 @@ static void output_held(void *arg)
 /* With --verify: what the peer must have after it applied this epoch. */
 static void add_hashes(struct engine *g, struct send_job *j)
 {
-	if (!g->ft->cfg->verify)
+	j->has_places = g->ft->cfg->verify;
+	if (!j->has_places)
 		return;
-	j->end.ram_hash = mem_hash(&g->vm->mem);
+	j->end.ram_hash = mem_hash_places(&g->vm->mem, &j->places);
 	j->end.state_hash = XXH3_64bits(j->state, j->state_len);
 }
 

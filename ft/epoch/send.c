@@ -74,6 +74,14 @@ static int write_disklog(struct send *s, struct send_job *j)
 	return 0;
 }
 
+static int write_end(struct send *s, struct send_job *j)
+{
+	struct iovec iov[] = {{&j->end, sizeof(j->end)}, {&j->places, sizeof(j->places)}};
+
+	return stream_send(s->stream, FRAME_EPOCH_END, j->epoch, iov, j->has_places ? 2 : 1,
+			   s->out.until_ns);
+}
+
 static int write_parts(struct send *s, struct send_job *j)
 {
 	int r = 0;
@@ -93,7 +101,7 @@ static int write_parts(struct send *s, struct send_job *j)
 	step_reached(STEP_SEND_STATE);
 	__atomic_store_n(&s->ending, j->epoch, __ATOMIC_RELEASE);
 	if (!r)
-		r = write_frame(s, FRAME_EPOCH_END, j->epoch, &j->end, sizeof(j->end));
+		r = write_end(s, j);
 	step_reached(STEP_SEND_END);
 	return r;
 }

@@ -14,6 +14,7 @@
 #include "ft/epoch/disklog.h"
 #include "vmm/copy/page_out.h"
 #include "ft/common/wire.h"
+#include "vmm/machine/mem_places.h"
 #include "vmm/wire/stream.h"
 
 struct sync;
@@ -28,6 +29,8 @@ struct send_job {
 	uint8_t *state;
 	uint32_t state_len;
 	struct wire_end end;
+	struct mem_places places; /* with verify; goes behind the end */
+	bool has_places;
 };
 
 #define SEND_JOBS 3

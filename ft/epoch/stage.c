@@ -1,6 +1,7 @@
 #include "ft/epoch/stage.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -9,6 +10,10 @@
 #include "vmm/base/log.h"
 
 #define PIECE_PAGES 256u /* of a commit, between two looks at the clock */
+#define FIELD_TEXT  320u /* a field's path and two values */
+
+_Static_assert(sizeof(struct wire_end) + sizeof(struct mem_places) <= 256,
+	       "what an epoch end may have: stream.c");
 
 int stage_init(struct stage *s, struct vm *vm, struct diskapply *disks, uint64_t disklog_limit)
 {
@@ -81,9 +86,12 @@ static int finish(struct stage *s, const struct frame *f, struct err *e)
 {
 	struct wire_end end;
 
-	if (f->length != sizeof(end))
+	if (f->length != sizeof(end) && f->length != sizeof(end) + sizeof(s->places))
 		return err_set(e, -EBADMSG, "epoch end of %u bytes", f->length);
 	memcpy(&end, f->data, sizeof(end));
+	s->has_places = f->length > sizeof(end);
+	if (s->has_places)
+		memcpy(&s->places, f->data + sizeof(end), sizeof(s->places));
 	if (end.paused > 1 || end.runs > 1)
 		return err_set(e, -EBADMSG, "epoch %llu is neither paused nor not",
 			       (unsigned long long)s->epoch);
@@ -209,6 +217,57 @@ void stage_abort(struct stage *s)
 	close_epoch(s);
 }
 
+static int unequal_memory(const struct stage *s, uint64_t ram, const struct mem_places *places,
+			  struct err *e)
+{
+	uint64_t first = 0, last = UINT64_MAX;
+	char where[80] = "";
+
+	if (s->has_places)
+		mem_places_find(ram - s->end.ram_hash, places, &s->places, &first, &last);
+	if (last >= s->vm->mem.npages)
+		last = s->vm->mem.npages - 1;
+	if (first == last)
+		snprintf(where, sizeof(where), ": the page at %#llx",
+			 (unsigned long long)(first << MEM_PAGE_SHIFT));
+	else if (s->has_places)
+		snprintf(where, sizeof(where), ": pages between %#llx and %#llx",
+			 (unsigned long long)(first << MEM_PAGE_SHIFT),
+			 (unsigned long long)(((last + 1) << MEM_PAGE_SHIFT) - 1));
+	return err_set(e, -EBADMSG, "verify: memory differs from the primary's after epoch %llu%s",
+		       (unsigned long long)s->committed, where);
+}
+
+static void first_field(void *arg, const char *path, const char *here, const char *sent)
+{
+	char *what = arg;
+	size_t n = strlen(what);
+
+	if (n && what[n - 1] == '.') /* the device alone is there */
+		snprintf(what + n, FIELD_TEXT - n, "%s is %s, and was sent as %s", path, here,
+			 sent);
+}
+
+/* Nothing was decoded since: scratch is what the primary has sent. */
+static int unequal_state(const struct stage *s, struct err *e)
+{
+	const struct vm_state *v = &s->vm->state;
+	char what[FIELD_TEXT] = "as it is encoded here: are both sides of one version?";
+
+	for (unsigned i = 0; i < v->nitems; i++) {
+		const struct state_item *it = &v->items[i];
+		char device[FIELD_TEXT];
+
+		snprintf(device, sizeof(device), "%s[%u].", it->desc->name, it->instance);
+		if (!state_compare(it->desc, it->pod, v->scratch[i].pod, first_field, device))
+			continue;
+		memcpy(what, device, sizeof(what));
+		break;
+	}
+	return err_set(e, -EBADMSG, "verify: state differs from the primary's after epoch %llu: %s",
+		       (unsigned long long)s->committed, what);
+}
+
 int stage_verify(struct stage *s, struct err *e)
 {
 	size_t cap = vm_state_bound(s->vm);
@@ -216,16 +275,13 @@ int stage_verify(struct stage *s, struct err *e)
 	int64_t len =
 		buf ? state_encode_all(s->vm->state.items, s->vm->state.nitems, buf, cap) : -ENOMEM;
 	uint64_t state = len > 0 ? XXH3_64bits(buf, len) : 0;
-	uint64_t ram = mem_hash_kept(&s->vm->mem);
+	struct mem_places places;
+	uint64_t ram = mem_hash_places_kept(&s->vm->mem, &places);
 
 	free(buf);
 	if (ram != s->end.ram_hash)
-		return err_set(e, -EBADMSG,
-			       "verify: memory differs from the primary's after epoch %llu",
-			       (unsigned long long)s->committed);
+		return unequal_memory(s, ram, &places, e);
 	if (state != s->end.state_hash)
-		return err_set(e, -EBADMSG,
-			       "verify: state differs from the primary's after epoch %llu",
-			       (unsigned long long)s->committed);
+		return unequal_state(s, e);
 	return 0;
 }

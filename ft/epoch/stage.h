@@ -15,6 +15,7 @@
 #include "ft/common/wire.h"
 #include "vmm/base/err.h"
 #include "vmm/copy/page_in.h"
+#include "vmm/machine/mem_places.h"
 #include "vmm/wire/stream.h"
 #include "vmm/vm/vm.h"
 
@@ -34,6 +35,8 @@ struct stage {
 	struct page_in pages;
 	struct disk_writes disklog;
 	struct wire_end end;
+	struct mem_places places; /* of the primary, with --verify */
+	bool has_places;
 };
 
 int stage_init(struct stage *s, struct vm *vm, struct diskapply *disks, uint64_t disklog_limit);
@@ -56,7 +59,10 @@ static inline bool stage_is_committing(const struct stage *s)
 }
 /* Drop the open epoch. One whose commit has begun was promised: the rest of it is done. */
 void stage_abort(struct stage *s);
-/* With --verify, right after a commit: do RAM and state equal the primary's at the seal? */
+/*
+ * With --verify, right after a commit: do RAM and state equal the primary's at the seal? -EBADMSG:
+ * e names the page, or those between which all that differ are; or device, field and both values.
+ */
 int stage_verify(struct stage *s, struct err *e);
 
 #endif

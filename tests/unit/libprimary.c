@@ -221,8 +221,10 @@ static void take_in(struct rig *r, const struct frame *f)
 	} else if (f->type == FRAME_STATE) {
 		r->state_hash = XXH3_64bits(f->data, f->length);
 	} else if (f->type == FRAME_EPOCH_END) {
-		assert_int_equal(f->length, sizeof(r->end));
+		assert_int_equal(f->length,
+				 sizeof(r->end) + (r->cfg.verify ? sizeof(r->places) : 0));
 		memcpy(&r->end, f->data, sizeof(r->end));
+		memcpy(&r->places, f->data + sizeof(r->end), f->length - sizeof(r->end));
 		r->ended = f->epoch;
 	} else if (f->type == FRAME_HAND_OVER) {
 		assert_int_equal(f->length, sizeof(r->token));

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "vmm/machine/mem.h"
+#include "vmm/machine/mem_places.h"
 
 #define BYTES (4ull << 20)
 #define PAGES (BYTES / MEM_PAGE_SIZE)
@@ -216,6 +217,34 @@ static void hash_knows_where_a_page_is(void **state)
 	assert_int_equal(mem_hash(&m), first);
 }
 
+/* One page by its number, several by what their numbers begin with. */
+static void places_name_the_page(void **state)
+{
+	static const unsigned pages[] = {0, 1, 5, 6, 64, PAGES - 1};
+	struct mem_places before, after;
+	uint64_t hash = mem_hash_places(&m, &before), first, last;
+
+	assert_int_equal(hash, mem_hash(&m));
+	for (unsigned i = 0; i < sizeof(pages) / sizeof(pages[0]); i++) {
+		uint64_t now;
+
+		*mem_page(&m, pages[i]) ^= 1;
+		now = mem_hash_places(&m, &after);
+		mem_places_find(now - hash, &after, &before, &first, &last);
+		assert_int_equal(first, pages[i]);
+		assert_int_equal(last, pages[i]);
+		mem_places_find(hash - now, &before, &after, &first, &last);
+		assert_true(first == pages[i] && last == first);
+		*mem_page(&m, pages[i]) ^= 1;
+	}
+	*mem_page(&m, 5) ^= 1;
+	*mem_page(&m, 6) ^= 1;
+	mem_places_find(mem_hash_places(&m, &after) - hash, &after, &before, &first, &last);
+	assert_true(first == 4 && last == 7);
+	*mem_page(&m, 5) ^= 1;
+	*mem_page(&m, 6) ^= 1;
+}
+
 /* Of this kind of mapping the file has what is written, and is what is read. */
 static void mapping_is_the_file(void **state)
 {
@@ -310,6 +339,7 @@ int main(void)
 		T(filled_pages_are_what_was_given),
 		T(one_byte_makes_a_page),
 		T(hash_knows_where_a_page_is),
+		T(places_name_the_page),
 		T(a_mark_is_behind_what_it_marks),
 		T(writes_outside_of_memory),
 	};

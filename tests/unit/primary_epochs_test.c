@@ -243,10 +243,14 @@ static void hashes_for_verify(void **state)
 {
 	struct rig *r = *state;
 
+	struct mem_places places;
+
 	r->cfg.verify = true;
 	rig_reach(r, PRI_FLIGHT);
 	arrive(r);
-	assert_int_equal(r->end.ram_hash, mem_hash(&r->vm.mem));
+	assert_int_equal(r->end.ram_hash, mem_hash_places(&r->vm.mem, &places));
+	assert_memory_equal(&r->places, &places, sizeof(places));
+	assert_int_not_equal(places.sum[0], 0);
 	assert_int_equal(r->end.state_hash, r->state_hash);
 	assert_int_not_equal(r->state_hash, 0);
 }

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 #include "vmm/base/log.h"
 
@@ -342,25 +341,4 @@ bool mem_next_data(const struct mem *m, uint64_t *off, uint64_t *end)
 	*off = data;
 	*end = hole < 0 ? m->bytes : (uint64_t)hole;
 	return true;
-}
-
-static uint64_t hash(const struct mem *m, const uint8_t *view)
-{
-	uint64_t sum = 0, off = 0, end;
-
-	for (; mem_next_data(m, &off, &end); off = end)
-		for (uint64_t at = off; at < end; at += MEM_PAGE_SIZE)
-			if (!mem_is_zero_page(view + at))
-				sum += XXH3_64bits_withSeed(view + at, MEM_PAGE_SIZE, at);
-	return sum;
-}
-
-uint64_t mem_hash(const struct mem *m)
-{
-	return hash(m, m->base);
-}
-
-uint64_t mem_hash_kept(const struct mem *m)
-{
-	return hash(m, m->kept);
 }

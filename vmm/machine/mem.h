@@ -123,7 +123,7 @@ static inline bool mem_is_split(const struct mem *m)
 }
 /*
  * Hash of the content, by page number; pages of zeros count for nothing, allocated or not. Of what
- * the guest sees, and of the last checkpoint.
+ * the guest sees, and of the last checkpoint. In mem_places.c.
  */
 uint64_t mem_hash(const struct mem *m);
 uint64_t mem_hash_kept(const struct mem *m);
