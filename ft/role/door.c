@@ -20,8 +20,8 @@ static bool is_heart(struct secondary *s, struct door_conn *c, const struct fram
 static bool is_mirror(struct secondary *s, struct door_conn *c, const struct frame *f)
 {
 	return c->stream.link == STREAM_MIRROR && f->type == FRAME_MIRROR && !s->fsm.depth &&
-	       s->fsm.state == SEC_STANDBY && secondary_has_link(s) && s->heart.loop &&
-	       c->stream.session == s->main.session;
+	       s->fsm.state == SEC_STANDBY && !s->twin.unfit && secondary_has_link(s) &&
+	       s->heart.loop && c->stream.session == s->main.session;
 }
 
 static bool said(void *arg, struct door_conn *c, const struct frame *f)

@@ -38,6 +38,7 @@ static const struct fsm_row rows[] = {
 	ROW(STANDBY, IMAGE_FAILED, LISTEN, secondary_image_failed, "REFUSE; VM destroyed"),
 
 	ROW(STANDBY, TWIN_DUE, TWIN, twinning_run, "load, run; LOADED"),
+	ROW(TWIN, TWIN_OFF, STANDBY, NULL, "the mirror is dropped, and refused from here on"),
 	ROW(TWIN, PART, TWIN_STAGES, twinning_suspend, "the guest stands; stage it"),
 	ROW(TWIN_STAGES, PART, TWIN_STAGES, secondary_take_part, "stage it"),
 	ROW(TWIN_STAGES, WHOLE, STANDBY, secondary_take_epoch, "ACK, commit, roll back"),

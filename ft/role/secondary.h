@@ -53,6 +53,7 @@
 	X(WHOLE, "an epoch is whole")                                                              \
 	X(READY, "this host takes the state")                                                      \
 	X(TWIN_DUE, "committed: the guest is to run here, too")                                    \
+	X(TWIN_OFF, "it cannot")                                                                   \
 	X(UNEQUAL, "`--verify` fails")                                                             \
 	X(TIMER, "timer")                                                                          \
 	X(WON, "claim won")                                                                        \

@@ -72,6 +72,7 @@ void secondary_listen_again(struct secondary *s, const char *why)
 	arbiter_set_token(s->ft->arbiter, 0);
 	s->claimed = 0;
 	twin_abandon(&s->twin);
+	s->twin.unfit = false;
 	if (s->has_vm) {
 		diskapply_drop(&s->disks);
 		diskapply_done(&s->disks); /* serves events meanwhile */

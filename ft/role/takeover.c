@@ -189,6 +189,7 @@ void takeover_accept(void *arg)
 	struct secondary *s = arg;
 
 	log_info("primary: hands over");
+	twin_abandon(&s->twin);
 	s->lost_ns = loop_now_ns();
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	arbiter_set_token(s->ft->arbiter, takeover_token(s->frame));

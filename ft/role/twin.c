@@ -227,6 +227,16 @@ static void join(struct twin *t)
 	t->state = TWIN_NONE;
 }
 
+/* At the last checkpoint, and no guest is loaded: none of its requests waits for the images. */
+static void end_at_checkpoint(struct twin *t)
+{
+	free_disks(t);
+	join(t);
+	for (unsigned i = 0; i < t->vm->machine.ndevs; i++)
+		if (t->vm->devices.disks[i].fd >= 0)
+			disk_hold(&t->vm->devices.disks[i], false);
+}
+
 void twin_abandon(struct twin *t)
 {
 	struct err e = {0};
@@ -240,8 +250,7 @@ void twin_abandon(struct twin *t)
 	while (!replica_roll_back(&t->memory))
 		;
 	drop_disks(t);
-	free_disks(t);
-	join(t);
+	end_at_checkpoint(t);
 }
 
 /* --- checkpoints ------------------------------------------------------------------------------ */
@@ -262,10 +271,8 @@ bool twin_roll_back(struct twin *t, bool all)
 
 void twin_end(struct twin *t)
 {
-	if (t->state != TWIN_SPLIT)
-		return;
-	free_disks(t);
-	join(t);
+	if (t->state == TWIN_SPLIT)
+		end_at_checkpoint(t);
 }
 
 int twin_begin(struct twin *t, uint64_t epoch, struct err *e)
@@ -336,6 +343,8 @@ bool twin_merge(struct twin *t, void (*done)(void *arg, int error), void *arg)
 
 void twin_leave(struct twin *t)
 {
+	mirror_stop(&t->mirror);
+	drop_early(t);
 	if (t->state == TWIN_MERGES)
 		free_disks(t);
 	t->state = TWIN_NONE;

@@ -46,6 +46,7 @@ struct twin {
 	struct overlay *disks[MACHINE_MAX_DEVS];
 	struct inlet nets[MACHINE_MAX_DEVS];
 	struct twin_input early;
+	bool unfit;	  /* it cannot run here: not tried again with this primary */
 	unsigned merging; /* overlays whose merge is not over */
 	int merge_error;
 	void (*merged)(void *arg, int error);

@@ -22,13 +22,25 @@ static int load(struct secondary *s, struct err *e)
 	return vm_load(s->vm, loop_now_ns() - s->committed_ns, e);
 }
 
+/*
+ * The primary sees the mirror end, and goes on as with kemari. What was loaded in part is no state
+ * to go on with: a takeover loads the checkpoint, behind which nothing has left.
+ */
+static void cannot_run(struct secondary *s, const char *why)
+{
+	log_error("twin: %s; as with kemari until there is another primary", why);
+	twin_abandon(&s->twin);
+	s->twin.unfit = true;
+	secondary_post(s, SEC_EV_TWIN_OFF);
+}
+
 void twinning_run(void *arg)
 {
 	struct secondary *s = arg;
 	struct err e = {0};
 
 	if (load(s, &e)) {
-		secondary_reject(s, e.msg);
+		cannot_run(s, e.msg);
 		return;
 	}
 	step_reached(STEP_TWIN_LOADED);
@@ -82,8 +94,9 @@ void twinning_take_over(void *arg)
 	step_reached(STEP_TAKEOVER_LINK);
 	vm_plug(s->vm);
 	__atomic_store_n(&s->vm->run.first_entry_ns, 0, __ATOMIC_RELAXED); /* as this side's own */
-	takeover_start(s);
+	/* Before this side, as a primary, looks for a secondary: a sync would read the images. */
 	s->ft->images_behind = merges || !diskapply_idle(&s->disks);
-	if (diskapply_idle(&s->disks))
+	takeover_start(s);
+	if (diskapply_idle(&s->disks)) /* else when it is */
 		takeover_let_disks_go(s);
 }

@@ -88,8 +88,8 @@ void end_close(struct end *c)
 	c->written = 0;
 }
 
-/* The next frame, as stream_recv(), which may look at the socket at its second call only. */
-static int receive(struct end *c, struct frame *f)
+/* stream_recv() may look at the socket at its second call only. */
+int end_take(struct end *c, struct frame *f)
 {
 	int r = c->in.fd < 0 ? -EPIPE : stream_recv(&c->in, f);
 
@@ -103,7 +103,7 @@ bool end_is_dropped(struct end *c)
 
 	lab_settle();
 	do
-		r = receive(c, &f);
+		r = end_take(c, &f);
 	while (r == 1);
 	return r < 0;
 }
@@ -113,7 +113,7 @@ void end_expect(struct end *c, enum frame_type type, struct frame *f)
 	struct frame g;
 	int r = 0;
 
-	lab_until((r = receive(c, &g)) != 0);
+	lab_until((r = end_take(c, &g)) != 0);
 	assert_int_equal(r, 1);
 	assert_string_equal(stream_frame_name(g.type), stream_frame_name((uint16_t)type));
 	if (type != FRAME_ACK)
@@ -137,7 +137,7 @@ void end_expect_no(struct end *c, enum frame_type type)
 	struct frame f;
 
 	lab_settle();
-	while (receive(c, &f) == 1)
+	while (end_take(c, &f) == 1)
 		assert_int_not_equal(f.type, type);
 }
 

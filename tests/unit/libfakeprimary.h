@@ -30,6 +30,8 @@ void end_send(struct end *c, enum frame_type type, uint64_t epoch, const void *d
 void end_close(struct end *c);
 /* Has the other side hung up? What it sent before is thrown away. */
 bool end_is_dropped(struct end *c);
+/* The next frame, if it has come, as stream_recv(). */
+int end_take(struct end *c, struct frame *f);
 /* A frame comes, of that type; f may be NULL. */
 void end_expect(struct end *c, enum frame_type type, struct frame *f);
 void end_expect_refusal(struct end *c, const char *text);

@@ -241,6 +241,7 @@ static void on_taken(void *arg)
 	assert_ptr_equal(arg, &lab);
 	lab.taken++;
 	lab.leaving = lab.vm.obuf.holding ? 'h' : 'p';
+	lab.behind = lab.ft.images_behind;
 }
 
 /* Full of what was there before. */

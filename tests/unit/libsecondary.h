@@ -34,6 +34,7 @@ struct lab {
 	unsigned exits, taken; /* calls of on_exit() and taken_over() */
 	int exit_code;	       /* the last one */
 	char leaving; /* the output buffer when taken_over() was called: h held, p passing */
+	bool behind;  /* the images then */
 	/* Of the images: */
 	bool images_wait;	/* writes of the log stay where they are, */
 	struct disk_req *write; /* this one, */
