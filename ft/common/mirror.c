@@ -241,7 +241,7 @@ int mirror_put(struct mirror *m, enum frame_type type, uint64_t epoch, const str
 	struct mirror_entry *en;
 	int r;
 
-	if (mirror_is_full(m))
+	if (niov && mirror_is_full(m))
 		return -EAGAIN;
 	en = make_entry(iov, niov);
 	if (!en)

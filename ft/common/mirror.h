@@ -58,7 +58,10 @@ static inline bool mirror_is_up(const struct mirror *m)
 {
 	return m->loop != NULL;
 }
-/* 0: it is copied, and on its way. -EAGAIN: too much waits. -ENOMEM, -EPIPE: lost() is near. */
+/*
+ * 0: it is copied, and on its way. -EAGAIN: too much waits, but never for a bare word (niov 0), of
+ * which there is one a checkpoint. -ENOMEM: it is not. -EPIPE: lost() is near.
+ */
 int mirror_put(struct mirror *m, enum frame_type type, uint64_t epoch, const struct iovec *iov,
 	       int niov);
 /* Would a put say -EAGAIN? Then room() comes. */

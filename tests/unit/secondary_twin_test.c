@@ -139,6 +139,30 @@ static void images_are_behind_from_the_first_moment_on(void **state)
 
 /* --- the mirror ------------------------------------------------------------------------------- */
 
+/* However much of the epoch before is on its way: without that word the primary compares nothing.
+ */
+static void it_says_that_it_runs(void **state)
+{
+	static char much[32 << 10];
+	struct iovec iov = {much, sizeof(much)};
+	struct frame f;
+
+	lab_reach(SEC_TWIN);
+	for (unsigned n = 0; n < 1000; n++)
+		if (obuf_put(&lab.vm.obuf, fake_vm.sink, &iov, 1))
+			break;
+	lab_until(mirror_is_full(&lab.sec.twin.mirror));
+	pri_commit(3);
+	lab_until(lab.sec.fsm.state == SEC_TWIN);
+	for (unsigned loaded = 0; loaded < 2;) {
+		lab_until(end_take(&lab.mirror, &f) == 1);
+		if (f.type != FRAME_LOADED)
+			continue;
+		assert_int_equal(f.epoch, loaded + 2);
+		loaded++;
+	}
+}
+
 static void it_is_gone_after_a_hand_over(void **state)
 {
 	lab_reach(SEC_STANDBY);
@@ -161,6 +185,7 @@ int main(void)
 		LAB_TEST(disks_go_that_came_while_it_claims),
 		LAB_TEST(disks_wait_for_what_comes_after_it_has_claimed),
 		LAB_TEST(images_are_behind_from_the_first_moment_on),
+		LAB_TEST(it_says_that_it_runs),
 		LAB_TEST(it_is_gone_after_a_hand_over),
 	};
 
