@@ -311,12 +311,16 @@ void obuf_release(struct obuf *ob, uint64_t epoch)
 	obuf_continue(ob);
 }
 
+bool obuf_is_turn(const struct obuf *ob)
+{
+	return ob->may + 1 >= ob->epoch && (!ob->head || ob->head->epoch == ob->epoch);
+}
+
 void obuf_let(struct obuf *ob, struct obuf_entry *en)
 {
-	VMM_BUG_ON(!ob->holding || en->epoch != ob->epoch);
+	VMM_BUG_ON(!ob->holding || en->epoch != ob->epoch || !obuf_is_turn(ob));
 	if (ob->closed)
 		return;
-	let_out(ob, true); /* not ahead of what may leave, but did not get its turn yet */
 	unlink_entry(ob, en);
 	deliver(ob, en->sink, en->data, en->len);
 	free(en);

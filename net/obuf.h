@@ -100,7 +100,11 @@ void obuf_on_kept(struct obuf *ob, obuf_kept_fn *fn, void *arg);
  * that were put before it. It is gone then.
  */
 void obuf_let(struct obuf *ob, struct obuf_entry *en);
-/* It has, but this side is in doubt whether it owns the VM: the entry waits for obuf_let_marked().
+/* Has all left of the epochs before the open one? */
+bool obuf_is_turn(const struct obuf *ob);
+/*
+ * It has, but may not leave yet, as it is in doubt whether this side owns the VM, or it is not its
+ * turn: the entry waits for obuf_let_marked().
  */
 void obuf_mark(struct obuf *ob, struct obuf_entry *en);
 void obuf_let_marked(struct obuf *ob);

@@ -40,13 +40,22 @@ static void differ(void *arg, const struct compare_verdict *v)
 
 /* --- what may leave --------------------------------------------------------------------------- */
 
+/*
+ * The twin's word that it runs may be here before the ack of what it runs from, and what that lets
+ * go takes turns of its own: a console would have its bytes in another order.
+ */
+static bool may_leave(struct lockstep *l)
+{
+	return obuf_is_turn(&l->vm->obuf) && !heart_suspect(l->heart);
+}
+
 static void look_again(struct loop_op *op, int res)
 {
 	struct lockstep *l = op->arg;
 
 	if (!l->marked)
 		return;
-	if (heart_suspect(l->heart)) {
+	if (!may_leave(l)) {
 		loop_timer_set(l->vm->loop, &l->trust_op, TRUST_NS);
 		return;
 	}
@@ -62,7 +71,7 @@ static void release(void *arg, void *cookie)
 	if (!lockstep_compares(l))
 		return; /* with the next checkpoint */
 	l->stats.let++;
-	if (!l->marked && !heart_suspect(l->heart)) {
+	if (!l->marked && may_leave(l)) {
 		obuf_let(&l->vm->obuf, cookie);
 		step_reached(STEP_TWIN_LET);
 		return;
@@ -218,6 +227,12 @@ static void lost(void *arg, const char *why)
 	snprintf(l->why, sizeof(l->why), "%s", why);
 	lockstep_end(l);
 	l->news(l->arg, LOCKSTEP_LOST);
+}
+
+void lockstep_acked(struct lockstep *l)
+{
+	if (l->state != LOCKSTEP_OFF)
+		look_again(&l->trust_op, 0);
 }
 
 void lockstep_sealed(struct lockstep *l, bool runs)

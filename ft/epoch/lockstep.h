@@ -6,7 +6,8 @@
  * The output rule: an entry of the open epoch leaves when the twin, which runs from the epoch
  * before, is known to have produced it. A secondary that takes over goes on with that twin, unless
  * it has acknowledged the next epoch, which is of a state behind that output. So what left is known
- * there either way. Nothing is let go while this side is suspect (ft/common/heart.h).
+ * there either way. Nothing is let go while this side is suspect (ft/common/heart.h), or ahead of
+ * what was put out before the last checkpoint.
  *
  * Owner: the loop.
  */
@@ -51,7 +52,7 @@ struct lockstep {
 	enum lockstep_state state;
 	struct loop_op due_op, trust_op;
 	bool due_set;
-	bool marked; /* some wait until this side is trusted again */
+	bool marked; /* some wait until they may leave */
 	uint64_t overdue_ns;
 	uint64_t sealed_ns, loaded_ns;
 	char why[200];
@@ -73,6 +74,8 @@ void lockstep_end(struct lockstep *l);
  * from here on is compared. Right after engine_seal(), before the loop's next turn.
  */
 void lockstep_sealed(struct lockstep *l, bool runs);
+/* The last one was acknowledged: what both have put out since may leave now. */
+void lockstep_acked(struct lockstep *l);
 static inline bool lockstep_is_up(const struct lockstep *l)
 {
 	return l->state != LOCKSTEP_OFF;

@@ -44,6 +44,7 @@ void primary_acked(void *arg)
 	struct primary *p = arg;
 
 	engine_acked(&p->engine);
+	lockstep_acked(&p->mirroring.lockstep);
 	if (p->ft->cover == FT_SYNCING)
 		ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
 	mirroring_look(&p->mirroring);

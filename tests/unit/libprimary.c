@@ -86,7 +86,7 @@ int rig_setup(void **state)
 	for (unsigned i = 0; i < RIG_PEERS; i++)
 		r->listener[i] = -1;
 	peer_listens(r, 0, true);
-	r->main.fd = r->heart.fd = r->new_main.fd = r->new_heart.fd = -1;
+	r->main.fd = r->heart.fd = r->mirror.fd = r->new_main.fd = r->new_heart.fd = -1;
 	r->code = -1;
 	*state = r;
 	return 0;
@@ -210,6 +210,15 @@ void peer_takes_heart(struct rig *r, unsigned i)
 	take(r, i, &r->heart, STREAM_HEART);
 }
 
+void peer_takes_mirror(struct rig *r, unsigned i)
+{
+	struct frame f;
+
+	take(r, i, &r->mirror, STREAM_MIRROR);
+	loop_until(&r->loop, stream_recv(&r->mirror, &f) == 1);
+	assert_int_equal(f.type, FRAME_MIRROR);
+}
+
 static void take_in(struct rig *r, const struct frame *f)
 {
 	r->came[f->type]++;
@@ -261,6 +270,11 @@ void peer_says(struct rig *r, enum frame_type type, uint64_t epoch)
 	say(&r->main, type, epoch, NULL, 0);
 }
 
+void peer_mirrors(struct rig *r, enum frame_type type, uint64_t epoch, const void *p, size_t n)
+{
+	say(&r->mirror, type, epoch, p, n);
+}
+
 void peer_says_text(struct rig *r, enum frame_type type, const void *text, size_t len)
 {
 	say(&r->main, type, 0, text, len);
@@ -278,6 +292,7 @@ void peer_hangs_up(struct rig *r)
 {
 	stream_done(&r->main);
 	stream_done(&r->heart);
+	stream_done(&r->mirror);
 }
 
 /* --- the new secondary ------------------------------------------------------------------------ */

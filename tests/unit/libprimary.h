@@ -32,7 +32,7 @@ struct rig {
 	int *dirty_log_error; /* what KVM's dirty log returns, if not 0 */
 	/* The secondary: its ends of the links, and what came on them. */
 	int listener[RIG_PEERS]; /* -1: nobody is there */
-	struct stream main, heart;
+	struct stream main, heart, mirror;
 	unsigned came[FRAME_TYPE_MAX];
 	enum frame_type last;
 	uint64_t ended; /* the last epoch that came whole */
@@ -95,10 +95,13 @@ void peer_listens(struct rig *r, unsigned i, bool listens);
 /* It takes the connection that came last. */
 void peer_takes_main(struct rig *r, unsigned i);
 void peer_takes_heart(struct rig *r, unsigned i);
+void peer_takes_mirror(struct rig *r, unsigned i);
 /* All that has come on both links. */
 void peer_reads(struct rig *r);
 void peer_says(struct rig *r, enum frame_type type, uint64_t epoch);
 void peer_says_text(struct rig *r, enum frame_type type, const void *text, size_t len);
+/* On the mirror. */
+void peer_mirrors(struct rig *r, enum frame_type type, uint64_t epoch, const void *p, size_t n);
 /* A heartbeat that answers the primary's heartbeat of this number. */
 void peer_beats(struct rig *r, uint64_t echo);
 void peer_hangs_up(struct rig *r);
