@@ -94,7 +94,6 @@ static void dialled(void *arg, const struct err *e)
 		return;
 	}
 	m->state = MIRRORING_UP;
-	m->trouble[0] = 0;
 	seal_soon(m);
 }
 
@@ -136,6 +135,7 @@ void mirroring_stop(struct mirroring *m)
 	loop_timer_del(m->primary->ft->loop, &m->timer_op);
 	dial_stop(&m->dial);
 	lockstep_end(&m->lockstep);
+	m->trouble[0] = 0;
 	m->short_ones = 0;
 	m->kemari_until = 0;
 }

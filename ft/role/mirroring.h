@@ -29,7 +29,7 @@ struct mirroring {
 	struct lockstep lockstep;
 	unsigned short_ones;   /* checkpoints in a row that came right after the one before */
 	uint64_t kemari_until; /* outputs keep differing */
-	char trouble[200];     /* the last one: said once */
+	char trouble[200];     /* the last one, with this peer: said once */
 };
 
 void mirroring_init(struct mirroring *m, struct primary *p);

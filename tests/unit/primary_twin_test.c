@@ -105,11 +105,28 @@ static void not_before_what_the_ack_lets_go(void **state)
 	assert_int_equal(r->vm.obuf.held, 0);
 }
 
+/* A secondary that cannot run one hangs up, whenever it is asked. */
+static void the_same_trouble_is_told_once(void **state)
+{
+	struct rig *r = *state;
+
+	meet(r);
+	for (unsigned i = 0; i < 3; i++) {
+		stream_done(&r->mirror);
+		loop_until(&r->loop, !lockstep_is_up(&r->pri.mirroring.lockstep));
+		time_pass(&r->loop, time_left(&r->pri.mirroring.timer_op));
+		loop_until(&r->loop, lockstep_is_up(&r->pri.mirroring.lockstep));
+		peer_takes_mirror(r, 0);
+	}
+	assert_int_equal(logged("warning: twin: connection closed"), 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		RIG_TEST(what_both_say_leaves),
 		RIG_TEST(not_before_what_the_ack_lets_go),
+		RIG_TEST(the_same_trouble_is_told_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
