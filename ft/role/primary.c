@@ -134,6 +134,7 @@ static const struct fsm_row rows[] = {
 	ROW(FLIGHT, HAND_OVER, ASKED_FLIGHT, NULL, "the arbiter is asked, the VM goes on"),
 	ROW(ASKED, TIMER, ASKED_FLIGHT, primary_seal, "seal"),
 	ROW(ASKED, OUTPUT, ASKED, primary_output_held, "the policy may seal sooner"),
+	ROW(ASKED, DIFFER, ASKED, primary_differs, "seal now"),
 	ROW(ASKED_FLIGHT, ACK, ASKED, primary_acked, "release"),
 	ROW(ASKED_FLIGHT, TIMER, ASKED_FLIGHT, primary_too_late, "give the link up: 30 s"),
 	ROW(ASKED, ANSWERED, HAND, primary_hand_over_now, "VM stopped; seal"),

@@ -32,6 +32,7 @@ static void twin_prints(struct rig *r, uint64_t epoch, unsigned n)
 		char text[sizeof(text)];
 	} out = {.w.sink = (uint32_t)fake_vm.sink};
 
+	memcpy(out.text, text, n);
 	peer_mirrors(r, FRAME_OUTPUT, epoch, &out, sizeof(out.w) + n);
 }
 
@@ -105,6 +106,28 @@ static void not_before_what_the_ack_lets_go(void **state)
 	assert_int_equal(r->vm.obuf.held, 0);
 }
 
+/* While a hand-over is asked for, too: who waits outside does not wait for the arbiter. */
+static void a_difference_asks_for_a_seal(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n;
+
+	meet(r);
+	n = seal(r);
+	rig_cause(r, PRI_EV_ACK);
+	peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
+	rig_cause(r, PRI_EV_HAND_OVER);
+	assert_int_equal(r->pri.fsm.state, PRI_ASKED);
+	assert_true(time_left(&r->pri.timer_op) > 0);
+	prints(r, 3);
+	text[0] ^= 1;
+	twin_prints(r, n + 1, 3);
+	text[0] ^= 1;
+	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
+	assert_int_equal(time_left(&r->pri.timer_op), 0);
+	assert_int_equal(fake_vm.printed, 0);
+}
+
 /* A secondary that cannot run one hangs up, whenever it is asked. */
 static void the_same_trouble_is_told_once(void **state)
 {
@@ -126,6 +149,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		RIG_TEST(what_both_say_leaves),
 		RIG_TEST(not_before_what_the_ack_lets_go),
+		RIG_TEST(a_difference_asks_for_a_seal),
 		RIG_TEST(the_same_trouble_is_told_once),
 	};
 

@@ -68,7 +68,7 @@ static void it_is_not_tried_again_with_this_primary(void **state)
 
 static void check_disk_goes(void)
 {
-	struct lab_write w;
+	static struct lab_write w;
 
 	lab_until(lab.taken && !lab.ft.images_behind);
 	lab_guest_writes(&w, LAB_MIRROR, 4096, 0x77);
@@ -103,7 +103,7 @@ static void disks_go_that_came_while_it_claims(void **state)
 
 static void disks_wait_for_what_comes_after_it_has_claimed(void **state)
 {
-	struct lab_write w;
+	static struct lab_write w;
 
 	lab.images_wait = true;
 	lab_reach(SEC_TWIN_CLAIM);
@@ -124,7 +124,7 @@ static void disks_wait_for_what_comes_after_it_has_claimed(void **state)
 /* Whoever syncs a new secondary reads the images: not before they have all. */
 static void images_are_behind_from_the_first_moment_on(void **state)
 {
-	struct lab_write w;
+	static struct lab_write w;
 
 	lab_reach(SEC_TWIN);
 	lab_guest_writes(&w, LAB_MIRROR, 4096, 0x55);
