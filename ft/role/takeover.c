@@ -19,7 +19,6 @@
 
 void takeover_hold_disks(struct secondary *s)
 {
-	s->ft->images_behind = !diskapply_idle(&s->disks);
 	for (unsigned i = 0; i < s->vm->machine.ndevs && !diskapply_idle(&s->disks); i++)
 		if (s->vm->machine.devs[i].kind == MDEV_BLK &&
 		    s->vm->machine.devs[i].ft == DISK_FT_MIRROR)
@@ -134,6 +133,7 @@ void takeover_load(void *arg)
 	struct err e = {0};
 
 	step_reached(STEP_TAKEOVER_LOAD);
+	s->ft->images_behind = !diskapply_idle(&s->disks);
 	takeover_hold_disks(s);
 	if (vm_load(s->vm, loop_now_ns() - s->committed_ns, &e)) {
 		snprintf(s->why, sizeof(s->why), "%s", e.msg);

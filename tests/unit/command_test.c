@@ -567,8 +567,7 @@ static void bash_completes_options_of_run(void **state)
 	assert_string_equal(bash("run --secondary --"), want);
 	assert_string_equal(bash("run -m 64M --cpu"), "--cpus --cpu ");
 	assert_string_equal(bash("run --cpu \"\""), "host x86-64-v1 x86-64-v2 x86-64-v3 ");
-	assert_string_equal(bash("run --ft \"\""),
-			    "mc kemari auto colo ");
+	assert_string_equal(bash("run --ft \"\""), "mc kemari auto colo ");
 	assert_string_equal(bash("run --console s"), "stdio ");
 	assert_string_equal(bash("run --arbiter \"\""), "none file: etcd: exec: ");
 	assert_string_equal(bash("run -k -"), "");
