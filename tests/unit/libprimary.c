@@ -489,6 +489,9 @@ static void cause_here(struct rig *r, enum primary_event ev)
 	case PRI_EV_OUTPUT:
 		assert_true(rig_print(r, 1));
 		break;
+	case PRI_EV_DIFFER:
+		r->pri.mirroring.lockstep.news(&r->pri.mirroring, LOCKSTEP_DIFFERS);
+		break;
 	case PRI_EV_TRY:
 	case PRI_EV_IMAGES:
 		r->ft.images_behind = false;
