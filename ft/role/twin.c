@@ -54,6 +54,7 @@ static bool malformed(struct twin *t, const char *why)
 {
 	log_warn("primary: mirror: %s", why);
 	mirror_stop(&t->mirror);
+	obuf_room(&t->vm->obuf); /* what waited for it is for nobody now */
 	return false;
 }
 
