@@ -318,9 +318,9 @@ bool obuf_is_turn(const struct obuf *ob)
 
 void obuf_let(struct obuf *ob, struct obuf_entry *en)
 {
-	VMM_BUG_ON(!ob->holding || en->epoch != ob->epoch || !obuf_is_turn(ob));
 	if (ob->closed)
-		return;
+		return; /* it is gone with all others */
+	VMM_BUG_ON(!ob->holding || en->epoch != ob->epoch || !obuf_is_turn(ob));
 	unlink_entry(ob, en);
 	deliver(ob, en->sink, en->data, en->len);
 	free(en);
@@ -329,7 +329,8 @@ void obuf_let(struct obuf *ob, struct obuf_entry *en)
 
 void obuf_mark(struct obuf *ob, struct obuf_entry *en)
 {
-	en->marked = true;
+	if (!ob->closed)
+		en->marked = true;
 }
 
 void obuf_let_marked(struct obuf *ob)
