@@ -18,7 +18,7 @@
 struct side {
 	struct mirror m;
 	unsigned frames, rooms, losses;
-	uint64_t next; /* epoch that is to come */
+	uint64_t next;	/* epoch that is to come */
 	unsigned takes; /* so many more frames; then it stops */
 	bool stops;	/* in the callback */
 	char why[100];
@@ -122,9 +122,9 @@ static void says(struct fix *f, uint64_t epoch)
 {
 	struct iovec iov = {data, 100};
 
-	assert_int_equal(stream_send(&f->far, FRAME_OUTPUT, epoch, &iov, 1,
-				     loop_now_ns() + 1000000000ull),
-			 0);
+	assert_int_equal(
+		stream_send(&f->far, FRAME_OUTPUT, epoch, &iov, 1, loop_now_ns() + 1000000000ull),
+		0);
 }
 
 /* The next frame at the other end. */
