@@ -330,7 +330,7 @@ static void is_a_value(const struct state_item *it, const struct field *f, const
 static void check_dump(const char *of)
 {
 	char line[100];
-	json_t *all;
+	json_t *all, *of_machine;
 
 	snprintf(line, sizeof(line), "dump %s", of);
 	if (say(line) != EXIT_DONE)
@@ -346,12 +346,13 @@ static void check_dump(const char *of)
 	assert_non_null(all);
 	all_leaves(json_object_get(all, "state"), is_a_value);
 	assert_int_equal(json_object_size(json_object_get(all, "state")), here.nitems);
-	all = json_object_get(all, "machine");
-	assert_string_equal(json_string_value(json_object_get(all, "name")), "vm");
-	assert_int_equal(json_integer_value(json_object_get(all, "mem_bytes")), 2 << 20);
-	assert_string_equal(
-		json_string_value(json_object_get(json_object_get(all, "ids"), "virtio-vsock[12]")),
-		"d5");
+	of_machine = json_object_get(all, "machine");
+	assert_string_equal(json_string_value(json_object_get(of_machine, "name")), "vm");
+	assert_int_equal(json_integer_value(json_object_get(of_machine, "mem_bytes")), 2 << 20);
+	assert_string_equal(json_string_value(json_object_get(json_object_get(of_machine, "ids"),
+							      "virtio-vsock[12]")),
+			    "d5");
+	json_decref(all);
 }
 
 static void a_file_is_shown_field_by_field(void **state)

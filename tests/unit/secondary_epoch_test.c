@@ -311,7 +311,8 @@ static void unequal_sides_end_the_process_that_verifies(void **state)
 	join_verified();
 	verified_epoch(1, 0, 0);
 	verified_epoch(2, 0, 1);
-	check_unequal("verify: state differs from the primary's after epoch 2");
+	check_unequal("verify: state differs from the primary's after epoch 2: as it is encoded "
+		      "here: are both sides of one version?");
 	assert_int_equal(lab.exits, 1);
 	assert_int_equal(lab.exit_code, 2);
 }
