@@ -352,6 +352,8 @@ int lab_teardown(void **state)
 	lab.images_wait = false;
 	if (lab.write)
 		lab_images_go();
+	/* What the kernel is at stays allocated for ever if it is given up. */
+	lab_until(!lab.sec.twin.merging);
 	end_close(&lab.main);
 	end_close(&lab.heart);
 	end_close(&lab.mirror);
