@@ -182,7 +182,7 @@ def is_frozen(vm):
 
 
 def writer(lab, env):
-    writes = "pages=300 total=6000 mode=random tick=20"
+    writes = "pages=300 total=2000 mode=random tick=20"  # so much goes within a downtime of 5 s on the slowest link
     vm = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/writer.elf", "-a", writes, "-m", "64M"], env)
     vm.wait_console("^speed")
     return vm
