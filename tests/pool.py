@@ -397,6 +397,18 @@ def natives():
     return int(os.environ.get("FTVMM_NATIVE") or max(1, min(MAX_NATIVE, os.cpu_count() or 1)))
 
 
+def draw(tests, results):
+    """One in FTVMM_PART (1) of them, by the seed; the others are counted as skipped."""
+    part = int(os.environ.get("FTVMM_PART") or 1)
+    if part <= 1:
+        return tests
+    mine = random.Random(results.seed).sample(tests, -(-len(tests) // part))
+    for t in tests:
+        if t not in mine:
+            results.add(t, "-", "skip", 0, f"not drawn: one in {part} (FTVMM_PART)")
+    return [t for t in tests if t in mine]
+
+
 def run(tests, seed, verbose=False):
     """Runs them all. The Results."""
     results = Results(seed)
@@ -414,7 +426,7 @@ def run(tests, seed, verbose=False):
             places.setdefault("bed" if "far" in needs(t) else where, []).append(t)
     if places.get("native"):
         Pool(Native, places["native"], results, verbose).run(min(natives(), len(places["native"])))
-    in_beds = places.get("bed", [])
+    in_beds = draw(places.get("bed", []), results)
     missing = bed_missing() if in_beds else None
     for t in in_beds if missing else ():
         results.add(t, "-", "fail" if os.environ.get("CI") == "true" else "skip", 0, missing)

@@ -98,6 +98,9 @@ def kill_steps_known(lab):
 
 
 def each(lab, names, function):
+    """Of all; on a slow machine of half, which are others each time."""
+    if ftlab.SLOW > 3:
+        names = lab.rng.sample(list(names), (len(names) + 1) // 2)
     for name in names:
         try:
             function(lab, name)

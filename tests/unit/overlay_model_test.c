@@ -11,8 +11,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#define ROUNDS 4u
+#else
 #define ROUNDS 16u
-#define STEPS  1500u
+#endif
+#define STEPS 1500u
 
 static enum disk_op any_kind(struct ov_rig *r)
 {
