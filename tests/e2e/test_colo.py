@@ -19,7 +19,7 @@ def twin(vm):
 
 
 def compares(vm):
-    vm.wait_status(lambda s: s["twin"]["state"] == "runs", "a twin that runs", 20)
+    vm.wait_status(lambda s: s["twin"]["phase"] == "runs", "a twin that runs", 20)
 
 
 def colo_pair(lab, **options):
@@ -80,7 +80,7 @@ def colo_set(lab):
             compares(a)
         asked(lab, a)
     a.call("pause")
-    a.wait_status(lambda s: s["twin"]["state"] != "runs", "a checkpoint of the paused VM", 20)
+    a.wait_status(lambda s: s["twin"]["phase"] != "runs", "a checkpoint of the paused VM", 20)
     a.call("resume")
     compares(a)
     check_load(lab, [load], pair.image["A"])

@@ -137,7 +137,8 @@ static json_t *twin_status(const struct lockstep *l)
 				    json_integer((json_int_t)l->stats.differences[i]));
 	json_object_set_new(differences, "connections",
 			    json_integer((json_int_t)l->stats.connections));
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o}", "state", states[l->state],
+	/* Not "state": scripts look for that of the VM by text. */
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o}", "phase", states[l->state],
 			 "last_difference", l->why, "checkpoints_total",
 			 (json_int_t)l->stats.checkpoints, "let_total", (json_int_t)l->stats.let,
 			 "inputs_total", (json_int_t)l->stats.inputs, "load_us",
