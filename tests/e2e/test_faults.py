@@ -349,7 +349,7 @@ def loop_hangs(lab):
     for host in "BA":
         random_wait(lab, load, 0.2, 0.5)
         gates[host].shut()
-        load.nap(1.5)
+        load.nap(ftlab.milliseconds(pair.timeout) / 1000 + 1.3)  # longer than that, and shorter than 5 s
         gates[host].open()
         pair.in_step()
         lab.probe()
