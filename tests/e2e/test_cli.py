@@ -226,7 +226,7 @@ def cli_dump(lab):
     with open(lab.path("snap"), "r+b") as f:
         f.seek(-50, os.SEEK_END)
         f.truncate()
-    refused(lab, ["dump", lab.path("snap")], "file ends too early", 2)
+    refused(lab, ["dump", lab.path("snap")], "truncated: the stream ends", 2)
 
 
 @test(60)
