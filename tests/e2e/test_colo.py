@@ -2,15 +2,14 @@
 
 import ftlab
 from ftlab import Pair, expect
-from test_kills import at, each, random_load
+from test_kills import each, primary_dies_in_epoch, secondary_dies_in_epoch
 from test_kemari import asked
 from test_protect import still_well, verify
 from testlib import check_load, dies, random_wait, start_load, test
 
 LONG = "250ms"  # without a difference ten seconds from checkpoint to checkpoint
 
-# Reached by the primary, and by the secondary, while outputs are compared.
-TWIN_PRIMARY = ("twin-let", "twin-differs")
+# Reached by the secondary while outputs are compared.
 TWIN_SECONDARY = ("twin-suspended", "twin-rolled-back", "twin-loaded", "twin-runs")
 
 
@@ -129,43 +128,16 @@ def twin_step_pair(lab):
     return pair
 
 
-def primary_dies(lab, name):
-    pair = twin_step_pair(lab)
-    pair.secondary("B").wait_state("STARTING")
-    a = pair.primary("A", env=at(name, pair))
-    load = random_load(lab)
-    dies(a)
-    b = pair.vm["B"]
-    b.wait_state("DEGRADED")
-    lab.probe()
-    random_wait(lab, load, 0.1, 0.2)
-    check_load(lab, [load], pair.image["B"])
-    pair.end()
-
-
 @test(90)
 def kill_steps_twin_primary(lab):
     """the primary dies as it lets out what was compared"""
-    each(lab, ("twin-let",), primary_dies)
-
-
-def secondary_dies(lab, name):
-    pair = twin_step_pair(lab)
-    pair.secondary("B", env=at(name, pair)).wait_state("STARTING")
-    a = pair.primary("A")
-    load = random_load(lab)
-    dies(pair.vm["B"])
-    a.wait_state("DEGRADED")
-    lab.probe()
-    random_wait(lab, load, 0.1, 0.2)
-    check_load(lab, [load], pair.image["A"])
-    pair.end()
+    primary_dies_in_epoch(lab, "twin-let", twin_step_pair)
 
 
 @test(150)
 def kill_steps_twin_secondary(lab):
     """the secondary dies at each step of a checkpoint"""
-    each(lab, TWIN_SECONDARY, secondary_dies)
+    each(lab, TWIN_SECONDARY, lambda lab, name: secondary_dies_in_epoch(lab, name, twin_step_pair))
 
 
 @test(60)

@@ -113,8 +113,8 @@ def at(name, pair):
     return {"FTVMM_DIE_AT": f"{name}:{int(pair.lab.rng.uniform(400, 900) / pair.epoch_ms)}"}
 
 
-def primary_dies_in_epoch(lab, name):
-    pair = random_pair(lab)
+def primary_dies_in_epoch(lab, name, make=random_pair):
+    pair = make(lab)
     pair.secondary("B").wait_state("STARTING")
     a = pair.primary("A", env=at(name, pair))
     load = random_load(lab)
@@ -133,8 +133,8 @@ def kill_steps_primary(lab):
     each(lab, EPOCH_PRIMARY, primary_dies_in_epoch)
 
 
-def secondary_dies_in_epoch(lab, name):
-    pair = random_pair(lab)
+def secondary_dies_in_epoch(lab, name, make=random_pair):
+    pair = make(lab)
     pair.secondary("B", env=at(name, pair)).wait_state("STARTING")
     a = pair.primary("A")
     load = random_load(lab)
