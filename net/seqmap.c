@@ -1,6 +1,7 @@
 #include "net/seqmap.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -20,22 +21,29 @@
 
 _Static_assert(sizeof(struct seqmap_flow) == 42, "no holes");
 
-int seqmap_init(struct seqmap *m, uint32_t limit)
+void seqmap_init(struct seqmap *m, uint32_t limit)
 {
 	VMM_BUG_ON(!limit || limit > SEQMAP_MAX);
 	memset(m, 0, sizeof(*m));
+	m->limit = limit;
+}
+
+static int allocate(struct seqmap *m)
+{
 	if (getrandom(&m->seed, sizeof(m->seed), 0) != sizeof(m->seed))
 		return -EIO;
-	m->limit = limit;
-	for (m->nbuckets = 1; m->nbuckets < limit; m->nbuckets *= 2)
+	for (m->nbuckets = 1; m->nbuckets < m->limit; m->nbuckets *= 2)
 		;
-	m->conns = calloc(limit, sizeof(*m->conns));
+	m->conns = calloc(m->limit, sizeof(*m->conns));
 	m->buckets = calloc(m->nbuckets, sizeof(*m->buckets));
-	if (!m->conns || !m->buckets) {
-		seqmap_done(m);
-		return -ENOMEM;
-	}
-	return 0;
+	if (m->conns && m->buckets)
+		return 0;
+	free(m->conns);
+	free(m->buckets);
+	m->conns = NULL;
+	m->buckets = NULL;
+	m->nbuckets = 0;
+	return -ENOMEM;
 }
 
 void seqmap_done(struct seqmap *m)
@@ -100,38 +108,81 @@ static uint32_t take_unused(struct seqmap *m)
 	return at;
 }
 
-int seqmap_add(struct seqmap *m, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta)
+int seqmap_put(struct seqmap *m, const struct seqmap_conn *c)
 {
-	uint32_t *link = link_of(m, flow), at = *link;
-	struct seqmap_conn *c;
+	int r = m->conns ? 0 : allocate(m);
+	struct seqmap_conn *old;
+	uint32_t *link, at, next;
 
-	if (at) {
-		c = &m->conns[at - 1];
-		c->delta += delta;
-		c->ts_delta += ts_delta;
-		c->seen = 0; /* another connection's end, if any */
-		c->quiet_ns = 0;
-		if (!c->delta && !c->ts_delta)
+	if (r)
+		return r;
+	link = link_of(m, &c->flow);
+	if (!c->delta && !c->ts_delta) {
+		if (*link)
 			forget(m, link);
 		return 0;
 	}
-	if (!delta && !ts_delta)
-		return 0;
-	at = take_unused(m);
-	if (!at)
-		return -ENOSPC;
-	c = &m->conns[at - 1];
-	*c = (struct seqmap_conn){.flow = *flow, .delta = delta, .ts_delta = ts_delta};
-	*link = at;
-	m->count++;
+	at = *link;
+	if (!at) {
+		at = take_unused(m);
+		if (!at)
+			return -ENOSPC;
+		*link = at;
+		m->count++;
+		m->conns[at - 1].next = 0;
+	}
+	old = &m->conns[at - 1];
+	next = old->next;
+	*old = *c;
+	old->next = next;
+	old->quiet_ns = 0;
 	return 0;
 }
 
-static struct seqmap_conn *conn_of(const struct seqmap *m, uint8_t nic, const struct segment *s,
+int seqmap_set(struct seqmap *m, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta)
+{
+	struct seqmap_conn c = {.flow = *flow, .delta = delta, .ts_delta = ts_delta};
+
+	return seqmap_put(m, &c);
+}
+
+int seqmap_add_all(struct seqmap *m, const struct seqmap *by)
+{
+	int first = 0;
+
+	for (uint32_t i = 0; i < by->nbuckets; i++)
+		for (uint32_t at = by->buckets[i]; at; at = by->conns[at - 1].next) {
+			const struct seqmap_conn *b = &by->conns[at - 1],
+						 *c = seqmap_find(m, &b->flow);
+			int r = seqmap_set(m, &b->flow, b->delta + (c ? c->delta : 0),
+					   b->ts_delta + (c ? c->ts_delta : 0));
+
+			first = first ? first : r;
+		}
+	return first;
+}
+
+static int by_flow(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct seqmap_flow));
+}
+
+uint32_t seqmap_list(const struct seqmap *m, struct seqmap_conn *ret)
+{
+	uint32_t n = 0;
+
+	_Static_assert(offsetof(struct seqmap_conn, flow) == 0, "its order");
+	for (uint32_t i = 0; i < m->nbuckets; i++)
+		for (uint32_t at = m->buckets[i]; at; at = m->conns[at - 1].next)
+			ret[n++] = m->conns[at - 1];
+	qsort(ret, n, sizeof(*ret), by_flow);
+	return n;
+}
+
+static struct seqmap_conn *conn_of(const struct seqmap *m, const struct segment *s,
 				   bool guest_is_src)
 {
-	struct seqmap_flow flow = {.nic = nic,
-				   .version = s->version,
+	struct seqmap_flow flow = {.version = s->version,
 				   .guest_port = guest_is_src ? s->sport : s->dport,
 				   .peer_port = guest_is_src ? s->dport : s->sport,
 				   .vlan = {s->vlan[0], s->vlan[1]}};
@@ -193,7 +244,7 @@ static bool is_timestamp(unsigned kind, unsigned bytes)
 	return kind == OPTION_TIMESTAMP && bytes == 10;
 }
 
-bool seqmap_out(struct seqmap *m, uint8_t nic, uint8_t *frame, uint32_t len)
+bool seqmap_out(struct seqmap *m, uint8_t *frame, uint32_t len)
 {
 	unsigned at = SEGMENT_OPTIONS, kind, bytes;
 	struct seqmap_conn *c;
@@ -201,7 +252,7 @@ bool seqmap_out(struct seqmap *m, uint8_t nic, uint8_t *frame, uint32_t len)
 
 	if (!m->count || !segment_find(&s, frame, len) || s.quoted)
 		return false;
-	c = conn_of(m, nic, &s, true);
+	c = conn_of(m, &s, true);
 	if (!c)
 		return false;
 	segment_add(&s, SEGMENT_SEQ, -c->delta);
@@ -228,14 +279,14 @@ static void change_acks(const struct seqmap_conn *c, struct segment *s)
 	}
 }
 
-bool seqmap_in(struct seqmap *m, uint8_t nic, uint8_t *frame, uint32_t len)
+bool seqmap_in(struct seqmap *m, uint8_t *frame, uint32_t len)
 {
 	struct seqmap_conn *c;
 	struct segment s;
 
 	if (!m->count || !segment_find(&s, frame, len))
 		return false;
-	c = conn_of(m, nic, &s, s.quoted);
+	c = conn_of(m, &s, s.quoted);
 	if (!c)
 		return false;
 	if (s.quoted) {

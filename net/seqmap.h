@@ -9,26 +9,25 @@
  *   in   acknowledgment and the edges of SACK += delta, TSecr -= ts_delta, and the sequence number
  *        in what an ICMP error quotes of the guest += delta
  *
- * Not for connections with signatures over the header (TCP-MD5, TCP-AO): they cannot be mapped.
+ * One map is of one network. Not for connections with signatures over the header (TCP-MD5, TCP-AO):
+ * they cannot be mapped.
  *
- * Owner: the loop. Nothing is allocated after seqmap_init(). A map without connections costs a
- * comparison a frame.
+ * Owner: the loop. Its memory comes with the first connection. A map without one costs a comparison
+ * a frame.
  */
 #ifndef NET_SEQMAP_H
 #define NET_SEQMAP_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
-#define SEQMAP_MAX	 16384u			 /* connections */
+#define SEQMAP_MAX	 256u			 /* connections */
 #define SEQMAP_LINGER_NS 120000000000ull	 /* quiet for so long behind its end: forgotten */
 #define SEQMAP_IDLE_NS	 (5 * 86400000000000ull) /* the same without one, as Linux's conntrack */
 
 /* A connection, from the guest's side. No holes: it is hashed, ordered and sent as bytes. */
 struct seqmap_flow {
-	uint8_t nic;	 /* its index */
-	uint8_t version; /* of IP: 4 or 6 */
+	uint16_t version; /* of IP: 4 or 6 */
 	uint16_t guest_port, peer_port;
 	uint16_t vlan[2];	     /* numbers, outer first; 0, and a tag that says 0: none */
 	uint8_t guest[16], peer[16]; /* IPv4: four bytes, then zeros */
@@ -56,56 +55,48 @@ struct seqmap_conn {
 };
 
 struct seqmap {
-	struct seqmap_conn *conns;
-	uint32_t *buckets; /* heads of chains: index + 1, 0 at the end */
-	uint32_t nbuckets; /* a power of two */
+	struct seqmap_conn *conns; /* NULL: there was none yet */
+	uint32_t *buckets;	   /* heads of chains: index + 1, 0 at the end */
+	uint32_t nbuckets;	   /* a power of two */
 	uint32_t limit, count;
 	uint32_t unused; /* chain of them, */
 	uint32_t fresh;	 /* and from here on: nobody touched these yet */
 	uint64_t seed;	 /* of the hash: a client chooses addresses and ports */
 };
 
-/* At most limit connections, 1 to SEQMAP_MAX. 0, -ENOMEM, or of getrandom(). */
-int seqmap_init(struct seqmap *m, uint32_t limit);
+/* At most limit connections, 1 to SEQMAP_MAX. */
+void seqmap_init(struct seqmap *m, uint32_t limit);
 /* All zero: nothing happens. */
 void seqmap_done(struct seqmap *m);
 /*
- * The guest's numbers here, seen behind seqmap_out(), less those that the client knows; for
- * timestamps the other way round: those of the client less those here. On top of what the map has
- * of that flow already; 0 and 0 in all: the connection needs none. 0, or -ENOSPC: at the limit,
- * a checkpoint is what helps.
+ * The guest's numbers here less those that the client knows; for timestamps the other way round:
+ * those of the client less those here. In place of what the map has of that flow; 0 and 0: the
+ * connection needs none. 0; -ENOSPC: at the limit, -ENOMEM, -EIO: a checkpoint is what helps.
  */
-int seqmap_add(struct seqmap *m, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta);
+int seqmap_set(struct seqmap *m, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta);
+/*
+ * As its client is somebody's with a map himself: on top of what m has, all that `by` has. The
+ * first error, behind which it goes on.
+ */
+int seqmap_add_all(struct seqmap *m, const struct seqmap *by);
+/* The same connection as it was elsewhere; as seqmap_set(), with its end. */
+int seqmap_put(struct seqmap *m, const struct seqmap_conn *c);
+/* All that it has, ascending by flow, into room for m->count. Returns how many. */
+uint32_t seqmap_list(const struct seqmap *m, struct seqmap_conn *ret);
 /* NULL: it has the client's numbers. Until the next call that is not seqmap_find(). */
 struct seqmap_conn *seqmap_find(const struct seqmap *m, const struct seqmap_flow *flow);
-/* A checkpoint of a side that has no map itself: both have the same numbers. */
+/* None needs it any more. */
 void seqmap_clear(struct seqmap *m);
 /*
  * A frame (as in segment.h) from the guest, and one to it, changed in place. Returns whether it
  * was. They also learn how a connection ends.
  */
-bool seqmap_out(struct seqmap *m, uint8_t nic, uint8_t *frame, uint32_t len);
-bool seqmap_in(struct seqmap *m, uint8_t nic, uint8_t *frame, uint32_t len);
+bool seqmap_out(struct seqmap *m, uint8_t *frame, uint32_t len);
+bool seqmap_in(struct seqmap *m, uint8_t *frame, uint32_t len);
 /*
  * Time goes on: forget connections that ended, or are idle. About every second while m->count; one
  * is quiet from the first call after its last frame. Returns how many were forgotten.
  */
 uint32_t seqmap_tick(struct seqmap *m, uint64_t now_ns);
-
-/*
- * For the next secondary, as bytes: one way to say it, whatever the order in which it came about.
- * seqmap_wire.c.
- */
-#define SEQMAP_WIRE_HEADER 4u
-#define SEQMAP_WIRE_CONN   64u
-#define SEQMAP_WIRE_MAX	   (SEQMAP_WIRE_HEADER + SEQMAP_MAX * SEQMAP_WIRE_CONN)
-size_t seqmap_wire_bytes(const struct seqmap *m);
-/* buf: room for seqmap_wire_bytes(), which it returns. */
-size_t seqmap_encode(const struct seqmap *m, uint8_t *buf);
-/*
- * Outside data. In place of all that m has, times of quiet begin anew; or nothing happens: -EBADMSG
- * not as it must be, -ENOSPC more than m takes.
- */
-int seqmap_decode(struct seqmap *m, const uint8_t *buf, size_t len);
 
 #endif

@@ -210,12 +210,10 @@ uint32_t segment_make_error(const struct made_segment *d, uint32_t bytes, uint8_
 	return (uint32_t)(icmp + len - frame);
 }
 
-struct seqmap_flow segment_flow(uint8_t version, uint8_t nic, uint16_t port)
+struct seqmap_flow segment_flow(uint8_t version, uint16_t port)
 {
-	struct seqmap_flow f = {.nic = nic,
-				.version = version,
-				.guest_port = 80,
-				.peer_port = (uint16_t)(40000 + port)};
+	struct seqmap_flow f = {
+		.version = version, .guest_port = 80, .peer_port = (uint16_t)(40000 + port)};
 
 	if (version == 4) {
 		put32(f.guest, 0x0a000001);

@@ -42,7 +42,7 @@ uint32_t segment_make(const struct made_segment *d, uint8_t *frame);
 /* An ICMP error to the guest which quotes `bytes` of that packet behind its IP header. */
 uint32_t segment_make_error(const struct made_segment *d, uint32_t bytes, uint8_t *frame);
 /* The connection of such segments, without VLANs. */
-struct seqmap_flow segment_flow(uint8_t version, uint8_t nic, uint16_t port);
+struct seqmap_flow segment_flow(uint8_t version, uint16_t port);
 /* Any but the things that make it no TCP segment of its own (where), by a seed as rand_r() has it.
  */
 struct made_segment segment_random(unsigned *seed);

@@ -24,9 +24,9 @@ static struct seqmap_flow flow;
 static int make(void **state)
 {
 	seqmap_done(&map); /* within a test: another begins */
-	flow = segment_flow(4, 1, 0);
-	assert_int_equal(seqmap_init(&map, LIMIT), 0);
-	assert_int_equal(seqmap_add(&map, &flow, DELTA, 0), 0);
+	flow = segment_flow(4, 0);
+	seqmap_init(&map, LIMIT);
+	assert_int_equal(seqmap_set(&map, &flow, DELTA, 0), 0);
 	return 0;
 }
 
@@ -48,9 +48,9 @@ static void pass(bool out, uint8_t flags, uint32_t seq, uint32_t ack, uint32_t p
 	uint32_t len = segment_make(&d, frame);
 
 	if (out)
-		seqmap_out(&map, 1, frame, len);
+		seqmap_out(&map, frame, len);
 	else
-		seqmap_in(&map, 1, frame, len);
+		seqmap_in(&map, frame, len);
 }
 
 static void guest(uint8_t flags, uint32_t seq, uint32_t ack, uint32_t payload)
@@ -190,7 +190,7 @@ static void a_fin_in_fragments(void **state)
 				 .ack = 1001};
 
 	guest(ACK | FIN, 1000, 5000, 0);
-	seqmap_in(&map, 1, frame, segment_make(&d, frame));
+	seqmap_in(&map, frame, segment_make(&d, frame));
 	for (uint32_t n = 480; n < 1002; n++)
 		guest(ACK, 1001, 5000 + n, 0);
 	check_open();
@@ -247,7 +247,7 @@ static void quotations_end_nothing(void **state)
 	struct made_segment d = {.version = 4, .from_guest = true, .flags = ACK | RST};
 
 	guest(ACK, 1000, 5000, 0);
-	seqmap_in(&map, 1, frame, segment_make_error(&d, 20, frame));
+	seqmap_in(&map, frame, segment_make_error(&d, 20, frame));
 	check_open();
 }
 
@@ -256,41 +256,108 @@ static void added_again_after_the_end(void **state)
 {
 	guest(RST, 1000, 0, 0);
 	assert_true(lives_after(SEQMAP_LINGER_NS - 1));
-	assert_int_equal(seqmap_add(&map, &flow, 5, 0), 0);
+	assert_int_equal(seqmap_set(&map, &flow, 5, 0), 0);
 	check_open();
 }
 
-static void additions_compose(void **state)
+/* What is known now counts; without a difference there is nothing to translate. */
+static void the_last_word_counts(void **state)
 {
-	assert_int_equal(seqmap_add(&map, &flow, 5, 7), 0);
+	assert_int_equal(seqmap_set(&map, &flow, 5, 7), 0);
 	assert_int_equal(map.count, 1);
+	assert_int_equal(seqmap_find(&map, &flow)->delta, 5);
+	assert_int_equal(seqmap_find(&map, &flow)->ts_delta, 7);
+	assert_int_equal(seqmap_set(&map, &flow, 0, 7), 0);
+	assert_int_equal(map.count, 1);
+	assert_int_equal(seqmap_set(&map, &flow, 0, 0), 0);
+	assert_int_equal(map.count, 0);
+	assert_int_equal(seqmap_set(&map, &flow, 0, 0), 0);
+	assert_int_equal(map.count, 0);
+}
+
+/* The side that is taken over from had taken over from another. */
+static void maps_compose(void **state)
+{
+	struct seqmap_flow other = segment_flow(6, 3), gone = segment_flow(4, 9);
+	struct seqmap by;
+
+	seqmap_init(&by, LIMIT);
+	assert_int_equal(seqmap_add_all(&map, &by), 0);
+	assert_int_equal(map.count, 1);
+	seqmap_set(&map, &gone, 9, 9);
+	seqmap_set(&by, &flow, 5, 7);
+	seqmap_set(&by, &other, 1, 2);
+	seqmap_set(&by, &gone, (uint32_t)-9, (uint32_t)-9);
+	assert_int_equal(seqmap_add_all(&map, &by), 0);
+	assert_int_equal(map.count, 2);
 	assert_int_equal(seqmap_find(&map, &flow)->delta, DELTA + 5);
 	assert_int_equal(seqmap_find(&map, &flow)->ts_delta, 7);
-	assert_int_equal(seqmap_add(&map, &flow, -(DELTA + 5), 0), 0);
-	assert_int_equal(map.count, 1);
-	assert_int_equal(seqmap_add(&map, &flow, 0, (uint32_t)-7), 0);
-	assert_int_equal(map.count, 0);
-	assert_int_equal(seqmap_add(&map, &flow, 0, 0), 0);
-	assert_int_equal(map.count, 0);
+	assert_int_equal(seqmap_find(&map, &other)->delta, 1);
+	seqmap_done(&by);
+	/* What does not fit is said; the rest is there. */
+	seqmap_init(&by, 1);
+	assert_int_equal(seqmap_set(&by, &gone, 1, 0), 0);
+	assert_int_equal(seqmap_add_all(&by, &map), -ENOSPC);
+	assert_int_equal(by.count, 1);
+	seqmap_done(&by);
+}
+
+static bool same(const struct seqmap_conn *a, const struct seqmap_conn *b)
+{
+	return !memcmp(&a->flow, &b->flow, sizeof(a->flow)) && a->seen == b->seen &&
+	       a->delta == b->delta && a->ts_delta == b->ts_delta && a->acked == b->acked &&
+	       a->fin_out == b->fin_out && a->fin_in == b->fin_in;
+}
+
+/* In one order however it came about, and what it says makes the same map. */
+static void listed_and_put(void **state)
+{
+	struct seqmap_conn was[LIMIT], is[LIMIT];
+	struct seqmap to;
+
+	for (uint16_t port = 1; port < LIMIT; port++) {
+		struct seqmap_flow f = segment_flow(port % 2 ? 4 : 6, (uint16_t)(port * 37));
+
+		assert_int_equal(seqmap_set(&map, &f, port, 2u * port), 0);
+	}
+	guest(ACK | FIN, 1000, 5000, 10);
+	client(ACK | FIN, 5000, 1011, 7);
+	assert_int_equal(seqmap_list(&map, was), LIMIT);
+	for (unsigned i = 1; i < LIMIT; i++)
+		assert_true(memcmp(&was[i - 1].flow, &was[i].flow, sizeof(was->flow)) < 0);
+	seqmap_init(&to, LIMIT);
+	assert_int_equal(seqmap_list(&to, is), 0);
+	for (unsigned i = LIMIT; i; i--)
+		assert_int_equal(seqmap_put(&to, &was[i - 1]), 0);
+	assert_int_equal(seqmap_list(&to, is), LIMIT);
+	for (unsigned i = 0; i < LIMIT; i++)
+		assert_true(same(&was[i], &is[i]));
+	seqmap_done(&map);
+	map = to;
+	guest(ACK, 1011, 5008, 0); /* its end is known */
+	seqmap_tick(&map, now);
+	seqmap_tick(&map, now + SEQMAP_LINGER_NS);
+	assert_int_equal(map.count, LIMIT - 1);
+	assert_null(seqmap_find(&map, &flow));
 }
 
 static void at_the_limit(void **state)
 {
 	for (uint16_t port = 1; port < LIMIT; port++) {
-		struct seqmap_flow f = segment_flow(port % 2 ? 4 : 6, 1, port);
+		struct seqmap_flow f = segment_flow(port % 2 ? 4 : 6, port);
 
-		assert_int_equal(seqmap_add(&map, &f, port, 0), 0);
+		assert_int_equal(seqmap_set(&map, &f, port, 0), 0);
 	}
 	for (uint16_t port = LIMIT; port < 2 * LIMIT; port++) {
-		struct seqmap_flow f = segment_flow(4, 1, port);
+		struct seqmap_flow f = segment_flow(4, port);
 
-		assert_int_equal(seqmap_add(&map, &f, 1, 0), -ENOSPC);
+		assert_int_equal(seqmap_set(&map, &f, 1, 0), -ENOSPC);
 		assert_null(seqmap_find(&map, &f));
 	}
-	assert_int_equal(seqmap_add(&map, &flow, 1, 0), 0); /* is there */
+	assert_int_equal(seqmap_set(&map, &flow, 1, 0), 0); /* is there */
 	assert_int_equal(map.count, LIMIT);
 	for (uint16_t port = 1; port < LIMIT; port++) {
-		struct seqmap_flow f = segment_flow(port % 2 ? 4 : 6, 1, port);
+		struct seqmap_flow f = segment_flow(port % 2 ? 4 : 6, port);
 
 		assert_int_equal(seqmap_find(&map, &f)->delta, port);
 	}
@@ -307,20 +374,20 @@ static void any_order(void **state)
 
 	for (int n = 0; n < 20000; n++) {
 		uint16_t port = (uint16_t)(random32(&seed) % (2 * LIMIT));
-		struct seqmap_flow f = segment_flow(4, 1, port);
+		struct seqmap_flow f = segment_flow(4, port);
 		struct seqmap_conn *c = seqmap_find(&map, &f);
 
 		assert_int_equal(c ? c->delta : 0, has[port]);
 		if (has[port] && (random32(&seed) & 1)) {
-			assert_int_equal(seqmap_add(&map, &f, -has[port], 0), 0);
+			assert_int_equal(seqmap_set(&map, &f, 0, 0), 0);
 			has[port] = 0;
 			count--;
 		} else if (!has[port] && count == LIMIT) {
-			assert_int_equal(seqmap_add(&map, &f, 1, 0), -ENOSPC);
+			assert_int_equal(seqmap_set(&map, &f, 1, 0), -ENOSPC);
 		} else {
 			count += !has[port];
 			has[port] += 1 + port;
-			assert_int_equal(seqmap_add(&map, &f, 1u + port, 0), 0);
+			assert_int_equal(seqmap_set(&map, &f, has[port], 0), 0);
 		}
 		assert_int_equal(map.count, count);
 	}
@@ -330,19 +397,19 @@ static void any_order(void **state)
 static void a_tick_takes_what_ended(void **state)
 {
 	for (uint16_t port = 1; port < LIMIT; port++) {
-		struct seqmap_flow f = segment_flow(4, 1, port);
+		struct seqmap_flow f = segment_flow(4, port);
 		struct made_segment d = {.version = 4,
 					 .from_guest = true,
 					 .port = port,
 					 .flags = port % 3 ? ACK : RST};
 
-		assert_int_equal(seqmap_add(&map, &f, 1, 0), 0);
-		assert_true(seqmap_out(&map, 1, frame, segment_make(&d, frame)));
+		assert_int_equal(seqmap_set(&map, &f, 1, 0), 0);
+		assert_true(seqmap_out(&map, frame, segment_make(&d, frame)));
 	}
 	assert_int_equal(seqmap_tick(&map, now), 0);
 	assert_int_equal(seqmap_tick(&map, now + SEQMAP_LINGER_NS), 33);
 	for (uint16_t port = 1; port < LIMIT; port++) {
-		struct seqmap_flow f = segment_flow(4, 1, port);
+		struct seqmap_flow f = segment_flow(4, port);
 
 		assert_int_equal(seqmap_find(&map, &f) != NULL, port % 3 != 0);
 	}
@@ -355,9 +422,9 @@ static void done_twice(void **state)
 	seqmap_done(&map);
 	seqmap_done(&map);
 	assert_int_equal(seqmap_tick(&map, now), 0);
-	assert_false(seqmap_out(&map, 1, frame, sizeof(frame)));
-	assert_int_equal(seqmap_init(&map, 1), 0);
-	assert_int_equal(seqmap_add(&map, &flow, 1, 1), 0);
+	assert_false(seqmap_out(&map, frame, sizeof(frame)));
+	seqmap_init(&map, 1);
+	assert_int_equal(seqmap_set(&map, &flow, 1, 1), 0);
 }
 
 int main(void)
@@ -378,7 +445,9 @@ int main(void)
 		T(a_new_one_after_the_end),
 		T(quotations_end_nothing),
 		T(added_again_after_the_end),
-		T(additions_compose),
+		T(the_last_word_counts),
+		T(maps_compose),
+		T(listed_and_put),
 		T(at_the_limit),
 		T(any_order),
 		T(a_tick_takes_what_ended),

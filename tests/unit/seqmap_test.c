@@ -17,14 +17,14 @@
 static struct seqmap map;
 static uint8_t frame[SEGMENT_FRAME_MAX], expected[SEGMENT_FRAME_MAX];
 
-/* Both versions' connection, on NIC 1. */
+/* Both versions' connection. */
 static int make(void **state)
 {
-	struct seqmap_flow v4 = segment_flow(4, 1, 0), v6 = segment_flow(6, 1, 0);
+	struct seqmap_flow v4 = segment_flow(4, 0), v6 = segment_flow(6, 0);
 
-	assert_int_equal(seqmap_init(&map, 100), 0);
-	assert_int_equal(seqmap_add(&map, &v4, DELTA, TS_DELTA), 0);
-	assert_int_equal(seqmap_add(&map, &v6, DELTA, TS_DELTA), 0);
+	seqmap_init(&map, 100);
+	assert_int_equal(seqmap_set(&map, &v4, DELTA, TS_DELTA), 0);
+	assert_int_equal(seqmap_set(&map, &v6, DELTA, TS_DELTA), 0);
 	return 0;
 }
 
@@ -50,9 +50,9 @@ static struct made_segment translated(struct made_segment d)
 	return d;
 }
 
-static bool pass(uint8_t nic, bool out, uint8_t *f, uint32_t len)
+static bool pass(bool out, uint8_t *f, uint32_t len)
 {
-	return out ? seqmap_out(&map, nic, f, len) : seqmap_in(&map, nic, f, len);
+	return out ? seqmap_out(&map, f, len) : seqmap_in(&map, f, len);
 }
 
 static void check(struct made_segment d)
@@ -61,15 +61,15 @@ static void check(struct made_segment d)
 	uint32_t len = segment_make(&d, frame);
 
 	assert_int_equal(segment_make(&to, expected), len);
-	assert_int_equal(pass(1, d.from_guest, frame, len), d.from_guest || (d.flags & 0x10));
+	assert_int_equal(pass(d.from_guest, frame, len), d.from_guest || (d.flags & 0x10));
 	assert_memory_equal(frame, expected, len);
 }
 
-static void check_untouched(const struct made_segment *d, uint8_t nic, bool out, uint32_t len)
+static void check_untouched(const struct made_segment *d, bool out, uint32_t len)
 {
 	segment_make(d, frame);
 	memcpy(expected, frame, sizeof(frame));
-	assert_false(pass(nic, out, frame, len));
+	assert_false(pass(out, frame, len));
 	assert_memory_equal(frame, expected, sizeof(frame));
 }
 
@@ -127,29 +127,29 @@ static void vlans_and_headers_between(void **state)
 static void vlans_count(void **state)
 {
 	struct made_segment d = {.version = 4, .flags = 0x10, .vlans = 2};
-	struct seqmap_flow f = segment_flow(4, 1, 0);
+	struct seqmap_flow f = segment_flow(4, 0);
 	uint32_t len = segment_make(&d, frame);
 
 	f.vlan[0] = 7;
-	assert_int_equal(seqmap_add(&map, &f, DELTA, TS_DELTA), 0);
+	assert_int_equal(seqmap_set(&map, &f, DELTA, TS_DELTA), 0);
 	d.vlan[1] = 5;
-	check_untouched(&d, 1, false, len);
+	check_untouched(&d, false, len);
 	d.vlan[1] = 7;
 	check(d);
 	d.vlan[0] = 5;
-	check_untouched(&d, 1, false, len);
+	check_untouched(&d, false, len);
 	d.vlan[1] = 0;
-	check_untouched(&d, 1, false, len);
+	check_untouched(&d, false, len);
 	d.vlan[0] = 7;
 	check(d);
 	seqmap_clear(&map);
 	d.vlan[1] = 5;
 	f.vlan[0] = 5;
 	f.vlan[1] = 7;
-	assert_int_equal(seqmap_add(&map, &f, DELTA, TS_DELTA), 0);
+	assert_int_equal(seqmap_set(&map, &f, DELTA, TS_DELTA), 0);
 	check(d);
 	d.vlans = 1;
-	check_untouched(&d, 1, false, segment_make(&d, frame));
+	check_untouched(&d, false, segment_make(&d, frame));
 }
 
 static void the_host_completes_the_checksum(void **state)
@@ -177,7 +177,7 @@ static void another_checksum_is_asked_for(void **state)
 	frame[0] = expected[0] = 1;
 	frame[6] = expected[6] = 33;
 	frame[8] = expected[8] = 16;
-	assert_true(seqmap_out(&map, 1, frame, len));
+	assert_true(seqmap_out(&map, frame, len));
 	assert_memory_equal(frame, expected, len);
 }
 
@@ -191,9 +191,9 @@ static void fragments(void **state)
 
 	check(d);
 	d.where = 5;
-	check_untouched(&d, 1, false, segment_make(&d, frame));
+	check_untouched(&d, false, segment_make(&d, frame));
 	d.first_of_more = false;
-	check_untouched(&d, 1, false, segment_make(&d, frame));
+	check_untouched(&d, false, segment_make(&d, frame));
 	d = (struct made_segment){.version = 6,
 				  .flags = 0x10,
 				  .first_of_more = true,
@@ -201,7 +201,7 @@ static void fragments(void **state)
 				  .extensions = EXT_FRAGMENT | EXT_DEST};
 	check(d);
 	d.where = 5;
-	check_untouched(&d, 1, false, segment_make(&d, frame));
+	check_untouched(&d, false, segment_make(&d, frame));
 }
 
 /* Without the flag there is no acknowledgment to change. */
@@ -220,14 +220,13 @@ static void other_connections(void **state)
 	uint32_t len = segment_make(&d, frame);
 
 	out.from_guest = true;
-	check_untouched(&d, 0, false, len);
-	check_untouched(&d, 1, true, len); /* not from the guest */
-	check_untouched(&out, 1, false, len);
+	check_untouched(&d, true, len); /* not from the guest */
+	check_untouched(&out, false, len);
 	d.port = 1;
-	check_untouched(&d, 1, false, len);
+	check_untouched(&d, false, len);
 	seqmap_clear(&map);
 	d.port = 0;
-	check_untouched(&d, 1, false, len);
+	check_untouched(&d, false, len);
 }
 
 /* Each byte of addresses, ports and protocols counts. */
@@ -245,7 +244,7 @@ static void bytes_that_count(void **state)
 				continue;
 			memcpy(frame, expected, len);
 			frame[i] ^= 0x20;
-			assert_false(seqmap_in(&map, 1, frame, len));
+			assert_false(seqmap_in(&map, frame, len));
 			frame[i] ^= 0x20;
 			assert_memory_equal(frame, expected, len);
 		}
@@ -279,10 +278,10 @@ static void cut_off(void **state)
 			uint8_t *f = malloc(cut ? cut : 1);
 
 			memcpy(f, expected, cut);
-			assert_false(pass(1, d.from_guest, f, cut));
+			assert_false(pass(d.from_guest, f, cut));
 			assert_memory_equal(f, expected, cut);
 			set_length(&d, f, cut);
-			assert_false(pass(1, d.from_guest, f, cut));
+			assert_false(pass(d.from_guest, f, cut));
 			free(f);
 		}
 	}
@@ -297,20 +296,20 @@ static void wrong_lengths(void **state)
 	for (unsigned v = 0; v < 256; v++) {
 		memcpy(frame, expected, len);
 		frame[ip + 3] = (uint8_t)v; /* all of the packet: 20 + 32 + 50 */
-		assert_int_equal(seqmap_in(&map, 1, frame, len), v >= 52 && v <= 102);
+		assert_int_equal(seqmap_in(&map, frame, len), v >= 52 && v <= 102);
 		memcpy(frame, expected, len);
 		frame[ip] = (uint8_t)v; /* version, and words of the header */
-		assert_int_equal(seqmap_in(&map, 1, frame, len), v == 0x45);
+		assert_int_equal(seqmap_in(&map, frame, len), v == 0x45);
 		memcpy(frame, expected, len);
 		frame[ip + 20 + 12] = (uint8_t)v; /* words of TCP's */
-		assert_int_equal(seqmap_in(&map, 1, frame, len), v / 16 >= 5);
+		assert_int_equal(seqmap_in(&map, frame, len), v / 16 >= 5);
 	}
 	d.version = 6;
 	len = segment_make(&d, expected);
 	for (unsigned v = 0; v < 256; v++) {
 		memcpy(frame, expected, len);
 		frame[ip + 5] = (uint8_t)v;
-		assert_int_equal(seqmap_in(&map, 1, frame, len), v >= 32 && v <= 82);
+		assert_int_equal(seqmap_in(&map, frame, len), v >= 32 && v <= 82);
 	}
 }
 
@@ -333,7 +332,7 @@ static void broken_options(void **state)
 	for (unsigned i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
 		memcpy(frame, expected, len);
 		frame[tcp + rows[i].at] = rows[i].value;
-		assert_true(seqmap_in(&map, 1, frame, len));
+		assert_true(seqmap_in(&map, frame, len));
 		assert_int_equal(!!memcmp(frame + tcp + 32, expected + tcp + 32, 8),
 				 rows[i].changed);
 		assert_memory_not_equal(frame + tcp + 8, expected + tcp + 8, 4);
@@ -352,7 +351,7 @@ static void errors_quote_the_guest(void **state)
 						 .vlans = 1,
 						 .seq = 0x8000};
 			uint32_t len = segment_make_error(&d, bytes, frame);
-			bool changed = seqmap_in(&map, 1, frame, len);
+			bool changed = seqmap_in(&map, frame, len);
 
 			assert_int_equal(changed, bytes >= 8);
 			if (!changed)
@@ -364,7 +363,7 @@ static void errors_quote_the_guest(void **state)
 					    expected + 12 + 18 + (version == 4 ? 36 : 56), 8);
 			if (bytes <= 16)
 				assert_memory_equal(frame, expected, len);
-			assert_false(seqmap_out(&map, 1, frame, len));
+			assert_false(seqmap_out(&map, frame, len));
 		}
 }
 
@@ -382,24 +381,24 @@ static void any_frame(void **state)
  */
 static void there_and_back(void **state)
 {
-	struct seqmap_flow v4 = segment_flow(4, 1, 0), v6 = segment_flow(6, 1, 0);
+	struct seqmap_flow v4 = segment_flow(4, 0), v6 = segment_flow(6, 0);
 	struct seqmap back;
 	unsigned seed = 11;
 
-	assert_int_equal(seqmap_init(&back, 2), 0);
-	assert_int_equal(seqmap_add(&back, &v4, -DELTA, -TS_DELTA), 0);
-	assert_int_equal(seqmap_add(&back, &v6, -DELTA, -TS_DELTA), 0);
+	seqmap_init(&back, 2);
+	assert_int_equal(seqmap_set(&back, &v4, -DELTA, -TS_DELTA), 0);
+	assert_int_equal(seqmap_set(&back, &v6, -DELTA, -TS_DELTA), 0);
 	for (int n = 0; n < 2000; n++) {
 		struct made_segment d = segment_random(&seed);
 		uint32_t len = segment_make(&d, frame);
 
 		frame[len - 1 - d.padding] ^= (uint8_t)(n & 1); /* a wrong checksum stays wrong */
 		memcpy(expected, frame, len);
-		pass(1, d.from_guest, frame, len);
+		pass(d.from_guest, frame, len);
 		if (d.from_guest)
-			seqmap_out(&back, 1, frame, len);
+			seqmap_out(&back, frame, len);
 		else
-			seqmap_in(&back, 1, frame, len);
+			seqmap_in(&back, frame, len);
 		assert_memory_equal(frame, expected, len);
 	}
 	seqmap_done(&back);
@@ -411,22 +410,22 @@ static void a_client_sees_its_numbers(void **state)
 	unsigned seed = 13;
 
 	for (int n = 0; n < 1000; n++) {
-		struct seqmap_flow f = segment_flow(4, 1, 0);
+		struct seqmap_flow f = segment_flow(4, 0);
 		uint32_t delta = random32(&seed), isn = random32(&seed);
 		struct made_segment d = {
 			.version = 4, .from_guest = true, .flags = 0x12, .seq = isn + delta};
 		uint32_t len;
 
 		seqmap_clear(&map);
-		assert_int_equal(seqmap_add(&map, &f, delta, 0), 0);
+		assert_int_equal(seqmap_set(&map, &f, delta, 0), 0);
 		len = segment_make(&d, frame);
-		assert_true(seqmap_out(&map, 1, frame, len));
+		assert_true(seqmap_out(&map, frame, len));
 		d.seq = isn;
 		segment_make(&d, expected);
 		assert_memory_equal(frame, expected, len);
 		d = (struct made_segment){.version = 4, .flags = 0x10, .ack = isn + 1};
 		segment_make(&d, frame);
-		assert_true(seqmap_in(&map, 1, frame, len));
+		assert_true(seqmap_in(&map, frame, len));
 		d.ack += delta;
 		segment_make(&d, expected);
 		assert_memory_equal(frame, expected, len);
