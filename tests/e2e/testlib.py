@@ -85,6 +85,7 @@ def check_load(lab, loads, image, allow_conn_lost=False):
     for s in summaries:
         expect(not s["bad_replies"], f"{s['bad_replies']} bad replies")
         if not allow_conn_lost:
+            expect(not s["silent"], f"{s['silent']} connections that stand, and on which nothing comes any more")
             for what, total, kept in (("TCP connections", "tcp_total", "tcp_kept"),
                                       ("echo streams", "echo_total", "echo_ok"),
                                       ("byte streams", "stream_total", "stream_ok")):

@@ -354,13 +354,13 @@ static void kvclient_print_summary(struct kvclient *k)
 	       (double)stats_percentile(&l->kv, 0.5) / 1e3,
 	       (double)stats_percentile(&l->kv, 0.99) / 1e3, (double)l->kv.max / 1e3,
 	       (double)l->kv.acked * 1e9 / (double)(stop - k->start + 1));
-	printf(",\"tcp_total\":%" PRIu64 ",\"tcp_kept\":%" PRIu64 ",\"echo_total\":%" PRIu64
-	       ",\"echo_ok\":%" PRIu64 ",\"echo_bytes\":%" PRIu64 ",\"stream_total\":%" PRIu64
-	       ",\"stream_ok\":%" PRIu64 ",\"stream_bytes\":%" PRIu64
+	printf(",\"silent\":%" PRIu64 ",\"tcp_total\":%" PRIu64 ",\"tcp_kept\":%" PRIu64
+	       ",\"echo_total\":%" PRIu64 ",\"echo_ok\":%" PRIu64 ",\"echo_bytes\":%" PRIu64
+	       ",\"stream_total\":%" PRIu64 ",\"stream_ok\":%" PRIu64 ",\"stream_bytes\":%" PRIu64
 	       ",\"bytes_gap_ms\":%.3f,\"bytes_gap_at\":%" PRIu64 "}\n",
-	       l->tcp_total, l->tcp_total - l->tcp_lost, l->echo_total, l->echo_ok, l->echo_bytes,
-	       l->stream_total, l->stream_ok, l->stream_bytes, (double)l->bytes.gap / 1e6,
-	       l->bytes.gap_at);
+	       l->silent, l->tcp_total, l->tcp_total - l->tcp_lost, l->echo_total, l->echo_ok,
+	       l->echo_bytes, l->stream_total, l->stream_ok, l->stream_bytes,
+	       (double)l->bytes.gap / 1e6, l->bytes.gap_at);
 	fflush(stdout);
 }
 

@@ -66,6 +66,8 @@ static void echoload_recv(struct echoload *e)
 
 static void echoload_loop(struct echoload *e)
 {
+	uint64_t had;
+
 	while (!e->s.lost && !e->s.bad && !load_stopping(e->l)) {
 		uint64_t until = e->l->cfg.echo_rate > 0 ? e->c->next : 0;
 		bool room = e->s.sent - e->s.verified < e->l->cfg.window;
@@ -78,9 +80,11 @@ static void echoload_loop(struct echoload *e)
 		else if (due && (ev & POLLOUT))
 			echoload_send(e);
 	}
+	had = e->s.verified;
 	while (!e->s.lost && !e->s.bad && e->s.verified < e->s.sent &&
 	       load_wait(e->l, e->fd, POLLIN, LOAD_NEVER, true))
 		echoload_recv(e);
+	atomic_fetch_add(&e->l->silent, !e->s.lost && had < e->s.sent && e->s.verified == had);
 }
 
 void *echoload_run(void *arg)

@@ -285,10 +285,12 @@ static void kvload_step(struct kvload *k)
 	while (!k->lost && load_wait(k->l, k->fd, POLLIN, until, true))
 		if (kvload_recv(k, &r))
 			return;
-	if (k->c->tcp)
+	if (k->c->tcp) {
+		atomic_fetch_add(&k->l->silent, !k->lost);
 		kvload_give_up(k, &r);
-	else
+	} else {
 		kvload_put_off(k, &r);
+	}
 }
 
 /* Replies that come late, and lost connections, are noticed in pauses, too. */

@@ -51,7 +51,7 @@ static void streamload_recv(struct streamload *e)
 
 static void streamload_loop(struct streamload *e)
 {
-	uint64_t end;
+	uint64_t had, end;
 
 	e->last = load_now();
 	while (!e->s.lost && !e->s.bad && !load_stopping(e->l)) {
@@ -61,10 +61,12 @@ static void streamload_loop(struct streamload *e)
 			streamload_recv(e);
 	}
 	/* What is buffered may hide that the connection is gone. */
-	end = e->s.verified + STREAM_LAST;
+	had = e->s.verified;
+	end = had + STREAM_LAST;
 	while (!e->s.lost && !e->s.bad && e->s.verified < end &&
-	       load_wait(e->l, e->fd, POLLIN, 0, true))
+	       load_wait(e->l, e->fd, POLLIN, e->s.verified == had ? LOAD_NEVER : 0, true))
 		streamload_recv(e);
+	atomic_fetch_add(&e->l->silent, !e->s.lost && e->s.verified == had);
 }
 
 void *streamload_run(void *arg)

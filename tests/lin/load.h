@@ -38,6 +38,7 @@ struct load {
 	_Atomic uint64_t taken;	  /* operations begun */
 	_Atomic uint64_t failed, timeouts, late, unknown, dups, strays;
 	_Atomic uint64_t tcp_total, tcp_lost, bad_replies;
+	_Atomic uint64_t silent; /* connections that stand, and on which nothing comes any more */
 	_Atomic uint64_t echo_total, echo_ok, echo_bytes, stream_total, stream_ok, stream_bytes;
 	_Atomic unsigned ready; /* clients that are under way, TCP connections made */
 	_Atomic bool broken;	/* a client could not even start */
