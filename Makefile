@@ -129,6 +129,7 @@ $(foreach b,$(UNIT_BUGS),$(eval $(call UNIT_BUG_RULE,$(b),$(word 3,$(BUG_$(b))))
 $(B)/tests/unit/send_test: WRAP += loop_now_ns
 $(B)/tests/unit/command_test: WRAP += vm_power_button
 $(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
+$(B)/tests/unit/virtio_net_map_test: WRAP += loop_now_ns
 $(B)/tests/unit/heart_test: WRAP += ppoll
 $(B)/tests/unit/mem_split_test: WRAP += mremap
 $(B)/tests/unit/side_test: WRAP += open gethostname

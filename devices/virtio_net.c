@@ -13,6 +13,7 @@
 #include "net/announce.h"
 #include "net/flow.h"
 #include "net/obuf.h"
+#include "net/seqmap.h"
 #include "vmm/base/log.h"
 
 /* Queues: receive and transmit of pair 0, of pair 1, ..., then control. */
@@ -31,6 +32,8 @@
 	(BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) |    \
 	 BIT(VIRTIO_NET_F_GUEST_TSO6) | BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6))
 
+#define TICK_NS 1000000000ull
+
 struct net_state {
 	struct virtio_state common;
 	uint8_t link_down;
@@ -38,6 +41,29 @@ struct net_state {
 	uint8_t ipv4[4];
 	uint8_t pairs;	  /* the driver uses; 0, as in a state of version 1, is 1 */
 	uint8_t announce; /* the driver is asked to say where its addresses are */
+	uint32_t nconns;  /* the last two: see net_save() */
+	struct seqmap_conn conns[SEQMAP_MAX];
+};
+
+#define F_CONN(f, i, d, ...) F_U32(struct seqmap_conn, f, i, d, ##__VA_ARGS__)
+
+static const struct field flow_fields[] = {
+	F_U16(struct seqmap_flow, version, 1, "of IP", .min = 4, .max = 6),
+	F_U16(struct seqmap_flow, guest_port, 2, "the guest's port"),
+	F_U16(struct seqmap_flow, peer_port, 3, "the other's"),
+	F_BYTES(struct seqmap_flow, vlan, 4, "numbers of the VLANs, 0 none"),
+	F_BYTES(struct seqmap_flow, guest, 5, "the guest's address"),
+	F_BYTES(struct seqmap_flow, peer, 6, "the other's"),
+};
+
+static const struct field conn_fields[] = {
+	F_STRUCT(struct seqmap_conn, flow, 1, flow_fields, "its ends"),
+	F_U8(struct seqmap_conn, seen, 2, "what was seen of its end", .max = SEQMAP_SEEN),
+	F_CONN(delta, 3, "sequence numbers of the guest less those of the other"),
+	F_CONN(ts_delta, 4, "timestamps of the other less those of the guest"),
+	F_CONN(acked, 5, "what the guest acknowledged last"),
+	F_CONN(fin_out, 6, "behind the guest's FIN"),
+	F_CONN(fin_in, 7, "behind the other's"),
 };
 
 static const struct field net_fields[] = {
@@ -49,12 +75,17 @@ static const struct field net_fields[] = {
 	     .max = MACHINE_MAX_QUEUES),
 	F_U8(struct net_state, announce, 6, "the driver is asked to announce", .since = 2,
 	     .max = 1),
+	F_ARRAY(struct net_state, conns, nconns, 7, conn_fields,
+		"TCP connections whose clients have other numbers", .since = 3,
+		.flags = FIELD_UNSTABLE),
 };
 
 struct net {
 	struct virtio_dev vd;
 	struct net_state live;
 	struct netdev *nd;
+	struct seqmap seqs; /* loop thread */
+	uint64_t ticked_ns;
 	struct loop_op input;
 	bool polling; /* input is armed */
 	int sink;
@@ -91,7 +122,7 @@ static int net_check(const void *pod, struct err *e)
 const struct state_desc virtio_net_desc = {
 	.name = "virtio-net",
 	.id = 31,
-	.version = 2,
+	.version = 3,
 	.size = sizeof(struct net_state),
 	.fields = net_fields,
 	.nfields = sizeof(net_fields) / sizeof(net_fields[0]),
@@ -573,11 +604,44 @@ static void netdev_changed(void *arg)
 	virtio_kick(&n->vd, RX(0));
 }
 
+/*
+ * The connections are copied when there are any: this is within a pause. Those that ended are of
+ * interest to nobody else, either.
+ */
+static void net_save(struct device *d)
+{
+	struct net *n = (struct net *)d;
+	struct net_state *pod = d->pod;
+
+	pthread_mutex_lock(&d->lock);
+	memcpy(pod, n->vd.st, offsetof(struct net_state, nconns));
+	pthread_mutex_unlock(&d->lock);
+	if (n->seqs.count && loop_now_ns() - n->ticked_ns >= TICK_NS) {
+		n->ticked_ns = loop_now_ns();
+		seqmap_tick(&n->seqs, n->ticked_ns);
+	}
+	pod->nconns = n->seqs.count ? seqmap_list(&n->seqs, pod->conns) : 0;
+}
+
+static void net_load(struct device *d, const void *pod)
+{
+	const struct net_state *s = pod;
+	struct net *n = (struct net *)d;
+
+	virtio_load(d, pod);
+	seqmap_clear(&n->seqs);
+	for (uint32_t i = 0; i < s->nconns; i++)
+		if (seqmap_put(&n->seqs, &s->conns[i]))
+			log_error("%s: a TCP connection is lost: no memory", d->id);
+}
+
 static void net_free(struct device *d)
 {
 	struct net *n = (struct net *)d;
 
 	netdev_watch(n->nd, NULL, NULL);
+	netdev_translate(n->nd, NULL);
+	seqmap_done(&n->seqs);
 	set_polling(n, false);
 	virtio_done(&n->vd);
 	free(n);
@@ -585,8 +649,8 @@ static void net_free(struct device *d)
 
 static const struct device_ops net_device_ops = {
 	.state = &virtio_net_desc,
-	.save = virtio_save,
-	.load = virtio_load,
+	.save = net_save,
+	.load = net_load,
 	.resume = virtio_resume,
 	.quiet = virtio_quiet,
 	.arrived = virtio_arrived,
@@ -635,6 +699,8 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 		net_free(&n->vd.dev);
 		return r;
 	}
+	seqmap_init(&n->seqs, SEQMAP_MAX);
+	netdev_translate(nd, &n->seqs);
 	netdev_watch(nd, netdev_changed, n);
 	*ret = &n->vd.dev;
 	return 0;

@@ -60,15 +60,22 @@ struct compare_limits {
 
 struct packet_key;
 
+/* How the numbers of a connection of theirs are others than ours, modulo 2^32. */
+struct compare_mapping {
+	uint32_t delta;	   /* theirs counts so much more than ours */
+	uint32_t ts_delta; /* ours has timestamps by so much higher than theirs */
+	bool fixed;	   /* it has signatures: nobody can translate it */
+};
+
 struct compare_ops {
 	/* This output of ours may leave; in order within a flow. */
 	void (*release)(void *arg, void *cookie);
 	void (*differ)(void *arg, const struct compare_verdict *v);
 	/*
-	 * A connection born since the reset: theirs counts delta more than ours, modulo 2^32. May
-	 * be told anew for the same flow; void after a reset. NULL: nobody wants to know.
+	 * A connection born since the reset, before anything of it is released. May be told anew
+	 * for the same flow; void after a reset. NULL: nobody wants to know.
 	 */
-	void (*mapped)(void *arg, const struct packet_key *flow, uint32_t delta);
+	void (*mapped)(void *arg, const struct packet_key *flow, const struct compare_mapping *m);
 };
 
 struct compare_flow;

@@ -45,6 +45,21 @@ static void restart(struct compare_tcp *t)
 	place(t, 0);
 }
 
+static void tell_mapping(struct compare *c, const struct compare_flow *f)
+{
+	const struct compare_tcp_side *ours = &f->tcp.side[WINDOW_OURS],
+				      *theirs = &f->tcp.side[WINDOW_THEIRS];
+	struct compare_mapping m = {
+		.delta = theirs->zero - ours->zero,
+		.fixed = (ours->options | theirs->options) & PACKET_SIGNED,
+	};
+
+	if (ours->options & theirs->options & PACKET_TSVAL)
+		m.ts_delta = ours->tsval - theirs->tsval;
+	if (c->ops->mapped)
+		c->ops->mapped(c->arg, &f->key, &m);
+}
+
 static enum compare_why take_syn(struct compare *c, struct compare_flow *f, int side,
 				 const struct packet *p)
 {
@@ -62,13 +77,13 @@ static enum compare_why take_syn(struct compare *c, struct compare_flow *f, int 
 	}
 	me->syn = syn;
 	me->zero = p->seq;
+	me->options = p->options;
+	me->tsval = p->tsval;
 	if (!other->syn)
 		return COMPARE_EQUAL;
 	if (other->syn != syn)
 		return COMPARE_FLAGS;
-	if (c->ops->mapped)
-		c->ops->mapped(c->arg, &f->key,
-			       t->side[WINDOW_THEIRS].zero - t->side[WINDOW_OURS].zero);
+	tell_mapping(c, f);
 	return COMPARE_EQUAL;
 }
 

@@ -22,10 +22,12 @@ struct compare_segment {
 };
 
 struct compare_tcp_side {
-	uint32_t zero; /* its sequence number of position 0 */
-	uint32_t ack;  /* the highest that it said */
-	uint32_t fin;  /* position of its FIN */
-	uint8_t syn;   /* its SYN's flags; 0: none was seen */
+	uint32_t zero;	 /* its sequence number of position 0 */
+	uint32_t ack;	 /* the highest that it said */
+	uint32_t fin;	 /* position of its FIN */
+	uint32_t tsval;	 /* of its SYN */
+	uint8_t syn;	 /* its SYN's flags; 0: none was seen */
+	uint8_t options; /* and what it had: PACKET_TSVAL... */
 	bool has_ack, has_fin, rst;
 	bool has_bytes; /* it put some into the window */
 };

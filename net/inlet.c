@@ -114,6 +114,8 @@ int inlet_begin(struct inlet *in, struct netdev *nd)
 	in->tail = &in->head;
 	in->bytes = 0;
 	in->full = false;
+	seqmap_init(&in->born, SEQMAP_MAX);
+	in->seqs = netdev_translate(nd, &in->born);
 	nd->ops = &inlet_ops;
 	nd->back = in;
 	nd->fd = fd;
@@ -129,6 +131,8 @@ void inlet_end(struct inlet *in)
 	if (!nd)
 		return;
 	inlet_drop(in);
+	seqmap_done(&in->born);
+	netdev_translate(nd, in->seqs);
 	in->nd = NULL;
 	fd = nd->fd;
 	nd->fd = -1;
@@ -167,4 +171,15 @@ void inlet_drop(struct inlet *in)
 	while (in->head)
 		free(take(in));
 	in->full = false;
+	seqmap_clear(&in->born);
+}
+
+int inlet_map(struct inlet *in, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta)
+{
+	return seqmap_set(&in->born, flow, delta, ts_delta);
+}
+
+int inlet_keep(struct inlet *in)
+{
+	return in->nd && in->seqs ? seqmap_add_all(in->seqs, &in->born) : 0;
 }

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "net/netdev.h"
+#include "net/seqmap.h"
 
 #define INLET_LIMIT (1u << 20) /* bytes that wait for the guest's buffers, a frame more at most */
 
@@ -21,7 +22,9 @@ struct inlet {
 	const struct netdev_ops *ops; /* of the back end that waits, */
 	void *back;
 	int fd;
-	uint64_t features; /* and the guest's, for it */
+	uint64_t features;   /* and the guest's, for it */
+	struct seqmap born;  /* TCP connections that began since the last checkpoint */
+	struct seqmap *seqs; /* the device's own map, for the back end that waits */
 	struct inlet_frame *head, **tail;
 	uint64_t bytes;
 	bool full;
@@ -35,6 +38,14 @@ int inlet_begin(struct inlet *in, struct netdev *nd);
 void inlet_end(struct inlet *in);
 /* A frame with its header, for the guest: copied. False: full, no more until room(). */
 bool inlet_put(struct inlet *in, const void *frame, uint32_t len);
-void inlet_drop(struct inlet *in); /* what waits */
+/* A connection of this guest has other numbers than the primary's, which its client knows. */
+int inlet_map(struct inlet *in, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta);
+/* A checkpoint: what waits is dropped, and both guests have the same numbers. */
+void inlet_drop(struct inlet *in);
+/*
+ * This side goes on alone: its clients keep the numbers that they know. An error: one of them will
+ * not. inlet_end() follows.
+ */
+int inlet_keep(struct inlet *in);
 
 #endif

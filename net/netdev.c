@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "net/obuf.h"
+#include "net/seqmap.h"
 
 static const struct netdev_ops *ops_of(const struct netdev *nd)
 {
@@ -49,21 +50,37 @@ void netdev_given(struct netdev *nd, const void *frame, uint32_t len)
 		nd->tee.given(nd->tee.arg, nd, frame, len);
 }
 
-int netdev_recv(struct netdev *nd, void *buf, uint32_t cap)
+struct seqmap *netdev_translate(struct netdev *nd, struct seqmap *m)
 {
-	if (nd->tee.ready && !nd->tee.ready(nd->tee.arg))
-		return -EBUSY;
-	return ops_of(nd)->recv(nd, buf, cap);
+	struct seqmap *was = nd->seqs;
+
+	nd->seqs = m;
+	return was;
 }
 
-void netdev_send(struct netdev *nd, const void *frame, uint32_t len)
+int netdev_recv(struct netdev *nd, void *buf, uint32_t cap)
 {
+	int r;
+
+	if (nd->tee.ready && !nd->tee.ready(nd->tee.arg))
+		return -EBUSY;
+	r = ops_of(nd)->recv(nd, buf, cap);
+	if (r > 0 && nd->seqs)
+		seqmap_in(nd->seqs, buf, (uint32_t)r);
+	return r;
+}
+
+void netdev_send(struct netdev *nd, void *frame, uint32_t len)
+{
+	if (nd->seqs)
+		seqmap_out(nd->seqs, frame, len);
 	ops_of(nd)->send(nd, frame, len);
 }
 
+/* What is put out is the device's own copy, or the buffer's. */
 static bool deliver(void *arg, const void *data, uint32_t len)
 {
-	netdev_send(arg, data, len);
+	netdev_send(arg, (void *)data, len);
 	return true;
 }
 

@@ -16,6 +16,7 @@
 struct loop;
 struct netdev;
 struct obuf;
+struct seqmap;
 
 struct netdev_ops {
 	int (*recv)(struct netdev *nd, void *buf, uint32_t cap);
@@ -34,6 +35,7 @@ struct netdev_tee {
 
 struct netdev {
 	struct netdev_tee tee;	 /* all NULL when nobody is */
+	struct seqmap *seqs;	 /* see netdev_translate() */
 	void (*room)(void *arg); /* see netdev_add_sink() */
 	void *room_arg;
 	char id[32];
@@ -79,6 +81,11 @@ int netdev_link(struct netdev *nd, bool up, struct err *e);
 /* Closed or all zero but fd = -1: nothing happens. */
 void netdev_close(struct netdev *nd);
 /*
+ * TCP connections of which clients have other numbers than the guest: frames are changed on their
+ * way, in both directions. m stays the caller's; NULL: none. Returns what was in force.
+ */
+struct seqmap *netdev_translate(struct netdev *nd, struct seqmap *m);
+/*
  * Have t told of every frame that the guest is given, in their order; NULL: nobody. t is copied.
  */
 void netdev_set_tee(struct netdev *nd, const struct netdev_tee *t);
@@ -90,8 +97,8 @@ void netdev_given(struct netdev *nd, const void *frame, uint32_t len);
  * no sense in a poll.
  */
 int netdev_recv(struct netdev *nd, void *buf, uint32_t cap);
-/* Delivers or drops (counted); never blocks. */
-void netdev_send(struct netdev *nd, const void *frame, uint32_t len);
+/* Delivers or drops (counted); never blocks. The frame may be changed. */
+void netdev_send(struct netdev *nd, void *frame, uint32_t len);
 /*
  * The guest's frames go through the output buffer to nd: what is put into the sink returned. room:
  * as obuf_add_sink() has it. -ENOSPC: too many.

@@ -12,7 +12,7 @@ struct obuf_entry {
 	uint64_t epoch;
 	int sink;
 	uint32_t len;
-	bool marked;
+	uint32_t mark; /* 0: none */
 	uint8_t data[];
 };
 
@@ -117,7 +117,7 @@ static struct obuf_entry *make_entry(int sink, const struct iovec *iov, int niov
 	if (!en)
 		return NULL;
 	en->next = NULL;
-	en->marked = false;
+	en->mark = 0;
 	en->sink = sink;
 	en->len = len;
 	p = en->data;
@@ -327,19 +327,19 @@ void obuf_let(struct obuf *ob, struct obuf_entry *en)
 	offer_room(ob);
 }
 
-void obuf_mark(struct obuf *ob, struct obuf_entry *en)
+void obuf_mark(struct obuf *ob, struct obuf_entry *en, uint32_t number)
 {
 	if (!ob->closed)
-		en->marked = true;
+		en->mark = number;
 }
 
-void obuf_let_marked(struct obuf *ob)
+void obuf_let_marked(struct obuf *ob, uint32_t up_to)
 {
 	struct obuf_entry *en, *next;
 
 	for (en = ob->head; en; en = next) {
 		next = en->next;
-		if (en->marked && en->epoch == ob->epoch)
+		if (en->mark && en->mark <= up_to && en->epoch == ob->epoch)
 			obuf_let(ob, en);
 	}
 }

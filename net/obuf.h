@@ -104,10 +104,11 @@ void obuf_let(struct obuf *ob, struct obuf_entry *en);
 bool obuf_is_turn(const struct obuf *ob);
 /*
  * It has, but may not leave yet, as it is in doubt whether this side owns the VM, or it is not its
- * turn: the entry waits for obuf_let_marked().
+ * turn: the entry waits for obuf_let_marked() with a number (from 1) that is not lower. Later marks
+ * have no lower numbers.
  */
-void obuf_mark(struct obuf *ob, struct obuf_entry *en);
-void obuf_let_marked(struct obuf *ob);
+void obuf_mark(struct obuf *ob, struct obuf_entry *en, uint32_t number);
+void obuf_let_marked(struct obuf *ob, uint32_t up_to);
 /* What is put from here on goes there, and neither out nor into the buffer; NULL: as before. */
 void obuf_divert(struct obuf *ob, obuf_divert_fn *fn, void *arg);
 /* 0 delivered or held (copied), -EAGAIN over a limit, or the sink is full; -ENOMEM, -ENODEV unknown

@@ -29,6 +29,29 @@ static uint32_t get32(const uint8_t *p)
 
 /* These say false for what is not as it should be. */
 
+/* RFC 9293, 3.1; RFC 7323, 3.2; RFC 2385; RFC 5925 */
+static void parse_option(struct packet *p, const uint8_t *o, uint32_t bytes)
+{
+	if (o[0] == 8 && bytes == 10) {
+		p->options |= PACKET_TSVAL;
+		p->tsval = get32(o + 2);
+	} else if (o[0] == 19 || o[0] == 29) {
+		p->options |= PACKET_SIGNED;
+	}
+}
+
+static void parse_options(struct packet *p, const uint8_t *o, uint32_t len)
+{
+	uint32_t bytes;
+
+	for (uint32_t at = 0; at < len && o[at]; at += bytes) {
+		bytes = o[at] == 1 ? 1 : at + 1 < len ? o[at + 1] : 0;
+		if (bytes < 1 || (bytes < 2 && o[at] != 1) || bytes > len - at)
+			return;
+		parse_option(p, o + at, bytes);
+	}
+}
+
 static bool parse_tcp(struct packet *p, const uint8_t *tcp, uint32_t len)
 {
 	uint32_t header = len < TCP_BYTES ? 0 : (tcp[12] >> 4) * 4u;
@@ -43,6 +66,8 @@ static bool parse_tcp(struct packet *p, const uint8_t *tcp, uint32_t len)
 	p->flags = tcp[13] & (PACKET_FIN | PACKET_SYN | PACKET_RST | PACKET_ACK);
 	p->data = tcp + header;
 	p->len = len - header;
+	if (p->flags & PACKET_SYN)
+		parse_options(p, tcp + TCP_BYTES, header - TCP_BYTES);
 	return true;
 }
 

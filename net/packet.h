@@ -22,6 +22,9 @@ enum packet_kind {
 
 enum { PACKET_FIN = 1, PACKET_SYN = 2, PACKET_RST = 4, PACKET_ACK = 16 };
 
+/* TCP options: timestamps; a signature over the header (TCP-MD5, TCP-AO). */
+enum { PACKET_TSVAL = 1, PACKET_SIGNED = 2 };
+
 /* Equal for all packets of a flow in one direction. No padding: it is hashed and compared whole. */
 struct packet_key {
 	uint8_t kind, sink, proto, version; /* version: 4 or 6; 0: not IP */
@@ -35,6 +38,8 @@ struct packet {
 	uint32_t tag;	       /* to be equal, too */
 	uint32_t seq, ack;     /* TCP */
 	uint8_t flags;	       /* TCP: PACKET_FIN... */
+	uint8_t options;       /* of a SYN: PACKET_TSVAL... */
+	uint32_t tsval;	       /* RFC 7323 */
 	const uint8_t *data;   /* inside the frame */
 	uint32_t len;
 };

@@ -60,7 +60,7 @@ static inline bool mirror_is_up(const struct mirror *m)
 }
 /*
  * 0: it is copied, and on its way. -EAGAIN: too much waits, but never for a bare word (niov 0), of
- * which there is one a checkpoint. -ENOMEM: it is not. -EPIPE: lost() is near.
+ * which there are few from checkpoint to checkpoint. -ENOMEM: it is not. -EPIPE: lost() is near.
  */
 int mirror_put(struct mirror *m, enum frame_type type, uint64_t epoch, const struct iovec *iov,
 	       int niov);

@@ -29,6 +29,7 @@
 	X(TWIN_ROLLED_BACK, "twin-rolled-back")                                                    \
 	X(TWIN_LOADED, "twin-loaded")                                                              \
 	X(TWIN_RUNS, "twin-runs")                                                                  \
+	X(TWIN_MAPPED, "twin-mapped")                                                              \
 	X(GOODBYE, "goodbye")                                                                      \
 	X(BYE_SAID, "bye-said")                                                                    \
 	X(DONE_HEARD, "done-heard")                                                                \

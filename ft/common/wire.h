@@ -50,6 +50,20 @@ struct wire_output {
 	uint32_t pad;
 };
 
+/*
+ * FRAME_MAPPED, from the primary: a connection that began in this epoch has other numbers at the
+ * twin than the client knows (net/seqmap.h). Nothing of it leaves before the answer, which is bare.
+ */
+struct wire_mapped {
+	uint32_t device;
+	uint32_t delta, ts_delta;
+	uint16_t version; /* of IP */
+	uint16_t guest_port, peer_port;
+	uint16_t vlan[2];
+	uint16_t pad;
+	uint8_t guest[16], peer[16];
+};
+
 /* FRAME_GENERATION */
 struct wire_generation {
 	uint64_t generation;

@@ -5,6 +5,9 @@
 #include <string.h>
 
 #include "ft/common/steps.h"
+#include "ft/common/wire.h"
+#include "net/packet.h"
+#include "net/seqmap.h"
 #include "vmm/base/log.h"
 
 #define TRUST_NS      5000000ull
@@ -59,9 +62,10 @@ static void look_again(struct loop_op *op, int res)
 		loop_timer_set(l->vm->loop, &l->trust_op, TRUST_NS);
 		return;
 	}
-	l->marked = false;
+	if (l->marked <= l->agreed)
+		l->marked = 0; /* else with the twin's next word */
 	if (lockstep_compares(l))
-		obuf_let_marked(&l->vm->obuf);
+		obuf_let_marked(&l->vm->obuf, l->agreed);
 }
 
 static void release(void *arg, void *cookie)
@@ -71,29 +75,68 @@ static void release(void *arg, void *cookie)
 	if (!lockstep_compares(l))
 		return; /* with the next checkpoint */
 	l->stats.let++;
-	if (!l->marked && may_leave(l)) {
+	if (!l->marked && l->told == l->agreed && may_leave(l)) {
 		obuf_let(&l->vm->obuf, cookie);
 		step_reached(STEP_TWIN_LET);
 		return;
 	}
-	obuf_mark(&l->vm->obuf, cookie);
+	obuf_mark(&l->vm->obuf, cookie, l->told);
 	if (!l->marked)
 		loop_timer_set(l->vm->loop, &l->trust_op, TRUST_NS);
-	l->marked = true;
+	l->marked = l->told;
 }
 
-/*
- * A connection that began since the checkpoint, with other sequence numbers at the twin: it could
- * not go on with it. With the next checkpoint both have ours.
- */
-static void mapped(void *arg, const struct packet_key *flow, uint32_t delta)
+/* --- TCP connections that began since the checkpoint ------------------------------------------ */
+
+static int say_mapping(struct lockstep *l, const struct packet_key *flow,
+		       const struct compare_mapping *m)
+{
+	const struct netdev *nd = l->vm->obuf.sinks[flow->sink].arg;
+	struct wire_mapped w = {
+		.device = (uint32_t)(nd - l->vm->devices.nets),
+		.delta = m->delta,
+		.ts_delta = m->ts_delta,
+		.version = flow->version,
+		.guest_port = flow->sport,
+		.peer_port = flow->dport,
+		.vlan = {flow->vlan[0] & 0xfff, flow->vlan[1] & 0xfff},
+	};
+	struct iovec iov = {&w, sizeof(w)};
+
+	memcpy(w.guest, flow->src, sizeof(w.guest));
+	memcpy(w.peer, flow->dst, sizeof(w.peer));
+	/* A side that takes over has this one's map to add to. */
+	if (nd->seqs && nd->seqs->count + l->told > SEQMAP_MAX)
+		return -ENOSPC;
+	return mirror_put(&l->mirror, FRAME_MAPPED, l->vm->obuf.epoch, &iov, 1);
+}
+
+/* With the next checkpoint both have ours; until then only a map can tell them apart. */
+static void mapped(void *arg, const struct packet_key *flow, const struct compare_mapping *m)
 {
 	struct lockstep *l = arg;
+	bool none = !m->delta && !m->ts_delta;
 
-	if (!delta)
+	if (none && l->told == 1) /* nor in place of another */
 		return;
-	l->stats.connections++;
-	differ_because(l, "a new TCP connection has other sequence numbers there");
+	l->stats.connections += !none;
+	if ((m->fixed && !none) || say_mapping(l, flow, m)) {
+		l->stats.unmapped++;
+		differ_because(l, "a new TCP connection has other sequence numbers there");
+		return;
+	}
+	l->told++;
+}
+
+static bool twin_maps(struct lockstep *l, const struct frame *f)
+{
+	if (f->epoch != l->vm->obuf.epoch)
+		return true;
+	if (l->agreed == l->told)
+		return false;
+	l->agreed++;
+	look_again(&l->trust_op, 0);
+	return true;
 }
 
 static const struct compare_ops ops = {.release = release, .differ = differ, .mapped = mapped};
@@ -199,7 +242,10 @@ static bool take(void *arg, const struct frame *f)
 {
 	struct lockstep *l = arg;
 
-	if (f->type == FRAME_OUTPUT) {
+	if (f->type == FRAME_MAPPED) {
+		if (!twin_maps(l, f))
+			differ_because(l, "the twin answers what it was not told");
+	} else if (f->type == FRAME_OUTPUT) {
 		twin_output(l, f);
 	} else if (f->type == FRAME_LOADED && l->state == LOCKSTEP_LOADING &&
 		   f->epoch + 1 == l->vm->obuf.epoch) {
@@ -240,7 +286,8 @@ void lockstep_sealed(struct lockstep *l, bool runs)
 	if (l->state == LOCKSTEP_OFF)
 		return;
 	compare_reset(&l->compare);
-	l->marked = false;
+	l->marked = 0;
+	l->told = l->agreed = 1;
 	l->state = runs ? LOCKSTEP_LOADING : LOCKSTEP_ALONE;
 	l->sealed_ns = loop_now_ns();
 	l->stats.checkpoints += runs;
@@ -285,7 +332,9 @@ int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struc
 	l->overdue_ns = overdue_ns;
 	l->due_op = (struct loop_op){.fn = due, .arg = l};
 	l->trust_op = (struct loop_op){.fn = look_again, .arg = l};
-	l->due_set = l->marked = false;
+	l->due_set = false;
+	l->marked = 0;
+	l->told = l->agreed = 1;
 	r = begin_compare(l, e);
 	if (r) {
 		stream_done(st);

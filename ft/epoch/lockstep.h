@@ -6,8 +6,9 @@
  * The output rule: an entry of the open epoch leaves when the twin, which runs from the epoch
  * before, is known to have produced it. A secondary that takes over goes on with that twin, unless
  * it has acknowledged the next epoch, which is of a state behind that output. So what left is known
- * there either way. Nothing is let go while this side is suspect (ft/common/heart.h), or ahead of
- * what was put out before the last checkpoint.
+ * there either way. Nothing is let go while this side is suspect (ft/common/heart.h), ahead of what
+ * was put out before the last checkpoint, or of a TCP connection whose numbers the twin has not
+ * yet: its client could not go on with the twin.
  *
  * Owner: the loop.
  */
@@ -38,7 +39,8 @@ enum lockstep_state {
 struct lockstep_stats {
 	uint64_t checkpoints;	 /* with a twin behind them */
 	uint64_t differences[6]; /* by enum compare_why */
-	uint64_t connections;	 /* that needed a checkpoint for their sequence numbers */
+	uint64_t connections;	 /* with other numbers at the twin */
+	uint64_t unmapped;	 /* of them: that needed a checkpoint */
 	uint64_t let;		 /* outputs that left by comparison */
 	uint64_t inputs;
 	uint64_t load_ns; /* of the last checkpoint: seal to the twin's run */
@@ -52,7 +54,10 @@ struct lockstep {
 	enum lockstep_state state;
 	struct loop_op due_op, trust_op;
 	bool due_set;
-	bool marked; /* some wait until they may leave */
+	/* Of this epoch, from 1: the next connection's number, and the first that the twin has not.
+	 */
+	uint32_t told, agreed;
+	uint32_t marked; /* what waits until it may leave is marked up to this; 0: nothing does */
 	uint64_t overdue_ns;
 	uint64_t sealed_ns, loaded_ns;
 	char why[200];

@@ -58,6 +58,32 @@ static bool malformed(struct twin *t, const char *why)
 	return false;
 }
 
+/* Of an epoch that was rolled back, it is void. */
+static bool map(struct twin *t, const struct frame *f)
+{
+	struct seqmap_flow flow;
+	struct wire_mapped w;
+
+	if (f->length != sizeof(w))
+		return malformed(t, "malformed mapping");
+	memcpy(&w, f->data, sizeof(w));
+	if (!is_net(t->vm, w.device) || (w.version != 4 && w.version != 6))
+		return malformed(t, "mapping of no connection");
+	if (f->epoch != t->epoch || t->state != TWIN_SPLIT)
+		return true;
+	flow = (struct seqmap_flow){.version = w.version,
+				    .guest_port = w.guest_port,
+				    .peer_port = w.peer_port,
+				    .vlan = {w.vlan[0], w.vlan[1]}};
+	memcpy(flow.guest, w.guest, sizeof(flow.guest));
+	memcpy(flow.peer, w.peer, sizeof(flow.peer));
+	if (inlet_map(&t->nets[w.device], &flow, w.delta, w.ts_delta))
+		return malformed(t, "too many mapped connections");
+	mirror_put(&t->mirror, FRAME_MAPPED, t->epoch, NULL, 0);
+	step_reached(STEP_TWIN_MAPPED);
+	return true;
+}
+
 static bool input(void *arg, const struct frame *f)
 {
 	struct twin *t = arg;
@@ -65,6 +91,8 @@ static bool input(void *arg, const struct frame *f)
 	const uint8_t *frame;
 	uint32_t len;
 
+	if (f->type == FRAME_MAPPED)
+		return map(t, f);
 	if (f->type != FRAME_INPUT || f->length <= sizeof(w))
 		return malformed(t, "malformed input");
 	memcpy(&w, f->data, sizeof(w));
@@ -298,12 +326,21 @@ void twin_go(struct twin *t)
 
 /* --- this side takes over --------------------------------------------------------------------- */
 
+static void keep_connections(struct twin *t)
+{
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		if (inlet_keep(&t->nets[i]))
+			log_warn("%s: too many connections with other numbers: some will end",
+				 t->vm->machine.devs[i].id);
+}
+
 bool twin_keep(struct twin *t)
 {
 	bool any = false;
 
 	mirror_stop(&t->mirror);
 	drop_early(t);
+	keep_connections(t);
 	join(t);
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
 		any |= t->disks[i] != NULL;

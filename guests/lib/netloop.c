@@ -35,6 +35,7 @@ struct netloop *netloop_open(void)
 	uint32_t ip = 0, gw;
 	unsigned prefix;
 	uint8_t mac[6];
+	char isn[8];
 
 	netloop_configure(&ip, &prefix, &gw);
 	l->dev = net_dev_open(0);
@@ -45,6 +46,7 @@ struct netloop *netloop_open(void)
 	net_set_time(&l->nif, clock_ns());
 	l->tcp = netloop_alloc(sizeof(*l->tcp));
 	tcp_init(l->tcp, &l->nif, clock_ns() * 0x9e3779b97f4a7c15ull ^ ip);
+	l->tcp->isn_clock = cmdline_str("isn", isn, sizeof(isn)) && !strcmp(isn, "clock");
 	l->tick_until = 0;
 	arp_announce(&l->nif);
 	return l;

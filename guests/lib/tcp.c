@@ -43,15 +43,16 @@ static uint64_t tcp_mix(uint64_t h)
 }
 
 /*
- * RFC 6528 with a counter of used sequence space in place of a clock: two machines that run the
- * same guest on the same input choose the same numbers.
+ * RFC 6528 with a counter of used sequence space in place of a clock, unless isn_clock: two
+ * machines that run the same guest on the same input choose the same numbers.
  */
 static uint32_t tcp_isn(const struct tcp_stack *s, const struct tcp_seg *peer)
 {
 	uint64_t h = tcp_mix(s->secret[0] ^ ((uint64_t)peer->src << 32 |
 					     (uint32_t)peer->sport << 16 | peer->dport));
 
-	return s->isn_base + (uint32_t)tcp_mix(h ^ s->secret[1]);
+	return s->isn_base + (uint32_t)tcp_mix(h ^ s->secret[1]) +
+	       (s->isn_clock ? (uint32_t)(s->nif->now >> 6) : 0);
 }
 
 static bool tcp_is_unread(const struct tcp_conn *c)

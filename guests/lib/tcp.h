@@ -126,6 +126,7 @@ struct tcp_stack {
 	uint64_t secret[2];
 	uint64_t next_serial;
 	uint32_t isn_base; /* moves beyond what closed connections used */
+	bool isn_clock;	   /* and with time, as Linux's: two machines with the same input differ */
 	uint16_t next_port;
 	struct tcp_listener listener[TCP_LISTENERS];
 	struct tcp_stats stats;

@@ -128,8 +128,8 @@ def mc_guest_exit(lab):
 
 def verify(lab, guest, cmdline, epochs=200, seconds=40, **options):
     """Every epoch's RAM and state are equal on both sides, and the guest's own checks hold."""
-    pair = Pair(lab, guest=guest, cmdline=cmdline, extra=["--verify"], epoch="10ms",
-                timeout="2s", **options)
+    options.setdefault("epoch", "10ms")
+    pair = Pair(lab, guest=guest, cmdline=cmdline, extra=["--verify"], timeout="2s", **options)
     a, b = pair.protect()
     epochs = max(20, ftlab.work(epochs))
     b.wait_status(lambda s: s["epochs_total"] >= epochs or s["state"] != "PROTECTED",

@@ -64,6 +64,7 @@ static int receive(struct netdev *nd, void *buf, uint32_t cap)
 static void transmit(struct netdev *nd, const void *frame, uint32_t len)
 {
 	fake_vm.frames++;
+	memcpy(fake_vm.frame, frame, len < sizeof(fake_vm.frame) ? len : sizeof(fake_vm.frame));
 }
 
 static int set_offloads(struct netdev *nd, uint64_t guest_features)

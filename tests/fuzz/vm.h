@@ -23,6 +23,7 @@ struct fake_vm {
 	unsigned created, destroyed, loaded, started;
 	unsigned generations;	  /* told to the guest */
 	unsigned plugged, frames; /* networks; what they were given */
+	uint8_t frame[256];	  /* the last one, so much of it */
 	uint64_t advance_ns;	  /* of the last load */
 	uint64_t printed;	  /* bytes that left the output buffer */
 	int sink;		  /* of the output buffer, for what a guest prints */

@@ -130,12 +130,12 @@ static void on_differ(void *arg, const struct compare_verdict *v)
 	w->differs++;
 }
 
-static void on_mapped(void *arg, const struct packet_key *flow, uint32_t delta)
+static void on_mapped(void *arg, const struct packet_key *flow, const struct compare_mapping *m)
 {
 	struct world *w = arg;
 	struct conn *n = &w->conns[flow->dport - 1000];
 
-	assert_int_equal(delta, n->isn[S] - n->isn[P]);
+	assert_int_equal(m->delta, n->isn[S] - n->isn[P]);
 	w->mapped++;
 }
 

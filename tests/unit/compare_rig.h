@@ -28,7 +28,7 @@ struct fix {
 	struct compare c;
 	struct compare_verdict v;
 	unsigned differs, mapped;
-	uint32_t delta;
+	struct compare_mapping mapping;
 	char out[65536];
 	unsigned nout;
 	uint64_t now;
@@ -62,12 +62,12 @@ static void on_differ(void *arg, const struct compare_verdict *v)
 	f->v = *v;
 }
 
-static void on_mapped(void *arg, const struct packet_key *flow, uint32_t delta)
+static void on_mapped(void *arg, const struct packet_key *flow, const struct compare_mapping *m)
 {
 	struct fix *f = arg;
 
 	f->mapped++;
-	f->delta = delta;
+	f->mapping = *m;
 }
 
 static const struct compare_ops ops = {on_release, on_differ, on_mapped};

@@ -17,7 +17,7 @@ static void whatever_the_cuts(void **state)
 	struct fix *f = *state;
 
 	connect_both(f);
-	assert_int_equal(f->delta, 5000);
+	assert_int_equal(f->mapping.delta, 5000);
 	p(f, 'a', SEG(101, ACK, 50, "hello "));
 	p(f, 'b', SEG(107, ACK, 50, "world"));
 	s(f, SEG(5101, ACK, 50, "hel"));
@@ -31,6 +31,61 @@ static void whatever_the_cuts(void **state)
 	p(f, 'd', SEG(116, ACK, 50, " more."));
 	assert_out(f, "abc");
 	assert_int_equal(f->differs, 0);
+}
+
+/* A SYN with options, words of them. */
+static uint32_t syn(uint8_t *buf, uint32_t seq, const char *options, uint8_t words)
+{
+	struct libcompare_segment t = {.version = 4,
+				       .port = 1000,
+				       .flags = SYN | ACK,
+				       .seq = seq,
+				       .ack = 50,
+				       .options = options,
+				       .option_words = words};
+
+	return libcompare_tcp(buf, &t);
+}
+
+static void mapped_as(struct fix *f, uint32_t ts_delta, bool fixed)
+{
+	assert_int_equal(f->mapped, 1);
+	assert_int_equal(f->mapping.delta, 7);
+	assert_int_equal(f->mapping.ts_delta, ts_delta);
+	assert_int_equal(f->mapping.fixed, fixed);
+	assert_out(f, "S");
+	f->nout = f->mapped = 0;
+	compare_reset(&f->c);
+}
+
+static void both_begin(struct fix *f, const char *our_options, const char *their_options,
+		       uint8_t words)
+{
+	static uint32_t seq;
+	uint8_t buf[2048];
+
+	seq += 100;
+	theirs(f, NET, buf, syn(buf, seq + 7, their_options, words));
+	assert_out(f, "");
+	ours(f, 'S', NET, buf, syn(buf, seq, our_options, words));
+}
+
+static void timestamps_and_signatures(void **state)
+{
+	struct fix *f = *state;
+
+	both_begin(f, "\1\1\10\12\377\0\0\5____", "\1\1\10\12\0\0\0\6____", 3);
+	mapped_as(f, 0xfeffffff, false);
+	both_begin(f, "\1\1\10\12\0\0\0\5____", "\1\1\10\11\0\0\0\6____", 3);
+	mapped_as(f, 0, false); /* only one has one */
+	both_begin(f, "\2\4\5\264\10\12\0\0\0\5____\0\0", "\2\4\5\264\10\12\0\0\0\4____\0\0", 4);
+	mapped_as(f, 1, false);
+	both_begin(f, "\0\1\10\12\377\0\0\5____", "\1\1\10\23\0\0\0\6____", 3);
+	mapped_as(f, 0, false); /* behind the end, and longer than there is */
+	both_begin(f, "\1\1\10\12\0\0\0\5____\35\4\1\1", "\1\1\10\12\0\0\0\6____\1\1\1\0", 4);
+	mapped_as(f, (uint32_t)-1, true);
+	both_begin(f, "\1\1\1\0", "\23\4__", 1);
+	mapped_as(f, 0, true);
 }
 
 static void acks_are_promises(void **state)
@@ -59,7 +114,7 @@ static void numbers_wrap(void **state)
 
 	p(f, 'S', SEG(0xfffffffe, SYN | ACK, 0xffffffff));
 	s(f, SEG(0x7ffffffe, SYN | ACK, 0xffffffff));
-	assert_int_equal(f->delta, 0x80000000);
+	assert_int_equal(f->mapping.delta, 0x80000000);
 	p(f, 'a', SEG(0xffffffff, ACK, 3, "abc"));
 	s(f, SEG(0x7fffffff, ACK, 3, "abc"));
 	p(f, 'b', SEG(2, ACK, 3, "d"));
@@ -93,7 +148,7 @@ static void ends(void **state)
 	p(f, 'd', SEG(7000, SYN | ACK, 999));
 	s(f, SEG(8000, SYN | ACK, 999));
 	assert_out(f, "abcd");
-	assert_int_equal(f->delta, 1000);
+	assert_int_equal(f->mapping.delta, 1000);
 }
 
 static void an_end_is_not_a_byte(void **state)
@@ -256,7 +311,7 @@ static void a_checkpoint_forgets_theirs(void **state)
 	assert_out(f, "");
 	s(f, SEG(200, SYN | ACK, 50));
 	assert_out(f, "a");
-	assert_int_equal(f->delta, 100);
+	assert_int_equal(f->mapping.delta, 100);
 }
 
 static void flows_do_not_wait_for_each_other(void **state)
@@ -461,6 +516,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(whatever_the_cuts),
+		T(timestamps_and_signatures),
 		T(acks_are_promises),
 		T(numbers_wrap),
 		T(ends),

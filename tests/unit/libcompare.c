@@ -87,7 +87,7 @@ static uint32_t payload(const uint8_t *buf, uint8_t *p, const struct libcompare_
 
 uint32_t libcompare_tcp(uint8_t *buf, const struct libcompare_segment *s)
 {
-	uint32_t options = (s->noise & 3) * 4;
+	uint32_t options = s->option_words ? s->option_words * 4u : (s->noise & 3) * 4;
 	uint8_t *p = headers(buf, s, 6, 20 + options + s->len);
 
 	p = put32(put32(p, s->seq), s->ack);
@@ -95,6 +95,8 @@ uint32_t libcompare_tcp(uint8_t *buf, const struct libcompare_segment *s)
 	*p++ = s->flags | (s->noise & 0xc8); /* PSH, ECE, CWR */
 	p = put16(put16(put16(p, s->noise >> 2), s->noise >> 4), 0);
 	memset(p, (int)(s->noise >> 9), options);
+	if (s->option_words)
+		memcpy(p, s->options, options);
 	return payload(buf, p + options, s);
 }
 

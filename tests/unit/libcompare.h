@@ -19,6 +19,8 @@ struct libcompare_segment {
 	uint32_t seq, ack;
 	const void *data;
 	uint32_t len;
+	const void *options; /* of the header, in place of noise */
+	uint8_t option_words;
 	uint32_t noise; /* window, options, id, time to live, checksums: what does not count */
 };
 

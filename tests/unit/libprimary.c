@@ -46,6 +46,15 @@ static void configure(struct rig *r)
 
 	snprintf(image, sizeof(image), "%s/image", r->folder);
 	fake_machine(&r->machine, &r->cfg, image);
+	r->machine.devs[RIG_NET] =
+		(struct mdev){.kind = MDEV_NET,
+			      .id = "net",
+			      .gpa = MACHINE_MMIO_BASE + RIG_NET * MACHINE_MMIO_STEP,
+			      .gsi = MACHINE_GSI_BASE + RIG_NET,
+			      .mac = {2, 0, 0, 0, 0, 4},
+			      .queues = 1};
+	r->machine.ndevs = RIG_NET + 1;
+	fake_vm.has_network = true;
 	r->cfg.role = ROLE_PRIMARY;
 	/* So that no test has to think of heartbeats, but those that are about them. */
 	r->cfg.heartbeat_ns = 5 * S;

@@ -123,6 +123,7 @@ void arbiter_says(struct rig *r, int code, const struct arbiter_record *record);
 /* It has been asked n questions in all. */
 void arbiter_was_asked(struct rig *r, unsigned n);
 
+#define RIG_NET	    4u /* its place among the devices */
 #define RIG_TEST(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
 
 #endif

@@ -179,21 +179,43 @@ static void marked_ones_leave_later(void **state)
 	obuf_on_kept(&f->ob, keep, &k);
 	open_epoch(&f->ob, 5);
 	put(f, f->sa, "1");
-	obuf_mark(&f->ob, k.en[0]);
+	obuf_mark(&f->ob, k.en[0], 1);
 	obuf_seal(&f->ob, 6);
 	put(f, f->sa, "2");
 	put(f, f->sa, "3");
 	put(f, f->sa, "4");
-	obuf_mark(&f->ob, k.en[1]);
-	obuf_mark(&f->ob, k.en[3]);
+	obuf_mark(&f->ob, k.en[1], 1);
+	obuf_mark(&f->ob, k.en[3], 1);
 	assert_int_equal(f->a.bytes, 0);
 	obuf_release(&f->ob, 5); /* what was sealed leaves with its ack, marked or not */
 	assert_out(f->a, "1");
-	obuf_let_marked(&f->ob);
+	obuf_let_marked(&f->ob, 1);
 	assert_out(f->a, "124");
 	assert_int_equal(f->ob.held, 1);
-	obuf_let_marked(&f->ob);
+	obuf_let_marked(&f->ob, 1);
 	assert_out(f->a, "124");
+}
+
+/* Each waits for something else. */
+static void marked_ones_leave_in_their_turn(void **state)
+{
+	struct fix *f = *state;
+	struct kept k = {0};
+
+	obuf_on_kept(&f->ob, keep, &k);
+	open_epoch(&f->ob, 5);
+	for (unsigned i = 0; i < 4; i++)
+		put(f, f->sa, (const char[]){(char)('1' + i), 0});
+	obuf_mark(&f->ob, k.en[0], 2);
+	obuf_mark(&f->ob, k.en[2], 2);
+	obuf_mark(&f->ob, k.en[3], 3);
+	obuf_let_marked(&f->ob, 1);
+	assert_out(f->a, "");
+	obuf_let_marked(&f->ob, 2);
+	assert_out(f->a, "13");
+	obuf_let_marked(&f->ob, UINT32_MAX);
+	assert_out(f->a, "134");
+	assert_int_equal(f->ob.held, 1);
 }
 
 static void room_comes_of_what_is_let_out(void **state)
@@ -222,11 +244,11 @@ static void a_closed_one_lets_nothing_out(void **state)
 	open_epoch(&f->ob, 5);
 	put(f, f->sa, "1");
 	put(f, f->sa, "2");
-	obuf_mark(&f->ob, k.en[1]);
+	obuf_mark(&f->ob, k.en[1], 1);
 	obuf_drop(&f->ob);
-	obuf_mark(&f->ob, k.en[0]);
+	obuf_mark(&f->ob, k.en[0], 1);
 	obuf_let(&f->ob, k.en[0]); /* they are no more */
-	obuf_let_marked(&f->ob);
+	obuf_let_marked(&f->ob, 1);
 	assert_int_equal(f->a.bytes, 0);
 }
 
@@ -280,6 +302,7 @@ int main(void)
 		T(lets_out_from_every_place),
 		T(does_not_overtake_what_was_released),
 		T(marked_ones_leave_later),
+		T(marked_ones_leave_in_their_turn),
 		T(room_comes_of_what_is_let_out),
 		T(a_closed_one_lets_nothing_out),
 		T(goes_elsewhere_when_diverted),

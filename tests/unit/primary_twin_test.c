@@ -8,7 +8,9 @@
 
 #include <cmocka.h>
 
+#include "net/seqmap.h"
 #include "tests/fuzz/vm.h"
+#include "tests/unit/libcompare.h"
 #include "tests/unit/libkvm_model.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libmockarbiter.h"
@@ -106,6 +108,203 @@ static void not_before_what_the_ack_lets_go(void **state)
 	assert_int_equal(r->vm.obuf.held, 0);
 }
 
+/* --- TCP connections -------------------------------------------------------------------------- */
+
+#define TWIN_ISN 5000u
+
+static int net_sink(const struct rig *r)
+{
+	unsigned i = 0;
+
+	while (r->vm.obuf.sinks[i].arg != &r->vm.devices.nets[RIG_NET])
+		i++;
+	return (int)i;
+}
+
+/* A SYN that answers a client's, from the guest at either side. */
+static uint32_t answer_syn(uint8_t *buf, uint16_t port, uint32_t seq)
+{
+	struct libcompare_segment s = {.version = 4,
+				       .port = port,
+				       .flags = PACKET_SYN | PACKET_ACK,
+				       .seq = seq,
+				       .ack = 51};
+
+	return libcompare_tcp(buf, &s);
+}
+
+static void accepts(struct rig *r, uint16_t port)
+{
+	uint8_t frame[300];
+	struct iovec iov = {frame, answer_syn(frame, port, 100)};
+
+	assert_int_equal(obuf_put(&r->vm.obuf, net_sink(r), &iov, 1), 0);
+}
+
+static void twin_accepts(struct rig *r, uint64_t epoch, uint16_t port, uint32_t seq)
+{
+	struct {
+		struct wire_output w;
+		uint8_t frame[300];
+	} out = {.w.sink = (uint32_t)net_sink(r)};
+
+	peer_mirrors(r, FRAME_OUTPUT, epoch, &out,
+		     sizeof(out.w) + answer_syn(out.frame, port, seq));
+}
+
+static struct wire_mapped told_mapping(struct rig *r, uint64_t epoch)
+{
+	struct wire_mapped w;
+	bool came = false;
+	struct frame f;
+
+	loop_until(&r->loop, came || (came = stream_recv(&r->mirror, &f) == 1));
+	assert_int_equal(f.type, FRAME_MAPPED);
+	assert_int_equal(f.epoch, epoch);
+	assert_int_equal(f.length, sizeof(w));
+	memcpy(&w, f.data, sizeof(w));
+	return w;
+}
+
+/* STEADY, and a twin that runs. Returns the epoch that is open. */
+static uint64_t run_twin(struct rig *r)
+{
+	uint64_t n;
+
+	meet(r);
+	n = seal(r);
+	rig_cause(r, PRI_EV_ACK);
+	peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
+	settle(r);
+	assert_int_equal(r->pri.mirroring.lockstep.state, LOCKSTEP_RUNS);
+	return n + 1;
+}
+
+/* A client that hears of it before the twin knows the number could not go on with the twin. */
+static void a_connection_waits_until_the_twin_has_its_number(void **state)
+{
+	struct rig *r = *state;
+	struct wire_mapped w;
+	uint64_t n = run_twin(r);
+
+	accepts(r, 1000);
+	twin_accepts(r, n, 1000, 100 + TWIN_ISN);
+	w = told_mapping(r, n);
+	assert_int_equal(w.device, RIG_NET);
+	assert_int_equal(w.delta, TWIN_ISN);
+	assert_int_equal(w.ts_delta, 0);
+	assert_int_equal(w.version, 4);
+	assert_int_equal(w.guest_port, 80);
+	assert_int_equal(w.peer_port, 1000);
+	assert_memory_equal(w.guest, "\x0a\0\0\2\0\0\0\0\0\0\0\0\0\0\0\0", 16);
+	assert_memory_equal(w.peer, "\x0a\0\0\x63\0\0\0\0\0\0\0\0\0\0\0\0", 16);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 0);
+	peer_mirrors(r, FRAME_MAPPED, n - 1, NULL, 0); /* of the epoch before */
+	settle(r);
+	assert_int_equal(fake_vm.frames, 0);
+	peer_mirrors(r, FRAME_MAPPED, n, NULL, 0);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 1);
+	assert_int_equal(lockstep_compares(&r->pri.mirroring.lockstep), 1);
+}
+
+/* Many begin, and each waits for its own number only. */
+static void each_connection_waits_for_its_own(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = run_twin(r);
+
+	for (uint16_t i = 0; i < 5; i++) {
+		accepts(r, (uint16_t)(1000 + i));
+		twin_accepts(r, n, (uint16_t)(1000 + i), 100 + TWIN_ISN + i);
+		assert_int_equal(told_mapping(r, n).delta, TWIN_ISN + i);
+	}
+	for (unsigned i = 0; i < 5; i++) {
+		settle(r);
+		assert_int_equal(fake_vm.frames, i);
+		peer_mirrors(r, FRAME_MAPPED, n, NULL, 0);
+	}
+	settle(r);
+	assert_int_equal(fake_vm.frames, 5);
+	assert_int_equal(r->pri.mirroring.lockstep.marked, 0);
+	accepts(r, 2000); /* might be in place of one that was told */
+	twin_accepts(r, n, 2000, 100);
+	assert_int_equal(told_mapping(r, n).delta, 0);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 5);
+	peer_mirrors(r, FRAME_MAPPED, n, NULL, 0);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 6);
+}
+
+static void the_same_numbers_need_no_word(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = run_twin(r);
+
+	accepts(r, 1000);
+	twin_accepts(r, n, 1000, 100);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 1);
+	assert_int_equal(r->pri.mirroring.lockstep.stats.connections, 0);
+}
+
+/* A checkpoint lets them go, whoever has which number; its answers are too late then. */
+static void a_checkpoint_is_as_good(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = run_twin(r);
+
+	accepts(r, 1000);
+	twin_accepts(r, n, 1000, 100 + TWIN_ISN);
+	told_mapping(r, n);
+	assert_int_equal(seal(r), n);
+	rig_cause(r, PRI_EV_ACK);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 1);
+	peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
+	peer_mirrors(r, FRAME_MAPPED, n, NULL, 0);
+	accepts(r, 1001);
+	twin_accepts(r, n + 1, 1001, 100 + TWIN_ISN);
+	told_mapping(r, n + 1);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 1);
+	peer_mirrors(r, FRAME_MAPPED, n + 1, NULL, 0);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 2);
+}
+
+static void too_many_connections_are_a_difference(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = run_twin(r);
+	uint16_t i = 0;
+
+	for (; i < SEQMAP_MAX; i++) {
+		accepts(r, (uint16_t)(1000 + i));
+		twin_accepts(r, n, (uint16_t)(1000 + i), 100 + TWIN_ISN);
+		told_mapping(r, n);
+		peer_mirrors(r, FRAME_MAPPED, n, NULL, 0);
+	}
+	settle(r);
+	assert_int_equal(fake_vm.frames, SEQMAP_MAX);
+	accepts(r, (uint16_t)(1000 + i));
+	twin_accepts(r, n, (uint16_t)(1000 + i), 100 + TWIN_ISN);
+	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
+	assert_int_equal(fake_vm.frames, SEQMAP_MAX);
+	assert_int_equal(r->pri.mirroring.lockstep.stats.unmapped, 1);
+}
+
+static void an_answer_to_nothing_is_a_difference(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = run_twin(r);
+
+	peer_mirrors(r, FRAME_MAPPED, n, NULL, 0);
+	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
+}
+
 /* While a hand-over is asked for, too: who waits outside does not wait for the arbiter. */
 static void a_difference_asks_for_a_seal(void **state)
 {
@@ -150,6 +349,12 @@ int main(void)
 		RIG_TEST(what_both_say_leaves),
 		RIG_TEST(not_before_what_the_ack_lets_go),
 		RIG_TEST(a_difference_asks_for_a_seal),
+		RIG_TEST(a_connection_waits_until_the_twin_has_its_number),
+		RIG_TEST(each_connection_waits_for_its_own),
+		RIG_TEST(the_same_numbers_need_no_word),
+		RIG_TEST(a_checkpoint_is_as_good),
+		RIG_TEST(too_many_connections_are_a_difference),
+		RIG_TEST(an_answer_to_nothing_is_a_difference),
 		RIG_TEST(the_same_trouble_is_told_once),
 	};
 

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "net/seqmap.h"
 #include "tests/fuzz/vm.h"
 #include "tests/unit/libfakeprimary.h"
 #include "tests/unit/liblog.h"
@@ -163,6 +164,101 @@ static void it_says_that_it_runs(void **state)
 	}
 }
 
+/* --- TCP connections -------------------------------------------------------------------------- */
+
+#define LAB_NET 4u
+
+static const struct wire_mapped mapping = {.device = LAB_NET,
+					   .delta = 5000,
+					   .ts_delta = 6,
+					   .version = 4,
+					   .guest_port = 80,
+					   .peer_port = 1000,
+					   .guest = {10, 0, 0, 2},
+					   .peer = {10, 0, 0, 9}};
+static const struct seqmap_flow mapped_flow = {.version = 4,
+					       .guest_port = 80,
+					       .peer_port = 1000,
+					       .guest = {10, 0, 0, 2},
+					       .peer = {10, 0, 0, 9}};
+
+static void pri_maps(const struct wire_mapped *w, size_t len)
+{
+	end_send(&lab.mirror, FRAME_MAPPED, lab.sec.twin.epoch, w, len);
+}
+
+/* The twin has said so: the client hears of the connection now. */
+static void twin_has_mapped(void)
+{
+	struct frame f;
+
+	do
+		lab_until(end_take(&lab.mirror, &f) == 1);
+	while (f.type != FRAME_MAPPED);
+	assert_int_equal(f.epoch, lab.sec.twin.epoch);
+	assert_int_equal(f.length, 0);
+}
+
+/* The guest's own numbers go in and out, those of the client are outside. */
+static void its_connection_goes_on(void **state)
+{
+	struct netdev *nd = &lab.vm.devices.nets[LAB_NET];
+	const struct seqmap *own;
+	const struct seqmap_conn *c;
+
+	lab_reach(SEC_TWIN);
+	own = lab.sec.twin.nets[LAB_NET].seqs;
+	assert_ptr_not_equal(nd->seqs, own);
+	pri_maps(&mapping, sizeof(mapping));
+	twin_has_mapped();
+	assert_int_equal(seqmap_find(nd->seqs, &mapped_flow)->delta, 5000);
+	assert_int_equal(own->count, 0);
+	pri_hang_up();
+	lab_until(lab.taken);
+	assert_ptr_equal(nd->seqs, own);
+	c = seqmap_find(own, &mapped_flow);
+	assert_non_null(c);
+	assert_int_equal(c->delta, 5000);
+	assert_int_equal(c->ts_delta, 6);
+}
+
+static void a_checkpoint_has_the_numbers(void **state)
+{
+	struct netdev *nd = &lab.vm.devices.nets[LAB_NET];
+
+	lab_reach(SEC_TWIN);
+	pri_maps(&mapping, sizeof(mapping));
+	twin_has_mapped();
+	pri_commit(3);
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	assert_int_equal(nd->seqs->count, 0);
+	end_send(&lab.mirror, FRAME_MAPPED, 3, &mapping, sizeof(mapping)); /* too late */
+	lab_settle();
+	assert_int_equal(nd->seqs->count, 0);
+	assert_true(mirror_is_up(&lab.sec.twin.mirror));
+	pri_hang_up();
+	lab_until(lab.taken);
+	assert_int_equal(nd->seqs->count, 0);
+}
+
+static void mappings_that_are_none(void **state)
+{
+	struct wire_mapped bad[] = {mapping, mapping, mapping};
+
+	bad[0].device = 0; /* a disk */
+	bad[1].device = UINT32_MAX;
+	bad[2].version = 5;
+	for (unsigned i = 0; i < 4; i++) {
+		lab_setup(state);
+		lab_reach(SEC_TWIN);
+		pri_maps(i < 3 ? &bad[i] : &mapping, sizeof(mapping) - (i == 3));
+		lab_until(!mirror_is_up(&lab.sec.twin.mirror));
+		assert_int_equal(logged("warning: primary: mirror: m"), 1);
+		lab_teardown(state);
+	}
+	lab_setup(state);
+}
+
 static void it_is_gone_after_a_hand_over(void **state)
 {
 	lab_reach(SEC_STANDBY);
@@ -186,6 +282,9 @@ int main(void)
 		LAB_TEST(disks_wait_for_what_comes_after_it_has_claimed),
 		LAB_TEST(images_are_behind_from_the_first_moment_on),
 		LAB_TEST(it_says_that_it_runs),
+		LAB_TEST(its_connection_goes_on),
+		LAB_TEST(a_checkpoint_has_the_numbers),
+		LAB_TEST(mappings_that_are_none),
 		LAB_TEST(it_is_gone_after_a_hand_over),
 	};
 

@@ -371,7 +371,7 @@ static void impossible_states(void **state)
 	const struct state_desc *desc = f->dev->ops->state;
 	struct net_pod *pod = calloc(1, desc->size);
 
-	assert_int_equal(desc->size, sizeof(*pod));
+	assert_true(desc->size >= sizeof(*pod));
 	start_mq(f, MQ_ALL);
 	f->dev->ops->save(f->dev);
 	memcpy(pod, f->dev->pod, desc->size);

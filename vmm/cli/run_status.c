@@ -136,13 +136,14 @@ static json_t *twin_status(const struct lockstep *l)
 		json_object_set_new(differences, whys[i],
 				    json_integer((json_int_t)l->stats.differences[i]));
 	json_object_set_new(differences, "connections",
-			    json_integer((json_int_t)l->stats.connections));
+			    json_integer((json_int_t)l->stats.unmapped));
 	/* Not "state": scripts look for that of the VM by text. */
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:o}", "phase", states[l->state],
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "phase", states[l->state],
 			 "last_difference", l->why, "checkpoints_total",
 			 (json_int_t)l->stats.checkpoints, "let_total", (json_int_t)l->stats.let,
 			 "inputs_total", (json_int_t)l->stats.inputs, "load_us",
-			 (json_int_t)(l->stats.load_ns / 1000), "differences", differences);
+			 (json_int_t)(l->stats.load_ns / 1000), "mapped_total",
+			 (json_int_t)l->stats.connections, "differences", differences);
 }
 
 /* How long events waited because of what else the loop did, since the start. */

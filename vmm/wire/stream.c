@@ -51,6 +51,7 @@ static const struct {
 	[FRAME_INPUT] = {"input", 128u << 10},
 	[FRAME_OUTPUT] = {"output", 128u << 10},
 	[FRAME_LOADED] = {"loaded", 64},
+	[FRAME_MAPPED] = {"mapped", 64},
 };
 
 _Static_assert(sizeof(struct frame_hdr) == 40, "the wire has no padding");

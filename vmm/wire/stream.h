@@ -81,6 +81,7 @@ enum frame_type {
 	FRAME_INPUT,  /* the primary's guest was given this */
 	FRAME_OUTPUT, /* the twin put this out */
 	FRAME_LOADED, /* the twin runs, from the state of this epoch on */
+	FRAME_MAPPED, /* its numbers of a TCP connection; to that: it will translate them */
 	FRAME_TYPE_MAX,
 };
 
