@@ -91,7 +91,8 @@ BUGS := $(SIM_BUGS) claim role
 # And that a unit test must catch: which one.
 BUG_rollback := vmm/machine/mem_split ROLL_BACK replica_test
 BUG_overlay := devices/overlay_map OVERLAY_LEAK overlay_test
-UNIT_BUGS := rollback overlay
+BUG_compare := net/window COMPARE_SHORT compare_model_test
+UNIT_BUGS := rollback overlay compare
 .PHONY: bugs
 bugs: $(BUGS:%=build/bug-%/ftvmm) $(UNIT_BUGS:%=build/bug-%/unit)
 define BUG_RULE
@@ -104,16 +105,6 @@ build/bug-$(1)/sim: build/bug-$(1)/bug.o $$(SIM) $$(filter-out $$(B)/$(word 1,$(
 	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) $$(WRAP_sim:%=-Wl,--wrap=%) -o $$@ $$^ $$(LIBS)
 endef
 $(foreach b,$(BUGS) $(UNIT_BUGS),$(eval $(call BUG_RULE,$(b))))
-# Unit tests with one, which another unit test wants to see fail.
-BUG_COMPARE := $(addprefix $(B)/bug-compare/,compare_test compare_model_test)
-$(B)/bug-compare/window.o: net/window.c
-	@mkdir -p $(@D)
-	@printf "  CC    %s (bug)\n" $<; $(CC) $(CFLAGS) $(INCS) -DBUG_COMPARE_SHORT -c -o $@ $<
-$(BUG_COMPARE): $(B)/bug-compare/%: $(B)/tests/unit/%.o $(B)/tests/unit/libcompare.o $(B)/bug-compare/window.o \
-		$(filter-out $(B)/net/window.o,$(LIBOBJS))
-	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
-$(B)/tests/unit/compare_bug_test: | $(BUG_COMPARE)
-
 $(foreach u,$(UNITLIBS),$(eval $(B)/$(subst :,: $(B)/,$(u)).o)\
 	$(eval $(B)/$(firstword $(subst :, ,$(u))): WRAP += $(WRAP_$(notdir $(u)))))
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)

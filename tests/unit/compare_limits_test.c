@@ -1,6 +1,6 @@
 /* What is kept of two machines' outputs is bounded, whatever either says. */
-#include "tests/unit/compare_rig.h"
 #include "tests/unit/libcompare.h"
+#include "tests/unit/libcomparing.h"
 
 static void who_is_ahead_too_far(void **state)
 {
@@ -44,7 +44,7 @@ static void small_ones_are_bounded(void **state)
 	while (!f->differs && n++ < 100000)
 		theirs(f, ORDERS, "x", 1);
 	assert_differs(f, COMPARE_FULL);
-	assert_true(f->c.bytes <= limits.flow_bytes * 2);
+	assert_true(f->c.bytes <= comparing_limits.flow_bytes * 2);
 }
 
 static void flows_are_bounded(void **state)
@@ -89,13 +89,13 @@ static const uint8_t *big(uint16_t port, uint32_t *ret_len)
 static void all_bytes_are_bounded(void **state)
 {
 	struct fix *f = *state;
-	struct compare_limits l = limits;
+	struct compare_limits l = comparing_limits;
 	const uint8_t *data;
 	uint32_t len;
 
 	compare_done(&f->c);
 	l.bytes = 200u << 10;
-	assert_int_equal(compare_init(&f->c, &l, &ops, f), 0);
+	assert_int_equal(compare_init(&f->c, &l, &comparing_ops, f), 0);
 	compare_add_sink(&f->c, NET, COMPARE_FRAMES);
 	/* What is only remembered goes, */
 	for (uint16_t i = 0; i < 20; i++) {
@@ -143,16 +143,16 @@ static void what_a_peer_may_say(void **state)
 
 static void limits_that_cannot_be(void **state)
 {
-	struct compare_limits l = limits;
+	struct compare_limits l = comparing_limits;
 	struct compare c;
 
 	l.flow_bytes = 100000;
-	assert_int_equal(compare_init(&c, &l, &ops, NULL), -EINVAL);
+	assert_int_equal(compare_init(&c, &l, &comparing_ops, NULL), -EINVAL);
 	l.flow_bytes = 64u << 10;
-	assert_int_equal(compare_init(&c, &l, &ops, NULL), -EINVAL);
-	l = limits;
+	assert_int_equal(compare_init(&c, &l, &comparing_ops, NULL), -EINVAL);
+	l = comparing_limits;
 	l.history_bytes = 512u << 10;
-	assert_int_equal(compare_init(&c, &l, &ops, NULL), -EINVAL);
+	assert_int_equal(compare_init(&c, &l, &comparing_ops, NULL), -EINVAL);
 	memset(&c, 0, sizeof(c));
 	compare_done(&c);
 }

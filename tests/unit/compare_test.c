@@ -1,7 +1,7 @@
 /* Outputs of two machines compared: what each kind of output needs to leave, and when it is late.
  */
-#include "tests/unit/compare_rig.h"
 #include "tests/unit/libcompare.h"
+#include "tests/unit/libcomparing.h"
 
 /* A connection that both have begun, theirs with numbers that are 5000 more; up to byte 1. */
 static void connect_both(struct fix *f)

@@ -3,63 +3,7 @@
 
 #include <errno.h>
 
-#include "net/obuf.h"
-
-struct fix {
-	struct obuf ob;
-	struct loop loop; /* only its budget: each look takes some of it */
-	struct rig_out a, b;
-	int sa, sb;
-	unsigned rooms;
-};
-
-static int put(struct fix *f, int sink, const char *s)
-{
-	struct iovec iov = {(void *)s, strlen(s)};
-
-	return obuf_put(&f->ob, sink, &iov, 1);
-}
-
-static void room(void *arg)
-{
-	struct fix *f = arg;
-
-	f->rooms++;
-}
-
-static bool deliver_a(void *arg, const void *data, uint32_t len)
-{
-	struct fix *f = arg;
-
-	return rig_deliver(&f->a, data, len);
-}
-
-static int setup(void **state)
-{
-	struct fix *f = calloc(1, sizeof(*f));
-
-	obuf_init(&f->ob, 1000);
-	rig_set_clock(&f->loop, LOOP_BUDGET_NS / 200);
-	f->sa = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a);
-	f->sb = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->b);
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fix *f = *state;
-
-	obuf_done(&f->ob);
-	free(f);
-	return 0;
-}
-
-#define assert_out(o, s)                                                                           \
-	do {                                                                                       \
-		assert_int_equal((o).bytes, strlen(s));                                            \
-		assert_memory_equal((o).data, s, strlen(s));                                       \
-	} while (0)
+#include "tests/unit/libobuf.h"
 
 static void count(void *arg)
 {
@@ -98,15 +42,15 @@ static void tells_what_it_keeps(void **state)
 	struct kept k = {0};
 
 	obuf_on_kept(&f->ob, keep, &k);
-	put(f, f->sa, "free");
+	obuf_says(f, f->sa, "free");
 	assert_int_equal(k.n, 0);
 	open_epoch(&f->ob, 5);
-	put(f, f->sb, "5b");
+	obuf_says(f, f->sb, "5b");
 	assert_int_equal(k.n, 1);
 	assert_int_equal(k.sink, f->sb);
 	assert_string_equal(k.last, "5b");
 	obuf_on_kept(&f->ob, NULL, NULL);
-	put(f, f->sa, "5a");
+	obuf_says(f, f->sa, "5a");
 	assert_int_equal(k.n, 1);
 }
 
@@ -118,11 +62,11 @@ static void lets_out_from_every_place(void **state)
 
 	obuf_on_kept(&f->ob, keep, &k);
 	open_epoch(&f->ob, 5);
-	put(f, f->sa, "1");
+	obuf_says(f, f->sa, "1");
 	one = f->ob.bytes;
-	put(f, f->sa, "2");
-	put(f, f->sb, "3");
-	put(f, f->sa, "4");
+	obuf_says(f, f->sa, "2");
+	obuf_says(f, f->sb, "3");
+	obuf_says(f, f->sa, "4");
 	obuf_let(&f->ob, k.en[1]); /* the middle */
 	assert_out(f->a, "2");
 	assert_int_equal(f->ob.held, 3);
@@ -130,12 +74,12 @@ static void lets_out_from_every_place(void **state)
 	assert_int_equal(f->ob.sinks[f->sa].bytes, 2 * one);
 	obuf_let(&f->ob, k.en[3]); /* the tail */
 	assert_out(f->a, "24");
-	put(f, f->sa, "5");
+	obuf_says(f, f->sa, "5");
 	obuf_let(&f->ob, k.en[0]); /* the head */
 	assert_out(f->a, "241");
 	assert_int_equal(f->ob.held, 2);
 	obuf_seal(&f->ob, 6);
-	put(f, f->sa, "6");
+	obuf_says(f, f->sa, "6");
 	obuf_release(&f->ob, 5); /* the rest in order, without those */
 	assert_out(f->a, "2415");
 	assert_out(f->b, "3");
@@ -143,7 +87,7 @@ static void lets_out_from_every_place(void **state)
 	assert_int_equal(f->ob.held, 0);
 	assert_int_equal(f->ob.bytes, 0);
 	assert_int_equal(f->ob.sinks[f->sa].bytes, 0);
-	put(f, f->sa, "7");
+	obuf_says(f, f->sa, "7");
 	assert_int_equal(f->ob.held, 1);
 }
 
@@ -157,10 +101,10 @@ static void does_not_overtake_what_was_released(void **state)
 	rig_set_clock(&f->loop, 2 * LOOP_BUDGET_NS); /* an entry a turn */
 	open_epoch(&f->ob, 5);
 	assert_true(obuf_is_turn(&f->ob));
-	put(f, f->sa, "1");
-	put(f, f->sa, "2");
+	obuf_says(f, f->sa, "1");
+	obuf_says(f, f->sa, "2");
 	obuf_seal(&f->ob, 6);
-	put(f, f->sa, "3");
+	obuf_says(f, f->sa, "3");
 	assert_false(obuf_is_turn(&f->ob)); /* not acknowledged */
 	obuf_release(&f->ob, 5);
 	assert_out(f->a, "1");
@@ -178,12 +122,12 @@ static void marked_ones_leave_later(void **state)
 
 	obuf_on_kept(&f->ob, keep, &k);
 	open_epoch(&f->ob, 5);
-	put(f, f->sa, "1");
+	obuf_says(f, f->sa, "1");
 	obuf_mark(&f->ob, k.en[0], 1);
 	obuf_seal(&f->ob, 6);
-	put(f, f->sa, "2");
-	put(f, f->sa, "3");
-	put(f, f->sa, "4");
+	obuf_says(f, f->sa, "2");
+	obuf_says(f, f->sa, "3");
+	obuf_says(f, f->sa, "4");
 	obuf_mark(&f->ob, k.en[1], 1);
 	obuf_mark(&f->ob, k.en[3], 1);
 	assert_int_equal(f->a.bytes, 0);
@@ -205,7 +149,7 @@ static void marked_ones_leave_in_their_turn(void **state)
 	obuf_on_kept(&f->ob, keep, &k);
 	open_epoch(&f->ob, 5);
 	for (unsigned i = 0; i < 4; i++)
-		put(f, f->sa, (const char[]){(char)('1' + i), 0});
+		obuf_says(f, f->sa, (const char[]){(char)('1' + i), 0});
 	obuf_mark(&f->ob, k.en[0], 2);
 	obuf_mark(&f->ob, k.en[2], 2);
 	obuf_mark(&f->ob, k.en[3], 3);
@@ -222,13 +166,13 @@ static void room_comes_of_what_is_let_out(void **state)
 {
 	struct fix *f = *state;
 	struct kept k = {0};
-	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
 
 	obuf_on_kept(&f->ob, keep, &k);
 	open_epoch(&f->ob, 5);
-	assert_int_equal(put(f, s, "1"), 0);
+	assert_int_equal(obuf_says(f, s, "1"), 0);
 	obuf_limit_sink(&f->ob, s, 1);
-	assert_int_equal(put(f, s, "2"), -EAGAIN);
+	assert_int_equal(obuf_says(f, s, "2"), -EAGAIN);
 	assert_int_equal(f->rooms, 0);
 	obuf_let(&f->ob, k.en[0]);
 	assert_int_equal(f->rooms, 1);
@@ -242,8 +186,8 @@ static void a_closed_one_lets_nothing_out(void **state)
 
 	obuf_on_kept(&f->ob, keep, &k);
 	open_epoch(&f->ob, 5);
-	put(f, f->sa, "1");
-	put(f, f->sa, "2");
+	obuf_says(f, f->sa, "1");
+	obuf_says(f, f->sa, "2");
 	obuf_mark(&f->ob, k.en[1], 1);
 	obuf_drop(&f->ob);
 	obuf_mark(&f->ob, k.en[0], 1);
@@ -273,30 +217,30 @@ static void goes_elsewhere_when_diverted(void **state)
 {
 	struct fix *f = *state;
 	struct away w = {0};
-	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
 
 	obuf_divert(&f->ob, take_away, &w);
-	assert_int_equal(put(f, s, "1"), 0);
+	assert_int_equal(obuf_says(f, s, "1"), 0);
 	open_epoch(&f->ob, 5);
-	assert_int_equal(put(f, s, "2"), 0);
+	assert_int_equal(obuf_says(f, s, "2"), 0);
 	assert_int_equal(w.n, 2);
 	assert_int_equal(f->a.bytes, 0);
 	assert_int_equal(f->ob.held, 0);
 	w.full = true;
-	assert_int_equal(put(f, s, "3"), -EAGAIN);
+	assert_int_equal(obuf_says(f, s, "3"), -EAGAIN);
 	obuf_room(&f->ob);
 	assert_int_equal(f->rooms, 1);
 	obuf_room(&f->ob);
 	assert_int_equal(f->rooms, 1); /* who was refused, once */
 	obuf_divert(&f->ob, NULL, NULL);
-	assert_int_equal(put(f, s, "4"), 0);
+	assert_int_equal(obuf_says(f, s, "4"), 0);
 	assert_int_equal(f->ob.held, 1);
 	assert_int_equal(w.n, 2);
 }
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, obuf_setup, obuf_teardown)
 	const struct CMUnitTest tests[] = {
 		T(tells_what_it_keeps),
 		T(lets_out_from_every_place),

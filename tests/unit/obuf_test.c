@@ -3,83 +3,22 @@
 
 #include <errno.h>
 
-#include "net/obuf.h"
-
-struct fix {
-	struct obuf ob;
-	struct loop loop; /* only its budget: each look takes some of it */
-	struct rig_out a, b;
-	int sa, sb;
-	unsigned rooms;
-	bool put_in_room;
-};
-
-static int put(struct fix *f, int sink, const char *s)
-{
-	struct iovec iov = {(void *)s, strlen(s)};
-
-	return obuf_put(&f->ob, sink, &iov, 1);
-}
-
-static void room(void *arg)
-{
-	struct fix *f = arg;
-
-	f->rooms++;
-	if (f->put_in_room) {
-		f->put_in_room = false;
-		assert_int_equal(put(f, f->sa, "again"), 0);
-	}
-}
-
-static bool deliver_a(void *arg, const void *data, uint32_t len)
-{
-	struct fix *f = arg;
-
-	return rig_deliver(&f->a, data, len);
-}
-
-static int setup(void **state)
-{
-	struct fix *f = calloc(1, sizeof(*f));
-
-	obuf_init(&f->ob, 1000);
-	rig_set_clock(&f->loop, LOOP_BUDGET_NS / 200);
-	f->sa = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a);
-	f->sb = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->b);
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fix *f = *state;
-
-	obuf_done(&f->ob);
-	free(f);
-	return 0;
-}
-
-#define assert_out(o, s)                                                                           \
-	do {                                                                                       \
-		assert_int_equal((o).bytes, strlen(s));                                            \
-		assert_memory_equal((o).data, s, strlen(s));                                       \
-	} while (0)
+#include "tests/unit/libobuf.h"
 
 static void passes_when_not_holding(void **state)
 {
 	struct fix *f = *state;
 	struct iovec iov[3] = {{"ab", 2}, {NULL, 0}, {"cde", 3}};
 
-	assert_int_equal(put(f, f->sa, "1"), 0);
+	assert_int_equal(obuf_says(f, f->sa, "1"), 0);
 	assert_int_equal(obuf_put(&f->ob, f->sa, iov, 3), 0);
 	assert_out(f->a, "1abcde");
 	assert_int_equal(f->a.n, 2); /* a frame is one delivery */
 	assert_int_equal(f->ob.released, 2);
-	assert_int_equal(put(f, -1, "x"), -ENODEV);
-	assert_int_equal(put(f, 2, "x"), -ENODEV);
-	assert_int_equal(put(f, INT32_MAX, "x"), -ENODEV);
-	assert_int_equal(put(f, f->sa, ""), 0);
+	assert_int_equal(obuf_says(f, -1, "x"), -ENODEV);
+	assert_int_equal(obuf_says(f, 2, "x"), -ENODEV);
+	assert_int_equal(obuf_says(f, INT32_MAX, "x"), -ENODEV);
+	assert_int_equal(obuf_says(f, f->sa, ""), 0);
 	assert_int_equal(f->a.n, 2);
 }
 
@@ -94,22 +33,22 @@ static void tells_the_first_output_of_each_epoch(void **state)
 	int told = 0;
 
 	obuf_on_held(&f->ob, count, &told);
-	put(f, f->sa, "free");
+	obuf_says(f, f->sa, "free");
 	assert_int_equal(told, 0);
 	obuf_hold(&f->ob, 5);
-	put(f, f->sa, "5a");
-	put(f, f->sb, "5b");
+	obuf_says(f, f->sa, "5a");
+	obuf_says(f, f->sb, "5b");
 	assert_int_equal(told, 1);
 	obuf_seal(&f->ob, 6);
 	assert_int_equal(told, 1);
-	put(f, f->sb, "6b");
+	obuf_says(f, f->sb, "6b");
 	assert_int_equal(told, 2);
 	obuf_pass(&f->ob);
-	put(f, f->sa, "free");
+	obuf_says(f, f->sa, "free");
 	assert_int_equal(told, 2);
 	obuf_on_held(&f->ob, NULL, NULL);
 	obuf_hold(&f->ob, 7);
-	put(f, f->sa, "7a");
+	obuf_says(f, f->sa, "7a");
 	assert_int_equal(told, 2);
 }
 
@@ -118,14 +57,14 @@ static void holds_until_its_epoch_is_released(void **state)
 	struct fix *f = *state;
 
 	obuf_hold(&f->ob, 5);
-	put(f, f->sa, "5a");
-	put(f, f->sb, "5b");
+	obuf_says(f, f->sa, "5a");
+	obuf_says(f, f->sb, "5b");
 	obuf_release(&f->ob, 4);
 	assert_int_equal(f->a.bytes, 0);
 	obuf_seal(&f->ob, 6);
-	put(f, f->sa, "6a");
+	obuf_says(f, f->sa, "6a");
 	obuf_seal(&f->ob, 9);
-	put(f, f->sa, "9a");
+	obuf_says(f, f->sa, "9a");
 	assert_int_equal(f->ob.held, 4);
 	assert_int_equal(f->a.bytes + f->b.bytes, 0);
 	obuf_release(&f->ob, 5);
@@ -138,7 +77,7 @@ static void holds_until_its_epoch_is_released(void **state)
 	assert_int_equal(f->ob.held, 1);
 	obuf_pass(&f->ob);
 	assert_out(f->a, "5a6a9a");
-	put(f, f->sa, "now");
+	obuf_says(f, f->sa, "now");
 	assert_out(f->a, "5a6a9anow");
 	assert_int_equal(f->ob.held, 0);
 	assert_int_equal(f->ob.bytes, 0);
@@ -163,15 +102,15 @@ static void drop_is_for_ever(void **state)
 	struct fix *f = *state;
 
 	obuf_hold(&f->ob, 1);
-	put(f, f->sa, "secret");
+	obuf_says(f, f->sa, "secret");
 	obuf_seal(&f->ob, 2);
-	put(f, f->sb, "secret");
+	obuf_says(f, f->sb, "secret");
 	obuf_drop(&f->ob);
 	assert_int_equal(f->ob.dropped, 2);
 	assert_int_equal(f->ob.bytes, 0);
 	obuf_release(&f->ob, 1);
 	obuf_pass(&f->ob);
-	assert_int_equal(put(f, f->sa, "more"), 0);
+	assert_int_equal(obuf_says(f, f->sa, "more"), 0);
 	obuf_pass(&f->ob);
 	assert_int_equal(f->a.n + f->b.n, 0);
 	assert_int_equal(f->ob.dropped, 3);
@@ -182,7 +121,7 @@ static void teardown_releases_nothing(void **state)
 	struct fix *f = *state;
 
 	obuf_hold(&f->ob, 1);
-	put(f, f->sa, "held");
+	obuf_says(f, f->sa, "held");
 	obuf_done(&f->ob);
 	assert_int_equal(f->a.n, 0);
 	obuf_pass(&f->ob);
@@ -192,15 +131,15 @@ static void teardown_releases_nothing(void **state)
 static void pushes_back_over_the_limit(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
 	unsigned n = 0;
 
 	obuf_hold(&f->ob, 1);
-	while (put(f, s, "0123456789012345678901234567890123456789") == 0)
+	while (obuf_says(f, s, "0123456789012345678901234567890123456789") == 0)
 		n++;
 	assert_in_range(n, 5, 25);
 	assert_true(f->ob.bytes <= 1000);
-	assert_int_equal(put(f, s, "0123456789012345678901234567890123456789"), -EAGAIN);
+	assert_int_equal(obuf_says(f, s, "0123456789012345678901234567890123456789"), -EAGAIN);
 	assert_int_equal(f->ob.held, n); /* what was refused is not in there */
 	assert_int_equal(f->rooms, 0);
 	obuf_seal(&f->ob, 2);
@@ -219,20 +158,20 @@ static void pushes_back_over_the_limit(void **state)
 static void the_limit_is_set_while_it_runs(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
 	uint64_t held;
 
 	obuf_hold(&f->ob, 1);
-	while (put(f, s, "0123456789012345678901234567890123456789") == 0)
+	while (obuf_says(f, s, "0123456789012345678901234567890123456789") == 0)
 		;
 	held = f->ob.held;
 	assert_int_equal(f->rooms, 0);
 	obuf_set_limit(&f->ob, 100000);
 	assert_int_equal(f->rooms, 1);
-	assert_int_equal(put(f, s, "more"), 0);
+	assert_int_equal(obuf_says(f, s, "more"), 0);
 	obuf_set_limit(&f->ob, 200);
 	assert_int_equal(f->ob.held, held + 1);
-	assert_int_equal(put(f, s, "more"), -EAGAIN);
+	assert_int_equal(obuf_says(f, s, "more"), -EAGAIN);
 	obuf_seal(&f->ob, 2);
 	obuf_release(&f->ob, 1);
 	assert_int_equal(f->a.n, held + 1);
@@ -241,7 +180,7 @@ static void the_limit_is_set_while_it_runs(void **state)
 
 static bool takes_one(void *arg, const void *data, uint32_t len)
 {
-	deliver_a(arg, data, len);
+	obuf_deliver_a(arg, data, len);
 	return false;
 }
 
@@ -249,26 +188,26 @@ static bool takes_one(void *arg, const void *data, uint32_t len)
 static void full_sink(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, takes_one, room, f);
+	int s = obuf_add_sink(&f->ob, takes_one, obuf_has_room, f);
 
-	assert_int_equal(put(f, s, "1"), 0);
-	assert_int_equal(put(f, s, "2"), -EAGAIN);
-	assert_int_equal(put(f, f->sb, "b"), 0);
+	assert_int_equal(obuf_says(f, s, "1"), 0);
+	assert_int_equal(obuf_says(f, s, "2"), -EAGAIN);
+	assert_int_equal(obuf_says(f, f->sb, "b"), 0);
 	assert_out(f->b, "b");
 	obuf_continue(&f->ob); /* no room yet */
 	assert_int_equal(f->rooms, 0);
 	obuf_room(&f->ob);
 	assert_int_equal(f->rooms, 1);
 	obuf_hold(&f->ob, 1);
-	assert_int_equal(put(f, s, "2"), 0);
-	assert_int_equal(put(f, s, "3"), 0);
+	assert_int_equal(obuf_says(f, s, "2"), 0);
+	assert_int_equal(obuf_says(f, s, "3"), 0);
 	obuf_seal(&f->ob, 2);
 	obuf_release(&f->ob, 1);
 	assert_out(f->a, "123");
-	assert_int_equal(put(f, s, "4"), -EAGAIN);
+	assert_int_equal(obuf_says(f, s, "4"), -EAGAIN);
 	obuf_drop(&f->ob); /* nobody waits for a buffer that swallows everything */
 	assert_int_equal(f->rooms, 2);
-	assert_int_equal(put(f, s, "4"), 0);
+	assert_int_equal(obuf_says(f, s, "4"), 0);
 	assert_out(f->a, "123");
 }
 
@@ -276,32 +215,32 @@ static void full_sink(void **state)
 static void bound_of_a_sink(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
 	unsigned n = 0;
 
 	obuf_limit_sink(&f->ob, s, 200);
 	obuf_hold(&f->ob, 1);
-	while (put(f, s, "0123456789") == 0)
+	while (obuf_says(f, s, "0123456789") == 0)
 		n++;
 	assert_in_range(n, 2, 19);
 	assert_true(f->ob.bytes <= 200);
-	assert_int_equal(put(f, f->sb, "b"), 0);
+	assert_int_equal(obuf_says(f, f->sb, "b"), 0);
 	obuf_seal(&f->ob, 2);
 	obuf_release(&f->ob, 1);
 	assert_int_equal(f->a.n, n);
 	assert_int_equal(f->rooms, 1);
-	assert_int_equal(put(f, s, "0123456789"), 0);
+	assert_int_equal(obuf_says(f, s, "0123456789"), 0);
 }
 
 /* Half of the limit must be free before anybody is called back. */
 static void room_has_hysteresis(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, deliver_a, room, f);
+	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
 	uint64_t epoch = 1;
 
 	obuf_hold(&f->ob, epoch);
-	while (put(f, s, "0123456789012345678901234567890123456789") == 0)
+	while (obuf_says(f, s, "0123456789012345678901234567890123456789") == 0)
 		obuf_seal(&f->ob, ++epoch);
 	for (uint64_t e = 1; e < epoch; e++) {
 		bool before = f->ob.bytes > 500;
@@ -323,7 +262,7 @@ static void one_entry_always_fits(void **state)
 	obuf_hold(&f->ob, 1);
 	assert_int_equal(obuf_put(&f->ob, f->sa, &iov, 1), 0);
 	assert_int_equal(obuf_put(&f->ob, f->sa, &iov, 1), -EAGAIN);
-	assert_int_equal(put(f, f->sa, "x"), -EAGAIN);
+	assert_int_equal(obuf_says(f, f->sa, "x"), -EAGAIN);
 	obuf_pass(&f->ob);
 	assert_int_equal(f->a.bytes, 5000);
 }
@@ -335,7 +274,7 @@ static void tiny_entries_are_bounded(void **state)
 	unsigned n = 0;
 
 	obuf_hold(&f->ob, 1);
-	while (put(f, f->sa, "x") == 0)
+	while (obuf_says(f, f->sa, "x") == 0)
 		n++;
 	assert_in_range(n, 1, 100);
 }
@@ -588,7 +527,7 @@ static void random_walk(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, obuf_setup, obuf_teardown)
 	const struct CMUnitTest tests[] = {
 		T(passes_when_not_holding),
 		T(tells_the_first_output_of_each_epoch),

@@ -1,6 +1,6 @@
 #define _GNU_SOURCE
 /* The pager's urgent link: cut, again, full, and a peer that sends nonsense. */
-#include "tests/unit/pager_rig.h"
+#include "tests/unit/libpager.h"
 
 #include <signal.h>
 #include <sys/wait.h>

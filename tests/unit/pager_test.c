@@ -1,6 +1,6 @@
 #define _GNU_SOURCE
 /* The pager against a source that the test plays: faults, duplicates, zeros, what is given back. */
-#include "tests/unit/pager_rig.h"
+#include "tests/unit/libpager.h"
 
 #include <sys/stat.h>
 

@@ -1,6 +1,6 @@
 #define _GNU_SOURCE
 /* The pager under KVM's vCPUs: all at the same absent page, and copies of what came go round. */
-#include "tests/unit/pager_rig.h"
+#include "tests/unit/libpager.h"
 
 #include "tests/unit/libflat.h"
 #include "vmm/vm/kvm.h"

@@ -1,40 +1,4 @@
-/* What the tests of net/compare.c share: a comparison that writes down what it says. */
-#ifndef TESTS_COMPARE_RIG_H
-#define TESTS_COMPARE_RIG_H
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "tests/unit/libcompare.h"
-
-#define RIG_UNUSED __attribute__((unused))
-#define MS	   1000000ull
-#define SYN	   PACKET_SYN
-#define FIN	   PACKET_FIN
-#define RST	   PACKET_RST
-#define ACK	   PACKET_ACK
-
-enum { NET, CONSOLE, ORDERS };
-
-/* A letter each: what was released, in order. */
-struct fix {
-	struct compare c;
-	struct compare_verdict v;
-	unsigned differs, mapped;
-	struct compare_mapping mapping;
-	char out[65536];
-	unsigned nout;
-	uint64_t now;
-	void *mem[512]; /* of ours, until it is released; asan sees it read later */
-	unsigned nmem;
-};
+#include "tests/unit/libcomparing.h"
 
 struct held {
 	struct fix *f;
@@ -70,9 +34,9 @@ static void on_mapped(void *arg, const struct packet_key *flow, const struct com
 	f->mapping = *m;
 }
 
-static const struct compare_ops ops = {on_release, on_differ, on_mapped};
+const struct compare_ops comparing_ops = {on_release, on_differ, on_mapped};
 
-static const struct compare_limits limits = {
+const struct compare_limits comparing_limits = {
 	.bytes = 8u << 20,
 	.flow_bytes = 256u << 10,
 	.history_bytes = 64u << 10,
@@ -81,11 +45,11 @@ static const struct compare_limits limits = {
 	.idle_ns = 1000 * MS,
 };
 
-static RIG_UNUSED int setup(void **state)
+int setup(void **state)
 {
 	struct fix *f = calloc(1, sizeof(*f));
 
-	assert_int_equal(compare_init(&f->c, &limits, &ops, f), 0);
+	assert_int_equal(compare_init(&f->c, &comparing_limits, &comparing_ops, f), 0);
 	compare_add_sink(&f->c, NET, COMPARE_FRAMES);
 	compare_add_sink(&f->c, CONSOLE, COMPARE_STREAM);
 	compare_add_sink(&f->c, ORDERS, COMPARE_MESSAGES);
@@ -94,7 +58,7 @@ static RIG_UNUSED int setup(void **state)
 	return 0;
 }
 
-static RIG_UNUSED int teardown(void **state)
+int teardown(void **state)
 {
 	struct fix *f = *state;
 
@@ -106,7 +70,7 @@ static RIG_UNUSED int teardown(void **state)
 	return 0;
 }
 
-static RIG_UNUSED void ours(struct fix *f, char letter, int sink, const void *data, uint32_t len)
+void ours(struct fix *f, char letter, int sink, const void *data, uint32_t len)
 {
 	struct held *h = malloc(sizeof(*h) + len);
 
@@ -117,8 +81,7 @@ static RIG_UNUSED void ours(struct fix *f, char letter, int sink, const void *da
 	compare_ours(&f->c, sink, h->data, len, h, f->now);
 }
 
-/* In memory that ends there, and is gone afterwards. */
-static RIG_UNUSED int theirs(struct fix *f, int sink, const void *data, uint32_t len)
+int theirs(struct fix *f, int sink, const void *data, uint32_t len)
 {
 	uint8_t *copy = malloc(len ? len : 1);
 	int r;
@@ -129,13 +92,7 @@ static RIG_UNUSED int theirs(struct fix *f, int sink, const void *data, uint32_t
 	return r;
 }
 
-#define assert_out(f, s)                                                                           \
-	do {                                                                                       \
-		(f)->out[(f)->nout] = 0;                                                           \
-		assert_string_equal((f)->out, s);                                                  \
-	} while (0)
-
-static RIG_UNUSED void assert_differs(struct fix *f, enum compare_why why)
+void assert_differs(struct fix *f, enum compare_why why)
 {
 	char text[400];
 
@@ -144,18 +101,6 @@ static RIG_UNUSED void assert_differs(struct fix *f, enum compare_why why)
 	compare_describe(&f->v, text, sizeof(text));
 	assert_non_null(strstr(text, "sink"));
 }
-
-struct seg {
-	uint32_t seq;
-	uint8_t flags;
-	uint32_t ack;
-	const char *text;
-	uint16_t port;
-	bool from_client;
-};
-
-/* From the start, so far as is not nothing. */
-#define SEG(...) ((struct seg){.seq = __VA_ARGS__})
 
 static uint32_t frame(uint8_t *buf, struct seg s)
 {
@@ -173,26 +118,24 @@ static uint32_t frame(uint8_t *buf, struct seg s)
 	return libcompare_tcp(buf, &t);
 }
 
-static RIG_UNUSED void p(struct fix *f, char letter, struct seg s)
+void p(struct fix *f, char letter, struct seg s)
 {
 	uint8_t buf[2048];
 
 	ours(f, letter, NET, buf, frame(buf, s));
 }
 
-static RIG_UNUSED void s(struct fix *f, struct seg s)
+void s(struct fix *f, struct seg s)
 {
 	uint8_t buf[2048];
 
 	assert_int_equal(theirs(f, NET, buf, frame(buf, s)), 0);
 }
 
-static RIG_UNUSED void input(struct fix *f, struct seg s)
+void input(struct fix *f, struct seg s)
 {
 	uint8_t buf[2048];
 
 	s.from_client = true;
 	compare_input(&f->c, NET, buf, frame(buf, s));
 }
-
-#endif
