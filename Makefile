@@ -87,12 +87,14 @@ BUG_order := ft/epoch/disklog DISK_ORDER
 BUG_claim := ft/common/arbiter_etcd CLAIM_NOT_COMPARED
 BUG_role := vmm/wire/tls ROLE_UNCHECKED
 SIM_BUGS := release skip partial order
-BUGS := $(SIM_BUGS) claim role
+BUGS := $(SIM_BUGS) claim role shared
 # And that a unit test must catch: which one.
 BUG_rollback := vmm/machine/mem_split ROLL_BACK replica_test
 BUG_overlay := devices/overlay_map OVERLAY_LEAK overlay_test
 BUG_compare := net/window COMPARE_SHORT compare_model_test
-UNIT_BUGS := rollback overlay compare
+BUG_shared := devices/disk_output SHARED_EARLY disk_output_test
+BUG_reads := devices/disk READ_PASSES disk_output_test
+UNIT_BUGS := rollback overlay compare shared reads
 .PHONY: bugs
 bugs: $(BUGS:%=build/bug-%/ftvmm) $(UNIT_BUGS:%=build/bug-%/unit)
 define BUG_RULE
@@ -104,7 +106,7 @@ build/bug-$(1)/ftvmm: build/bug-$(1)/bug.o $$(filter-out $$(B)/$(word 1,$(BUG_$(
 build/bug-$(1)/sim: build/bug-$(1)/bug.o $$(SIM) $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(LIBOBJS))
 	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) $$(WRAP_sim:%=-Wl,--wrap=%) -o $$@ $$^ $$(LIBS)
 endef
-$(foreach b,$(BUGS) $(UNIT_BUGS),$(eval $(call BUG_RULE,$(b))))
+$(foreach b,$(sort $(BUGS) $(UNIT_BUGS)),$(eval $(call BUG_RULE,$(b))))
 $(foreach u,$(UNITLIBS),$(eval $(B)/$(subst :,: $(B)/,$(u)).o)\
 	$(eval $(B)/$(firstword $(subst :, ,$(u))): WRAP += $(WRAP_$(notdir $(u)))))
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)

@@ -20,13 +20,15 @@ int backends_open_disk(const struct backends *b, const struct mdev *md, struct l
 {
 	const struct disk_backend *given = find_disk(b, md->id);
 	bool fit = b->standby && md->ft == DISK_FT_MIRROR;
+	bool shared = md->ft == DISK_FT_SHARED && !md->readonly;
 	int flags, r;
 
 	if (!given)
 		return err_set(e, -ENOENT, "disk '%s': no image given here; add -d id=%s,path=FILE",
 			       md->id, md->id);
 	flags = (md->readonly ? DISK_OPEN_RO : 0) | (given->direct ? DISK_OPEN_DIRECT : 0) |
-		(fit ? DISK_OPEN_CREATE : 0) | (b->late_locks ? DISK_OPEN_UNLOCKED : 0);
+		(fit ? DISK_OPEN_CREATE : 0) | (shared ? DISK_OPEN_SYNC : 0) |
+		(b->late_locks || (b->standby && shared) ? DISK_OPEN_UNLOCKED : 0);
 	r = disk_open(d, l, md->id, given->path, flags, e);
 	if (r)
 		return r;

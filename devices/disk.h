@@ -86,7 +86,13 @@ struct disk {
 	struct loop_work work; /* a turn at the queue */
 };
 
-enum { DISK_OPEN_RO = 1, DISK_OPEN_DIRECT = 2, DISK_OPEN_CREATE = 4, DISK_OPEN_UNLOCKED = 8 };
+enum {
+	DISK_OPEN_RO = 1,
+	DISK_OPEN_DIRECT = 2,
+	DISK_OPEN_CREATE = 4,
+	DISK_OPEN_UNLOCKED = 8,
+	DISK_OPEN_SYNC = 16, /* what is done, another host sees, whatever becomes of this one */
+};
 
 /*
  * Open and lock an image (OFD lock; shared when read-only) of a size that is a multiple of 512.

@@ -162,13 +162,8 @@ static bool fits(const struct obuf *ob, int sink, uint32_t len)
 
 static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov, uint32_t len)
 {
-	struct obuf_entry *en;
+	struct obuf_entry *en = make_entry(sink, iov, niov, len);
 
-	if (!fits(ob, sink, len)) {
-		ob->sinks[sink].starved = true;
-		return -EAGAIN;
-	}
-	en = make_entry(sink, iov, niov, len);
 	if (!en)
 		return -ENOMEM;
 	en->epoch = ob->epoch;
@@ -196,6 +191,16 @@ static int put_elsewhere(struct obuf *ob, int sink, const struct iovec *iov, int
 	return r;
 }
 
+bool obuf_takes(struct obuf *ob, int sink, uint32_t len)
+{
+	bool takes =
+		ob->closed || ob->divert ||
+		(!ob->sinks[sink].full && ((!ob->holding && !ob->head) || fits(ob, sink, len)));
+
+	ob->sinks[sink].starved |= !takes;
+	return takes;
+}
+
 int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
 {
 	uint64_t len = 0;
@@ -214,10 +219,8 @@ int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov)
 	}
 	if (ob->divert)
 		return put_elsewhere(ob, sink, iov, niov);
-	if (ob->sinks[sink].full) {
-		ob->sinks[sink].starved = true;
+	if (!obuf_takes(ob, sink, (uint32_t)len))
 		return -EAGAIN;
-	}
 	/* Not ahead of what may leave, but did not get its turn yet. */
 	if (ob->holding || ob->head)
 		return put_held(ob, sink, iov, niov, (uint32_t)len);

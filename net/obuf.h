@@ -114,6 +114,8 @@ void obuf_divert(struct obuf *ob, obuf_divert_fn *fn, void *arg);
 /* 0 delivered or held (copied), -EAGAIN over a limit, or the sink is full; -ENOMEM, -ENODEV unknown
  * sink. */
 int obuf_put(struct obuf *ob, int sink, const struct iovec *iov, int niov);
+/* Would it be put? If not, room is offered when it would. */
+bool obuf_takes(struct obuf *ob, int sink, uint32_t len);
 /* Is some output of the open epoch held? */
 bool obuf_waits(const struct obuf *ob);
 /* From now on output is held and belongs to `epoch`. */

@@ -69,7 +69,7 @@ int side_identity(const struct config *cfg, uint64_t *ret, struct err *e)
 	for (unsigned i = 0; i < cfg->ndisks; i++) {
 		int r;
 
-		if (cfg->disks[i].readonly)
+		if (cfg->disks[i].readonly || cfg->disks[i].ft == DISK_FT_SHARED)
 			continue;
 		r = image_identity(&cfg->disks[i], &one, e);
 		if (r)

@@ -9,7 +9,10 @@
 
 #include "vmm/conf/config.h"
 
-/* 0: no disk that the guest writes, so that no side can be behind. The images must be there. */
+/*
+ * 0: no image that the guest writes and one side alone has, so that no side can be behind. The
+ * images must be there.
+ */
 int side_identity(const struct config *cfg, uint64_t *ret, struct err *e);
 
 #endif

@@ -86,7 +86,7 @@ static const struct fsm_row rows[] = {
 	ROW(ACCEPT, CLAIM_LOST, LISTEN, takeover_other_side, "VM destroyed; STARTING"),
 	ROW(ACCEPT, WAS_STOPPED, DRAIN, secondary_drain, "the disk log goes to the images"),
 	ROW(ACCEPT, NO_ANSWER, ACCEPT, takeover_wait, ""),
-	ROW(ACCEPT, TIMER, ACCEPT, takeover_ask, "claim again, every 0.5 s"),
+	ROW(ACCEPT, TIMER, ACCEPT, takeover_claim, "claim again, every 0.5 s"),
 	ROW(ACCEPT, IMAGES, ACCEPT, NULL, ""),
 	ROW(ACCEPT, IMAGE_FAILED, LISTEN, secondary_image_failed, "REFUSE; VM destroyed"),
 	ROW(ACCEPT, LOST, ACCEPT_ALONE, NULL, ""),
@@ -96,11 +96,16 @@ static const struct fsm_row rows[] = {
 	ROW(ACCEPT_ALONE, CLAIM_LOST, LISTEN, takeover_other_side, "VM destroyed; STARTING"),
 	ROW(ACCEPT_ALONE, WAS_STOPPED, DRAIN_ALONE, secondary_drain, "as above"),
 	ROW(ACCEPT_ALONE, NO_ANSWER, ACCEPT_ALONE, takeover_wait, ""),
-	ROW(ACCEPT_ALONE, TIMER, ACCEPT_ALONE, takeover_ask, "claim again, every 0.5 s"),
+	ROW(ACCEPT_ALONE, TIMER, ACCEPT_ALONE, takeover_claim, "claim again, every 0.5 s"),
 	ROW(ACCEPT_ALONE, IMAGES, ACCEPT_ALONE, NULL, ""),
 	ROW(ACCEPT_ALONE, IMAGE_FAILED, LISTEN, secondary_image_failed, "VM destroyed; STARTING"),
 
-	ROW(HELD, GONE, TAKEN, takeover_gone, "output passes, announcements; DEGRADED"),
+	ROW(HELD, GONE, LOCKS, takeover_gone, "lock shared images, every 20 ms"),
+	ROW(LOCKS, TIMER, LOCKS, takeover_lock, "lock them, every 20 ms"),
+	ROW(LOCKS, LOCKED, TAKEN, takeover_own, "output passes, announcements; DEGRADED"),
+	ROW(LOCKS, LOST, LOCKS, NULL, ""),
+	ROW(LOCKS, IMAGES, LOCKS, takeover_let_disks_go, "the guest's requests go on"),
+	ROW(LOCKS, IMAGE_FAILED, LOCKS, takeover_lacks, "VM stopped, exit 2"),
 	ROW(HELD, TIMER, HELD, takeover_silent, "give the link up: no GONE in 5 s"),
 	ROW(HELD, LOST, CONFIRM, takeover_alone, "VM stopped; claim again"),
 	ROW(HELD, IMAGES, HELD, takeover_let_disks_go, "the guest's requests to the disks go on"),
@@ -132,6 +137,7 @@ static const struct fsm_row rows[] = {
 	ROW(ACCEPT, END, OVER, NULL, ""),
 	ROW(ACCEPT_ALONE, END, OVER, NULL, ""),
 	ROW(HELD, END, OVER, NULL, ""),
+	ROW(LOCKS, END, OVER, NULL, ""),
 	ROW(CONFIRM, END, OVER, NULL, ""),
 	ROW(YIELD, END, OVER, NULL, ""),
 	ROW(TAKEN, END, OVER, NULL, ""),
@@ -238,7 +244,9 @@ int secondary_stop(struct secondary *s)
 		return 0;
 	door_close(&s->door); /* events are served below: nobody new */
 	loop_timer_del(s->ft->loop, &s->timer_op);
-	if ((s->fsm.state == SEC_HELD || s->fsm.state == SEC_CONFIRM) && vm_pause(s->vm, &e))
+	if ((s->fsm.state == SEC_HELD || s->fsm.state == SEC_LOCKS ||
+	     s->fsm.state == SEC_CONFIRM) &&
+	    vm_pause(s->vm, &e))
 		log_error("%s", e.msg);
 	if (runs_here)
 		twin_leave(&s->twin);

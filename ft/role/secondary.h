@@ -38,7 +38,8 @@
 	X(ACCEPT, "the primary hands over: the arbiter is asked")                                  \
 	X(ACCEPT_ALONE, "the same, and the link is lost")                                          \
 	X(HELD, "the VM runs, its output held, until the primary is gone")                         \
-	X(CONFIRM, "it did not say so: the VM stands, and is claimed once more")                   \
+	X(LOCKS, "the primary is gone: the locks of shared images are awaited")                    \
+	X(CONFIRM, "it did not say that it is gone: the VM stands, and is claimed once more")      \
 	X(YIELD, "an image failed meanwhile: what was claimed is given back")                      \
 	X(TAKEN, "this side runs the VM")                                                          \
 	X(OVER, "the end")
@@ -63,6 +64,7 @@
 	X(GIVEN_BACK, "given back, or not claimed")                                                \
 	X(LOADED, "the state is loaded")                                                           \
 	X(NOT_LOADED, "the state cannot be loaded")                                                \
+	X(LOCKED, "the images are locked here")                                                    \
 	X(IMAGES, "the images have all")                                                           \
 	X(IMAGE_FAILED, "an image failed")                                                         \
 	X(LOST, "link lost")                                                                       \
@@ -113,6 +115,7 @@ struct secondary {
 	struct arbiter_answer answer;
 	char why[480]; /* the primary does not fit, its link was lost, the VM cannot be loaded */
 	char last_refused[480];
+	unsigned lock_tries; /* of shared images, that the primary has locked still */
 	uint64_t lost_ns;
 	uint64_t begun_ns, committed_ns; /* when the open, the committed epoch began to arrive */
 	/* The VM runs here now. */

@@ -41,7 +41,8 @@ void takeover_lost(void *arg);
 /* Of a HAND_OVER, which is one only with a token; 0: it has none. */
 uint64_t takeover_token(const struct frame *f);
 void takeover_accept(void *arg);
-void takeover_ask(void *arg);
+void takeover_ask(void *arg);	/* with shared images locked first, */
+void takeover_claim(void *arg); /* or without, as the primary lives */
 void takeover_wait(void *arg);
 void takeover_other_side(void *arg);
 void takeover_load(void *arg);
@@ -51,6 +52,8 @@ void takeover_start_held(void *arg);
 void takeover_cannot(void *arg);
 void takeover_cannot_accept(void *arg);
 void takeover_gone(void *arg);
+void takeover_lock(void *arg);
+void takeover_own(void *arg);
 void takeover_silent(void *arg); /* no GONE in time */
 void takeover_alone(void *arg);
 void takeover_confirmed(void *arg);

@@ -15,7 +15,9 @@
 #include "vmm/base/log.h"
 
 #define RETRY_NS 500000000ull
-#define GONE_NS	 5000000000ull /* the old side has answered by then, or never will */
+#define LOCK_NS	 20000000ull
+#define LOCKS	 (RETRY_NS / LOCK_NS) /* tries until the arbiter is asked who goes on */
+#define GONE_NS	 5000000000ull	      /* the old side has answered by then, or never will */
 
 void takeover_hold_disks(struct secondary *s)
 {
@@ -23,6 +25,62 @@ void takeover_hold_disks(struct secondary *s)
 		if (s->vm->machine.devs[i].kind == MDEV_BLK &&
 		    s->vm->machine.devs[i].ft == DISK_FT_MIRROR)
 			disk_hold(&s->vm->devices.disks[i], true);
+}
+
+/* --- shared images ---------------------------------------------------------------------------- */
+
+/*
+ * Who has the lock may still write: what it let go before it was lost, a moment or, when it was
+ * frozen, hours ago. So nobody writes here, nor claims, without the lock. A host that is dead loses
+ * it, as soon as the storage knows.
+ */
+static bool lock_images(struct secondary *s)
+{
+	struct vm *vm = s->vm;
+	struct err e = {0};
+
+	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
+		const struct mdev *md = &vm->machine.devs[i];
+		int r;
+
+		if (md->kind != MDEV_BLK || md->ft != DISK_FT_SHARED || md->readonly)
+			continue;
+		r = disk_lock(&vm->devices.disks[i], &e);
+		if (!r)
+			continue;
+		s->lock_tries++;
+		s->answer = (struct arbiter_answer){.code = r};
+		if (r == -EBUSY)
+			err_set(&s->answer.err, r,
+				"disk '%s': the other side has the image locked, so it may still "
+				"write; stop it there, or see to it that its host is off",
+				md->id);
+		else
+			s->answer.err = e;
+		return false;
+	}
+	s->lock_tries = 0;
+	return true;
+}
+
+/* Is it locked because the other side has claimed, and goes on? */
+static void looked(void *arg, const struct arbiter_answer *a)
+{
+	struct secondary *s = arg;
+
+	if (a->code)
+		s->answer = *a;
+	if (!a->code && a->last.generation > s->ft->generation &&
+	    !(s->hello.token && a->last.token == s->hello.token))
+		secondary_post(s, SEC_EV_CLAIM_LOST);
+	else
+		secondary_post(s, SEC_EV_NO_ANSWER);
+}
+
+static void wait_for_lock(struct secondary *s)
+{
+	if (s->lock_tries % LOCKS || arbiter_ask_read(s->ft->arbiter, looked, s))
+		secondary_post(s, SEC_EV_NO_ANSWER);
 }
 
 /* The VM is this side's: it speaks for the guest from here on. */
@@ -59,7 +117,7 @@ static void answered(void *arg, const struct arbiter_answer *a)
 	if (is_moved(s, a)) {
 		s->hello.token = 0;
 		s->ft->generation++;
-		takeover_ask(s);
+		takeover_claim(s);
 		return;
 	}
 	if (!a->code || a->code == -ESTALE || a->code == -ECANCELED)
@@ -78,6 +136,16 @@ static void answered(void *arg, const struct arbiter_answer *a)
 }
 
 void takeover_ask(void *arg)
+{
+	struct secondary *s = arg;
+
+	if (lock_images(s))
+		takeover_claim(s);
+	else
+		wait_for_lock(s);
+}
+
+void takeover_claim(void *arg)
 {
 	struct secondary *s = arg;
 	int r;
@@ -100,8 +168,10 @@ void takeover_wait(void *arg)
 {
 	struct secondary *s = arg;
 
-	ft_set(s->ft, s->ft->life, FT_TAKING_OVER, s->answer.err.msg);
-	secondary_timer(s, RETRY_NS);
+	/* A process that was killed may need a moment to give its locks back. */
+	if (!s->lock_tries || s->lock_tries >= LOCKS)
+		ft_set(s->ft, s->ft->life, FT_TAKING_OVER, s->answer.err.msg);
+	secondary_timer(s, s->lock_tries ? LOCK_NS : RETRY_NS);
 }
 
 void takeover_other_side(void *arg)
@@ -194,7 +264,7 @@ void takeover_accept(void *arg)
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	arbiter_set_token(s->ft->arbiter, takeover_token(s->frame));
 	ft_set(s->ft, FT_ELSEWHERE, FT_TAKING_OVER, "primary: hands over");
-	takeover_ask(s);
+	takeover_claim(s);
 }
 
 void takeover_load_held(void *arg)
@@ -229,9 +299,28 @@ void takeover_cannot_accept(void *arg)
 	secondary_listen_again(s, why);
 }
 
+/* Its process is about to end, with what it still has at the kernel. */
+void takeover_lock(void *arg)
+{
+	struct secondary *s = arg;
+
+	if (lock_images(s)) {
+		secondary_post(s, SEC_EV_LOCKED);
+		return;
+	}
+	if (s->lock_tries == LOCKS)
+		ft_set(s->ft, s->ft->life, FT_TAKING_OVER, s->answer.err.msg);
+	secondary_timer(s, LOCK_NS);
+}
+
 void takeover_gone(void *arg)
 {
 	step_reached(STEP_GONE_HEARD);
+	takeover_lock(arg);
+}
+
+void takeover_own(void *arg)
+{
 	own(arg);
 }
 

@@ -38,6 +38,25 @@ static int clear_images(struct secondary *s, struct err *e)
 	return 0;
 }
 
+/* The primary has the locks: nobody's image is another one. */
+static int check_shared(const struct secondary *s, struct err *e)
+{
+	const struct vm *vm = s->vm;
+
+	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
+		const struct mdev *md = &vm->machine.devs[i];
+
+		if (md->kind == MDEV_BLK && md->ft == DISK_FT_SHARED && !md->readonly &&
+		    !disk_is_elsewhere(&vm->devices.disks[i]))
+			return err_set(e, -EPERM,
+				       "disk '%s': nobody has the image here locked, so it is not "
+				       "the one that the primary has; ft=shared is for one image "
+				       "that both hosts see",
+				       md->id);
+	}
+	return 0;
+}
+
 static int check_hello(const struct config *cfg, const struct wire_hello *h, uint32_t length,
 		       struct err *e)
 {
@@ -55,8 +74,11 @@ static int check_hello(const struct config *cfg, const struct wire_hello *h, uin
 	return 0;
 }
 
-/* A mirror is emptied: not an image that others use. */
-static int check_mirrors(const struct config *cfg, const struct machine *m, struct err *e)
+/*
+ * A mirror is emptied: not an image that others use. One that is shared is not sent: it must be the
+ * primary's.
+ */
+static int check_disks(const struct config *cfg, const struct machine *m, struct err *e)
 {
 	for (unsigned i = 0; i < m->ndevs; i++)
 		for (unsigned n = 0; n < cfg->ndisks; n++) {
@@ -65,10 +87,10 @@ static int check_mirrors(const struct config *cfg, const struct machine *m, stru
 
 			if (md->kind != MDEV_BLK || strcmp(md->id, cd->id))
 				continue;
-			if (cd->ft != DISK_FT_MIRROR && md->ft == DISK_FT_MIRROR)
-				return err_set(e, -EPERM,
-					       "disk '%s' is a mirror at the primary, not here",
-					       md->id);
+			if (cd->ft != md->ft && !md->readonly)
+				return err_set(
+					e, -EPERM, "disk '%s' is ft=%s at the primary, not here",
+					md->id, md->ft == DISK_FT_MIRROR ? "mirror" : "shared");
 		}
 	return 0;
 }
@@ -84,7 +106,7 @@ static int check_machine(struct secondary *s, const uint8_t *fdt, struct err *e)
 		return err_set(e, -EPERM,
 			       "the primary's VM is '%s', this side waits for '%s' (--name)",
 			       s->asked_for.name, cfg->name);
-	return check_mirrors(cfg, &s->asked_for, e);
+	return check_disks(cfg, &s->asked_for, e);
 }
 
 static int check_arbiter(const struct secondary *s, struct err *e)
@@ -207,7 +229,9 @@ static int build_vm(struct secondary *s, struct err *e)
 	if (r)
 		return r;
 	s->has_vm = true;
-	r = side_identity(s->ft->cfg, &side, e);
+	r = check_shared(s, e);
+	if (!r)
+		r = side_identity(s->ft->cfg, &side, e);
 	if (r)
 		return r;
 	arbiter_set_side(s->ft->arbiter, side);

@@ -646,12 +646,12 @@ class Pair:
 
     def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
                  net=True, epoch="25ms", extra=(), binary=None, arbiter=True, timeout="500ms",
-                 wire=None, ft="mc", scheme="tcp"):
+                 wire=None, ft="mc", scheme="tcp", shared=False):
         self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, patience(timeout)
         self.serial = lab.next_serial()
-        self.image = {}
+        self.image, self.shared = {}, shared
         if disk:
-            self.image = {h: lab.path(f"{self.serial:03}-disk-{h}") for h in "AB"}
+            self.image = {h: lab.path(f"{self.serial:03}-disk-{'AB' if shared else h}") for h in "AB"}
             with open(self.image["A"], "wb") as f:
                 f.truncate(disk << 20)
             self.write_ballast(disk)
@@ -688,7 +688,7 @@ class Pair:
     def host_args(self, host):
         args = []
         if self.image:
-            args += ["-d", f"id=d0,path={self.image[host]}"]
+            args += ["-d", f"id=d0,path={self.image[host]}" + (",ft=shared" if self.shared else "")]
         if self.net:
             args += ["-n", f"id=n0,tap=t0,bridge=br0,mac={GUEST_MAC.hex(':')}"]
         return args + self.common_args(host)

@@ -79,6 +79,18 @@ def disk_takeover(lab, binary=None):
     pair.end()
 
 
+def shared_disk_takeover(lab, binary=None):
+    """The same without end, on an image that both sides have."""
+    pair = Pair(lab, guest="blk", cmdline="ops=0 region=64 depth=4", net=False, disk=8, binary=binary, shared=True)
+    a, b = pair.protect()
+    random_wait(lab, a, 0.2, 0.6)
+    a.kill()
+    b.wait_state("DEGRADED")
+    random_wait(lab, b, 0.3, 0.5)
+    expect(b.alive() and "CORRUPT" not in b.console_text(), f"{b.console_text()} {b.log_text()}")
+    pair.end()
+
+
 def caught(lab, bug, scenario, sign):
     """The scenario fails with that build, soon, and for the right reason."""
     binary = os.path.join(ftlab.ROOT, "build", "bug-" + bug, "ftvmm")
@@ -115,6 +127,12 @@ def disk_after_takeover(lab):
 
 
 @test(60)
+def shared_disk_after_takeover(lab):
+    """a right build: disk contents after a takeover, of an image that both sides have"""
+    shared_disk_takeover(lab)
+
+
+@test(60)
 def memory_verified(lab):
     """a right build: hashes of scattered writes"""
     verified(lab)
@@ -145,6 +163,12 @@ def bug_partial(lab):
 def bug_order(lab):
     """an epoch's disk writes are applied in the wrong order"""
     caught(lab, "order", disk_takeover, "CORRUPT")
+
+
+@test(120)
+def bug_shared(lab):
+    """a write to a shared image leaves before the ack of its epoch"""
+    caught(lab, "shared", shared_disk_takeover, "CORRUPT")
 
 
 @test(120)

@@ -177,6 +177,24 @@ def kill_steps_twin_secondary(lab):
     each(lab, TWIN_SECONDARY, lambda lab, name: secondary_dies_in_epoch(lab, name, twin_step_pair))
 
 
+@test(90)
+def kill_steps_twin_mapped(lab):
+    """the secondary dies as it takes the numbers of a new connection, of which nobody has heard yet"""
+    pair = colo_pair(lab, cmdline=f"ip={ftlab.GUEST_IP} isn=clock")
+    b = pair.secondary("B", env={"FTVMM_DIE_AT": f"twin-mapped:{lab.rng.randint(1, 3)}"})
+    b.wait_state("STARTING")
+    a = pair.primary("A")
+    pair.in_step()
+    compares(a)
+    load = start_load(lab)
+    dies(b)
+    a.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.3)
+    check_load(lab, [load], pair.image["A"])
+    pair.end()
+
+
 @test(60)
 def kill_steps_twin_differs(lab):
     """the primary dies when outputs differ"""

@@ -85,7 +85,8 @@ STOPPING = ("goodbye",)
 STOPPED_PRIMARY = ("bye-said", "done-heard")
 STOPPED_SECONDARY = ("drained", "done-said")
 HANDING_PRIMARY = ("handed", "runs-heard", "gone-said")
-TWIN = ("twin-let", "twin-differs", "twin-suspended", "twin-rolled-back", "twin-loaded", "twin-runs")  # test_colo.py
+TWIN = ("twin-let", "twin-differs", "twin-suspended", "twin-rolled-back", "twin-loaded", "twin-runs",
+        "twin-mapped")  # test_colo.py
 HANDED = ("runs-said", "gone-heard")  # the other side may have left by then
 
 

@@ -107,6 +107,9 @@ static int add_mdev(struct vm *vm, unsigned i, const struct backends *b, struct 
 		break;
 	case MDEV_BLK:
 		r = backends_open_disk(b, md, vm->loop, &vm->devices.disks[i], e);
+		if (!r && md->ft == DISK_FT_SHARED && !md->readonly)
+			r = disk_output_begin(&vm->devices.disk_outputs[i], &vm->devices.disks[i],
+					      &vm->obuf);
 		if (!r)
 			r = virtio_blk_new(&vm->devices.env, md, &vm->devices.disks[i], &d, e);
 		break;
@@ -181,6 +184,8 @@ void __wrap_vm_destroy(struct vm *vm)
 	if (!vm->loop)
 		return;
 	fake_vm.destroyed++;
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		disk_output_end(&vm->devices.disk_outputs[i]);
 	obuf_drop(&vm->obuf);
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
 		while (vm->devices.disks[i].fd >= 0 && vm->devices.disks[i].inflight)

@@ -23,10 +23,10 @@ mtype:pri = { PRI_STEADY, PRI_FLIGHT, PRI_ASKED, PRI_ASKED_FLIGHT, PRI_HAND_DUE,
 	      PRI_CLAIM_HANDED, PRI_HANDED_UNANSWERED, PRI_IDLE, PRI_LEFT };
 mtype:priev = { PRI_EV_TIMER, PRI_EV_HAND_OVER, PRI_EV_ANSWERED, PRI_EV_WON, PRI_EV_CLAIM_LOST, PRI_EV_NO_ANSWER,
 		PRI_EV_LOST, PRI_EV_ACK, PRI_EV_RUNS };
-mtype:sec = { SEC_STANDBY, SEC_CLAIM, SEC_ACCEPT, SEC_ACCEPT_ALONE, SEC_HELD, SEC_CONFIRM,
+mtype:sec = { SEC_STANDBY, SEC_CLAIM, SEC_ACCEPT, SEC_ACCEPT_ALONE, SEC_HELD, SEC_LOCKS, SEC_CONFIRM,
 	      SEC_TAKEN, SEC_LISTEN };
 mtype:secev = { SEC_EV_WHOLE, SEC_EV_TIMER, SEC_EV_WON, SEC_EV_CLAIM_LOST, SEC_EV_NO_ANSWER,
-		SEC_EV_LOADED, SEC_EV_LOST, SEC_EV_HAND_OVER, SEC_EV_GONE };
+		SEC_EV_LOADED, SEC_EV_LOST, SEC_EV_HAND_OVER, SEC_EV_GONE, SEC_EV_LOCKED };
 mtype:pri pri = PRI_STEADY;
 mtype:sec sec = SEC_STANDBY;
 
@@ -187,6 +187,7 @@ active proctype Secondary()
 end:	do
 	:: atomic {
 		if
+		:: sec == SEC_LOCKS -> ev = SEC_EV_LOCKED
 		:: sec_linked && !up -> ev = SEC_EV_LOST
 		:: sec_linked && nempty(to_sec) ->
 			to_sec?m, n;
@@ -231,7 +232,8 @@ end:	do
 		ROW(ACCEPT_ALONE, CLAIM_LOST, LISTEN) skip
 		ROW(ACCEPT_ALONE, NO_ANSWER, ACCEPT_ALONE) skip
 		ROW(ACCEPT_ALONE, TIMER, ACCEPT_ALONE) sec_asks = true
-		ROW(HELD, GONE, TAKEN) sec_passes = true; sec_cut()
+		ROW(HELD, GONE, LOCKS) sec_cut()
+		ROW(LOCKS, LOCKED, TAKEN) sec_passes = true
 		ROW(HELD, LOST, CONFIRM)
 			sec_cut();
 			if

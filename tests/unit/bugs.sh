@@ -1,7 +1,7 @@
 #!/bin/bash
 # Builds with a planted bug, each made for the unit test that is to notice (make bugs): it does, and not by a crash.
 cd "$(dirname "$0")/../.." || exit 1
-bugs=(rollback overlay compare)
+bugs=(rollback overlay compare shared reads)
 bad=0
 for bug in "${bugs[@]}"; do
 	said=$(timeout 60 build/bug-$bug/unit 2>&1)

@@ -293,7 +293,10 @@ static const struct bad bad_flags[] = {
 	{"-k k -d id=0123456789012345678901234567890123,path=x",
 	 "--disk: id: 34 characters, at most 31"},
 	{"--secondary --listen fd:3 -d id=a,path=none/x", "disk 'a': cannot be made in 'none'"},
-	{"--secondary --listen fd:3 -d id=a,path=none,ft=shared", "ft=shared is not available"},
+	{"--secondary --listen fd:3 --arbiter file:/x -d id=a,path=none,ft=shared", "'none'"},
+	{"--secondary --listen fd:3 -d id=a,path=none,ft=shared", "ft=shared needs an --arbiter"},
+	{"--secondary --listen fd:3 --arbiter file:/x --ft colo -d id=a,path=none,ft=shared",
+	 "ft=shared does not go with --ft colo"},
 	/* vsock */
 	{"-k k --vsock cid=3", "--vsock: path is missing"},
 	{"-k k --vsock path=v,cid=2", "--vsock: cid: 2 is outside 3..4294967294"},

@@ -2,6 +2,7 @@
 #include "tests/unit/libfakeprimary.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -169,6 +170,7 @@ void pri_say_hello(struct end *c, uint64_t session)
 	static uint8_t buf[sizeof(lab.hello) + FDT_MAX_BYTES];
 	int n = fdt_build(&lab.machine, buf + sizeof(lab.hello), FDT_MAX_BYTES, NULL);
 
+	pri_lock();
 	assert_true(n > 0);
 	lab.hello.fdt_bytes += (uint32_t)n; /* what a test set is an error */
 	memcpy(buf, &lab.hello, sizeof(lab.hello));
@@ -187,6 +189,8 @@ void pri_join(void)
 {
 	pri_hello();
 	end_expect(&lab.main, FRAME_WELCOME, NULL);
+	if (!lab.keeps_lock)
+		pri_unlock();
 }
 
 void pri_heart_as(struct end *c, uint64_t session)
@@ -290,8 +294,34 @@ void pri_mirror(void)
 	lab_until(mirror_is_up(&lab.sec.twin.mirror));
 }
 
+void pri_lock(void)
+{
+	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+	if (lab.lock >= 0 || lab.machine.devs[LAB_SHARED].readonly)
+		return;
+	lab.lock = open(lab.shared, O_RDWR | O_CLOEXEC);
+	fcntl(lab.lock, F_OFD_SETLK, &fl); /* or somebody else has it */
+}
+
+void pri_unlock(void)
+{
+	if (lab.lock >= 0)
+		close(lab.lock);
+	lab.lock = -1;
+}
+
+void pri_gone(void)
+{
+	if (!lab.keeps_lock)
+		pri_unlock();
+	end_send(&lab.main, FRAME_GONE, 0, NULL, 0);
+}
+
 void pri_hang_up(void)
 {
+	if (!lab.keeps_lock)
+		pri_unlock();
 	end_close(&lab.mirror);
 	end_close(&lab.main);
 	end_close(&lab.heart);

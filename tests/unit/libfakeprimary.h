@@ -60,6 +60,10 @@ void pri_epoch(uint64_t epoch);
 /* The same, and it is acknowledged. */
 void pri_commit(uint64_t epoch);
 void pri_hand_over(uint64_t token);
+void pri_gone(void);
+/* Of the shared image: taken by pri_hello(), given back when it was seen, unless lab.keeps_lock. */
+void pri_lock(void);
+void pri_unlock(void);
 void pri_generation(uint64_t generation);
 /* The third connection, once there are the other two. */
 void pri_mirror(void);

@@ -320,6 +320,7 @@ int lab_setup(void **state)
 	snprintf(lab.shared, sizeof(lab.shared), "%s/shared", lab.folder);
 	assert_int_equal(loop_init(&lab.loop, NULL), 0);
 	make_machine();
+	lab.lock = -1;
 	pri_prepare();
 	fake_vm_reset();
 	fake_vm.has_network = true;
@@ -359,6 +360,7 @@ int lab_teardown(void **state)
 	end_close(&lab.mirror);
 	secondary_stop(&lab.sec);
 	vm_destroy(&lab.vm);
+	pri_unlock();
 	arbiter_close(lab.ft.arbiter);
 	mock_arbiter_hold(&lab.arbiter, false);
 	mock_arbiter_wait(&lab.arbiter, &lab.arbiter.closed, 1);
@@ -529,6 +531,11 @@ void lab_reach(enum secondary_state state)
 		break;
 	case SEC_HELD:
 		reach_held();
+		break;
+	case SEC_LOCKS:
+		lab.keeps_lock = true;
+		reach_held();
+		pri_gone();
 		break;
 	case SEC_CONFIRM:
 		reach_held();

@@ -53,6 +53,8 @@ struct lab {
 	unsigned splits, roll_backs, joins; /* of memory, which stays one here */
 	/* The primary: */
 	struct end main, heart, mirror;
+	int lock;		 /* of the shared image, or -1, */
+	bool keeps_lock;	 /* for longer than it takes to see it */
 	struct wire_hello hello; /* what it is to say */
 	uint64_t session;
 	uint64_t disk_ops, pages; /* in the open epoch */

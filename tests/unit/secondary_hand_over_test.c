@@ -60,7 +60,7 @@ static void a_vm_that_is_handed_over_runs_held(void **state)
 	assert_int_equal(lab.asked_guests, 0);
 	assert_int_equal(lab.taken, 0);
 	assert_false(lab_end_is_told());
-	end_send(&lab.main, FRAME_GONE, 0, NULL, 0);
+	pri_gone();
 	lab_until(lab.taken);
 	assert_state(TAKEN);
 	assert_int_equal(lab.leaving, 'h'); /* until whoever runs it knows */
@@ -98,7 +98,7 @@ static void what_the_user_paused_stays_so(void **state)
 		assert_int_equal(lab.ft.stands, FT_STAND_USER | (i ? FT_STAND_CLAIM : 0));
 		assert_word("TAKING-OVER");
 		if (i == 0)
-			end_send(&lab.main, FRAME_GONE, 0, NULL, 0);
+			pri_gone();
 		else
 			lab_arbiter_answers(i == 1 ? 0 : -ESTALE);
 		if (i == 2) {
@@ -398,7 +398,7 @@ static void runs_that_cannot_be_said(void **state)
 static void gone_counts_though_heart_ended(void **state)
 {
 	lab_reach(SEC_HELD);
-	end_send(&lab.main, FRAME_GONE, 0, NULL, 0);
+	pri_gone();
 	lab.sec.heart.lost(lab.sec.heart.arg, "heartbeat link closed");
 	assert_state(TAKEN);
 	assert_int_equal(lab.ft.generation, 2);

@@ -313,7 +313,8 @@ static void a_stop_is_over_when_the_images_have_all(void **state)
 /* There is nothing that could be on its way, and so nobody to say that it has arrived. */
 static void a_stop_without_mirrored_images_is_over_at_once(void **state)
 {
-	lab.machine.devs[LAB_MIRROR].ft = DISK_FT_SHARED;
+	lab.machine.devs[LAB_MIRROR].ft = DISK_FT_NONE;
+	lab.machine.devs[LAB_MIRROR].readonly = lab.cfg.disks[0].readonly = true;
 	pri_join();
 	pri_heart();
 	pri_begin(1);

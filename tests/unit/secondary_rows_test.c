@@ -33,9 +33,9 @@ static const char *const words[SEC_STATE_MAX] = {
 	[SEC_TWIN_CLAIM] = "TAKING-OVER", [SEC_DRAIN] = "PROTECTED",
 	[SEC_DRAIN_ALONE] = "PROTECTED",  [SEC_CLAIM] = "TAKING-OVER",
 	[SEC_ACCEPT] = "TAKING-OVER",	  [SEC_ACCEPT_ALONE] = "TAKING-OVER",
-	[SEC_HELD] = "TAKING-OVER",	  [SEC_CONFIRM] = "TAKING-OVER",
-	[SEC_YIELD] = "TAKING-OVER",	  [SEC_TAKEN] = "DEGRADED",
-	[SEC_OVER] = "STARTING",
+	[SEC_LOCKS] = "TAKING-OVER",	  [SEC_HELD] = "TAKING-OVER",
+	[SEC_CONFIRM] = "TAKING-OVER",	  [SEC_YIELD] = "TAKING-OVER",
+	[SEC_TAKEN] = "DEGRADED",	  [SEC_OVER] = "STARTING",
 };
 
 static void hang_up_now(void)
@@ -160,7 +160,11 @@ static void provoke(const struct fsm_row *row)
 		pri_hand_over(5);
 		break;
 	case SEC_EV_GONE:
-		end_send(&lab.main, FRAME_GONE, 0, NULL, 0);
+		pri_gone();
+		break;
+	case SEC_EV_LOCKED:
+		pri_unlock();
+		lab_pass((uint64_t)time_left(&lab.sec.timer_op));
 		break;
 	case SEC_EV_GENERATION:
 		pri_generation(lab.ft.generation + 1);
@@ -245,7 +249,9 @@ static unsigned next_of(unsigned state, unsigned event)
 		{SEC_CONFIRM, SEC_EV_IMAGE_FAILED, SEC_YIELD},
 		{SEC_YIELD, SEC_EV_IMAGE_FAILED, SEC_YIELD},
 		{SEC_YIELD, SEC_EV_GIVEN_BACK, SEC_LISTEN},
-		{SEC_HELD, SEC_EV_GONE, SEC_TAKEN},
+		{SEC_HELD, SEC_EV_GONE, SEC_LOCKS},
+		{SEC_LOCKS, SEC_EV_LOCKED, SEC_TAKEN},
+		{SEC_LOCKS, SEC_EV_IMAGE_FAILED, SEC_LOCKS},
 		{SEC_HELD, SEC_EV_LOST, SEC_CONFIRM},
 		{SEC_CONFIRM, SEC_EV_WON, SEC_TAKEN},
 		{SEC_TAKEN, SEC_EV_IMAGE_FAILED, SEC_TAKEN},
@@ -269,7 +275,7 @@ static unsigned next_of(unsigned state, unsigned event)
 
 static void every_row_is_taken(void **state)
 {
-	assert_int_equal(secondary_desc.nrows, 110); /* none is forgotten */
+	assert_int_equal(secondary_desc.nrows, 116); /* none is forgotten */
 	for (unsigned i = 0; i < secondary_desc.nrows; i++) {
 		const struct fsm_row *row = &secondary_desc.rows[i];
 

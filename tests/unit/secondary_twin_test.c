@@ -265,7 +265,7 @@ static void it_is_gone_after_a_hand_over(void **state)
 	pri_mirror();
 	pri_hand_over(5);
 	end_expect(&lab.main, FRAME_RUNS, NULL);
-	end_send(&lab.main, FRAME_GONE, 0, NULL, 0);
+	pri_gone();
 	lab_until(lab.taken);
 	assert_false(mirror_is_up(&lab.sec.twin.mirror));
 }

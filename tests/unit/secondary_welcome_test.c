@@ -339,14 +339,14 @@ static void disks_are_what_they_are_here(void **state)
 	check_refused("disk 'd0' is read-only here, not at the peer");
 	mirror->readonly = false;
 	mirror->ft = DISK_FT_SHARED;
-	check_refused("disk 'd0' is a mirror at the primary, not here");
+	check_refused("disk 'd0' is ft=mirror at the primary, not here");
 	mirror->ft = DISK_FT_NONE;
-	check_refused("disk 'd0' is a mirror at the primary, not here");
+	check_refused("disk 'd0' is ft=mirror at the primary, not here");
 	assert_int_equal(fake_vm.created, 1); /* nothing was tried */
-	/* But the primary may use it for less. */
 	mirror->ft = DISK_FT_MIRROR;
 	md->ft = DISK_FT_SHARED;
-	check_welcome();
+	check_refused("disk 'd0' is ft=shared at the primary, not here");
+	md->ft = DISK_FT_MIRROR;
 	/* A device of the same name that is no disk. */
 	snprintf(shared->id, sizeof(shared->id), "d4");
 	lab.machine.ndevs = LAB_SHARED;

@@ -20,7 +20,15 @@ static int check_role(const struct run *r, const char *what, struct err *e)
 
 static int check_ft(struct run *r, const struct setting_value *v, struct err *e)
 {
-	return check_role(r, "ft", e);
+	int code = check_role(r, "ft", e);
+
+	for (unsigned i = 0; i < r->cfg.ndisks && !code; i++)
+		if (v->number == FT_MODE_COLO && r->cfg.disks[i].ft == DISK_FT_SHARED)
+			code = err_set(e, -EINVAL,
+				       "set: ft=colo does not go with disk '%s', which is "
+				       "ft=shared",
+				       r->cfg.disks[i].id);
+	return code;
 }
 
 static void set_ft(struct run *r, const struct setting_value *v)

@@ -155,6 +155,30 @@ static int check_disk_file(const struct config *c, const struct config_disk *d, 
 	return 0;
 }
 
+/* It is the lock of the image that keeps two hosts from writing; other hosts see that of a file. */
+static int check_shared(const struct config *c, const struct config_disk *d, struct err *e)
+{
+	struct stat st;
+
+	if (c->ft == FT_MODE_COLO)
+		return err_set(e, -EINVAL,
+			       "disk '%s': ft=shared does not go with --ft colo, whose two guests "
+			       "would both write; use --ft kemari, or ft=mirror",
+			       d->id);
+	if (!strcmp(c->arbiter, "none"))
+		return err_set(e, -EINVAL,
+			       "disk '%s': ft=shared needs an --arbiter: without one nobody knows "
+			       "which side goes on with the image",
+			       d->id);
+	if (strncmp(c->arbiter, "exec:", 5) && stat(d->path, &st) == 0 && S_ISBLK(st.st_mode))
+		return err_set(e, -EINVAL,
+			       "disk '%s': '%s' is a block device, whose lock other hosts do not "
+			       "see: ft=shared needs an --arbiter exec:PROGRAM that switches the "
+			       "other host off, or a file on a file system that both mount",
+			       d->id, d->path);
+	return 0;
+}
+
 static int check_disk(const struct config *c, const struct config_disk *d, struct err *e)
 {
 	int r = check_id("disk", d->id, e);
@@ -165,11 +189,11 @@ static int check_disk(const struct config *c, const struct config_disk *d, struc
 		return err_set(e, -EINVAL, "disk '%s': path is missing", d->id);
 	if (d->readonly && d->ft == DISK_FT_MIRROR)
 		return err_set(e, -EINVAL, "disk '%s': ro and ft=mirror exclude each other", d->id);
-	if (c->role != ROLE_PLAIN && d->ft == DISK_FT_SHARED)
-		return err_set(e, -EINVAL,
-			       "disk '%s': ft=shared is not available in this version; use "
-			       "ft=mirror, or ro",
-			       d->id);
+	if (c->role != ROLE_PLAIN && d->ft == DISK_FT_SHARED) {
+		r = check_shared(c, d, e);
+		if (r)
+			return r;
+	}
 	if (c->role != ROLE_PLAIN && !d->readonly && d->ft == DISK_FT_NONE)
 		return err_set(e, -EINVAL,
 			       "disk '%s': ft=none would lose writes at a takeover; add ro or use "

@@ -139,6 +139,9 @@ static int make_blk(const struct making *m, struct device **ret)
 	struct disk *d = &m->ds->disks[m->i];
 	int r = backends_open_disk(m->b, m->md, m->vm->loop, d, m->e);
 
+	if (!r && m->md->ft == DISK_FT_SHARED && !m->md->readonly &&
+	    disk_output_begin(&m->ds->disk_outputs[m->i], d, &m->vm->obuf))
+		r = err_set(m->e, -ENOSPC, "device %s: too many outputs", m->md->id);
 	return r ? r : virtio_blk_new(&m->ds->env, m->md, d, ret, m->e);
 }
 
@@ -260,6 +263,8 @@ void vm_devices_done(struct vm *vm)
 {
 	struct vm_devices *ds = &vm->devices;
 
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		disk_output_end(&ds->disk_outputs[i]);
 	drain_disks(vm);
 	for (unsigned i = 0; i < ds->ndevs; i++)
 		ds->devs[i]->ops->free(ds->devs[i]);

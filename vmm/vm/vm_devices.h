@@ -8,6 +8,7 @@
 #include "devices/backends.h"
 #include "devices/device.h"
 #include "devices/disk.h"
+#include "devices/disk_output.h"
 #include "net/netdev.h"
 #include "net/vsock_host.h"
 #include "vmm/vm/console.h"
@@ -21,8 +22,9 @@ struct vm_devices {
 	unsigned ndevs;
 	struct device *ged, *serial;
 	struct device *mdevs[MACHINE_MAX_DEVS]; /* the device of machine.devs[i] */
-	struct disk disks[MACHINE_MAX_DEVS];  /* by index of machine.devs; fd -1 when not a disk */
-	struct netdev nets[MACHINE_MAX_DEVS]; /* likewise */
+	struct disk disks[MACHINE_MAX_DEVS]; /* by index of machine.devs; fd -1 when not a disk */
+	struct disk_output disk_outputs[MACHINE_MAX_DEVS]; /* of those that are shared */
+	struct netdev nets[MACHINE_MAX_DEVS];		   /* likewise */
 	struct console console;
 	struct vsock_host vsock; /* unused without a device of that kind; last: see struct vm */
 };
