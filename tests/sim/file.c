@@ -34,8 +34,8 @@ struct name {
 struct handle {
 	struct inode *inode;
 	uint64_t pos;
-	bool append;
-	char dir[128]; /* of a folder */
+	bool append, sync; /* sync: O_DSYNC */
+	char dir[128];	   /* of a folder */
 };
 
 struct folder {
@@ -205,6 +205,7 @@ static int open_path(const char *path, int flags)
 		n = add(path, make(4096));
 	h = calloc(1, sizeof(*h));
 	h->append = flags & O_APPEND;
+	h->sync = flags & O_DSYNC;
 	snprintf(h->dir, sizeof(h->dir), "%s", path);
 	h->inode = n ? n->inode : NULL;
 	if (h->inode)
@@ -362,6 +363,17 @@ ssize_t file_read_at(struct fd *f, void *buf, size_t len, uint64_t off)
 	return (ssize_t)n;
 }
 
+static void changed(struct fd *f, uint64_t off, size_t len)
+{
+	const struct handle *h = f->of;
+	struct inode *i = h->inode;
+	size_t first = off / SECTOR, n = (off + len + SECTOR - 1) / SECTOR - first;
+
+	memset(i->dirty + first, !h->sync, n);
+	if (h->sync)
+		memcpy(i->synced + first * SECTOR, i->data + first * SECTOR, n * SECTOR);
+}
+
 ssize_t file_write_at(struct fd *f, const void *buf, size_t len, uint64_t off)
 {
 	struct inode *i = inode_of(f);
@@ -369,7 +381,7 @@ ssize_t file_write_at(struct fd *f, const void *buf, size_t len, uint64_t off)
 	if (off + len > i->size_max)
 		return -ENOSPC;
 	memcpy(i->data + off, buf, len);
-	memset(i->dirty + off / SECTOR, 1, (off + len + SECTOR - 1) / SECTOR - off / SECTOR);
+	changed(f, off, len);
 	i->size = off + len > i->size ? off + len : i->size;
 	return (ssize_t)len;
 }
@@ -424,7 +436,7 @@ int file_allocate(struct fd *f, int mode, uint64_t off, uint64_t len)
 		return -ENOSPC;
 	if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) {
 		memset(i->data + off, 0, len);
-		memset(i->dirty + off / SECTOR, 1, len / SECTOR);
+		changed(f, off, len);
 	}
 	return 0;
 }
@@ -462,7 +474,8 @@ void file_power_lost(const struct host *h)
 	for (unsigned n = 0; n < NAMES; n++) {
 		struct inode *i = names[n].inode;
 
-		if (!i || strncmp(names[n].path, prefix, strlen(prefix)))
+		if (!i || (strncmp(names[n].path, prefix, strlen(prefix)) &&
+			   strncmp(names[n].path, FILE_DISKS, strlen(FILE_DISKS))))
 			continue;
 		for (size_t s = 0; s < i->size_max / SECTOR; s++)
 			if (i->dirty[s] && rnd_one_in(2))

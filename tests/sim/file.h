@@ -11,6 +11,7 @@
 #include "tests/sim/fd.h"
 
 #define FILE_ROOT   "/sim/"
+#define FILE_DISKS  "/sim/disks/" /* storage that both hosts have, and that does not fail */
 #define FILE_SHARED "/sim/shared" /* not -disk, which nothing happens to */
 
 /* How it is for one host. */

@@ -8,6 +8,7 @@
 #include "tests/sim/swarm.h"
 #include "tests/sim/trouble.h"
 #include "tests/sim/truth.h"
+#include "tests/sim/world.h"
 
 #define LOOK_NS	    (50 * MS)
 #define PATIENCE_NS (1500 * MS) /* before he thinks that nothing comes by itself */
@@ -71,7 +72,7 @@ static bool image_has_all(const struct host *h)
 	const uint8_t *data;
 	size_t size;
 
-	snprintf(path, sizeof(path), "/sim/%c/image", h->name);
+	world_image(path, h);
 	data = file_data(path, &size);
 	return size == IMAGE_BYTES && truth_is_in(data);
 }
@@ -85,13 +86,15 @@ static const char *mode(void)
 
 static void start(struct host *h, bool primary, bool claim)
 {
-	char disk[64], peer[32], listen[32];
+	char image[32], disk[64], peer[32], listen[32];
 	const char *args[ARGS_MAX] = {"--name", "vm",	"-k",	     "build/guests/idle.elf",
 				      "--ft",	mode(), "--arbiter", "file:/sim/shared/vm",
 				      "-d",	disk,	"--peer",    peer};
 	unsigned n = 12;
 
-	snprintf(disk, sizeof(disk), "id=d0,path=/sim/%c/image,ft=mirror", h->name);
+	world_image(image, h);
+	snprintf(disk, sizeof(disk), "id=d0,path=%s,ft=%s", image,
+		 swarm_has(SWARM_SHARED) ? "shared" : "mirror");
 	snprintf(peer, sizeof(peer), "tcp:10.0.0.%u:7000", 2 - h->index);
 	snprintf(listen, sizeof(listen), "tcp:10.0.0.%u:7000", 1 + h->index);
 	args[n++] = primary ? "--primary" : "--secondary";

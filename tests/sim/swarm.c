@@ -15,6 +15,8 @@ static const char *const names[SWARM_MAX] = {
 #define BIT(f) (1ull << SWARM_##f)
 #define AT(s)  (1ull << STEP_##s)
 
+#define SHARED_KEY 100 /* a chance of its own, which those in `seeds` do not draw */
+
 struct swarm swarm;
 
 /* Some histories have nearly all of it, most a few. */
@@ -23,7 +25,7 @@ static uint64_t draw_faults(void)
 	uint64_t one_in = rnd_in(2, 6);
 	uint64_t on = 0;
 
-	for (unsigned f = 0; f < SWARM_MAX; f++)
+	for (unsigned f = 0; f < SWARM_SHARED; f++)
 		on |= (uint64_t)rnd_one_in(one_in) << f;
 	/* What it finds is looked for anyway, and it takes half of the time. */
 	return rnd_one_in(8) ? on : on & ~(1ull << SWARM_VERIFY);
@@ -119,6 +121,8 @@ void swarm_draw(unsigned theme)
 		s.theme = theme;
 	if (s.theme)
 		draw_theme(&s, s.theme - 1);
+	if (!s.moves && rnd_at(SHARED_KEY) % 4 == 0)
+		s.on |= BIT(SHARED);
 	swarm = s;
 }
 

@@ -39,7 +39,8 @@
 	X(KEMARI, "kemari")                                                                        \
 	X(AUTO, "auto-mode")                                                                       \
 	X(CPUS, "several-cpus")                                                                    \
-	X(SET, "set")
+	X(SET, "set")                                                                              \
+	X(SHARED, "shared-image")
 
 enum swarm_fault {
 #define X(name, text) SWARM_##name,

@@ -230,7 +230,7 @@ static void check_images(void)
 		const uint8_t *data;
 		size_t size;
 
-		snprintf(path, sizeof(path), "/sim/%c/image", hosts[i].name);
+		world_image(path, &hosts[i]);
 		data = file_synced(path, &size);
 		if (size != IMAGE_BYTES || !truth_is_in(data))
 			violated("P8: a stop is over, and the image of %c lacks what was said to "

@@ -1,6 +1,7 @@
 #include "tests/sim/world.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "tests/sim/trouble.h"
 #include "tests/sim/file.h"
@@ -15,6 +16,8 @@
 #define SETTLE_NS                                                                                  \
 	(90 * SEC) /* a drain of 30 s, a link that is given up after 30 s, and the rest            \
 		    */
+
+#define SHARED_IMAGE FILE_DISKS "image"
 
 static bool verbose;
 
@@ -41,6 +44,14 @@ void world_step(struct proc *p, enum step s)
 	trouble_step(p, s);
 }
 
+void world_image(char path[32], const struct host *h)
+{
+	if (swarm_has(SWARM_SHARED))
+		strcpy(path, SHARED_IMAGE);
+	else
+		snprintf(path, 32, "/sim/%c/image", h->name);
+}
+
 static void make_hosts(void)
 {
 	for (unsigned i = 0; i < HOSTS; i++)
@@ -48,6 +59,7 @@ static void make_hosts(void)
 			.index = i, .name = (char)('A' + i), .ip = 0x0a000001 + i, .up = true};
 	file_make("/sim/A/image", IMAGE_BYTES);
 	file_make("/sim/B/image", IMAGE_BYTES);
+	file_make(SHARED_IMAGE, IMAGE_BYTES);
 	file_make(MOVER_IMAGE, IMAGE_BYTES);
 }
 

@@ -15,4 +15,7 @@ bool world_verbose(void);
 /* p is at this step: it may die there. */
 void world_step(struct proc *p, enum step s);
 
+/* Where the side on h has its image: of its own, or that of both. */
+void world_image(char path[32], const struct host *h);
+
 #endif
