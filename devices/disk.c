@@ -188,6 +188,7 @@ void disk_alias(struct disk *alias, const struct disk *d)
 	*alias = *d;
 	alias->hook = (struct disk_hook){0};
 	alias->layer = NULL;
+	alias->failed = NULL;
 	alias->inflight = 0;
 	alias->held = false;
 	alias->drained = NULL;
@@ -329,13 +330,21 @@ static void give_back(struct disk_req *r, int res)
 	run_queue_later(d);
 }
 
-void disk_end(struct disk_req *r, int res)
+void disk_fail(struct disk_req *r, int res)
 {
-	if (r->canceled)
-		res = -ECANCELED;
 	if (r->kind != DISK_READ && r->disk->hook.done)
 		r->disk->hook.done(r->disk->hook.arg, r->disk, r, res);
 	give_back(r, res);
+}
+
+void disk_end(struct disk_req *r, int res)
+{
+	const struct disk *d = r->disk;
+
+	if (r->canceled)
+		res = -ECANCELED;
+	if (res >= 0 || res == -ECANCELED || !d->failed || !d->failed(d->failed_arg, r, res))
+		disk_fail(r, res);
 }
 
 static void finish(struct disk_req *r, int res)

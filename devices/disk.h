@@ -30,7 +30,8 @@ struct disk_req {
 	struct disk *disk;
 	struct disk_req *next;
 	uint32_t pos;
-	uint8_t how; /* enum disk_how */
+	struct disk_req *kept; /* for whoever took it by failed() */
+	uint8_t how;	       /* enum disk_how */
 	bool canceled;
 	int res;
 };
@@ -81,6 +82,12 @@ struct disk {
 	bool held;			/* new requests queue up instead of going out */
 	void (*drained)(void *arg);	/* see disk_drain() */
 	void *drained_arg;
+	/*
+	 * The image failed a request; NULL: its owner is told. True: it stays under way, and so in
+	 * the state of whoever asked for it, until disk_fail(). Not of what is canceled.
+	 */
+	bool (*failed)(void *arg, struct disk_req *r, int res);
+	void *failed_arg;
 	struct disk_req *ranges; /* of the changes under way; with a layer, of reads, too */
 	struct disk_req *queue, **queue_tail;
 	struct loop_work work; /* a turn at the queue */
@@ -132,6 +139,8 @@ void disk_drain(struct disk *d, void (*fn)(void *arg), void *arg);
  * rest when the kernel or the layer gives it back.
  */
 void disk_cancel(struct disk *d);
+/* The last word on one that failed() took. */
+void disk_fail(struct disk_req *r, int res);
 const char *disk_op_name(enum disk_op op);
 
 /* For a layer. The last word on r, whose owner may reuse it at once. */

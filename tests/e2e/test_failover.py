@@ -225,3 +225,49 @@ def failover_cut(lab):
     lab.note(f"{moved} of 8 went to the other side")
     check_load(lab, [load], pair.image[here])
     pair.end()
+
+
+class FullDisk:
+    """Of a guest that writes more than host A's file system takes, and knows what it wrote."""
+
+    def __init__(self, lab, **options):
+        self.folder = lab.path("small")
+        os.mkdir(self.folder)
+        ftlab.run("mount", "-t", "tmpfs", "-o", "size=3M", "none", self.folder)
+        self.pair = Pair(lab, guest="blk", cmdline="ops=0 region=16K depth=4", net=False, disk=16, **options)
+        was, self.pair.image["A"] = self.pair.image["A"], os.path.join(self.folder, "disk")
+        ftlab.run("cp", "--sparse=always", was, self.pair.image["A"])
+
+    def __enter__(self):
+        return self.pair
+
+    def __exit__(self, *what):
+        self.pair.end()
+        ftlab.run("umount", self.folder)
+
+
+@test(90)
+def disk_error_failover(lab):
+    """an image that fails is no error of the guest's: the other side has the VM then, and does it there"""
+    with FullDisk(lab, extra=["--on-disk-error", "failover"]) as pair:
+        a, b = pair.protect()
+        expect(a.wait_exit(40) == EXIT_HANDED_OVER, f"exit code {a.code}: {a.log_text()}")
+        expect(re.search("disk d0: (write|zero) at .*No space left.*; handing the VM over", a.log_text()), a.log_text())
+        b.wait_state("DEGRADED")
+        random_wait(lab, b, 0.5, 1.0)
+        expect(b.alive() and not re.search("CORRUPT|FAILED|error", b.console_text()), b.console_text())
+        pair.check_ballast("B")
+
+
+@test(90)
+def disk_error_guest(lab):
+    """by default it is the guest's, and so it is when nobody else can have the VM"""
+    for options in ([], ["--on-disk-error", "failover"]):
+        with FullDisk(lab, extra=options) as pair:
+            if options:
+                a = pair.primary("A")
+            else:
+                a, _ = pair.protect()
+            a.wait_console("FAILED|error|failed", 40)
+            expect(not options or "there is no secondary in step" in a.log_text(), a.log_text())
+        os.rmdir(lab.path("small"))

@@ -213,6 +213,51 @@ static void medium_errors_and_short_transfers(void **state)
 		assert_int_equal(f->buf[i], (uint8_t)(i / 16));
 }
 
+static struct disk_req *failed_one;
+
+static bool keep_failed(void *arg, struct disk_req *r, int res)
+{
+	assert_int_equal(res, -ENOSPC);
+	assert_null(failed_one);
+	failed_one = r;
+	return true;
+}
+
+/* Whoever takes an error keeps the request under way, and what overlaps waits behind it. */
+static void an_error_may_be_kept(void **state)
+{
+	struct fix *f = *state;
+	struct req q, behind, beside;
+
+	f->d.failed = keep_failed;
+	f->d.failed_arg = f;
+	submit(f, &q, DISK_WRITE, 0, 8192);
+	real_step = q.r.io.fn;
+	q.r.io.fn = scripted_step;
+	step_n = 0;
+	step_res[0] = -ENOSPC;
+	step_res[1] = step_res[2] = step_res[3] = 1;
+	submit(f, &beside, DISK_READ, 16384, 512);
+	submit(f, &behind, DISK_WRITE, 4096, 512);
+	rig_until(&f->rig, failed_one && beside.done);
+	assert_ptr_equal(failed_one, &q.r);
+	assert_false(q.done || behind.done);
+	assert_int_equal(f->d.inflight, 1);
+	assert_string_equal(f->log, "sw");
+	disk_fail(failed_one, -ENOSPC);
+	assert_int_equal(q.res, -ENOSPC);
+	rig_until(&f->rig, behind.done);
+	assert_int_equal(behind.res, 0);
+	assert_string_equal(f->log, "swewswdw");
+	/* What is canceled did not fail; nor does an alias ask. */
+	failed_one = NULL;
+	submit(f, &q, DISK_WRITE, 0, 512);
+	disk_cancel(&f->d);
+	rig_until(&f->rig, q.done);
+	assert_int_equal(q.res, -ECANCELED);
+	assert_null(failed_one);
+}
+
 static void refuses_what_is_out_of_range(void **state)
 {
 	struct fix *f = *state;
@@ -525,6 +570,7 @@ int main(void)
 		T(moves_bytes),
 		T(zeros_are_written_when_nothing_else_works),
 		T(medium_errors_and_short_transfers),
+		T(an_error_may_be_kept),
 		T(refuses_what_is_out_of_range),
 		T(file_shrinks),
 		T(hold_keeps_order),

@@ -21,6 +21,7 @@ static void state_changed(void *arg, const char *from, const char *to)
 	struct run *r = arg;
 
 	ctl_event(r->ctl, run_state_event(r, from));
+	run_disk_state_changed(r);
 }
 
 static int typed(void *arg, const void *bytes, unsigned len)
@@ -130,6 +131,7 @@ static void stop(struct run *r)
 	run_snapshot_stop(r);
 	run_lazy_stop(r);
 	run_migrate_stop(r);
+	run_disk_stop(r);
 	primary_stop(&r->primary);
 	built = r->has_vm || r->secondary.has_vm;
 	if (secondary_stop(&r->secondary) && !r->exit_code)

@@ -48,6 +48,8 @@ struct run {
 	uint64_t missing;	    /* likewise: that have not arrived */
 	struct boot_reader *reader; /* of a reboot, or NULL */
 	uint64_t reset_told;	    /* log_may() */
+	struct disk_req *kept;	    /* run_disk.c */
+	struct loop_op kept_op;
 	bool over;
 	int exit_code;
 };
@@ -70,6 +72,11 @@ void run_end_watch(struct run *r);
 void run_end_stop(struct run *r, uint64_t timeout_ns);
 /* The process is to end; the first code counts. arg: struct run. */
 void run_end_finish(void *arg, int code);
+
+/* run_disk.c: an image that fails here is to be a reason to hand the VM over. */
+void run_disk_watch(struct run *r);
+void run_disk_state_changed(struct run *r);
+void run_disk_stop(struct run *r);
 
 /* run_migrate.c: a VM that runs here may migrate; one may come in. */
 void run_migrate_init(struct run *r);

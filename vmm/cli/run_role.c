@@ -122,6 +122,8 @@ static int run_primary(struct run *r, struct err *e)
 		code = run_vm_prepare(r, e);
 	if (!code)
 		code = primary_start(&r->primary, &r->ft, &r->vm, e);
+	if (!code)
+		run_disk_watch(r);
 	return code ? code : claim_and_go(r, &was, e);
 }
 
@@ -134,6 +136,7 @@ static void taken_over(void *arg)
 	r->has_vm = true;
 	run_end_watch(r);
 	r->role = ROLE_PRIMARY;
+	run_disk_watch(r);
 	if (primary_start(&r->primary, &r->ft, &r->vm, &e))
 		log_error("%s", e.msg);
 }

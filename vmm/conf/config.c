@@ -45,6 +45,12 @@ static const struct option_choice ft_choices[] = {
 	{0},
 };
 
+static const struct option_choice disk_error_choices[] = {
+	{"guest", DISK_ERROR_GUEST},
+	{"failover", DISK_ERROR_FAILOVER},
+	{0},
+};
+
 static const struct option_choice cpu_choices[] = {
 	{"host", CPU_HOST},
 	{"x86-64-v1", CPU_V1},
@@ -153,6 +159,9 @@ static const struct option rows[] = {
 	  .metavar = "none|file:PATH|etcd:URL,..|exec:PROGRAM", .help = "who decides who may run" },
 	{ "claim", .type = OPT_FLAG, FIELD(struct config, claim), .tags = PRIMARY | GROUP_FT,
 	  .help = "start although the arbiter names another" },
+	{ "on-disk-error", .type = OPT_CHOICE, FIELD(struct config, on_disk_error),
+	  .choices = disk_error_choices, .tags = PAIR | GROUP_FT, .metavar = "guest|failover",
+	  .help = "who has to do with an image that fails" },
 	{ "staging", .type = OPT_SIZE, FIELD(struct config, staging_bytes), .min = MB,
 	  .max = 1ull << 36, .tags = PAIR | GROUP_FT, .metavar = "SIZE", .help = "bound of captured, unsent pages" },
 	{ "output-limit", .type = OPT_SIZE, FIELD(struct config, output_bytes), .min = 128 << 10,

@@ -23,6 +23,7 @@ struct option_table;
 #define CONFIG_STOP_MAX_NS    480000000000ull
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
+enum disk_error { DISK_ERROR_GUEST, DISK_ERROR_FAILOVER };
 enum ft_mode { FT_MODE_NONE, FT_MODE_MC, FT_MODE_KEMARI, FT_MODE_AUTO, FT_MODE_COLO };
 
 struct config_disk {
@@ -71,10 +72,11 @@ struct config {
 	char peers[CONFIG_MAX_PEERS][300];
 	unsigned npeers;
 	enum ft_mode ft;
-	uint64_t epoch_ns;	  /* default 25 ms */
-	uint64_t heartbeat_ns;	  /* default 25 ms */
-	uint64_t peer_timeout_ns; /* default 100 ms: silence that counts as death */
-	char arbiter[512];	  /* none (default), file:, etcd:, exec: */
+	uint64_t epoch_ns;	       /* default 25 ms */
+	uint64_t heartbeat_ns;	       /* default 25 ms */
+	uint64_t peer_timeout_ns;      /* default 100 ms: silence that counts as death */
+	char arbiter[512];	       /* none (default), file:, etcd:, exec: */
+	enum disk_error on_disk_error; /* default: it is the guest's */
 	bool claim; /* start although the arbiter names another holder: the operator is sure */
 	uint64_t staging_bytes; /* default 64M: bound of captured pages not yet sent */
 	uint64_t output_bytes;	/* default 16M: bound of held output */
