@@ -159,7 +159,8 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 	d->direct = flags & DISK_OPEN_DIRECT;
 	if (d->direct)
 		oflags |= O_DIRECT;
-	if (flags & DISK_OPEN_SYNC)
+	d->sync = flags & DISK_OPEN_SYNC;
+	if (d->sync)
 		oflags |= O_DSYNC;
 	if ((flags & DISK_OPEN_CREATE) && !d->readonly)
 		oflags |= O_CREAT;
@@ -357,6 +358,7 @@ static void finish(struct disk_req *r, int res)
 }
 
 static void on_step(struct loop_op *op, int res);
+static void sync_holes(struct disk_req *r);
 
 /* Hand the rest of r to the kernel. */
 static void step(struct disk_req *r)
@@ -402,9 +404,27 @@ static bool moves_bytes(const struct disk_req *r)
 	       (r->kind == DISK_ZERO && r->how == DISK_HOW_WRITE);
 }
 
+static void on_synced(struct loop_op *op, int res)
+{
+	struct disk_req *r = op->arg;
+
+	if (res == -EINTR || res == -EAGAIN)
+		sync_holes(r);
+	else
+		finish(r, res < 0 ? res : 0);
+}
+
+/* O_DSYNC is of bytes that are written. */
+static void sync_holes(struct disk_req *r)
+{
+	r->io = (struct loop_op){.fn = on_synced, .arg = r};
+	VMM_BUG_ON(loop_fdatasync(r->disk->loop, &r->io, r->disk->fd) < 0);
+}
+
 static void on_step(struct loop_op *op, int res)
 {
 	struct disk_req *r = op->arg;
+	const struct disk *d = r->disk;
 
 	if (res == -EINTR || res == -EAGAIN) {
 		step(r);
@@ -422,7 +442,10 @@ static void on_step(struct loop_op *op, int res)
 		}
 	}
 	if (res < 0 || !moves_bytes(r)) {
-		finish(r, res < 0 ? res : 0);
+		if (res >= 0 && d->sync && is_change(r))
+			sync_holes(r);
+		else
+			finish(r, res < 0 ? res : 0);
 		return;
 	}
 	if (!res) { /* the file shrank behind our back, or the medium is full */

@@ -74,7 +74,7 @@ struct disk {
 	int fd;
 	uint64_t bytes;
 	bool readonly;
-	bool direct;
+	bool direct, sync; /* sync: DISK_OPEN_SYNC */
 	struct loop *loop;
 	struct disk_hook hook;		/* all NULL when nobody looks */
 	const struct disk_layer *layer; /* or NULL */

@@ -8,16 +8,16 @@ static bool is_change(const struct disk_req *r)
 	return r->kind == DISK_WRITE || r->kind == DISK_ZERO || r->kind == DISK_DISCARD;
 }
 
-static struct disk_req *take(struct disk_output *o)
+static struct disk_req *take(struct disk_output *o, unsigned at)
 {
-	struct disk_req *r = o->held[o->first];
+	struct disk_req *r = o->held[at];
 
-	o->first = (o->first + 1) % DISK_OUTPUT_MAX;
-	o->count--;
+	if (r)
+		o->count--;
+	o->held[at] = NULL;
 	return r;
 }
 
-/* The buffer keeps the order of what is put, so the oldest of those that wait is meant. */
 static bool deliver(void *arg, const void *data, uint32_t len)
 {
 	struct disk_output *o = arg;
@@ -27,10 +27,10 @@ static bool deliver(void *arg, const void *data, uint32_t len)
 		o->asked = NULL;
 		return true;
 	}
-	r = take(o);
-	if (r->canceled)
+	r = take(o, *(const uint8_t *)data);
+	if (r && r->canceled)
 		disk_end(r, -ECANCELED);
-	else
+	else if (r)
 		disk_below(r);
 	return true;
 }
@@ -55,7 +55,8 @@ static bool may(void *arg, const struct disk_req *r)
 static bool begin(void *arg, struct disk_req *r)
 {
 	struct disk_output *o = arg;
-	struct iovec mark = {"", 1}; /* its bytes are the request's */
+	uint8_t at;
+	struct iovec mark = {&at, sizeof(at)};
 	int code;
 
 #ifdef BUG_SHARED_EARLY /* planted: the tests must notice */
@@ -63,15 +64,20 @@ static bool begin(void *arg, struct disk_req *r)
 #endif
 	if (!is_change(r))
 		return false;
+	while (o->held[o->next])
+		o->next = (o->next + 1) % DISK_OUTPUT_MAX;
+	at = (uint8_t)o->next;
 	o->asked = r;
 	code = obuf_put(o->obuf, o->sink, &mark, 1);
 	if (!o->asked)
 		return false; /* the image does it now */
 	o->asked = NULL;
-	if (code)
+	if (code) {
 		disk_end_later(r, code);
-	else
-		o->held[(o->first + o->count++) % DISK_OUTPUT_MAX] = r;
+		return true;
+	}
+	o->held[at] = r;
+	o->count++;
 	return true;
 }
 
@@ -100,6 +106,7 @@ int disk_output_begin(struct disk_output *o, struct disk *d, struct obuf *ob)
 void disk_output_end(struct disk_output *o)
 {
 	o->disk = NULL;
-	while (o->count)
-		disk_end(take(o), -ECANCELED);
+	for (unsigned i = 0; i < DISK_OUTPUT_MAX; i++)
+		if (o->held[i])
+			disk_end(take(o, i), -ECANCELED);
 }

@@ -27,8 +27,8 @@ struct disk_output {
 	struct obuf *obuf;
 	int sink;
 	struct disk_req *asked;			/* is being put, and may leave at once */
-	struct disk_req *held[DISK_OUTPUT_MAX]; /* in the order in which they leave */
-	unsigned first, count;
+	struct disk_req *held[DISK_OUTPUT_MAX]; /* NULL: none; the entry in the buffer says which */
+	unsigned count, next;
 };
 
 /* Before the guest of d has requests. Both stay the caller's. 0, or -ENOSPC: too many sinks. */

@@ -16,12 +16,16 @@ static bool is_heart(struct secondary *s, struct door_conn *c, const struct fram
 	       c->stream.session == s->main.session;
 }
 
-/* Not while there is one: the primary has made another only when it has lost that. */
+/*
+ * Not while there is one: the primary has made another only when it has lost that. Nor beside a
+ * shared image, which two guests would write to.
+ */
 static bool is_mirror(struct secondary *s, struct door_conn *c, const struct frame *f)
 {
 	return c->stream.link == STREAM_MIRROR && f->type == FRAME_MIRROR && !s->fsm.depth &&
 	       s->fsm.state == SEC_STANDBY && !s->twin.unfit && secondary_has_link(s) &&
-	       s->heart.loop && c->stream.session == s->main.session;
+	       s->heart.loop && c->stream.session == s->main.session &&
+	       !machine_has_shared(&s->vm->machine);
 }
 
 static bool said(void *arg, struct door_conn *c, const struct frame *f)

@@ -119,7 +119,7 @@ static void timer(struct loop_op *op, int res)
 
 void mirroring_look(struct mirroring *m)
 {
-	bool wanted = m->primary->policy->twin;
+	bool wanted = m->primary->policy->twin && !machine_has_shared(&m->primary->vm->machine);
 
 	if (wanted && m->state == MIRRORING_OFF)
 		dial_now(m);

@@ -344,6 +344,7 @@ void secondary_drain(void *arg)
 	struct secondary *s = arg;
 
 	loop_timer_del(s->ft->loop, &s->timer_op);
+	locking_forget(&s->locking, s->vm);
 	stage_abort(&s->stage);
 	/* The primary lets its output out, and then waits: it is the one who judges the time. */
 	if (s->heart.timeout_ns < DRAIN_NS)

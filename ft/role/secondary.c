@@ -69,6 +69,7 @@ static const struct fsm_row rows[] = {
 	ROW(STANDBY, LEAVE, LISTEN, secondary_let_go, "VM destroyed; STARTING"),
 
 	ROW(STANDBY, LOST, CLAIM, takeover_lost, "the open epoch is dropped; TAKING-OVER; claim"),
+	ROW(CLAIM, LOCKED, CLAIM, takeover_locked, "claim: the images are locked here"),
 	ROW(CLAIM, WON, CLAIM, takeover_load, "load; network up"),
 	ROW(CLAIM, LOADED, TAKEN, takeover_start, "run, announce; DEGRADED; a primary from here"),
 	ROW(CLAIM, NOT_LOADED, CLAIM, takeover_cannot, "exit 2"),
@@ -101,6 +102,7 @@ static const struct fsm_row rows[] = {
 	ROW(ACCEPT_ALONE, IMAGE_FAILED, LISTEN, secondary_image_failed, "VM destroyed; STARTING"),
 
 	ROW(HELD, GONE, LOCKS, takeover_gone, "lock shared images, every 20 ms"),
+	ROW(LOCKS, NO_ANSWER, LOCKS, takeover_wait, ""),
 	ROW(LOCKS, TIMER, LOCKS, takeover_lock, "lock them, every 20 ms"),
 	ROW(LOCKS, LOCKED, TAKEN, takeover_own, "output passes, announcements; DEGRADED"),
 	ROW(LOCKS, LOST, LOCKS, NULL, ""),
@@ -110,6 +112,7 @@ static const struct fsm_row rows[] = {
 	ROW(HELD, LOST, CONFIRM, takeover_alone, "VM stopped; claim again"),
 	ROW(HELD, IMAGES, HELD, takeover_let_disks_go, "the guest's requests to the disks go on"),
 	ROW(HELD, IMAGE_FAILED, LISTEN, secondary_image_failed, "output dropped, VM destroyed"),
+	ROW(CONFIRM, LOCKED, CONFIRM, takeover_locked, "claim: the images are locked here"),
 	ROW(CONFIRM, WON, TAKEN, takeover_confirmed, "the VM goes on, output passes; DEGRADED"),
 	ROW(CONFIRM, CLAIM_LOST, LISTEN, takeover_other_side, "output dropped, VM destroyed"),
 	ROW(CONFIRM, WAS_STOPPED, DRAIN_ALONE, secondary_drain, "as above"),
@@ -261,6 +264,8 @@ int secondary_stop(struct secondary *s)
 	arbiter_forget(s->ft->arbiter);
 	secondary_close_link(s);
 	vm_announce_stop(&s->announce);
+	if (s->has_vm && !runs_here)
+		locking_forget(&s->locking, s->vm);
 	if (s->has_vm)
 		drop_disks(s, runs_here);
 	s->ft = NULL;

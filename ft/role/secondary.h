@@ -19,6 +19,7 @@
 #include "ft/common/wire.h"
 #include "vmm/copy/diskapply.h"
 #include "ft/epoch/stage.h"
+#include "ft/role/locking.h"
 #include "ft/role/twin.h"
 #include "vmm/vm/vm.h"
 #include "vmm/vm/vm_net.h"
@@ -115,7 +116,7 @@ struct secondary {
 	struct arbiter_answer answer;
 	char why[480]; /* the primary does not fit, its link was lost, the VM cannot be loaded */
 	char last_refused[480];
-	unsigned lock_tries; /* of shared images, that the primary has locked still */
+	struct locking locking;
 	uint64_t lost_ns;
 	uint64_t begun_ns, committed_ns; /* when the open, the committed epoch began to arrive */
 	/* The VM runs here now. */
@@ -124,6 +125,12 @@ struct secondary {
 };
 
 extern const struct fsm_desc secondary_desc;
+
+/* The VM is this side's alone, and taken_over() comes soon. */
+static inline bool secondary_waits_for_locks(const struct secondary *s)
+{
+	return s->ft && s->fsm.state == SEC_LOCKS;
+}
 
 /* taken_over(arg): the VM runs here, this side is the primary from now on. */
 int secondary_start(struct secondary *s, struct ft *ft, struct vm *vm,

@@ -74,6 +74,7 @@ void secondary_listen_again(struct secondary *s, const char *why)
 	twin_abandon(&s->twin);
 	s->twin.unfit = false;
 	if (s->has_vm) {
+		locking_forget(&s->locking, s->vm);
 		diskapply_drop(&s->disks);
 		diskapply_done(&s->disks); /* serves events meanwhile */
 		vm_destroy(s->vm);

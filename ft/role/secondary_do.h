@@ -53,6 +53,7 @@ void takeover_cannot(void *arg);
 void takeover_cannot_accept(void *arg);
 void takeover_gone(void *arg);
 void takeover_lock(void *arg);
+void takeover_locked(void *arg);
 void takeover_own(void *arg);
 void takeover_silent(void *arg); /* no GONE in time */
 void takeover_alone(void *arg);

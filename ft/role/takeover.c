@@ -29,38 +29,13 @@ void takeover_hold_disks(struct secondary *s)
 
 /* --- shared images ---------------------------------------------------------------------------- */
 
-/*
- * Who has the lock may still write: what it let go before it was lost, a moment or, when it was
- * frozen, hours ago. So nobody writes here, nor claims, without the lock. A host that is dead loses
- * it, as soon as the storage knows.
+/* Its guest neither reads nor writes them before they are locked here: until then they may change.
  */
-static bool lock_images(struct secondary *s)
+static void hold_shared(struct secondary *s, bool hold)
 {
-	struct vm *vm = s->vm;
-	struct err e = {0};
-
-	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
-		const struct mdev *md = &vm->machine.devs[i];
-		int r;
-
-		if (md->kind != MDEV_BLK || md->ft != DISK_FT_SHARED || md->readonly)
-			continue;
-		r = disk_lock(&vm->devices.disks[i], &e);
-		if (!r)
-			continue;
-		s->lock_tries++;
-		s->answer = (struct arbiter_answer){.code = r};
-		if (r == -EBUSY)
-			err_set(&s->answer.err, r,
-				"disk '%s': the other side has the image locked, so it may still "
-				"write; stop it there, or see to it that its host is off",
-				md->id);
-		else
-			s->answer.err = e;
-		return false;
-	}
-	s->lock_tries = 0;
-	return true;
+	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
+		if (machine_is_shared(&s->vm->machine.devs[i]))
+			disk_hold(&s->vm->devices.disks[i], hold);
 }
 
 /* Is it locked because the other side has claimed, and goes on? */
@@ -77,10 +52,53 @@ static void looked(void *arg, const struct arbiter_answer *a)
 		secondary_post(s, SEC_EV_NO_ANSWER);
 }
 
-static void wait_for_lock(struct secondary *s)
+/*
+ * A program that fences takes the locks away, too, by switching that host off: so it is asked once,
+ * before they are had. What is won by that is claimed again, with them.
+ */
+static bool may_fence(const struct secondary *s)
 {
-	if (s->lock_tries % LOCKS || arbiter_ask_read(s->ft->arbiter, looked, s))
+	return !strncmp(s->ft->cfg->arbiter, "exec:", 5) && s->locking.tries == LOCKS &&
+	       s->fsm.state == SEC_CLAIM;
+}
+
+static void lock_answered(void *arg, const struct err *e)
+{
+	struct secondary *s = arg;
+	bool fences = e->code && may_fence(s);
+
+	if (!e->code || fences) {
+		secondary_post(s, SEC_EV_LOCKED);
+		return;
+	}
+	s->answer = (struct arbiter_answer){.code = e->code, .err = *e};
+	/* Every half a second, and when it is nobody's yet that goes on. */
+	if (s->fsm.state == SEC_LOCKS || s->locking.tries % LOCKS ||
+	    arbiter_ask_read(s->ft->arbiter, looked, s))
 		secondary_post(s, SEC_EV_NO_ANSWER);
+}
+
+static void ask_for_locks(struct secondary *s)
+{
+	struct err e = {0};
+
+	s->locking.answered = lock_answered;
+	s->locking.arg = s;
+	if (!locking_ask(&s->locking, s->vm, &e))
+		return;
+	s->answer = (struct arbiter_answer){.code = e.code, .err = e};
+	secondary_post(s, SEC_EV_NO_ANSWER);
+}
+
+/* Claimed without them: fenced by that, and not to be run yet. */
+static bool lacks_locks(struct secondary *s)
+{
+	if (!locking_is_needed(s->vm) || s->locking.has)
+		return false;
+	s->answer = (struct arbiter_answer){.code = -EBUSY};
+	err_set(&s->answer.err, -EBUSY, "the images are locked still");
+	secondary_post(s, SEC_EV_NO_ANSWER);
+	return true;
 }
 
 /* The VM is this side's: it speaks for the guest from here on. */
@@ -94,6 +112,7 @@ static void own(struct secondary *s)
 	ft_set(ft, FT_HERE, FT_DEGRADED, "took over");
 	stage_done(&s->stage);
 	s->taken_over(s->arg);
+	hold_shared(s, false);
 	obuf_pass(&s->vm->obuf);
 	vm_announce(&s->announce, s->vm);
 	vm_tell_end(s->vm); /* an end of the guest that nobody was told of */
@@ -139,10 +158,18 @@ void takeover_ask(void *arg)
 {
 	struct secondary *s = arg;
 
-	if (lock_images(s))
-		takeover_claim(s);
+	if (locking_is_needed(s->vm) && !s->locking.has)
+		ask_for_locks(s);
 	else
-		wait_for_lock(s);
+		takeover_claim(s);
+}
+
+void takeover_locked(void *arg)
+{
+	struct secondary *s = arg;
+
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	takeover_claim(s);
 }
 
 void takeover_claim(void *arg)
@@ -167,11 +194,12 @@ void takeover_claim(void *arg)
 void takeover_wait(void *arg)
 {
 	struct secondary *s = arg;
+	unsigned tries = s->locking.tries;
 
 	/* A process that was killed may need a moment to give its locks back. */
-	if (!s->lock_tries || s->lock_tries >= LOCKS)
+	if (!tries || tries >= LOCKS)
 		ft_set(s->ft, s->ft->life, FT_TAKING_OVER, s->answer.err.msg);
-	secondary_timer(s, s->lock_tries ? LOCK_NS : RETRY_NS);
+	secondary_timer(s, tries ? LOCK_NS : RETRY_NS);
 }
 
 void takeover_other_side(void *arg)
@@ -202,6 +230,8 @@ void takeover_load(void *arg)
 	struct secondary *s = arg;
 	struct err e = {0};
 
+	if (s->fsm.state == SEC_CLAIM && lacks_locks(s))
+		return;
 	step_reached(STEP_TAKEOVER_LOAD);
 	s->ft->images_behind = !diskapply_idle(&s->disks);
 	takeover_hold_disks(s);
@@ -272,6 +302,7 @@ void takeover_load_held(void *arg)
 	struct secondary *s = arg;
 
 	obuf_hold(&s->vm->obuf, s->vm->obuf.epoch + 1);
+	hold_shared(s, true);
 	takeover_load(s);
 }
 
@@ -304,13 +335,11 @@ void takeover_lock(void *arg)
 {
 	struct secondary *s = arg;
 
-	if (lock_images(s)) {
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	if (locking_is_needed(s->vm))
+		ask_for_locks(s);
+	else
 		secondary_post(s, SEC_EV_LOCKED);
-		return;
-	}
-	if (s->lock_tries == LOCKS)
-		ft_set(s->ft, s->ft->life, FT_TAKING_OVER, s->answer.err.msg);
-	secondary_timer(s, LOCK_NS);
 }
 
 void takeover_gone(void *arg)
@@ -369,7 +398,7 @@ void takeover_let_disks_go(void *arg)
 
 	s->ft->images_behind = twin_merge(&s->twin, merged, s);
 	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
-		if (s->vm->devices.disks[i].fd >= 0)
+		if (s->vm->devices.disks[i].fd >= 0 && !machine_is_shared(&s->vm->machine.devs[i]))
 			disk_hold(&s->vm->devices.disks[i], false);
 }
 

@@ -88,9 +88,12 @@ static int check_disks(const struct config *cfg, const struct machine *m, struct
 			if (md->kind != MDEV_BLK || strcmp(md->id, cd->id))
 				continue;
 			if (cd->ft != md->ft && !md->readonly)
-				return err_set(
-					e, -EPERM, "disk '%s' is ft=%s at the primary, not here",
-					md->id, md->ft == DISK_FT_MIRROR ? "mirror" : "shared");
+				return err_set(e, -EPERM,
+					       "disk '%s' is ft=%s at the primary, not here",
+					       md->id,
+					       md->ft == DISK_FT_MIRROR	  ? "mirror"
+					       : md->ft == DISK_FT_SHARED ? "shared"
+									  : "none");
 		}
 	return 0;
 }

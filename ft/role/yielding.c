@@ -48,6 +48,7 @@ void yield_begin(void *arg)
 
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	arbiter_forget(s->ft->arbiter);
+	locking_forget(&s->locking, s->vm);
 	fsm_forget(&s->fsm, SEC_EV_WON, SEC_EV_NOT_LOADED);
 	if (s->claimed)
 		yield_ask(s);

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from ftlab import Pair, expect
+from ftlab import Pair, Vm, expect
 from test_kemari import asked, refused
 from test_kills import each, primary_dies_in_epoch, secondary_dies_in_epoch
 from testlib import check_load, random_wait, start_load, test
@@ -115,6 +115,29 @@ def shared_refused(lab):
     b = pair.secondary("B")
     a.wait_log("ft=shared at the primary, not here", 15)
     refused(a, "set", "ft=shared", ft="colo")
+    pair.end()
+
+
+@test(60)
+def shared_restored(lab):
+    """what a snapshot says of a disk counts: another word here is refused"""
+    pair = shared_pair(lab, ft="mc", guest="blk", cmdline="ops=0 region=64", net=False)
+    b = pair.secondary("B")
+    b.wait_state("STARTING")
+    plain = Vm(lab, "A", [*pair.guest_args, *pair.host_args("A")[:2]])
+    plain.wait_state("RUNNING")
+    plain.call("pause")
+    snap = lab.path("snap")
+    plain.call("snapshot", file=snap)
+    plain.stop()
+    for said in (",ft=mirror", ""):
+        a = Vm(lab, "A", ["--primary", "--restore", snap, "-d", f"id=d0,path={pair.image['A']}{said}",
+                          *pair.common_args("A")])
+        expect(a.wait_exit(10) == 1, f"exit code {a.code}")
+        expect("ft=shared in the snapshot, ft=mirror here" in a.log_text(), a.log_text())
+    a = Vm(lab, "A", ["--primary", "--restore", snap, *pair.host_args("A")])
+    a.wait_state("PROTECTED", seconds=20)
+    pair.vm["A"] = a
     pair.end()
 
 

@@ -175,6 +175,8 @@ int __wrap_fcntl(int number, int cmd, ...)
 		return f->blocking ? O_RDWR : O_RDWR | O_NONBLOCK;
 	case F_SETFL:
 		return 0;
+	case F_DUPFD_CLOEXEC:
+		return f->ops == &file_ops ? file_dup(f) : fail(EINVAL);
 	case F_OFD_SETLK:
 	case F_OFD_GETLK:
 		return (int)result(file_lock(f, cmd, arg));

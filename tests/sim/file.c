@@ -16,6 +16,8 @@
 #define SECTOR 512u
 #define NAMES  256
 
+struct handle;
+
 struct inode {
 	uint64_t ino;
 	unsigned links, open, kept; /* kept: names on the medium */
@@ -23,7 +25,7 @@ struct inode {
 	uint8_t *data, *synced; /* as long as size_max */
 	uint8_t *dirty;		/* a byte for each sector */
 	size_t size_max;
-	const struct fd *locker;
+	const struct handle *locker;
 };
 
 struct name {
@@ -31,8 +33,9 @@ struct name {
 	struct inode *inode;
 };
 
-struct handle {
+struct handle { /* an open file */
 	struct inode *inode;
+	unsigned copies; /* descriptors besides the first */
 	uint64_t pos;
 	bool append, sync; /* sync: O_DSYNC */
 	char dir[128];	   /* of a folder */
@@ -443,19 +446,28 @@ int file_allocate(struct fd *f, int mode, uint64_t off, uint64_t len)
 
 int file_lock(struct fd *f, int cmd, struct flock *fl)
 {
-	struct inode *i = inode_of(f);
+	const struct handle *h = f->of;
+	struct inode *i = h->inode;
 
 	if (cmd == F_OFD_GETLK) {
-		fl->l_type = i->locker && i->locker != f ? F_WRLCK : F_UNLCK;
+		fl->l_type = i->locker && i->locker != h ? F_WRLCK : F_UNLCK;
 	} else if (fl->l_type == F_UNLCK) {
-		if (i->locker == f)
+		if (i->locker == h)
 			i->locker = NULL;
-	} else if (i->locker && i->locker != f) {
+	} else if (i->locker && i->locker != h) {
 		return -EAGAIN;
 	} else {
-		i->locker = f;
+		i->locker = h;
 	}
 	return 0;
+}
+
+int file_dup(struct fd *f)
+{
+	struct handle *h = f->of;
+
+	h->copies++;
+	return fd_new(&file_ops, h);
 }
 
 static bool on_medium_has(const struct name *n)
@@ -563,8 +575,12 @@ static void file_close(struct fd *f)
 {
 	struct handle *h = f->of;
 
+	if (h->copies) {
+		h->copies--;
+		return;
+	}
 	if (h->inode) {
-		if (h->inode->locker == f)
+		if (h->inode->locker == h)
 			h->inode->locker = NULL;
 		h->inode->open--;
 		forget(h->inode);

@@ -43,6 +43,7 @@ ssize_t file_read_at(struct fd *f, void *buf, size_t len, uint64_t off);
 ssize_t file_write_at(struct fd *f, const void *buf, size_t len, uint64_t off);
 int file_sync(struct fd *f);
 int file_allocate(struct fd *f, int mode, uint64_t off, uint64_t len);
+int file_dup(struct fd *f);
 int file_lock(struct fd *f, int cmd, struct flock *fl);
 extern const struct fd_ops file_ops;
 

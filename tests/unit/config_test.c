@@ -614,7 +614,7 @@ static void help_fits_a_screen(void **state)
 	fflush(stdout);
 	assert_true(dup2(saved, 1) >= 0);
 	close(saved);
-	assert_true(lines > 25 && lines <= 40);
+	assert_true(lines > 25 && lines <= 42);
 }
 
 int main(void)

@@ -457,8 +457,22 @@ static void reach_standby(void)
 	pri_commit(1);
 }
 
+void lab_without_shared(void)
+{
+	struct mdev *md = &lab.machine.devs[LAB_SHARED];
+
+	for (unsigned i = 0; i < lab.cfg.ndisks; i++)
+		if (!strcmp(lab.cfg.disks[i].id, md->id)) {
+			lab.cfg.disks[i].ft = DISK_FT_NONE;
+			lab.cfg.disks[i].readonly = true;
+		}
+	md->ft = DISK_FT_NONE;
+	md->readonly = true;
+}
+
 static void reach_twin(void)
 {
+	lab_without_shared();
 	reach_standby();
 	pri_mirror();
 	lab.runs = 1;

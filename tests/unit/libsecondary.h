@@ -67,6 +67,8 @@ extern struct lab lab;
 /* For cmocka: a secondary that listens. */
 int lab_setup(void **state);
 int lab_teardown(void **state);
+/* No image that both hosts write: before there is a primary. Beside one there is no twin. */
+void lab_without_shared(void);
 
 /* Turns of the loop until that is true; a failure after 20 s. */
 #define lab_until(cond)                                                                            \

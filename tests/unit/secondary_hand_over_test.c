@@ -400,6 +400,7 @@ static void gone_counts_though_heart_ended(void **state)
 	lab_reach(SEC_HELD);
 	pri_gone();
 	lab.sec.heart.lost(lab.sec.heart.arg, "heartbeat link closed");
+	lab_until(lab.taken);
 	assert_state(TAKEN);
 	assert_int_equal(lab.ft.generation, 2);
 	assert_int_equal(lab.arbiter.asked, 2);

@@ -41,6 +41,22 @@ static void one_that_nobody_has_is_another(void **state)
 	assert_int_equal(fake_vm.created, fake_vm.destroyed);
 }
 
+/* So often. A job is in no hurry, whatever time it is here. */
+static void keep_trying(unsigned n)
+{
+	while (n--) {
+		lab_until(!lab.sec.locking.job && time_left(&lab.sec.timer_op) > 0);
+		lab_pass((uint64_t)time_left(&lab.sec.timer_op));
+	}
+}
+
+static void lab_turn_or_pass(void)
+{
+	lab_turn();
+	if (time_left(&lab.sec.timer_op) > 0)
+		lab_pass((uint64_t)time_left(&lab.sec.timer_op));
+}
+
 static void lose_a_primary_that_lives(void)
 {
 	lab.keeps_lock = true;
@@ -58,18 +74,17 @@ static void nobody_claims_without_the_lock(void **state)
 	lose_a_primary_that_lives();
 	asked = lab.arbiter.asked;
 	assert_string_equal(lab.ft.note, "primary: connection closed");
-	for (unsigned i = 0; i < 24; i++)
-		lab_pass(TRY);
+	keep_trying(26);
 	assert_string_equal(lab.ft.note, LOCKED);
-	for (unsigned i = 0; i < 100; i++)
-		lab_pass(TRY);
+	keep_trying(100);
 	assert_state(CLAIM);
 	assert_word("TAKING-OVER");
 	assert_int_equal(lab.arbiter.record.generation, 1);
 	assert_in_range(lab.arbiter.asked - asked, 2, 6); /* who goes on, every half a second */
 	assert_int_equal(fake_vm.loaded, 0);
 	pri_unlock();
-	lab_pass(TRY);
+	while (!lab.taken)
+		lab_turn_or_pass();
 	lab_until(lab.taken);
 	assert_state(TAKEN);
 	assert_int_equal(lab.ft.generation, 2);
@@ -79,10 +94,11 @@ static void nobody_claims_without_the_lock(void **state)
 static void a_moment_is_no_trouble(void **state)
 {
 	lose_a_primary_that_lives();
-	lab_pass(TRY);
+	keep_trying(1);
 	assert_string_equal(lab.ft.note, "primary: connection closed");
 	pri_unlock();
-	lab_pass(TRY);
+	while (!lab.taken)
+		lab_turn_or_pass();
 	lab_until(lab.taken);
 	assert_int_equal(logged("locked"), 0);
 }
@@ -93,8 +109,8 @@ static void the_other_side_went_on(void **state)
 
 	lose_a_primary_that_lives();
 	mock_arbiter_set(&lab.arbiter, 0, &theirs);
-	for (unsigned i = 0; i < 30 && lab.sec.fsm.state == SEC_CLAIM; i++)
-		lab_pass(TRY);
+	while (lab.sec.fsm.state == SEC_CLAIM)
+		lab_turn_or_pass();
 	lab_check_gave_up("the other side goes on");
 }
 
@@ -106,8 +122,7 @@ static void a_move_to_this_side_is_no_other_side(void **state)
 	lab.hello.token = 77;
 	lose_a_primary_that_lives();
 	mock_arbiter_set(&lab.arbiter, 0, &moved);
-	for (unsigned i = 0; i < 60; i++)
-		lab_pass(TRY);
+	keep_trying(60);
 	assert_state(CLAIM);
 }
 
@@ -115,13 +130,12 @@ static void an_arbiter_that_is_silent_meanwhile(void **state)
 {
 	lose_a_primary_that_lives();
 	mock_arbiter_set(&lab.arbiter, -EIO, NULL);
-	for (unsigned i = 0; i < 60; i++)
-		lab_pass(TRY);
+	keep_trying(60);
 	assert_state(CLAIM);
 	mock_arbiter_set(&lab.arbiter, 0, NULL);
 	pri_unlock();
-	for (unsigned i = 0; i < 30 && !lab.taken; i++)
-		lab_pass(TRY);
+	while (!lab.taken)
+		lab_turn_or_pass();
 	assert_int_equal(lab.taken, 1);
 }
 
@@ -139,8 +153,7 @@ static void a_hand_over_waits_for_the_lock(void **state)
 	lab_until(lab.sec.fsm.state == SEC_LOCKS);
 	lab_settle();
 	pri_hang_up(); /* its process is about to end */
-	for (unsigned i = 0; i < 50; i++)
-		lab_pass(TRY);
+	keep_trying(50);
 	assert_state(LOCKS);
 	assert_string_equal(lab.ft.note, LOCKED);
 	assert_true(lab.vm.running);
@@ -148,12 +161,98 @@ static void a_hand_over_waits_for_the_lock(void **state)
 	check_image(LAB_OLD);
 	assert_int_equal(fake_vm.printed, 0);
 	pri_unlock();
-	lab_pass(TRY);
+	while (!lab.taken)
+		lab_turn_or_pass();
 	lab_until(lab.taken && w.done);
 	assert_state(TAKEN);
 	assert_int_equal(w.res, 0);
 	check_image(0x55);
 	assert_int_equal(fake_vm.printed, 1);
+}
+
+static void on_read(struct disk_req *r, int res)
+{
+	*(bool *)r->arg = true;
+}
+
+/* What the old side let go may reach the image still, and this host's cache be of another time. */
+static void nor_does_the_guest_read_before(void **state)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	static bool done;
+	static struct disk_req r = {
+		.kind = DISK_READ, .off = 4096, .len = 512, .done = on_read, .arg = &done};
+
+	done = false;
+	r.buf = buf;
+	lab.keeps_lock = true;
+	lab_reach(SEC_HELD);
+	disk_submit(&lab.vm.devices.disks[LAB_SHARED], &r);
+	lab_settle();
+	pri_gone();
+	keep_trying(3);
+	assert_false(done);
+	pri_unlock();
+	while (!lab.taken)
+		lab_turn_or_pass();
+	lab_until(done);
+	assert_int_equal(buf[0], LAB_OLD);
+}
+
+/* What it fences is off then, and has no lock: claimed once without, and again with it. */
+static void a_program_that_fences_is_asked_first(void **state)
+{
+	strcpy(lab.cfg.arbiter, "exec:/fence");
+	lose_a_primary_that_lives();
+	keep_trying(20);
+	assert_int_equal(lab.arbiter.record.generation, 1);
+	while (lab.ft.generation == 1)
+		lab_turn_or_pass();
+	keep_trying(40);
+	assert_state(CLAIM);
+	assert_int_equal(lab.ft.generation, 2); /* not again and again */
+	assert_int_equal(fake_vm.loaded, 0);
+	pri_unlock();
+	while (!lab.taken)
+		lab_turn_or_pass();
+	assert_int_equal(lab.ft.generation, 3);
+	assert_int_equal(fake_vm.loaded, 1);
+}
+
+/* A claim that finds the VM stopped gives the lock back: the other side is to start. */
+static void a_vm_that_was_stopped_is_not_locked_here(void **state)
+{
+	lab.images_wait = true;
+	lab_reach(SEC_STANDBY);
+	mock_arbiter_set(&lab.arbiter, -ECANCELED, NULL);
+	pri_hang_up();
+	lab_until(lab.sec.fsm.state == SEC_DRAIN_ALONE);
+	assert_true(!disk_is_elsewhere(&lab.vm.devices.disks[LAB_SHARED]));
+	assert_false(lab.sec.locking.has);
+	lab_images_go();
+}
+
+static void tries_are_of_one_takeover(void **state)
+{
+	struct arbiter_record theirs = {.generation = 2, .side = 5};
+
+	lose_a_primary_that_lives();
+	keep_trying(30);
+	mock_arbiter_set(&lab.arbiter, 0, &theirs);
+	while (lab.sec.fsm.state == SEC_CLAIM)
+		lab_turn_or_pass();
+	assert_int_equal(lab.sec.locking.tries, 0);
+}
+
+/* Two guests would write to it. */
+static void there_is_no_twin_beside_it(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	end_connect(&lab.mirror);
+	end_preface(&lab.mirror, STREAM_MIRROR, lab.session);
+	end_send(&lab.mirror, FRAME_MIRROR, 0, NULL, 0);
+	lab_until(end_is_dropped(&lab.mirror));
+	assert_false(mirror_is_up(&lab.sec.twin.mirror));
 }
 
 /* Not said to be gone: it is asked for once more, with the lock. */
@@ -166,13 +265,13 @@ static void nor_is_it_confirmed_without(void **state)
 	lab_guest_writes(&w, LAB_SHARED, 4096, 0x55);
 	pri_hang_up();
 	lab_until(lab.sec.fsm.state == SEC_CONFIRM);
-	for (unsigned i = 0; i < 10; i++)
-		lab_pass(TRY);
+	keep_trying(10);
 	assert_state(CONFIRM);
 	assert_false(lab.vm.running);
 	check_image(LAB_OLD);
 	pri_unlock();
-	lab_pass(TRY);
+	while (!lab.taken)
+		lab_turn_or_pass();
 	lab_until(lab.taken && w.done);
 	check_image(0x55);
 }
@@ -201,6 +300,11 @@ int main(void)
 		TEST(a_move_to_this_side_is_no_other_side),
 		TEST(an_arbiter_that_is_silent_meanwhile),
 		TEST(a_hand_over_waits_for_the_lock),
+		TEST(nor_does_the_guest_read_before),
+		TEST(a_program_that_fences_is_asked_first),
+		TEST(a_vm_that_was_stopped_is_not_locked_here),
+		TEST(tries_are_of_one_takeover),
+		TEST(there_is_no_twin_beside_it),
 		TEST(nor_is_it_confirmed_without),
 		TEST(a_stop_while_it_waits),
 	};

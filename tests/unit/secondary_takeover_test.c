@@ -288,6 +288,7 @@ static void an_arbiter_that_is_busy_is_asked_again(void **state)
 {
 	bool heard = false;
 
+	lab_without_shared();
 	lab_reach(SEC_STANDBY);
 	lab_arbiter_waits();
 	assert_int_equal(arbiter_ask_read(lab.ft.arbiter, hear, &heard), 0);

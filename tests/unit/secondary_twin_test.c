@@ -270,7 +270,15 @@ static void it_is_gone_after_a_hand_over(void **state)
 	assert_false(mirror_is_up(&lab.sec.twin.mirror));
 }
 
-#define LAB_TEST(f) cmocka_unit_test_setup_teardown(f, lab_setup, lab_teardown)
+static int setup(void **state)
+{
+	int r = lab_setup(state);
+
+	lab_without_shared();
+	return r;
+}
+
+#define LAB_TEST(f) cmocka_unit_test_setup_teardown(f, setup, lab_teardown)
 
 int main(void)
 {

@@ -43,6 +43,8 @@ struct run {
 	struct loop_op signal_op;
 	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */
 	bool stopping;
+	bool stops_later; /* when this side has taken over, */
+	uint64_t stop_timeout_ns;
 	struct ctl_later failover;  /* who asked for one */
 	struct ctl_later carried;   /* who waits for pages that are carried over by hand */
 	uint64_t missing;	    /* likewise: that have not arrived */

@@ -145,6 +145,13 @@ void run_end_stop(struct run *r, uint64_t timeout_ns)
 
 	if (!source_may_end(&r->source, "the VM is being stopped"))
 		return;
+	/* Nobody else has the VM any more. */
+	if (secondary_waits_for_locks(&r->secondary) && !r->stops_later) {
+		log_info("the VM is stopped as soon as its images are locked here");
+		r->stops_later = true;
+		r->stop_timeout_ns = timeout_ns;
+		return;
+	}
 	/* A hand-over that has not begun does not: the stop wins. */
 	if (r->stopping || !timeout_ns || !r->has_vm || !runs || r->reader ||
 	    primary_is_asked(&r->primary) || !vm_power_button(&r->vm)) {

@@ -139,6 +139,8 @@ static void taken_over(void *arg)
 	run_disk_watch(r);
 	if (primary_start(&r->primary, &r->ft, &r->vm, &e))
 		log_error("%s", e.msg);
+	if (r->stops_later)
+		run_end_stop(r, r->stop_timeout_ns);
 }
 
 static void raise_priority(void)

@@ -23,7 +23,8 @@ static int check_ft(struct run *r, const struct setting_value *v, struct err *e)
 	int code = check_role(r, "ft", e);
 
 	for (unsigned i = 0; i < r->cfg.ndisks && !code; i++)
-		if (v->number == FT_MODE_COLO && r->cfg.disks[i].ft == DISK_FT_SHARED)
+		if (v->number == FT_MODE_COLO && r->cfg.disks[i].ft == DISK_FT_SHARED &&
+		    !r->cfg.disks[i].readonly)
 			code = err_set(e, -EINVAL,
 				       "set: ft=colo does not go with disk '%s', which is "
 				       "ft=shared",

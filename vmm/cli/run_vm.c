@@ -1,5 +1,6 @@
 #include "vmm/cli/run.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
@@ -71,6 +72,31 @@ static int build_vm(struct run *r, struct err *e)
 	return code;
 }
 
+static const char *disk_ft_name(enum disk_ft ft)
+{
+	return ft == DISK_FT_MIRROR ? "mirror" : ft == DISK_FT_SHARED ? "shared" : "none";
+}
+
+/* What a snapshot says of the disks, and not what is said here, is what the VM has. */
+static int check_restored(const struct run *r, struct err *e)
+{
+	const struct machine *m = &r->vm.machine;
+
+	for (unsigned i = 0; i < m->ndevs; i++)
+		for (unsigned n = 0; n < r->cfg.ndisks; n++) {
+			const struct config_disk *cd = &r->cfg.disks[n];
+
+			if (m->devs[i].kind != MDEV_BLK || m->devs[i].readonly ||
+			    strcmp(m->devs[i].id, cd->id) || cd->ft == m->devs[i].ft)
+				continue;
+			return err_set(
+				e, -EINVAL,
+				"disk '%s': ft=%s in the snapshot, ft=%s here; give the same",
+				cd->id, disk_ft_name(m->devs[i].ft), disk_ft_name(cd->ft));
+		}
+	return 0;
+}
+
 int run_vm_prepare(struct run *r, struct err *e)
 {
 	int code = build_vm(r, e);
@@ -78,6 +104,10 @@ int run_vm_prepare(struct run *r, struct err *e)
 	if (code)
 		return code;
 	r->has_vm = true;
+	if (r->role == ROLE_PRIMARY)
+		code = check_restored(r, e);
+	if (code)
+		return code;
 	run_end_watch(r);
 	code = vm_link(&r->vm, true, e);
 	return code ? code : vsock_host_listen(&r->vm.devices.vsock, e);

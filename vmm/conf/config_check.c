@@ -170,11 +170,10 @@ static int check_shared(const struct config *c, const struct config_disk *d, str
 			       "disk '%s': ft=shared needs an --arbiter: without one nobody knows "
 			       "which side goes on with the image",
 			       d->id);
-	if (strncmp(c->arbiter, "exec:", 5) && stat(d->path, &st) == 0 && S_ISBLK(st.st_mode))
+	if (stat(d->path, &st) == 0 && S_ISBLK(st.st_mode))
 		return err_set(e, -EINVAL,
 			       "disk '%s': '%s' is a block device, whose lock other hosts do not "
-			       "see: ft=shared needs an --arbiter exec:PROGRAM that switches the "
-			       "other host off, or a file on a file system that both mount",
+			       "see: ft=shared needs a file on a file system that both hosts mount",
 			       d->id, d->path);
 	return 0;
 }
@@ -189,7 +188,7 @@ static int check_disk(const struct config *c, const struct config_disk *d, struc
 		return err_set(e, -EINVAL, "disk '%s': path is missing", d->id);
 	if (d->readonly && d->ft == DISK_FT_MIRROR)
 		return err_set(e, -EINVAL, "disk '%s': ro and ft=mirror exclude each other", d->id);
-	if (c->role != ROLE_PLAIN && d->ft == DISK_FT_SHARED) {
+	if (c->role != ROLE_PLAIN && d->ft == DISK_FT_SHARED && !d->readonly) {
 		r = check_shared(c, d, e);
 		if (r)
 			return r;

@@ -59,4 +59,18 @@ struct machine {
 	struct mdev devs[MACHINE_MAX_DEVS];
 };
 
+/* An image that both hosts have, and that the guest writes? */
+static inline bool machine_is_shared(const struct mdev *md)
+{
+	return md->kind == MDEV_BLK && md->ft == DISK_FT_SHARED && !md->readonly;
+}
+
+static inline bool machine_has_shared(const struct machine *m)
+{
+	for (unsigned i = 0; i < m->ndevs; i++)
+		if (machine_is_shared(&m->devs[i]))
+			return true;
+	return false;
+}
+
 #endif
