@@ -338,7 +338,7 @@ class Load(Process):
         argv = [os.path.join(TOOLS, "lin/kvclient"), "--server", GUEST_IP, "--history", self.history,
                 "--udp", str(udp), "--tcp", str(tcp), "--echo", str(echo), "--stream", str(stream),
                 "--client-base", str(1 + 1000 * serial), "--seed", str(lab.rng.randrange(1, 1 << 31)),
-                "--connect-timeout", str(int(10000 * SLOW)), "--drain", str(int(min(2000 * SLOW, 5000)))]
+                "--connect-timeout", str(int(10000 * SLOW)), "--drain", str(int(min(8000 * SLOW, 20000)))]
         if SLOW > 2:  # without a pause they would take all of the one processor from an unprotected guest
             options = {"rate": 50, **options}
         for key, value in options.items():
