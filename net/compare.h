@@ -64,7 +64,7 @@ struct packet_key;
 struct compare_mapping {
 	uint32_t delta;	   /* theirs counts so much more than ours */
 	uint32_t ts_delta; /* ours has timestamps by so much higher than theirs */
-	bool fixed;	   /* it has signatures: nobody can translate it */
+	bool fixed;	   /* nobody can translate it: net/packet.h */
 };
 
 struct compare_ops {

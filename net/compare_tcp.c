@@ -4,6 +4,8 @@
 
 #include "net/compare_flow.h"
 
+#define CLOCK_SLACK (1u << 14) /* of timestamps: they count milliseconds, or less often */
+
 /* The bytes of it as SYN and FIN are; what they are is compared by their places. */
 static const uint8_t mark[1] = {0};
 
@@ -38,11 +40,30 @@ static void place(struct compare_tcp *t, uint32_t pos)
 /* A new connection between the same ends; the room for its bytes stays. */
 static void restart(struct compare_tcp *t)
 {
-	struct window w = t->w;
+	struct compare_tcp was = *t;
 
 	memset(t, 0, sizeof(*t));
-	t->w = w;
+	t->w = was.w;
+	for (int s = 0; s < 2; s++) {
+		t->side[s].has_last = was.side[s].syn || was.side[s].has_last;
+		t->side[s].last = was.side[s].syn ? was.side[s].zero : was.side[s].last;
+	}
 	place(t, 0);
+}
+
+/*
+ * Theirs to ours. Two that read one clock at different moments are not apart by much; offsets of
+ * connections are, as they are random.
+ */
+static uint32_t timestamps_apart(const struct compare_tcp_side *ours,
+				 const struct compare_tcp_side *theirs)
+{
+	uint32_t by = ours->tsval - theirs->tsval;
+
+	if (!(ours->options & theirs->options & PACKET_TSVAL) ||
+	    by + CLOCK_SLACK - 1 < 2 * CLOCK_SLACK - 1)
+		return 0;
+	return by;
 }
 
 static void tell_mapping(struct compare *c, const struct compare_flow *f)
@@ -51,11 +72,10 @@ static void tell_mapping(struct compare *c, const struct compare_flow *f)
 				      *theirs = &f->tcp.side[WINDOW_THEIRS];
 	struct compare_mapping m = {
 		.delta = theirs->zero - ours->zero,
-		.fixed = (ours->options | theirs->options) & PACKET_SIGNED,
+		.ts_delta = timestamps_apart(ours, theirs),
+		.fixed = (ours->options | theirs->options) & PACKET_FIXED,
 	};
 
-	if (ours->options & theirs->options & PACKET_TSVAL)
-		m.ts_delta = ours->tsval - theirs->tsval;
 	if (c->ops->mapped)
 		c->ops->mapped(c->arg, &f->key, &m);
 }
@@ -87,10 +107,17 @@ static enum compare_why take_syn(struct compare *c, struct compare_flow *f, int 
 	return COMPARE_EQUAL;
 }
 
-/* Of the connection before the one that the other side has begun. */
+static bool is_late_syn(const struct compare_tcp_side *me, const struct packet *p)
+{
+	return (p->flags & PACKET_SYN) && me->has_last && me->last == p->seq &&
+	       !(me->syn && me->zero == p->seq);
+}
+
+/* Of the connection before the one that the other side, or both have begun. */
 static bool is_stale(const struct compare_tcp *t, int side, const struct packet *p)
 {
-	return !(p->flags & PACKET_SYN) && t->side[!side].syn && !t->side[side].syn;
+	return is_late_syn(&t->side[side], p) ||
+	       (!(p->flags & PACKET_SYN) && t->side[!side].syn && !t->side[side].syn);
 }
 
 /* Nobody puts bytes behind an end, nor an end before bytes. */
@@ -185,6 +212,8 @@ static void learn(struct compare *c, struct compare_flow *f, const struct packet
 	struct compare_tcp_side *me = &t->side[WINDOW_OURS];
 	uint32_t pos;
 
+	if (is_late_syn(me, p))
+		return;
 	if (p->flags & PACKET_SYN && !(me->syn && me->zero == p->seq)) {
 		restart(t);
 		me->syn = p->flags & (PACKET_SYN | PACKET_ACK);

@@ -26,9 +26,10 @@ struct compare_tcp_side {
 	uint32_t ack;	 /* the highest that it said */
 	uint32_t fin;	 /* position of its FIN */
 	uint32_t tsval;	 /* of its SYN */
+	uint32_t last;	 /* `zero` of its connection before, with these ends */
 	uint8_t syn;	 /* its SYN's flags; 0: none was seen */
 	uint8_t options; /* and what it had: PACKET_TSVAL... */
-	bool has_ack, has_fin, rst;
+	bool has_ack, has_fin, has_last, rst;
 	bool has_bytes; /* it put some into the window */
 };
 

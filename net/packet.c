@@ -29,14 +29,23 @@ static uint32_t get32(const uint8_t *p)
 
 /* These say false for what is not as it should be. */
 
-/* RFC 9293, 3.1; RFC 7323, 3.2; RFC 2385; RFC 5925 */
+/*
+ * What numbers of a connection may be changed without: maximum segment size, window scale, SACK,
+ * timestamps, fast open. Others may sign them, derive keys from them or count on their own.
+ */
+static bool is_plain(uint8_t kind)
+{
+	return kind <= 5 || kind == 8 || kind == 34;
+}
+
+/* RFC 9293, 3.1; RFC 7323, 3.2 */
 static void parse_option(struct packet *p, const uint8_t *o, uint32_t bytes)
 {
 	if (o[0] == 8 && bytes == 10) {
 		p->options |= PACKET_TSVAL;
 		p->tsval = get32(o + 2);
-	} else if (o[0] == 19 || o[0] == 29) {
-		p->options |= PACKET_SIGNED;
+	} else if (!is_plain(o[0])) {
+		p->options |= PACKET_FIXED;
 	}
 }
 

@@ -22,8 +22,11 @@ enum packet_kind {
 
 enum { PACKET_FIN = 1, PACKET_SYN = 2, PACKET_RST = 4, PACKET_ACK = 16 };
 
-/* TCP options: timestamps; a signature over the header (TCP-MD5, TCP-AO). */
-enum { PACKET_TSVAL = 1, PACKET_SIGNED = 2 };
+/*
+ * TCP options: timestamps; one that may not work with other numbers, as signatures over the header,
+ * or the keys of MPTCP, each side's own.
+ */
+enum { PACKET_TSVAL = 1, PACKET_FIXED = 2 };
 
 /* Equal for all packets of a flow in one direction. No padding: it is hashed and compared whole. */
 struct packet_key {

@@ -34,8 +34,9 @@ struct out {
 struct conn {
 	uint16_t port;
 	int version;
-	uint32_t isn[2], client_isn, client_sent; /* bytes, with its SYN */
-	uint8_t *bytes;				  /* by position */
+	uint32_t isn[2], before[2];	  /* before: of the connection that had the port */
+	uint32_t client_isn, client_sent; /* bytes, with its SYN */
+	uint8_t *bytes;			  /* by position */
 	uint8_t *have[2];
 	uint32_t nxt[2], ack[2], said[2]; /* ack: what it could say; said: 0 if nothing */
 	struct {
@@ -143,22 +144,28 @@ static const struct compare_ops ops = {on_release, on_differ, on_mapped};
 
 /* --- the machines ----------------------------------------------------------------------------- */
 
+/* By the last two that had the port: numbers do not come again so soon. */
+static bool is_used(const struct conn *was, uint32_t isn)
+{
+	return isn == was->isn[P] || isn == was->isn[S] || isn == was->before[P] ||
+	       isn == was->before[S];
+}
+
 static void begin_conn(struct world *w, struct conn *n, uint16_t port)
 {
 	static const uint32_t edges[] = {
 		0,	    1,		UINT32_MAX,	    UINT32_MAX - 1000, UINT32_MAX - 70000,
 		0x7fffffff, 0x80000000, UINT32_MAX - 300000};
-
-	/* Of the connection that had the port: never the same again. */
-	uint32_t before[2] = {n->isn[P], n->isn[S]};
+	const struct conn was = *n;
 
 	memset(n, 0, sizeof(*n));
+	memcpy(n->before, was.isn, sizeof(n->before));
 	n->port = port;
 	n->version = port & 1 ? 6 : 4;
 	for (int s = 0; s < 2; s++) {
 		do
 			n->isn[s] = rnd(w, 2) ? edges[rnd(w, 8)] : rnd(w, UINT32_MAX);
-		while (n->isn[s] == before[P] || n->isn[s] == before[S]);
+		while (is_used(&was, n->isn[s]));
 		n->have[s] = calloc(1, STREAM + 2);
 		n->ack[s] = 1;
 	}

@@ -70,7 +70,7 @@ static void both_begin(struct fix *f, const char *our_options, const char *their
 	ours(f, 'S', NET, buf, syn(buf, seq, our_options, words));
 }
 
-static void timestamps_and_signatures(void **state)
+static void timestamps_and_fixed_options(void **state)
 {
 	struct fix *f = *state;
 
@@ -78,14 +78,79 @@ static void timestamps_and_signatures(void **state)
 	mapped_as(f, 0xfeffffff, false);
 	both_begin(f, "\1\1\10\12\0\0\0\5____", "\1\1\10\11\0\0\0\6____", 3);
 	mapped_as(f, 0, false); /* only one has one */
-	both_begin(f, "\2\4\5\264\10\12\0\0\0\5____\0\0", "\2\4\5\264\10\12\0\0\0\4____\0\0", 4);
-	mapped_as(f, 1, false);
+	both_begin(f, "\2\4\5\264\10\12\1\0\0\5____\0\0", "\2\4\5\264\10\12\0\0\0\4____\0\0", 4);
+	mapped_as(f, 0x1000001, false);
 	both_begin(f, "\0\1\10\12\377\0\0\5____", "\1\1\10\23\0\0\0\6____", 3);
 	mapped_as(f, 0, false); /* behind the end, and longer than there is */
-	both_begin(f, "\1\1\10\12\0\0\0\5____\35\4\1\1", "\1\1\10\12\0\0\0\6____\1\1\1\0", 4);
-	mapped_as(f, (uint32_t)-1, true);
+	both_begin(f, "\1\1\10\12\0\0\0\5____\35\4\1\1", "\1\1\10\12\0\0\100\6____\1\1\1\0", 4);
+	mapped_as(f, (uint32_t)-0x4001, true);
 	both_begin(f, "\1\1\1\0", "\23\4__", 1);
 	mapped_as(f, 0, true);
+}
+
+/* A clock that both read, the twin a little later or earlier: connections have no offset of their
+ * own. */
+static void one_clock_read_twice(void **state)
+{
+	struct fix *f = *state;
+
+	both_begin(f, "\1\1\10\12\0\0\77\377____", "\1\1\10\12\0\0\0\0____", 3);
+	mapped_as(f, 0, false);
+	both_begin(f, "\1\1\10\12\0\0\0\0____", "\1\1\10\12\0\0\77\377____", 3);
+	mapped_as(f, 0, false);
+	both_begin(f, "\1\1\10\12\0\0\0\1____", "\1\1\10\12\377\377\377\377____", 3);
+	mapped_as(f, 0, false);
+	both_begin(f, "\1\1\10\12\0\0\100\0____", "\1\1\10\12\0\0\0\0____", 3);
+	mapped_as(f, 0x4000, false);
+	both_begin(f, "\1\1\10\12\0\0\0\0____", "\1\1\10\12\0\0\100\0____", 3);
+	mapped_as(f, (uint32_t)-0x4000, false);
+}
+
+/* The side that has not begun the new one still says the first word of the one before. */
+static void a_late_syn_begins_nothing(void **state)
+{
+	struct fix *f = *state;
+
+	connect_both(f);
+	f->mapped = 0;
+	p(f, 'a', SEG(900, SYN | ACK, 950));
+	s(f, SEG(5100, SYN | ACK, 50));
+	assert_int_equal(f->mapped, 0);
+	assert_out(f, "");
+	s(f, SEG(7900, SYN | ACK, 950));
+	assert_int_equal(f->mapped, 1);
+	assert_int_equal(f->mapping.delta, 7000);
+	assert_out(f, "a");
+	s(f, SEG(5100, SYN | ACK, 50)); /* nor later */
+	p(f, 'b', SEG(901, ACK, 950, "x"));
+	s(f, SEG(7901, ACK, 950, "x"));
+	assert_out(f, "ab");
+	assert_int_equal(f->mapped, 1);
+	assert_int_equal(f->differs, 0);
+}
+
+/* One of ours has left, perhaps; what it asks for now is another's to say. */
+static void a_late_syn_of_ours_waits(void **state)
+{
+	struct fix *f = *state;
+
+	connect_both(f);
+	compare_reset(&f->c);
+	f->mapped = 0;
+	p(f, 'a', SEG(900, SYN | ACK, 950));
+	s(f, SEG(100, SYN | ACK, 50)); /* theirs was ours */
+	assert_int_equal(f->mapped, 0);
+	s(f, SEG(7900, SYN | ACK, 950));
+	assert_out(f, "a");
+	p(f, 'b', SEG(100, SYN | ACK, 50));
+	s(f, SEG(100, SYN | ACK, 50));
+	assert_out(f, "a");
+	assert_int_equal(f->mapped, 1);
+	compare_reset(&f->c);
+	p(f, 'c', SEG(901, ACK, 950, "x"));
+	s(f, SEG(901, ACK, 950, "x"));
+	assert_out(f, "ac");
+	assert_int_equal(f->differs, 0);
 }
 
 static void acks_are_promises(void **state)
@@ -516,7 +581,10 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(whatever_the_cuts),
-		T(timestamps_and_signatures),
+		T(timestamps_and_fixed_options),
+		T(one_clock_read_twice),
+		T(a_late_syn_begins_nothing),
+		T(a_late_syn_of_ours_waits),
 		T(acks_are_promises),
 		T(numbers_wrap),
 		T(ends),
