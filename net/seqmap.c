@@ -14,8 +14,9 @@
 #define OPTION_TIMESTAMP 8
 
 /*
- * A reset from outside is believed within so much of what the guest acknowledged last. It drops
- * what is before that, and answers what is behind it (RFC 5961), which shows that it lives.
+ * A reset from outside is believed within so much of what the guest acknowledged last, and not
+ * while that is not known. The guest drops what is before that, and answers what is behind it (RFC
+ * 5961), which shows that it lives.
  */
 #define RESET_WINDOW (1u << 18)
 
@@ -108,6 +109,46 @@ static uint32_t take_unused(struct seqmap *m)
 	return at;
 }
 
+static bool has_ended(const struct seqmap_conn *c)
+{
+	const uint8_t fins = SEQMAP_FIN_IN_ACKED | SEQMAP_FIN_OUT_ACKED;
+
+	return (c->seen & SEQMAP_RESET) || (c->seen & fins) == fins;
+}
+
+static int by_flow(const void *a, const void *b)
+{
+	return memcmp(a, b, sizeof(struct seqmap_flow));
+}
+
+/* One that has, before its time: the first by flow, however a map is hashed. False: there is none.
+ */
+static bool forget_ended(struct seqmap *m)
+{
+	const struct seqmap_conn *first = NULL;
+
+	for (uint32_t i = 0; i < m->nbuckets; i++)
+		for (uint32_t at = m->buckets[i]; at; at = m->conns[at - 1].next) {
+			const struct seqmap_conn *c = &m->conns[at - 1];
+
+			if (has_ended(c) && (!first || by_flow(c, first) < 0))
+				first = c;
+		}
+	if (first)
+		forget(m, link_of(m, &first->flow));
+	return first != NULL;
+}
+
+uint32_t seqmap_room(const struct seqmap *m)
+{
+	uint32_t room = m->limit - m->count;
+
+	for (uint32_t i = 0; i < m->nbuckets; i++)
+		for (uint32_t at = m->buckets[i]; at; at = m->conns[at - 1].next)
+			room += has_ended(&m->conns[at - 1]);
+	return room;
+}
+
 int seqmap_put(struct seqmap *m, const struct seqmap_conn *c)
 {
 	int r = m->conns ? 0 : allocate(m);
@@ -124,9 +165,10 @@ int seqmap_put(struct seqmap *m, const struct seqmap_conn *c)
 	}
 	at = *link;
 	if (!at) {
-		at = take_unused(m);
-		if (!at)
+		if (m->count == m->limit && !forget_ended(m))
 			return -ENOSPC;
+		link = link_of(m, &c->flow); /* it may have been in that one */
+		at = take_unused(m);
 		*link = at;
 		m->count++;
 		m->conns[at - 1].next = 0;
@@ -146,25 +188,43 @@ int seqmap_set(struct seqmap *m, const struct seqmap_flow *flow, uint32_t delta,
 	return seqmap_put(m, &c);
 }
 
+/* Whatever was seen of one before with these ends: it is not to make room for others. */
+static void let_go_on(struct seqmap *m, const struct seqmap *by)
+{
+	for (uint32_t i = 0; i < by->nbuckets; i++)
+		for (uint32_t at = by->buckets[i]; at; at = by->conns[at - 1].next) {
+			struct seqmap_conn *c = seqmap_find(m, &by->conns[at - 1].flow);
+
+			if (c)
+				c->seen = 0;
+		}
+}
+
+static int add_one(struct seqmap *m, const struct seqmap_conn *by)
+{
+	const struct seqmap_conn *c = seqmap_find(m, &by->flow);
+	struct seqmap_conn sum = *by;
+
+	if (c) {
+		sum.delta += c->delta;
+		sum.ts_delta += c->ts_delta;
+		sum.fin_out -= c->delta; /* by's client is m's guest */
+	}
+	return seqmap_put(m, &sum);
+}
+
 int seqmap_add_all(struct seqmap *m, const struct seqmap *by)
 {
 	int first = 0;
 
+	let_go_on(m, by);
 	for (uint32_t i = 0; i < by->nbuckets; i++)
 		for (uint32_t at = by->buckets[i]; at; at = by->conns[at - 1].next) {
-			const struct seqmap_conn *b = &by->conns[at - 1],
-						 *c = seqmap_find(m, &b->flow);
-			int r = seqmap_set(m, &b->flow, b->delta + (c ? c->delta : 0),
-					   b->ts_delta + (c ? c->ts_delta : 0));
+			int r = add_one(m, &by->conns[at - 1]);
 
 			first = first ? first : r;
 		}
 	return first;
-}
-
-static int by_flow(const void *a, const void *b)
-{
-	return memcmp(a, b, sizeof(struct seqmap_flow));
 }
 
 uint32_t seqmap_list(const struct seqmap *m, struct seqmap_conn *ret)
@@ -227,7 +287,7 @@ static void learn_in(struct seqmap_conn *c, const struct segment *s)
 
 	c->quiet_ns = 0;
 	if (s->flags & SEGMENT_RST) {
-		if (!(c->seen & SEQMAP_ACKED) || seq - c->acked < RESET_WINDOW)
+		if ((c->seen & SEQMAP_ACKED) && seq - c->acked < RESET_WINDOW)
 			c->seen |= SEQMAP_RESET;
 		return;
 	}
@@ -244,18 +304,37 @@ static bool is_timestamp(unsigned kind, unsigned bytes)
 	return kind == OPTION_TIMESTAMP && bytes == 10;
 }
 
+/* That of a frame of the guest; *s gets the client's numbers. */
+static struct seqmap_conn *conn_out(struct seqmap *m, struct segment *s, uint8_t *frame,
+				    uint32_t len)
+{
+	struct seqmap_conn *c;
+
+	if (!m->count || !segment_find(s, frame, len) || s->quoted)
+		return NULL;
+	c = conn_of(m, s, true);
+	if (c)
+		segment_add(s, SEGMENT_SEQ, -c->delta);
+	return c;
+}
+
+void seqmap_see(struct seqmap *m, const uint8_t *frame, uint32_t len)
+{
+	struct segment s;
+	struct seqmap_conn *c = conn_out(m, &s, (uint8_t *)frame, len); /* only read */
+
+	if (c)
+		learn_out(c, &s);
+}
+
 bool seqmap_out(struct seqmap *m, uint8_t *frame, uint32_t len)
 {
 	unsigned at = SEGMENT_OPTIONS, kind, bytes;
-	struct seqmap_conn *c;
 	struct segment s;
+	struct seqmap_conn *c = conn_out(m, &s, frame, len);
 
-	if (!m->count || !segment_find(&s, frame, len) || s.quoted)
-		return false;
-	c = conn_of(m, &s, true);
 	if (!c)
 		return false;
-	segment_add(&s, SEGMENT_SEQ, -c->delta);
 	while ((kind = segment_option(&s, &at, &bytes)))
 		if (is_timestamp(kind, bytes))
 			segment_add(&s, at - 8, c->ts_delta);
@@ -304,12 +383,9 @@ bool seqmap_in(struct seqmap *m, uint8_t *frame, uint32_t len)
 
 static bool is_over(struct seqmap_conn *c, uint64_t now_ns)
 {
-	const uint8_t fins = SEQMAP_FIN_IN_ACKED | SEQMAP_FIN_OUT_ACKED;
-	bool ended = (c->seen & SEQMAP_RESET) || (c->seen & fins) == fins;
-
 	if (!c->quiet_ns)
 		c->quiet_ns = now_ns;
-	return now_ns - c->quiet_ns >= (ended ? SEQMAP_LINGER_NS : SEQMAP_IDLE_NS);
+	return now_ns - c->quiet_ns >= (has_ended(c) ? SEQMAP_LINGER_NS : SEQMAP_IDLE_NS);
 }
 
 uint32_t seqmap_tick(struct seqmap *m, uint64_t now_ns)

@@ -9,8 +9,8 @@
  *   in   acknowledgment and the edges of SACK += delta, TSecr -= ts_delta, and the sequence number
  *        in what an ICMP error quotes of the guest += delta
  *
- * One map is of one network. Not for connections with signatures over the header (TCP-MD5, TCP-AO):
- * they cannot be mapped.
+ * One map is of all networks of a guest: a connection may come in by one and go out by another. Not
+ * for connections that bear no other numbers (net/packet.h, PACKET_FIXED).
  *
  * Owner: the loop. Its memory comes with the first connection. A map without one costs a comparison
  * a frame.
@@ -59,9 +59,10 @@ struct seqmap {
 	uint32_t *buckets;	   /* heads of chains: index + 1, 0 at the end */
 	uint32_t nbuckets;	   /* a power of two */
 	uint32_t limit, count;
-	uint32_t unused; /* chain of them, */
-	uint32_t fresh;	 /* and from here on: nobody touched these yet */
-	uint64_t seed;	 /* of the hash: a client chooses addresses and ports */
+	uint32_t unused;    /* chain of them, */
+	uint32_t fresh;	    /* and from here on: nobody touched these yet */
+	uint64_t seed;	    /* of the hash: a client chooses addresses and ports */
+	const void *keeper; /* the device whose state has it, which says so; NULL: none */
 };
 
 /* At most limit connections, 1 to SEQMAP_MAX. */
@@ -71,18 +72,22 @@ void seqmap_done(struct seqmap *m);
 /*
  * The guest's numbers here less those that the client knows; for timestamps the other way round:
  * those of the client less those here. In place of what the map has of that flow; 0 and 0: the
- * connection needs none. 0; -ENOSPC: at the limit, -ENOMEM, -EIO: a checkpoint is what helps.
+ * connection needs none. 0; -ENOSPC: at the limit, and none has ended, -ENOMEM, -EIO: a
+ * checkpoint is what helps.
  */
 int seqmap_set(struct seqmap *m, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta);
 /*
- * As its client is somebody's with a map himself: on top of what m has, all that `by` has. The
- * first error, behind which it goes on.
+ * As its client is somebody's with a map himself: on top of what m has, all that `by` has, and what
+ * `by` has seen of the end of each, as it is the last one with these ends. The first error, behind
+ * which it goes on.
  */
 int seqmap_add_all(struct seqmap *m, const struct seqmap *by);
 /* The same connection as it was elsewhere; as seqmap_set(), with its end. */
 int seqmap_put(struct seqmap *m, const struct seqmap_conn *c);
 /* All that it has, ascending by flow, into room for m->count. Returns how many. */
 uint32_t seqmap_list(const struct seqmap *m, struct seqmap_conn *ret);
+/* How many more it would take. */
+uint32_t seqmap_room(const struct seqmap *m);
 /* NULL: it has the client's numbers. Until the next call that is not seqmap_find(). */
 struct seqmap_conn *seqmap_find(const struct seqmap *m, const struct seqmap_flow *flow);
 /* None needs it any more. */
@@ -93,6 +98,8 @@ void seqmap_clear(struct seqmap *m);
  */
 bool seqmap_out(struct seqmap *m, uint8_t *frame, uint32_t len);
 bool seqmap_in(struct seqmap *m, uint8_t *frame, uint32_t len);
+/* A frame from the guest that somebody else translates: learned from as seqmap_out() does. */
+void seqmap_see(struct seqmap *m, const uint8_t *frame, uint32_t len);
 /*
  * Time goes on: forget connections that ended, or are idle. About every second while m->count; one
  * is quiet from the first call after its last frame. Returns how many were forgotten.

@@ -208,11 +208,21 @@ static void resets(void **state)
 	guest(ACK, 1000, 5000, 0);
 	client(RST | ACK, 5000 + 1000, 1000, 0); /* the guest acknowledged late */
 	check_ended();
-	make(state);
+}
+
+/*
+ * Without what the guest acknowledged last nobody can tell: as of one that it has begun, or one
+ * that came from elsewhere.
+ */
+static void resets_of_what_is_not_known(void **state)
+{
+	client(RST, 5000, 0, 0);
+	check_open();
 	guest(ACK, 1000, 5000, 0);
-	guest(SYN, 90000, 0, 0); /* the next one, refused */
-	client(RST | ACK, 0, 90001, 0);
-	check_ended();
+	check_open();
+	guest(SYN, 90000, 0, 0);
+	client(RST | ACK, 5000, 90001, 0);
+	check_open();
 }
 
 static void forged_resets(void **state)
@@ -302,6 +312,69 @@ static void maps_compose(void **state)
 	seqmap_done(&by);
 }
 
+static void see(struct seqmap *m, uint8_t flags, uint32_t seq, uint32_t ack, uint32_t payload)
+{
+	struct made_segment d = {.version = 4,
+				 .from_guest = true,
+				 .flags = flags,
+				 .seq = seq,
+				 .ack = ack,
+				 .payload = payload};
+	static uint8_t was[SEGMENT_FRAME_MAX];
+	uint32_t len = segment_make(&d, frame);
+
+	memcpy(was, frame, len);
+	seqmap_see(m, frame, len);
+	assert_memory_equal(was, frame, len);
+}
+
+/* What was seen of a connection before it was taken over, in the numbers of its client. */
+static void an_end_is_taken_over(void **state)
+{
+	struct seqmap by;
+
+	guest(ACK | FIN, 300, 400, 0); /* of one before, with these addresses */
+	client(ACK | FIN, 400, 301, 0);
+	guest(ACK, 301, 401, 0);
+	seqmap_init(&by, LIMIT);
+	see(&by, ACK | FIN, 1000, 5001, 0); /* does not know it */
+	assert_int_equal(seqmap_set(&by, &flow, 50, 0), 0);
+	see(&by, ACK | FIN, 1000 + DELTA + 50, 5001, 0);
+	assert_int_equal(seqmap_find(&by, &flow)->fin_out, 1001 + DELTA);
+	assert_int_equal(seqmap_add_all(&map, &by), 0);
+	assert_int_equal(seqmap_find(&map, &flow)->delta, DELTA + 50);
+	check_open();
+	client(ACK | FIN, 5001, 1001, 0);
+	check_open();
+	see(&map, ACK, 1001 + DELTA + 50, 5002, 0);
+	check_ended();
+	seqmap_done(&by);
+}
+
+/* Whose addresses are in use again: others do not get its place, whatever comes first. */
+static void what_goes_on_comes_first(void **state)
+{
+	struct seqmap by, full;
+
+	for (unsigned n = 0; n < 20; n++) { /* in the order of a random hash */
+		seqmap_init(&full, 1);
+		seqmap_init(&by, LIMIT);
+		assert_int_equal(seqmap_set(&full, &flow, 9, 0), 0);
+		see(&full, RST, 1000, 0, 0);
+		for (uint16_t port = 0; port < 5; port++) {
+			struct seqmap_flow f = segment_flow(4, port);
+
+			assert_int_equal(seqmap_set(&by, &f, 1, 0), 0);
+		}
+		assert_int_equal(seqmap_add_all(&full, &by), -ENOSPC);
+		assert_int_equal(full.count, 1);
+		assert_non_null(seqmap_find(&full, &flow));
+		assert_int_equal(seqmap_find(&full, &flow)->delta, 10);
+		seqmap_done(&by);
+		seqmap_done(&full);
+	}
+}
+
 static bool same(const struct seqmap_conn *a, const struct seqmap_conn *b)
 {
 	return !memcmp(&a->flow, &b->flow, sizeof(a->flow)) && a->seen == b->seen &&
@@ -364,6 +437,33 @@ static void at_the_limit(void **state)
 	seqmap_clear(&map);
 	assert_int_equal(map.count, 0);
 	assert_null(seqmap_find(&map, &flow));
+}
+
+/* It needs its place no more, though it is not quiet for long. */
+static void one_that_ended_makes_room(void **state)
+{
+	struct seqmap_flow other = segment_flow(4, LIMIT), more = segment_flow(4, LIMIT + 1);
+
+	assert_int_equal(seqmap_room(&map), LIMIT - 1);
+	for (uint16_t port = 1; port < LIMIT; port++) {
+		struct seqmap_flow f = segment_flow(4, port);
+
+		assert_int_equal(seqmap_set(&map, &f, port, 0), 0);
+	}
+	assert_int_equal(seqmap_room(&map), 0);
+	guest(RST, 1000, 0, 0);
+	assert_int_equal(seqmap_room(&map), 1);
+	assert_int_equal(seqmap_set(&map, &other, 1, 0), 0);
+	assert_null(seqmap_find(&map, &flow));
+	assert_non_null(seqmap_find(&map, &other));
+	assert_int_equal(map.count, LIMIT);
+	assert_int_equal(seqmap_room(&map), 0);
+	assert_int_equal(seqmap_set(&map, &more, 1, 0), -ENOSPC);
+	for (uint16_t port = 1; port <= LIMIT; port++) {
+		struct seqmap_flow f = segment_flow(4, port);
+
+		assert_non_null(seqmap_find(&map, &f));
+	}
 }
 
 /* Against a plain list: what comes and goes in any order. */
@@ -441,14 +541,18 @@ int main(void)
 		T(forged_acks),
 		T(a_fin_in_fragments),
 		T(resets),
+		T(resets_of_what_is_not_known),
 		T(forged_resets),
 		T(a_new_one_after_the_end),
 		T(quotations_end_nothing),
 		T(added_again_after_the_end),
 		T(the_last_word_counts),
 		T(maps_compose),
+		T(an_end_is_taken_over),
+		T(what_goes_on_comes_first),
 		T(listed_and_put),
 		T(at_the_limit),
+		T(one_that_ended_makes_room),
 		T(any_order),
 		T(a_tick_takes_what_ended),
 		T(done_twice),
