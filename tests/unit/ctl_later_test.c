@@ -14,6 +14,7 @@
 
 #include "vmm/base/log.h"
 #include "vmm/cli/ctl.h"
+#include "vmm/cli/ctl_client.h"
 #include "vmm/cli/ctl_sock.h"
 
 static char folder[64];
@@ -192,14 +193,34 @@ static void much_behind_it(void **state)
 	turn();
 }
 
+/* A dump's, of the largest VM. */
+static void the_longest_answer_arrives(void **state)
+{
+	static char text[CTL_CLIENT_MAX - 256], got[CTL_CLIENT_MAX];
+	int fd = dial();
+	size_t have = 0;
+
+	memset(text, 'x', sizeof(text) - 1);
+	say(fd, "{\"id\":1,\"cmd\":\"later\"}\n");
+	ctl_answer(&later, json_pack("{ss}", "is", text), NULL);
+	for (unsigned i = 0; i < 1000 && !memchr(got, '\n', have); i++) {
+		ssize_t n = recv(fd, got + have, sizeof(got) - have, MSG_DONTWAIT);
+
+		have += n > 0 ? (size_t)n : 0;
+		turn();
+	}
+	assert_memory_equal(got, "{\"id\":1,\"ok\":{\"is\":\"x", 21);
+	assert_int_equal(have, sizeof(text) - 1 + 24);
+	close(fd);
+	turn();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(nothing_overtakes_it),
-		T(who_leaves_is_not_answered),
-		T(who_leaves_unheard),
-		T(much_behind_it),
+		T(nothing_overtakes_it), T(who_leaves_is_not_answered), T(who_leaves_unheard),
+		T(much_behind_it),	 T(the_longest_answer_arrives),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,7 +14,8 @@
 #include "vmm/base/log.h"
 
 #define CLIENTS_MAX 16
-#define OUT_MAX	    (4 * CTL_LINE_MAX) /* a client that leaves more than this unread is dropped */
+/* A client that leaves more than this unread is dropped; the longest answer is CTL_CLIENT_MAX. */
+#define OUT_MAX (8 * CTL_LINE_MAX)
 
 struct client {
 	struct ctl *ctl;

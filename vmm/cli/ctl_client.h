@@ -7,7 +7,11 @@
 
 #include "vmm/base/err.h"
 
-#define CTL_CLIENT_MAX (4 * 65536u) /* longest line taken from a VM */
+/*
+ * Longest line taken from a VM. That is a dump's, in base64: the state of the largest machine, 209
+ * KiB, and its description, at most 64 KiB.
+ */
+#define CTL_CLIENT_MAX (8 * 65536u)
 
 struct ctl_client {
 	int fd;
