@@ -20,12 +20,14 @@
 #include "vmm/machine/state.h"
 
 struct obuf;
+struct seqmap;
 
 struct dev_env {
 	struct mem *mem;
 	struct loop *loop;
 	struct bus *bus;
 	struct obuf *obuf;
+	struct seqmap *seqs; /* of all networks (net/seqmap.h); NULL: none */
 };
 
 #define DEVICE_MAX_DOORBELLS 17

@@ -32,8 +32,6 @@
 	(BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) |    \
 	 BIT(VIRTIO_NET_F_GUEST_TSO6) | BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6))
 
-#define TICK_NS 1000000000ull
-
 struct net_state {
 	struct virtio_state common;
 	uint8_t link_down;
@@ -76,16 +74,15 @@ static const struct field net_fields[] = {
 	F_U8(struct net_state, announce, 6, "the driver is asked to announce", .since = 2,
 	     .max = 1),
 	F_ARRAY(struct net_state, conns, nconns, 7, conn_fields,
-		"TCP connections whose clients have other numbers", .since = 3,
-		.flags = FIELD_UNSTABLE),
+		"TCP connections, of all networks, whose clients have other numbers: in the first "
+		"only",
+		.since = 3, .flags = FIELD_UNSTABLE),
 };
 
 struct net {
 	struct virtio_dev vd;
 	struct net_state live;
 	struct netdev *nd;
-	struct seqmap seqs; /* loop thread */
-	uint64_t ticked_ns;
 	struct loop_op input;
 	bool polling; /* input is armed */
 	int sink;
@@ -604,10 +601,13 @@ static void netdev_changed(void *arg)
 	virtio_kick(&n->vd, RX(0));
 }
 
-/*
- * The connections are copied when there are any: this is within a pause. Those that ended are of
- * interest to nobody else, either.
- */
+/* The map is of all networks: one of them has it in its state. Loop thread. */
+static bool keeps_map(const struct net *n)
+{
+	return n->vd.env.seqs && n->vd.env.seqs->keeper == n;
+}
+
+/* The connections are copied when there are any: this is within a pause. */
 static void net_save(struct device *d)
 {
 	struct net *n = (struct net *)d;
@@ -616,11 +616,7 @@ static void net_save(struct device *d)
 	pthread_mutex_lock(&d->lock);
 	memcpy(pod, n->vd.st, offsetof(struct net_state, nconns));
 	pthread_mutex_unlock(&d->lock);
-	if (n->seqs.count && loop_now_ns() - n->ticked_ns >= TICK_NS) {
-		n->ticked_ns = loop_now_ns();
-		seqmap_tick(&n->seqs, n->ticked_ns);
-	}
-	pod->nconns = n->seqs.count ? seqmap_list(&n->seqs, pod->conns) : 0;
+	pod->nconns = keeps_map(n) ? seqmap_list(n->vd.env.seqs, pod->conns) : 0;
 }
 
 static void net_load(struct device *d, const void *pod)
@@ -629,9 +625,11 @@ static void net_load(struct device *d, const void *pod)
 	struct net *n = (struct net *)d;
 
 	virtio_load(d, pod);
-	seqmap_clear(&n->seqs);
+	if (!keeps_map(n))
+		return;
+	seqmap_clear(n->vd.env.seqs);
 	for (uint32_t i = 0; i < s->nconns; i++)
-		if (seqmap_put(&n->seqs, &s->conns[i]))
+		if (seqmap_put(n->vd.env.seqs, &s->conns[i]))
 			log_error("%s: a TCP connection is lost: no memory", d->id);
 }
 
@@ -641,7 +639,8 @@ static void net_free(struct device *d)
 
 	netdev_watch(n->nd, NULL, NULL);
 	netdev_translate(n->nd, NULL);
-	seqmap_done(&n->seqs);
+	if (keeps_map(n))
+		n->vd.env.seqs->keeper = NULL;
 	set_polling(n, false);
 	virtio_done(&n->vd);
 	free(n);
@@ -699,8 +698,9 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 		net_free(&n->vd.dev);
 		return r;
 	}
-	seqmap_init(&n->seqs, SEQMAP_MAX);
-	netdev_translate(nd, &n->seqs);
+	netdev_translate(nd, env->seqs);
+	if (env->seqs && !env->seqs->keeper)
+		env->seqs->keeper = n;
 	netdev_watch(nd, netdev_changed, n);
 	*ret = &n->vd.dev;
 	return 0;

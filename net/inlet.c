@@ -99,7 +99,7 @@ static const struct netdev_ops inlet_ops = {
 	.close = inlet_close,
 };
 
-int inlet_begin(struct inlet *in, struct netdev *nd)
+int inlet_begin(struct inlet *in, struct netdev *nd, struct seqmap *born)
 {
 	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
@@ -114,8 +114,7 @@ int inlet_begin(struct inlet *in, struct netdev *nd)
 	in->tail = &in->head;
 	in->bytes = 0;
 	in->full = false;
-	seqmap_init(&in->born, SEQMAP_MAX);
-	in->seqs = netdev_translate(nd, &in->born);
+	in->seqs = netdev_translate(nd, born);
 	nd->ops = &inlet_ops;
 	nd->back = in;
 	nd->fd = fd;
@@ -131,7 +130,6 @@ void inlet_end(struct inlet *in)
 	if (!nd)
 		return;
 	inlet_drop(in);
-	seqmap_done(&in->born);
 	netdev_translate(nd, in->seqs);
 	in->nd = NULL;
 	fd = nd->fd;
@@ -171,15 +169,4 @@ void inlet_drop(struct inlet *in)
 	while (in->head)
 		free(take(in));
 	in->full = false;
-	seqmap_clear(&in->born);
-}
-
-int inlet_map(struct inlet *in, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta)
-{
-	return seqmap_set(&in->born, flow, delta, ts_delta);
-}
-
-int inlet_keep(struct inlet *in)
-{
-	return in->nd && in->seqs ? seqmap_add_all(in->seqs, &in->born) : 0;
 }

@@ -11,11 +11,11 @@
 #include <stdint.h>
 
 #include "net/netdev.h"
-#include "net/seqmap.h"
 
 #define INLET_LIMIT (1u << 20) /* bytes that wait for the guest's buffers, a frame more at most */
 
 struct inlet_frame;
+struct seqmap;
 
 struct inlet {
 	struct netdev *nd;	      /* NULL: not begun */
@@ -23,8 +23,7 @@ struct inlet {
 	void *back;
 	int fd;
 	uint64_t features;   /* and the guest's, for it */
-	struct seqmap born;  /* TCP connections that began since the last checkpoint */
-	struct seqmap *seqs; /* the device's own map, for the back end that waits */
+	struct seqmap *seqs; /* the map for the back end that waits */
 	struct inlet_frame *head, **tail;
 	uint64_t bytes;
 	bool full;
@@ -32,20 +31,16 @@ struct inlet {
 	void *arg;
 };
 
-/* room and arg are the caller's, set before. -errno: there is no descriptor. */
-int inlet_begin(struct inlet *in, struct netdev *nd);
+/*
+ * room and arg are the caller's, set before, and born, which has the TCP connections of this guest
+ * whose numbers are others than the primary's. -errno: there is no descriptor.
+ */
+int inlet_begin(struct inlet *in, struct netdev *nd, struct seqmap *born);
 /* The back end is there again. What waits is dropped. Safe on a zeroed one, and twice. */
 void inlet_end(struct inlet *in);
 /* A frame with its header, for the guest: copied. False: full, no more until room(). */
 bool inlet_put(struct inlet *in, const void *frame, uint32_t len);
-/* A connection of this guest has other numbers than the primary's, which its client knows. */
-int inlet_map(struct inlet *in, const struct seqmap_flow *flow, uint32_t delta, uint32_t ts_delta);
-/* A checkpoint: what waits is dropped, and both guests have the same numbers. */
+/* A checkpoint: what waits is dropped. */
 void inlet_drop(struct inlet *in);
-/*
- * This side goes on alone: its clients keep the numbers that they know. An error: one of them will
- * not. inlet_end() follows.
- */
-int inlet_keep(struct inlet *in);
 
 #endif

@@ -55,7 +55,6 @@ struct wire_output {
  * twin than the client knows (net/seqmap.h). Nothing of it leaves before the answer, which is bare.
  */
 struct wire_mapped {
-	uint32_t device;
 	uint32_t delta, ts_delta;
 	uint16_t version; /* of IP */
 	uint16_t guest_port, peer_port;

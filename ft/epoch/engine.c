@@ -10,6 +10,9 @@
 
 #include "ft/common/steps.h"
 #include "ft/epoch/follow.h"
+#include "net/seqmap.h"
+
+#define TICK_NS 1000000000ull
 
 /* --- what the sender says --------------------------------------------------------------------- */
 
@@ -38,6 +41,20 @@ static void add_hashes(struct engine *g, struct send_job *j)
 	j->end.state_hash = XXH3_64bits(j->state, j->state_len);
 }
 
+/*
+ * Of all that save the state only a seal forgets connections: what this side has then, the other
+ * one has too.
+ */
+static void forget_connections(struct engine *g, uint64_t now_ns)
+{
+	struct seqmap *seqs = g->vm->devices.env.seqs;
+
+	if (!seqs || !seqs->count || now_ns - g->ticked_ns < TICK_NS)
+		return;
+	g->ticked_ns = now_ns;
+	seqmap_tick(seqs, now_ns);
+}
+
 /* All pages are in jobs: what else belongs to the epoch goes into the last one. */
 static int finish_job(struct engine *g)
 {
@@ -47,6 +64,7 @@ static int finish_job(struct engine *g)
 
 	if (r)
 		return r;
+	forget_connections(g, begun);
 	state_len = vm_save(g->vm, j->state, g->send->state_cap);
 	if (state_len < 0)
 		return state_len;

@@ -91,22 +91,20 @@ static void release(void *arg, void *cookie)
 static int say_mapping(struct lockstep *l, const struct packet_key *flow,
 		       const struct compare_mapping *m)
 {
-	const struct netdev *nd = l->vm->obuf.sinks[flow->sink].arg;
 	struct wire_mapped w = {
-		.device = (uint32_t)(nd - l->vm->devices.nets),
 		.delta = m->delta,
 		.ts_delta = m->ts_delta,
 		.version = flow->version,
 		.guest_port = flow->sport,
 		.peer_port = flow->dport,
-		.vlan = {flow->vlan[0] & 0xfff, flow->vlan[1] & 0xfff},
 	};
 	struct iovec iov = {&w, sizeof(w)};
 
+	for (int i = 0; i < 2; i++) /* as in segment.c: a tag that says 0 is none */
+		w.vlan[w.vlan[0] != 0] = flow->vlan[i] & 0xfff;
 	memcpy(w.guest, flow->src, sizeof(w.guest));
 	memcpy(w.peer, flow->dst, sizeof(w.peer));
-	/* A side that takes over has this one's map to add to. */
-	if (nd->seqs && nd->seqs->count + l->told > SEQMAP_MAX)
+	if (l->told > l->room)
 		return -ENOSPC;
 	return mirror_put(&l->mirror, FRAME_MAPPED, l->vm->obuf.epoch, &iov, 1);
 }
@@ -117,12 +115,14 @@ static void mapped(void *arg, const struct packet_key *flow, const struct compar
 	struct lockstep *l = arg;
 	bool none = !m->delta && !m->ts_delta;
 
-	if (none && l->told == 1) /* nor in place of another */
+	if (!m->fixed && none && l->told == 1) /* nor in place of another */
 		return;
-	l->stats.connections += !none;
-	if ((m->fixed && !none) || say_mapping(l, flow, m)) {
+	l->stats.connections += m->fixed || !none;
+	if (m->fixed || say_mapping(l, flow, m)) {
 		l->stats.unmapped++;
-		differ_because(l, "a new TCP connection has other sequence numbers there");
+		differ_because(l,
+			       m->fixed ? "a new TCP connection is one that cannot be translated"
+					: "a new TCP connection has other sequence numbers there");
 		return;
 	}
 	l->told++;
@@ -283,9 +283,14 @@ void lockstep_acked(struct lockstep *l)
 
 void lockstep_sealed(struct lockstep *l, bool runs)
 {
+	const struct seqmap *seqs;
+
 	if (l->state == LOCKSTEP_OFF)
 		return;
 	compare_reset(&l->compare);
+	seqs = l->vm->devices.env.seqs;
+	/* A side that takes over adds to the map that this one had at the checkpoint. */
+	l->room = seqs ? seqmap_room(seqs) : SEQMAP_MAX;
 	l->marked = 0;
 	l->told = l->agreed = 1;
 	l->state = runs ? LOCKSTEP_LOADING : LOCKSTEP_ALONE;

@@ -39,7 +39,7 @@ enum lockstep_state {
 struct lockstep_stats {
 	uint64_t checkpoints;	 /* with a twin behind them */
 	uint64_t differences[6]; /* by enum compare_why */
-	uint64_t connections;	 /* with other numbers at the twin */
+	uint64_t connections;	 /* with other numbers at the twin, or that bear none */
 	uint64_t unmapped;	 /* of them: that needed a checkpoint */
 	uint64_t let;		 /* outputs that left by comparison */
 	uint64_t inputs;
@@ -57,6 +57,7 @@ struct lockstep {
 	/* Of this epoch, from 1: the next connection's number, and the first that the twin has not.
 	 */
 	uint32_t told, agreed;
+	uint32_t room;	 /* numbers that the twin could map in it */
 	uint32_t marked; /* what waits until it may leave is marked up to this; 0: nothing does */
 	uint64_t overdue_ns;
 	uint64_t sealed_ns, loaded_ns;

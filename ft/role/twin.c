@@ -67,19 +67,21 @@ static bool map(struct twin *t, const struct frame *f)
 	if (f->length != sizeof(w))
 		return malformed(t, "malformed mapping");
 	memcpy(&w, f->data, sizeof(w));
-	if (!is_net(t->vm, w.device) || (w.version != 4 && w.version != 6))
+	if (w.version != 4 && w.version != 6)
 		return malformed(t, "mapping of no connection");
 	if (f->epoch != t->epoch || t->state != TWIN_SPLIT)
 		return true;
+	if (t->mapped++ == SEQMAP_MAX) /* what answers them has no bound of its own */
+		return malformed(t, "too many mappings");
 	flow = (struct seqmap_flow){.version = w.version,
 				    .guest_port = w.guest_port,
 				    .peer_port = w.peer_port,
 				    .vlan = {w.vlan[0], w.vlan[1]}};
 	memcpy(flow.guest, w.guest, sizeof(flow.guest));
 	memcpy(flow.peer, w.peer, sizeof(flow.peer));
-	if (inlet_map(&t->nets[w.device], &flow, w.delta, w.ts_delta))
-		return malformed(t, "too many mapped connections");
-	mirror_put(&t->mirror, FRAME_MAPPED, t->epoch, NULL, 0);
+	if (seqmap_set(&t->born, &flow, w.delta, w.ts_delta) ||
+	    mirror_put(&t->mirror, FRAME_MAPPED, t->epoch, NULL, 0))
+		return malformed(t, "answer to a mapping: no memory");
 	step_reached(STEP_TWIN_MAPPED);
 	return true;
 }
@@ -116,6 +118,18 @@ static void inlet_room(void *arg)
 
 /* --- outputs ---------------------------------------------------------------------------------- */
 
+/* Not all ends of its connections are seen later: this side may have taken over by then. */
+static void see(struct twin *t, int sink, const struct iovec *iov, int niov)
+{
+	const struct obuf *ob = &t->vm->obuf;
+
+	if (!t->born.count || niov != 1 || sink < 0 || (unsigned)sink >= ob->nsinks)
+		return;
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		if (ob->sinks[sink].arg == &t->vm->devices.nets[i])
+			seqmap_see(&t->born, iov->iov_base, (uint32_t)iov->iov_len);
+}
+
 static int output(void *arg, int sink, const struct iovec *iov, int niov)
 {
 	struct twin *t = arg;
@@ -123,6 +137,7 @@ static int output(void *arg, int sink, const struct iovec *iov, int niov)
 	struct iovec out[OUTPUT_PARTS + 1] = {{&w, sizeof(w)}};
 
 	VMM_BUG_ON(niov > OUTPUT_PARTS);
+	see(t, sink, iov, niov);
 	if (!mirror_is_up(&t->mirror))
 		return 0;
 	for (int i = 0; i < niov; i++)
@@ -228,7 +243,7 @@ static int begin_devices(struct twin *t, struct err *e)
 			continue;
 		t->nets[i].room = inlet_room;
 		t->nets[i].arg = t;
-		r = inlet_begin(&t->nets[i], &t->vm->devices.nets[i]);
+		r = inlet_begin(&t->nets[i], &t->vm->devices.nets[i], &t->born);
 		if (r)
 			err_set(e, r, "twin: no descriptor for an input");
 	}
@@ -242,6 +257,7 @@ static int begin(struct twin *t, struct err *e)
 	if (r)
 		return r;
 	t->state = TWIN_SPLIT;
+	seqmap_init(&t->born, SEQMAP_MAX);
 	obuf_divert(&t->vm->obuf, output, t);
 	return begin_devices(t, e);
 }
@@ -261,6 +277,7 @@ static void end_at_checkpoint(struct twin *t)
 {
 	free_disks(t);
 	join(t);
+	seqmap_done(&t->born);
 	for (unsigned i = 0; i < t->vm->machine.ndevs; i++)
 		if (t->vm->devices.disks[i].fd >= 0)
 			disk_hold(&t->vm->devices.disks[i], false);
@@ -309,6 +326,8 @@ int twin_begin(struct twin *t, uint64_t epoch, struct err *e)
 	int r = t->state == TWIN_NONE ? begin(t, e) : 0;
 
 	t->epoch = epoch;
+	t->mapped = 0;
+	seqmap_clear(&t->born);
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS && !r; i++)
 		if (t->nets[i].nd)
 			inlet_drop(&t->nets[i]);
@@ -326,12 +345,14 @@ void twin_go(struct twin *t)
 
 /* --- this side takes over --------------------------------------------------------------------- */
 
+/* Clients keep the numbers that they know. */
 static void keep_connections(struct twin *t)
 {
-	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
-		if (inlet_keep(&t->nets[i]))
-			log_warn("%s: too many connections with other numbers: some will end",
-				 t->vm->machine.devs[i].id);
+	struct seqmap *seqs = t->vm->devices.env.seqs;
+
+	if (seqs && seqmap_add_all(seqs, &t->born))
+		log_warn("too many TCP connections with other numbers: some will end");
+	seqmap_done(&t->born);
 }
 
 bool twin_keep(struct twin *t)
@@ -340,8 +361,8 @@ bool twin_keep(struct twin *t)
 
 	mirror_stop(&t->mirror);
 	drop_early(t);
-	keep_connections(t);
 	join(t);
+	keep_connections(t);
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
 		any |= t->disks[i] != NULL;
 	if (any)

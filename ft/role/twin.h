@@ -18,6 +18,7 @@
 #include "devices/overlay.h"
 #include "ft/common/mirror.h"
 #include "net/inlet.h"
+#include "net/seqmap.h"
 #include "vmm/conf/config.h"
 #include "vmm/machine/machine.h"
 #include "vmm/vm/replica.h"
@@ -45,6 +46,8 @@ struct twin {
 	struct replica memory;
 	struct overlay *disks[MACHINE_MAX_DEVS];
 	struct inlet nets[MACHINE_MAX_DEVS];
+	struct seqmap born; /* TCP connections since the last checkpoint, of all networks */
+	unsigned mapped;    /* that often in this epoch */
 	struct twin_input early;
 	bool unfit;	  /* it cannot run here: not tried again with this primary */
 	unsigned merging; /* overlays whose merge is not over */

@@ -153,7 +153,8 @@ int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
 	vm->kvm.manual_protect = true; /* of no memory slots */
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
 		vm->devices.disks[i].fd = vm->devices.nets[i].fd = -1;
-	vm->devices.env = (struct dev_env){&vm->mem, l, &vm->bus, &vm->obuf};
+	seqmap_init(&vm->devices.seqs, SEQMAP_MAX);
+	vm->devices.env = (struct dev_env){&vm->mem, l, &vm->bus, &vm->obuf, &vm->devices.seqs};
 	obuf_init(&vm->obuf, 1 << 20);
 	fake_vm.sink = obuf_add_sink(&vm->obuf, printed, NULL, NULL);
 	r = mem_init(&vm->mem, MEM_SHARED_FILE, m->mem_bytes, e);
@@ -192,6 +193,7 @@ void __wrap_vm_destroy(struct vm *vm)
 			loop_run_once(vm->loop, 100000000ull);
 	for (unsigned i = 0; i < vm->devices.ndevs; i++)
 		vm->devices.devs[i]->ops->free(vm->devices.devs[i]);
+	seqmap_done(&vm->devices.seqs);
 	for (unsigned i = 0; i < vm->machine.ndevs; i++)
 		if (vm->devices.disks[i].fd >= 0)
 			disk_close(&vm->devices.disks[i]);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "net/inlet.h"
+#include "net/seqmap.h"
 
 #define OWN_FD 12345 /* only a number here */
 #define LARGE  (64u << 10)
@@ -20,6 +21,7 @@ struct fix {
 	struct inlet in;
 	unsigned rooms, changes;
 	int changed_fd; /* at the last change */
+	struct seqmap own, born;
 	uint64_t offloads;
 	unsigned offload_calls;
 };
@@ -64,9 +66,10 @@ static int setup(void **state)
 	f->nd.fd = OWN_FD;
 	f->nd.changed = changed;
 	f->nd.changed_arg = f;
+	netdev_translate(&f->nd, &f->own);
 	f->in.room = room;
 	f->in.arg = f;
-	assert_int_equal(inlet_begin(&f->in, &f->nd), 0);
+	assert_int_equal(inlet_begin(&f->in, &f->nd, &f->born), 0);
 	*state = f;
 	return 0;
 }
@@ -158,6 +161,7 @@ static void its_own_back_end_waits(void **state)
 
 	assert_ptr_not_equal(f->nd.ops, &own_ops);
 	assert_int_not_equal(f->nd.fd, OWN_FD);
+	assert_ptr_equal(f->nd.seqs, &f->born);
 	assert_int_equal(f->changes, 1);
 	assert_int_equal(f->changed_fd, f->nd.fd);
 	assert_int_equal(netdev_set_offloads(&f->nd, 0x180), 0);
@@ -169,6 +173,7 @@ static void its_own_back_end_waits(void **state)
 	assert_ptr_equal(f->nd.ops, &own_ops);
 	assert_ptr_equal(f->nd.back, f);
 	assert_int_equal(f->nd.fd, OWN_FD);
+	assert_ptr_equal(f->nd.seqs, &f->own);
 	assert_int_equal(f->changed_fd, OWN_FD);
 	assert_int_equal(f->changes, 3); /* first to none: its descriptor is closed then */
 	assert_int_equal(f->offload_calls, 1);
@@ -176,7 +181,7 @@ static void its_own_back_end_waits(void **state)
 	assert_null(f->in.nd);
 	inlet_end(&f->in);
 	assert_int_equal(f->changes, 3);
-	assert_int_equal(inlet_begin(&f->in, &f->nd), 0);
+	assert_int_equal(inlet_begin(&f->in, &f->nd, &f->born), 0);
 	assert_int_equal(take(f, LARGE), -EAGAIN);
 }
 

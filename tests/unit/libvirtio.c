@@ -23,11 +23,13 @@ void rig_init(struct rig *r, uint64_t obuf_limit)
 	assert_int_equal(mem_init(&r->mem, MEM_SHARED_FILE, RIG_MEM, NULL), 0);
 	assert_int_equal(loop_init(&r->loop, NULL), 0);
 	obuf_init(&r->obuf, obuf_limit);
-	r->env = (struct dev_env){&r->mem, &r->loop, &r->bus, &r->obuf};
+	seqmap_init(&r->seqs, SEQMAP_MAX);
+	r->env = (struct dev_env){&r->mem, &r->loop, &r->bus, &r->obuf, &r->seqs};
 }
 
 void rig_done(struct rig *r)
 {
+	seqmap_done(&r->seqs);
 	obuf_done(&r->obuf);
 	loop_done(&r->loop);
 	mem_done(&r->mem);

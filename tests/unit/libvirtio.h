@@ -22,6 +22,7 @@
 
 #include "devices/device.h"
 #include "net/obuf.h"
+#include "net/seqmap.h"
 #include "vmm/base/log.h"
 #include "vmm/machine/machine.h"
 
@@ -36,6 +37,7 @@ struct rig {
 	struct loop loop;
 	struct bus bus;
 	struct obuf obuf;
+	struct seqmap seqs;
 	struct dev_env env;
 };
 

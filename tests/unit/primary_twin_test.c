@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -15,6 +16,7 @@
 #include "tests/unit/liblog.h"
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libprimary.h"
+#include "tests/unit/libsegment.h"
 #include "tests/unit/libtime.h"
 
 static char text[64];
@@ -121,16 +123,33 @@ static int net_sink(const struct rig *r)
 	return (int)i;
 }
 
+/* Of what answers a client: it has a key; it is tagged, first with 0, which is none. */
+enum { WITH_KEY = 1, WITH_TAGS = 2 };
+
+static unsigned answers_with;
+
 /* A SYN that answers a client's, from the guest at either side. */
 static uint32_t answer_syn(uint8_t *buf, uint16_t port, uint32_t seq)
 {
+	static const uint8_t tags[] = {0x81, 0, 0x20, 0, 0x81, 0, 0x20, 7};
 	struct libcompare_segment s = {.version = 4,
 				       .port = port,
 				       .flags = PACKET_SYN | PACKET_ACK,
 				       .seq = seq,
 				       .ack = 51};
+	uint8_t *type = buf + 12 + 12;
+	uint32_t len;
 
-	return libcompare_tcp(buf, &s);
+	if (answers_with & WITH_KEY) {
+		s.options = "\36\4__";
+		s.option_words = 1;
+	}
+	len = libcompare_tcp(buf, &s);
+	if (!(answers_with & WITH_TAGS))
+		return len;
+	memmove(type + sizeof(tags), type, len - 12 - 12);
+	memcpy(type, tags, sizeof(tags));
+	return len + (uint32_t)sizeof(tags);
 }
 
 static void accepts(struct rig *r, uint16_t port)
@@ -166,18 +185,24 @@ static struct wire_mapped told_mapping(struct rig *r, uint64_t epoch)
 	return w;
 }
 
-/* STEADY, and a twin that runs. Returns the epoch that is open. */
-static uint64_t run_twin(struct rig *r)
+/* An epoch more, and the twin runs. Returns the one that is open. */
+static uint64_t next(struct rig *r)
 {
-	uint64_t n;
+	uint64_t n = seal(r);
 
-	meet(r);
-	n = seal(r);
 	rig_cause(r, PRI_EV_ACK);
 	peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
 	settle(r);
 	assert_int_equal(r->pri.mirroring.lockstep.state, LOCKSTEP_RUNS);
 	return n + 1;
+}
+
+/* STEADY, and a twin that runs. */
+static uint64_t run_twin(struct rig *r)
+{
+	answers_with = 0;
+	meet(r);
+	return next(r);
 }
 
 /* A client that hears of it before the twin knows the number could not go on with the twin. */
@@ -190,7 +215,6 @@ static void a_connection_waits_until_the_twin_has_its_number(void **state)
 	accepts(r, 1000);
 	twin_accepts(r, n, 1000, 100 + TWIN_ISN);
 	w = told_mapping(r, n);
-	assert_int_equal(w.device, RIG_NET);
 	assert_int_equal(w.delta, TWIN_ISN);
 	assert_int_equal(w.ts_delta, 0);
 	assert_int_equal(w.version, 4);
@@ -250,6 +274,38 @@ static void the_same_numbers_need_no_word(void **state)
 	assert_int_equal(r->pri.mirroring.lockstep.stats.connections, 0);
 }
 
+/* Keys of its own are in the twin's, whatever its numbers are. */
+static void what_nobody_can_translate_needs_a_checkpoint(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = run_twin(r);
+
+	answers_with = WITH_KEY;
+	accepts(r, 1000);
+	twin_accepts(r, n, 1000, 100);
+	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
+	settle(r);
+	assert_int_equal(fake_vm.frames, 0);
+	assert_int_equal(r->pri.mirroring.lockstep.stats.unmapped, 1);
+	assert_int_equal(r->pri.mirroring.lockstep.stats.connections, 1);
+}
+
+/* As whoever translates reads them. */
+static void a_tag_that_is_none(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = run_twin(r);
+	struct wire_mapped w;
+
+	answers_with = WITH_TAGS;
+	accepts(r, 1000);
+	twin_accepts(r, n, 1000, 100 + TWIN_ISN);
+	w = told_mapping(r, n);
+	assert_int_equal(w.vlan[0], 7);
+	assert_int_equal(w.vlan[1], 0);
+	assert_int_equal(w.peer_port, 1000);
+}
+
 /* A checkpoint lets them go, whoever has which number; its answers are too late then. */
 static void a_checkpoint_is_as_good(void **state)
 {
@@ -294,6 +350,81 @@ static void too_many_connections_are_a_difference(void **state)
 	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
 	assert_int_equal(fake_vm.frames, SEQMAP_MAX);
 	assert_int_equal(r->pri.mirroring.lockstep.stats.unmapped, 1);
+}
+
+static void reset(struct seqmap *m, uint16_t port)
+{
+	static uint8_t frame[SEGMENT_FRAME_MAX];
+	struct made_segment d = {.version = 4, .from_guest = true, .flags = 4, .port = port};
+
+	seqmap_see(m, frame, segment_make(&d, frame));
+}
+
+/* Of a takeover before; the twin has it, too, as it was at the checkpoint. */
+static void ended_connections_leave_room(void **state)
+{
+	struct rig *r = *state;
+	struct seqmap *m;
+	uint64_t n;
+
+	run_twin(r);
+	m = r->vm.devices.env.seqs;
+	for (uint16_t port = 0; port < SEQMAP_MAX; port++) {
+		struct seqmap_flow f = segment_flow(4, port);
+
+		assert_int_equal(seqmap_set(m, &f, 1, 0), 0);
+	}
+	reset(m, 7);
+	n = next(r);
+	reset(m, 8); /* too late */
+	accepts(r, 1000);
+	twin_accepts(r, n, 1000, 100 + TWIN_ISN);
+	told_mapping(r, n);
+	peer_mirrors(r, FRAME_MAPPED, n, NULL, 0);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 1);
+	accepts(r, 1001);
+	twin_accepts(r, n, 1001, 100 + TWIN_ISN);
+	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
+	assert_int_equal(r->pri.mirroring.lockstep.stats.unmapped, 1);
+	n = next(r);
+	accepts(r, 1002);
+	twin_accepts(r, n, 1002, 100 + TWIN_ISN);
+	told_mapping(r, n);
+}
+
+/* In what both sides save; a dump or a snapshot in between is of no side's epoch. */
+static void a_seal_forgets_what_is_over(void **state)
+{
+	struct seqmap_flow f = segment_flow(4, 7);
+	struct rig *r = *state;
+	struct seqmap *m;
+	size_t cap;
+	void *buf;
+
+	run_twin(r);
+	m = r->vm.devices.env.seqs;
+	assert_int_equal(seqmap_set(m, &f, 1, 0), 0);
+	reset(m, 7);
+	next(r);
+	seqmap_find(m, &f)->quiet_ns = 1;
+	time_jump(S);
+	cap = vm_state_bound(&r->vm);
+	buf = malloc(cap);
+	r->vm.running = false;
+	assert_true(vm_save(&r->vm, buf, cap) > 0);
+	r->vm.running = true;
+	free(buf);
+	assert_int_equal(m->count, 1);
+	next(r);
+	assert_int_equal(m->count, 0);
+	/* Once a second. */
+	assert_int_equal(seqmap_set(m, &f, 1, 0), 0);
+	reset(m, 7);
+	seqmap_find(m, &f)->quiet_ns = 1;
+	r->pri.engine.ticked_ns = loop_now_ns() + (uint64_t)time_left(&r->pri.timer_op);
+	next(r);
+	assert_int_equal(m->count, 1);
 }
 
 static void an_answer_to_nothing_is_a_difference(void **state)
@@ -352,8 +483,12 @@ int main(void)
 		RIG_TEST(a_connection_waits_until_the_twin_has_its_number),
 		RIG_TEST(each_connection_waits_for_its_own),
 		RIG_TEST(the_same_numbers_need_no_word),
+		RIG_TEST(what_nobody_can_translate_needs_a_checkpoint),
+		RIG_TEST(a_tag_that_is_none),
 		RIG_TEST(a_checkpoint_is_as_good),
 		RIG_TEST(too_many_connections_are_a_difference),
+		RIG_TEST(ended_connections_leave_room),
+		RIG_TEST(a_seal_forgets_what_is_over),
 		RIG_TEST(an_answer_to_nothing_is_a_difference),
 		RIG_TEST(the_same_trouble_is_told_once),
 	};

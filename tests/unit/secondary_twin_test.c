@@ -1,5 +1,6 @@
 /* A secondary whose guest runs, too: what it can go on with, and what it is rid of. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include "tests/unit/liblog.h"
 #include "tests/unit/libmockarbiter.h"
 #include "tests/unit/libsecondary.h"
+#include "tests/unit/libsegment.h"
 #include "tests/unit/libtime.h"
 #include "tests/unit/libwire.h"
 
@@ -168,19 +170,18 @@ static void it_says_that_it_runs(void **state)
 
 #define LAB_NET 4u
 
-static const struct wire_mapped mapping = {.device = LAB_NET,
-					   .delta = 5000,
+static const struct wire_mapped mapping = {.delta = 5000,
 					   .ts_delta = 6,
 					   .version = 4,
 					   .guest_port = 80,
-					   .peer_port = 1000,
-					   .guest = {10, 0, 0, 2},
-					   .peer = {10, 0, 0, 9}};
+					   .peer_port = 40000,
+					   .guest = {10, 0, 0, 1},
+					   .peer = {10, 0, 0, 2}};
 static const struct seqmap_flow mapped_flow = {.version = 4,
 					       .guest_port = 80,
-					       .peer_port = 1000,
-					       .guest = {10, 0, 0, 2},
-					       .peer = {10, 0, 0, 9}};
+					       .peer_port = 40000,
+					       .guest = {10, 0, 0, 1},
+					       .peer = {10, 0, 0, 2}};
 
 static void pri_maps(const struct wire_mapped *w, size_t len)
 {
@@ -207,8 +208,8 @@ static void its_connection_goes_on(void **state)
 	const struct seqmap_conn *c;
 
 	lab_reach(SEC_TWIN);
-	own = lab.sec.twin.nets[LAB_NET].seqs;
-	assert_ptr_not_equal(nd->seqs, own);
+	own = lab.vm.devices.env.seqs;
+	assert_ptr_equal(nd->seqs, &lab.sec.twin.born);
 	pri_maps(&mapping, sizeof(mapping));
 	twin_has_mapped();
 	assert_int_equal(seqmap_find(nd->seqs, &mapped_flow)->delta, 5000);
@@ -220,6 +221,82 @@ static void its_connection_goes_on(void **state)
 	assert_non_null(c);
 	assert_int_equal(c->delta, 5000);
 	assert_int_equal(c->ts_delta, 6);
+}
+
+/* From its guest, the last of a connection or not. */
+static void twin_sends(uint8_t flags, uint32_t ack)
+{
+	static uint8_t frame[SEGMENT_FRAME_MAX];
+	struct made_segment d = {.version = 4, .from_guest = true, .flags = flags, .ack = ack};
+	struct iovec iov = {frame, segment_make(&d, frame)};
+	int sink = 0;
+
+	while (lab.vm.obuf.sinks[sink].arg != &lab.vm.devices.nets[LAB_NET])
+		sink++;
+	assert_int_equal(obuf_put(&lab.vm.obuf, sink, &iov, 1), 0);
+}
+
+/* What it said itself since is known: somebody's reset does not end it, nor is it kept for long. */
+static void its_end_is_known(void **state)
+{
+	const struct seqmap *own;
+
+	lab_reach(SEC_TWIN);
+	own = lab.vm.devices.env.seqs;
+	twin_sends(16, 1);
+	pri_maps(&mapping, sizeof(mapping));
+	twin_has_mapped();
+	assert_int_equal(seqmap_find(&lab.sec.twin.born, &mapped_flow)->seen, 0);
+	twin_sends(16, 77);
+	pri_hang_up();
+	lab_until(lab.taken);
+	assert_int_equal(seqmap_find(own, &mapped_flow)->seen, SEQMAP_ACKED);
+	assert_int_equal(seqmap_find(own, &mapped_flow)->acked, 77);
+	assert_null(lab.sec.twin.born.conns);
+}
+
+/* The primary's, in its own numbers, is in the checkpoint. */
+static void it_adds_to_what_the_primary_has(void **state)
+{
+	struct seqmap *own;
+
+	lab_reach(SEC_TWIN);
+	own = lab.vm.devices.env.seqs;
+	assert_int_equal(seqmap_set(own, &mapped_flow, 100, 0), 0);
+	pri_maps(&mapping, sizeof(mapping));
+	twin_has_mapped();
+	pri_hang_up();
+	lab_until(lab.taken);
+	assert_int_equal(seqmap_find(own, &mapped_flow)->delta, 5100);
+}
+
+/* No primary has more of them; each costs an answer. */
+static void too_many_mappings(void **state)
+{
+	lab_reach(SEC_TWIN);
+	for (unsigned epoch = 3; epoch < 5; epoch++) {
+		for (unsigned i = 0; i < SEQMAP_MAX; i++) {
+			pri_maps(&mapping, sizeof(mapping));
+			twin_has_mapped();
+		}
+		if (epoch == 3)
+			pri_commit(3);
+		lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	}
+	assert_true(mirror_is_up(&lab.sec.twin.mirror));
+	pri_maps(&mapping, sizeof(mapping));
+	lab_until(!mirror_is_up(&lab.sec.twin.mirror));
+	assert_int_equal(logged("warning: primary: mirror: too many mappings"), 1);
+}
+
+/* Else the primary would wait for ever. */
+static void without_an_answer_it_is_over(void **state)
+{
+	lab_reach(SEC_TWIN);
+	lab.sec.twin.mirror.error = -EPIPE;
+	pri_maps(&mapping, sizeof(mapping));
+	lab_until(!mirror_is_up(&lab.sec.twin.mirror));
+	assert_int_equal(logged("warning: primary: mirror: answer to a mapping"), 1);
 }
 
 static void a_checkpoint_has_the_numbers(void **state)
@@ -243,15 +320,13 @@ static void a_checkpoint_has_the_numbers(void **state)
 
 static void mappings_that_are_none(void **state)
 {
-	struct wire_mapped bad[] = {mapping, mapping, mapping};
+	struct wire_mapped bad = mapping;
 
-	bad[0].device = 0; /* a disk */
-	bad[1].device = UINT32_MAX;
-	bad[2].version = 5;
-	for (unsigned i = 0; i < 4; i++) {
+	bad.version = 5;
+	for (unsigned i = 0; i < 2; i++) {
 		lab_setup(state);
 		lab_reach(SEC_TWIN);
-		pri_maps(i < 3 ? &bad[i] : &mapping, sizeof(mapping) - (i == 3));
+		pri_maps(i ? &mapping : &bad, sizeof(mapping) - i);
 		lab_until(!mirror_is_up(&lab.sec.twin.mirror));
 		assert_int_equal(logged("warning: primary: mirror: m"), 1);
 		lab_teardown(state);
@@ -292,6 +367,10 @@ int main(void)
 		LAB_TEST(it_says_that_it_runs),
 		LAB_TEST(its_connection_goes_on),
 		LAB_TEST(a_checkpoint_has_the_numbers),
+		LAB_TEST(its_end_is_known),
+		LAB_TEST(it_adds_to_what_the_primary_has),
+		LAB_TEST(too_many_mappings),
+		LAB_TEST(without_an_answer_it_is_over),
 		LAB_TEST(mappings_that_are_none),
 		LAB_TEST(it_is_gone_after_a_hand_over),
 	};

@@ -8,7 +8,6 @@
 
 #define DELTA	 0x12345678u
 #define TS_DELTA 77u
-#define SECOND	 1000000000ull
 
 static uint64_t later_ns; /* than it is */
 
@@ -158,25 +157,69 @@ static void connections_are_state(void **state)
 	free(full);
 }
 
-/* Looked for once a second, when the state is saved. */
-static void ended_ones_are_forgotten(void **state)
+/* A state is saved for other reasons, too, and is to be that of whoever else has it. */
+static void saving_changes_nothing(void **state)
 {
 	struct made_segment reset = segment(true);
 	struct fix *f = *state;
 
 	nic_start(f, 0);
 	map(f, 0);
-	map(f, 1);
 	reset.flags = 4;
 	guest_sends(f, &reset);
 	f->dev->ops->save(f->dev);
-	assert_int_equal(f->nd.seqs->count, 2);
-	later_ns += SEQMAP_LINGER_NS - SECOND;
-	f->dev->ops->save(f->dev);
-	assert_int_equal(f->nd.seqs->count, 2);
-	later_ns += 2 * SECOND;
-	f->dev->ops->save(f->dev);
+	later_ns += 2 * SEQMAP_LINGER_NS;
+	for (unsigned i = 0; i < 3; i++) {
+		f->dev->ops->save(f->dev);
+		later_ns += SEQMAP_LINGER_NS;
+	}
 	assert_int_equal(f->nd.seqs->count, 1);
+	later_ns = 0;
+}
+
+/* What came in by one NIC may go out by another. */
+static void all_nics_have_one_map(void **state)
+{
+	struct made_segment out = segment(true);
+	struct mdev md = rig_mdev(MDEV_NET, 1);
+	struct netdev other = {.fd = -1};
+	struct device *dev, *first;
+	struct fix *f = *state;
+	size_t cap = state_bound(f->dev->ops->state);
+	uint8_t *none = malloc(cap), *full = malloc(cap), *buf = malloc(cap);
+	int64_t none_len, full_len;
+
+	nic_start(f, 0);
+	assert_int_equal(virtio_net_new(&f->rig.env, &md, &other, &dev, NULL), 0);
+	first = f->dev;
+	none_len = save(f, none, cap);
+	map(f, 0);
+	netdev_send(&other, frame, segment_make(&out, frame));
+	out.seq -= DELTA;
+	out.ts_val += TS_DELTA;
+	assert_frame(frame, out, segment_make(&out, expected));
+	full_len = save(f, full, cap);
+	assert_true(full_len > none_len);
+	/* The first has it in its state, the others leave it alone. */
+	f->dev = dev;
+	assert_int_equal(save(f, buf, cap), none_len);
+	load(f, none, none_len);
+	assert_int_equal(f->nd.seqs->count, 1);
+	load(f, full, full_len);
+	assert_int_equal(f->nd.seqs->count, 1);
+	f->dev = first;
+	load(f, none, none_len);
+	assert_int_equal(f->nd.seqs->count, 0);
+	f->dev = dev;
+	load(f, full, full_len);
+	assert_int_equal(f->nd.seqs->count, 0);
+	f->dev = first;
+	dev->ops->free(dev);
+	assert_null(other.seqs);
+	assert_int_equal(save(f, buf, cap), none_len);
+	free(none);
+	free(full);
+	free(buf);
 }
 
 /* --- who is told ------------------------------------------------------------------------------ */
@@ -251,9 +294,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, nic_setup, nic_teardown)
-		T(frames_are_translated),
-		T(connections_are_state),
-		T(ended_ones_are_forgotten),
+		T(frames_are_translated),	 T(connections_are_state),
+		T(saving_changes_nothing),	 T(all_nics_have_one_map),
 		T(told_what_the_guest_is_given),
 	};
 

@@ -196,7 +196,8 @@ void vm_devices_init(struct vm *vm)
 {
 	struct vm_devices *ds = &vm->devices;
 
-	ds->env = (struct dev_env){&vm->mem, vm->loop, &vm->bus, &vm->obuf};
+	seqmap_init(&ds->seqs, SEQMAP_MAX);
+	ds->env = (struct dev_env){&vm->mem, vm->loop, &vm->bus, &vm->obuf, &ds->seqs};
 	ds->console.out_fd = -1;
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
 		ds->disks[i].fd = ds->nets[i].fd = -1;
@@ -274,6 +275,7 @@ void vm_devices_done(struct vm *vm)
 		if (k->close)
 			k->close(ds, i);
 	}
+	seqmap_done(&ds->seqs);
 	console_close(&ds->console);
 }
 

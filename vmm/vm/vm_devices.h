@@ -10,6 +10,7 @@
 #include "devices/disk.h"
 #include "devices/disk_output.h"
 #include "net/netdev.h"
+#include "net/seqmap.h"
 #include "net/vsock_host.h"
 #include "vmm/vm/console.h"
 
@@ -25,6 +26,7 @@ struct vm_devices {
 	struct disk disks[MACHINE_MAX_DEVS]; /* by index of machine.devs; fd -1 when not a disk */
 	struct disk_output disk_outputs[MACHINE_MAX_DEVS]; /* of those that are shared */
 	struct netdev nets[MACHINE_MAX_DEVS];		   /* likewise */
+	struct seqmap seqs;				   /* of all of them */
 	struct console console;
 	struct vsock_host vsock; /* unused without a device of that kind; last: see struct vm */
 };
