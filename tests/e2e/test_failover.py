@@ -228,18 +228,26 @@ def failover_cut(lab):
 
 
 class FullDisk:
-    """Of a guest that writes more than host A's file system takes, and knows what it wrote."""
+    """Of a guest that writes to ever more places, and knows what it wrote: until host A's file system is full."""
 
     def __init__(self, lab, **options):
         self.folder = lab.path("small")
         os.mkdir(self.folder)
-        ftlab.run("mount", "-t", "tmpfs", "-o", "size=3M", "none", self.folder)
-        self.pair = Pair(lab, guest="blk", cmdline="ops=0 region=16K depth=4", net=False, disk=16, **options)
+        ftlab.run("mount", "-t", "tmpfs", "-o", "size=48M", "none", self.folder)
+        self.pair = Pair(lab, guest="blk", cmdline="ops=0 region=64K depth=4", net=False, disk=64, **options)
         was, self.pair.image["A"] = self.pair.image["A"], os.path.join(self.folder, "disk")
         ftlab.run("cp", "--sparse=always", was, self.pair.image["A"])
 
+    def fill(self):
+        with open(os.path.join(self.folder, "full"), "wb", buffering=0) as f:
+            try:
+                while True:
+                    f.write(bytes(1 << 16))
+            except OSError:
+                pass
+
     def __enter__(self):
-        return self.pair
+        return self
 
     def __exit__(self, *what):
         self.pair.end()
@@ -249,8 +257,10 @@ class FullDisk:
 @test(90)
 def disk_error_failover(lab):
     """an image that fails is no error of the guest's: the other side has the VM then, and does it there"""
-    with FullDisk(lab, extra=["--on-disk-error", "failover"]) as pair:
+    with FullDisk(lab, extra=["--on-disk-error", "failover"]) as disk:
+        pair = disk.pair
         a, b = pair.protect()
+        disk.fill()
         expect(a.wait_exit(40) == EXIT_HANDED_OVER, f"exit code {a.code}: {a.log_text()}")
         expect(re.search("disk d0: (write|zero) at .*No space left.*; handing the VM over", a.log_text()), a.log_text())
         b.wait_state("DEGRADED")
@@ -263,11 +273,14 @@ def disk_error_failover(lab):
 def disk_error_guest(lab):
     """by default it is the guest's, and so it is when nobody else can have the VM"""
     for options in ([], ["--on-disk-error", "failover"]):
-        with FullDisk(lab, extra=options) as pair:
+        with FullDisk(lab, extra=options) as disk:
             if options:
-                a = pair.primary("A")
+                a = disk.pair.primary("A")
+                a.wait_state("UNPROTECTED")
             else:
-                a, _ = pair.protect()
+                a, _ = disk.pair.protect()
+            disk.fill()
             a.wait_console("FAILED|error|failed", 40)
-            expect(not options or "there is no secondary in step" in a.log_text(), a.log_text())
+            if options:
+                a.wait_log("there is no secondary in step")
         os.rmdir(lab.path("small"))
