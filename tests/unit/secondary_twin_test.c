@@ -324,14 +324,13 @@ static void mappings_that_are_none(void **state)
 
 	bad.version = 5;
 	for (unsigned i = 0; i < 2; i++) {
-		lab_setup(state);
 		lab_reach(SEC_TWIN);
 		pri_maps(i ? &mapping : &bad, sizeof(mapping) - i);
 		lab_until(!mirror_is_up(&lab.sec.twin.mirror));
 		assert_int_equal(logged("warning: primary: mirror: m"), 1);
 		lab_teardown(state);
+		lab_setup(state);
 	}
-	lab_setup(state);
 }
 
 static void it_is_gone_after_a_hand_over(void **state)
