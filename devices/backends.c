@@ -20,7 +20,7 @@ int backends_open_disk(const struct backends *b, const struct mdev *md, struct l
 {
 	const struct disk_backend *given = find_disk(b, md->id);
 	bool fit = b->standby && md->ft == DISK_FT_MIRROR;
-	bool shared = md->ft == DISK_FT_SHARED && !md->readonly;
+	bool shared = machine_is_shared(md);
 	int flags, r;
 
 	if (!given)

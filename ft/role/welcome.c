@@ -46,8 +46,7 @@ static int check_shared(const struct secondary *s, struct err *e)
 	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
 		const struct mdev *md = &vm->machine.devs[i];
 
-		if (md->kind == MDEV_BLK && md->ft == DISK_FT_SHARED && !md->readonly &&
-		    !disk_is_elsewhere(&vm->devices.disks[i]))
+		if (machine_is_shared(md) && !disk_is_elsewhere(&vm->devices.disks[i]))
 			return err_set(e, -EPERM,
 				       "disk '%s': nobody has the image here locked, so it is not "
 				       "the one that the primary has; ft=shared is for one image "
@@ -90,10 +89,7 @@ static int check_disks(const struct config *cfg, const struct machine *m, struct
 			if (cd->ft != md->ft && !md->readonly)
 				return err_set(e, -EPERM,
 					       "disk '%s' is ft=%s at the primary, not here",
-					       md->id,
-					       md->ft == DISK_FT_MIRROR	  ? "mirror"
-					       : md->ft == DISK_FT_SHARED ? "shared"
-									  : "none");
+					       md->id, disk_ft_name(md->ft));
 		}
 	return 0;
 }

@@ -107,7 +107,7 @@ static int add_mdev(struct vm *vm, unsigned i, const struct backends *b, struct 
 		break;
 	case MDEV_BLK:
 		r = backends_open_disk(b, md, vm->loop, &vm->devices.disks[i], e);
-		if (!r && md->ft == DISK_FT_SHARED && !md->readonly)
+		if (!r && machine_is_shared(md))
 			r = disk_output_begin(&vm->devices.disk_outputs[i], &vm->devices.disks[i],
 					      &vm->obuf);
 		if (!r)

@@ -72,11 +72,6 @@ static int build_vm(struct run *r, struct err *e)
 	return code;
 }
 
-static const char *disk_ft_name(enum disk_ft ft)
-{
-	return ft == DISK_FT_MIRROR ? "mirror" : ft == DISK_FT_SHARED ? "shared" : "none";
-}
-
 /* What a snapshot says of the disks, and not what is said here, is what the VM has. */
 static int check_restored(const struct run *r, struct err *e)
 {

@@ -59,6 +59,11 @@ struct machine {
 	struct mdev devs[MACHINE_MAX_DEVS];
 };
 
+static inline const char *disk_ft_name(enum disk_ft ft)
+{
+	return ft == DISK_FT_MIRROR ? "mirror" : ft == DISK_FT_SHARED ? "shared" : "none";
+}
+
 /* An image that both hosts have, and that the guest writes? */
 static inline bool machine_is_shared(const struct mdev *md)
 {

@@ -139,7 +139,7 @@ static int make_blk(const struct making *m, struct device **ret)
 	struct disk *d = &m->ds->disks[m->i];
 	int r = backends_open_disk(m->b, m->md, m->vm->loop, d, m->e);
 
-	if (!r && m->md->ft == DISK_FT_SHARED && !m->md->readonly &&
+	if (!r && machine_is_shared(m->md) &&
 	    disk_output_begin(&m->ds->disk_outputs[m->i], d, &m->vm->obuf))
 		r = err_set(m->e, -ENOSPC, "device %s: too many outputs", m->md->id);
 	return r ? r : virtio_blk_new(&m->ds->env, m->md, d, ret, m->e);
