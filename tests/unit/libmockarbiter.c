@@ -11,8 +11,8 @@ static int answer(void *self, const struct arbiter_question *q, struct arbiter_r
 	int r;
 
 	pthread_mutex_lock(&m->lock);
-	m->asked++;
 	m->question = *q;
+	m->asked++; /* last: who sees the count reads the question without the lock */
 	pthread_cond_broadcast(&m->changed);
 	while (m->hold)
 		pthread_cond_wait(&m->changed, &m->lock);
