@@ -129,12 +129,13 @@ static void lose(struct mirror *m, const char *why)
 	m->lost(m->arg, text);
 }
 
-static int error_of(struct mirror *m)
+static int error_of(struct mirror *m, bool *low)
 {
 	int r;
 
 	pthread_mutex_lock(&m->lock);
 	r = m->error;
+	*low = m->bytes <= MIRROR_LIMIT / 2;
 	pthread_mutex_unlock(&m->lock);
 	return r;
 }
@@ -144,13 +145,14 @@ static void told(struct loop_op *op, int res)
 	struct mirror *m = op->arg;
 	uint64_t n;
 	int error;
+	bool low;
 
 	if (read(m->tell_fd, &n, sizeof(n)) < 0)
 		return;
-	error = error_of(m);
+	error = error_of(m, &low);
 	if (error) {
 		lose(m, error == -ETIMEDOUT ? "what is put in is not taken" : strerror(-error));
-	} else if (m->starved) {
+	} else if (m->starved && low) { /* it may have been filled since: then we are told again */
 		m->starved = false;
 		if (m->room)
 			m->room(m->arg);

@@ -189,6 +189,35 @@ static void what_waits_has_a_bound(void **state)
 	assert_int_equal(f->a.rooms, 1); /* once, for one refusal */
 }
 
+static uint64_t waiting(struct fix *f)
+{
+	uint64_t n;
+
+	pthread_mutex_lock(&f->a.m.lock);
+	n = f->a.m.bytes;
+	pthread_mutex_unlock(&f->a.m.lock);
+	return n;
+}
+
+/* The news that half is free, not taken in before it is full again, is old. */
+static void news_of_room_that_is_gone(void **state)
+{
+	struct fix *f = *state;
+	uint64_t end = loop_now_ns() + 20000000000ull, n = 0;
+	struct frame got;
+
+	while (waiting(f) <= MIRROR_LIMIT / 2)
+		assert_int_equal(put(f, n++, PART), 0);
+	while (waiting(f) > MIRROR_LIMIT / 2) {
+		assert_true(loop_now_ns() < end);
+		assert_true(stream_recv(&f->far, &got) >= 0);
+	}
+	fill(f);
+	for (unsigned i = 0; i < 5; i++)
+		loop_run_once(&f->loop, 1000000);
+	assert_int_equal(f->a.rooms, 0);
+}
+
 static void a_reader_stops_and_goes_on(void **state)
 {
 	struct fix *f = *state;
@@ -270,13 +299,10 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(frames_keep_their_order),
-		T(what_waits_has_a_bound),
-		T(a_reader_stops_and_goes_on),
-		T(a_hang_up_is_told_once),
-		T(a_malformed_stream_is_lost),
-		T(it_may_be_stopped_by_a_frame),
-		T(a_blocked_write_does_not_keep_its_end),
+		T(frames_keep_their_order),	 T(what_waits_has_a_bound),
+		T(news_of_room_that_is_gone),	 T(a_reader_stops_and_goes_on),
+		T(a_hang_up_is_told_once),	 T(a_malformed_stream_is_lost),
+		T(it_may_be_stopped_by_a_frame), T(a_blocked_write_does_not_keep_its_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
