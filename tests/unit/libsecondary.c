@@ -319,6 +319,7 @@ int lab_setup(void **state)
 	snprintf(lab.image, sizeof(lab.image), "%s/image", lab.folder);
 	snprintf(lab.shared, sizeof(lab.shared), "%s/shared", lab.folder);
 	assert_int_equal(loop_init(&lab.loop, NULL), 0);
+	lab.loop.clock = loop_now_ns;
 	make_machine();
 	lab.lock = -1;
 	pri_prepare();

@@ -44,7 +44,8 @@ uint64_t loop_round_ns(const struct loop *l)
 
 static void note_round(struct loop *l)
 {
-	__atomic_store_n(&l->round_ns, loop_now_ns(), __ATOMIC_RELAXED);
+	l->now_ns = l->clock();
+	__atomic_store_n(&l->round_ns, l->now_ns, __ATOMIC_RELAXED);
 }
 
 static void epoll_ready(struct loop_op *ep_op, int res);
@@ -532,7 +533,6 @@ static void run_round(struct loop *l)
 
 	l->rounds++;
 	note_round(l);
-	l->now_ns = l->clock();
 	l->yield_ns = l->now_ns + LOOP_BUDGET_NS;
 	while (n-- && !l->stop && io_uring_peek_cqe(&l->ring, &cqe) == 0) {
 		uint64_t key = cqe->user_data;

@@ -72,7 +72,7 @@ struct loop {
 	uint64_t (*clock)(void); /* loop_now_ns(); a test may step one of its own */
 	uint64_t now_ns;	 /* by it, when this round of callbacks began */
 	uint64_t yield_ns;	 /* when the budget is used up */
-	uint64_t round_ns;	 /* atomic: as now_ns, by loop_now_ns() */
+	uint64_t round_ns;	 /* atomic: as now_ns */
 	uint64_t rounds;
 	uint32_t first_timer, last_timer;    /* 1 + index, the next one first */
 	uint32_t unsent;		     /* of file I/O that the kernel has not been told of */
@@ -125,7 +125,7 @@ int loop_fallocate(struct loop *l, struct loop_op *op, int fd, int mode, uint64_
  * turn on a busy host looks dead. Threads it makes do not inherit this. 0 or a negative errno.
  */
 int loop_raise_priority(int priority);
-/* When the last round of callbacks began, by loop_now_ns(): is the loop away? Any thread. */
+/* When the last round of callbacks began, by its clock: is the loop away? Any thread. */
 uint64_t loop_round_ns(const struct loop *l);
 uint64_t loop_now_ns(void); /* CLOCK_MONOTONIC, any thread */
 
