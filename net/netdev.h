@@ -59,6 +59,11 @@ extern const struct netdev_ops netdev_tap_ops;
 int netdev_open_tap(struct netdev *nd, const char *id, const char *ifname, const char *bridge,
 		    struct err *e);
 /*
+ * Would netdev_open_tap() do? A tap that is not there is made, and gone again; one that is there,
+ * and the bridge, stay as they are.
+ */
+int netdev_try_tap(const char *ifname, const char *bridge, struct err *e);
+/*
  * The passt that listens on the unix socket PATH; it cannot do offloads. Nothing is connected until
  * netdev_link(up). nd stays where it is until netdev_close().
  */

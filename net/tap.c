@@ -20,6 +20,21 @@ static void fit_to_bridge(struct iface_change *c, struct iface *port, const stru
 	c->mtu = bridge->mtu;
 }
 
+static int get_bridge(const char *name, struct iface *ret, struct err *e)
+{
+	struct err why = {0};
+	int r = iface_get(name, ret, &why);
+
+	if (r == -ENODEV)
+		return err_set(e, r,
+			       "there is no bridge '%s'; make it: ip link add %s type bridge, and "
+			       "set it up",
+			       name, name);
+	if (r)
+		return err_set(e, r, "%s", why.msg);
+	return strcmp(ret->kind, "bridge") ? err_set(e, -EINVAL, "'%s' is no bridge", name) : 0;
+}
+
 static int join_bridge(struct netdev *nd, const char *bridge, struct err *e)
 {
 	struct iface_change c = {0};
@@ -28,11 +43,9 @@ static int join_bridge(struct netdev *nd, const char *bridge, struct err *e)
 	int r = iface_get(nd->ifname, &port, e);
 
 	if (!r)
-		r = iface_get(bridge, &master, e);
+		r = get_bridge(bridge, &master, e);
 	if (r)
 		return r;
-	if (strcmp(master.kind, "bridge"))
-		return err_set(e, -EINVAL, "'%s' is no bridge", bridge);
 	if (port.master == master.index)
 		return 0;
 	c.master = master.index;
@@ -145,6 +158,26 @@ int netdev_open_tap(struct netdev *nd, const char *id, const char *ifname, const
 		netdev_close(nd);
 		err_wrap(e, "net '%s'", id);
 	}
+	return r;
+}
+
+static int try_bridge(struct netdev *nd, const char *bridge, struct err *e)
+{
+	struct iface master;
+
+	if (nd->ours) /* it leaves the bridge with us */
+		return join_bridge(nd, bridge, e);
+	return get_bridge(bridge, &master, e);
+}
+
+int netdev_try_tap(const char *ifname, const char *bridge, struct err *e)
+{
+	struct netdev nd = {.fd = -1};
+	int r = attach(&nd, ifname, e);
+
+	if (!r && *bridge)
+		r = try_bridge(&nd, bridge, e);
+	netdev_close(&nd);
 	return r;
 }
 

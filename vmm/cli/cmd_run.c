@@ -74,9 +74,6 @@ static int open_arbiter(struct run *r, struct err *e)
 
 	if (r->cfg.role == ROLE_PLAIN)
 		return 0;
-	if (!strcmp(r->cfg.arbiter, "none"))
-		log_warn("no arbiter: a link that breaks makes two VMs of one (--arbiter "
-			 "file:PATH)");
 	gethostname(host, sizeof(host) - 1);
 	snprintf(holder, sizeof(holder), "%s pid %d", host, getpid());
 	return arbiter_open(&r->ft.arbiter, &r->loop, r->cfg.arbiter, r->cfg.name, holder, e);

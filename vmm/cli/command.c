@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vmm/cli/cmd_check.h"
 #include "vmm/cli/cmd_ctl.h"
 #include "vmm/cli/cmd_dump.h"
 #include "vmm/cli/cmd_key.h"
@@ -28,6 +29,9 @@ static int print_version(int argc, char **argv);
 static const struct command commands[] = {
 	{ "run", "[VM.json] [options]",
 	  "run a VM: plain, --primary, --secondary, or --restore FILE", .main = cmd_run },
+	{ "check", "[VM.json] [options of run] [--json]",
+	  "would run, with the same words, run here? what is missing, and what to do",
+	  .main = cmd_check },
 	{ "status", "[NAME] [--json]", "show one VM, or all",
 	  .ask = cmd_status, .serve = serve_status, .after_end = true },
 	{ "top", "[NAME] [--once]", "all VMs of the host, or more of one, anew each second",

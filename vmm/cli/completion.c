@@ -78,7 +78,7 @@ static void offer_value(const struct option *o, const char *typed)
 			offer(c->name, strlen(c->name), typed);
 }
 
-/* Of run, whose bare words are files. */
+/* Of run and check, whose bare words are files. */
 static void offer_option(const char *before, const char *typed)
 {
 	const struct option_table *t = config_options();
@@ -116,7 +116,7 @@ static void complete(int n, char **words)
 			offer_words(c->name, typed);
 	else if (!c)
 		return;
-	else if (!strcmp(c->name, "run"))
+	else if (!strncmp(c->args, "[VM.json]", 9))
 		offer_option(words[n - 2], typed);
 	else if (n == 2 && c->ask && *typed != '-')
 		ctl_sock_names(offer_vm, typed, NULL);

@@ -1,0 +1,125 @@
+#include "vmm/cli/cmd_check.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "vmm/cli/advice.h"
+#include "vmm/cli/check.h"
+#include "vmm/cli/command.h"
+
+static const char *const names[] = {"OK", "WARN", "FAILS"};
+
+void check_say(struct check *c, enum check_is is, const char *what, const char *fmt, ...)
+{
+	char text[700];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	c->fails |= is == CHECK_FAILS;
+	json_array_append_new(c->found, json_pack("{s:s, s:s, s:s}", "is", names[is], "what", what,
+						  "text", text));
+}
+
+void check_tried(struct check *c, const char *what, int code, const struct err *e, const char *text)
+{
+	if (code)
+		check_say(c, CHECK_FAILS, what, "%s", e->msg[0] ? e->msg : strerror(-code));
+	else
+		check_say(c, CHECK_OK, what, "%s", text);
+}
+
+static const char *word(json_t *finding, const char *key)
+{
+	return json_string_value(json_object_get(finding, key));
+}
+
+static void print(const struct check *c)
+{
+	int width = 0;
+	json_t *f;
+	size_t i;
+
+	json_array_foreach(c->found, i, f) if ((int)strlen(word(f, "what")) > width) width =
+		(int)strlen(word(f, "what"));
+	json_array_foreach(c->found, i, f)
+		printf("%-5s  %-*s  %s\n", word(f, "is"), width, word(f, "what"), word(f, "text"));
+}
+
+static void print_json(const struct check *c)
+{
+	json_t *o = json_pack("{s:s, s:b, s:O}", "name", c->cfg->name, "ok", !c->fails, "checks",
+			      c->found);
+
+	json_dumpf(o, stdout, JSON_COMPACT);
+	putchar('\n');
+	json_decref(o);
+}
+
+static void warn(void *arg, const char *what, const char *text)
+{
+	check_say(arg, CHECK_WARN, what, "%s", text);
+}
+
+static int check(const struct config *cfg, bool json)
+{
+	struct check c = {.cfg = cfg, .found = json_array()};
+
+	check_host(&c);
+	check_devices(&c);
+	check_peers(&c);
+	advise(cfg, warn, &c);
+	if (json)
+		print_json(&c);
+	else
+		print(&c);
+	json_decref(c.found);
+	return c.fails ? EXIT_FAILED : EXIT_DONE;
+}
+
+static int help(void)
+{
+	printf("usage: ftvmm check [VM.json] [options of run] [--json]\n"
+	       "Would `ftvmm run` with the same words run here? A line for each thing that it "
+	       "needs: OK, WARN or FAILS,\nand what to do. Exit code 2 when something fails. The "
+	       "options: ftvmm run --help.\n");
+	return EXIT_DONE;
+}
+
+/* The words without the one that is not run's. */
+static bool take_json(int *argc, char **argv)
+{
+	int n = 0, had = *argc;
+
+	for (int i = 0; i < had; i++)
+		if (strcmp(argv[i], "--json"))
+			argv[n++] = argv[i];
+	*argc = n;
+	return n < had;
+}
+
+int cmd_check(int argc, char **argv)
+{
+	bool json = take_json(&argc, argv);
+	struct err e = {0};
+	struct config *cfg;
+	int code;
+
+	for (int i = 1; i < argc; i++)
+		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+			return help();
+	signal(SIGPIPE, SIG_IGN);
+	cfg = calloc(1, sizeof(*cfg));
+	code = cfg ? config_parse_run(cfg, argc - 1, argv + 1, &e)
+		   : err_set(&e, -ENOMEM, "out of memory");
+	if (code < 0)
+		fprintf(stderr, "ftvmm: %s\n", e.msg);
+	code = code ? EXIT_USAGE : check(cfg, json);
+	free(cfg);
+	return code;
+}
