@@ -98,6 +98,17 @@ def ocf_data(lab):
     node.call("demote", GENERIC)
 
 
+@test(30)
+def ocf_ended_at_once(lab):
+    """a process that ended before the agent looked when it had begun is not taken for one that lives"""
+    node = Node(lab, "A")
+    p = ftlab.run("sh", "-c", "echo $$")
+    with open(os.path.join(node.run_dir, "ftvmm-vm.pid"), "w") as f:
+        f.write(f"{p.stdout.strip()} \n")
+    node.call("monitor", STOPPED)
+    node.call("stop", SUCCESS)
+
+
 STRANGER = """#!/bin/sh
 case $1 in
 status) [ -e {lives} ] || exit 1; echo '{{"role":"secondary","state":"STARTING"}}' ;;
