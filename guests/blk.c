@@ -4,6 +4,7 @@
  * that it has.
  *
  *	ops=N (1000; 0 for ever) region=SECTORS (at most 65536) depth=N (4) seed=S
+ *	span=SECTORS (8, at most 128): the largest request
  *
  * Each of the `depth` workers owns a slice of the region, so requests in flight never overlap.
  * Destroys what is on the first disk.
@@ -12,7 +13,7 @@
 
 #define REGION_MAX 65536u
 #define DEPTH_MAX  16u
-#define SPAN_MAX   8u /* sectors a request */
+#define SPAN_MAX   128u
 #define WORDS	   (BLK_SECTOR / 8)
 #define MAGIC	   0x006b636f6c62746bull
 
@@ -33,7 +34,7 @@ struct checker {
 	uint32_t *gen; /* of each sector of the region */
 	uint32_t last_gen;
 	struct worker workers[DEPTH_MAX];
-	unsigned depth;
+	unsigned depth, span;
 	uint64_t ops;
 	uint64_t kinds[16];
 };
@@ -93,7 +94,7 @@ static enum blk_op choose_op(struct checker *c, struct worker *w)
 
 static void worker_begin(struct checker *c, struct worker *w)
 {
-	uint32_t span = (uint32_t)(1 + random_below(w, SPAN_MAX));
+	uint32_t span = (uint32_t)(1 + random_below(w, c->span));
 
 	w->req.op = choose_op(c, w);
 	w->req.nsect = span;
@@ -162,8 +163,8 @@ static void check_everything(struct checker *c, uint64_t region)
 
 	if (blk_flush(c->disk))
 		guest_die(3, "FAILED flush");
-	for (uint64_t s = 0; s < region; s += SPAN_MAX) {
-		uint32_t n = region - s < SPAN_MAX ? (uint32_t)(region - s) : SPAN_MAX;
+	for (uint64_t s = 0; s < region; s += c->span) {
+		uint32_t n = region - s < c->span ? (uint32_t)(region - s) : c->span;
 
 		if (blk_read(c->disk, s, buf, n))
 			guest_die(3, "FAILED read of sector %lu", s);
@@ -176,24 +177,25 @@ int main(void)
 {
 	static struct checker c;
 	uint64_t ops = cmdline_u64("ops", 1000), region = cmdline_u64("region", REGION_MAX);
-	uint64_t depth = cmdline_u64("depth", 4);
+	uint64_t depth = cmdline_u64("depth", 4), span = cmdline_u64("span", 8);
 
 	c.disk = blk_open(0);
 	if (!c.disk)
 		guest_die(2, "blk: no disk");
 	if (region > blk_sectors(c.disk))
 		region = blk_sectors(c.disk);
-	if (depth < 1 || depth > DEPTH_MAX || region > REGION_MAX || region / depth < SPAN_MAX ||
-	    blk_readonly(c.disk))
-		guest_die(1, "blk: depth 1..%u, region %u*depth..%u, writable disk", DEPTH_MAX,
-			  SPAN_MAX, REGION_MAX);
+	if (depth < 1 || depth > DEPTH_MAX || span < 1 || span > SPAN_MAX || region > REGION_MAX ||
+	    region / depth < span || blk_readonly(c.disk))
+		guest_die(1, "blk: depth 1..%u, span 1..%u, region span*depth..%u, writable disk",
+			  DEPTH_MAX, SPAN_MAX, REGION_MAX);
 	c.depth = (unsigned)depth;
+	c.span = (unsigned)span;
 	c.gen = mem_alloc(REGION_MAX * sizeof(*c.gen) / PAGE_SIZE);
 	memset(c.gen, 0, region * sizeof(*c.gen));
 	for (unsigned i = 0; i < c.depth; i++) {
 		c.workers[i].count = region / depth;
 		c.workers[i].first = i * (region / depth);
-		c.workers[i].buf = mem_alloc(SPAN_MAX * BLK_SECTOR / PAGE_SIZE);
+		c.workers[i].buf = mem_alloc((span * BLK_SECTOR + PAGE_SIZE - 1) / PAGE_SIZE);
 		c.workers[i].random = cmdline_u64("seed", 1) + i;
 	}
 	print("READY\n");

@@ -72,13 +72,19 @@ def refused_start(pair, host, pattern):
 def full_queue(lab, slow, **options):
     """The guest has ended with more in the secondary's queue than it reads on with, and none of it can reach
     the image. The pair."""
-    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(60000)} depth=16", net=False, disk=48, epoch="10s", timeout="5s",
+    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(4000)} depth=16 span=128", net=False, disk=48, epoch="10s", timeout="5s",
                 **options)
     pair.image["B"] = os.path.join(slow.folder, "disk")
     a, b = pair.protect()
     slow.freeze()
     begun = b.status()["epochs_total"]
-    a.wait_console("^blk ok", 60)
+    try:
+        a.wait_console("^blk ok", 60)
+    except ftlab.LabError:
+        # An epoch was acknowledged, and the one behind it, with the guest's last word, found no room.
+        if "no acknowledgement in time" in a.log_text() and b.status()["epochs_total"] > begun:
+            raise Skip("this machine is too slow: the image was full in the middle of the guest's work") from None
+        raise
     d = Deadline(20)
     while not (waiting := re.search(r"(\d+)K of its disk writes wait for the image", b.status()["note"])):
         if not a.alive() and "no acknowledgement in time" in a.log_text():
@@ -97,7 +103,7 @@ def full_queue(lab, slow, **options):
 def protected_slow_image(lab):
     """the secondary's image takes nothing for a while: the guest waits, nobody takes that for a death"""
     with SlowImage(lab) as slow:
-        pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(100000)} depth=16", net=False, disk=48, epoch="3s", timeout="1s")
+        pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(7000)} depth=16 span=128", net=False, disk=48, epoch="3s", timeout="1s")
         pair.image["B"] = os.path.join(slow.folder, "disk")
         a, b = pair.protect()
         slow.freeze()
@@ -175,7 +181,7 @@ def protect_by(pair, way):
 def lagging(lab, slow, way=None):
     """The guest wrote much that the secondary acknowledged or will, and none of it can reach the image there:
     25M of 32M, many blocks more than once. `way`: a link, the secondary's way to the arbiter. The pair."""
-    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(100000)} depth=16", net=False, disk=48, epoch="10s", timeout="5s")
+    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(7000)} depth=16 span=128", net=False, disk=48, epoch="10s", timeout="5s")
     pair.image["B"] = os.path.join(slow.folder, "disk")
     a, b = protect_by(pair, way) if way else pair.protect()
     slow.freeze()
