@@ -1,6 +1,6 @@
 /*
- * What `ftvmm check` finds: one finding for each thing that a run needs of its host. Each is tried as
- * `ftvmm run` would, and given back at once; nothing is written, and no guest runs.
+ * What `ftvmm check` finds: one finding for each thing that a run needs of its host. Each is tried
+ * as `ftvmm run` would, and given back at once; nothing is written, and no guest runs.
  */
 #ifndef VMM_CHECK_H
 #define VMM_CHECK_H
@@ -26,7 +26,8 @@ struct check {
 void check_say(struct check *c, enum check_is is, const char *what, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 /* code 0: OK with the text, else FAILS with e's. */
-void check_tried(struct check *c, const char *what, int code, const struct err *e, const char *text);
+void check_tried(struct check *c, const char *what, int code, const struct err *e,
+		 const char *text);
 
 /* check_host.c: KVM, io_uring, memory, userfaultfd, the name. */
 void check_host(struct check *c);

@@ -74,8 +74,9 @@ static void memory(struct check *c)
 	option_format_size(has & ~((1ull << 20) - 1), has_text, sizeof(has_text));
 	option_format_size(wants, wants_text, sizeof(wants_text));
 	if (told)
-		check_say(c, CHECK_OK, "memory", "%s to be had here; the VM that comes says how "
-						 "much it has",
+		check_say(c, CHECK_OK, "memory",
+			  "%s to be had here; the VM that comes says how "
+			  "much it has",
 			  has_text);
 	else if (wants > has)
 		check_say(c, CHECK_WARN, "memory",
