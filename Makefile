@@ -59,7 +59,7 @@ TOOLS := $(patsubst %.c,$(B)/%,$(filter-out $(TOOLLIB),$(wildcard $(TOOLDIRS:%=%
 
 PREFIX ?= /usr/local
 
-.PHONY: all help guests tools clean deps deps-build deps-test lint format asan tsan install
+.PHONY: all help guests tools clean deps deps-build deps-test lint format asan tsan install uninstall
 all: deps-build
 	@$(MAKE) --no-print-directory $(B)/ftvmm guests tools
 deps: deps-test
@@ -247,10 +247,17 @@ install: deps-build
 	install -D -m 755 build/normal/ftvmm $(DESTDIR)$(PREFIX)/bin/ftvmm
 	build/normal/ftvmm completion bash > build/completion.bash
 	install -D -m 644 build/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ftvmm
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 644 configs/systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
 	@if command -v scdoc > /dev/null; then \
 		scdoc < docs/ftvmm.1.scd > build/ftvmm.1 && \
 		install -D -m 644 build/ftvmm.1 $(DESTDIR)$(PREFIX)/share/man/man1/ftvmm.1; \
 	else echo 'no manual page: it needs scdoc (apt-get install scdoc)'; fi
+# What install has put there.
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/ftvmm $(DESTDIR)$(PREFIX)/share/man/man1/ftvmm.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/ftvmm \
+		$(patsubst configs/systemd/%,$(DESTDIR)$(PREFIX)/lib/systemd/system/%,$(wildcard configs/systemd/*.service))
 
 clean:
 	rm -rf build

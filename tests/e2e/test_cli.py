@@ -63,6 +63,21 @@ def cli_options(lab):
         refused(lab, args, pattern)
 
 
+@test(120)
+def cli_install(lab):
+    """what `make install` puts somewhere `make uninstall` takes away"""
+    root = lab.path("root")
+
+    def make(target):
+        ftlab.run("make", "-C", ftlab.ROOT, target, f"DESTDIR={root}", "PREFIX=/usr", timeout=100)
+        return sorted(os.path.relpath(os.path.join(d, f), root) for d, _, files in os.walk(root) for f in files)
+    files = make("install")
+    expect({"usr/bin/ftvmm", "usr/lib/systemd/system/ftvmm-standby@.service",
+            "usr/share/bash-completion/completions/ftvmm"} <= set(files), files)
+    left = make("uninstall")
+    expect(not left, left)
+
+
 @test(60)
 def cli_files(lab):
     """files that are missing, empty, of a wrong size or kind"""

@@ -21,6 +21,7 @@ static void state_changed(void *arg, const char *from, const char *to)
 	struct run *r = arg;
 
 	ctl_event(r->ctl, run_state_event(r, from));
+	notify_state(&r->notify, to, r->ft.note);
 	run_disk_state_changed(r);
 }
 
@@ -106,6 +107,8 @@ static int start(struct run *r, struct err *e)
 	r->ft.on_exit = run_end_finish;
 	r->ft.arg = r;
 	if (!code)
+		notify_open(&r->notify, &r->loop);
+	if (!code)
 		code = watch_signals(r, e);
 	if (!code)
 		code = open_tls(r, e);
@@ -117,13 +120,20 @@ static int start(struct run *r, struct err *e)
 		code = ctl_open(&r->ctl, &r->loop, r->cfg.name, run_command, r, e);
 	if (!code)
 		code = console_sock_open(&r->console, &r->loop, r->cfg.name, typed, r, e);
-	return code ? code : run_role_start(r, e);
+	if (!code)
+		code = run_role_start(r, e);
+	if (code)
+		return code;
+	notify_state(&r->notify, ft_word(&r->ft), r->ft.note);
+	notify_ready(&r->notify);
+	return 0;
 }
 
 static void stop(struct run *r)
 {
 	bool built;
 
+	notify_close(&r->notify);
 	boot_reader_drop(r->reader);
 	run_snapshot_stop(r);
 	run_lazy_stop(r);

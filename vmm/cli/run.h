@@ -17,6 +17,7 @@
 #include "vmm/conf/config.h"
 #include "vmm/cli/console_sock.h"
 #include "vmm/cli/ctl.h"
+#include "vmm/cli/notify.h"
 #include "vmm/cli/run_lazy.h"
 #include "vmm/cli/run_snapshot.h"
 #include "vmm/base/loop.h"
@@ -25,6 +26,7 @@
 struct run {
 	struct config cfg;
 	struct loop loop;
+	struct notify notify;
 	struct ctl *ctl;
 	struct console_sock *console;
 	enum config_role role; /* now: a secondary that took over is a primary */

@@ -1,0 +1,168 @@
+"""As services: what systemd is told, and the units of configs/systemd under a real systemd."""
+
+import os
+import signal
+import socket
+import subprocess
+
+import ftlab
+import sdlab
+from ftlab import GUESTS, Deadline, Pair, Vm, expect
+from testlib import Skip, random_wait, start_load, test
+
+STANDBY, PRIMARY = "ftvmm-standby@demo.service", "ftvmm-primary@demo.service"
+
+
+class Told:
+    """What comes in at a NOTIFY_SOCKET; an abstract one is host A's."""
+
+    def __init__(self, lab, abstract=False):
+        path = lab.path(f"notify{lab.next_serial()}")
+        self.socket = lab.socket_in("A", socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind("\0" + path if abstract else path)
+        self.env = {"NOTIFY_SOCKET": ("@" if abstract else "") + path}
+        self.lines = []
+        lab.closing.append(self)
+
+    def close(self):
+        self.socket.close()
+
+    def wait(self, line, seconds=20):
+        """Until that line comes, or is the first of a kind: STATUS=PROTECTED."""
+        d = Deadline(seconds)
+        while True:
+            d.check(f"'{line}' from a VM, which said {self.lines}")
+            self.socket.settimeout(max(0.01, d.left()))
+            try:
+                got = self.socket.recv(4096).decode().splitlines()
+            except TimeoutError:
+                continue
+            self.lines += got
+            if any(x.startswith(line) for x in got):
+                return got
+
+    def silent(self, seconds):
+        self.socket.settimeout(seconds)
+        try:
+            return not self.socket.recv(4096)
+        except TimeoutError:
+            return True
+
+
+@test(60)
+def systemd_told(lab):
+    """readiness, state and end of a VM, and a watchdog that stops when it does; its children inherit nothing"""
+    for abstract in False, True:
+        told = Told(lab, abstract)
+        vm = Vm(lab, "A", ["-k", f"{GUESTS}/idle.elf", "-m", "64M", "-a", "hz=10"],
+                env={**told.env, "WATCHDOG_USEC": "200000"})
+        told.wait("READY=1")
+        expect("STATUS=RUNNING" in told.lines and told.lines.index("STATUS=RUNNING") <= told.lines.index("READY=1") + 1,
+               told.lines)
+        for _ in range(3):
+            told.wait("WATCHDOG=1")
+        vm.signal(signal.SIGSTOP)
+        while not told.silent(1):
+            pass
+        vm.signal(signal.SIGCONT)
+        told.wait("WATCHDOG=1")
+        expect(vm.stop() == 0, vm)
+        told.wait("STOPPING=1")
+    vm = Vm(lab, "A", ["-k", f"{GUESTS}/idle.elf", "-m", "64M"], env={"NOTIFY_SOCKET": "/no/such"})
+    vm.wait_log("NOTIFY_SOCKET '/no/such': No such file or directory; systemd is not told")
+    vm.wait_state("RUNNING")
+    told = Told(lab)
+    vm = Vm(lab, "A", ["-k", f"{GUESTS}/idle.elf", "-m", "64M"], name="another",
+            env={**told.env, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": "1"})
+    told.wait("READY=1")
+    expect(told.silent(1), "it feeds another process's watchdog")
+    vm = Vm(lab, "A", ["-k", "/no/such", "-m", "64M"], env=told.env)
+    expect(vm.wait_exit() == 1 and told.silent(0.1), "a VM that does not start says something")
+
+
+@test(60)
+def systemd_told_of_pair(lab):
+    """a secondary is ready when it listens; the state of both sides, and a takeover"""
+    pair, told = Pair(lab), {h: Told(lab) for h in "AB"}
+    b = pair.secondary("B", env=told["B"].env)
+    told["B"].wait("READY=1")
+    expect("STATUS=STARTING: waiting for a primary" in told["B"].lines, told["B"].lines)
+    a = pair.primary("A", env=told["A"].env)
+    told["A"].wait("READY=1")
+    for host in "AB":
+        told[host].wait("STATUS=PROTECTED")
+    a.kill()
+    told["B"].wait("STATUS=DEGRADED: took over")
+    expect(b.stop() == 0, b)
+    told["B"].wait("STOPPING=1")
+
+
+@test(60)
+def systemd_verify(lab):
+    """systemd finds nothing wrong with the units"""
+    if why := sdlab.missing():
+        raise Skip(why)
+    units = [os.path.join(sdlab.UNITS, u) for u in sorted(os.listdir(sdlab.UNITS))]
+    names = [u.replace("@.", "@demo.") for u in units]
+    p = subprocess.run(["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none /usr/local/bin && ln -s {ftlab.FTVMM} "
+                        f"/usr/local/bin/ftvmm && systemd-analyze verify --man=no {' '.join(names)}"],
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    # Other units of this machine are looked at, too.
+    wrong = [line for line in p.stdout.splitlines() if "ftvmm" in line]
+    expect(not wrong and p.returncode == 0, p.stdout)
+
+
+@test(180)
+def systemd_pair(lab):
+    """a pair of services under load: stopped, killed, hung, its host shut down; it is protected again each time"""
+    if why := sdlab.missing():
+        raise Skip(why)
+    os.mkdir(lab.path("arbiter"))
+    a, b = sdlab.Host(lab, "A"), sdlab.Host(lab, "B", watchdog="2s")
+    with open(a.image, "wb") as f:
+        f.truncate(64 << 20)
+    for host in a, b:
+        host.systemctl("start", STANDBY)
+        expect(host.show(STANDBY, "StatusText") == "STARTING: waiting for a primary", host.show(STANDBY, "StatusText"))
+    a.systemctl("start", PRIMARY)
+    expect(a.show(STANDBY, "ActiveState") == "inactive", "the standby unit was not ended")
+    a.wait_state("PROTECTED")
+    load = start_load(lab)
+
+    # The primary's unit is stopped: the VM goes to B, and this host stands by.
+    random_wait(lab, load, 0.1, 0.4)
+    a.systemctl("stop", PRIMARY)
+    b.wait_state("DEGRADED", "SYNCING", "PROTECTED")
+    a.wait_unit(STANDBY, "active")
+    a.wait_state("PROTECTED")
+    expect(b.show(STANDBY, "StatusText").startswith("PROTECTED"), b.show(STANDBY, "StatusText"))
+
+    # B is killed: A takes over, B is started again and stands by.
+    random_wait(lab, load, 0.1, 0.4)
+    b.signal_main(STANDBY, "KILL")
+    a.wait_state("DEGRADED", "SYNCING", "PROTECTED")
+    b.wait_state("PROTECTED")
+
+    # B hangs: systemd ends it, and starts it again.
+    pid = b.show(STANDBY, "MainPID")
+    b.signal_main(STANDBY, "STOP")
+    b.wait("MainPID", lambda: str(b.show(STANDBY, "MainPID") in (pid, "0")), ("False",))
+    b.wait_state("PROTECTED")
+
+    # `ftvmm failover`: the side that handed over is started again by itself.
+    random_wait(lab, load, 0.1, 0.4)
+    a.inside("ftvmm", "failover", "demo")
+    b.wait_state("DEGRADED", "SYNCING", "PROTECTED")
+    a.wait_state("PROTECTED")
+
+    # B's host is shut down: the VM goes first.
+    random_wait(lab, load, 0.1, 0.4)
+    b.systemctl("start", "shutdown.target")
+    expect(b.show(STANDBY, "ActiveState") == "inactive", b.show(STANDBY, "ActiveState"))
+    a.wait_state("DEGRADED")
+    lab.probe()
+    random_wait(lab, load, 0.1, 0.4)
+    load.finish()
+    a.inside("ftvmm", "stop", "demo")
+    a.wait_unit(STANDBY, "inactive")
+    lab.check([load], a.image)
