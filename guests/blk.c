@@ -5,17 +5,22 @@
  *
  *	ops=N (1000; 0 for ever) region=SECTORS (at most 65536) depth=N (4) seed=S
  *	span=SECTORS (8, at most 128): the largest request
+ *	key=1: not before a key is pressed at the serial port
  *
  * Each of the `depth` workers owns a slice of the region, so requests in flight never overlap.
  * Destroys what is on the first disk.
  */
 #include "guests/lib/guest.h"
+#include "guests/lib/cpu.h"
 
-#define REGION_MAX 65536u
-#define DEPTH_MAX  16u
-#define SPAN_MAX   128u
-#define WORDS	   (BLK_SECTOR / 8)
-#define MAGIC	   0x006b636f6c62746bull
+#define REGION_MAX  65536u
+#define DEPTH_MAX   16u
+#define SERIAL_DATA 0x3f8
+#define SERIAL_LSR  0x3fd
+#define DATA_READY  0x01
+#define SPAN_MAX    128u
+#define WORDS	    (BLK_SECTOR / 8)
+#define MAGIC	    0x006b636f6c62746bull
 
 /* What a sector must hold: a generation >= 1, or one of these. */
 #define GEN_UNKNOWN 0u /* never written, or discarded */
@@ -173,6 +178,13 @@ static void check_everything(struct checker *c, uint64_t region)
 	}
 }
 
+static void wait_for_key(void)
+{
+	while (!(cpu_in8(SERIAL_LSR) & DATA_READY))
+		guest_sleep_until(clock_ns() + 1000000);
+	cpu_in8(SERIAL_DATA);
+}
+
 int main(void)
 {
 	static struct checker c;
@@ -199,6 +211,8 @@ int main(void)
 		c.workers[i].random = cmdline_u64("seed", 1) + i;
 	}
 	print("READY\n");
+	if (cmdline_u64("key", 0))
+		wait_for_key();
 	run(&c, ops);
 	check_everything(&c, region);
 	print("blk ok ops=%lu reads=%lu writes=%lu flushes=%lu discards=%lu zeroes=%lu "

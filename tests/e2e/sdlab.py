@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 
 import ftlab
 from ftlab import FTVMM, GUEST_IP, GUEST_MAC, GUESTS, LINK_IP, ROOT, Deadline, LabError, Process, expect
@@ -128,9 +129,13 @@ class Host:
         self.inside("kill", f"-{sig}", pid)
 
     def close(self):
+        """With its process 1 all others end, each in its time."""
         self.proc.close()
-        d = Deadline(10)
-        while ftlab.read_text(os.path.join(self.cgroup, "cgroup.procs")) and d.left() > 0:
-            pass
-        for folder, _, _ in os.walk(self.cgroup, topdown=False):
-            os.rmdir(folder)
+        d = Deadline(20)
+        while os.path.exists(self.cgroup):
+            try:
+                for folder, _, _ in os.walk(self.cgroup, topdown=False):
+                    os.rmdir(folder)
+            except OSError as e:
+                d.check(f"the end of all that was in {e.filename}")
+                time.sleep(ftlab.POLL)

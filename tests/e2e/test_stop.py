@@ -11,6 +11,7 @@ import ftlab
 from ftlab import EXIT_FENCED, Deadline, Pair, Vm, Wire, expect
 from test_cli import refused
 from test_protect import same_images
+from terminal import Terminal
 from testlib import Skip, start_load, test
 
 IDLE = dict(guest="idle", cmdline="hz=10", net=False, disk=8)
@@ -69,14 +70,20 @@ def refused_start(pair, host, pattern):
     pair.lab.release(vm)
 
 
+def press(lab):
+    """The key that the guest waits for."""
+    Terminal(lab).type("\n")
+
+
 def full_queue(lab, slow, **options):
     """The guest has ended with more in the secondary's queue than it reads on with, and none of it can reach
     the image. The pair."""
-    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(4000)} depth=16 span=128", net=False, disk=48, epoch="10s", timeout="5s",
+    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(4000)} depth=16 span=128 key=1", net=False, disk=48, epoch="10s", timeout="5s",
                 **options)
     pair.image["B"] = os.path.join(slow.folder, "disk")
     a, b = pair.protect()
     slow.freeze()
+    press(lab)
     begun = b.status()["epochs_total"]
     try:
         a.wait_console("^blk ok", 60)
@@ -103,10 +110,11 @@ def full_queue(lab, slow, **options):
 def protected_slow_image(lab):
     """the secondary's image takes nothing for a while: the guest waits, nobody takes that for a death"""
     with SlowImage(lab) as slow:
-        pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(7000)} depth=16 span=128", net=False, disk=48, epoch="3s", timeout="1s")
+        pair = Pair(lab, guest="blk", cmdline="ops=7000 depth=16 span=128 key=1", net=False, disk=48, epoch="3s", timeout="1s")
         pair.image["B"] = os.path.join(slow.folder, "disk")
         a, b = pair.protect()
         slow.freeze()
+        press(lab)
         seen = {"epoch": 0, "since": 0.0}
 
         def stands(status):
@@ -181,12 +189,13 @@ def protect_by(pair, way):
 def lagging(lab, slow, way=None):
     """The guest wrote much that the secondary acknowledged or will, and none of it can reach the image there:
     25M of 32M, many blocks more than once. `way`: a link, the secondary's way to the arbiter. The pair."""
-    pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(7000)} depth=16 span=128", net=False, disk=48, epoch="10s", timeout="5s")
+    pair = Pair(lab, guest="blk", cmdline="ops=7000 depth=16 span=128 key=1", net=False, disk=48, epoch="10s", timeout="5s")
     pair.image["B"] = os.path.join(slow.folder, "disk")
     a, b = protect_by(pair, way) if way else pair.protect()
     slow.freeze()
+    press(lab)
     d = Deadline(40)
-    while os.stat(pair.image["A"]).st_blocks < ftlab.work(50 << 10):
+    while os.stat(pair.image["A"]).st_blocks < 50 << 10:
         expect(a.alive() and b.alive(), "somebody ended")
         d.check("the guest's writes")
         a.nap(0.02)
