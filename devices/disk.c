@@ -71,6 +71,14 @@ static int not_locked(const struct disk *d, int r, const char *path, struct err 
 		       d->id, path);
 }
 
+static int try_image(const struct disk *d, const char *path, struct err *e)
+{
+	struct flock fl = {.l_type = d->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+	int r = fcntl(d->fd, F_OFD_GETLK, &fl) < 0 ? -errno : fl.l_type == F_UNLCK ? 0 : -EAGAIN;
+
+	return r ? not_locked(d, r, path, e) : 0;
+}
+
 static int lock_image(struct disk *d, const char *path, struct err *e)
 {
 	int r = try_lock(d);
@@ -167,7 +175,9 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 	d->fd = open(path, oflags, 0600);
 	if (d->fd < 0)
 		return err_sys(e, "disk %s: cannot open %s", id, path);
-	r = flags & DISK_OPEN_UNLOCKED ? 0 : lock_image(d, path, e);
+	r = flags & DISK_OPEN_UNLOCKED ? 0
+	    : flags & DISK_OPEN_TRY    ? try_image(d, path, e)
+				       : lock_image(d, path, e);
 	if (!r)
 		r = measure(d, path, e);
 	if (!r && !d->bytes && !(flags & DISK_OPEN_CREATE))

@@ -109,7 +109,6 @@ static int attach(struct netdev *nd, const char *ifname, struct err *e)
 {
 	bool existed = if_nametoindex(ifname);
 	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-	int header = NET_VNET_HDR;
 
 	nd->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (nd->fd < 0 && errno == ENOENT)
@@ -125,9 +124,16 @@ static int attach(struct netdev *nd, const char *ifname, struct err *e)
 		return attach_error(ifname, existed, e);
 	nd->ours = !existed;
 	snprintf(nd->ifname, sizeof(nd->ifname), "%s", ifr.ifr_name);
-	/* An existing tap keeps what its former user set. */
+	return 0;
+}
+
+/* An existing tap keeps what its former user set. */
+static int set_headers(struct netdev *nd, struct err *e)
+{
+	int header = NET_VNET_HDR;
+
 	if (ioctl(nd->fd, TUNSETVNETHDRSZ, &header) < 0 || ioctl(nd->fd, TUNSETOFFLOAD, 0ul) < 0)
-		return err_sys(e, "tap '%s': virtio headers", ifname);
+		return err_sys(e, "tap '%s': virtio headers", nd->ifname);
 	return 0;
 }
 
@@ -145,6 +151,8 @@ int netdev_open_tap(struct netdev *nd, const char *id, const char *ifname, const
 			       id, ifname, IFNAMSIZ - 1);
 	snprintf(nd->id, sizeof(nd->id), "%s", id);
 	r = attach(nd, ifname, e);
+	if (!r)
+		r = set_headers(nd, e);
 	if (!r)
 		r = set_link(nd, false, &link);
 	/* Up, and not ours to change: it carries nothing of the guest before we write to it. */

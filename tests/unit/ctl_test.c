@@ -235,7 +235,7 @@ static void answers_and_echoes_the_id(void **state)
 	say(fd, "{\"cmd\":\"silent\"}\n");
 	expect(fd, "{\"error\":\"failed\"}");
 	say(fd, "{\"cmd\":\"garble\"}\n");
-	expect(fd, "{\"error\":\"failed (see the log)\"}");
+	expect(fd, "{\"error\":\"file '?\?' failed\"}");
 	say(fd, "\n\n{\"cmd\":\"nothing\"}\r\n");
 	expect(fd, "{\"ok\":{}}");
 	close(fd);

@@ -1,6 +1,7 @@
 /*
  * What `ftvmm check` finds: one finding for each thing that a run needs of its host. Each is tried
- * as `ftvmm run` would, and given back at once; nothing is written, and no guest runs.
+ * as `ftvmm run` would, and given back at once; nothing is written, no guest runs, and what is in a
+ * kernel or a snapshot is not looked at.
  */
 #ifndef VMM_CHECK_H
 #define VMM_CHECK_H
@@ -33,7 +34,10 @@ void check_tried(struct check *c, const char *what, int code, const struct err *
 void check_host(struct check *c);
 /* check_devices.c: images and networks. */
 void check_devices(struct check *c);
-/* check_peers.c: where it listens, whom it connects to, the arbiter. At most some seconds each. */
+/*
+ * check_peers.c: where it listens, whom it connects to, the arbiter. Some seconds each; a name
+ * server that does not answer takes longer.
+ */
 void check_peers(struct check *c);
 
 #endif

@@ -21,11 +21,11 @@ static bool is_replica(const struct check *c, const struct config_disk *d)
 static int flags_of(const struct check *c, const struct config_disk *d)
 {
 	bool elsewhere = c->cfg->role == ROLE_SECONDARY || c->cfg->incoming[0];
-	int flags = d->readonly ? DISK_OPEN_RO : elsewhere ? DISK_OPEN_UNLOCKED : 0;
+	int flags = DISK_OPEN_TRY | (d->direct ? DISK_OPEN_DIRECT : 0);
 
 	if (is_replica(c, d))
-		flags = DISK_OPEN_CREATE;
-	return flags | (d->direct ? DISK_OPEN_DIRECT : 0);
+		return flags | DISK_OPEN_CREATE;
+	return flags | (d->readonly ? DISK_OPEN_RO : elsewhere ? DISK_OPEN_UNLOCKED : 0);
 }
 
 static void image(struct check *c, const struct config_disk *cd)

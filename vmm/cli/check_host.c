@@ -1,6 +1,9 @@
 #include "vmm/cli/check.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <libgen.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -33,10 +36,13 @@ static void event_loop(struct check *c)
 	check_tried(c, "io_uring", r, &e, "the event loop starts");
 }
 
-/* The thread that asks is the one that gets it: it ends with the process. */
+/* Given back: what comes next is not to be in the way of a VM that runs. */
 static void priority(struct check *c)
 {
+	static const struct sched_param ordinary;
 	int r = c->cfg->role == ROLE_PLAIN ? 0 : loop_raise_priority(1);
+
+	pthread_setschedparam(pthread_self(), SCHED_OTHER, &ordinary);
 
 	if (r)
 		check_say(c, CHECK_WARN, "priority",
@@ -75,9 +81,7 @@ static void memory(struct check *c)
 	option_format_size(wants, wants_text, sizeof(wants_text));
 	if (told)
 		check_say(c, CHECK_OK, "memory",
-			  "%s to be had here; the VM that comes says how "
-			  "much it has",
-			  has_text);
+			  "%s to be had here; the VM that comes says how much it has", has_text);
 	else if (wants > has)
 		check_say(c, CHECK_WARN, "memory",
 			  "the guest has %s, of which only %s are to be had here now: when it uses "
@@ -99,24 +103,46 @@ static void userfaultfd(struct check *c)
 		check_tried(c, "userfaultfd", e.code, &e, "memory may come while the guest runs");
 }
 
+/* May a file be made or written there? */
+static int may_write(const char *path, struct err *e)
+{
+	char copy[600];
+
+	snprintf(copy, sizeof(copy), "%s", path);
+	if (!access(path, W_OK) || (errno == ENOENT && !access(dirname(copy), W_OK | X_OK)))
+		return 0;
+	return err_sys(e, "'%s'", path);
+}
+
 /* A VM of this name that runs has the images and taps, too. */
 static void name(struct check *c)
 {
 	struct sockaddr_un sa;
 	struct err e = {0};
-	int fd = ctl_sock_lock(&e), r = fd < 0 ? fd : ctl_sock_addr(c->cfg->name, &sa, &e);
+	char dir[192];
+	int fd = -ENOENT, r = ctl_sock_dir(dir, sizeof(dir), &e);
 
-	if (fd >= 0)
-		close(fd);
-	fd = r ? -1 : ctl_sock_connect(&sa, 1000);
-	if (fd >= 0)
+	if (!r)
+		r = ctl_sock_addr(c->cfg->name, &sa, &e);
+	if (!r)
+		fd = ctl_sock_connect(&sa, 1000);
+	if (fd >= 0 || fd == -ETIMEDOUT)
 		check_say(c, CHECK_FAILS, "name",
 			  "'%s' runs here already; look at it: ftvmm status %s", c->cfg->name,
 			  c->cfg->name);
 	else
-		check_tried(c, "name", r, &e, c->cfg->name);
+		check_tried(c, "name", r ? r : may_write(dir, &e), &e, c->cfg->name);
 	if (fd >= 0)
 		close(fd);
+}
+
+static void console(struct check *c)
+{
+	const char *to = c->cfg->console;
+	struct err e = {0};
+
+	if (strcmp(to, "stdio") && strcmp(to, "none"))
+		check_tried(c, "console", may_write(to, &e), &e, to);
 }
 
 void check_host(struct check *c)
@@ -127,4 +153,5 @@ void check_host(struct check *c)
 	priority(c);
 	memory(c);
 	userfaultfd(c);
+	console(c);
 }

@@ -2,10 +2,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "ft/common/dial.h"
 #include "vmm/base/loop.h"
@@ -17,21 +15,6 @@
 
 /* --- where it listens ------------------------------------------------------------------------- */
 
-static int may_listen(const struct chan_uri *u, struct err *e)
-{
-	char path[sizeof(u->path)];
-	int fd;
-
-	if (u->kind == CHAN_UNIX) { /* it would be made */
-		memcpy(path, u->path, sizeof(path));
-		return access(dirname(path), W_OK | X_OK) ? err_sys(e, "'%s'", u->path) : 0;
-	}
-	fd = u->kind == CHAN_FD ? -1 : chan_listen(u, e);
-	if (fd >= 0)
-		close(fd);
-	return e->code;
-}
-
 static void address(struct check *c, const char *what, const char *text)
 {
 	struct err e = {0};
@@ -39,7 +22,7 @@ static void address(struct check *c, const char *what, const char *text)
 	int r = chan_parse(text, &u, &e);
 
 	if (!r)
-		r = may_listen(&u, &e);
+		r = chan_try_listen(&u, &e);
 	check_tried(c, what, r, &e, text);
 }
 
@@ -78,8 +61,8 @@ static int reach(const char *uri, const struct tls *tls, struct err *e)
 
 	if (dial_start(&d, uri, &call.e))
 		call.over = true;
-	while (!call.over && loop_now_ns() < until)
-		loop_run_once(&l, until - loop_now_ns());
+	for (uint64_t now; !call.over && (now = loop_now_ns()) < until;)
+		loop_run_once(&l, until - now);
 	dial_stop(&d);
 	loop_done(&l);
 	if (!call.over)
@@ -93,17 +76,15 @@ static void peer(struct check *c, const char *uri, const struct tls *tls)
 {
 	char at[sizeof(c->cfg->peers[0])];
 	struct err e = {0};
-	int r;
 
 	snprintf(at, sizeof(at), "%s", uri);
-	r = chan_resolve(at, sizeof(at), &e);
-	if (!r && c->cfg->role == ROLE_PRIMARY)
-		r = reach(at, tls, &e);
-	if (c->cfg->role == ROLE_SECONDARY && !r)
+	if (chan_resolve(at, sizeof(at), &e))
+		check_say(c, CHECK_FAILS, "peer", "%s", e.msg);
+	else if (c->cfg->role == ROLE_SECONDARY)
 		check_say(c, CHECK_OK, "peer", "%s is connected to after a takeover", at);
-	else if (!r)
+	else if (!reach(at, tls, &e))
 		check_say(c, CHECK_OK, "peer", "%s answers", at);
-	else if (c->cfg->role == ROLE_SECONDARY || !strncmp(e.msg, "TLS: ", 5))
+	else if (!strncmp(e.msg, "TLS: ", 5))
 		check_say(c, CHECK_FAILS, "peer", "%s: %s", at, e.msg);
 	else
 		check_say(c, CHECK_WARN, "peer",

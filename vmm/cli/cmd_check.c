@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/base/utf8.h"
 #include "vmm/cli/advice.h"
 #include "vmm/cli/check.h"
 #include "vmm/cli/command.h"
@@ -21,6 +22,7 @@ void check_say(struct check *c, enum check_is is, const char *what, const char *
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	utf8_mend(text);
 	c->fails |= is == CHECK_FAILS;
 	json_array_append_new(c->found, json_pack("{s:s, s:s, s:s}", "is", names[is], "what", what,
 						  "text", text));
@@ -86,40 +88,40 @@ static int help(void)
 {
 	printf("usage: ftvmm check [VM.json] [options of run] [--json]\n"
 	       "Would `ftvmm run` with the same words run here? A line for each thing that it "
-	       "needs: OK, WARN or FAILS,\nand what to do. Exit code 2 when something fails. The "
-	       "options: ftvmm run --help.\n");
+	       "needs: OK, WARN or FAILS,\nand what to do; what is in kernel and snapshot is not "
+	       "looked at. Exit code 2 when something fails.\nThe options: ftvmm run --help.\n");
 	return EXIT_DONE;
 }
 
-/* The words without the one that is not run's. */
-static bool take_json(int *argc, char **argv)
+/* First or last it is not one of run's words, nor the value of one. */
+static bool take_json(int *argc, char ***argv)
 {
-	int n = 0, had = *argc;
+	bool first = *argc > 1 && !strcmp((*argv)[1], "--json");
+	bool last = *argc > 1 && !strcmp((*argv)[*argc - 1], "--json");
 
-	for (int i = 0; i < had; i++)
-		if (strcmp(argv[i], "--json"))
-			argv[n++] = argv[i];
-	*argc = n;
-	return n < had;
+	if (first)
+		++*argv;
+	if (first || last)
+		--*argc;
+	return first || last;
 }
 
 int cmd_check(int argc, char **argv)
 {
-	bool json = take_json(&argc, argv);
+	bool json = take_json(&argc, &argv);
 	struct err e = {0};
 	struct config *cfg;
 	int code;
 
-	for (int i = 1; i < argc; i++)
-		if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
-			return help();
+	if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")))
+		return help();
 	signal(SIGPIPE, SIG_IGN);
 	cfg = calloc(1, sizeof(*cfg));
 	code = cfg ? config_parse_run(cfg, argc - 1, argv + 1, &e)
 		   : err_set(&e, -ENOMEM, "out of memory");
 	if (code < 0)
 		fprintf(stderr, "ftvmm: %s\n", e.msg);
-	code = code ? EXIT_USAGE : check(cfg, json);
+	code = code < 0 ? EXIT_USAGE : code ? EXIT_DONE : check(cfg, json);
 	free(cfg);
 	return code;
 }

@@ -12,6 +12,7 @@
 
 #include "vmm/cli/ctl_sock.h"
 #include "vmm/base/log.h"
+#include "vmm/base/utf8.h"
 
 #define CLIENTS_MAX 16
 /* A client that leaves more than this unread is dropped; the longest answer is CTL_CLIENT_MAX. */
@@ -145,10 +146,11 @@ static void put(struct client *c, json_t *line)
 
 static void put_error(struct client *c, json_t *id, const char *text)
 {
-	json_t *line = json_pack("{sO*ss}", "id", id, "error", text);
+	char mended[sizeof(((struct err *)0)->msg)];
 
-	/* The text may hold bytes that are no UTF-8, from a path for instance. */
-	put(c, line ? line : json_pack("{sO*ss}", "id", id, "error", "failed (see the log)"));
+	snprintf(mended, sizeof(mended), "%s", text);
+	utf8_mend(mended); /* from a path for instance */
+	put(c, json_pack("{sO*ss}", "id", id, "error", mended));
 }
 
 /* Brackets outside strings; a cheap bound before the recursive parser sees the line. */

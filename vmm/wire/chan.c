@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -285,8 +286,8 @@ static int listen_tcp(const struct chan_uri *u, struct err *e)
 	return fd;
 }
 
-/* Only a socket that nobody listens on any more is removed. */
-static int remove_stale(const struct chan_uri *u, const struct sockaddr_un *sa, struct err *e)
+/* 1: there is a socket that nobody listens on any more; 0: there is nothing. */
+static int look_at_path(const struct chan_uri *u, const struct sockaddr_un *sa, struct err *e)
 {
 	struct stat st;
 	int fd;
@@ -300,11 +301,7 @@ static int remove_stale(const struct chan_uri *u, const struct sockaddr_un *sa, 
 		close(fd);
 	if (fd >= 0 || fd == -EAGAIN)
 		return err_set(e, -EADDRINUSE, "unix:%s: another process listens there", u->path);
-	if (fd != -ECONNREFUSED)
-		return err_set(e, fd, "unix:%s: %s", u->path, strerror(-fd));
-	if (unlink(u->path) && errno != ENOENT)
-		return err_sys(e, "unix:%s: cannot remove the stale socket", u->path);
-	return 0;
+	return fd == -ECONNREFUSED ? 1 : err_set(e, fd, "unix:%s: %s", u->path, strerror(-fd));
 }
 
 static int listen_unix(const struct chan_uri *u, struct err *e)
@@ -313,25 +310,50 @@ static int listen_unix(const struct chan_uri *u, struct err *e)
 	int fd, r = unix_address(u, &sa, e);
 
 	if (!r)
-		r = remove_stale(u, &sa, e);
-	if (r)
+		r = look_at_path(u, &sa, e);
+	if (r < 0)
 		return r;
+	if (r && unlink(u->path) && errno != ENOENT)
+		return err_sys(e, "unix:%s: cannot remove the stale socket", u->path);
 	fd = bind_listen(AF_UNIX, (struct sockaddr *)&sa, sizeof(sa));
 	if (fd < 0)
 		return err_set(e, fd, "unix:%s: cannot listen: %s", u->path, strerror(-fd));
 	return fd;
 }
 
-static int listen_fd(const struct chan_uri *u, struct err *e)
+static int try_unix(const struct chan_uri *u, struct err *e)
 {
-	int listens = 0, r = set_nonblock(u->fd);
-	socklen_t len = sizeof(listens);
+	char folder[sizeof(u->path)];
+	struct sockaddr_un sa;
+	int r = unix_address(u, &sa, e);
 
-	if (r)
-		return err_set(e, r, "fd:%d: is not an open file descriptor", u->fd);
+	if (!r)
+		r = look_at_path(u, &sa, e);
+	memcpy(folder, u->path, sizeof(folder));
+	if (r >= 0 && access(dirname(folder), W_OK | X_OK))
+		r = err_sys(e, "unix:%s: cannot be made", u->path);
+	return r < 0 ? r : 0;
+}
+
+static int try_fd(const struct chan_uri *u, struct err *e)
+{
+	socklen_t len = sizeof(int);
+	int listens = 0;
+
+	if (fcntl(u->fd, F_GETFL) < 0)
+		return err_set(e, -errno, "fd:%d: is not an open file descriptor", u->fd);
 	if (getsockopt(u->fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) || !listens)
 		return err_set(e, -EINVAL, "fd:%d: is not a listening socket", u->fd);
-	return u->fd;
+	return 0;
+}
+
+static int listen_fd(const struct chan_uri *u, struct err *e)
+{
+	int r = try_fd(u, e);
+
+	if (!r)
+		r = set_nonblock(u->fd);
+	return r < 0 ? err_set(e, r, "fd:%d: %s", u->fd, strerror(-r)) : u->fd;
 }
 
 int chan_listen(const struct chan_uri *u, struct err *e)
@@ -347,6 +369,21 @@ int chan_listen(const struct chan_uri *u, struct err *e)
 	default:
 		return err_set(e, -EINVAL, "file:%s: cannot listen on a file", u->path);
 	}
+}
+
+int chan_try_listen(const struct chan_uri *u, struct err *e)
+{
+	int fd;
+
+	if (u->kind == CHAN_UNIX)
+		return try_unix(u, e);
+	if (u->kind == CHAN_FD)
+		return try_fd(u, e);
+	fd = chan_listen(u, e);
+	if (fd < 0)
+		return fd;
+	close(fd);
+	return 0;
 }
 
 int chan_accept(int lfd, struct err *e)

@@ -49,6 +49,8 @@ int chan_connect(const struct chan_uri *u, int timeout_ms, struct err *e);
  * listens on any more is replaced, anything else at its path is refused. Returns fd.
  */
 int chan_listen(const struct chan_uri *u, struct err *e);
+/* Would it do? Nothing is made, removed, or kept. */
+int chan_try_listen(const struct chan_uri *u, struct err *e);
 /* Accept one (non-blocking fd, options set); -EAGAIN when none waits. */
 int chan_accept(int listen_fd, struct err *e);
 /* TCP_NODELAY, TCP_USER_TIMEOUT (ms), keepalive; no-op for other kinds. */
