@@ -14,7 +14,7 @@ from ftlab import FTVMM, GUEST_IP, GUEST_MAC, GUESTS, LINK_IP, ROOT, Deadline, L
 SYSTEMD = "/lib/systemd/systemd"
 UNITS = os.path.join(ROOT, "configs/systemd")
 # Of a system: there for what the units say of them, and empty.
-TARGETS = ("sysinit", "basic", "multi-user", "shutdown", "network-online", "umount", "ready")
+TARGETS = ("sysinit", "basic", "multi-user", "shutdown", "network-online", "remote-fs", "umount", "ready")
 # /run and /usr/local/bin are empty, /etc is a copy: what is written there is gone with it.
 BEGIN = """set -e
 mount -t tmpfs none /run

@@ -16,12 +16,20 @@
 #include "vmm/cli/run_command.h"
 #include "vmm/base/log.h"
 
+/* For systemd: STATE, and the note behind it. */
+static void say_state(void *arg, char *ret, size_t cap)
+{
+	const struct run *r = arg;
+
+	snprintf(ret, cap, "%s%s%s", ft_word(&r->ft), r->ft.note[0] ? ": " : "", r->ft.note);
+}
+
 static void state_changed(void *arg, const char *from, const char *to)
 {
 	struct run *r = arg;
 
 	ctl_event(r->ctl, run_state_event(r, from));
-	notify_state(&r->notify, to, r->ft.note);
+	notify_changed(&r->notify);
 	run_disk_state_changed(r);
 }
 
@@ -107,7 +115,7 @@ static int start(struct run *r, struct err *e)
 	r->ft.on_exit = run_end_finish;
 	r->ft.arg = r;
 	if (!code)
-		notify_open(&r->notify, &r->loop);
+		notify_open(&r->notify, &r->loop, say_state, r);
 	if (!code)
 		code = watch_signals(r, e);
 	if (!code)
@@ -124,7 +132,6 @@ static int start(struct run *r, struct err *e)
 		code = run_role_start(r, e);
 	if (code)
 		return code;
-	notify_state(&r->notify, ft_word(&r->ft), r->ft.note);
 	notify_ready(&r->notify);
 	return 0;
 }

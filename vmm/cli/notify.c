@@ -1,7 +1,6 @@
 #include "vmm/cli/notify.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,8 +10,10 @@
 #include <unistd.h>
 
 #include "vmm/base/log.h"
+#include "vmm/base/utf8.h"
 
 #define WATCHDOG_MAX_US 86400000000ull
+#define AGAIN_NS	5000000000ull
 
 static void say(struct notify *n, const char *text)
 {
@@ -20,29 +21,33 @@ static void say(struct notify *n, const char *text)
 		log_debug("systemd: %s", strerror(errno));
 }
 
-/* All that is so now: one that was lost is made up for by the next. */
 static void say_all(struct notify *n)
 {
-	char text[sizeof(n->state) + 64];
+	char state[520], text[sizeof(state) + 40];
 
-	snprintf(text, sizeof(text), "%s%s%s", n->ready ? "READY=1\n" : "",
-		 n->state[0] ? "STATUS=" : "", n->state);
-	if (text[0])
-		say(n, text);
+	if (n->fd < 0)
+		return;
+	n->state(n->arg, state, sizeof(state));
+	/* It is one line of UTF-8, and a note may have what a peer or a path said. */
+	utf8_mend(state);
+	for (char *p = state; *p; p++)
+		if ((unsigned char)*p < ' ')
+			*p = ' ';
+	snprintf(text, sizeof(text), "%s%sSTATUS=%s", n->ready ? "READY=1\n" : "",
+		 n->watched ? "WATCHDOG=1\n" : "", state);
+	say(n, text);
 }
 
-/* --- watchdog --------------------------------------------------------------------------------- */
-
-static void watchdog(struct loop_op *op, int res)
+static void again(struct loop_op *op, int res)
 {
 	struct notify *n = op->arg;
 
-	say(n, "WATCHDOG=1");
-	loop_timer_set(n->loop, &n->watchdog_op, n->watchdog_ns);
+	say_all(n);
+	loop_timer_set(n->loop, &n->again_op, n->again_ns);
 }
 
-/* Twice in the time that it waits. 0: nobody does. */
-static uint64_t watchdog_interval(void)
+/* 0: none. */
+static uint64_t watchdog_ns(void)
 {
 	const char *us = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
 	char *end;
@@ -50,7 +55,7 @@ static uint64_t watchdog_interval(void)
 
 	if (!us || *end || end == us || n > WATCHDOG_MAX_US)
 		return 0;
-	return pid && atoi(pid) != getpid() ? 0 : n * 1000 / 2;
+	return pid && atoi(pid) != getpid() ? 0 : n * 1000;
 }
 
 /* --- interface -------------------------------------------------------------------------------- */
@@ -76,19 +81,22 @@ static int connect_to(const char *path)
 	return code;
 }
 
-void notify_open(struct notify *n, struct loop *l)
+void notify_open(struct notify *n, struct loop *l, void (*state)(void *arg, char *ret, size_t cap),
+		 void *arg)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
+	uint64_t watchdog = watchdog_ns();
 
-	*n = (struct notify){.fd = -1, .loop = l};
+	*n = (struct notify){.fd = -1, .loop = l, .again_ns = AGAIN_NS, .state = state, .arg = arg};
 	if (path)
 		n->fd = connect_to(path);
 	if (path && n->fd < 0)
 		log_warn("NOTIFY_SOCKET '%s': %s; systemd is not told of the VM", path,
 			 strerror(-n->fd));
-	if (n->fd >= 0)
-		n->watchdog_ns = watchdog_interval();
-	n->watchdog_op = (struct loop_op){.fn = watchdog, .arg = n};
+	n->watched = watchdog != 0;
+	if (watchdog && watchdog / 2 < n->again_ns)
+		n->again_ns = watchdog / 2;
+	n->again_op = (struct loop_op){.fn = again, .arg = n};
 	unsetenv("NOTIFY_SOCKET");
 	unsetenv("WATCHDOG_USEC");
 	unsetenv("WATCHDOG_PID");
@@ -97,29 +105,21 @@ void notify_open(struct notify *n, struct loop *l)
 void notify_ready(struct notify *n)
 {
 	n->ready = true;
-	say_all(n);
-	if (n->watchdog_ns)
-		loop_timer_set(n->loop, &n->watchdog_op, n->watchdog_ns);
+	if (n->fd >= 0)
+		again(&n->again_op, 0);
 }
 
-void notify_state(struct notify *n, const char *word, const char *note)
+void notify_changed(struct notify *n)
 {
-	bool has_note = note && *note;
-
-	snprintf(n->state, sizeof(n->state), "%s%s%s", word, has_note ? ": " : "",
-		 has_note ? note : "");
-	/* It is one line, and a note may have what a peer said. */
-	for (char *p = n->state; *p; p++)
-		if ((unsigned char)*p < ' ')
-			*p = ' ';
-	say_all(n);
+	if (n->loop)
+		say_all(n);
 }
 
 void notify_close(struct notify *n)
 {
 	if (!n->loop)
 		return;
-	loop_timer_del(n->loop, &n->watchdog_op);
+	loop_timer_del(n->loop, &n->again_op);
 	say(n, "STOPPING=1");
 	if (n->fd >= 0)
 		close(n->fd);
