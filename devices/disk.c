@@ -51,10 +51,15 @@ bool disk_is_part(const struct disk *d)
 	       !memcmp(sector, part_text, sizeof(part_text));
 }
 
+static struct flock lock_of(const struct disk *d)
+{
+	return (struct flock){.l_type = d->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+}
+
 /* Of the open file, not of the process: it goes away with the last fd, on kill too. */
 static int try_lock(const struct disk *d)
 {
-	struct flock fl = {.l_type = d->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+	struct flock fl = lock_of(d);
 
 	if (fcntl(d->fd, F_OFD_SETLK, &fl) == 0)
 		return 0;
@@ -73,7 +78,7 @@ static int not_locked(const struct disk *d, int r, const char *path, struct err 
 
 static int try_image(const struct disk *d, const char *path, struct err *e)
 {
-	struct flock fl = {.l_type = d->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+	struct flock fl = lock_of(d);
 	int r = fcntl(d->fd, F_OFD_GETLK, &fl) < 0 ? -errno : fl.l_type == F_UNLCK ? 0 : -EAGAIN;
 
 	return r ? not_locked(d, r, path, e) : 0;
@@ -170,7 +175,7 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 	d->sync = flags & DISK_OPEN_SYNC;
 	if (d->sync)
 		oflags |= O_DSYNC;
-	if ((flags & DISK_OPEN_CREATE) && !d->readonly)
+	if ((flags & DISK_OPEN_CREATE) && !(flags & DISK_OPEN_TRY) && !d->readonly)
 		oflags |= O_CREAT;
 	d->fd = open(path, oflags, 0600);
 	if (d->fd < 0)

@@ -99,7 +99,8 @@ enum {
 	DISK_OPEN_CREATE = 4,
 	DISK_OPEN_UNLOCKED = 8,
 	DISK_OPEN_SYNC = 16, /* what is done, another host sees, whatever becomes of this one */
-	DISK_OPEN_TRY = 32,  /* could it be locked? It is not, and nobody else is kept from it */
+	DISK_OPEN_TRY =
+		32, /* could it be locked? It is not, nor made; nobody else is kept from it */
 };
 
 /*

@@ -420,6 +420,32 @@ static void lock_keeps_others_out(void **state)
 }
 
 /* An image that goes from one process to another, and back. */
+/* What would do is said, and nothing is locked or made by that. */
+static void a_lock_is_asked_for(void **state)
+{
+	static const int create = DISK_OPEN_TRY | DISK_OPEN_CREATE;
+	static const int ro = DISK_OPEN_TRY | DISK_OPEN_RO;
+	struct fix *f = *state;
+	struct disk look, other;
+	struct err e = {0};
+	char path[80];
+
+	assert_int_equal(disk_open(&look, NULL, "l", f->path, DISK_OPEN_TRY, &e), -EBUSY);
+	assert_non_null(strstr(e.msg, "in use"));
+	assert_int_equal(disk_open(&look, NULL, "l", f->path, ro, NULL), -EBUSY);
+	disk_unlock(&f->d);
+	assert_int_equal(disk_open(&look, NULL, "l", f->path, DISK_OPEN_TRY, NULL), 0);
+	assert_int_equal(disk_open(&other, NULL, "o", f->path, DISK_OPEN_RO, NULL), 0);
+	disk_close(&look);
+	assert_int_equal(disk_open(&look, NULL, "l", f->path, DISK_OPEN_TRY, NULL), -EBUSY);
+	assert_int_equal(disk_open(&look, NULL, "l", f->path, ro, NULL), 0);
+	disk_close(&look);
+	disk_close(&other);
+	snprintf(path, sizeof(path), "%s.new", f->path);
+	assert_int_equal(disk_open(&look, NULL, "l", path, create, NULL), -ENOENT);
+	assert_int_equal(access(path, F_OK), -1);
+}
+
 static void a_lock_is_given_up_and_taken(void **state)
 {
 	struct fix *f = *state;
@@ -579,6 +605,7 @@ int main(void)
 		T(the_hook_may_hold),
 		T(close_gives_held_requests_back),
 		T(lock_keeps_others_out),
+		T(a_lock_is_asked_for),
 		T(a_lock_is_given_up_and_taken),
 		T(drained_when_nothing_is_under_way),
 		T(open_errors_say_what_to_do),
