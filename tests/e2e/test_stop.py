@@ -75,13 +75,13 @@ def press(lab):
     Terminal(lab).type("\n")
 
 
-def full_queue(lab, slow, **options):
+def full_queue(lab, slow, env=None, **options):
     """The guest has ended with more in the secondary's queue than it reads on with, and none of it can reach
     the image. The pair."""
     pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(4000)} depth=16 span=128 key=1", net=False, disk=48, epoch="10s", timeout="5s",
                 **options)
     pair.image["B"] = os.path.join(slow.folder, "disk")
-    a, b = pair.protect()
+    a, b = pair.protect(env=env)
     slow.freeze()
     press(lab)
     begun = b.status()["epochs_total"]

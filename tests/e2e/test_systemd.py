@@ -8,6 +8,7 @@ import subprocess
 import ftlab
 import sdlab
 from ftlab import GUESTS, Deadline, Pair, Vm, expect
+from test_stop import SlowImage, full_queue
 from testlib import Skip, random_wait, start_load, test
 
 STANDBY, PRIMARY = "ftvmm-standby@demo.service", "ftvmm-primary@demo.service"
@@ -75,6 +76,16 @@ def systemd_told(lab):
             env={**told.env, "WATCHDOG_USEC": "100000", "WATCHDOG_PID": "1"})
     told.wait("READY=1")
     expect(told.silent(1), "it feeds another process's watchdog")
+    program, seen = lab.path("program"), lab.path("seen")
+    with open(program, "w") as f:
+        f.write(f"#!/bin/sh\nenv > {seen}\nexit 1\n")
+    os.chmod(program, 0o755)
+    vm = Vm(lab, "A", ["--primary", "-k", f"{GUESTS}/idle.elf", "-m", "64M", "--ft", "mc", "--peer", "tcp:127.0.0.1:1",
+                       "--arbiter", f"exec:{program}"], name="third", env={**told.env, "WATCHDOG_USEC": "1"})
+    expect(vm.wait_exit() == 1, vm)
+    said = ftlab.read_text(seen)
+    expect("PATH=" in said and "NOTIFY_SOCKET" not in said and "WATCHDOG" not in said, said)
+    told.wait("STOPPING=1")
     vm = Vm(lab, "A", ["-k", "/no/such", "-m", "64M"], env=told.env)
     expect(vm.wait_exit() == 1 and told.silent(0.1), "a VM that does not start says something")
 
@@ -98,6 +109,25 @@ def systemd_told_of_pair(lab):
     told["B"].wait("STATUS=DEGRADED: took over")
     expect(b.stop() == 0, b)
     told["B"].wait("STOPPING=1")
+
+
+@test(120)
+def systemd_told_in_drain(lab):
+    """a secondary that ends when its image has taken all does not look hung to its watchdog until then"""
+    told = Told(lab)
+    with SlowImage(lab) as slow:
+        pair = full_queue(lab, slow, env={"B": {**told.env, "WATCHDOG_USEC": "200000"}})
+        b = pair.vm["B"]
+        b.signal(signal.SIGTERM)
+        b.wait_log("go to the image first")
+        told.wait("STOPPING=1")
+        for _ in range(5):
+            got = told.wait("WATCHDOG=1")
+            expect("READY=1" not in got, got)
+        expect(b.alive(), b)
+        slow.thaw()
+        expect(b.wait_exit(30) == 0, f"exit code {b.code}: {b.log_text()}")
+        expect(pair.vm["A"].wait_exit() == 0, pair.vm["A"])
 
 
 @test(60)

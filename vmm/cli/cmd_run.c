@@ -140,7 +140,7 @@ static void stop(struct run *r)
 {
 	bool built;
 
-	notify_close(&r->notify);
+	notify_stopping(&r->notify);
 	boot_reader_drop(r->reader);
 	run_snapshot_stop(r);
 	run_lazy_stop(r);
@@ -158,6 +158,7 @@ static void stop(struct run *r)
 	ctl_close(r->ctl);
 	arbiter_close(r->ft.arbiter);
 	tls_close(r->ft.tls);
+	notify_close(&r->notify);
 	loop_done(&r->loop);
 	if (r->signal_fd >= 0)
 		close(r->signal_fd);

@@ -14,6 +14,7 @@
 
 #define WATCHDOG_MAX_US 86400000000ull
 #define AGAIN_NS	5000000000ull
+#define AGAIN_MIN_NS	1000000ull
 
 static void say(struct notify *n, const char *text)
 {
@@ -95,7 +96,7 @@ void notify_open(struct notify *n, struct loop *l, void (*state)(void *arg, char
 			 strerror(-n->fd));
 	n->watched = watchdog != 0;
 	if (watchdog && watchdog / 2 < n->again_ns)
-		n->again_ns = watchdog / 2;
+		n->again_ns = watchdog / 2 > AGAIN_MIN_NS ? watchdog / 2 : AGAIN_MIN_NS;
 	n->again_op = (struct loop_op){.fn = again, .arg = n};
 	unsetenv("NOTIFY_SOCKET");
 	unsetenv("WATCHDOG_USEC");
@@ -115,12 +116,18 @@ void notify_changed(struct notify *n)
 		say_all(n);
 }
 
+void notify_stopping(struct notify *n)
+{
+	n->ready = false;
+	if (n->loop)
+		say(n, "STOPPING=1");
+}
+
 void notify_close(struct notify *n)
 {
 	if (!n->loop)
 		return;
 	loop_timer_del(n->loop, &n->again_op);
-	say(n, "STOPPING=1");
 	if (n->fd >= 0)
 		close(n->fd);
 	n->fd = -1;

@@ -33,8 +33,9 @@ void notify_open(struct notify *n, struct loop *l, void (*state)(void *arg, char
 void notify_ready(struct notify *n);
 /* The state is another one. */
 void notify_changed(struct notify *n);
-/* It is about to end; what systemd waits for is its process. Safe twice, and without notify_open().
- */
+/* It is about to end, but goes on to feed the watchdog: an image may take its time until then. */
+void notify_stopping(struct notify *n);
+/* Safe twice, and without notify_open(). */
 void notify_close(struct notify *n);
 
 #endif
