@@ -77,6 +77,17 @@ static void round_of(struct story *s)
 	assert_int_equal(loop_run_once(&s->loop, 0), 0);
 }
 
+/* Who asks how long it has been away counts by the same clock. */
+static void rounds_are_by_its_clock(void **state)
+{
+	struct story *s = *state;
+
+	for (now_ns = 5 * MS; now_ns < 8 * MS; now_ns += MS) {
+		round_of(s);
+		assert_int_equal(loop_round_ns(&s->loop), now_ns);
+	}
+}
+
 /* --- timers ----------------------------------------------------------------------------------- */
 
 struct timer {
@@ -532,6 +543,7 @@ static void a_wait_that_ends_late(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		T(rounds_are_by_its_clock),
 		T(timers_by_time),
 		T(timers_that_end_others),
 		T(soon_is_the_next_round),

@@ -3,8 +3,27 @@
 #include <stdio.h>
 #include <string.h>
 
-void advise(const struct config *cfg, void (*say)(void *arg, const char *what, const char *text),
-	    void *arg)
+void advise_priority(int code, advice_say *say, void *arg)
+{
+	char text[256];
+
+	snprintf(
+		text, sizeof(text),
+		"no real-time priority (%s): on a busy host heartbeats may be late; run as root or "
+		"with CAP_SYS_NICE, in a cgroup that allows it, or give a longer --peer-timeout",
+		strerror(-code));
+	say(arg, "priority", text);
+}
+
+void advise_precopy(const struct err *why, advice_say *say, void *arg)
+{
+	char text[sizeof(why->msg) + 40];
+
+	snprintf(text, sizeof(text), "only precopy can come in here: %s", why->msg);
+	say(arg, "userfaultfd", text);
+}
+
+void advise(const struct config *cfg, advice_say *say, void *arg)
 {
 	bool secondary = cfg->role == ROLE_SECONDARY;
 	char text[256];

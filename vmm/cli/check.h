@@ -30,6 +30,8 @@ void check_say(struct check *c, enum check_is is, const char *what, const char *
 void check_tried(struct check *c, const char *what, int code, const struct err *e,
 		 const char *text);
 
+void check_warn(void *check, const char *what, const char *text); /* for advise() */
+
 /* check_host.c: KVM, io_uring, memory, userfaultfd, the name. */
 void check_host(struct check *c);
 /* check_devices.c: images and networks. */

@@ -10,6 +10,7 @@
 
 #include "postcopy/pager.h"
 #include "vmm/base/loop.h"
+#include "vmm/cli/advice.h"
 #include "vmm/cli/ctl_sock.h"
 #include "vmm/conf/option.h"
 #include "vmm/vm/kvm.h"
@@ -43,13 +44,8 @@ static void priority(struct check *c)
 	int r = c->cfg->role == ROLE_PLAIN ? 0 : loop_raise_priority(1);
 
 	pthread_setschedparam(pthread_self(), SCHED_OTHER, &ordinary);
-
 	if (r)
-		check_say(c, CHECK_WARN, "priority",
-			  "no real-time priority (%s): on a busy host heartbeats may be late; run "
-			  "as root or with CAP_SYS_NICE, in a cgroup that allows it, or give a "
-			  "longer --peer-timeout",
-			  strerror(-r));
+		advise_priority(r, check_warn, c);
 	else if (c->cfg->role != ROLE_PLAIN)
 		check_say(c, CHECK_OK, "priority", "real-time, for heartbeats");
 }
@@ -98,7 +94,7 @@ static void userfaultfd(struct check *c)
 	if (!c->cfg->lazy && !c->cfg->incoming[0])
 		return;
 	if (pager_probe(&e) && c->cfg->incoming[0])
-		check_say(c, CHECK_WARN, "userfaultfd", "only precopy can come in here: %s", e.msg);
+		advise_precopy(&e, check_warn, c);
 	else
 		check_tried(c, "userfaultfd", e.code, &e, "memory may come while the guest runs");
 }

@@ -36,6 +36,11 @@ void check_tried(struct check *c, const char *what, int code, const struct err *
 		check_say(c, CHECK_OK, what, "%s", text);
 }
 
+void check_warn(void *check, const char *what, const char *text)
+{
+	check_say(check, CHECK_WARN, what, "%s", text);
+}
+
 static const char *word(json_t *finding, const char *key)
 {
 	return json_string_value(json_object_get(finding, key));
@@ -43,14 +48,19 @@ static const char *word(json_t *finding, const char *key)
 
 static void print(const struct check *c)
 {
-	int width = 0;
+	size_t i, width = 0;
 	json_t *f;
-	size_t i;
 
-	json_array_foreach(c->found, i, f) if ((int)strlen(word(f, "what")) > width) width =
-		(int)strlen(word(f, "what"));
 	json_array_foreach(c->found, i, f)
-		printf("%-5s  %-*s  %s\n", word(f, "is"), width, word(f, "what"), word(f, "text"));
+	{
+		if (strlen(word(f, "what")) > width)
+			width = strlen(word(f, "what"));
+	}
+	json_array_foreach(c->found, i, f)
+	{
+		printf("%-5s  %-*s  %s\n", word(f, "is"), (int)width, word(f, "what"),
+		       word(f, "text"));
+	}
 }
 
 static void print_json(const struct check *c)
@@ -63,11 +73,6 @@ static void print_json(const struct check *c)
 	json_decref(o);
 }
 
-static void warn(void *arg, const char *what, const char *text)
-{
-	check_say(arg, CHECK_WARN, what, "%s", text);
-}
-
 static int check(const struct config *cfg, bool json)
 {
 	struct check c = {.cfg = cfg, .found = json_array()};
@@ -75,7 +80,7 @@ static int check(const struct config *cfg, bool json)
 	check_host(&c);
 	check_devices(&c);
 	check_peers(&c);
-	advise(cfg, warn, &c);
+	advise(cfg, check_warn, &c);
 	if (json)
 		print_json(&c);
 	else

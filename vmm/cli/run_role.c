@@ -8,12 +8,17 @@
 #include "vmm/cli/advice.h"
 #include "vmm/cli/record.h"
 
+static void warn(void *arg, const char *what, const char *text)
+{
+	log_warn("%s", text);
+}
+
 static int run_incoming(struct run *r, struct err *e)
 {
 	struct err probe = {0};
 
 	if (pager_probe(&probe))
-		log_warn("only precopy can come in here: %s", probe.msg);
+		advise_precopy(&probe, warn, NULL);
 	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a migration");
 	return run_migrate_listen(r, e);
 }
@@ -98,22 +103,13 @@ static void raise_priority(void)
 	int code = loop_raise_priority(1);
 
 	if (code)
-		log_warn(
-			"no real-time priority (%s): on a busy host heartbeats may be late; run as "
-			"root or with CAP_SYS_NICE, in a cgroup that allows it, or give a longer "
-			"--peer-timeout",
-			strerror(-code));
+		advise_priority(code, warn, NULL);
 }
 
 static int run_secondary(struct run *r, struct err *e)
 {
 	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a primary");
 	return secondary_start(&r->secondary, &r->ft, &r->vm, taken_over, r, e);
-}
-
-static void warn(void *arg, const char *what, const char *text)
-{
-	log_warn("%s", text);
 }
 
 int run_role_start(struct run *r, struct err *e)
