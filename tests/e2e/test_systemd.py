@@ -32,7 +32,7 @@ class Told:
         """Until that line comes, or is the first of a kind: STATUS=PROTECTED."""
         d = Deadline(seconds)
         while True:
-            d.check(f"'{line}' from a VM, which said {self.lines}")
+            d.check(f"'{line}' from a VM, which said {self.lines[-12:]}")
             self.socket.settimeout(max(0.01, d.left()))
             try:
                 got = self.socket.recv(4096).decode().splitlines()
@@ -86,8 +86,9 @@ def systemd_told(lab):
     said = ftlab.read_text(seen)
     expect("PATH=" in said and "NOTIFY_SOCKET" not in said and "WATCHDOG" not in said, said)
     told.wait("STOPPING=1")
+    told = Told(lab)  # the others speak every some seconds
     vm = Vm(lab, "A", ["-k", "/no/such", "-m", "64M"], env=told.env)
-    expect(vm.wait_exit() == 1 and told.silent(0.1), "a VM that does not start says something")
+    expect(vm.wait_exit() == 1 and told.silent(0.1), "wrong words say something to systemd")
 
 
 @test(60)

@@ -16,12 +16,7 @@
 #define AGAIN_NS	5000000000ull
 #define AGAIN_MIN_NS	1000000ull
 
-static void say(struct notify *n, const char *text)
-{
-	if (n->fd >= 0 && send(n->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		log_debug("systemd: %s", strerror(errno));
-}
-
+/* All that is so now: one that was lost is made up for by the next. */
 static void say_all(struct notify *n)
 {
 	char state[520], text[sizeof(state) + 40];
@@ -34,9 +29,10 @@ static void say_all(struct notify *n)
 	for (char *p = state; *p; p++)
 		if ((unsigned char)*p < ' ')
 			*p = ' ';
-	snprintf(text, sizeof(text), "%s%sSTATUS=%s", n->ready ? "READY=1\n" : "",
-		 n->watched ? "WATCHDOG=1\n" : "", state);
-	say(n, text);
+	snprintf(text, sizeof(text), "%s%sSTATUS=%s", n->phase, n->watched ? "WATCHDOG=1\n" : "",
+		 state);
+	if (send(n->fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		log_debug("systemd: %s", strerror(errno));
 }
 
 static void again(struct loop_op *op, int res)
@@ -88,7 +84,8 @@ void notify_open(struct notify *n, struct loop *l, void (*state)(void *arg, char
 	const char *path = getenv("NOTIFY_SOCKET");
 	uint64_t watchdog = watchdog_ns();
 
-	*n = (struct notify){.fd = -1, .loop = l, .again_ns = AGAIN_NS, .state = state, .arg = arg};
+	*n = (struct notify){
+		.fd = -1, .loop = l, .again_ns = AGAIN_NS, .phase = "", .state = state, .arg = arg};
 	if (path)
 		n->fd = connect_to(path);
 	if (path && n->fd < 0)
@@ -105,7 +102,7 @@ void notify_open(struct notify *n, struct loop *l, void (*state)(void *arg, char
 
 void notify_ready(struct notify *n)
 {
-	n->ready = true;
+	n->phase = "READY=1\n";
 	if (n->fd >= 0)
 		again(&n->again_op, 0);
 }
@@ -118,9 +115,8 @@ void notify_changed(struct notify *n)
 
 void notify_stopping(struct notify *n)
 {
-	n->ready = false;
-	if (n->loop)
-		say(n, "STOPPING=1");
+	n->phase = "STOPPING=1\n";
+	notify_changed(n);
 }
 
 void notify_close(struct notify *n)

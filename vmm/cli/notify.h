@@ -17,8 +17,8 @@ struct notify {
 	struct loop *loop;
 	struct loop_op again_op;
 	uint64_t again_ns;
-	bool watched; /* by a watchdog */
-	bool ready;
+	bool watched;	   /* by a watchdog */
+	const char *phase; /* the line that says it, "" before it is ready */
 	void (*state)(void *arg, char *ret, size_t cap); /* a line for people */
 	void *arg;
 };
