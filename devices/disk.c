@@ -237,7 +237,8 @@ void disk_close(struct disk *d)
 	if (d->fd >= 0)
 		close(d->fd);
 	d->fd = -1;
-	loop_work_del(d->loop, &d->work);
+	if (d->loop)
+		loop_work_del(d->loop, &d->work);
 	give_up_queue(d);
 }
 

@@ -106,7 +106,7 @@ enum {
 /*
  * Open and lock an image (OFD lock; shared when read-only) of a size that is a multiple of 512.
  * DISK_OPEN_CREATE makes a missing file (0600, 0 bytes allowed; see disk_resize()). The message of
- * a busy image says so and what to do.
+ * a busy image says so and what to do. l: NULL for one that gets no requests.
  */
 int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, int flags,
 	      struct err *e);
