@@ -85,13 +85,16 @@ static unsigned feed(const uint8_t *p, size_t n, size_t piece, int *ret_last)
 		}
 		frames += drain(&s, ret_last);
 	}
-	close(fds[1]);
+	/* The end, now: a close() waits for whoever looks at /proc/PID/fd. */
+	if (shutdown(fds[1], SHUT_WR))
+		abort();
 	for (int i = 0; i < 3 && *ret_last >= 0; i++)
 		frames += drain(&s, ret_last);
 	if (*ret_last != -EPIPE && *ret_last != -EBADMSG)
 		abort();
 	if ((*ret_last == -EBADMSG) != (s.why[0] != 0) || s.cap > STREAM_MAX_FRAME)
 		abort();
+	close(fds[1]);
 	stream_done(&s);
 	return frames;
 }
