@@ -12,14 +12,14 @@ CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-
 CFLAGS := -std=gnu17 $(WARN) $(CFLAGS_$(V)) -fstack-protector-strong -fPIE -pthread -I. -MMD -MP $(EXTRA)
 LDFLAGS := $(filter -fsanitize=%,$(CFLAGS_$(V))) -pie -Wl,-z,relro,-z,now -pthread
 INCS := -I/usr/include/libnl3
-LIBS := -luring -lfdt -lnl-3 -ljansson -llz4 -lxxhash
+LIBS := -luring -lfdt -lnl-3 -ljansson -llz4 -lseccomp -lxxhash
 # OpenSSL is loaded when it is asked for: vmm/wire/tls_lib.h.
 
 # The program itself is linked for the least memory: archives of libraries where there are any (that of xxhash does not
 # choose by the CPU), and relocations packed where the C library knows them (glibc 2.36). docs/performance.md, memory.
 ARCHIVE = $(or $(filter /%,$(shell $(CC) -print-file-name=lib$(1).a)),-l$(1))
 PACKED = $(if $(shell grep -l GLIBC_ABI_DT_RELR $$($(CC) -print-file-name=libc.so.6)),-z pack-relative-relocs)
-LINK_PROGRAM = $(CC) $(LDFLAGS) $(PACKED) -o $@ $^ $(foreach l,uring fdt jansson lz4 nl-3,$(call ARCHIVE,$(l))) -lxxhash
+LINK_PROGRAM = $(CC) $(LDFLAGS) $(PACKED) -o $@ $^ $(foreach l,uring fdt jansson lz4 nl-3 seccomp,$(call ARCHIVE,$(l))) -lxxhash
 
 # The rooms of the program, bottom up; tests/lint.sh holds every include to this order.
 ROOMS := vmm/base vmm/machine vmm/wire net devices vmm/conf vmm/boot vmm/vm vmm/copy ft/common ft/epoch ft/role postcopy vmm/cli
@@ -139,8 +139,8 @@ $(NATIVE): $(LIBOBJS)
 $(NATIVE): TOOLLIBS := $(LIBS)
 $(B)/tests/bench/native_ft: $(B)/tests/unit/libstage.o
 $(B)/tests/bench/native_compare: $(B)/tests/unit/libcompare.o
-# One that speaks its protocol, and those that print it and its state.
-SPEAKERS := $(B)/tests/hostile/hostile $(B)/tests/docs/protocol $(B)/tests/docs/state
+# Those beside one that speaks its protocol, and those that print it and its state.
+SPEAKERS := $(B)/tests/hostile/hostile $(B)/tests/hostile/compromise $(B)/tests/docs/protocol $(B)/tests/docs/state
 $(SPEAKERS): $(LIBOBJS)
 $(SPEAKERS): TOOLLIBS := $(LIBS)
 $(B)/tests/sim/sim: $(SIM) $(LIBOBJS)

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "vmm/base/err.h"
+#include "vmm/base/sandbox.h"
 #include "vmm/machine/machine.h"
 
 struct disk;
@@ -35,6 +36,7 @@ struct backends {
 	const char *vsock;     /* path of the socket; NULL: none */
 	const char *console;   /* "stdio", "none" or a file */
 	uint64_t output_bytes; /* bound of held output */
+	enum sandbox sandbox;  /* of vCPU threads */
 	bool late_locks;       /* images are locked later: disk_lock() */
 	bool standby;	       /* images of mirrored disks are made, with the machine's sizes */
 };

@@ -14,6 +14,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "e2e"))
 import ftlab  # noqa: E402
 
+ftlab.SANDBOX = None  # as it is by default
+
 FLOORS = os.path.join(ftlab.TOOLS, "bench/floors")
 NATIVE_IO = os.path.join(ftlab.TOOLS, "bench/native_io")
 STARTUP = os.path.join(ftlab.TOOLS, "bench/startup")

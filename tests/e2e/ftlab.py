@@ -21,6 +21,8 @@ BUILD = os.path.join(ROOT, os.environ.get("FTVMM_BUILD", "build/normal"))
 FTVMM = os.path.join(BUILD, "ftvmm")
 # A sanitizer keeps freed memory for a while: limits of memory say nothing then.
 SANITIZED = os.path.basename(BUILD) in ("asan", "tsan")
+# A system call that is not on the list ends the program, and so the test. Sanitizers make some of their own.
+SANDBOX = "strict"
 TOOLS = os.path.join(ROOT, "build/normal/tests")
 GUESTS = os.path.join(ROOT, "build/guests")
 
@@ -194,6 +196,12 @@ class Control:
         self.sock.close()
 
 
+def sandboxed(binary, env):
+    made_so = os.path.basename(os.path.dirname(binary)) in ("asan", "tsan")
+    how = "off" if made_so or "LD_PRELOAD" in env else SANDBOX  # what is loaded before has calls of its own
+    return ["--sandbox", how] if how else []
+
+
 class Vm(Process):
     """One `ftvmm run` on host A or B."""
 
@@ -203,7 +211,7 @@ class Vm(Process):
         self.console = os.path.join(lab.work, f"{self.serial:03}-{host}-console")
         self.run_dir = os.path.join(lab.work, host)
         self.ctl = None
-        argv = [*before, binary or FTVMM, "run", *args]
+        argv = [*before, binary or FTVMM, "run", *sandboxed(binary or FTVMM, env or {}), *args]
         if console:
             argv += ["--console", self.console]
         if name != "vm":

@@ -135,18 +135,19 @@ static void defaults(void **state)
 	assert_int_equal(c.output_bytes, 16 << 20);
 	assert_int_equal(c.disklog_bytes, 64 << 20);
 	assert_false(c.claim || c.verify || c.verbose);
+	assert_int_equal(c.sandbox, SANDBOX_ON);
 }
 
 static void every_flag(void **state)
 {
 	struct config c;
 
-	good(&c,
-	     "--primary --peer tcp:a:1,unix:/tmp/b --ft mc --epoch 10ms --heartbeat=5ms "
-	     "--peer-timeout 1s --arbiter file:/x/y --claim --staging 8M --output-limit 1M "
-	     "--disklog-limit 2M --verify --verbose -kk -i two.raw -a x=1 -m 1G -c4 --name web1 "
-	     "--console out -d id=a,path=root.raw,direct "
-	     "-d id=b,path=two.raw,ro -n id=n0,tap=t0,bridge=br0,mac=02:00:00:00:00:0a");
+	good(&c, "--primary --peer tcp:a:1,unix:/tmp/b --ft mc --epoch 10ms --heartbeat=5ms "
+		 "--peer-timeout 1s --arbiter file:/x/y --claim --staging 8M --output-limit 1M "
+		 "--disklog-limit 2M --verify --sandbox strict --verbose -kk -i two.raw -a x=1 -m "
+		 "1G -c4 --name web1 "
+		 "--console out -d id=a,path=root.raw,direct "
+		 "-d id=b,path=two.raw,ro -n id=n0,tap=t0,bridge=br0,mac=02:00:00:00:00:0a");
 	assert_int_equal(c.role, ROLE_PRIMARY);
 	assert_int_equal(c.npeers, 2);
 	assert_string_equal(c.peers[0], "tcp:a:1");
@@ -157,6 +158,7 @@ static void every_flag(void **state)
 	assert_int_equal(c.peer_timeout_ns, 1000000000);
 	assert_string_equal(c.arbiter, "file:/x/y");
 	assert_true(c.claim && c.verify && c.verbose);
+	assert_int_equal(c.sandbox, SANDBOX_STRICT);
 	assert_int_equal(c.staging_bytes, 8 << 20);
 	assert_int_equal(c.output_bytes, 1 << 20);
 	assert_int_equal(c.disklog_bytes, 2 << 20);

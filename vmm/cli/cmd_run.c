@@ -104,6 +104,31 @@ static int resolve_peers(struct config *cfg, struct err *e)
 	return code ? err_wrap(e, "--peer") : 0;
 }
 
+/* Before the first thread: each has its own rights. */
+static int drop_rights(const struct config *cfg, struct err *e)
+{
+	bool flushes = false;
+
+	for (unsigned i = 0; i < cfg->ndisks; i++)
+		flushes |= cfg->disks[i].ft == DISK_FT_SHARED;
+	return sandbox_drop_rights(cfg->sandbox, flushes, e);
+}
+
+/* An arbiter's program may do what it likes, and would inherit the list: then vCPUs alone have one.
+ */
+static int enter_sandbox(const struct config *cfg, struct err *e)
+{
+	struct sandbox_list list;
+	int code;
+
+	if (cfg->sandbox != SANDBOX_OFF && !strncmp(cfg->arbiter, "exec:", 5)) {
+		log_info("sandbox: of vCPU threads only, as --arbiter exec: runs programs");
+		return 0;
+	}
+	code = sandbox_make(&list, cfg->sandbox, SANDBOX_PROCESS, e);
+	return code ? code : sandbox_enter(&list, true, e);
+}
+
 static int start(struct run *r, struct err *e)
 {
 	int code = loop_init(&r->loop, e);
@@ -128,6 +153,8 @@ static int start(struct run *r, struct err *e)
 		code = ctl_open(&r->ctl, &r->loop, r->cfg.name, run_command, r, e);
 	if (!code)
 		code = console_sock_open(&r->console, &r->loop, r->cfg.name, typed, r, e);
+	if (!code)
+		code = enter_sandbox(&r->cfg, e);
 	if (!code)
 		code = run_role_start(r, e);
 	if (code)
@@ -181,10 +208,13 @@ int cmd_run(int argc, char **argv)
 	}
 	log_init(r->cfg.verbose ? LOG_DEBUG : LOG_INFO, r->cfg.name);
 	r->signal_fd = -1;
-	code = log_start();
-	if (code)
-		err_set(&e, code, "log: thread: %s", strerror(-code));
-	else
+	code = drop_rights(&r->cfg, &e);
+	if (!code) {
+		code = log_start();
+		if (code)
+			err_set(&e, code, "log: thread: %s", strerror(-code));
+	}
+	if (!code)
 		code = start(r, &e);
 	if (code) {
 		log_flush();

@@ -51,6 +51,13 @@ static const struct option_choice disk_error_choices[] = {
 	{0},
 };
 
+static const struct option_choice sandbox_choices[] = {
+	{"on", SANDBOX_ON},
+	{"strict", SANDBOX_STRICT},
+	{"off", SANDBOX_OFF},
+	{0},
+};
+
 static const struct option_choice cpu_choices[] = {
 	{"host", CPU_HOST},
 	{"x86-64-v1", CPU_V1},
@@ -171,6 +178,9 @@ static const struct option rows[] = {
 
 	{ "verify", .type = OPT_FLAG, FIELD(struct config, verify), .tags = PAIR | GROUP_DEBUG,
 	  .help = "compare a hash of both sides every epoch" },
+	{ "sandbox", .type = OPT_CHOICE, FIELD(struct config, sandbox), .choices = sandbox_choices,
+	  .tags = ALL | GROUP_DEBUG, .metavar = "on|strict|off",
+	  .help = "other system calls: fail, end ftvmm, allowed" },
 	{ "verbose", .type = OPT_FLAG, FIELD(struct config, verbose), .tags = ALL | GROUP_DEBUG,
 	  .help = "log debug messages" },
 };
@@ -195,6 +205,7 @@ void config_init(struct config *c)
 		.heartbeat_ns = 25 * MS,
 		.peer_timeout_ns = 100 * MS,
 		.arbiter = "none",
+		.sandbox = SANDBOX_ON,
 		.staging_bytes = 64 * MB,
 		.output_bytes = 16 * MB,
 		.disklog_bytes = 64 * MB,

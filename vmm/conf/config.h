@@ -10,6 +10,7 @@
 
 #include "devices/backends.h"
 #include "vmm/base/err.h"
+#include "vmm/base/sandbox.h"
 #include "vmm/machine/machine.h"
 
 struct option_table;
@@ -81,8 +82,9 @@ struct config {
 	uint64_t staging_bytes; /* default 64M: bound of captured pages not yet sent */
 	uint64_t output_bytes;	/* default 16M: bound of held output */
 	uint64_t disklog_bytes; /* default 64M: bound of logged writes not yet acknowledged */
-	bool verify;		/* debug: hash all RAM and state of every epoch on both sides */
-	bool verbose;		/* log level debug */
+	enum sandbox sandbox;
+	bool verify;  /* debug: hash all RAM and state of every epoch on both sides */
+	bool verbose; /* log level debug */
 };
 
 /* The defaults alone. */

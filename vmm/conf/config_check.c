@@ -476,6 +476,7 @@ void config_to_backends(const struct config *c, struct backends *b)
 			       .vsock = c->nvsocks ? c->vsock[0].path : NULL,
 			       .console = c->console,
 			       .output_bytes = c->output_bytes,
+			       .sandbox = c->sandbox,
 			       .standby = c->role == ROLE_SECONDARY};
 	for (unsigned i = 0; i < c->ndisks; i++)
 		b->disks[i] =

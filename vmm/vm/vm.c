@@ -61,7 +61,7 @@ static int create(struct vm *vm, const struct backends *b, struct err *e)
 	if (!r)
 		r = vm_chips_mask_pic(vm, e);
 	if (!r)
-		r = vm_run_threads(vm, e);
+		r = vm_run_threads(vm, b->sandbox, e);
 	return r ? r : vm_reset_init(vm, e);
 }
 

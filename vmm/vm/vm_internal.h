@@ -37,7 +37,8 @@ void vm_guest_panicked(struct vm *vm, uint8_t events);
 /* vm_run.c */
 void vm_run_init(struct vm *vm);
 void vm_run_done(struct vm *vm);
-int vm_run_threads(struct vm *vm, struct err *e); /* of all vCPUs, parked */
+/* Of all vCPUs, parked. */
+int vm_run_threads(struct vm *vm, enum sandbox how, struct err *e);
 int vm_ask_vcpus(struct vm *vm, enum vcpu_task task, struct err *e);
 void vm_quit_vcpus(struct vm *vm);
 /*

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -289,11 +290,14 @@ static void *thread_main(void *arg)
 {
 	struct vcpu *v = arg;
 	const struct vm *vm = v->env->arg;
+	struct err e = {0};
 	char name[16];
 
 	__atomic_store_n(&v->tid, gettid(), __ATOMIC_RELEASE);
 	snprintf(name, sizeof(name), "vcpu%u", v->index);
 	pthread_setname_np(pthread_self(), name);
+	if (sandbox_enter(vm->run.sandbox, false, &e))
+		v->env->ended(v->env->arg, VM_END_HOST, e.msg);
 	for (;;) {
 		if (__atomic_load_n(&vm->run.want_park, __ATOMIC_ACQUIRE) && !park(v))
 			return NULL;
@@ -301,8 +305,13 @@ static void *thread_main(void *arg)
 	}
 }
 
-int vm_run_threads(struct vm *vm, struct err *e)
+int vm_run_threads(struct vm *vm, enum sandbox how, struct err *e)
 {
+	vm->run.sandbox = malloc(sizeof(*vm->run.sandbox));
+	if (!vm->run.sandbox)
+		return err_set(e, -ENOMEM, "out of memory");
+	if (sandbox_make(vm->run.sandbox, how, SANDBOX_VCPU, e))
+		return e->code;
 	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
 		int r = pthread_create(&vm->vcpus[i].thread, NULL, thread_main, &vm->vcpus[i]);
 
@@ -332,4 +341,5 @@ void vm_run_done(struct vm *vm)
 	pthread_cond_destroy(&vm->run.parked_cond);
 	pthread_cond_destroy(&vm->run.go_cond);
 	pthread_mutex_destroy(&vm->run.lock);
+	free(vm->run.sandbox);
 }

@@ -15,10 +15,12 @@
 #include <stdint.h>
 
 #include "vmm/base/err.h"
+#include "vmm/base/sandbox.h"
 #include "vmm/vm/vcpu.h"
 
 /* Under lock, but for what says otherwise. */
 struct vm_run {
+	struct sandbox_list *sandbox; /* of vCPU threads */
 	pthread_mutex_t lock;
 	pthread_cond_t parked_cond, go_cond;
 	bool want_park; /* also read without lock */
