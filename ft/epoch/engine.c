@@ -273,7 +273,7 @@ void engine_acked(struct engine *g)
 
 /* --- begin and end ---------------------------------------------------------------------------- */
 
-int engine_start(struct engine *g, struct stream *main, struct err *e)
+int engine_start(struct engine *g, struct stream *main, uint32_t kept, struct err *e)
 {
 	struct vm *vm = g->vm;
 	const struct config *cfg = g->ft->cfg;
@@ -289,6 +289,7 @@ int engine_start(struct engine *g, struct stream *main, struct err *e)
 		r = sync_init(g->sync, g->ft->loop, &g->capture.dirty, &g->disklog, e);
 	if (r)
 		return r;
+	g->sync->kept = kept;
 	*g->send = (struct send){.stream = main,
 				 .capture = &g->capture,
 				 .sync = g->sync,

@@ -85,7 +85,7 @@ int engine_init(struct engine *g, struct ft *ft, struct vm *vm,
 void engine_done(struct engine *g);
 
 /* Both links are up: dirty tracking on, then everything is sent while the guest runs. */
-int engine_start(struct engine *g, struct stream *main, struct err *e);
+int engine_start(struct engine *g, struct stream *main, uint32_t kept, struct err *e);
 /* Ends the sender and everything that is under way; the stream is of no use after it. */
 void engine_stop(struct engine *g);
 
@@ -102,7 +102,9 @@ bool engine_awaits(const struct engine *g, uint64_t epoch);
 void engine_acked(struct engine *g);
 
 /* Another peer: brought into step beside the one that is, then in its place. */
-int engine_follow(struct engine *g, struct stream *main, struct err *e);
+int engine_follow(struct engine *g, struct stream *main, uint32_t kept, struct err *e);
+/* A FRAME_DIFFER of the peer that follows. -EBADMSG with e, or 0. */
+int engine_follow_answered(struct engine *g, const struct frame *f, struct err *e);
 /*
  * It is NEAR, the disks stand, no epoch is in flight: the next seal is its first epoch, too. The VM
  * stands from there on for FT_STAND_MOVE, until the caller lets it go at ENGINE_FED.

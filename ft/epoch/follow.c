@@ -35,7 +35,12 @@ static int init_blocks(struct engine *g)
 	return r;
 }
 
-int engine_follow(struct engine *g, struct stream *main, struct err *e)
+int engine_follow_answered(struct engine *g, const struct frame *f, struct err *e)
+{
+	return sync_answered(&g->syncs[other(g)], f, e);
+}
+
+int engine_follow(struct engine *g, struct stream *main, uint32_t kept, struct err *e)
 {
 	struct follow *f = &g->follow;
 	struct send *s = &g->sends[other(g)];
@@ -51,6 +56,7 @@ int engine_follow(struct engine *g, struct stream *main, struct err *e)
 	if (r)
 		return r;
 	sync->other = &f->other;
+	sync->kept = kept;
 	g->capture.lacks = f->other.lacks;
 	g->disklog.lacks = f->other.blocks;
 	*s = (struct send){.stream = main,

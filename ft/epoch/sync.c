@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* pthread_cond_clockwait */
 #include "ft/epoch/sync.h"
 
 #include <errno.h>
@@ -5,16 +6,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "ft/common/steps.h"
 #include "vmm/base/lock.h"
-#include "vmm/copy/disk_pass.h"
+#include "vmm/copy/disk_sums.h"
 #include "vmm/copy/ram_pass.h"
 
 #define MAX_PASSES  8
 #define PAGES_SMALL 512 /* few enough to be left to the first epoch */
 #define DISK_SMALL  16	/* blocks, likewise to the pass with requests logged */
+#define ANSWER_S    60	/* for the next answer to sums, of at most 64 GiB */
 
 static bool cancelled(const struct sync *s)
 {
@@ -36,15 +39,61 @@ static int between_blocks(void *arg)
 	return cancelled(arg) ? -ECANCELED : 0;
 }
 
+static struct block_map *maps_of(const struct sync *s)
+{
+	return s->other ? s->other->blocks : s->disklog->maps;
+}
+
+/* What the peer has is compared first; where there is nothing but zeros all that is none goes out.
+ */
 static int send_whole(const struct disk_pass *p, uint64_t *ret_count)
 {
+	struct sync *s = p->arg;
+
+	if (s->kept & 1u << p->index)
+		return disk_sums_send(p, p->stream->session, &s->asked);
 	return disk_pass_all(p);
+}
+
+int sync_answered(struct sync *s, const struct frame *f, struct err *e)
+{
+	int r = disk_sums_answer(f, maps_of(s), MACHINE_MAX_DEVS, e);
+
+	if (!r && s->answered == __atomic_load_n(&s->asked, __ATOMIC_ACQUIRE))
+		r = err_set(e, -EBADMSG, "disk sums: an answer that was not asked for");
+	if (r)
+		return r;
+	pthread_mutex_lock(&s->lock);
+	s->answered++;
+	pthread_cond_signal(&s->cond);
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+/* All blocks that differ are marked then. A peer that compares answers every some seconds. */
+static int await_answers(struct sync *s)
+{
+	uint64_t had = UINT64_MAX;
+	struct timespec until;
+	int r = 0;
+
+	pthread_mutex_lock(&s->lock);
+	while (s->answered < s->asked && !s->stop && !r) {
+		if (s->answered != had) {
+			had = s->answered;
+			clock_gettime(CLOCK_MONOTONIC, &until);
+			until.tv_sec += ANSWER_S;
+		}
+		r = -pthread_cond_clockwait(&s->cond, &s->lock, CLOCK_MONOTONIC, &until);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return cancelled(s) ? -ECANCELED : r;
 }
 
 static int each_disk(struct blocks *b, int (*pass)(const struct disk_pass *p, uint64_t *ret_count))
 {
 	struct disklog *dl = b->s->disklog;
-	struct block_map *maps = b->s->other ? b->s->other->blocks : dl->maps;
+	struct block_map *maps = maps_of(b->s);
 	int r = 0;
 
 	b->count = 0;
@@ -146,6 +195,8 @@ static int run(struct blocks *b, const struct ram_pass *ram)
 		dirty_forget_host(s->dirty);
 	if (!r)
 		r = ram_pass_all(ram);
+	if (!r)
+		r = await_answers(s);
 	for (int i = 0; i < MAX_PASSES && !r; i++) {
 		r = marked(b, ram, &pages);
 		if (b->count <= DISK_SMALL && pages <= PAGES_SMALL)
@@ -181,6 +232,8 @@ int sync_init(struct sync *s, struct loop *l, struct dirty *d, struct disklog *d
 	s->disklog = dl;
 	s->other = NULL;
 	s->stop = s->may_go = false;
+	s->kept = 0;
+	s->asked = s->answered = 0;
 	s->begun_ns = loop_now_ns();
 	s->begun_bytes = __atomic_load_n(&s->bytes, __ATOMIC_RELAXED);
 	s->begun_pages = __atomic_load_n(&s->pages, __ATOMIC_RELAXED);

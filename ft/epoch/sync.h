@@ -17,6 +17,7 @@
 #include "vmm/base/loop.h"
 #include "vmm/copy/page_out.h"
 #include "vmm/vm/dirty.h"
+#include "vmm/wire/stream.h"
 
 struct sync_other {
 	uint64_t *lacks; /* atomic: pages */
@@ -32,6 +33,7 @@ struct sync {
 	bool stop;		  /* atomic: give up */
 	uint64_t bytes;		  /* atomic: sent by all syncs so far, for status */
 	uint64_t pages;		  /* atomic: of memory, pages of zeros included; likewise */
+	uint32_t kept; /* bit i: the peer has an image for device i; the others are all zeros */
 	uint64_t begun_ns, begun_bytes, begun_pages; /* loop: when this one began, and with what */
 	/* private to sync.c */
 	struct loop *loop;
@@ -39,7 +41,9 @@ struct sync {
 	int switch_fd; /* eventfd: the loop is to switch the disk log */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
-	bool may_go; /* under lock: what is left may be sent */
+	bool may_go;	   /* under lock: what is left may be sent */
+	uint64_t asked;	   /* atomic: frames of sums */
+	uint64_t answered; /* under lock */
 };
 
 /* Loop. Keeps the counts of the sync before. */
@@ -47,7 +51,9 @@ int sync_init(struct sync *s, struct loop *l, struct dirty *d, struct disklog *d
 void sync_done(struct sync *s); /* loop; safe on a zeroed one */
 /* 0 when the peer is in step, or a negative errno (-ECANCELED after sync_cancel()). */
 int sync_run(struct sync *s, struct page_out *out);
-void sync_go_on(struct sync *s);  /* loop */
+void sync_go_on(struct sync *s); /* loop */
+/* Loop. A FRAME_DIFFER. -EBADMSG with e, or 0. */
+int sync_answered(struct sync *s, const struct frame *f, struct err *e);
 void sync_cancel(struct sync *s); /* loop */
 
 #endif

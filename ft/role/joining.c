@@ -89,7 +89,8 @@ void primary_begin_sync(void *arg)
 	loop_timer_del(p->ft->loop, &p->timer_op);
 	link_begin_heart(p->link);
 	ft_set(p->ft, FT_HERE, FT_SYNCING, NULL);
-	if (p->link->state != LINK_UP || !engine_start(&p->engine, &p->link->main, &e))
+	if (p->link->state != LINK_UP ||
+	    !engine_start(&p->engine, &p->link->main, p->link->kept, &e))
 		return;
 	log_error("%s", e.msg);
 	link_break(p->link, e.msg);

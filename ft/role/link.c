@@ -75,6 +75,7 @@ static void welcome(struct link *l, const struct frame *f)
 	if (f->length == sizeof(w))
 		memcpy(&w, f->data, sizeof(w));
 	l->side = w.side;
+	l->kept = w.kept;
 	l->news(l->arg, LINK_WELCOME);
 }
 
@@ -92,6 +93,10 @@ static void take_frame(struct link *l, const struct frame *f, struct last_word *
 		link_break(l, "message out of order");
 	} else if (f->type == FRAME_WELCOME) {
 		welcome(l, f);
+	} else if (f->type == FRAME_DIFFER) {
+		l->frame = f;
+		l->news(l->arg, LINK_COMPARED);
+		l->frame = NULL;
 	} else if (f->type == FRAME_DONE) {
 		l->news(l->arg, LINK_DONE);
 	} else if (f->type == FRAME_ACK) {

@@ -28,6 +28,7 @@ enum link_news {
 	LINK_ACK, /* of the epoch link->acked */
 	LINK_DONE,
 	LINK_RUNS,
+	LINK_COMPARED, /* the answer to sums: link->frame, now only */
 };
 
 #define LINK_OTHER CONFIG_MAX_PEERS
@@ -48,7 +49,9 @@ struct link {
 	uint64_t acked;
 	bool ack_waits; /* it came while we were suspect */
 	bool refused;	/* broken by the peer's word */
-	uint64_t side;	/* whose images the peer writes; 0: nobody's, or it did not say */
+	uint32_t kept;	/* bit i: the peer has an image for device i that may have data */
+	const struct frame *frame;
+	uint64_t side; /* whose images the peer writes; 0: nobody's, or it did not say */
 	char why[480];
 	char trouble[CONFIG_MAX_PEERS + 1][480]; /* of each peer: said once */
 	void (*news)(void *arg, enum link_news what);

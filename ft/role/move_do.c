@@ -175,7 +175,7 @@ void move_begin_sync(void *arg)
 
 	no_timer(m);
 	link_begin_heart(l);
-	if (l->state == LINK_UP && engine_follow(&m->primary->engine, &l->main, &e))
+	if (l->state == LINK_UP && engine_follow(&m->primary->engine, &l->main, l->kept, &e))
 		link_break(l, e.msg);
 }
 

@@ -18,6 +18,7 @@ static const struct fsm_row rows[] = {
 	ROW(CONNECTING, CONNECTED, HELLO, move_say_hello, "preface, HELLO with a token"),
 	ROW(HELLO, WELCOME, HEART, move_welcomed, "connect the heartbeat link"),
 	ROW(HEART, CONNECTED, PASSES, move_begin_sync, "what captures and writes mark goes there"),
+	ROW(PASSES, COMPARED, PASSES, NULL, "mark what differs there"),
 	ROW(PASSES, NEAR, ASKED, move_ask, "ask the arbiter"),
 	ROW(ASKED, ANSWERED, HOLD, move_hold_disks, "hold requests to the disks"),
 	ROW(HOLD, STILL, LAST, move_last, "the primary is to seal"),
@@ -89,17 +90,20 @@ static void stray(void *arg)
 static void link_news(void *arg, enum link_news what)
 {
 	static const enum move_event event[] = {
-		[LINK_CONNECTED] = MOV_EV_CONNECTED,
-		[LINK_LOST] = MOV_EV_LOST,
-		[LINK_WELCOME] = MOV_EV_WELCOME,
-		[LINK_ACK] = MOV_EV_ACK,
+		[LINK_CONNECTED] = MOV_EV_CONNECTED, [LINK_LOST] = MOV_EV_LOST,
+		[LINK_WELCOME] = MOV_EV_WELCOME,     [LINK_ACK] = MOV_EV_ACK,
+		[LINK_COMPARED] = MOV_EV_COMPARED,
 	};
 	struct move *m = arg;
+	struct err e = {0};
 	bool is_ours =
 		what != LINK_ACK || engine_follow_awaits(&m->primary->engine, move_link(m)->acked);
 
 	if (what == LINK_DONE || what == LINK_RUNS || !is_ours)
 		stray(m);
+	else if (what == LINK_COMPARED && fsm_expects(&m->fsm, MOV_EV_COMPARED) &&
+		 engine_follow_answered(&m->primary->engine, move_link(m)->frame, &e))
+		link_break(move_link(m), e.msg);
 	else
 		fsm_post(&m->fsm, event[what]);
 }

@@ -43,6 +43,7 @@
 	X(CONNECTED, "connected")                                                                  \
 	X(LOST, "link lost")                                                                       \
 	X(WELCOME, "WELCOME")                                                                      \
+	X(COMPARED, "DIFFER")                                                                      \
 	X(ACK, "ACK of the common epoch")
 
 enum move_state {

@@ -22,6 +22,7 @@ static const struct fsm_row rows[] = {
 	ROW(CONNECTING, CONNECTED, HELLO, primary_say_hello, "preface, HELLO"),
 	ROW(HELLO, WELCOME, HEART, primary_welcomed, "connect the heartbeat link"),
 	ROW(HEART, CONNECTED, SYNCING, primary_begin_sync, "SYNCING; first sync begins"),
+	ROW(SYNCING, COMPARED, SYNCING, NULL, "mark what differs there"),
 	ROW(SYNCING, SYNCED, FLIGHT, primary_seal, "seal the first epoch"),
 	ROW(FLIGHT, ACK, STEADY, primary_acked, "release; the first one: PROTECTED"),
 	ROW(STEADY, TIMER, FLIGHT, primary_seal, "seal"),
@@ -233,11 +234,16 @@ static void link_news(void *arg, enum link_news what)
 		[LINK_CONNECTED] = PRI_EV_CONNECTED, [LINK_LOST] = PRI_EV_LOST,
 		[LINK_WELCOME] = PRI_EV_WELCOME,     [LINK_ACK] = PRI_EV_ACK,
 		[LINK_DONE] = PRI_EV_DONE,	     [LINK_RUNS] = PRI_EV_RUNS,
+		[LINK_COMPARED] = PRI_EV_COMPARED,
 	};
 	struct primary *p = arg;
+	struct err e = {0};
 
 	if (what == LINK_ACK && !engine_awaits(&p->engine, p->link->acked))
 		stray(p);
+	else if (what == LINK_COMPARED && fsm_expects(&p->fsm, PRI_EV_COMPARED) &&
+		 sync_answered(p->engine.sync, p->link->frame, &e))
+		link_break(p->link, e.msg);
 	else
 		primary_post(p, event[what]);
 }

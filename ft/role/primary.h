@@ -80,6 +80,7 @@
 	X(WELCOME, "WELCOME")                                                                      \
 	X(ACK, "ACK of the epoch in flight")                                                       \
 	X(DONE, "DONE")                                                                            \
+	X(COMPARED, "DIFFER")                                                                      \
 	X(RUNS, "RUNS")
 
 enum primary_state {

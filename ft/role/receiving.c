@@ -11,6 +11,8 @@
 #define LAST_FRAMES	32
 #define DISK_QUEUE_HIGH (32u << 20)
 #define DISK_QUEUE_LOW	(8u << 20)
+#define COMPARE_HIGH	8u /* messages */
+#define COMPARE_LOW	4u
 
 /* --- frames ----------------------------------------------------------------------------------- */
 
@@ -66,6 +68,8 @@ static bool is_before_takeover(const struct secondary *s)
  */
 static bool too_much(const struct secondary *s)
 {
+	if (s->compare.count >= COMPARE_HIGH)
+		return true;
 	return s->disks.queue.bytes > DISK_QUEUE_HIGH && !stage_is_committing(&s->stage) &&
 	       ((s->fsm.state == SEC_STANDBY && s->stage.open) || s->fsm.state == SEC_SYNCING ||
 		s->fsm.state == SEC_TWIN_STAGES);
@@ -183,7 +187,10 @@ void secondary_take_part(void *arg)
 
 	if (s->frame->type == FRAME_EPOCH_BEGIN)
 		s->begun_ns = loop_now_ns();
-	r = stage_frame(&s->stage, s->frame, &e);
+	if (s->frame->type == FRAME_SUMS && s->fsm.state == SEC_SYNCING && !s->stage.open)
+		r = disk_compare_push(&s->compare, s->frame, &e);
+	else
+		r = stage_frame(&s->stage, s->frame, &e);
 	if (r < 0)
 		secondary_reject(s, e.msg);
 	else if (r == 1)
@@ -310,11 +317,32 @@ void secondary_early(void *arg)
 
 static void read_on(struct secondary *s)
 {
-	if (!s->reading_stopped || s->disks.queue.bytes >= DISK_QUEUE_LOW)
+	if (!s->reading_stopped || s->disks.queue.bytes >= DISK_QUEUE_LOW ||
+	    s->compare.count >= COMPARE_LOW)
 		return;
 	s->reading_stopped = false;
 	loop_poll_add(s->ft->loop, &s->main_op, s->main.fd, POLLIN);
 	loop_work_add(s->ft->loop, &s->read_work);
+}
+
+void secondary_compared(void *arg, const struct wire_differ *w, const struct wire_blocks *pieces,
+			int error)
+{
+	struct secondary *s = arg;
+	const struct iovec iov[2] = {{(void *)w, sizeof(*w)},
+				     {(void *)pieces, w->count * sizeof(*pieces)}};
+
+	if (error) {
+		log_error("disk '%s': reading it to compare it: %s",
+			  s->vm->machine.devs[w->disk].id, strerror(-error));
+		secondary_post(s, SEC_EV_IMAGE_FAILED);
+	} else if (secondary_has_link(s) &&
+		   stream_send(&s->main, FRAME_DIFFER, 0, iov, w->count ? 2 : 1,
+			       loop_now_ns() + REPLY_NS) < 0) {
+		secondary_lose(s, "answer to sums not sent");
+	}
+	if (is_before_takeover(s))
+		read_on(s);
 }
 
 /* An entry is in its image, or failed. */

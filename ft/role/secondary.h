@@ -17,6 +17,7 @@
 #include "ft/common/ft.h"
 #include "ft/common/heart.h"
 #include "ft/common/wire.h"
+#include "vmm/copy/disk_compare.h"
 #include "vmm/copy/diskapply.h"
 #include "ft/epoch/stage.h"
 #include "ft/role/locking.h"
@@ -110,6 +111,8 @@ struct secondary {
 	bool verify;
 	struct stage stage;
 	struct diskapply disks;
+	struct disk_compare compare; /* in the first sync */
+	uint32_t kept;		     /* bit i: the image of device i may have data */
 	struct twin twin;
 	int drain_error;      /* what an image failed with when it was to take the last of it */
 	bool reading_stopped; /* the images are slower than the stream */

@@ -3,8 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define REPLY_NS 1000000000ull
-
 void secondary_post(struct secondary *s, enum secondary_event ev)
 {
 	fsm_post(&s->fsm, ev);
@@ -29,8 +27,8 @@ int secondary_reply(struct secondary *s, enum frame_type type, uint64_t epoch, c
 
 int secondary_say_welcome(struct secondary *s)
 {
-	struct wire_side w = {.side = arbiter_side(s->ft->arbiter)};
-	struct iovec iov = {&w, sizeof(w)};
+	const struct wire_side w = {.side = arbiter_side(s->ft->arbiter), .kept = s->kept};
+	struct iovec iov = {(void *)&w, sizeof(w)};
 
 	return stream_send(&s->main, FRAME_WELCOME, 0, &iov, 1, loop_now_ns() + REPLY_NS);
 }
@@ -77,6 +75,7 @@ void secondary_listen_again(struct secondary *s, const char *why)
 		locking_forget(&s->locking, s->vm);
 		diskapply_drop(&s->disks);
 		diskapply_done(&s->disks); /* serves events meanwhile */
+		disk_compare_done(&s->compare);
 		vm_destroy(s->vm);
 		stage_done(&s->stage);
 		s->has_vm = s->ft->images_behind = false;

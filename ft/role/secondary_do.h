@@ -4,6 +4,7 @@
 
 #include "ft/role/secondary.h"
 
+#define REPLY_NS 1000000000ull	/* a small frame is in the socket's buffer by then */
 #define DRAIN_NS 30000000000ull /* the images take what waits for them within this time */
 
 /* ft/role/door.c: who connects */
@@ -23,6 +24,9 @@ bool secondary_read(struct secondary *s);
 /* What has come before an end that is to be judged. */
 void secondary_read_last(struct secondary *s);
 void secondary_disks_moved(void *arg);
+/* Of disk_compare. */
+void secondary_compared(void *arg, const struct wire_differ *w, const struct wire_blocks *pieces,
+			int error);
 void secondary_take_part(void *arg);
 void secondary_try_first(void *arg);
 void secondary_take_first(void *arg);

@@ -1,5 +1,5 @@
 /* Become the primary's machine: check its HELLO, build the VM, answer. */
-#define _GNU_SOURCE /* fallocate */
+#define _GNU_SOURCE /* fallocate, SEEK_DATA */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -16,25 +16,30 @@
 
 #define HEART_NS 5000000000ull /* the heartbeat link follows the hello within this time */
 
-/* Mirrored images start as zeros: holes are not sent. */
-static int clear_images(struct secondary *s, struct err *e)
+/* An image with data may be an older one of this VM: then little of it differs. */
+static int look_at_images(struct secondary *s, struct err *e)
 {
 	struct vm *vm = s->vm;
+	uint32_t mirrored = 0;
 
+	s->kept = 0;
 	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
 		const struct mdev *md = &vm->machine.devs[i];
+		int fd = vm->devices.disks[i].fd;
 
 		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
 			continue;
-		if (ftruncate(vm->devices.disks[i].fd, 0) < 0 ||
-		    ftruncate(vm->devices.disks[i].fd, md->bytes) < 0)
-			return err_sys(e, "disk '%s': emptying the image for the first sync",
-				       md->id);
+		mirrored |= 1u << i;
+		if (lseek(fd, 0, SEEK_DATA) >= 0 || errno != ENXIO)
+			s->kept |= 1u << i;
 		/* What is acknowledged must not fail for want of space. */
-		if (fallocate(vm->devices.disks[i].fd, 0, 0, md->bytes) < 0 && errno != EOPNOTSUPP)
+		if (fallocate(fd, 0, 0, md->bytes) < 0 && errno != EOPNOTSUPP)
 			return err_sys(e, "disk '%s': reserving %lluM for the image", md->id,
 				       (unsigned long long)(md->bytes >> 20));
 	}
+	disk_compare_init(&s->compare, s->ft->loop, vm->devices.disks, mirrored, s->main.session);
+	s->compare.told = secondary_compared;
+	s->compare.arg = s;
 	return 0;
 }
 
@@ -74,8 +79,8 @@ static int check_hello(const struct config *cfg, const struct wire_hello *h, uin
 }
 
 /*
- * A mirror is emptied: not an image that others use. One that is shared is not sent: it must be the
- * primary's.
+ * A mirror becomes the primary's: not an image that others use. One that is shared is not sent: it
+ * must be the primary's.
  */
 static int check_disks(const struct config *cfg, const struct machine *m, struct err *e)
 {
@@ -234,7 +239,7 @@ static int build_vm(struct secondary *s, struct err *e)
 	if (r)
 		return r;
 	arbiter_set_side(s->ft->arbiter, side);
-	r = clear_images(s, e);
+	r = look_at_images(s, e);
 	if (!r && (diskapply_init(&s->disks, &s->vm->machine, s->vm->devices.disks,
 				  secondary_disks_moved, s) ||
 		   stage_init(&s->stage, s->vm, &s->disks, s->hello.disklog_bytes)))

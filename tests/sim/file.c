@@ -609,6 +609,9 @@ off_t __wrap_lseek(int number, off_t off, int whence)
 		return REAL(lseek)(number, off, whence);
 	if (whence == SEEK_END)
 		return end + off;
+	if (whence == SEEK_DATA) /* zeros are holes */
+		while (off < end && !inode_of(f)->data[off])
+			off++;
 	if (whence == SEEK_DATA)
 		return off < end ? off : fail(ENXIO);
 	return whence == SEEK_HOLE ? end : off;

@@ -67,7 +67,10 @@ struct proc *proc_start(struct host *h, const char *const *args)
 	struct proc *p = calloc(1, sizeof(*p));
 
 	*p = (struct proc){.host = h, .id = ids++, .alive = true, .command_fd = -1};
-	for (p->argv[p->argc++] = strdup("run"); *args && p->argc < ARGS_MAX - 1; args++) {
+	/* The world is a process like any other to the kernel. */
+	p->argv[p->argc++] = strdup("run");
+	p->argv[p->argc++] = strdup("--sandbox");
+	for (p->argv[p->argc++] = strdup("off"); *args && p->argc < ARGS_MAX - 1; args++) {
 		p->as_primary |= !strcmp(*args, "--primary");
 		p->argv[p->argc++] = strdup(*args);
 	}

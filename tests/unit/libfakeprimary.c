@@ -187,8 +187,12 @@ void pri_hello(void)
 
 void pri_join(void)
 {
+	struct frame f;
+
 	pri_hello();
-	end_expect(&lab.main, FRAME_WELCOME, NULL);
+	end_expect(&lab.main, FRAME_WELCOME, &f);
+	assert_int_equal(f.length, sizeof(lab.welcome));
+	memcpy(&lab.welcome, f.data, sizeof(lab.welcome));
 	if (!lab.keeps_lock)
 		pri_unlock();
 }

@@ -284,6 +284,25 @@ void peer_mirrors(struct rig *r, enum frame_type type, uint64_t epoch, const voi
 	say(&r->mirror, type, epoch, p, n);
 }
 
+/* As if it had been asked for. */
+static void say_compared(struct stream *st, struct sync *s)
+{
+	const struct {
+		struct wire_differ w;
+		struct wire_blocks piece;
+	} m = {.w = {.disk = 0, .count = 1, .where = {0, 1}}, .piece = {0, 1}};
+
+	__atomic_fetch_add(&s->asked, 1, __ATOMIC_RELEASE);
+	say(st, FRAME_DIFFER, 0, &m, sizeof(m));
+}
+
+void new_compared(struct rig *r)
+{
+	struct engine *g = &r->pri.engine;
+
+	say_compared(&r->new_main, &g->syncs[g->sync == &g->syncs[0]]);
+}
+
 void peer_says_text(struct rig *r, enum frame_type type, const void *text, size_t len)
 {
 	say(&r->main, type, 0, text, len);
@@ -525,6 +544,9 @@ static void cause_by_peer(struct rig *r, enum primary_event ev)
 		break;
 	case PRI_EV_LOST:
 		lose(r);
+		break;
+	case PRI_EV_COMPARED:
+		say_compared(&r->main, r->pri.engine.sync);
 		break;
 	case PRI_EV_WELCOME:
 		peer_reads(r);

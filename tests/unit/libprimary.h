@@ -112,6 +112,7 @@ void new_reach(struct rig *r, enum move_state s);
 void new_goes_on(struct rig *r, enum move_state s); /* from the state before */
 void new_reads(struct rig *r);
 void new_acks(struct rig *r);
+void new_compared(struct rig *r); /* the answer to sums */
 void new_hangs_up(struct rig *r);
 /* It is gone, before or after it has taken a connection. */
 void new_listens(struct rig *r, bool listens);

@@ -45,8 +45,6 @@ int __wrap_vsock_host_listen(struct vsock_host *h, struct err *e);
 void __wrap_virtio_net_ask_announce(struct device *d);
 int __wrap_loop_run_once(struct loop *l, uint64_t timeout_ns);
 void __wrap_step_reached(enum step s);
-int __real_ftruncate(int fd, off_t len);
-int __wrap_ftruncate(int fd, off_t len);
 int __real_fallocate(int fd, int mode, off_t off, off_t len);
 int __wrap_fallocate(int fd, int mode, off_t off, off_t len);
 int __wrap_chan_set_options(int fd, int user_timeout_ms);
@@ -152,17 +150,6 @@ int __wrap_stream_send(struct stream *s, enum frame_type type, uint64_t epoch,
 	return __real_stream_send(s, type, epoch, iov, niov, deadline_ns);
 }
 
-/* Both truncations of an image, or the second one only. */
-int __wrap_ftruncate(int fd, off_t len)
-{
-	if (lab.ftruncate_errno && fd == lab.vm.devices.disks[LAB_MIRROR].fd &&
-	    (len || !lab.only_longer)) {
-		errno = lab.ftruncate_errno;
-		return -1;
-	}
-	return __real_ftruncate(fd, len);
-}
-
 int __wrap_fallocate(int fd, int mode, off_t off, off_t len)
 {
 	if (lab.fallocate_errno) {
@@ -250,7 +237,7 @@ static void make_image(const char *path)
 	uint8_t *old = malloc(LAB_IMAGE);
 	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-	memset(old, 0xee, LAB_IMAGE);
+	memset(old, LAB_OLD, LAB_IMAGE);
 	assert_int_equal(pwrite(fd, old, LAB_IMAGE, 0), LAB_IMAGE);
 	close(fd);
 	free(old);
@@ -642,7 +629,7 @@ void lab_check_image(uint64_t n)
 	for (uint64_t sector = 1; sector < 16; sector++)
 		for (unsigned i = 0; i < 512; i += 511)
 			assert_int_equal(lab_image_byte(lab.image, sector * 512 + i),
-					 sector <= n ? sector : 0);
+					 sector <= n ? sector : LAB_OLD);
 }
 
 uint8_t lab_image_byte(const char *path, uint64_t off)

@@ -17,6 +17,7 @@
 #include "tests/unit/libmockarbiter.h"
 
 #define LAB_IMAGE (1u << 20)
+#define LAB_OLD	  0xee /* in the images, from before */
 /* By index of machine.devs: */
 enum { LAB_MIRROR, LAB_NIC = 4, LAB_SHARED };
 
@@ -45,8 +46,8 @@ struct lab {
 	bool long_commits;		 /* half of one uses a turn of the loop up */
 	/* What fails. */
 	int stage_init, side_identity, heart_start, diskapply_flush, vsock_host_listen;
-	int ftruncate_errno, fallocate_errno;
-	bool only_longer;		    /* of the truncations that fail */
+	struct wire_side welcome; /* what the secondary has said */
+	int fallocate_errno;
 	int options_set_on, options_ms;	    /* the last socket */
 	uint64_t reply_ns;		    /* the last reply had so long */
 	unsigned asked_guests, vsocks;	    /* to announce; made */

@@ -53,6 +53,7 @@ static const struct expected {
 	ROW(CONNECTING, CONNECTED, HELLO, HELLO, "UNPROTECTED", GO, '-', -1, 5000, FRAME_HELLO),
 	ROW(HELLO, WELCOME, HEART, HEART, "UNPROTECTED", GO, '-', -1, 5000, FRAME_HELLO),
 	ROW(HEART, CONNECTED, SYNCING, SYNCING, "SYNCING", GO, '-', -1, -1, 0),
+	ROW(SYNCING, COMPARED, SYNCING, SYNCING, "SYNCING", GO, '-', -1, -1, 0),
 	ROW(SYNCING, SYNCED, FLIGHT, FLIGHT, "SYNCING", WAIT, '-', -1, 30000, FRAME_EPOCH_END),
 	ROW(FLIGHT, ACK, STEADY, STEADY, "PROTECTED", WAIT, '-', -1, 25, FRAME_EPOCH_END),
 	ROW(STEADY, TIMER, FLIGHT, FLIGHT, "PROTECTED", WAIT, '-', -1, 30000, FRAME_EPOCH_END),
@@ -372,7 +373,7 @@ static void own_events_without_row(void **state)
 		}
 		assert_int_equal(rig_teardown(state), 0);
 	}
-	assert_int_equal(tried + ROWS - 14, PRI_LEFT * PRI_EV_WELCOME); /* 14: of messages */
+	assert_int_equal(tried + ROWS - 15, PRI_LEFT * PRI_EV_WELCOME); /* 15: of messages */
 }
 
 static bool has_link(unsigned s)
@@ -410,10 +411,11 @@ static void messages_without_row(void **state)
 	} messages[] = {{PRI_EV_WELCOME, FRAME_WELCOME},
 			{PRI_EV_ACK, FRAME_ACK},
 			{PRI_EV_DONE, FRAME_DONE},
+			{PRI_EV_COMPARED, FRAME_DIFFER},
 			{PRI_EV_RUNS, FRAME_RUNS}};
 
 	for (unsigned s = 0; s < PRI_LEFT; s++)
-		for (unsigned m = 0; m < 4 && has_link(s); m++) {
+		for (unsigned m = 0; m < 5 && has_link(s); m++) {
 			if (find(s, messages[m].event))
 				continue;
 			assert_int_equal(rig_setup(state), 0);

@@ -23,6 +23,12 @@
 
 #include "vmm/base/sandbox.h"
 
+/* Without what a sanitizer does before, by calls that are on no list. */
+static void leave(int code)
+{
+	syscall(SYS_exit_group, code);
+}
+
 /* The status of a child that does so. */
 static int child(void (*fn)(void))
 {
@@ -33,7 +39,7 @@ static int child(void (*fn)(void))
 	if (!pid) {
 		signal(SIGSYS, SIG_DFL);
 		fn();
-		_exit(0);
+		leave(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	return status;
@@ -43,7 +49,7 @@ static int child(void (*fn)(void))
 #define MUST(what)                                                                                 \
 	do {                                                                                       \
 		if (!(what))                                                                       \
-			_exit(__LINE__ % 255 + 1);                                                 \
+			leave(__LINE__ % 255 + 1);                                                 \
 	} while (0)
 
 static void enter(enum sandbox how, enum sandbox_of of, bool all_threads)
@@ -124,7 +130,7 @@ static void strict_vcpu(void)
 	fcntl(0, F_DUPFD, 0);
 }
 
-static void abort_vcpu(void)
+__attribute__((unused)) static void abort_vcpu(void)
 {
 	prctl(PR_SET_DUMPABLE, 0);
 	signal(SIGABRT, SIG_DFL);
@@ -139,9 +145,11 @@ static void strict(void **state)
 	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
 	status = child(strict_vcpu);
 	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS);
+#ifndef __SANITIZE_ADDRESS__ /* which has calls of its own before */
 	/* What we do to ourselves is let in. */
 	status = child(abort_vcpu);
 	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+#endif
 }
 
 static void process_off(void)
@@ -174,7 +182,7 @@ static void *started_before(void *arg)
 		;
 	t->said = syscall(SYS_fork);
 	if (t->said == 0)
-		_exit(99);
+		leave(99);
 	t->said = refused(t->said);
 	return NULL;
 }

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -15,6 +16,7 @@
 #include "tests/unit/libsecondary.h"
 #include "tests/unit/libtime.h"
 #include "tests/unit/libwire.h"
+#include "vmm/copy/disk_sums.h"
 
 #define MANY (64u << 10) /* bytes of a disk write, when there are to be many */
 
@@ -404,6 +406,142 @@ static void a_stop_takes_longer_than_the_heartbeat_link_may(void **state)
 	end_expect(&lab.main, FRAME_DONE, NULL);
 }
 
+/* --- what is compared in the first sync --------------------------------------------------------
+ */
+
+#define BLOCKS (LAB_IMAGE / BLOCK_MAP_BYTES)
+
+/* Of blocks full of these bytes; NULL: they are zeros. */
+static void pri_sums(uint64_t block, uint32_t count, const uint8_t *bytes)
+{
+	struct {
+		struct wire_sums w;
+		uint64_t sums[BLOCKS];
+	} m = {.w = {.disk = LAB_MIRROR, .count = bytes ? count : 0, .where = {block, count}}};
+	static uint8_t full[BLOCK_MAP_BYTES];
+
+	for (uint32_t i = 0; bytes && i < count; i++) {
+		memset(full, bytes[i], sizeof(full));
+		m.sums[i] = disk_sum(full, sizeof(full), lab.session);
+	}
+	end_send(&lab.main, FRAME_SUMS, 0, &m, sizeof(m.w) + m.w.count * sizeof(m.sums[0]));
+}
+
+static void differ(uint64_t block, uint32_t count, uint32_t pieces, const struct wire_blocks *want)
+{
+	struct wire_differ w;
+	struct frame f;
+
+	end_expect(&lab.main, FRAME_DIFFER, &f);
+	memcpy(&w, f.data, sizeof(w));
+	assert_int_equal(w.disk, LAB_MIRROR);
+	assert_true(w.where.block == block && w.where.blocks == count);
+	assert_int_equal(w.count, pieces);
+	assert_int_equal(f.length, sizeof(w) + pieces * sizeof(*want));
+	assert_memory_equal(f.data + sizeof(w), want, pieces * sizeof(*want));
+}
+
+static void what_differs_is_told(void **state)
+{
+	static const uint8_t is[4] = {LAB_OLD, 1, LAB_OLD, LAB_OLD};
+	static const uint8_t none[2] = {2, 3};
+
+	pri_join();
+	pri_heart();
+	pri_sums(4, 4, is);
+	differ(4, 4, 1, &(struct wire_blocks){5, 1});
+	pri_sums(0, 2, none);
+	pri_sums(6, BLOCKS - 6, NULL);
+	differ(0, 2, 1, &(struct wire_blocks){0, 2});
+	differ(6, BLOCKS - 6, 1, &(struct wire_blocks){6, BLOCKS - 6});
+	pri_sums(2, 1, is);
+	differ(2, 1, 0, NULL);
+	/* Nothing was changed. */
+	lab_check_image(0);
+	assert_state(SYNCING);
+}
+
+static void sums_have_limits(void **state)
+{
+	static const struct wire_sums bad[] = {
+		{.disk = LAB_MIRROR, .where = {0, 0}},
+		{.disk = LAB_MIRROR, .where = {BLOCKS, 1}},
+		{.disk = LAB_MIRROR, .where = {1, BLOCKS}},
+		{.disk = LAB_MIRROR, .where = {1, UINT64_MAX}},
+		{.disk = LAB_MIRROR, .count = 1, .where = {0, 1}},
+		{.disk = LAB_SHARED, .where = {0, 1}},
+		{.disk = LAB_NIC, .where = {0, 1}},
+		{.disk = 32, .where = {0, 1}},
+		{.disk = UINT32_MAX, .where = {0, 1}},
+	};
+
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		pri_join();
+		pri_heart();
+		end_send(&lab.main, FRAME_SUMS, 0, &bad[i], sizeof(bad[i]));
+		lab_until(lab.sec.fsm.state == SEC_LISTEN);
+		assert_non_null(strstr(lab.ft.note, "disk sums: "));
+		end_close(&lab.main);
+		end_close(&lab.heart);
+	}
+	pri_join();
+	pri_heart();
+	end_send(&lab.main, FRAME_SUMS, 0, &bad[0], sizeof(bad[0]) - 1);
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
+	assert_string_equal(lab.ft.note, "primary: disk sums: short message");
+}
+
+static void sums_are_for_the_first_sync(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	pri_sums(0, 1, NULL);
+	lab_until(lab.sec.fsm.state != SEC_STANDBY);
+	assert_true(end_is_dropped(&lab.main));
+}
+
+/* More than it can compare: the rest stays in the socket, and all of it has its answer. */
+static void many_sums_wait(void **state)
+{
+	enum { N = 40 };
+
+	pri_join();
+	pri_heart();
+	for (unsigned i = 0; i < N; i++)
+		pri_sums(0, BLOCKS, NULL);
+	lab_until(lab.sec.reading_stopped);
+	assert_true(lab.sec.compare.count <= 8);
+	for (unsigned i = 0; i < N; i++)
+		differ(0, BLOCKS, 1, &(struct wire_blocks){0, BLOCKS});
+	check_stopped(false);
+	assert_int_equal(lab.sec.compare.count, 0);
+	assert_state(SYNCING);
+}
+
+static void a_loss_while_it_is_compared(void **state)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		pri_join();
+		pri_heart();
+		for (unsigned n = 0; n < i % 5; n++)
+			pri_sums(0, BLOCKS, NULL);
+		lab_settle();
+		pri_hang_up();
+		lab_until(lab.sec.fsm.state == SEC_LISTEN);
+		assert_int_equal(lab.sec.compare.count, 0);
+	}
+}
+
+static void an_image_that_cannot_be_compared(void **state)
+{
+	pri_join();
+	pri_heart();
+	assert_int_equal(truncate(lab.image, LAB_IMAGE / 2), 0);
+	pri_sums(BLOCKS - 1, 1, (const uint8_t *)"x");
+	lab_until(lab.sec.fsm.state == SEC_LISTEN);
+	assert_string_equal(lab.ft.note, "this side's disk image failed");
+	assert_int_equal(logged("reading it to compare it: Input/output error"), 1);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, lab_setup, lab_teardown)
@@ -426,6 +564,12 @@ int main(void)
 		TEST(a_stop_that_nobody_waits_for),
 		TEST(a_stop_without_memory_for_the_flush),
 		TEST(a_stop_takes_longer_than_the_heartbeat_link_may),
+		TEST(what_differs_is_told),
+		TEST(sums_have_limits),
+		TEST(sums_are_for_the_first_sync),
+		TEST(many_sums_wait),
+		TEST(a_loss_while_it_is_compared),
+		TEST(an_image_that_cannot_be_compared),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

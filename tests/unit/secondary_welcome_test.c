@@ -55,20 +55,30 @@ static void a_hello_builds_the_machine(void **state)
 }
 
 /* Holes are not sent: what was in the image must not show through them. */
-static void a_used_image_is_emptied(void **state)
+static void a_used_image_is_kept(void **state)
 {
 	struct stat st;
 
-	assert_int_equal(lab_image_byte(lab.image, 0), 0xee);
 	pri_join();
 	assert_int_equal(stat(lab.image, &st), 0);
 	assert_int_equal(st.st_size, LAB_IMAGE);
 	assert_true(st.st_blocks * 512 >= LAB_IMAGE); /* and there is room for all of it */
 	for (uint64_t off = 0; off < LAB_IMAGE; off += 511)
-		assert_int_equal(lab_image_byte(lab.image, off), 0);
-	/* Not one that others use. */
-	assert_int_equal(lab_image_byte(lab.shared, 0), 0xee);
-	assert_int_equal(lab_image_byte(lab.shared, LAB_IMAGE - 1), 0xee);
+		assert_int_equal(lab_image_byte(lab.image, off), LAB_OLD);
+	/* The primary is told which: not one that is shared or only read. */
+	assert_int_equal(lab.sec.kept, 1u << LAB_MIRROR);
+	assert_int_equal(lab.welcome.kept, 1u << LAB_MIRROR);
+	assert_int_equal(lab_image_byte(lab.shared, 0), LAB_OLD);
+	assert_int_equal(lab_image_byte(lab.shared, LAB_IMAGE - 1), LAB_OLD);
+}
+
+static void of_an_empty_image_nothing_is_compared(void **state)
+{
+	assert_int_equal(truncate(lab.image, 0), 0);
+	assert_int_equal(truncate(lab.image, LAB_IMAGE), 0);
+	pri_join();
+	assert_int_equal(lab.welcome.kept, 0);
+	assert_int_equal(lab_image_byte(lab.image, LAB_IMAGE - 1), 0);
 }
 
 static void the_heartbeat_link_is_the_second(void **state)
@@ -382,14 +392,9 @@ static void what_fails_behind_the_vm_takes_it_down(void **state)
 }
 
 /* Every try again says the same. */
-static void an_image_that_cannot_be_emptied(void **state)
+/* What is acknowledged must not fail for want of space. */
+static void an_image_without_room(void **state)
 {
-	lab.ftruncate_errno = EIO;
-	check_refused("disk 'd0': emptying the image for the first sync: Input/output error");
-	lab.only_longer = true;
-	check_refused("disk 'd0': emptying the image for the first sync: Input/output error");
-	lab.ftruncate_errno = 0;
-	/* What is acknowledged must not fail for want of space. */
 	lab.fallocate_errno = ENOSPC;
 	check_refused("disk 'd0': reserving 1M for the image: No space left on device");
 	lab.fallocate_errno = EOPNOTSUPP; /* there is nothing to be done about it */
@@ -709,7 +714,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, lab_setup, close_ends)
 	const struct CMUnitTest tests[] = {
 		TEST(a_hello_builds_the_machine),
-		TEST(a_used_image_is_emptied),
+		TEST(a_used_image_is_kept),
+		TEST(of_an_empty_image_nothing_is_compared),
 		TEST(the_heartbeat_link_is_the_second),
 		TEST(without_heartbeats_it_is_no_primary),
 		TEST(nor_is_it_one_with_an_epoch),
@@ -728,7 +734,7 @@ int main(void)
 		TEST(disks_are_what_they_are_here),
 		TEST(a_machine_that_cannot_be_built),
 		TEST(what_fails_behind_the_vm_takes_it_down),
-		TEST(an_image_that_cannot_be_emptied),
+		TEST(an_image_without_room),
 		TEST(sockets_have_timeouts),
 		TEST(the_same_refusal_is_logged_once),
 		TEST(a_primary_may_go_away_while_it_is_welcomed),

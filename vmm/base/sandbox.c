@@ -95,7 +95,7 @@ static const struct row rows[] = {
 	/* The end. */
 	CALL(exit, BOTH),
 	CALL(exit_group, BOTH),
-	CALL(rt_sigaction, BOTH), /* abort() */
+	CALL(rt_sigaction, BOTH), /* a crash puts the default back */
 
 	/* Threads, no other processes; a thread's own list. */
 	CALL_MASK(clone, MAIN, 0, CLONE_THREAD | CLONE_VM, CLONE_THREAD | CLONE_VM),

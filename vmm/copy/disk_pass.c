@@ -17,17 +17,17 @@ struct walk {
 	uint64_t zero_off, zero_len;
 };
 
-static bool is_zero(const uint8_t *buf, size_t len)
+bool disk_pass_is_zero(const uint8_t *buf, size_t len)
 {
 	return !buf[0] && !memcmp(buf, buf + 1, len - 1);
 }
 
-static int read_block(const struct disk_pass *p, uint64_t off, uint32_t len)
+int disk_pass_read(int fd, uint8_t *buf, uint64_t off, uint32_t len)
 {
 	uint32_t have = 0;
 
 	while (have < len) {
-		ssize_t n = pread(p->disk->fd, p->buf + have, len - have, (off_t)(off + have));
+		ssize_t n = pread(fd, buf + have, len - have, (off_t)(off + have));
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -92,29 +92,25 @@ static int send_block(struct walk *w, uint64_t off, bool skip)
 	const struct disk_pass *p = w->p;
 	uint64_t left = p->disk->bytes - off;
 	uint32_t len = left < BLOCK_MAP_BYTES ? (uint32_t)left : BLOCK_MAP_BYTES;
-	int r = read_block(p, off, len);
+	int r = disk_pass_read(p->disk->fd, p->buf, off, len);
 
 	if (!r)
 		r = p->between(p->arg);
 	if (r)
 		return r;
 	done_with(p, len);
-	if (is_zero(p->buf, len))
+	if (disk_pass_is_zero(p->buf, len))
 		return skip ? 0 : add_zeros(w, off, len);
 	r = end_zeros(w);
 	return r ? r : put(p, DISK_WRITE, off, len);
 }
 
-/*
- * Where the next data is: at off, or a block behind it. Blocks that are reserved but were never
- * written, as in a mirror, are holes only as long as no one reads them.
- */
-static uint64_t next_data(const struct disk *d, uint64_t off)
+uint64_t disk_pass_data(int fd, uint64_t off, uint64_t bytes)
 {
-	off_t data = lseek(d->fd, (off_t)off, SEEK_DATA);
+	off_t data = lseek(fd, (off_t)off, SEEK_DATA);
 
 	if (data < 0)
-		return errno == ENXIO ? d->bytes : off;
+		return errno == ENXIO ? bytes : off;
 	return (uint64_t)data / BLOCK_MAP_BYTES * BLOCK_MAP_BYTES;
 }
 
@@ -127,7 +123,7 @@ int disk_pass_all(const struct disk_pass *p)
 	if (off)
 		block_map_mark(p->map, 0, off < p->disk->bytes ? off : p->disk->bytes);
 	while (off < p->disk->bytes && !r) {
-		uint64_t data = next_data(p->disk, off);
+		uint64_t data = disk_pass_data(p->disk->fd, off, p->disk->bytes);
 
 		/* Marks in a hole stay: what was written after the look at it is not seen here. */
 		if (data > off && !p->fresh)

@@ -9,6 +9,7 @@
 #define VMM_DISK_PASS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "devices/disk.h"
@@ -35,5 +36,15 @@ struct disk_pass {
 int disk_pass_all(const struct disk_pass *p);
 /* What is marked. *ret_count: so many blocks. */
 int disk_pass_marked(const struct disk_pass *p, uint64_t *ret_count);
+
+/* For those who read images as well: a block of one into an aligned buffer; 0 or a negative errno.
+ */
+int disk_pass_read(int fd, uint8_t *buf, uint64_t off, uint32_t len);
+bool disk_pass_is_zero(const uint8_t *buf, size_t len);
+/*
+ * Where the next data is: at off, or a block behind it; bytes: there is none. Blocks that are
+ * reserved but were never written, as in a mirror, are holes only as long as no one reads them.
+ */
+uint64_t disk_pass_data(int fd, uint64_t off, uint64_t bytes);
 
 #endif

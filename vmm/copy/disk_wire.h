@@ -13,4 +13,28 @@ struct wire_disk {
 	uint32_t data; /* bytes that follow: len for a write, else 0 */
 };
 
+#define WIRE_SUMS_MAX	512u	   /* of blocks, in one frame */
+#define WIRE_ZEROS_MAX	(1u << 20) /* blocks of zeros, likewise */
+#define WIRE_DIFFER_MAX 256u
+
+/* Blocks of an image, of BLOCK_MAP_BYTES; the last one may be shorter. */
+struct wire_blocks {
+	uint64_t block; /* the first */
+	uint64_t blocks;
+};
+
+/* FRAME_SUMS: what the sender's image has there; `count` sums of 8 bytes follow. */
+struct wire_sums {
+	uint32_t disk;	/* index in machine.devs */
+	uint32_t count; /* one for each block, or 0: they are zeros */
+	struct wire_blocks where;
+};
+
+/* FRAME_DIFFER: the answer to each; `count` struct wire_blocks follow, inside of where. */
+struct wire_differ {
+	uint32_t disk;
+	uint32_t count;
+	struct wire_blocks where;
+};
+
 #endif

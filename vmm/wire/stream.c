@@ -52,6 +52,8 @@ static const struct {
 	[FRAME_OUTPUT] = {"output", 128u << 10},
 	[FRAME_LOADED] = {"loaded", 64},
 	[FRAME_MAPPED] = {"mapped", 64},
+	[FRAME_SUMS] = {"sums", 8u << 10},
+	[FRAME_DIFFER] = {"differ", 8u << 10},
 };
 
 _Static_assert(sizeof(struct frame_hdr) == 40, "the wire has no padding");

@@ -82,6 +82,9 @@ enum frame_type {
 	FRAME_OUTPUT, /* the twin put this out */
 	FRAME_LOADED, /* the twin runs, from the state of this epoch on */
 	FRAME_MAPPED, /* its numbers of a TCP connection; to that: it will translate them */
+
+	FRAME_SUMS,   /* what blocks of an image are at the sender (vmm/copy/disk_wire.h) */
+	FRAME_DIFFER, /* to that: which are others here */
 	FRAME_TYPE_MAX,
 };
 
