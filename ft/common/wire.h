@@ -17,7 +17,7 @@ struct wire_hello {
 	uint32_t verify;	/* 1: epochs carry a hash of all RAM and state */
 	uint32_t fdt_bytes;
 	uint32_t shared_arbiter; /* 1: an arbiter that both sides see, 0: --arbiter none */
-	uint32_t pad;
+	uint32_t sums;		 /* 1: what images that have data lack is found out by FRAME_SUMS */
 	uint64_t token; /* of a move's claim of the next generation: the primary's still; or 0 */
 };
 

@@ -40,6 +40,7 @@ static int make_hello(const struct primary *p, struct wire_hello *h, uint8_t *fd
 	int r = fdt_build(&p->vm->machine, fdt, FDT_MAX_BYTES, NULL);
 
 	*h = (struct wire_hello){.generation = p->ft->generation,
+				 .sums = 1,
 				 .heartbeat_ns = cfg->heartbeat_ns,
 				 .peer_timeout_ns = cfg->peer_timeout_ns,
 				 .disklog_bytes = cfg->disklog_bytes,

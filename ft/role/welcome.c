@@ -69,6 +69,10 @@ static int check_hello(const struct config *cfg, const struct wire_hello *h, uin
 	    h->peer_timeout_ns > 60000000000ull || h->verify > 1 || h->shared_arbiter > 1 ||
 	    !h->generation || h->generation >= INT64_MAX - 1)
 		return err_set(e, -EBADMSG, "hello with values out of range");
+	if (h->sums != 1)
+		return err_set(e, -EPERM,
+			       "the primary is of a version that expects images to be emptied; "
+			       "have the same ftvmm on both sides");
 	if (h->disklog_bytes > cfg->disklog_bytes)
 		return err_set(e, -EBADMSG,
 			       "the primary's disk log of up to %lluM is above the limit here, "

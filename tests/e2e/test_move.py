@@ -20,8 +20,11 @@ class Trio(Pair):
             lab.third()
         if self.image:
             self.image["D"] = lab.path(f"{self.serial:03}-disk-D")
-            with open(self.image["D"], "wb") as f:
+            with open(self.image["D"], "wb") as f:  # of something else: what differs is found out
                 f.truncate(os.path.getsize(self.image["A"]))
+                for at in range(0, os.path.getsize(self.image["A"]), 4 << 20):
+                    f.seek(at)
+                    f.write(lab.rng.randbytes(300000))
         self.arbiter_of["D"] = self.arbiter_of["A"]
         self.peer_of["D"] = f"tcp:{ftlab.LINK_IP['B']}:{ftlab.FT_PORT}"
         self.uri = f"tcp:{ftlab.LINK_IP['D']}:{ftlab.FT_PORT}"

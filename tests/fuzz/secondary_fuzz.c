@@ -59,6 +59,7 @@ static void on_taken(void *arg)
 static void make_hello(void)
 {
 	struct wire_hello h = {.generation = 1,
+			       .sums = 1,
 			       .heartbeat_ns = 10000000000ull,
 			       .peer_timeout_ns = 60000000000ull,
 			       .disklog_bytes = 1 << 20};

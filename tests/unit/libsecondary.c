@@ -316,6 +316,7 @@ int lab_setup(void **state)
 	lab.session = 77;
 	/* Far longer than any time of the secondary's own. */
 	lab.hello = (struct wire_hello){.generation = 1,
+					.sums = 1,
 					.heartbeat_ns = 10 * S,
 					.peer_timeout_ns = 60 * S,
 					.disklog_bytes = 8 << 20,

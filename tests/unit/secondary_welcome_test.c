@@ -203,6 +203,17 @@ static void values_have_limits(void **state)
 	}
 }
 
+/* It would leave blocks of zeros out, and the image here has data. */
+static void a_primary_that_does_not_compare(void **state)
+{
+	lab.hello.sums = 0;
+	check_refused(
+		"the primary is of a version that expects images to be emptied; have the same "
+		"ftvmm on both sides");
+	lab.hello.sums = 1;
+	check_welcome();
+}
+
 static void a_hello_may_be_short(void **state)
 {
 	uint8_t part[sizeof(struct wire_hello)] = {0};
@@ -722,6 +733,7 @@ int main(void)
 		TEST(the_heartbeat_link_may_come_late),
 		TEST(a_heartbeat_link_that_fails),
 		TEST(values_have_limits),
+		TEST(a_primary_that_does_not_compare),
 		TEST(a_hello_may_be_short),
 		TEST(a_disk_log_has_the_bound_of_this_side),
 		TEST(both_sides_have_one_arbiter_or_none),
