@@ -4,7 +4,7 @@ set -eu
 build="gcc make libc6-dev linux-libc-dev liburing-dev libfdt-dev libnl-3-dev libjansson-dev liblz4-dev libxxhash-dev libseccomp-dev libcurl4-openssl-dev libssl-dev"
 declare -A sets=(
 	[build]="$build"
-	[test]="$build libcmocka-dev acpica-tools iproute2 python3 procps util-linux passt spin etcd-server curl openssl systemd"
+	[test]="$build libcmocka-dev acpica-tools debhelper lintian scdoc iproute2 python3 procps util-linux passt spin etcd-server curl openssl systemd"
 	[lint]="clang-format cppcheck shellcheck"
 	[fuzz]="$build clang libclang-rt-dev"
 	[bed]="qemu-system-x86 busybox-static cpio xz-utils lz4 zstd e2fsprogs iproute2 python3 util-linux"
