@@ -17,7 +17,8 @@
 #define MAX_PASSES  8
 #define PAGES_SMALL 512 /* few enough to be left to the first epoch */
 #define DISK_SMALL  16	/* blocks, likewise to the pass with requests logged */
-#define ANSWER_S    60	/* for the next answer to sums, of at most 64 GiB */
+#define ANSWER_S    60	/* for the next answer to sums, of at most 1 GiB */
+#define SUMS_AHEAD  4	/* not answered: fewer than make a secondary stop reading */
 
 static bool cancelled(const struct sync *s)
 {
@@ -33,12 +34,6 @@ struct blocks {
 	uint64_t count; /* of the last pass */
 };
 
-static int between_blocks(void *arg)
-{
-	step_reached(STEP_SYNC_DISK);
-	return cancelled(arg) ? -ECANCELED : 0;
-}
-
 static struct block_map *maps_of(const struct sync *s)
 {
 	return s->other ? s->other->blocks : s->disklog->maps;
@@ -51,7 +46,7 @@ static int send_whole(const struct disk_pass *p, uint64_t *ret_count)
 	struct sync *s = p->arg;
 
 	if (s->kept & 1u << p->index)
-		return disk_sums_send(p, p->stream->session, &s->asked);
+		return disk_sums_send(p, &s->asked);
 	return disk_pass_all(p);
 }
 
@@ -64,21 +59,21 @@ int sync_answered(struct sync *s, const struct frame *f, struct err *e)
 	if (r)
 		return r;
 	pthread_mutex_lock(&s->lock);
-	s->answered++;
+	__atomic_fetch_add(&s->answered, 1, __ATOMIC_RELEASE);
 	pthread_cond_signal(&s->cond);
 	pthread_mutex_unlock(&s->lock);
 	return 0;
 }
 
-/* All blocks that differ are marked then. A peer that compares answers every some seconds. */
-static int await_answers(struct sync *s)
+/* At most so many are left without one. A peer that compares answers every some seconds. */
+static int await_answers(struct sync *s, uint64_t left)
 {
 	uint64_t had = UINT64_MAX;
 	struct timespec until;
 	int r = 0;
 
 	pthread_mutex_lock(&s->lock);
-	while (s->answered < s->asked && !s->stop && !r) {
+	while (s->asked - s->answered > left && !s->stop && !r) {
 		if (s->answered != had) {
 			had = s->answered;
 			clock_gettime(CLOCK_MONOTONIC, &until);
@@ -88,6 +83,16 @@ static int await_answers(struct sync *s)
 	}
 	pthread_mutex_unlock(&s->lock);
 	return cancelled(s) ? -ECANCELED : r;
+}
+
+static int between_blocks(void *arg)
+{
+	struct sync *s = arg;
+
+	step_reached(STEP_SYNC_DISK);
+	if (s->asked - __atomic_load_n(&s->answered, __ATOMIC_ACQUIRE) >= SUMS_AHEAD)
+		return await_answers(s, SUMS_AHEAD - 1);
+	return cancelled(s) ? -ECANCELED : 0;
 }
 
 static int each_disk(struct blocks *b, int (*pass)(const struct disk_pass *p, uint64_t *ret_count))
@@ -196,7 +201,7 @@ static int run(struct blocks *b, const struct ram_pass *ram)
 	if (!r)
 		r = ram_pass_all(ram);
 	if (!r)
-		r = await_answers(s);
+		r = await_answers(s, 0); /* all that differs is marked then */
 	for (int i = 0; i < MAX_PASSES && !r; i++) {
 		r = marked(b, ram, &pages);
 		if (b->count <= DISK_SMALL && pages <= PAGES_SMALL)

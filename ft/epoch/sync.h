@@ -43,7 +43,7 @@ struct sync {
 	pthread_cond_t cond;
 	bool may_go;	   /* under lock: what is left may be sent */
 	uint64_t asked;	   /* atomic: frames of sums */
-	uint64_t answered; /* under lock */
+	uint64_t answered; /* atomic, written under lock */
 };
 
 /* Loop. Keeps the counts of the sync before. */

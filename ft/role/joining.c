@@ -68,7 +68,7 @@ void primary_say_hello(void *arg)
 	struct primary *p = arg;
 
 	primary_timer(p, PRIMARY_HANDSHAKE_NS);
-	/* A snapshot that was begun since primary_look(): the peer is not to empty its images. */
+	/* A snapshot that was begun since primary_look(): the peer is to leave its images. */
 	if (p->vm->kvm.tracked)
 		link_begin_main(p->link, NULL, 0);
 	else

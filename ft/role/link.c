@@ -72,8 +72,8 @@ static void welcome(struct link *l, const struct frame *f)
 {
 	struct wire_side w = {0};
 
-	if (f->length == sizeof(w))
-		memcpy(&w, f->data, sizeof(w));
+	/* One of before says less. */
+	memcpy(&w, f->data, f->length < sizeof(w) ? f->length : sizeof(w));
 	l->side = w.side;
 	l->kept = w.kept;
 	l->news(l->arg, LINK_WELCOME);

@@ -234,7 +234,7 @@ static void drop_disks(struct secondary *s, bool runs_here)
 	if (!runs_here || s->ft->images_behind)
 		diskapply_drop(&s->disks);
 	diskapply_done(&s->disks);
-	disk_compare_done(&s->compare);
+	disk_compare_free(&s->compare);
 	stage_done(&s->stage);
 }
 

@@ -30,6 +30,10 @@ static int look_at_images(struct secondary *s, struct err *e)
 		if (md->kind != MDEV_BLK || md->ft != DISK_FT_MIRROR)
 			continue;
 		mirrored |= 1u << i;
+		/* A primary of before leaves zeros out. */
+		if (!s->hello.sums && (ftruncate(fd, 0) < 0 || ftruncate(fd, md->bytes) < 0))
+			return err_sys(e, "disk '%s': emptying the image for the first sync",
+				       md->id);
 		if (lseek(fd, 0, SEEK_DATA) >= 0 || errno != ENXIO)
 			s->kept |= 1u << i;
 		/* What is acknowledged must not fail for want of space. */
@@ -37,9 +41,11 @@ static int look_at_images(struct secondary *s, struct err *e)
 			return err_sys(e, "disk '%s': reserving %lluM for the image", md->id,
 				       (unsigned long long)(md->bytes >> 20));
 	}
-	disk_compare_init(&s->compare, s->ft->loop, vm->devices.disks, mirrored, s->main.session);
 	s->compare.told = secondary_compared;
 	s->compare.arg = s;
+	if (disk_compare_init(&s->compare, s->ft->loop, vm->devices.disks, mirrored,
+			      s->main.session))
+		return err_set(e, -ENOMEM, "disk sums: out of memory");
 	return 0;
 }
 
@@ -67,12 +73,8 @@ static int check_hello(const struct config *cfg, const struct wire_hello *h, uin
 	if (h->fdt_bytes != length - sizeof(*h) || h->heartbeat_ns < 1000000 ||
 	    h->heartbeat_ns > 10000000000ull || h->peer_timeout_ns < h->heartbeat_ns ||
 	    h->peer_timeout_ns > 60000000000ull || h->verify > 1 || h->shared_arbiter > 1 ||
-	    !h->generation || h->generation >= INT64_MAX - 1)
+	    h->sums > 1 || !h->generation || h->generation >= INT64_MAX - 1)
 		return err_set(e, -EBADMSG, "hello with values out of range");
-	if (h->sums != 1)
-		return err_set(e, -EPERM,
-			       "the primary is of a version that expects images to be emptied; "
-			       "have the same ftvmm on both sides");
 	if (h->disklog_bytes > cfg->disklog_bytes)
 		return err_set(e, -EBADMSG,
 			       "the primary's disk log of up to %lluM is above the limit here, "

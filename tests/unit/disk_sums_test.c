@@ -95,7 +95,7 @@ static void *sender(void *arg)
 {
 	struct lab *l = arg;
 
-	l->sent = disk_sums_send(&l->pass, SESSION, &l->asked);
+	l->sent = disk_sums_send(&l->pass, &l->asked);
 	__atomic_store_n(&l->is_over, true, __ATOMIC_RELEASE);
 	return NULL;
 }
@@ -127,7 +127,8 @@ static void begin(struct lab *l, uint64_t bytes)
 	l->out_op = (struct loop_op){.fn = answer_came, .arg = l};
 	assert_int_equal(loop_poll_add(&l->loop, &l->in_op, fds[1], POLLIN), 0);
 	assert_int_equal(loop_poll_add(&l->loop, &l->out_op, fds[0], POLLIN), 0);
-	disk_compare_init(&l->compare, &l->loop, l->disks[1], 1u << DISK, SESSION);
+	assert_int_equal(disk_compare_init(&l->compare, &l->loop, l->disks[1], 1u << DISK, SESSION),
+			 0);
 	l->compare.told = compared;
 	l->compare.arg = l;
 	l->pass = (struct disk_pass){.disk = &l->disks[0][DISK],
@@ -143,7 +144,8 @@ static void begin(struct lab *l, uint64_t bytes)
 static void end(struct lab *l)
 {
 	disk_compare_done(&l->compare);
-	disk_compare_done(&l->compare);
+	disk_compare_free(&l->compare);
+	disk_compare_free(&l->compare);
 	loop_poll_del(&l->loop, &l->in_op);
 	loop_poll_del(&l->loop, &l->out_op);
 	stream_done(&l->out);

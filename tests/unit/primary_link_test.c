@@ -41,7 +41,7 @@ static void a_hello_says_what_is_needed(void **state)
 	assert_int_equal(r->hello.disklog_bytes, r->cfg.disklog_bytes);
 	assert_int_equal(r->hello.verify, 1);
 	assert_int_equal(r->hello.shared_arbiter, 1);
-	assert_int_equal(r->hello.pad, 0);
+	assert_int_equal(r->hello.sums, 1);
 	assert_int_equal(fdt_parse(r->fdt, r->hello.fdt_bytes, &m, &e), 0);
 	assert_int_equal(m.mem_bytes, r->machine.mem_bytes);
 	assert_int_equal(m.ndevs, r->machine.ndevs);

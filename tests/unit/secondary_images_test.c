@@ -419,10 +419,12 @@ static void pri_sums(uint64_t block, uint32_t count, const uint8_t *bytes)
 		uint64_t sums[BLOCKS];
 	} m = {.w = {.disk = LAB_MIRROR, .count = bytes ? count : 0, .where = {block, count}}};
 	static uint8_t full[BLOCK_MAP_BYTES];
+	struct disk_sum_key key;
 
+	disk_sum_key_make(&key, lab.session);
 	for (uint32_t i = 0; bytes && i < count; i++) {
 		memset(full, bytes[i], sizeof(full));
-		m.sums[i] = disk_sum(full, sizeof(full), lab.session);
+		m.sums[i] = disk_sum(&key, full, sizeof(full));
 	}
 	end_send(&lab.main, FRAME_SUMS, 0, &m, sizeof(m.w) + m.w.count * sizeof(m.sums[0]));
 }

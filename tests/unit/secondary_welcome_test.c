@@ -184,6 +184,7 @@ static void values_have_limits(void **state)
 		{FIELD(verify), 0, 2},
 		{FIELD(verify), 1, UINT32_MAX},
 		{FIELD(shared_arbiter), 1, 2},
+		{FIELD(sums), 1, 2},
 		{FIELD(generation), 1, 0},
 		{FIELD(generation), INT64_MAX - 2, INT64_MAX - 1},
 		{FIELD(generation), 1, UINT64_MAX},
@@ -203,15 +204,20 @@ static void values_have_limits(void **state)
 	}
 }
 
-/* It would leave blocks of zeros out, and the image here has data. */
-static void a_primary_that_does_not_compare(void **state)
+/* It leaves blocks of zeros out. */
+static void for_a_primary_that_does_not_compare_images_are_emptied(void **state)
 {
+	struct stat st;
+
 	lab.hello.sums = 0;
-	check_refused(
-		"the primary is of a version that expects images to be emptied; have the same "
-		"ftvmm on both sides");
-	lab.hello.sums = 1;
-	check_welcome();
+	pri_join();
+	assert_int_equal(stat(lab.image, &st), 0);
+	assert_int_equal(st.st_size, LAB_IMAGE);
+	assert_true(st.st_blocks * 512 >= LAB_IMAGE);
+	for (uint64_t off = 0; off < LAB_IMAGE; off += 511)
+		assert_int_equal(lab_image_byte(lab.image, off), 0);
+	assert_int_equal(lab_image_byte(lab.shared, 0), LAB_OLD);
+	assert_int_equal(lab.welcome.kept, 0);
 }
 
 static void a_hello_may_be_short(void **state)
@@ -733,7 +739,7 @@ int main(void)
 		TEST(the_heartbeat_link_may_come_late),
 		TEST(a_heartbeat_link_that_fails),
 		TEST(values_have_limits),
-		TEST(a_primary_that_does_not_compare),
+		TEST(for_a_primary_that_does_not_compare_images_are_emptied),
 		TEST(a_hello_may_be_short),
 		TEST(a_disk_log_has_the_bound_of_this_side),
 		TEST(both_sides_have_one_arbiter_or_none),

@@ -88,9 +88,9 @@ static const struct row rows[] = {
 	/* Turns on a processor: a vCPU that is to stop comes first (vmm/vm/vm_run.c). */
 	CALL(sched_setscheduler, BOTH),
 	CALL(sched_yield, BOTH),
+	CALL(sched_getaffinity, BOTH), /* how many arenas the heap may have */
 	CALL(sched_getscheduler, MAIN),
 	CALL(sched_getparam, MAIN),
-	CALL(sched_getaffinity, MAIN),
 
 	/* The end. */
 	CALL(exit, BOTH),
@@ -302,14 +302,17 @@ int sandbox_enter(const struct sandbox_list *list, bool all_threads, struct err 
 {
 	struct sock_fprog program = {.len = list->n, .filter = (struct sock_filter *)list->code};
 	unsigned flags = SECCOMP_FILTER_FLAG_LOG;
+	long r;
 
 	if (!list->n)
 		return 0;
 	if (all_threads)
 		flags |= SECCOMP_FILTER_FLAG_TSYNC;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
-	    syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program))
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		return no_list(e, -errno);
+	r = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+	if (r) /* above 0: that thread has another one */
+		return no_list(e, r < 0 ? -errno : -ESRCH);
 	return 0;
 }
 
@@ -337,6 +340,8 @@ static void keep(struct rights *to, const struct rights *from, unsigned cap)
 
 	to->half[i].permitted |= from->half[i].permitted & bit;
 	to->half[i].effective |= from->half[i].effective & bit;
+	/* An arbiter's program of another user has what that user was given for it. */
+	to->half[i].inheritable |= from->half[i].inheritable & bit;
 }
 
 int sandbox_drop_rights(enum sandbox how, bool flushes, struct err *e)

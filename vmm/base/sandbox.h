@@ -40,7 +40,7 @@ int sandbox_make(struct sandbox_list *ret, enum sandbox how, enum sandbox_of of,
 int sandbox_enter(const struct sandbox_list *list, bool all_threads, struct err *e);
 
 /*
- * Give up what of root's rights is never used; flushes: the caches of block devices are to be
+ * Give up what of root's rights is never used; flushes: the cache of a block device is to be
  * emptied (BLKFLSBUF), which takes CAP_SYS_ADMIN. Of this thread and those that it starts later.
  */
 int sandbox_drop_rights(enum sandbox how, bool flushes, struct err *e);

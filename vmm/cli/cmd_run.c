@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "devices/serial.h"
@@ -104,13 +105,18 @@ static int resolve_peers(struct config *cfg, struct err *e)
 	return code ? err_wrap(e, "--peer") : 0;
 }
 
-/* Before the first thread: each has its own rights. */
+/*
+ * Before the first thread: each has its own rights. What this host has of a block device is
+ * forgotten when another host has written to it: disk_lock().
+ */
 static int drop_rights(const struct config *cfg, struct err *e)
 {
 	bool flushes = false;
+	struct stat st;
 
 	for (unsigned i = 0; i < cfg->ndisks; i++)
-		flushes |= cfg->disks[i].ft == DISK_FT_SHARED;
+		flushes |= !cfg->disks[i].readonly && !stat(cfg->disks[i].path, &st) &&
+			   S_ISBLK(st.st_mode);
 	return sandbox_drop_rights(cfg->sandbox, flushes, e);
 }
 

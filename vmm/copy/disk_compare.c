@@ -13,7 +13,8 @@
 #include "vmm/copy/disk_pass.h"
 #include "vmm/copy/disk_sums.h"
 
-#define LATE_NS 10000000000ull
+#define LATE_NS	 10000000000ull
+#define HUNG_MAX 4u /* threads of syncs that were given up */
 
 /* Nothing of it is shared with the loop while it is at work: it may be abandoned. */
 struct comparison {
@@ -21,7 +22,10 @@ struct comparison {
 	struct disk_compare *owner;
 	struct comparison *next;
 	int fd;
-	uint64_t bytes, seed; /* of the image, of the sums */
+	bool started;
+	atomic_uint *running; /* never freed while one is */
+	uint64_t bytes;	      /* of the image */
+	struct disk_sum_key key;
 	struct wire_sums asked;
 	struct wire_differ said;
 	struct wire_blocks pieces[WIRE_DIFFER_MAX];
@@ -65,7 +69,7 @@ static int compare_block(struct comparison *c, uint64_t block)
 	if (r)
 		return r;
 	if (c->asked.count)
-		same = disk_sum(c->buf, len, c->seed) == c->sums[block - c->asked.where.block];
+		same = disk_sum(&c->key, c->buf, len) == c->sums[block - c->asked.where.block];
 	else
 		same = disk_pass_is_zero(c->buf, len);
 	if (!same)
@@ -80,19 +84,41 @@ static uint64_t next_data(const struct comparison *c, uint64_t block, uint64_t e
 	return data < c->bytes ? data / BLOCK_MAP_BYTES : end;
 }
 
-static int run(struct job *job)
+/* What is not on the medium, though the cache has it, is read as it is there. */
+static int forget_cache(const struct comparison *c)
 {
-	struct comparison *c = (struct comparison *)job;
-	uint64_t block = c->asked.where.block, end = block + c->asked.where.blocks;
-	int r = 0;
+	off_t off = (off_t)(c->asked.where.block * BLOCK_MAP_BYTES);
+	off_t len = (off_t)(c->asked.where.blocks * BLOCK_MAP_BYTES);
 
-	job_be_ordinary();
-	while (block < end && !r && !atomic_load(&job->abandoned)) {
+	if (fdatasync(c->fd) < 0)
+		return -errno;
+	posix_fadvise(c->fd, off, len, POSIX_FADV_DONTNEED);
+	return 0;
+}
+
+static int compare(struct comparison *c)
+{
+	uint64_t block = c->asked.where.block, end = block + c->asked.where.blocks;
+	int r = forget_cache(c);
+
+	while (block < end && !r && !atomic_load(&c->job.abandoned)) {
 		if (!c->asked.count) /* zeros there: holes here are the same */
 			block = next_data(c, block, end);
 		if (block < end)
 			r = compare_block(c, block++);
 	}
+	return r == -ETIMEDOUT ? -EIO : r; /* which a job may not return */
+}
+
+static int run(struct job *job)
+{
+	struct comparison *c = (struct comparison *)job;
+	atomic_uint *running = c->running;
+	int r;
+
+	job_be_ordinary();
+	r = compare(c);
+	atomic_fetch_sub(running, 1);
 	return r;
 }
 
@@ -100,12 +126,17 @@ static int run(struct job *job)
 
 static void start_next(struct disk_compare *dc);
 
-static void pop(struct disk_compare *dc)
+/* The oldest is over; whoever is told may be done with all of them. */
+static void tell(struct disk_compare *dc, int result)
 {
-	dc->queue = dc->queue->next;
+	struct comparison *c = dc->queue;
+
+	dc->queue = c->next;
 	if (!dc->queue)
 		dc->tail = &dc->queue;
 	dc->count--;
+	dc->told(dc->arg, &c->said, c->pieces, result);
+	free_one(c);
 }
 
 static void told(struct job *job, int result)
@@ -119,23 +150,27 @@ static void told(struct job *job, int result)
 		job_expect(job, LATE_NS);
 		return;
 	}
-	pop(dc);
-	start_next(dc);
-	dc->told(dc->arg, &c->said, c->pieces, result);
-	free_one(c);
+	tell(dc, result);
+	if (!result)
+		start_next(dc);
 }
 
+/* After an error nothing is started: there is nobody any more who waits for it. */
 static void start_next(struct disk_compare *dc)
 {
 	struct comparison *c = dc->queue;
 	int r;
 
-	if (!c)
+	if (!c || c->started)
 		return;
+	c->started = true;
 	c->job = (struct job){.run = run, .told = told, .drop = drop};
+	atomic_fetch_add(c->running, 1);
 	r = job_start_on(&c->job, dc->loop, LATE_NS);
-	if (r)
-		told(&c->job, r);
+	if (!r)
+		return;
+	atomic_fetch_sub(c->running, 1);
+	tell(dc, r);
 }
 
 /* A description of its own, where that can be had: the lock of the image is not kept by it. */
@@ -182,6 +217,10 @@ int disk_compare_push(struct disk_compare *dc, const struct frame *f, struct err
 	r = check(dc, &w, bytes, e);
 	if (r)
 		return r;
+	if (!dc->queue && atomic_load(dc->running) >= HUNG_MAX)
+		return err_set(e, -EBUSY,
+			       "disk '%s': its storage has not answered since the last sync",
+			       dc->disks[w.disk].id);
 	c = calloc(1, sizeof(*c) + bytes);
 	if (!c)
 		return err_set(e, -ENOMEM, "disk sums: out of memory");
@@ -195,7 +234,8 @@ int disk_compare_push(struct disk_compare *dc, const struct frame *f, struct err
 	}
 	c->owner = dc;
 	c->bytes = dc->disks[w.disk].bytes;
-	c->seed = dc->seed;
+	c->running = dc->running;
+	disk_sum_key_make(&c->key, dc->session);
 	c->asked = w;
 	c->said = (struct wire_differ){.disk = w.disk, .where = w.where};
 	memcpy(c->sums, f->data + sizeof(w), bytes);
@@ -206,16 +246,21 @@ int disk_compare_push(struct disk_compare *dc, const struct frame *f, struct err
 	return 0;
 }
 
-void disk_compare_init(struct disk_compare *dc, struct loop *l, const struct disk *disks,
-		       uint32_t which, uint64_t seed)
+int disk_compare_init(struct disk_compare *dc, struct loop *l, const struct disk *disks,
+		      uint32_t which, uint64_t session)
 {
+	if (!dc->running)
+		dc->running = calloc(1, sizeof(*dc->running));
+	if (!dc->running)
+		return -ENOMEM;
 	dc->loop = l;
 	dc->disks = disks;
 	dc->which = which;
-	dc->seed = seed;
+	dc->session = session;
 	dc->queue = NULL;
 	dc->tail = &dc->queue;
 	dc->count = 0;
+	return 0;
 }
 
 void disk_compare_done(struct disk_compare *dc)
@@ -228,9 +273,19 @@ void disk_compare_done(struct disk_compare *dc)
 		free_one(c);
 		c = next;
 	}
-	if (at_work)
+	if (at_work && at_work->started)
 		job_abandon(&at_work->job); /* and may be gone */
+	else if (at_work)
+		free_one(at_work);
 	dc->queue = NULL;
 	dc->tail = &dc->queue;
 	dc->count = dc->which = 0;
+}
+
+void disk_compare_free(struct disk_compare *dc)
+{
+	disk_compare_done(dc);
+	if (dc->running && !atomic_load(dc->running)) /* else it is theirs */
+		free(dc->running);
+	dc->running = NULL;
 }

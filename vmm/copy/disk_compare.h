@@ -3,6 +3,9 @@
  * at a time, on a thread of its own; each has its answer, in order. Nothing is changed. Bounded by
  * whoever feeds it: see count.
  *
+ * It is the medium that is compared, not what the host's cache has of it: a write that failed in
+ * the background may be in there still.
+ *
  * A block that is being written meanwhile may be taken for another one: then it comes once more.
  * Never the other way: what was written since it was summed is marked at the sender anyway.
  *
@@ -11,6 +14,7 @@
 #ifndef VMM_DISK_COMPARE_H
 #define VMM_DISK_COMPARE_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,7 +30,8 @@ struct disk_compare {
 	struct loop *loop;
 	const struct disk *disks; /* as many as there are devices; */
 	uint32_t which;		  /* bit i: that one is compared */
-	uint64_t seed;
+	uint64_t session;
+	atomic_uint *running; /* comparisons whose thread has not ended, abandoned ones too */
 	struct comparison *queue, **tail; /* the first one is at work */
 	unsigned count;
 	/* The answer to the oldest, with what follows it, or a negative errno of the image. */
@@ -35,12 +40,17 @@ struct disk_compare {
 	void *arg;
 };
 
-/* The disks stay open until disk_compare_done(). */
-void disk_compare_init(struct disk_compare *c, struct loop *l, const struct disk *disks,
-		       uint32_t which, uint64_t seed);
-/* A FRAME_SUMS. -EBADMSG with e, -ENOMEM and the like, or 0: told() comes later. */
+/* The disks stay open until disk_compare_done(). Again after that for others. -ENOMEM, or 0. */
+int disk_compare_init(struct disk_compare *c, struct loop *l, const struct disk *disks,
+		      uint32_t which, uint64_t session);
+/*
+ * A FRAME_SUMS. -EBADMSG with e, -EBUSY when some from before disk_compare_done() still hang,
+ * -ENOMEM and the like, or 0: told() comes later.
+ */
 int disk_compare_push(struct disk_compare *c, const struct frame *f, struct err *e);
 /* Nothing is told any more; what is at work ends by itself. Safe on a zeroed one and twice. */
 void disk_compare_done(struct disk_compare *c);
+/* The same, for the last time. */
+void disk_compare_free(struct disk_compare *c);
 
 #endif

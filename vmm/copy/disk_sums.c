@@ -6,15 +6,21 @@
 #include "vmm/base/hash.h"
 #include "vmm/base/loop.h"
 
-uint64_t disk_sum(const void *block, size_t len, uint64_t seed)
+void disk_sum_key_make(struct disk_sum_key *key, uint64_t session)
 {
-	return XXH3_64bits_withSeed(block, len, seed);
+	XXH3_generateSecret(key->secret, sizeof(key->secret), &session, sizeof(session));
+}
+
+uint64_t disk_sum(const struct disk_sum_key *key, const void *block, size_t len)
+{
+	return XXH3_64bits_withSecret(block, len, key->secret, sizeof(key->secret));
 }
 
 /* What is to be said next. */
 struct gather {
 	const struct disk_pass *p;
-	uint64_t seed, *asked;
+	uint64_t *asked;
+	struct disk_sum_key key;
 	struct wire_sums said;
 	uint64_t sums[WIRE_SUMS_MAX];
 };
@@ -66,17 +72,18 @@ static int add_block(struct gather *g, uint64_t block)
 		return r;
 	if (!g->said.count)
 		g->said.where.block = block;
-	g->sums[g->said.count++] = disk_sum(p->buf, len, g->seed);
+	g->sums[g->said.count++] = disk_sum(&g->key, p->buf, len);
 	g->said.where.blocks++;
 	return g->said.count == WIRE_SUMS_MAX ? say(g) : 0;
 }
 
-int disk_sums_send(const struct disk_pass *p, uint64_t seed, uint64_t *asked)
+int disk_sums_send(const struct disk_pass *p, uint64_t *asked)
 {
-	struct gather g = {.p = p, .seed = seed, .asked = asked, .said.disk = p->index};
+	struct gather g = {.p = p, .asked = asked, .said.disk = p->index};
 	uint64_t block = 0, end = p->map->nblocks;
 	int r = 0;
 
+	disk_sum_key_make(&g.key, p->stream->session);
 	while (block < end && !r) {
 		uint64_t data =
 			disk_pass_data(p->disk->fd, block * BLOCK_MAP_BYTES, p->disk->bytes);

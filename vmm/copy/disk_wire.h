@@ -13,8 +13,9 @@ struct wire_disk {
 	uint32_t data; /* bytes that follow: len for a write, else 0 */
 };
 
-#define WIRE_SUMS_MAX	512u	   /* of blocks, in one frame */
-#define WIRE_ZEROS_MAX	(1u << 20) /* blocks of zeros, likewise */
+#define WIRE_SUMS_MAX 512u /* of blocks, in one frame */
+#define WIRE_ZEROS_MAX                                                                             \
+	(1u << 14) /* blocks of zeros, likewise: 1 GiB, which the receiver may have to read */
 #define WIRE_DIFFER_MAX 256u
 
 /* Blocks of an image, of BLOCK_MAP_BYTES; the last one may be shorter. */
