@@ -130,7 +130,8 @@ static void alone(struct primary *p, bool connecting, enum ft_cover cover)
 	link_note_trouble(p->link, connecting, note, sizeof(note));
 	step_reached(STEP_PEER_LOST);
 	primary_close(p);
-	ft_set(p->ft, FT_HERE, cover, note);
+	/* A peer is looked for before this side has claimed the VM. */
+	ft_set(p->ft, p->ft->life, cover, note);
 	primary_timer(p, PRIMARY_RETRY_NS);
 }
 

@@ -56,6 +56,38 @@ def failover_and_back(lab):
     pair.end()
 
 
+@test(90)
+def failover_test(lab):
+    """a drill: handed over, protected again, and told so; without somebody who stands by, that is told"""
+    pair = Pair(lab, disk=32)
+    a, b = pair.protect()
+    load = start_load(lab)
+    random_wait(lab, load, 0.1, 0.3)
+    env = dict(os.environ, XDG_RUNTIME_DIR=lab.path("A"))
+    drill = subprocess.Popen([ftlab.FTVMM, "failover", "vm", "--test"], stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, text=True, env=env)
+    expect(a.wait_exit(20) == EXIT_HANDED_OVER, f"exit code {a.code}: {a.log_text()}")
+    lab.release(a)
+    pair.secondary("A")
+    ends(drill, 0, r"^handed over in \d+\.\d{3} s\nprotected again \d+\.\d{3} s later: this host stands by, "
+                   r"generation 2\n$")
+    pair.in_step()
+    lab.probe()
+    # At the other side, where nobody is to stand by again, and a drill of what is none.
+    env["XDG_RUNTIME_DIR"] = lab.path("B")
+    p = subprocess.run([ftlab.FTVMM, "failover", "vm", "--test", "--timeout", "300ms", "--json"], text=True,
+                       env=env, capture_output=True, check=False, timeout=60 * ftlab.SLOW)
+    expect(p.returncode == 2 and not p.stdout and "not protected again: here is nobody who stands by" in p.stderr,
+           f"{p.returncode} {p.stdout} {p.stderr}")
+    expect(b.wait_exit(10) == EXIT_HANDED_OVER, f"exit code {b.code}")
+    pair.vm["A"].wait_state("DEGRADED")
+    for words, why in ((["--tset"], "there are --test and --timeout TIME"), (["--timeout", "1s"], "is of --test"),
+                       (["--test", "--timeout", "x"], "'x' is not a time")):
+        refused(lab, ["failover", "vm", *words], why)
+    lab.probe()
+    check_load(lab, [load], pair.image["A"])
+
+
 @test(60)
 def failover_refused(lab):
     """where nobody would run the VM afterwards"""

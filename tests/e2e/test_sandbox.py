@@ -132,6 +132,8 @@ def sandbox_exec(lab):
             said = compromise(vm, tid, "vcpu")
             expect(set(said.values()) == {"EPERM"}, said)
     expect("of vCPU threads only" in vm.log_text(), vm.log_text())
+    # Its peer was not there before it had claimed the VM: nothing runs then.
+    expect("RUNNING" not in vm.log_text(), vm.log_text())
     with open(f"{program}.said", encoding="ascii") as f:
         said = set(f.read().split("\n")) - {""}
     with open("/proc/self/status", encoding="ascii") as f:

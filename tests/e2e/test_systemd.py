@@ -190,7 +190,8 @@ def systemd_pair(lab):
 
     # `ftvmm failover`: the side that handed over is started again by itself.
     random_wait(lab, load, 0.1, 0.4)
-    a.inside("ftvmm", "failover", "demo")
+    said = a.inside("ftvmm", "failover", "demo", "--test")
+    expect("this host stands by" in said, said)
     b.wait_state("DEGRADED", "SYNCING", "PROTECTED")
     a.wait_state("PROTECTED")
 

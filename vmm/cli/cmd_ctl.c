@@ -12,7 +12,6 @@
 #include "vmm/cli/ctl_client.h"
 #include "vmm/conf/option.h"
 
-#define LOOK_MS 200
 #define BUSY_MS 60000  /* for an answer */
 #define LONG_MS 600000 /* stop may have to drain to a peer */
 
@@ -95,53 +94,6 @@ int cmd_stop(const struct command_words *w)
 	r = ok ? 0 : -EPROTO;
 	if (!r)
 		r = ctl_client_line(c, LONG_MS, &line, &e);
-	if (!r && w->json)
-		cmd_print_json(ok);
-	json_decref(ok);
-	ctl_client_close(c);
-	return r ? cmd_fail(&e) : EXIT_DONE;
-}
-
-/* Of a primary that was told to hand over: does it still run the VM for good? */
-static bool kept(json_t *status)
-{
-	const char *role = json_string_value(json_object_get(status, "role"));
-	const char *state = json_string_value(json_object_get(status, "state"));
-
-	return role && state && !strcmp(role, "primary") && strcmp(state, "PROTECTED") &&
-	       strcmp(state, "STOPPED");
-}
-
-int cmd_failover(const struct command_words *w)
-{
-	struct ctl_client *c;
-	struct err e = {0};
-	char *line = NULL;
-	json_t *ok, *status;
-	int r = ctl_client_open(&c, w->name, CTL_SHORT_MS, &e);
-
-	if (r)
-		return cmd_fail(&e);
-	ok = ctl_client_call(c, json_pack("{ss}", "cmd", "failover"), CTL_SHORT_MS, &e);
-	r = ok ? -ETIMEDOUT : -EPROTO;
-	/* It leaves; or it loses the secondary, and stays. */
-	for (int waited = 0; r == -ETIMEDOUT && waited < LONG_MS; waited += LOOK_MS) {
-		struct err ignored = {0};
-
-		e = (struct err){0};
-		r = ctl_client_line(c, LOOK_MS, &line, &e);
-		if (r != -ETIMEDOUT)
-			break;
-		status = ctl_call(w->name, json_pack("{ss}", "cmd", "status"), CTL_SHORT_MS,
-				  &ignored);
-		if (status && kept(status)) {
-			e = (struct err){0};
-			r = err_set(&e, -EBUSY,
-				    "failover: the secondary was lost meanwhile; `ftvmm status` "
-				    "says what this side does");
-		}
-		json_decref(status);
-	}
 	if (!r && w->json)
 		cmd_print_json(ok);
 	json_decref(ok);

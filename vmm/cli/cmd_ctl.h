@@ -12,7 +12,6 @@ int cmd_set(const struct command_words *w);
 int cmd_snapshot(const struct command_words *w);
 int cmd_events(const struct command_words *w);
 int cmd_console(const struct command_words *w);
-int cmd_failover(const struct command_words *w); /* done when the secondary has the VM */
 /* Done when the VM has left, so that the next command finds its name, disks and taps free. */
 int cmd_stop(const struct command_words *w);
 

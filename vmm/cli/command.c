@@ -7,6 +7,7 @@
 #include "vmm/cli/cmd_check.h"
 #include "vmm/cli/cmd_ctl.h"
 #include "vmm/cli/cmd_dump.h"
+#include "vmm/cli/cmd_failover.h"
 #include "vmm/cli/cmd_key.h"
 #include "vmm/cli/cmd_metrics.h"
 #include "vmm/cli/cmd_migrate.h"
@@ -56,8 +57,10 @@ static const struct command commands[] = {
 	  "show all device and vCPU state of a VM or of a snapshot; --diff: what differs between two, exit code 4 when something does",
 	  .ask = cmd_dump, .max_args = 2, .takes_options = true, .serve = serve_dump },
 	{ "console", "NAME", "a terminal at the guest's serial port", .ask = cmd_console },
-	{ "failover", "NAME [--json]", "hand a protected VM over to its secondary",
-	  .ask = cmd_failover, .serve = serve_failover },
+	{ "failover", "NAME [--test] [--timeout TIME] [--json]",
+	  "hand a protected VM over to its secondary; --test: a drill, until it is protected again",
+	  .ask = cmd_failover, .max_args = 3, .takes_options = true,
+	  .print_options = cmd_failover_print_options, .serve = serve_failover },
 	{ "migrate", "NAME --precopy URI|--postcopy URI|--auto URI|--secondary URI|--cancel|--recover URI "
 		     "[--downtime TIME] "
 		     "[--timeout TIME] [--passes N] [--bandwidth SIZE] [--copy-disks] "
