@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -174,7 +175,8 @@ static uint64_t find_syscall(pid_t pid)
 	return 0;
 }
 
-static void wait_stop(pid_t tid)
+/* Why it stands: the signal, SIGTRAP for us. */
+static int wait_stop(pid_t tid)
 {
 	int status;
 
@@ -182,25 +184,34 @@ static void wait_stop(pid_t tid)
 		errno = ESRCH;
 		die("the thread has ended");
 	}
+	return WSTOPSIG(status);
 }
 
+/* *ret_signal: one that came meanwhile, to be given to the thread when it goes on. */
 static long call(pid_t tid, const struct user_regs_struct *was, uint64_t at,
-		 const struct attempt *a)
+		 const struct attempt *a, int *ret_signal)
 {
-	struct user_regs_struct r = *was;
+	struct user_regs_struct r;
+	int sig = 0;
 
-	r.rip = at;
-	r.rax = (uint64_t)a->call;
-	r.orig_rax = NO;
-	r.rdi = a->args[0];
-	r.rsi = a->args[1];
-	r.rdx = a->args[2];
-	r.r10 = a->args[3];
-	r.r8 = a->args[4];
-	r.r9 = a->args[5];
-	if (ptrace(PTRACE_SETREGS, tid, NULL, &r) || ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL))
-		die("PTRACE_SETREGS");
-	wait_stop(tid);
+	do {
+		if (sig)
+			*ret_signal = sig;
+		r = *was;
+		r.rip = at;
+		r.rax = (uint64_t)a->call;
+		r.orig_rax = NO;
+		r.rdi = a->args[0];
+		r.rsi = a->args[1];
+		r.rdx = a->args[2];
+		r.r10 = a->args[3];
+		r.r8 = a->args[4];
+		r.r9 = a->args[5];
+		if (ptrace(PTRACE_SETREGS, tid, NULL, &r) ||
+		    ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL))
+			die("PTRACE_SETREGS");
+		sig = wait_stop(tid);
+	} while (sig != SIGTRAP);
 	if (ptrace(PTRACE_GETREGS, tid, NULL, &r))
 		die("PTRACE_GETREGS");
 	return (long)r.rax;
@@ -210,6 +221,7 @@ int main(int argc, char **argv)
 {
 	struct user_regs_struct was;
 	bool vcpu = argc == 4 && !strcmp(argv[3], "vcpu");
+	int sig = 0;
 	uint64_t at;
 	pid_t tid;
 
@@ -221,7 +233,9 @@ int main(int argc, char **argv)
 	at = find_syscall(atoi(argv[1]));
 	if (ptrace(PTRACE_SEIZE, tid, NULL, NULL) || ptrace(PTRACE_INTERRUPT, tid, NULL, NULL))
 		die("PTRACE_SEIZE");
-	wait_stop(tid);
+	sig = wait_stop(tid);
+	if (sig == SIGTRAP)
+		sig = 0;
 	if (ptrace(PTRACE_GETREGS, tid, NULL, &was))
 		die("PTRACE_GETREGS");
 	for (unsigned i = 0; i < sizeof(attempts) / sizeof(attempts[0]); i++) {
@@ -229,10 +243,11 @@ int main(int argc, char **argv)
 
 		if (attempts[i].vcpu && !vcpu)
 			continue;
-		r = call(tid, &was, at, &attempts[i]);
+		r = call(tid, &was, at, &attempts[i], &sig);
 		printf("%s: %s\n", attempts[i].name, r < 0 ? strerrorname_np((int)-r) : "done");
 	}
-	if (ptrace(PTRACE_SETREGS, tid, NULL, &was) || ptrace(PTRACE_DETACH, tid, NULL, NULL))
+	if (ptrace(PTRACE_SETREGS, tid, NULL, &was) ||
+	    ptrace(PTRACE_DETACH, tid, NULL, (void *)(intptr_t)sig))
 		die("PTRACE_DETACH");
 	return 0;
 }
