@@ -234,7 +234,6 @@ static void drop_disks(struct secondary *s, bool runs_here)
 	if (!runs_here || s->ft->images_behind)
 		diskapply_drop(&s->disks);
 	diskapply_done(&s->disks);
-	disk_compare_free(&s->compare);
 	stage_done(&s->stage);
 }
 
@@ -269,6 +268,7 @@ int secondary_stop(struct secondary *s)
 		locking_forget(&s->locking, s->vm);
 	if (s->has_vm)
 		drop_disks(s, runs_here);
+	disk_compare_free(&s->compare);
 	s->ft = NULL;
 	return r;
 }

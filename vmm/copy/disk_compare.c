@@ -23,8 +23,8 @@ struct comparison {
 	struct comparison *next;
 	int fd;
 	bool started;
-	atomic_uint *running; /* never freed while one is */
-	uint64_t bytes;	      /* of the image */
+	atomic_uint *users; /* the last one frees it */
+	uint64_t bytes;	    /* of the image */
 	struct disk_sum_key key;
 	struct wire_sums asked;
 	struct wire_differ said;
@@ -110,15 +110,20 @@ static int compare(struct comparison *c)
 	return r == -ETIMEDOUT ? -EIO : r; /* which a job may not return */
 }
 
+static void let_go(atomic_uint *users)
+{
+	if (atomic_fetch_sub(users, 1) == 1)
+		free(users);
+}
+
 static int run(struct job *job)
 {
 	struct comparison *c = (struct comparison *)job;
-	atomic_uint *running = c->running;
 	int r;
 
 	job_be_ordinary();
 	r = compare(c);
-	atomic_fetch_sub(running, 1);
+	let_go(c->users);
 	return r;
 }
 
@@ -165,11 +170,11 @@ static void start_next(struct disk_compare *dc)
 		return;
 	c->started = true;
 	c->job = (struct job){.run = run, .told = told, .drop = drop};
-	atomic_fetch_add(c->running, 1);
+	atomic_fetch_add(c->users, 1);
 	r = job_start_on(&c->job, dc->loop, LATE_NS);
 	if (!r)
 		return;
-	atomic_fetch_sub(c->running, 1);
+	let_go(c->users);
 	tell(dc, r);
 }
 
@@ -217,7 +222,7 @@ int disk_compare_push(struct disk_compare *dc, const struct frame *f, struct err
 	r = check(dc, &w, bytes, e);
 	if (r)
 		return r;
-	if (!dc->queue && atomic_load(dc->running) >= HUNG_MAX)
+	if (!dc->queue && atomic_load(dc->users) > HUNG_MAX)
 		return err_set(e, -EBUSY,
 			       "disk '%s': its storage has not answered since the last sync",
 			       dc->disks[w.disk].id);
@@ -234,7 +239,7 @@ int disk_compare_push(struct disk_compare *dc, const struct frame *f, struct err
 	}
 	c->owner = dc;
 	c->bytes = dc->disks[w.disk].bytes;
-	c->running = dc->running;
+	c->users = dc->users;
 	disk_sum_key_make(&c->key, dc->session);
 	c->asked = w;
 	c->said = (struct wire_differ){.disk = w.disk, .where = w.where};
@@ -249,10 +254,12 @@ int disk_compare_push(struct disk_compare *dc, const struct frame *f, struct err
 int disk_compare_init(struct disk_compare *dc, struct loop *l, const struct disk *disks,
 		      uint32_t which, uint64_t session)
 {
-	if (!dc->running)
-		dc->running = calloc(1, sizeof(*dc->running));
-	if (!dc->running)
-		return -ENOMEM;
+	if (!dc->users) {
+		dc->users = malloc(sizeof(*dc->users));
+		if (!dc->users)
+			return -ENOMEM;
+		atomic_init(dc->users, 1);
+	}
 	dc->loop = l;
 	dc->disks = disks;
 	dc->which = which;
@@ -285,7 +292,7 @@ void disk_compare_done(struct disk_compare *dc)
 void disk_compare_free(struct disk_compare *dc)
 {
 	disk_compare_done(dc);
-	if (dc->running && !atomic_load(dc->running)) /* else it is theirs */
-		free(dc->running);
-	dc->running = NULL;
+	if (dc->users)
+		let_go(dc->users);
+	dc->users = NULL;
 }

@@ -31,7 +31,7 @@ struct disk_compare {
 	const struct disk *disks; /* as many as there are devices; */
 	uint32_t which;		  /* bit i: that one is compared */
 	uint64_t session;
-	atomic_uint *running; /* comparisons whose thread has not ended, abandoned ones too */
+	atomic_uint *users; /* us, and threads that have not ended, abandoned ones too */
 	struct comparison *queue, **tail; /* the first one is at work */
 	unsigned count;
 	/* The answer to the oldest, with what follows it, or a negative errno of the image. */
