@@ -80,6 +80,8 @@ static int await_answers(struct sync *s, uint64_t left)
 			until.tv_sec += ANSWER_S;
 		}
 		r = -pthread_cond_clockwait(&s->cond, &s->lock, CLOCK_MONOTONIC, &until);
+		if (s->answered != had) /* at the last moment */
+			r = 0;
 	}
 	pthread_mutex_unlock(&s->lock);
 	return cancelled(s) ? -ECANCELED : r;
