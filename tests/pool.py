@@ -299,11 +299,18 @@ class Pool:
         self.lock, self.broken = threading.Lock(), []
         self.tests = list(tests)
         self.suites = list(dict.fromkeys(suite_of(t) for t in tests))
-        self.tests.sort(key=lambda t: -results.expected(t, kind.kind))
+        if until():  # what is left out then is left to chance
+            random.Random(results.seed).shuffle(self.tests)
+        else:
+            self.tests.sort(key=lambda t: -results.expected(t, kind.kind))
 
     def take(self, place):
         """The next test; one that the place fits, if there is one."""
         with self.lock:
+            if until() and time.time() > until():
+                for t in self.tests:
+                    self.results.add(t, "-", "skip", 0, "no time was left for it (FTVMM_UNTIL)")
+                self.tests = []
             fitting = [t for t in self.tests if place and place.fits(needs(t))]
             test = (fitting or self.tests or [None])[0]
             if test:
@@ -397,16 +404,9 @@ def natives():
     return int(os.environ.get("FTVMM_NATIVE") or max(1, min(MAX_NATIVE, os.cpu_count() or 1)))
 
 
-def draw(tests, results):
-    """One in FTVMM_PART (1) of them, by the seed; the others are counted as skipped."""
-    part = int(os.environ.get("FTVMM_PART") or 1)
-    if part <= 1:
-        return tests
-    mine = random.Random(results.seed).sample(tests, -(-len(tests) // part))
-    for t in tests:
-        if t not in mine:
-            results.add(t, "-", "skip", 0, f"not drawn: one in {part} (FTVMM_PART)")
-    return [t for t in tests if t in mine]
+def until():
+    """When the last test is to begin, in seconds since 1970 (FTVMM_UNTIL); 0: no matter."""
+    return int(os.environ.get("FTVMM_UNTIL") or 0)
 
 
 def run(tests, seed, verbose=False):
@@ -426,7 +426,7 @@ def run(tests, seed, verbose=False):
             places.setdefault("bed" if "far" in needs(t) else where, []).append(t)
     if places.get("native"):
         Pool(Native, places["native"], results, verbose).run(min(natives(), len(places["native"])))
-    in_beds = draw(places.get("bed", []), results)
+    in_beds = places.get("bed", [])
     missing = bed_missing() if in_beds else None
     for t in in_beds if missing else ():
         results.add(t, "-", "fail" if os.environ.get("CI") == "true" else "skip", 0, missing)
