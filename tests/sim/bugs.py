@@ -31,7 +31,7 @@ BUGS = {
     "shared-unsynced": ("devices/disk.c", "\t\toflags |= O_DSYNC;\n", "\t\toflags |= 0;\n"),
     "second-mark": ("ft/epoch/disklog.c", "\tmark(arg, d, r);\n", ""),
     "host-marks": ("vmm/vm/dirty.c", " | mem_take_host_dirty(d->mem, w)", ""),
-    "record-ignored": ("vmm/cli/run_role.c", "if (!rec->generation ||", "if (rec->generation ||"),
+    "record-ignored": ("vmm/cli/record.c", "if (!rec->generation ||", "if (rec->generation ||"),
     "log-dropped": ("ft/epoch/stage.c", "\tdiskapply_push(s->disks, &s->disklog);\n",
                     "\tdisk_writes_free(&s->disklog);\n"),
     "alone-released": ("ft/role/ending.c", "record(arg, ARBITER_STOPPED);", "record(arg, ARBITER_RELEASED);"),
@@ -61,6 +61,16 @@ BUGS = {
     "old-base": ("ft/epoch/capture.c", "\t\t\th->copy = add_page(c, b, h->page, h->copy, true);",
                  "\t\t\tadd_page(c, b, h->page, h->copy, true);"),
     "drain-unsynced": ("ft/role/receiving.c", "if (diskapply_flush(&s->disks))", "if (!s)"),
+    "twin-page": ("vmm/machine/mem_split.c", None, "-DBUG_ROLL_BACK"),
+    "twin-block": ("ft/role/twin.c", "\tt->state = TWIN_SPLIT;\n\tdrop_disks(t);\n", "\tt->state = TWIN_SPLIT;\n"),
+    "twin-not-asked": ("ft/epoch/lockstep.c", "\twatch_time(l);\n}\n\nstatic bool ready", "\trelease(l, en);\n}\n\nstatic bool ready"),
+    "byte-not-compared": ("net/window.c", None, "-DBUG_COMPARE_SHORT"),
+    "twin-before-ack": ("ft/epoch/lockstep.c", "obuf_is_turn(&l->vm->obuf) &&", "l &&"),
+    "twin-unmerged": ("ft/role/twinning.c", "images_behind = merges ||", "images_behind ="),
+    "twin-unclaimed": ("ft/role/twinning.c", "\ttakeover_ask(s);\n", "\tsecondary_post(s, SEC_EV_WON);\n"),
+    "twin-keeps-old": ("ft/role/twin.c", "\tjoin(t);\n\tkeep_connections(t);",
+                       "\twhile (!replica_roll_back(&t->memory))\n\t\t;\n\tjoin(t);\n\tkeep_connections(t);"),
+    "twin-goes-on": ("ft/role/twinning.c", "\tif (vm_pause(s->vm, &e)) {\n\t\tsecondary_reject(s, e.msg);\n\t\treturn;\n\t}\n", "\tif (0)\n\t\tsecondary_reject(s, e.msg);\n"),
     "ready-runs": ("postcopy/phases.c", "ROW(READY, LOST, LISTEN, dest_drop,", "ROW(READY, LOST, RUNS, dest_run,"),
 }
 
@@ -76,12 +86,19 @@ def command_of(target):
     return re.sub(r'^.*?printf "[^"]*" [^;]*; ', "", [l for l in said.splitlines() if " CC " in l or " LD " in l][-1].strip())
 
 
-def build(name):
-    path, old, new = BUGS[name]
+def text_of(name):
+    """The file that it is planted in."""
+    path, old, _ = BUGS[name]
     with open(os.path.join(ROOT, path)) as f:
         text = f.read()
     if old is not None and text.count(old) != 1:
-        raise SystemExit(f"{name}: its place in {path} is there {text.count(old)} times")
+        raise SystemExit(f"not ok {name}: its place in {path} is there {text.count(old)} times")
+    return text
+
+
+def build(name):
+    path, old, new = BUGS[name]
+    text = text_of(name)
     os.makedirs(os.path.join(ROOT, OUT), exist_ok=True)
     source, obj, program = f"{OUT}/{name}.c", f"{OUT}/{name}.o", f"{OUT}/{name}"
     with open(os.path.join(ROOT, source), "w") as f:
@@ -109,10 +126,14 @@ def main():
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--keep", action="store_true", help="what finds them goes to tests/sim/seeds")
     p.add_argument("--theme", help="only such histories")
-    p.add_argument("--kind", help="pair or move")
+    p.add_argument("--kind", help="pair, colo or move")
+    p.add_argument("--places", action="store_true", help="only looks whether all can be planted")
     p.add_argument("names", nargs="*", metavar="NAME")
     a = p.parse_args()
     missed, lines = 0, {}
+    if a.places:
+        print(f"ok {len([text_of(name) for name in BUGS])} bugs can be planted")
+        return 0
     make("build/normal/tests/sim/sim")
     for name in a.names or BUGS:
         program = build(name)

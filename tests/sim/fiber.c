@@ -153,8 +153,17 @@ void fiber_main(void)
 /* Marks of the address sanitizer, where there is one, are not for who has these addresses next. */
 void __asan_unpoison_memory_region(const void *p, size_t n) __attribute__((weak));
 
+/* Most of a history's threads live for a moment, and a new mapping costs more than what they do. */
+static void *free_stacks; /* each begins with the next */
+
 static char *new_stack(void)
 {
+	char *p = free_stacks;
+
+	if (p) {
+		free_stacks = *(void **)p;
+		return p;
+	}
 	return REAL(mmap)(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
@@ -163,7 +172,8 @@ static void free_stack(char *p)
 {
 	if (__asan_unpoison_memory_region)
 		__asan_unpoison_memory_region(p, STACK_BYTES);
-	REAL(munmap)(p, STACK_BYTES);
+	*(void **)p = free_stacks;
+	free_stacks = p;
 }
 
 struct fiber *fiber_start(struct proc *p, void *(*fn)(void *arg), void *arg)

@@ -15,31 +15,35 @@
 #include "devices/debugexit.h"
 #include "devices/i8042.h"
 #include "devices/serial.h"
+#include "tests/sim/swarm.h"
 #include "tests/sim/trouble.h"
 #include "tests/sim/truth.h"
 #include "vmm/machine/machine.h"
 
-#define DISK_GPA  (MACHINE_MMIO_BASE + 3 * MACHINE_MMIO_STEP) /* behind console, rng, balloon */
-#define STATE_GPA GUEST_GPA
-#define DESC_GPA  0x201000ull
-#define AVAIL_GPA 0x202000ull
-#define USED_GPA  0x203000ull
-#define HEAD_GPA  0x204000ull /* struct virtio_blk_outhdr, then the status */
-#define DATA_GPA  0x210000ull
-#define WORK_GPA  0x240000ull
-#define PAGES	  80u
-#define CPU_GPA	  0x290000ull /* struct cpu, a page for each but the first */
-#define CPUS	  4u
-#define QUEUE	  8u
-#define RUNNING	  0x7777777ull /* rip, once it has looked around */
-#define MAGIC	  0x6c6c657720736920ull
-#define LSR	  (SERIAL_BASE + 5)
-#define LSR_ROOM  0x20
+#define DISK_GPA     (MACHINE_MMIO_BASE + 3 * MACHINE_MMIO_STEP) /* behind console, rng, balloon */
+#define STATE_GPA    GUEST_GPA
+#define DESC_GPA     0x201000ull
+#define AVAIL_GPA    0x202000ull
+#define USED_GPA     0x203000ull
+#define HEAD_GPA     0x204000ull /* struct virtio_blk_outhdr, then the status */
+#define DATA_GPA     0x210000ull
+#define WORK_GPA     0x240000ull
+#define PAGES	     80u
+#define CPU_GPA	     0x290000ull /* struct cpu, a page for each but the first */
+#define CPUS	     4u
+#define QUEUE	     8u
+#define RUNNING	     0x7777777ull /* rip, once it has looked around */
+#define MAGIC	     0x6c6c657720736920ull
+#define LSR	     (SERIAL_BASE + 5)
+#define LSR_ROOM     0x20
+#define TWINS_DIFFER 200 /* one time in so many that a twin draws */
+#define CLOCK_LINES  64	 /* one in so many says the clock, where there are twins */
 
 enum mode { STARTS, DRIVES, READS_ALL, LIVES };
 
 struct state {
 	uint64_t magic, steps, node, boot, clock;
+	uint64_t chance; /* what both guests of a pair draw the same from */
 	uint32_t mode, init;
 	uint16_t avail, used;
 	uint32_t busy, kind; /* of the request under way */
@@ -96,6 +100,22 @@ static struct state *state_of(struct sim_vcpu *v)
 	return guest_write(v->vm, STATE_GPA, sizeof(struct state));
 }
 
+/* --- chance ----------------------------------------------------------------------------------- */
+
+/*
+ * What it does next with its disk: in its memory, where a twin runs, so that both do the same and
+ * say the same, until one of them has something of its own to go by.
+ */
+static uint64_t draw(struct state *s, uint64_t n)
+{
+	if (!swarm_has(SWARM_COLO))
+		return rnd_below(n);
+	if (!s->chance || rnd_one_in(TWINS_DIFFER))
+		s->chance = rnd() | 1;
+	s->chance = s->chance * 6364136223846793005u + 1442695040888963407u;
+	return (s->chance >> 33) % n;
+}
+
 /* --- exits ------------------------------------------------------------------------------------ */
 
 static enum guest_exit write_register(struct sim_vcpu *v, uint32_t reg, uint32_t value)
@@ -150,8 +170,9 @@ static void write_block(struct sim_vcpu *v, struct state *s)
 {
 	uint64_t *data = guest_write(v->vm, DATA_GPA, GUEST_BLOCK);
 
-	s->block = rnd_below(BLOCKS);
-	s->value = truth_value((unsigned)s->block, (uint32_t)s->node);
+	s->block = draw(s, BLOCKS);
+	s->value = truth_value((unsigned)s->block, (uint32_t)s->node,
+			       swarm_has(SWARM_COLO) ? s->chance : 0);
 	for (unsigned i = 0; i < GUEST_BLOCK / 8; i++)
 		data[i] = s->value;
 	s->unsure[s->block] = 1;
@@ -160,7 +181,7 @@ static void write_block(struct sim_vcpu *v, struct state *s)
 
 static void read_block(struct sim_vcpu *v, struct state *s)
 {
-	s->block = rnd_below(BLOCKS);
+	s->block = draw(s, BLOCKS);
 	memset(guest_write(v->vm, DATA_GPA, GUEST_BLOCK), 0xaa, GUEST_BLOCK);
 	submit(v, s, VIRTIO_BLK_T_IN, GUEST_BLOCK);
 }
@@ -285,6 +306,7 @@ static void check_page(struct sim_vcpu *v, const struct state *s)
 static enum guest_exit say(struct sim_vcpu *v, struct state *s)
 {
 	char *line = (char *)v->run + 8192;
+	uint64_t clock = s->clock;
 	int n;
 
 	if (!s->asked_room) {
@@ -292,9 +314,14 @@ static enum guest_exit say(struct sim_vcpu *v, struct state *s)
 		return port(v, LSR, false, 1);
 	}
 	s->asked_room = s->to_say = 0;
+	/* Two guests' clocks are never the same: that would be a difference at each line. */
+	if (swarm_has(SWARM_COLO) && s->node % CLOCK_LINES)
+		clock = 0;
+	if (proc_now()->run->vm.obuf.divert)
+		truth_twin_says(proc_now(), (uint32_t)s->node, s->boot, clock);
 	n = sprintf(line, "=%llx %llx %llx %llx\n", (unsigned long long)s->node,
-		    (unsigned long long)s->boot, (unsigned long long)s->clock,
-		    (unsigned long long)(s->node ^ s->boot ^ s->clock) % 97);
+		    (unsigned long long)s->boot, (unsigned long long)clock,
+		    (unsigned long long)(s->node ^ s->boot ^ clock) % 97);
 	return port(v, SERIAL_BASE, true, (uint32_t)n);
 }
 
@@ -319,11 +346,12 @@ static void start(struct sim_vcpu *v, struct state *s)
 	memset(guest_write(v->vm, DESC_GPA, 4 * 4096), 0, 4 * 4096);
 	if (s->magic != MAGIC)
 		memset(guest_write(v->vm, WORK_GPA, PAGES * 4096), 0, PAGES * 4096);
+	proc_now()->booted_at = world_now();
 	s->mode = DRIVES;
 	s->init = s->busy = s->asked_room = 0;
 	s->avail = s->used = 0;
 	s->clock = 0;
-	s->boot = rnd();
+	s->boot = swarm_has(SWARM_COLO) ? draw(s, UINT32_MAX) : rnd();
 	v->regs.rip = RUNNING;
 	v->regs.r15 = s->steps;
 }
@@ -346,13 +374,16 @@ static enum guest_exit end(struct sim_vcpu *v, uint16_t number, uint8_t value)
 
 static enum guest_exit live(struct sim_vcpu *v, struct state *s)
 {
+	uint64_t what;
+
 	if (s->to_say)
 		return say(v, s);
 	if (guest_resets())
 		return end(v, I8042_CMD, 0xfe);
 	if (guest_exits())
 		return end(v, DEBUGEXIT_PORT, 0);
-	switch (rnd_below(s->busy ? 3 : 6)) {
+	what = rnd_below(s->busy ? 3 : 6);
+	switch (what) {
 	case 0:
 	case 1:
 		write_page(v, s);
@@ -360,11 +391,13 @@ static enum guest_exit live(struct sim_vcpu *v, struct state *s)
 	case 2:
 		check_page(v, s);
 		break;
-	case 3:
-		read_block(v, s);
-		break;
 	default:
-		write_block(v, s);
+		if (swarm_has(SWARM_COLO))
+			what = 3 + draw(s, 3);
+		if (what == 3)
+			read_block(v, s);
+		else
+			write_block(v, s);
 	}
 	return GUEST_RUNS;
 }

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tests/sim/kernel.h"
 #include "tests/sim/plan.h"
 #include "tests/sim/proc.h"
 #include "tests/sim/swarm.h"
@@ -79,8 +80,8 @@ bool mover_has_arrived(void *arg)
 static void start(struct host *h, bool incoming)
 {
 	char uri[32];
-	const char *args[ARGS_MAX] = {
-		"--name", "vm", "-k", "build/guests/idle.elf", "-d", "id=d0,path=" MOVER_IMAGE};
+	const char *args[ARGS_MAX] = {"--name",	   "vm", "-k",
+				      KERNEL_PATH, "-d", "id=d0,path=" MOVER_IMAGE};
 	unsigned n = 6;
 
 	snprintf(uri, sizeof(uri), "tcp:10.0.0.%u:7000", 1 + h->index);

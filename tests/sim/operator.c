@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "tests/sim/file.h"
+#include "tests/sim/kernel.h"
 #include "tests/sim/plan.h"
 #include "tests/sim/swarm.h"
 #include "tests/sim/trouble.h"
@@ -49,7 +50,7 @@ bool operator_has_vm(void)
 		enum secondary_state s = p && p->run ? p->run->secondary.fsm.state : SEC_OVER;
 
 		if (p && p->run && !claims_is_rivalled(p))
-			has |= runs(&hosts[i]) || s == SEC_STANDBY ||
+			has |= runs(&hosts[i]) || (s >= SEC_STANDBY && s <= SEC_TWIN_CLAIM) ||
 			       (s >= SEC_CLAIM && s <= SEC_CONFIRM);
 	}
 	return has;
@@ -81,13 +82,15 @@ static bool image_has_all(const struct host *h)
 
 static const char *mode(void)
 {
+	if (swarm_has(SWARM_COLO))
+		return "colo";
 	return swarm_has(SWARM_KEMARI) ? "kemari" : swarm_has(SWARM_AUTO) ? "auto" : "mc";
 }
 
 static void start(struct host *h, bool primary, bool claim)
 {
 	char image[32], disk[64], peer[32], listen[32];
-	const char *args[ARGS_MAX] = {"--name", "vm",	"-k",	     "build/guests/idle.elf",
+	const char *args[ARGS_MAX] = {"--name", "vm",	"-k",	     KERNEL_PATH,
 				      "--ft",	mode(), "--arbiter", "file:/sim/shared/vm",
 				      "-d",	disk,	"--peer",    peer};
 	unsigned n = 12;
@@ -110,9 +113,10 @@ static void start(struct host *h, bool primary, bool claim)
 	}
 	if (primary && swarm_has(SWARM_VERIFY))
 		args[n++] = "--verify";
+	args[n++] = "--staging"; /* of all that a history does, making room for 64M would take
+				    longest */
+	args[n++] = swarm_has(SWARM_TIGHT) ? "1M" : "4M";
 	if (swarm_has(SWARM_TIGHT)) {
-		args[n++] = "--staging";
-		args[n++] = "1M";
 		args[n++] = "--output-limit";
 		args[n++] = "128K";
 	}
@@ -213,6 +217,13 @@ static const char *const settings[] = {
 	"{\"cmd\":\"set\",\"output_limit_bytes\":65536}",
 };
 
+static const char *setting(void)
+{
+	const char *s = settings[rnd_below(sizeof(settings) / sizeof(settings[0]))];
+
+	return swarm_has(SWARM_COLO) && rnd_one_in(2) ? "{\"cmd\":\"set\",\"ft\":\"colo\"}" : s;
+}
+
 static void act(enum swarm_fault f)
 {
 	struct proc *p = some_host()->proc;
@@ -225,7 +236,7 @@ static void act(enum swarm_fault f)
 		command("{\"cmd\":\"failover\"}");
 		break;
 	case SWARM_SET:
-		command(settings[rnd_below(sizeof(settings) / sizeof(settings[0]))]);
+		command(setting());
 		break;
 	case SWARM_PAUSE:
 		command(rnd_one_in(2) ? "{\"cmd\":\"pause\"}" : "{\"cmd\":\"resume\"}");

@@ -93,7 +93,9 @@ void plan_print(const struct plan *p, char *text, size_t cap)
 
 	if (p->kind)
 		n += (size_t)snprintf(text + n, cap - n, " --kind %s",
-				      p->kind == 'm' ? "move" : "pair");
+				      p->kind == 'm'   ? "move"
+				      : p->kind == 'c' ? "colo"
+						       : "pair");
 	if (p->theme)
 		n += (size_t)snprintf(text + n, cap - n, " --theme %s", swarm_theme_name(p->theme));
 	if (p->lasts_ms)
@@ -117,8 +119,6 @@ void plan_apply(void)
 {
 	if (plan.chosen)
 		swarm.on = plan.faults;
-	if (plan.kind)
-		swarm.moves = plan.kind == 'm';
 	if (plan.lasts_ms)
 		swarm.lasts_ns = plan.lasts_ms * MS;
 }

@@ -16,7 +16,7 @@
 
 struct plan {
 	uint64_t seed;
-	char kind;	   /* only pairs ('p'), only VMs that move ('m'), or 0: as drawn */
+	char kind; /* 'p': pairs, one side runs; 'c': both do; 'm': VMs that move; 0: as drawn */
 	unsigned theme;	   /* swarm_theme(), or 0: as drawn */
 	bool chosen;	   /* only these faults: */
 	uint64_t faults;   /* bits */

@@ -3,6 +3,8 @@
  * usage: sim [--seed N] [--runs N] [--seconds N] [--trace] [--shrink] ...: see tests/sim/README.md
  */
 #define _GNU_SOURCE
+#include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,11 +193,14 @@ int main(int argc, char **argv)
 		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--seeds FILE] [--edges "
 		       "FILE] [--faults "
 		       "a,b] "
-		       "[--kind pair|move] [--lasts MS] [--without a.0,b.2-4] [--until-failure] "
+		       "[--kind pair|colo|move] [--lasts MS] [--without a.0,b.2-4] "
+		       "[--until-failure] "
 		       "[--shrink] [--rows] [--hashes] [--trace] [--verbose]\n",
 		       argv[0]);
 		return 2;
 	}
+	mallopt(M_MMAP_THRESHOLD, 1 << 30);
+	mallopt(M_TRIM_THRESHOLD, INT_MAX);
 	cover_init();
 	outcome_init();
 	edges_init();

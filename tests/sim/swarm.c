@@ -15,7 +15,10 @@ static const char *const names[SWARM_MAX] = {
 #define BIT(f) (1ull << SWARM_##f)
 #define AT(s)  (1ull << STEP_##s)
 
-#define SHARED_KEY 100 /* a chance of its own, which those in `seeds` do not draw */
+/* Chances of their own, which those in `seeds` do not draw. */
+#define SHARED_KEY 100
+#define COLO_KEY   101
+#define TWIN_KEY   102
 
 struct swarm swarm;
 
@@ -101,7 +104,23 @@ static void draw_pace(struct swarm *s)
 		s->lasts_ns += rnd_in(SEC, 20 * SEC);
 }
 
-void swarm_draw(unsigned theme)
+/* Where a twin comes, goes or is taken over is of more interest then than what the theme says. */
+static void draw_twins(struct swarm *s)
+{
+	static const uint8_t steps[] = {
+		STEP_TWIN_DIFFERS,  STEP_TWIN_LET,	   STEP_TWIN_SUSPENDED, STEP_TWIN_LOADED,
+		STEP_TWIN_RUNS,	    STEP_TWIN_ROLLED_BACK, STEP_PEER_LOST,	STEP_TAKEOVER_CLAIM,
+		STEP_TAKEOVER_LOAD, STEP_TAKEOVER_LINK};
+	uint64_t own = rnd_at(TWIN_KEY);
+
+	s->on = (s->on & ~BIT(SHARED)) | BIT(COLO);
+	if (own & 1)
+		return;
+	s->hot_step = steps[(own >> 8) % sizeof(steps)];
+	s->on |= own & 2 ? BIT(STEP) : BIT(FREEZE_STEP);
+}
+
+void swarm_draw(unsigned theme, char kind)
 {
 	static const char *const epochs[] = {"2ms", "10ms", "25ms", "25ms", "25ms", "100ms"};
 	struct swarm s = {.on = draw_faults()};
@@ -123,6 +142,10 @@ void swarm_draw(unsigned theme)
 		draw_theme(&s, s.theme - 1);
 	if (!s.moves && rnd_at(SHARED_KEY) % 4 == 0)
 		s.on |= BIT(SHARED);
+	if (kind)
+		s.moves = kind == 'm';
+	if (kind ? kind == 'c' : !s.moves && !(s.on & BIT(SHARED)) && rnd_at(COLO_KEY) % 4 == 0)
+		draw_twins(&s);
 	swarm = s;
 }
 

@@ -40,7 +40,8 @@
 	X(AUTO, "auto-mode")                                                                       \
 	X(CPUS, "several-cpus")                                                                    \
 	X(SET, "set")                                                                              \
-	X(SHARED, "shared-image")
+	X(SHARED, "shared-image")                                                                  \
+	X(COLO, "colo")
 
 enum swarm_fault {
 #define X(name, text) SWARM_##name,
@@ -63,8 +64,8 @@ struct swarm {
 
 extern struct swarm swarm;
 
-/* theme: as if that were drawn; 0: as drawn. */
-void swarm_draw(unsigned theme);
+/* theme, kind: as if that were drawn; 0: as drawn. Kinds: plan.h. */
+void swarm_draw(unsigned theme, char kind);
 /* 0: no such name; 0 is none. */
 unsigned swarm_theme(const char *name);
 const char *swarm_theme_name(unsigned theme);

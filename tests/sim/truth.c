@@ -18,19 +18,24 @@
 
 struct node {
 	uint32_t parent, depth, block;
+	uint32_t asked; /* the last value that was asked for here */
 	uint64_t value;
+	uint64_t twins; /* the line that a twin put out when it had come here, or 0 */
 };
 
 struct value {
 	uint32_t block, node; /* that it was asked for at */
 	uint32_t acked;	      /* the node that it made, or 0 */
+	uint32_t older;	      /* value that was asked for there */
+	uint64_t mark;
 };
 
 static struct node nodes[NODES];
 static struct value values_asked[VALUES];
 static uint32_t nnodes = 1, nvalues = 1; /* node 0: the new image */
 static uint32_t said;			 /* last */
-static uint64_t said_boot, said_clock, lines;
+static uint64_t said_boot, said_clock, said_at, lines;
+static const struct proc *said_by;
 #define FOUND (IMAGE_BYTES / 512)
 static uint32_t found[FOUND], nfound; /* in the sectors of the image that a guest looks at */
 static uint64_t lease_ends;	      /* of whoever was lost last */
@@ -65,11 +70,19 @@ static bool is_ancestor(uint32_t old, uint32_t young)
 	return young == old;
 }
 
-uint64_t truth_value(unsigned block, uint32_t node)
+uint64_t truth_value(unsigned block, uint32_t node, uint64_t mark)
 {
+	uint32_t same = mark ? nodes[node].asked : 0;
+
+	while (same && (values_asked[same].mark != mark || values_asked[same].block != block))
+		same = values_asked[same].older;
+	if (same)
+		return same;
 	if (nvalues == VALUES)
 		violated("the simulation is out of values");
-	values_asked[nvalues] = (struct value){block, node, 0};
+	values_asked[nvalues] = (struct value){
+		.block = block, .node = node, .older = nodes[node].asked, .mark = mark};
+	nodes[node].asked = nvalues;
 	return nvalues++;
 }
 
@@ -83,7 +96,8 @@ uint32_t truth_acked(uint32_t node, unsigned block, uint64_t value)
 	if (nnodes == NODES)
 		violated("the simulation is out of nodes");
 	v->acked = nnodes;
-	nodes[nnodes] = (struct node){node, nodes[node].depth + 1, block, value};
+	nodes[nnodes] = (struct node){
+		.parent = node, .depth = nodes[node].depth + 1, .block = block, .value = value};
 	return nnodes++;
 }
 
@@ -169,6 +183,21 @@ static bool is_late(const struct proc *p, uint32_t node)
 	return p->thawed_at >= p->woke_at || world_now() < lease_ends;
 }
 
+static uint64_t line_of(uint32_t node, uint64_t boot, uint64_t clock)
+{
+	const uint64_t line[] = {node, boot, clock};
+
+	return XXH3_64bits(line, sizeof(line)) | 1;
+}
+
+void truth_twin_says(const struct proc *p, uint32_t node, uint64_t boot, uint64_t clock)
+{
+	if (world_verbose())
+		trace("%c's twin puts out node %u", p->host->name, node);
+	if (node < nnodes)
+		nodes[node].twins = line_of(node, boot, clock);
+}
+
 void truth_said(struct proc *p, uint32_t node, uint64_t boot, uint64_t clock)
 {
 	trace_mix(node);
@@ -181,15 +210,19 @@ void truth_said(struct proc *p, uint32_t node, uint64_t boot, uint64_t clock)
 	if (!is_ancestor(said, node))
 		violated("P1: %c says node %u, and does not have %u, which was said before",
 			 p->host->name, node, said);
-	if (needs_acks(p) && !is_ancestor(node, acked))
+	if (needs_acks(p) && !is_ancestor(node, acked) &&
+	    nodes[node].twins != line_of(node, boot, clock))
 		violated("P1: %c in %s says node %u; %u was acknowledged", p->host->name,
 			 primary_desc.states[p->run->primary.fsm.state], node, acked);
-	if (boot == said_boot && clock < said_clock)
+	if (boot == said_boot && clock && clock < said_clock)
 		violated("%c: the guest's clock went back by %llu ns", p->host->name,
 			 (unsigned long long)(said_clock - clock));
 	said = node;
+	if (boot != said_boot || clock)
+		said_clock = clock;
 	said_boot = boot;
-	said_clock = clock;
+	said_at = world_now();
+	said_by = p;
 	lines++;
 }
 
@@ -197,7 +230,7 @@ void truth_said(struct proc *p, uint32_t node, uint64_t boot, uint64_t clock)
 
 static struct sealed look(const struct vm *vm, uint64_t epoch)
 {
-	const uint8_t *memory = vm->mem.base + GUEST_GPA;
+	const uint8_t *memory = vm->mem.kept + GUEST_GPA;
 	uint64_t registers = 0;
 
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)
@@ -279,7 +312,7 @@ void truth_step(struct proc *p, enum step s)
 static bool passes(const struct proc *p)
 {
 	return p && p->run && p->run->has_vm && p->run->vm.loop && p->run->vm.running &&
-	       !p->run->vm.obuf.holding && !p->run->vm.obuf.closed;
+	       !p->run->vm.obuf.holding && !p->run->vm.obuf.closed && !p->run->vm.obuf.divert;
 }
 
 void truth_runs(struct proc *p)
@@ -291,7 +324,12 @@ void truth_runs(struct proc *p)
 
 bool truth_is_over(const struct proc *p)
 {
-	return passes(hosts[!p->host->index].proc) && !passes(p);
+	if (passes(p))
+		return false;
+	if (passes(hosts[!p->host->index].proc))
+		return true;
+	/* It stood still while it booted, and who took over has ended since. */
+	return said_by && said_by != p && said_at > p->booted_at && !p->run->vm.obuf.divert;
 }
 
 uint64_t truth_lines(void)

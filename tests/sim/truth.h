@@ -4,7 +4,7 @@
  * copies of one VM make two branches. What leaves to the outside names the node that its guest has.
  *
  * P1: whoever says anything outside has all that was said outside before: no branch, nothing lost;
- *     what a protected VM says was acknowledged by the other side before.
+ *     what a protected VM says was acknowledged by the other side before, or put out there, too.
  * P2: at no time may two sides let output pass.
  * An epoch is committed as it was sealed: memory and registers are equal.
  * P3, P8: the image that a guest starts from has all that was said outside to be on it.
@@ -22,8 +22,11 @@
 #define GUEST_BLOCK 4096u
 #define IMAGE_BYTES (BLOCKS * GUEST_BLOCK)
 
-/* A write is about to be asked for: its value, which no other has. */
-uint64_t truth_value(unsigned block, uint32_t node);
+/*
+ * A write is about to be asked for: its value. No other has it, but the same write of the guest's
+ * twin: mark is not 0 then, and what both draw from.
+ */
+uint64_t truth_value(unsigned block, uint32_t node, uint64_t mark);
 /* It is done and flushed; the new node. */
 uint32_t truth_acked(uint32_t node, unsigned block, uint64_t value);
 /* A guest starts from an image with this value in a sector of that block. */
@@ -32,11 +35,13 @@ void truth_holds(unsigned block, uint64_t value);
 uint32_t truth_booted(const uint64_t values[BLOCKS], const uint8_t torn[BLOCKS]);
 /* Has that image all that was said to be on it? */
 bool truth_is_in(const uint8_t *image);
-/* A line left p; its clock goes on from line to line while boot is the same. */
+/* A line left p; its clock goes on from line to line while boot is the same. 0: it says none. */
 void truth_said(struct proc *p, uint32_t node, uint64_t boot, uint64_t clock);
+/* That line was put out by a guest which runs beside p's; nobody is to hear it from there. */
+void truth_twin_says(const struct proc *p, uint32_t node, uint64_t boot, uint64_t clock);
 /* p is there: what it sealed, acknowledged, committed. */
 void truth_step(struct proc *p, enum step s);
-/* The other side speaks for the guest: nobody will hear what p does until it knows. */
+/* The other side spoke for the guest since: nobody will hear what p does until it knows. */
 bool truth_is_over(const struct proc *p);
 /* The guest runs there. */
 void truth_runs(struct proc *p);

@@ -5,6 +5,7 @@
 
 #include "tests/sim/trouble.h"
 #include "tests/sim/file.h"
+#include "tests/sim/kernel.h"
 #include "tests/sim/mover.h"
 #include "tests/sim/net.h"
 #include "tests/sim/operator.h"
@@ -57,6 +58,7 @@ static void make_hosts(void)
 	for (unsigned i = 0; i < HOSTS; i++)
 		hosts[i] = (struct host){
 			.index = i, .name = (char)('A' + i), .ip = 0x0a000001 + i, .up = true};
+	kernel_make();
 	file_make("/sim/A/image", IMAGE_BYTES);
 	file_make("/sim/B/image", IMAGE_BYTES);
 	file_make(SHARED_IMAGE, IMAGE_BYTES);
@@ -118,7 +120,7 @@ void world_live(void)
 	uint64_t began;
 
 	rnd_seed(plan.seed);
-	swarm_draw(plan.theme);
+	swarm_draw(plan.theme, plan.kind);
 	plan_apply();
 	outcome->faults = swarm.on;
 	outcome->moves = swarm.moves;
