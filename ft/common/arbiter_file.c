@@ -182,11 +182,14 @@ static int lost(const struct arbiter_file *f, DIR *d, struct arbiter_record *ret
  * After our link: still the highest? A claimer that was stopped for long enough could find its
  * number free again because old records are removed; then newer ones exist. And whoever has gone
  * on from our number meanwhile did so by force, and wins. A link that a restart of the storage took
- * back before the sync is lost to nobody: it may be asked for again.
+ * back before the sync is lost to nobody: it may be asked for again. But somebody else may have
+ * that number by then: it is ours if the record that has it is.
  */
-static int confirm(const struct arbiter_file *f, DIR *d, uint64_t generation,
+static int confirm(const struct arbiter_file *f, DIR *d, const struct arbiter_record *mine,
 		   struct arbiter_record *ret, struct err *e)
 {
+	uint64_t generation = mine->generation;
+	struct arbiter_record is = {.generation = generation};
 	char name[NAME_CAP];
 	uint64_t highest;
 	int r;
@@ -194,7 +197,9 @@ static int confirm(const struct arbiter_file *f, DIR *d, uint64_t generation,
 	if (fsync(dirfd(d)) < 0)
 		return no_answer(e, "arbiter folder '%s'", f->folder);
 	r = scan(f, d, 0, &highest, e);
-	if (r || highest == generation)
+	if (!r && highest == generation)
+		r = read_record(f, d, &is, e);
+	if (r || is.claim == mine->claim)
 		return r;
 	if (highest < generation)
 		return err_set(e, -ENODATA,
@@ -221,7 +226,7 @@ static void remove_old(const struct arbiter_file *f, DIR *d, uint64_t generation
 static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_record *as,
 		  struct arbiter_record *ret, struct err *e)
 {
-	struct arbiter_record now = *as;
+	struct arbiter_record now = *as, is = {.generation = as->generation};
 	char temp[NAME_CAP], name[NAME_CAP];
 	uint64_t highest;
 	int fd, r = read_current(f, d, ret, e);
@@ -247,7 +252,18 @@ static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_rec
 	r = scan(f, d, 0, &highest, e);
 	if (!r && highest > now.generation)
 		return lost(f, d, ret, e);
-	*ret = now;
+	if (!r)
+		r = read_record(f, d, &is, e);
+	if (!r && is.claim != now.claim)
+		return lost(f, d, ret, e);
+	if (!r && is.end != now.end) /* a restart of the storage took it back before the sync */
+		r = arbiter_no_answer(
+			err_set(e, -EIO,
+				"arbiter record '%s/%s' is not as it was just "
+				"written; does its storage keep what it has answered?",
+				f->folder, name));
+	if (!r)
+		*ret = now;
 	return r;
 }
 
@@ -303,7 +319,7 @@ static int claim_in(const struct arbiter_file *f, DIR *d, const struct arbiter_q
 	if (!r && !landed)
 		r = make_record(f, d, &mine, q->abandoned, ret, e);
 	if (!r)
-		r = confirm(f, d, mine.generation, ret, e);
+		r = confirm(f, d, &mine, ret, e);
 	if (!r && mine.generation > 1 && q->why == ARBITER_GO_ON)
 		r = look_back(f, d, &mine, ret, e);
 	if (r)

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -198,6 +199,61 @@ static void a_claim_that_the_storage_forgot_is_not_lost(void **state)
 	arbiter_close(a);
 }
 
+static void take_back_and_claim(void)
+{
+	take_back();
+	claim_now();
+}
+
+/* The same, and the other side has the number since: it is that one's, though one is there. */
+static void a_number_that_another_has_since_is_lost(void **state)
+{
+	struct arbiter_record rec;
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	restarting = *state;
+	begin_race(*state);
+	storage.before_folder_sync = take_back_and_claim;
+	assert_int_equal(arbiter_claim(race.stops, 1, ARBITER_GO_ON, &gen, &e), -ESTALE);
+	assert_int_equal(race.claimed, 0);
+	assert_int_equal(gen, 0);
+	end_race(&rec);
+	assert_int_equal(rec.generation, 2);
+	assert_string_equal(rec.holder, "hostB");
+}
+
+static char held[512];
+
+static void hold_again(void)
+{
+	plant(restarting, "vm.1", held);
+}
+
+/* Nobody is told that it has stopped in order before that is what the others will read. */
+static void an_end_that_the_storage_forgot_is_no_end(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA");
+	struct err e = {0};
+	uint64_t gen = 0;
+	char path[128];
+	FILE *f;
+
+	restarting = *state;
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	snprintf(path, sizeof(path), "%s/vm.1", restarting->folder);
+	f = fopen(path, "r");
+	assert_non_null(f);
+	held[fread(held, 1, sizeof(held) - 1, f)] = 0;
+	fclose(f);
+	storage.before_folder_sync = hold_again;
+	assert_int_equal(arbiter_end(a, 1, ARBITER_RELEASED, &e), -EIO);
+	assert_non_null(strstr(e.msg, "vm.1"));
+	e.code = 0;
+	assert_int_equal(arbiter_end(a, 1, ARBITER_RELEASED, &e), 0);
+	arbiter_close(a);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
@@ -208,6 +264,8 @@ int main(void)
 		TEST(a_stop_within_a_claim_cancels_it),
 		TEST(a_claim_within_a_stop_wins),
 		TEST(a_claim_that_the_storage_forgot_is_not_lost),
+		TEST(a_number_that_another_has_since_is_lost),
+		TEST(an_end_that_the_storage_forgot_is_no_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
