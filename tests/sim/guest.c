@@ -344,8 +344,6 @@ static void start(struct sim_vcpu *v, struct state *s)
 	if (s->magic != MAGIC)
 		memset(s, 0, sizeof(*s));
 	memset(guest_write(v->vm, DESC_GPA, 4 * 4096), 0, 4 * 4096);
-	if (s->magic != MAGIC)
-		memset(guest_write(v->vm, WORK_GPA, PAGES * 4096), 0, PAGES * 4096);
 	proc_now()->booted_at = world_now();
 	s->mode = DRIVES;
 	s->init = s->busy = s->asked_room = 0;
