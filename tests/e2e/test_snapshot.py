@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 
 import ftlab
 from ftlab import Control, GUESTS, GUEST_IP, Pair, Vm, expect
@@ -221,6 +222,30 @@ def snapshot_refused(lab):
             raise ftlab.LabError(f"no error for {path}")
     expect(vm.state() == "RUNNING", vm.state())
     vm.wait_console("^tick 2")
+
+
+@test(30)
+def snapshot_replaces(lab):
+    """only a snapshot or a new name: no folder, FIFO, link, device, and nothing that a VM has open"""
+    disk = lab.path("disk")
+    with open(disk, "wb") as f:
+        f.truncate(8 << 20)
+    vm = boot(lab, "idle", "hz=20 verbose=1", "-d", f"id=d0,path={disk}")
+    vm.wait_console("^READY")
+    os.mkdir(lab.path("folder"))
+    os.mkfifo(lab.path("fifo"))
+    os.symlink(disk, lab.path("link"))
+    os.mknod(lab.path("node"), 0o600 | stat.S_IFBLK, os.makedev(7, 200))
+    for what in ("folder", "fifo", "link", "node"):
+        before = os.lstat(lab.path(what))
+        refused(vm, f"{what}: exists, and is no regular file", file=lab.path(what))
+        expect(os.lstat(lab.path(what))[:3] == before[:3], f"{what} was replaced")
+        nothing_left(lab.path(what) + ".tmp")
+    before = os.stat(disk)
+    refused(vm, "in use, by this VM or another", file=disk)
+    expect(os.stat(disk).st_ino == before.st_ino, "the disk of the VM was replaced")
+    for _ in range(2):
+        snapshot(vm, lab.path("snap"))
 
 
 @test(60)

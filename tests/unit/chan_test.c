@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "vmm/wire/chan.h"
@@ -588,6 +589,41 @@ static void check_file(const char *path, const char *text)
 	close(fd);
 }
 
+/* A snapshot to a name that somebody mistyped is not the end of what was there. */
+static void only_files_of_nobody_are_replaced(void **state)
+{
+	struct flock fl = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+	struct err e = {0};
+	struct stat st;
+	char path[160], to[128];
+	int fd, made;
+
+	snprintf(path, sizeof(path), "%s/odd", dir);
+	snprintf(to, sizeof(to), "%s/image", dir);
+	fd = open(to, O_RDWR | O_CREAT, 0600);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	assert_int_equal(chan_file_create(path, &e), -EEXIST);
+	assert_non_null(strstr(e.msg, "another name"));
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(symlink(to, path), 0);
+	assert_int_equal(chan_file_create(path, NULL), -EEXIST);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(chan_file_create(dir, NULL), -EEXIST);
+	assert_int_equal(chan_file_create(to, NULL), -EBUSY); /* open here */
+	assert_int_equal(close(fd), 0);
+	made = chan_file_create(to, NULL);
+	assert_true(made >= 0);
+	if (!fork()) { /* that has it locked for reading only, which is enough */
+		fd = open(to, O_RDWR);
+		_exit(fcntl(fd, F_OFD_SETLK, &fl) || chan_file_commit(made, to, NULL) != -EBUSY);
+	}
+	assert_true(wait(&made) > 0 && !made);
+	assert_int_equal(stat(to, &st), 0);
+	assert_int_equal(st.st_size, 0);
+	snprintf(path, sizeof(path), "%s.tmp", to);
+	assert_int_equal(unlink(path) | unlink(to), 0);
+}
+
 static void files_appear_only_whole(void **state)
 {
 	char path[128], tmp[160];
@@ -705,6 +741,7 @@ int main(void)
 		cmocka_unit_test(tcp_is_corked_measured_and_shut),
 		cmocka_unit_test(tcp_can_be_shallow),
 		cmocka_unit_test(other_channels_are_not),
+		cmocka_unit_test(only_files_of_nobody_are_replaced),
 		cmocka_unit_test(files_appear_only_whole),
 		cmocka_unit_test(odd_files_are_refused),
 	};

@@ -57,7 +57,8 @@ int chan_accept(int listen_fd, struct err *e);
 int chan_set_options(int fd, int user_timeout_ms);
 /*
  * file: snapshot files. For writing: "PATH.tmp" created 0600; chan_file_commit() fsyncs and
- * renames. The fd stays the caller's, to be closed by it. Only regular files are opened.
+ * renames. The fd stays the caller's, to be closed by it. Only regular files are opened, and only
+ * such that nobody uses are replaced: -EEXIST, -EBUSY.
  */
 int chan_file_create(const char *path, struct err *e);
 int chan_file_commit(int fd, const char *path, struct err *e);

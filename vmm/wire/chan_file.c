@@ -1,7 +1,9 @@
 /* Snapshot files: written beside their final name, synced, then renamed; never seen half-written.
  */
+#define _GNU_SOURCE /* F_OFD_GETLK */
 #include "vmm/wire/chan.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -21,11 +23,61 @@ static int tmp_name(const char *path, char *to, struct err *e)
 	return 0;
 }
 
+/* --- what may be replaced --------------------------------------------------------------------- */
+
+/* By this process: a disk, a log, a console. */
+static bool is_open_here(const struct stat *st)
+{
+	DIR *d = opendir("/proc/self/fd");
+	struct dirent *ent;
+	struct stat is;
+	bool found = false;
+
+	while (d && !found && (ent = readdir(d)))
+		found = !fstat(atoi(ent->d_name), &is) && is.st_dev == st->st_dev &&
+			is.st_ino == st->st_ino;
+	if (d)
+		closedir(d);
+	return found;
+}
+
+/* By any: the image of another VM. Who may not read it may replace it all the same. */
+static bool is_locked(const char *path)
+{
+	struct flock fl = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	bool locked = fd >= 0 && !fcntl(fd, F_OFD_GETLK, &fl) && fl.l_type != F_UNLCK;
+
+	if (fd >= 0)
+		close(fd);
+	return locked;
+}
+
+static int may_replace(const char *path, struct err *e)
+{
+	struct stat st;
+
+	if (lstat(path, &st))
+		return errno == ENOENT ? 0 : err_sys(e, "file %s", path);
+	if (!S_ISREG(st.st_mode))
+		return err_set(e, -EEXIST,
+			       "file %s: exists, and is no regular file; use another name", path);
+	if (is_open_here(&st) || is_locked(path))
+		return err_set(e, -EBUSY,
+			       "file %s: is in use, by this VM or another process (see `lslocks`, "
+			       "`fuser`); use another name",
+			       path);
+	return 0;
+}
+
+/* ---------------------------------------------------------------------------------------------- */
+
 int chan_file_create(const char *path, struct err *e)
 {
 	char tmp[TMP_NAME_MAX];
 	int fd, r = tmp_name(path, tmp, e);
 
+	r = r ? r : may_replace(path, e);
 	if (r)
 		return r;
 	if (unlink(tmp) && errno != ENOENT) /* left by a writer that was killed */
@@ -73,6 +125,9 @@ int chan_file_commit(int fd, const char *path, struct err *e)
 	if (ours.st_ino != named.st_ino || ours.st_dev != named.st_dev)
 		return err_set(e, -ESTALE, "file %s: replaced by another writer; use another name",
 			       tmp);
+	r = may_replace(path, e);
+	if (r)
+		return r;
 	if (rename(tmp, path))
 		return err_sys(e, "file %s: cannot rename %s to it", path, tmp);
 	return sync_dir(path, e);
