@@ -43,6 +43,7 @@ enum mode { STARTS, DRIVES, READS_ALL, LIVES };
 
 struct state {
 	uint64_t magic, steps, node, boot, clock;
+	uint64_t began;	 /* to boot */
 	uint64_t chance; /* what both guests of a pair draw the same from */
 	uint32_t mode, init;
 	uint16_t avail, used;
@@ -213,7 +214,7 @@ static void take_image(struct sim_vcpu *v, struct state *s)
 	const uint64_t *data = guest_read(v->vm, DATA_GPA, IMAGE_BYTES);
 
 	s->mode = LIVES;
-	if (truth_is_over(proc_now())) {
+	if (truth_is_over(proc_now(), s->began)) {
 		s->magic = MAGIC;
 		s->node = 0;
 		memset(s->unsure, 1, sizeof(s->unsure));
@@ -344,7 +345,7 @@ static void start(struct sim_vcpu *v, struct state *s)
 	if (s->magic != MAGIC)
 		memset(s, 0, sizeof(*s));
 	memset(guest_write(v->vm, DESC_GPA, 4 * 4096), 0, 4 * 4096);
-	proc_now()->booted_at = world_now();
+	s->began = world_now();
 	s->mode = DRIVES;
 	s->init = s->busy = s->asked_room = 0;
 	s->avail = s->used = 0;

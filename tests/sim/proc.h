@@ -44,7 +44,6 @@ struct proc {
 	unsigned line_len;
 	struct uffd *uffd;	     /* over its guest's memory, or NULL */
 	uint64_t woke_at, thawed_at; /* its loop last waited until; it was frozen until */
-	uint64_t booted_at;	     /* its guest: when that began */
 	uint64_t table_steps[4];     /* cover.c */
 	uint64_t steps;		     /* of the guest, run here */
 	int memory[8];		     /* real descriptors, closed at its end */

@@ -41,8 +41,8 @@ void truth_said(struct proc *p, uint32_t node, uint64_t boot, uint64_t clock);
 void truth_twin_says(const struct proc *p, uint32_t node, uint64_t boot, uint64_t clock);
 /* p is there: what it sealed, acknowledged, committed. */
 void truth_step(struct proc *p, enum step s);
-/* The other side spoke for the guest since: nobody will hear what p does until it knows. */
-bool truth_is_over(const struct proc *p);
+/* The other side spoke for the guest since then: nobody will hear what p does until it knows. */
+bool truth_is_over(const struct proc *p, uint64_t since);
 /* The guest runs there. */
 void truth_runs(struct proc *p);
 
