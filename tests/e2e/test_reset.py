@@ -143,6 +143,42 @@ def reset_sealed(lab):
         pair.end()
 
 
+@test(60)
+def reset_events(lab):
+    """an event is output: one of a reset that the other side does not have yet is not told"""
+    pair = Pair(lab, "reset", "boots=0 how=0 gap=20 cpus=1", disk=8, net=False, extra=("--peer-timeout", "40s"))
+    b = pair.secondary("B", *pair.guest_args[:2])
+    b.wait_state("STARTING")
+    a = pair.primary("A")
+    pair.in_step(15)
+    ctl = ftlab.Control(a.socket_path(), 30 * ftlab.SLOW)
+    ctl.call("events")
+    first = ctl.call("status")["resets_total"]
+
+    def resets(wanted):
+        deadline = ftlab.Deadline(20)
+        while (now := ctl.call("status")["resets_total"]) < first + wanted:
+            deadline.check(f"reset {wanted}")
+            a.nap()
+        return now - first
+
+    def told():
+        return sum(e["event"] == "guest-reset" for e in ctl.events)
+
+    resets(2)
+    b.signal(signal.SIGSTOP)
+    at_stop = resets(0)
+    now = resets(at_stop + 5)
+    expect(told() <= at_stop + 1, f"{told()} events; {at_stop} resets when B stood still, {now} now")
+    b.signal(signal.SIGCONT)
+    deadline = ftlab.Deadline(20)
+    while told() < now - 2:
+        deadline.check(f"the events of {now} resets; {told()} came")
+        ctl.call("status")
+        a.nap()
+    pair.end()
+
+
 @test(30)
 def reset_without_kernel(lab):
     """a side that took over and has no kernel says so, and ends with the guest's reset"""

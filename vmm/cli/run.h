@@ -23,6 +23,8 @@
 #include "vmm/base/loop.h"
 #include "vmm/vm/vm.h"
 
+enum run_event { RUN_EVENT_RESET, RUN_EVENT_PANIC, RUN_EVENTS };
+
 struct run {
 	struct config cfg;
 	struct loop loop;
@@ -47,12 +49,13 @@ struct run {
 	bool stopping;
 	bool stops_later; /* when this side has taken over, */
 	uint64_t stop_timeout_ns;
-	struct ctl_later failover;  /* who asked for one */
-	struct ctl_later carried;   /* who waits for pages that are carried over by hand */
-	uint64_t missing;	    /* likewise: that have not arrived */
-	struct boot_reader *reader; /* of a reboot, or NULL */
-	uint64_t reset_told;	    /* log_may() */
-	struct disk_req *kept;	    /* run_disk.c */
+	struct ctl_later failover;	  /* who asked for one */
+	struct ctl_later carried;	  /* who waits for pages that are carried over by hand */
+	uint64_t missing;		  /* likewise: that have not arrived */
+	struct boot_reader *reader;	  /* of a reboot, or NULL */
+	uint64_t reset_told;		  /* log_may() */
+	unsigned events_wait[RUN_EVENTS]; /* for room in the output buffer */
+	struct disk_req *kept;		  /* run_disk.c */
 	struct loop_op kept_op;
 	bool over;
 	int exit_code;
@@ -65,6 +68,10 @@ int run_vm_go(struct run *r, struct err *e);
 
 /* run_role.c: start what the configuration names. -ESTALE: another side may run this VM. */
 int run_role_start(struct run *r, struct err *e);
+
+/* run_events.c: of the guest, once for each output buffer that there is. */
+void run_events_init(struct run *r);
+void run_event(struct run *r, enum run_event what);
 
 /* run_end.c: from here on the guest's end, its resets and its panics are seen to. */
 void run_end_watch(struct run *r);

@@ -59,7 +59,7 @@ static void reboot_read(void *arg, int code, struct boot_files *files, const str
 	if (wanted && code)
 		reboot_failed(r, &e);
 	else if (wanted)
-		ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-reset"));
+		run_event(r, RUN_EVENT_RESET);
 }
 
 /* False: it is not to boot again. */
@@ -167,13 +167,12 @@ void run_end_stop(struct run *r, uint64_t timeout_ns)
 
 static void guest_panicked(void *arg)
 {
-	struct run *r = arg;
-
-	ctl_event(r->ctl, json_pack("{s:s}", "event", "guest-panic"));
+	run_event(arg, RUN_EVENT_PANIC);
 }
 
 void run_end_watch(struct run *r)
 {
+	run_events_init(r);
 	r->vm.devices.console.tee = console_sock_put;
 	r->vm.devices.console.tee_arg = r->console;
 	r->vm.watch.on_end = guest_ended;
