@@ -431,6 +431,26 @@ static void check_bad(const struct bad *b, const char *line)
 		fail_msg("%s: returned %d, said: %s; expected: %s", b->given, r, e.msg, b->message);
 }
 
+/* Its other side may run it: started plain it would be a second one, with the same addresses. */
+static void a_file_with_an_arbiter_needs_a_role(void **state)
+{
+	static const char text[] = "{\"kernel\":\"k\",\"memory\":\"64M\",\"listen\":\"tcp:b:7000\","
+				   "\"peer\":\"tcp:b:7000\",\"ft\":\"mc\","
+				   "\"arbiter\":\"file:/srv/vm\"}";
+	struct config c;
+
+	make_text("pair.json", text);
+	good(&c, "pair.json --primary");
+	assert_string_equal(c.arbiter, "file:/srv/vm");
+	good(&c, "pair.json --secondary");
+	good(&c, "pair.json --incoming unix:s"); /* the source gives it away */
+	check_bad(&(struct bad){"", "names an arbiter (file:/srv/vm): is this to run as --primary"},
+		  "pair.json");
+	check_bad(&(struct bad){"", "names an arbiter"}, "pair.json --restore big");
+	make_text("pair.json", "{\"kernel\":\"k\",\"memory\":\"64M\",\"arbiter\":\"none\"}");
+	good(&c, "pair.json");
+}
+
 static void bad_flags_say_why(void **state)
 {
 	for (size_t i = 0; i < sizeof(bad_flags) / sizeof(bad_flags[0]); i++)
@@ -628,6 +648,7 @@ int main(void)
 		cmocka_unit_test(last_one_wins),
 		cmocka_unit_test(integers_in_json_have_units),
 		cmocka_unit_test(one_file_serves_both_roles),
+		cmocka_unit_test(a_file_with_an_arbiter_needs_a_role),
 		cmocka_unit_test(secondary_may_make_its_mirror),
 		cmocka_unit_test(bad_flags_say_why),
 		cmocka_unit_test(bad_json_says_why),

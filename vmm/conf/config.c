@@ -282,6 +282,18 @@ static int parse_flag(struct config *c, struct given *g, int argc, char **argv, 
 	return option_set_text(o, c, value ? value : "", where, e);
 }
 
+/* A file that names an arbiter is of a VM that the other side may run: not to be started beside it.
+ */
+static int check_role(const struct config *c, struct err *e)
+{
+	if (c->role != ROLE_PLAIN || c->incoming[0] || !strcmp(c->arbiter, "none"))
+		return 0;
+	return err_set(e, -EINVAL,
+		       "the file names an arbiter (%.60s): is this to run as --primary or as "
+		       "--secondary? For a VM that no other host runs, take the arbiter out of it",
+		       c->arbiter);
+}
+
 /*
  * Drop or refuse what does not apply. One file may serve both hosts, so a file's option for the
  * other role is dropped, unless that file also chose the role; a flag is always meant.
@@ -327,6 +339,8 @@ static int drop_unfit(struct config *c, const struct given *g, struct err *e)
 				       : c->role == ROLE_SECONDARY && o->tags & GUEST
 					       ? ": the primary sends it"
 					       : "");
+		if (o->offset == offsetof(struct config, arbiter) && check_role(c, e))
+			return -EINVAL;
 		if (o->type == OPT_TEXTS || o->type == OPT_LIST)
 			*(unsigned *)((char *)c + o->count) = 0;
 		else
