@@ -9,6 +9,9 @@
 #include "vmm/base/log.h"
 #include "vmm/machine/fdt.h"
 
+#define BACK_OFF 6u	       /* times that the time doubles: up to 32 s */
+#define TOLD_NS	 2000000000ull /* a shorter time is not worth a word */
+
 void primary_look(void *arg)
 {
 	struct primary *p = arg;
@@ -123,33 +126,42 @@ void primary_too_late(void *arg)
 }
 
 /* Never in step: nobody but this side can run the VM. */
-static void alone(struct primary *p, bool connecting, enum ft_cover cover)
+static void alone(struct primary *p, bool connecting, enum ft_cover cover, uint64_t retry_ns)
 {
 	char note[480];
+	size_t n;
 
 	link_note_trouble(p->link, connecting, note, sizeof(note));
+	n = strlen(note);
+	if (retry_ns >= TOLD_NS)
+		snprintf(note + n, sizeof(note) - n, "; next try in %llu s",
+			 (unsigned long long)(retry_ns / 1000000000));
 	step_reached(STEP_PEER_LOST);
 	primary_close(p);
 	/* A peer is looked for before this side has claimed the VM. */
 	ft_set(p->ft, p->ft->life, cover, note);
-	primary_timer(p, PRIMARY_RETRY_NS);
+	primary_timer(p, retry_ns);
 }
 
 void primary_unreached(void *arg)
 {
 	struct primary *p = arg;
 
-	alone(p, true, p->ft->cover);
+	alone(p, true, p->ft->cover, PRIMARY_RETRY_NS);
 }
 
 void primary_missed(void *arg)
 {
 	struct primary *p = arg;
 
-	alone(p, false, p->ft->cover);
+	alone(p, false, p->ft->cover, PRIMARY_RETRY_NS);
 }
 
+/* A secondary whose image fails would be synced for ever, at the cost of both hosts. */
 void primary_unsynced(void *arg)
 {
-	alone(arg, false, FT_UNPROTECTED);
+	struct primary *p = arg;
+	uint64_t retry_ns = PRIMARY_RETRY_NS << (p->unsynced < BACK_OFF ? p->unsynced++ : BACK_OFF);
+
+	alone(p, false, FT_UNPROTECTED, retry_ns);
 }

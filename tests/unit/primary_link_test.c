@@ -296,6 +296,46 @@ static void a_loss_is_said_each_time(void **state)
 	assert_int_equal(logged("warning: peer"), 4);
 }
 
+/* One whose image fails in each first sync does not keep both hosts busy with them. */
+static void a_sync_that_fails_is_tried_less_and_less(void **state)
+{
+	static const unsigned ms[] = {500, 1000, 2000, 4000, 8000, 16000, 32000, 32000};
+	struct rig *r = *state;
+
+	rig_start(r);
+	for (unsigned i = 0; i < 8; i++) {
+		rig_cause(r, PRI_EV_CONNECTED);
+		rig_cause(r, PRI_EV_WELCOME);
+		rig_cause(r, PRI_EV_CONNECTED);
+		stream_done(&r->heart);
+		rig_until(r, PRI_IDLE);
+		assert_int_equal(time_left(&r->pri.timer_op), ms[i] * MS);
+		assert_int_equal(!strstr(r->ft.note, "; next try in "), i < 2);
+		time_fire(&r->pri.timer_op);
+	}
+	/* A connection that does not come to a sync costs nothing. */
+	rig_cause(r, PRI_EV_CONNECTED);
+	rig_cause(r, PRI_EV_LOST);
+	assert_int_equal(time_left(&r->pri.timer_op), 500 * MS);
+	/* It is well again. */
+	time_fire(&r->pri.timer_op);
+	rig_cause(r, PRI_EV_CONNECTED);
+	rig_cause(r, PRI_EV_WELCOME);
+	rig_cause(r, PRI_EV_CONNECTED);
+	rig_cause(r, PRI_EV_SYNCED);
+	assert_int_equal(r->pri.unsynced, 0);
+}
+
+static void other_peers_are_tried_at_once(void **state)
+{
+	struct rig *r = *state;
+
+	rig_start(r);
+	r->pri.unsynced = 6;
+	primary_new_peers(&r->pri);
+	assert_int_equal(r->pri.unsynced, 0);
+}
+
 static void the_images_come_first(void **state)
 {
 	struct rig *r = *state;
@@ -705,6 +745,8 @@ int main(void)
 		RIG_TEST(a_new_trouble_is_said),
 		RIG_TEST(a_wrong_key_is_said),
 		RIG_TEST(a_loss_is_said_each_time),
+		RIG_TEST(a_sync_that_fails_is_tried_less_and_less),
+		RIG_TEST(other_peers_are_tried_at_once),
 		RIG_TEST(the_images_come_first),
 		RIG_TEST(a_snapshot_comes_first),
 		RIG_TEST(an_address_that_is_none),
