@@ -17,6 +17,17 @@
 #define FLOWS	      16384u
 #define IDLE_NS	      600000000000ull
 
+const char *lockstep_state_name(enum lockstep_state s)
+{
+	static const char *const names[] = {[LOCKSTEP_OFF] = "none",
+					    [LOCKSTEP_ALONE] = "stands",
+					    [LOCKSTEP_LOADING] = "loads",
+					    [LOCKSTEP_RUNS] = "runs",
+					    [LOCKSTEP_DIFFERED] = "differs"};
+
+	return names[s];
+}
+
 /* --- a difference ----------------------------------------------------------------------------- */
 
 static void differ_because(struct lockstep *l, const char *why)

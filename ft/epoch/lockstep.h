@@ -35,6 +35,7 @@ enum lockstep_state {
 	LOCKSTEP_RUNS,
 	LOCKSTEP_DIFFERED, /* until the next checkpoint */
 };
+#define LOCKSTEP_STATES (LOCKSTEP_DIFFERED + 1)
 
 struct lockstep_stats {
 	uint64_t checkpoints;	 /* with a twin behind them */
@@ -86,6 +87,8 @@ static inline bool lockstep_is_up(const struct lockstep *l)
 {
 	return l->state != LOCKSTEP_OFF;
 }
+/* As `status --json` and a metric have it. */
+const char *lockstep_state_name(enum lockstep_state s);
 /* Is a checkpoint wanted? */
 static inline bool lockstep_wants(const struct lockstep *l)
 {

@@ -221,6 +221,7 @@ static const char web[] =
 	"'ack_lag_us':1500,'ack_lag_p99_us':2500000,'page_bytes_total':9007199254740993,"
 	"'pause_classes':{'le_us':[500,1000000],'pauses':[4,2,1]},"
 	"'pause_total_us':{'stop':1000000,'copy':500000},"
+	"'twin':{'phase':'runs','let_total':8,'load_us':2500,'differences':{'bytes':1,'full':2}},"
 	"'device_faults':{'root':2,'n0':1},'takeover_us':null,'held_packets':'many'}";
 
 static void numbers_have_their_units(void **state)
@@ -230,7 +231,7 @@ static void numbers_have_their_units(void **state)
 	fakevm_start(&vm, "web", web);
 	check("metrics web", EXIT_DONE);
 	fakevm_stop(&vm);
-	assert_int_equal(samples(), 39);
+	assert_int_equal(samples(), 48);
 	has("ftvmm_up{vm=\"web\"} 1");
 	has("ftvmm_vm_info{vm=\"web\",role=\"primary\",mode=\"mc\",peer=\"a\\\\b\\n\\\"c\",holder="
 	    "\"\"} 1");
@@ -253,9 +254,15 @@ static void numbers_have_their_units(void **state)
 	has("ftvmm_ft_pause_seconds_sum{vm=\"web\"} 1.5");
 	has("ftvmm_ft_pause_part_seconds_total{vm=\"web\",part=\"copy\"} 0.5");
 	has("ftvmm_dev_guest_faults_total{vm=\"web\",dev=\"root\"} 2");
+	has("ftvmm_ft_twin_phase{vm=\"web\",phase=\"runs\"} 1");
+	has("ftvmm_ft_twin_phase{vm=\"web\",phase=\"differs\"} 0");
+	has("ftvmm_ft_twin_let_packets_total{vm=\"web\"} 8");
+	has("ftvmm_ft_twin_load_seconds{vm=\"web\"} 0.0025");
+	has("ftvmm_ft_twin_differences_total{vm=\"web\",why=\"full\"} 2");
 	/* What a VM does not say, or not as a number, is left out. */
 	assert_null(strstr(out, "takeover_seconds{"));
 	assert_null(strstr(out, "held_packets{"));
+	assert_null(strstr(out, "why=\"flags\""));
 }
 
 static void all_vms_of_the_host(void **state)
@@ -306,11 +313,12 @@ static bool is_of_a_device(const char *name)
 	       !strcmp(name, "dev_guest_faults") || !strcmp(name, "postcopy_fault_seconds");
 }
 
-/* The status of a process that migrates a VM. */
+/* The status of a process that migrates a VM; its role is one that may have a twin. */
 static struct run *a_run(void)
 {
 	struct run *r = calloc(1, sizeof(*r));
 
+	r->role = ROLE_PRIMARY;
 	r->source.ft = &r->ft;
 	r->source.vm = &r->vm;
 	r->source.result = SOURCE_DONE;

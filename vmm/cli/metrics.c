@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "ft/common/ft.h"
+#include "ft/epoch/lockstep.h"
 
 /* --- a sample --------------------------------------------------------------------------------- */
 
@@ -98,6 +99,16 @@ static void print_cover(FILE *to, const struct metric *m, const struct vm_status
 	for (enum ft_cover c = FT_NONE; is && c <= FT_MIGRATED; c++) {
 		begin(to, m, vm, NULL, m->label, ft_cover_name(c));
 		fprintf(to, "%d\n", !strcmp(is, ft_cover_name(c)));
+	}
+}
+
+static void print_phase(FILE *to, const struct metric *m, const struct vm_status *vm)
+{
+	const char *is = json_string_value(find(vm, m->values[0].path));
+
+	for (enum lockstep_state s = LOCKSTEP_OFF; is && s < LOCKSTEP_STATES; s++) {
+		begin(to, m, vm, NULL, m->label, lockstep_state_name(s));
+		fprintf(to, "%d\n", !strcmp(is, lockstep_state_name(s)));
 	}
 }
 
@@ -214,6 +225,19 @@ static const struct metric table[] = {
 	{ "ft_output_limit_bytes", G, "bytes", "--output-limit", .values = {{"output_limit_bytes"}} },
 	{ "ft_output_released_packets", C, "packets", "outputs let go", .values = {{"released_packets_total"}} },
 	{ "ft_output_dropped_packets", C, "packets", "outputs dropped", .values = {{"dropped_packets_total"}} },
+	{ "ft_twin_phase", G, "", "1 for what the other side's guest does, with --ft colo", "phase",
+	  .values = {{"twin.phase"}}, .print = print_phase },
+	{ "ft_twin_checkpoints", C, "", "epochs from which the other guest was to run", .values = {{"twin.checkpoints_total"}} },
+	{ "ft_twin_input_packets", C, "packets", "frames that the other guest was given, too", .values = {{"twin.inputs_total"}} },
+	{ "ft_twin_let_packets", C, "packets", "outputs that both guests put out", .values = {{"twin.let_total"}} },
+	{ "ft_twin_load_seconds", G, "seconds", "of the last of these epochs: seal until the other guest ran", .scale = US,
+	  .values = {{"twin.load_us"}} },
+	{ "ft_twin_mapped_connections", C, "connections", "TCP connections with other numbers there, or options that bear none",
+	  .values = {{"twin.mapped_total"}} },
+	{ "ft_twin_differences", C, "", "differences that took an epoch before its time", "why",
+	  .values = {{"twin.differences.bytes", "bytes"}, {"twin.differences.flags", "flags"},
+		     {"twin.differences.extra", "extra"}, {"twin.differences.overdue", "overdue"},
+		     {"twin.differences.full", "full"}, {"twin.differences.connections", "connections"}} },
 	{ "console_dropped_bytes", C, "bytes", "guest's output that no reader took", .values = {{"console_dropped_bytes_total"}} },
 	{ "dev_guest_faults", C, "", "rules that the guest broke", "dev", .values = {{"device_faults"}}, .print = print_object },
 	{ "loop_away_seconds", METRIC_SUMMARY, "seconds", "how long the process looked at no event, since its start", "quantile", US,

@@ -120,11 +120,6 @@ static void add_behind(json_t *o, struct run *r)
 /* What is compared with what the other side's guest puts out. */
 static json_t *twin_status(const struct lockstep *l)
 {
-	static const char *const states[] = {[LOCKSTEP_OFF] = "none",
-					     [LOCKSTEP_ALONE] = "stands",
-					     [LOCKSTEP_LOADING] = "loads",
-					     [LOCKSTEP_RUNS] = "runs",
-					     [LOCKSTEP_DIFFERED] = "differs"};
 	static const char *const whys[] = {[COMPARE_BYTES] = "bytes",
 					   [COMPARE_FLAGS] = "flags",
 					   [COMPARE_EXTRA] = "extra",
@@ -138,11 +133,11 @@ static json_t *twin_status(const struct lockstep *l)
 	json_object_set_new(differences, "connections",
 			    json_integer((json_int_t)l->stats.unmapped));
 	/* Not "state": scripts look for that of the VM by text. */
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "phase", states[l->state],
-			 "last_difference", l->why, "checkpoints_total",
-			 (json_int_t)l->stats.checkpoints, "let_total", (json_int_t)l->stats.let,
-			 "inputs_total", (json_int_t)l->stats.inputs, "load_us",
-			 (json_int_t)(l->stats.load_ns / 1000), "mapped_total",
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "phase",
+			 lockstep_state_name(l->state), "last_difference", l->why,
+			 "checkpoints_total", (json_int_t)l->stats.checkpoints, "let_total",
+			 (json_int_t)l->stats.let, "inputs_total", (json_int_t)l->stats.inputs,
+			 "load_us", (json_int_t)(l->stats.load_ns / 1000), "mapped_total",
 			 (json_int_t)l->stats.connections, "differences", differences);
 }
 
