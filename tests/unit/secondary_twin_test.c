@@ -166,6 +166,18 @@ static void it_says_that_it_runs(void **state)
 	}
 }
 
+/* Whoever reaches the port does not know the primary's number. */
+static void another_session_is_no_mirror(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	end_connect(&lab.mirror);
+	end_preface(&lab.mirror, STREAM_MIRROR, lab.session + 1);
+	end_send(&lab.mirror, FRAME_MIRROR, 0, NULL, 0);
+	lab_until(end_is_dropped(&lab.mirror));
+	assert_false(mirror_is_up(&lab.sec.twin.mirror));
+	assert_state(STANDBY);
+}
+
 /* --- TCP connections -------------------------------------------------------------------------- */
 
 #define LAB_NET 4u
@@ -198,6 +210,21 @@ static void twin_has_mapped(void)
 	while (f.type != FRAME_MAPPED);
 	assert_int_equal(f.epoch, lab.sec.twin.epoch);
 	assert_int_equal(f.length, 0);
+}
+
+/* Nor is its guest's connection somebody else's while it runs. */
+static void a_second_mirror_is_dropped(void **state)
+{
+	struct end other = {0};
+
+	lab_reach(SEC_TWIN);
+	end_connect(&other);
+	end_preface(&other, STREAM_MIRROR, lab.session);
+	end_send(&other, FRAME_MIRROR, 0, NULL, 0);
+	lab_until(end_is_dropped(&other));
+	end_close(&other);
+	pri_maps(&mapping, sizeof(mapping));
+	twin_has_mapped();
 }
 
 /* The guest's own numbers go in and out, those of the client are outside. */
@@ -364,6 +391,8 @@ int main(void)
 		LAB_TEST(disks_wait_for_what_comes_after_it_has_claimed),
 		LAB_TEST(images_are_behind_from_the_first_moment_on),
 		LAB_TEST(it_says_that_it_runs),
+		LAB_TEST(another_session_is_no_mirror),
+		LAB_TEST(a_second_mirror_is_dropped),
 		LAB_TEST(its_connection_goes_on),
 		LAB_TEST(a_checkpoint_has_the_numbers),
 		LAB_TEST(its_end_is_known),
