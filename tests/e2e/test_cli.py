@@ -203,9 +203,11 @@ def cli_status(lab):
     expect("PAUSED" in command("status", "vm"), "status after pause")
     command("resume", "vm")
     expect(json.loads(command("status", "vm", "--json"))["state"] == "RUNNING", "after resume")
-    command("set", "vm", "epoch=50ms")
+    for what in ("epoch=50ms", "output-limit=1M", "ft=mc"):  # without a role they would change nothing
+        command("set", "vm", what, code=2)
     command("set", "vm", "epoch=1us", code=1)
-    command("set", "vm", "balloon=16M", "epoch=20ms")
+    command("set", "vm", "balloon=16M", "epoch=20ms", code=2)
+    command("set", "vm", "balloon=16M")
     command("set", "vm", "balloon=4T", code=2)
     command("set", "vm", "peer=fd", code=1)
     command("set", "vm", "peer=tcp:10.0.0.1:1", code=2)

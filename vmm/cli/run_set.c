@@ -39,11 +39,21 @@ static void set_ft(struct run *r, const struct setting_value *v)
 		primary_set_mode(&r->primary, r->cfg.ft);
 }
 
+static int check_epoch(struct run *r, const struct setting_value *v, struct err *e)
+{
+	return check_role(r, "epoch", e);
+}
+
 static void set_epoch(struct run *r, const struct setting_value *v)
 {
 	r->cfg.epoch_ns = v->number;
 	if (r->role == ROLE_PRIMARY)
 		primary_set_epoch(&r->primary, v->number);
+}
+
+static int check_output_limit(struct run *r, const struct setting_value *v, struct err *e)
+{
+	return check_role(r, "output-limit", e);
 }
 
 static void set_output_limit(struct run *r, const struct setting_value *v)
@@ -100,8 +110,8 @@ static const struct {
 	int (*check)(struct run *r, const struct setting_value *v, struct err *e);
 	void (*set)(struct run *r, const struct setting_value *v);
 } actions[] = {[SETTING_FT] = {check_ft, set_ft},
-	       [SETTING_EPOCH] = {NULL, set_epoch},
-	       [SETTING_OUTPUT_LIMIT] = {NULL, set_output_limit},
+	       [SETTING_EPOCH] = {check_epoch, set_epoch},
+	       [SETTING_OUTPUT_LIMIT] = {check_output_limit, set_output_limit},
 	       [SETTING_PEER] = {check_peers, set_peers},
 	       [SETTING_BALLOON] = {check_balloon, set_balloon}};
 
@@ -116,7 +126,7 @@ json_t *serve_set(struct run *r, json_t *request, struct err *e)
 
 		given[i] = code != -ENOENT;
 		any |= given[i];
-		if (given[i] && !code && actions[i].check)
+		if (given[i] && !code)
 			code = actions[i].check(r, &value[i], e);
 		if (given[i] && code)
 			return NULL;
