@@ -364,10 +364,24 @@ void disk_end(struct disk_req *r, int res)
 		disk_fail(r, res);
 }
 
+/* The guest gets it as an error of its disk; whoever runs this host is to know, too. */
+static void tell_error(const struct disk_req *r, int res)
+{
+	struct disk *d = r->disk;
+
+	d->errors++;
+	if (log_may(&d->error_told))
+		log_error("disk %s: %s of %u bytes at %llu: %s; %llu such errors so far", d->id,
+			  disk_op_name(r->kind), r->len, (unsigned long long)r->off, strerror(-res),
+			  (unsigned long long)d->errors);
+}
+
 static void finish(struct disk_req *r, int res)
 {
 	const struct disk_layer *layer = r->disk->layer;
 
+	if (res < 0 && !r->canceled)
+		tell_error(r, res);
 	if (layer && !r->canceled && layer->more(layer->arg, r, res))
 		return;
 	disk_end(r, res);

@@ -91,6 +91,8 @@ struct disk {
 	struct disk_req *ranges; /* of the changes under way; with a layer, of reads, too */
 	struct disk_req *queue, **queue_tail;
 	struct loop_work work; /* a turn at the queue */
+	uint64_t errors;       /* requests that the image failed */
+	uint64_t error_told;   /* log_may() */
 };
 
 enum {

@@ -313,6 +313,7 @@ def disk_error_guest(lab):
                 a, _ = disk.pair.protect()
             disk.fill()
             a.wait_console("FAILED|error|failed", 40)
+            a.wait_log(r"disk d0: (write|zero) of \d+ bytes at \d+: No space left on device; \d+ such errors")
             if options:
                 a.wait_log("there is no secondary in step")
         os.rmdir(lab.path("small"))

@@ -202,6 +202,7 @@ static void medium_errors_and_short_transfers(void **state)
 	for (unsigned i = 0; i < 8192; i++)
 		f->buf[i] = (uint8_t)(i / 16);
 	assert_int_equal(run_scripted(f, DISK_WRITE, -EIO, 1), -EIO);
+	assert_int_equal(f->d.errors, 1);
 	assert_int_equal(run_scripted(f, DISK_WRITE, -ENOSPC, 1), -ENOSPC);
 	assert_int_equal(run_scripted(f, DISK_WRITE, 4096, -EIO), -EIO);
 	assert_int_equal(run_scripted(f, DISK_WRITE, 0, 1), -EIO);

@@ -192,6 +192,7 @@ static const struct metric table[] = {
 	  .values = {{"cover"}}, .print = print_cover },
 	{ "vm_paused", G, "", "1: paused by a user", .values = {{"paused"}} },
 	{ "vm_resets", C, "", "resets by the guest", .values = {{"resets_total"}} },
+	{ "disk_errors", C, "", "requests of the guest that an image here failed", .values = {{"disk_errors_total"}} },
 	{ "ft_generation", G, "", "the arbiter's number", .values = {{"generation"}} },
 	{ "ft_epoch", G, "", "the open epoch, or the last committed one; begins anew with each sync", .values = {{"epoch"}} },
 	{ "ft_epochs", C, "", "epochs sealed, or committed", .values = {{"epochs_total"}} },

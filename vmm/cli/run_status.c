@@ -19,6 +19,16 @@ static json_t *device_faults(const struct vm *vm)
 	return faults;
 }
 
+static json_t *disk_errors(const struct vm *vm)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < vm->machine.ndevs; i++)
+		if (vm->machine.devs[i].kind == MDEV_BLK)
+			n += vm->devices.disks[i].errors;
+	return json_integer((json_int_t)n);
+}
+
 static uint64_t get(const uint64_t *count)
 {
 	return __atomic_load_n(count, __ATOMIC_RELAXED);
@@ -246,5 +256,6 @@ json_t *run_status(struct run *r)
 	add_balloon(o, &r->vm);
 	add_vsock(o, &r->vm);
 	json_object_set_new(o, "device_faults", device_faults(&r->vm));
+	json_object_set_new(o, "disk_errors_total", disk_errors(&r->vm));
 	return o;
 }
