@@ -1,6 +1,7 @@
 /*
  * The key-value server of kv_proto.h over UDP and TCP, with the services of echo.c beside it.
- * Options: ip=, gw=, dirty=N (pages of background memory load on every 10 ms tick).
+ * Options: ip=, ip2= (of a second card), gw=, dirty=N (pages of background memory load on every 10
+ * ms tick).
  */
 #include "guests/kv_proto.h"
 #include "guests/lib/bgload.h"
@@ -11,6 +12,7 @@
 #include "guests/lib/services.h"
 
 #define KV_WAITING 1024 /* answers that wait for the disk */
+#define KV_CARDS   2
 #define KV_REP_MAX (sizeof(struct kv_rep) + KV_LIST_PER_REP * 8)
 
 struct kv_answer {
@@ -19,6 +21,7 @@ struct kv_answer {
 	uint64_t from;	 /* first list element */
 	uint64_t serial; /* of the TCP connection; 0: UDP */
 	struct tcp_conn *conn;
+	struct kv_card *card; /* that it leaves by */
 	uint32_t ip;
 	uint16_t port;
 };
@@ -31,17 +34,28 @@ struct kv_client {
 	bool stalled;	  /* has requests that did not fit anywhere */
 };
 
-struct kv {
+struct kv_card {
+	struct kv *kv;
 	struct netloop *loop;
+	struct kv_client client[TCP_CONNS];
+};
+
+struct kv {
 	struct kv_store *store;
 	struct kv_disk disk;
 	struct bgload load;
-	struct kv_client client[TCP_CONNS];
+	struct kv_card card[KV_CARDS];
+	unsigned cards;
 	unsigned count; /* answers in the queue */
 	struct kv_answer queue[KV_WAITING];
 };
 
-static void kv_tcp_read(struct kv *k, struct tcp_conn *c);
+static void kv_tcp_read(struct kv_card *card, struct tcp_conn *c);
+
+static struct kv_client *kv_client_of(const struct kv_answer *a)
+{
+	return a->serial ? &a->card->client[a->conn->index] : NULL;
+}
 
 static bool kv_is_alive(const struct kv_answer *a)
 {
@@ -57,8 +71,8 @@ static bool kv_send(struct kv *k, const struct kv_answer *a)
 	if (len)
 		list = &k->store->list[a->rep.key][a->from];
 	if (!a->serial)
-		return udp_send(&k->loop->nif, a->ip, KV_PORT, a->port, &a->rep, sizeof(a->rep),
-				list, len) != -EAGAIN;
+		return udp_send(&a->card->loop->nif, a->ip, KV_PORT, a->port, &a->rep,
+				sizeof(a->rep), list, len) != -EAGAIN;
 	/* There is room: kv_tcp_read() saw to it. */
 	tcp_write(a->conn, &a->rep, sizeof(a->rep));
 	if (len)
@@ -69,7 +83,7 @@ static bool kv_send(struct kv *k, const struct kv_answer *a)
 /* Answers now if nothing has to be waited for, or queues the answer; the queue has room. */
 static void kv_answer(struct kv *k, const struct kv_answer *a)
 {
-	struct kv_client *client = a->serial ? &k->client[a->conn->index] : NULL;
+	struct kv_client *client = kv_client_of(a);
 	struct kv_answer *slot;
 
 	if (a->need <= k->store->durable && !(client && client->waiting) && kv_send(k, a))
@@ -86,9 +100,9 @@ static void kv_answer(struct kv *k, const struct kv_answer *a)
 
 static void kv_udp_recv(void *ctx, uint32_t src, uint16_t sport, const void *data, size_t len)
 {
-	struct kv_answer a = {.ip = src, .port = sport};
+	struct kv_answer a = {.card = ctx, .ip = src, .port = sport};
+	struct kv *k = a.card->kv;
 	struct kv_req req = {0};
-	struct kv *k = ctx;
 
 	memcpy(&req, data, len < sizeof(req) ? len : sizeof(req));
 	if (req.magic == KV_REP_MAGIC || k->count == KV_WAITING)
@@ -100,19 +114,20 @@ static void kv_udp_recv(void *ctx, uint32_t src, uint16_t sport, const void *dat
 		kv_answer(k, &a);
 }
 
-static void kv_tcp_end(struct kv *k, struct tcp_conn *c)
+static void kv_tcp_end(struct kv_card *card, struct tcp_conn *c)
 {
-	struct kv_client *client = &k->client[c->index];
+	struct kv_client *client = &card->client[c->index];
 
 	client->ending = true;
 	if (!client->waiting)
 		tcp_close(c);
 }
 
-static void kv_tcp_read(struct kv *k, struct tcp_conn *c)
+static void kv_tcp_read(struct kv_card *card, struct tcp_conn *c)
 {
-	struct kv_client *client = &k->client[c->index];
-	struct kv_answer a = {.conn = c, .serial = c->serial};
+	struct kv_client *client = &card->client[c->index];
+	struct kv_answer a = {.conn = c, .card = card, .serial = c->serial};
+	struct kv *k = card->kv;
 	struct kv_req req;
 
 	client->stalled = false;
@@ -123,7 +138,7 @@ static void kv_tcp_read(struct kv *k, struct tcp_conn *c)
 		}
 		tcp_peek(c, &req, sizeof(req));
 		if (req.magic != KV_REQ_MAGIC) {
-			kv_tcp_end(k, c);
+			kv_tcp_end(card, c);
 			return;
 		}
 		a.from = req.a;
@@ -135,19 +150,19 @@ static void kv_tcp_read(struct kv *k, struct tcp_conn *c)
 		kv_answer(k, &a);
 	}
 	if (!client->ending && c->fin_seen)
-		kv_tcp_end(k, c);
+		kv_tcp_end(card, c);
 }
 
 static void kv_tcp_event(void *ctx, struct tcp_conn *c)
 {
-	struct kv *k = ctx;
-	struct kv_client *client = &k->client[c->index];
+	struct kv_card *card = ctx;
+	struct kv_client *client = &card->client[c->index];
 
 	if (c->state == TCP_FREE)
 		return;
 	if (client->serial != c->serial)
 		*client = (struct kv_client){.serial = c->serial};
-	kv_tcp_read(k, c);
+	kv_tcp_read(card, c);
 }
 
 /* Sends what the disk has caught up with; the others keep their order. */
@@ -157,7 +172,7 @@ static void kv_release(struct kv *k)
 
 	for (unsigned i = 0; i < k->count; i++) {
 		struct kv_answer *a = &k->queue[i];
-		struct kv_client *client = a->serial ? &k->client[a->conn->index] : NULL;
+		struct kv_client *client = kv_client_of(a);
 
 		if (client && !kv_is_alive(a))
 			continue;
@@ -173,6 +188,18 @@ static void kv_release(struct kv *k)
 	k->count = kept;
 }
 
+/* Those whose requests did not fit. */
+static void kv_read_stalled(struct kv_card *card)
+{
+	for (int i = 0; i < TCP_CONNS; i++) {
+		struct tcp_conn *c = &card->loop->tcp->conn[i];
+
+		if (card->client[i].stalled && card->client[i].serial == c->serial &&
+		    c->state != TCP_FREE)
+			kv_tcp_read(card, c);
+	}
+}
+
 static bool kv_poll(void *ctx, uint64_t now)
 {
 	struct kv *k = ctx;
@@ -180,18 +207,23 @@ static bool kv_poll(void *ctx, uint64_t now)
 
 	kv_disk_poll(&k->disk);
 	kv_release(k);
-	for (int i = 0; i < TCP_CONNS; i++) {
-		struct tcp_conn *c = &k->loop->tcp->conn[i];
-
-		if (k->client[i].stalled && k->client[i].serial == c->serial &&
-		    c->state != TCP_FREE)
-			kv_tcp_read(k, c);
-	}
+	for (unsigned i = 0; i < k->cards; i++)
+		kv_read_stalled(&k->card[i]);
 	/* What was read just now may start the next commit. */
 	again = kv_disk_poll(&k->disk);
 	kv_release(k);
 	bgload_poll(&k->load, now);
 	return again || k->load.pages;
+}
+
+static void kv_serve(struct kv *k, struct netloop *l)
+{
+	struct kv_card *card = &k->card[k->cards++];
+
+	*card = (struct kv_card){.kv = k, .loop = l};
+	if (udp_bind(&l->nif, KV_PORT, kv_udp_recv, card) ||
+	    tcp_listen(l->tcp, KV_PORT, kv_tcp_event, card))
+		guest_die(1, "kv: cannot listen");
 }
 
 int main(void)
@@ -200,14 +232,12 @@ int main(void)
 	struct kv *k = mem_alloc((sizeof(*k) + PAGE_SIZE - 1) / PAGE_SIZE);
 
 	memset(k, 0, sizeof(*k));
-	k->loop = l;
 	k->store = mem_alloc((sizeof(*k->store) + PAGE_SIZE - 1) / PAGE_SIZE);
 	kv_disk_open(&k->disk, k->store);
 	bgload_start(&k->load, cmdline_u64("dirty", 0));
 	services_start(l);
-	if (udp_bind(&l->nif, KV_PORT, kv_udp_recv, k) ||
-	    tcp_listen(l->tcp, KV_PORT, kv_tcp_event, k))
-		guest_die(1, "kv: cannot listen");
+	for (struct netloop *c = l; c; c = c->next)
+		kv_serve(k, c);
 	print("READY\n");
 	netloop_run(l, kv_poll, k);
 }

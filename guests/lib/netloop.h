@@ -1,4 +1,4 @@
-/* The event loop of a network guest: first card, address from the command line, timer ticks. */
+/* The event loop of a network guest: its cards, addresses from the command line, timer ticks. */
 #ifndef GUESTS_LIB_NETLOOP_H
 #define GUESTS_LIB_NETLOOP_H
 
@@ -10,6 +10,7 @@
 struct netdev;
 
 struct netloop {
+	struct netloop *next; /* the second card, NULL: none */
 	struct netdev *dev;
 	struct net_if nif;
 	struct tcp_stack *tcp;
@@ -19,7 +20,8 @@ struct netloop {
 
 /*
  * Opens the first card with `ip=A.B.C.D/N` (default 10.0.0.2/24) and `gw=A.B.C.D`, and announces
- * the address. Ends the guest if there is no card. Lives until the guest ends.
+ * the address. With `ip2=A.B.C.D/N` the second card is next: a stack of its own, served with the
+ * first one. Ends the guest if there is no such card. Lives until the guest ends.
  */
 struct netloop *netloop_open(void);
 /*

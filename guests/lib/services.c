@@ -61,7 +61,7 @@ static void services_stream(void *ctx, struct tcp_conn *c)
 		       STREAM_PERIOD;
 }
 
-void services_start(struct netloop *l)
+static void services_start_card(struct netloop *l)
 {
 	struct services *s = mem_alloc((sizeof(*s) + PAGE_SIZE - 1) / PAGE_SIZE);
 
@@ -73,4 +73,10 @@ void services_start(struct netloop *l)
 	    tcp_listen(l->tcp, KV_ECHO_PORT, services_echo_tcp, s) ||
 	    tcp_listen(l->tcp, STREAM_PORT, services_stream, s))
 		guest_die(1, "cannot start the services");
+}
+
+void services_start(struct netloop *l)
+{
+	for (; l; l = l->next)
+		services_start_card(l);
 }

@@ -27,9 +27,11 @@ TOOLS = os.path.join(ROOT, "build/normal/tests")
 GUESTS = os.path.join(ROOT, "build/guests")
 
 CLIENT_IP, GUEST_IP = "10.77.0.1", "10.77.0.2"
+GUEST_IPS = (GUEST_IP, "10.77.0.3")  # of its cards, if it has two
 LINK_IP = {"A": "10.78.0.1", "B": "10.78.0.2", "D": "10.78.1.3"}
 FT_PORT = 7900
 GUEST_MAC = bytes.fromhex("525400e20002")
+GUEST_MACS = (GUEST_MAC, bytes.fromhex("525400e20003"))
 EXIT_DONE, EXIT_USAGE, EXIT_FAILED, EXIT_GONE, EXIT_UNPROTECTED, EXIT_FENCED = range(6)
 
 PREFIX = "ftlab"
@@ -339,11 +341,11 @@ class Vm(Process):
 class Load(Process):
     """kvclient in the client's namespace."""
 
-    def __init__(self, lab, udp=2, tcp=2, echo=1, stream=1, **options):
+    def __init__(self, lab, udp=2, tcp=2, echo=1, stream=1, server=GUEST_IP, **options):
         serial = lab.next_serial()
         self.history = os.path.join(lab.work, f"{serial:03}-history")
         self.summary_path = os.path.join(lab.work, f"{serial:03}-summary")
-        argv = [os.path.join(TOOLS, "lin/kvclient"), "--server", GUEST_IP, "--history", self.history,
+        argv = [os.path.join(TOOLS, "lin/kvclient"), "--server", server, "--history", self.history,
                 "--udp", str(udp), "--tcp", str(tcp), "--echo", str(echo), "--stream", str(stream),
                 "--client-base", str(1 + 1000 * serial), "--seed", str(lab.rng.randrange(1, 1 << 31)),
                 "--connect-timeout", str(int(10000 * SLOW)), "--drain", str(int(min(8000 * SLOW, 20000)))]
@@ -654,15 +656,17 @@ class Pair:
 
     def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
                  net=True, epoch="25ms", extra=(), binary=None, arbiter=True, timeout="500ms",
-                 wire=None, ft="mc", scheme="tcp", shared=False):
+                 wire=None, ft="mc", scheme="tcp", shared=False, nics=1):
         self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, patience(timeout)
         self.serial = lab.next_serial()
-        self.image, self.shared = {}, shared
+        self.image, self.shared, self.nics = {}, shared, nics if net else 0
         if disk:
             self.image = {h: lab.path(f"{self.serial:03}-disk-{'AB' if shared else h}") for h in "AB"}
             with open(self.image["A"], "wb") as f:
                 f.truncate(disk << 20)
             self.write_ballast(disk)
+        if self.nics > 1:
+            cmdline += f" ip2={GUEST_IPS[1]}"
         self.guest_args = ["-k", os.path.join(GUESTS, guest + ".elf"), "-a",
                            cmdline + (f" cpus={cpus}" if cpus > 1 else ""), "-m", memory,
                            "-c", str(cpus)]
@@ -697,8 +701,8 @@ class Pair:
         args = []
         if self.image:
             args += ["-d", f"id=d0,path={self.image[host]}" + (",ft=shared" if self.shared else "")]
-        if self.net:
-            args += ["-n", f"id=n0,tap=t0,bridge=br0,mac={GUEST_MAC.hex(':')}"]
+        for i in range(self.nics):
+            args += ["-n", f"id=n{i},tap=t{i},bridge=br0,mac={GUEST_MACS[i].hex(':')}"]
         return args + self.common_args(host)
 
     def common_args(self, host):

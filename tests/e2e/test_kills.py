@@ -8,7 +8,7 @@ import test_migrate
 import test_move
 import test_tls
 from ftlab import FrameWatch, Load, Pair, expect
-from testlib import check_load, dies, flowing, random_wait, test
+from testlib import check_load, dies, flowing, random_wait, start_load, test
 from test_failover import ends, failover
 from test_stop import record
 
@@ -51,6 +51,21 @@ def kill_one(lab, victim):
     random_wait(lab, load, 0.1, 0.3)
     check_load(lab, [load], pair.image[survivor])
     pair.check_ballast(survivor)
+    pair.end()
+
+
+@test(60)
+def two_nics(lab):
+    """the primary of a guest with two network cards is killed: clients of both get their answers, no connection is lost"""
+    pair = Pair(lab, nics=2)
+    a, _ = pair.protect()
+    loads = [start_load(lab, ip) for ip in ftlab.GUEST_IPS]
+    random_wait(lab, loads[-1], 0.2, 0.6)
+    pair.taken_over("B", a.kill())
+    for ip in ftlab.GUEST_IPS:
+        lab.probe(ip=ip)
+    random_wait(lab, loads[-1], 0.2, 0.4)
+    check_load(lab, loads, pair.image["B"])
     pair.end()
 
 

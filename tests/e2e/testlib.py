@@ -93,9 +93,9 @@ def check_load(lab, loads, image, allow_conn_lost=False):
     return summaries
 
 
-def flowing(lab, load, seconds=10):
+def flowing(lab, load, seconds=10, ip=ftlab.GUEST_IP):
     """The guest answers, and all clients of the load are connected."""
-    lab.probe(seconds)
+    lab.probe(seconds, ip)
     load.wait_ready(seconds)
 
 
@@ -104,7 +104,7 @@ def random_wait(lab, process, low, high):
     process.nap(lab.rng.uniform(low, high))
 
 
-def start_load(lab, **options):
-    load = Load(lab, **options)
-    flowing(lab, load)
+def start_load(lab, ip=ftlab.GUEST_IP, **options):
+    load = Load(lab, server=ip, **options)
+    flowing(lab, load, ip=ip)
     return load
