@@ -1,7 +1,8 @@
 /*
  * The key-value server of kv_proto.h over UDP and TCP, with the services of echo.c beside it.
  * Options: ip=, ip2= (of a second card), gw=, dirty=N (pages of background memory load on every 10
- * ms tick).
+ * ms tick), cpus=N: each other one has such a load, too, of 8 pages at least. `progress of cpu N
+ * at A`: there, in guest memory, is the number of its ticks so far, for a host that looks.
  */
 #include "guests/kv_proto.h"
 #include "guests/lib/bgload.h"
@@ -11,9 +12,11 @@
 #include "guests/lib/netloop.h"
 #include "guests/lib/services.h"
 
-#define KV_WAITING 1024 /* answers that wait for the disk */
-#define KV_CARDS   2
-#define KV_REP_MAX (sizeof(struct kv_rep) + KV_LIST_PER_REP * 8)
+#define KV_WAITING  1024 /* answers that wait for the disk */
+#define KV_CARDS    2
+#define KV_LOAD_NS  10000000u /* of the other CPUs */
+#define KV_LOAD_MIN 8u
+#define KV_REP_MAX  (sizeof(struct kv_rep) + KV_LIST_PER_REP * 8)
 
 struct kv_answer {
 	struct kv_rep rep;
@@ -43,7 +46,7 @@ struct kv_card {
 struct kv {
 	struct kv_store *store;
 	struct kv_disk disk;
-	struct bgload load;
+	struct bgload load[CPU_MAX];
 	struct kv_card card[KV_CARDS];
 	unsigned cards;
 	unsigned count; /* answers in the queue */
@@ -212,8 +215,8 @@ static bool kv_poll(void *ctx, uint64_t now)
 	/* What was read just now may start the next commit. */
 	again = kv_disk_poll(&k->disk);
 	kv_release(k);
-	bgload_poll(&k->load, now);
-	return again || k->load.pages;
+	bgload_poll(&k->load[0], now);
+	return again || k->load[0].pages;
 }
 
 static void kv_serve(struct kv *k, struct netloop *l)
@@ -226,6 +229,27 @@ static void kv_serve(struct kv *k, struct netloop *l)
 		guest_die(1, "kv: cannot listen");
 }
 
+static void kv_cpu(void *arg)
+{
+	for (;;) {
+		uint64_t now = clock_ns();
+
+		bgload_poll(arg, now);
+		guest_sleep_until(now + KV_LOAD_NS);
+	}
+}
+
+/* All memory is taken before: the allocator is of CPU 0. */
+static void kv_start_cpus(struct kv *k, uint64_t pages)
+{
+	for (unsigned i = 1; i < cpu_count(); i++) {
+		bgload_start(&k->load[i], pages < KV_LOAD_MIN ? KV_LOAD_MIN : pages);
+		if (smp_start(i, kv_cpu, &k->load[i]))
+			guest_die(2, "kv: cpu %u does not start", i);
+		print("progress of cpu %u at %#lx\n", i, (uint64_t)&k->load[i].tick);
+	}
+}
+
 int main(void)
 {
 	struct netloop *l = netloop_open();
@@ -234,7 +258,8 @@ int main(void)
 	memset(k, 0, sizeof(*k));
 	k->store = mem_alloc((sizeof(*k->store) + PAGE_SIZE - 1) / PAGE_SIZE);
 	kv_disk_open(&k->disk, k->store);
-	bgload_start(&k->load, cmdline_u64("dirty", 0));
+	bgload_start(&k->load[0], cmdline_u64("dirty", 0));
+	kv_start_cpus(k, cmdline_u64("dirty", 0));
 	services_start(l);
 	for (struct netloop *c = l; c; c = c->next)
 		kv_serve(k, c);

@@ -659,7 +659,7 @@ class Pair:
                  wire=None, ft="mc", scheme="tcp", shared=False, nics=1):
         self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, patience(timeout)
         self.serial = lab.next_serial()
-        self.image, self.shared, self.nics = {}, shared, nics if net else 0
+        self.image, self.shared, self.cpus, self.nics = {}, shared, cpus, nics if net else 0
         if disk:
             self.image = {h: lab.path(f"{self.serial:03}-disk-{'AB' if shared else h}") for h in "AB"}
             with open(self.image["A"], "wb") as f:

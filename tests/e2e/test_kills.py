@@ -7,7 +7,7 @@ import ftlab
 import test_migrate
 import test_move
 import test_tls
-from ftlab import FrameWatch, Load, Pair, expect
+from ftlab import Deadline, FrameWatch, Load, Pair, expect
 from testlib import check_load, dies, flowing, random_wait, start_load, test
 from test_failover import ends, failover
 from test_stop import record
@@ -19,37 +19,69 @@ def random_pair(lab, **options):
     """A pair with epochs, their mode, its link and a background load that differ from run to run."""
     epoch = lab.rng.choice((3, 10, 25, 60))
     dirty = lab.rng.choice((0, 0, 20, 80))
-    options.update(cmdline=f"ip={ftlab.GUEST_IP} dirty={dirty}", epoch=f"{epoch}ms", disk=32,
-                   ft=lab.rng.choice(("mc", "mc", "kemari", "auto")))
+    options = {"ft": lab.rng.choice(("mc", "mc", "kemari", "auto")), **options,
+               "cmdline": f"ip={ftlab.GUEST_IP} dirty={dirty}", "epoch": f"{epoch}ms", "disk": 32}
     over = lab.rng.choice(("tcp", "tcp", *test_tls.CREDENTIALS))
     pair = Pair(lab, **options) if over == "tcp" else test_tls.TlsPair(lab, over, **options)
     pair.epoch_ms = epoch
     return pair
 
 
-def random_load(lab):
-    lab.probe()
-    load = Load(lab, udp=lab.rng.randrange(1, 4), tcp=lab.rng.randrange(1, 4),
+def random_load(lab, ip=ftlab.GUEST_IP):
+    lab.probe(ip=ip)
+    load = Load(lab, server=ip, udp=lab.rng.randrange(1, 4), tcp=lab.rng.randrange(1, 4),
                 echo=lab.rng.randrange(0, 2), stream=lab.rng.randrange(0, 2))
-    flowing(lab, load)
+    flowing(lab, load, ip=ip)
     return load
+
+
+def any_pair(lab, victim):
+    """One of all that a pair can be. What was drawn is in the output of a test that fails, and with --verbose."""
+    ft = lab.rng.choice(("mc", "kemari", "auto", "colo"))
+    shared = ft != "colo" and lab.rng.choice((False, True))  # together they are refused
+    cpus, nics = lab.rng.choice((1, 2)), lab.rng.choice((1, 2))
+    pair = random_pair(lab, ft=ft, shared=shared, cpus=cpus, nics=nics)
+    print(f"# death of {victim}: {ft}, {'shared' if shared else 'mirror'}, {cpus} CPUs, {nics} NICs, "
+          f"{pair.listen['A'][:3]}, {pair.guest_args[3]}, {pair.epoch_ms} ms", flush=True)
+    return pair
+
+
+def answers(lab, pair):
+    """By all of its cards."""
+    for ip in ftlab.GUEST_IPS[:pair.nics]:
+        lab.probe(ip=ip)
+
+
+def cpus_run(pair, host, said):
+    """Those beside the first: nobody else would notice that they stand. said: what the guest said as it began."""
+    counters = re.findall(r"^progress of cpu (\d+) at (0x[0-9a-f]+)", said, re.M)
+    expect(len(counters) == pair.cpus - 1, f"{pair.cpus} CPUs, and the guest says {said}")
+    with open(pair.vm[host].ram(), "rb") as ram:
+        for cpu, at in counters:
+            d, before = Deadline(10), os.pread(ram.fileno(), 8, int(at, 16))
+            while os.pread(ram.fileno(), 8, int(at, 16)) == before:
+                d.check(f"a tick of cpu {cpu}")
+                pair.vm[host].nap()
 
 
 def kill_one(lab, victim):
     """Fresh sides, one death at some instant; what clients saw is what one server would do."""
-    pair = random_pair(lab)
-    pair.protect()
-    load = random_load(lab)
-    random_wait(lab, load, 0.0, 0.8)
+    pair = any_pair(lab, victim)
+    a, _ = pair.protect()
+    if a.status()["mode"] == "colo":
+        a.wait_status(lambda s: s["twin"]["phase"] == "runs", "a twin that runs", 20)
+    loads = [random_load(lab, ip) for ip in ftlab.GUEST_IPS[:pair.nics]]
+    random_wait(lab, loads[-1], 0.0, 0.8)
     killed = pair.vm[victim].kill()
     survivor = pair.other(victim)
     if victim == "A":
         pair.taken_over(survivor, killed)
     else:
         pair.vm[survivor].wait_state("DEGRADED")
-    lab.probe()
-    random_wait(lab, load, 0.1, 0.3)
-    check_load(lab, [load], pair.image[survivor])
+    answers(lab, pair)
+    cpus_run(pair, survivor, a.console_text())
+    random_wait(lab, loads[-1], 0.1, 0.3)
+    check_load(lab, loads, pair.image[survivor])
     pair.check_ballast(survivor)
     pair.end()
 
@@ -62,8 +94,7 @@ def two_nics(lab):
     loads = [start_load(lab, ip) for ip in ftlab.GUEST_IPS]
     random_wait(lab, loads[-1], 0.2, 0.6)
     pair.taken_over("B", a.kill())
-    for ip in ftlab.GUEST_IPS:
-        lab.probe(ip=ip)
+    answers(lab, pair)
     random_wait(lab, loads[-1], 0.2, 0.4)
     check_load(lab, loads, pair.image["B"])
     pair.end()
@@ -326,7 +357,7 @@ def taken_dies(lab, name):
     load = random_load(lab)
     command = failover(lab, "A")
     dies(b)
-    d = ftlab.Deadline(10)
+    d = Deadline(10)
     while a.alive() and "DEGRADED" not in a.log_text():
         d.check("the primary to leave or to go on")
         a.nap()
