@@ -10,7 +10,7 @@ import struct
 
 import ftlab
 from ftlab import Deadline, FrameWatch, Pair, Process, expect
-from testlib import check_load, random_wait, start_load, test
+from testlib import check_load, random_wait, resources, start_load, test
 
 TIMES = os.environ.get("FT_HOSTILE", "1")
 PAGES, DISKLOG, EPOCH_BEGIN, EPOCH_END = 5, 7, 9, 10  # vmm/wire/stream.h
@@ -110,13 +110,6 @@ REASONS = (
     r"not an ftvmm stream", r"not a primary, or this side is busy", r"no heartbeat link",
     r"the other side goes on", r"above the limit here", r"not a valid device tree",
 )
-
-
-def resources(vm):
-    fds = len(os.listdir(f"/proc/{vm.pid}/fd"))
-    threads = len(os.listdir(f"/proc/{vm.pid}/task"))
-    rss = int(re.search(r"VmRSS:\s+(\d+)", ftlab.read_text(f"/proc/{vm.pid}/status"))[1])
-    return fds, threads, rss
 
 
 @test(300 * int(TIMES))

@@ -9,8 +9,8 @@ import time
 
 import ftlab
 from ftlab import EXIT_FENCED, FrameWatch, Pair, Vm, expect
-from testlib import (Skip, check_load, flowing, hash_cmdline, hash_work, host_digest, random_wait, start_load, test,
-                     wait_hash)
+from testlib import (Skip, check_load, flowing, hash_cmdline, hash_work, host_digest, random_wait, resources,
+                     start_load, test, wait_hash)
 
 
 @test(60)
@@ -233,14 +233,18 @@ def secondary_killed(lab):
     check_load(lab, [load], pair.image["B"])
 
 
-@test(120)
+ROUNDS = int(os.environ.get("FT_ROUNDS", "4"))
+SPREAD_KB = 8192  # what a moment under load makes of the memory of one side
+
+
+@test(max(120, 30 * ROUNDS))
 def ping_pong(lab):
-    """takeovers to and fro with a fresh secondary each time; connections stay"""
+    """FT_ROUNDS (4) takeovers to and fro with a fresh secondary each time; connections stay, neither side grows"""
     pair = Pair(lab)
     pair.protect()
     load = start_load(lab)
-    here = "A"
-    for _ in range(4):
+    here, used = "A", []
+    for _ in range(ROUNDS):
         random_wait(lab, load, 0.1, 0.5)
         pair.vm[here].kill()
         there = pair.other(here)
@@ -249,7 +253,12 @@ def ping_pong(lab):
         pair.secondary(here)
         pair.in_step()
         here = there
+        used.append([resources(pair.vm[side], "RssAnon") for side in (here, pair.other(here))])
+        lab.note(f"fds, threads, kB of the primary and the secondary: {used[-1]}")
     check_load(lab, [load], pair.image[here])
+    for first, last in zip(used[0], used[-1]):
+        expect(first[:2] == last[:2] and (ftlab.SANITIZED or last[2] < first[2] + SPREAD_KB),
+               f"fds, threads, kB of the primary and the secondary grow: {used}")
 
 
 @test(60)

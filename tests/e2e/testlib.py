@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import subprocess
 
 import ftlab
@@ -76,6 +77,14 @@ def dies(vm, seconds=15):
     """It kills itself at its step."""
     expect(vm.wait_exit(seconds) == -9, f"{vm}: exit code {vm.code}, not killed at its step: "
                                         f"{vm.log_text()}")
+
+
+def resources(vm, what="VmRSS"):
+    """File descriptors, threads, kB of memory; RssAnon: without the guest's."""
+    fds = len(os.listdir(f"/proc/{vm.pid}/fd"))
+    threads = len(os.listdir(f"/proc/{vm.pid}/task"))
+    rss = int(re.search(rf"{what}:\s+(\d+)", ftlab.read_text(f"/proc/{vm.pid}/status"))[1])
+    return fds, threads, rss
 
 
 def check_load(lab, loads, image, allow_conn_lost=False):
