@@ -1,6 +1,7 @@
 """Both sides run the guest: what it puts out leaves when the twin has put out the same."""
 
 import ftlab
+import test_tls
 from ftlab import Pair, expect
 from test_kills import each, primary_dies_in_epoch, secondary_dies_in_epoch
 from test_kemari import asked
@@ -142,6 +143,29 @@ def colo_verify(lab):
     still_well(verify(lab, "writer", "mode=random tick=10 pages=60 total=3000 words=64", disk=0, net=False, **often))
     still_well(verify(lab, "smp", "", cpus=2, disk=0, net=False, **often))
     still_well(verify(lab, "blk", "ops=400000 region=64 depth=4", net=False, disk=8, **often))
+
+
+@test(90)
+def colo_tls(lab):
+    """over TLS, by a key: the twin's answers are compared, and it takes over when the primary is killed"""
+    pair = test_tls.TlsPair(lab, "psk", ft="colo", epoch=LONG)
+    a, b = pair.protect()
+    compares(a)
+    before = twin(a)
+    asked(lab, a)
+    after = twin(a)
+    expect(after["let_total"] - before["let_total"] >= 40, f"40 answers, and {before} became {after}")
+    load = start_load(lab)
+    random_wait(lab, load, 0.3, 0.8)
+    pair.taken_over("B", a.kill())
+    lab.probe()
+    pair.secondary("A")
+    pair.in_step()
+    compares(b)
+    random_wait(lab, load, 0.1, 0.3)
+    check_load(lab, [load], pair.image["B"])
+    pair.check_ballast("B")
+    pair.end()
 
 
 @test(90)
