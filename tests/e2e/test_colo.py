@@ -136,6 +136,27 @@ def colo_differs(lab):
     pair.end()
 
 
+@test(90)
+def colo_falls_back(lab):
+    """outputs that differ again and again: without a twin for a while, which is said, then with one again"""
+    pair = colo_pair(lab, guest="clock", cmdline="cpus=1", epoch="1s", disk=0, net=False)
+    a, b = pair.protect()
+    a.wait_log("twin: outputs keep differing .*; as with kemari for 5 s", 60)
+    before = a.status()
+    after = a.wait_status(lambda s: s["twin"]["checkpoints_total"] > before["twin"]["checkpoints_total"],
+                          "a twin again", 20)
+    new = after["twin"]["checkpoints_total"] - before["twin"]["checkpoints_total"]
+    # What the guest printed meanwhile has sealed, as with kemari.
+    sealed = after["epochs_total"] - before["epochs_total"] - new
+    expect(sealed >= 5, f"{sealed} epochs without a twin: {before['twin']} became {after['twin']}")
+    compared = sum(after["twin"]["differences"].values())
+    a.wait_status(lambda s: sum(s["twin"]["differences"].values()) > compared, "a comparison again", 20)
+    pair.taken_over("B", a.kill())
+    b.wait_console("^clock", 20)
+    expect("BACKWARDS" not in b.console_text(), b.console_text())
+    pair.end()
+
+
 @test(150)
 def colo_verify(lab):
     """--verify: what is rolled back is the checkpoint; a guest that prints, two CPUs, one that writes to its disk"""
