@@ -11,6 +11,7 @@
 #define BUG_RELEASE 1	 /* output is released when its epoch is sealed */
 #define BUG_BOTH_WIN 2	 /* a claim from an old generation is won, too */
 #define BUG_NO_CONFIRM 3 /* a hand-over without GONE: the secondary does not claim again */
+#define BUG_CLAIM_IS_RUN 4 /* the secondary's claim is taken for its run: the primary leaves */
 byte bug;
 
 mtype = { EPOCH, ACK, HAND_OVER, RUNS, GONE };
@@ -18,6 +19,7 @@ chan to_sec = [3] of { mtype, byte };
 chan to_pri = [2] of { mtype, byte };
 bool calm; /* nothing goes wrong any more */
 bool up = true, pri_linked = true, sec_linked = true, pri_dead, sec_dead;
+bool sec_ended; /* the end of its stream is behind its last word, which does not count then */
 
 mtype:pri = { PRI_STEADY, PRI_FLIGHT, PRI_ASKED, PRI_ASKED_FLIGHT, PRI_HAND_DUE, PRI_HAND, PRI_HANDED, PRI_CLAIM, PRI_UNANSWERED,
 	      PRI_CLAIM_HANDED, PRI_HANDED_UNANSWERED, PRI_IDLE, PRI_LEFT };
@@ -100,13 +102,13 @@ end:	do
 			silent++;
 			ev = PRI_EV_NO_ANSWER
 		:: pri_linked && !up -> ev = PRI_EV_LOST
-		:: pri_linked && nempty(to_pri) ->
+		:: pri_linked && nempty(to_pri) && !sec_ended ->
 			to_pri?m, n;
 			if :: m == ACK -> ev = PRI_EV_ACK :: m == RUNS -> ev = PRI_EV_RUNS fi
 		:: pri_asks ->
 			arbiter_claim(PRIMARY, pri_gen, false, won);
 			if
-			:: !won && token && generation == pri_gen + 1 && tokened ->
+			:: !won && token && generation == pri_gen + 1 && tokened && bug != BUG_CLAIM_IS_RUN ->
 				token = false;
 				pri_gen++;
 				arbiter_claim(PRIMARY, pri_gen, false, won)
@@ -273,7 +275,9 @@ end:	do
 	:: atomic {
 		!calm && kills < KILLS && !sec_dead && sec != SEC_LISTEN ->
 		kills++;
-		lost_at_owner = (holder == SECONDARY);
+		/* Its claim for the hand-over is no end while the primary is there, and has no RUNS to believe. */
+		lost_at_owner = (holder == SECONDARY && (!tokened || pri == PRI_LEFT || (!up && nempty(to_pri))));
+		sec_ended = up;
 		sec_dead = true; sec = SEC_LISTEN; sec_passes = false; sec_asks = false; loaded = false;
 		sec_linked = false; up = false
 	}
@@ -300,6 +304,9 @@ active proctype Judge()
 {
 end:	atomic {
 		timeout ->
-		assert(in_step || (pri_passes != sec_passes) || lost_at_owner)
+		if
+		:: in_step || (pri_passes != sec_passes) || lost_at_owner
+		:: else -> printf("nobody_runs\n"); assert(false)
+		fi
 	}
 }
