@@ -1,4 +1,4 @@
-"""Has the model the states, events and rows of the program's tables (postcopy/phases.c)?"""
+"""Have the models the states, events and rows of the program's tables (postcopy/phases.c, ft/role)?"""
 
 import re
 
@@ -30,11 +30,17 @@ def program(header, code, side):
     return names[0], names[1], rows(table)
 
 
-def model(text, side):
+def names(text, side):
+    """States and events of a model."""
     states = set(re.findall(rf"\b{side}_(?!EV_)(\w+)", re.search(
         rf"^mtype:{side.lower()} = \{{(.*?)\}}", text, re.S | re.M)[1]))
     events = set(re.findall(rf"\b{side}_EV_(\w+)", re.search(
         rf"^mtype:{side.lower()}ev = \{{(.*?)\}}", text, re.S | re.M)[1]))
+    return states, events
+
+
+def model(text, side):
+    states, events = names(text, side)
     role = {"SRC": "Source", "DST": "Destination"}[side]
     return states, events, rows(re.search(rf"^active proctype {role}\(.*?^#undef ROW", text, re.S | re.M)[0])
 
@@ -64,6 +70,14 @@ def differences(header, code, text, side):
     return found, planned or {" ".join(row) for row in PROPOSED[side] - table}
 
 
-def strangers(code, text, role):
-    """Rows of a model that leaves much out, and that the program does not have."""
-    return rows(re.search(rf"^active proctype {role}\(.*?^#undef ROW", text, re.S | re.M)[0]) - rows(code)
+def fault_tolerance(code, text, role):
+    """What a model that leaves much out may still not do: a row that the program lacks, or one of the program's
+    that leads from a state of the model to another, by an event of the model, and is not there."""
+    side = {"Primary": "PRI", "Secondary": "SEC"}[role]
+    states, events = names(text, side)
+    table = rf"^(?:active proctype {role}|inline {role.lower()}_step)\(.*?^#undef ROW"
+    have = rows(re.search(table, text, re.S | re.M)[0])
+    program_has = rows(code)
+    return ([f"{side}: {row} is not in the program" for row in sorted(have - program_has)] +
+            [f"{side}: {row} is in the program only" for row in sorted(program_has - have)
+             if {row[0], row[2]} <= states and row[0] != row[2] and row[1] in events])
