@@ -109,6 +109,11 @@ void obuf_limit_sink(struct obuf *ob, int sink, uint64_t bytes)
 	ob->sinks[sink].limit = bytes;
 }
 
+void obuf_takes_notes(struct obuf *ob, int sink)
+{
+	ob->sinks[sink].note = true;
+}
+
 static struct obuf_entry *make_entry(int sink, const struct iovec *iov, int niov, uint32_t len)
 {
 	struct obuf_entry *en = malloc(sizeof(*en) + len);
@@ -156,8 +161,8 @@ static bool fits(const struct obuf *ob, int sink, uint32_t len)
 {
 	uint64_t bytes = ob->sinks[sink].bytes, limit = ob->sinks[sink].limit;
 
-	return (!ob->head || ob->bytes + cost(len) <= ob->limit) &&
-	       (!bytes || !limit || bytes + cost(len) <= limit);
+	return ob->sinks[sink].note || ((!ob->head || ob->bytes + cost(len) <= ob->limit) &&
+					(!bytes || !limit || bytes + cost(len) <= limit));
 }
 
 static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov, uint32_t len)

@@ -49,7 +49,8 @@ struct obuf {
 		obuf_room_fn *room;
 		void *arg;
 		bool starved;
-		bool full;	       /* deliver() said so */
+		bool full; /* deliver() said so */
+		bool note;
 		uint64_t bytes, limit; /* held, and how much may be; 0: as much as of all */
 	} sinks[OBUF_MAX_SINKS];
 	unsigned nsinks;
@@ -83,6 +84,11 @@ int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, vo
 void obuf_set_limit(struct obuf *ob, uint64_t limit_bytes);
 /* A bound of its own for what is held of a sink. */
 void obuf_limit_sink(struct obuf *ob, int sink, uint64_t bytes);
+/*
+ * Few and short ones, of this side alone: no bound holds for them, so none is lost for want of
+ * room, and nobody waits for the same from a guest that runs elsewhere.
+ */
+void obuf_takes_notes(struct obuf *ob, int sink);
 /* Those whose deliver() said false have room. */
 void obuf_room(struct obuf *ob);
 /*

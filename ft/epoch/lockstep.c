@@ -186,6 +186,10 @@ static void kept(void *arg, struct obuf_entry *en, int sink, const void *data, u
 
 	if (!lockstep_compares(l))
 		return;
+	if (l->vm->obuf.sinks[sink].note) {
+		differ_because(l, "the guest did what this side tells as an event");
+		return;
+	}
 	compare_ours(&l->compare, sink, data, len, en, loop_now_ns());
 	watch_time(l);
 }

@@ -125,16 +125,21 @@ void primary_too_late(void *arg)
 	link_break_after_reading(p->link, why[p->fsm.state]);
 }
 
-/* Never in step: nobody but this side can run the VM. */
-static void alone(struct primary *p, bool connecting, enum ft_cover cover, uint64_t retry_ns)
+/*
+ * Never in step: nobody but this side can run the VM. failed: first syncs of this peer in a row.
+ * The one that is tried next may be another, and has its own count.
+ */
+static void alone(struct primary *p, bool connecting, enum ft_cover cover, unsigned failed)
 {
+	unsigned next = link_next(p->link), n = next == p->link->at ? failed : p->unsynced[next];
+	uint64_t retry_ns = PRIMARY_RETRY_NS << (n ? n - 1 : 0);
 	char note[480];
-	size_t n;
+	size_t len;
 
 	link_note_trouble(p->link, connecting, note, sizeof(note));
-	n = strlen(note);
+	len = strlen(note);
 	if (retry_ns >= TOLD_NS)
-		snprintf(note + n, sizeof(note) - n, "; next try in %llu s",
+		snprintf(note + len, sizeof(note) - len, "; next try in %llu s",
 			 (unsigned long long)(retry_ns / 1000000000));
 	step_reached(STEP_PEER_LOST);
 	primary_close(p);
@@ -147,21 +152,22 @@ void primary_unreached(void *arg)
 {
 	struct primary *p = arg;
 
-	alone(p, true, p->ft->cover, PRIMARY_RETRY_NS);
+	alone(p, true, p->ft->cover, 0);
 }
 
 void primary_missed(void *arg)
 {
 	struct primary *p = arg;
 
-	alone(p, false, p->ft->cover, PRIMARY_RETRY_NS);
+	alone(p, false, p->ft->cover, 0);
 }
 
 /* A secondary whose image fails would be synced for ever, at the cost of both hosts. */
 void primary_unsynced(void *arg)
 {
 	struct primary *p = arg;
-	uint64_t retry_ns = PRIMARY_RETRY_NS << (p->unsynced < BACK_OFF ? p->unsynced++ : BACK_OFF);
+	unsigned *n = &p->unsynced[p->link->at];
 
-	alone(p, false, FT_UNPROTECTED, retry_ns);
+	*n += *n <= BACK_OFF;
+	alone(p, false, FT_UNPROTECTED, *n);
 }

@@ -195,6 +195,11 @@ void link_try_next(struct link *l)
 	try_peer(l, at < n ? at : LINK_OTHER, at < n ? cfg->peers[at] : l->extra);
 }
 
+unsigned link_next(const struct link *l)
+{
+	return l->next < l->ft->cfg->npeers ? l->next : LINK_OTHER;
+}
+
 void link_forget_peers(struct link *l)
 {
 	l->next = 0;

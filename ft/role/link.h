@@ -64,6 +64,8 @@ void link_init(struct link *l, struct ft *ft, void (*news)(void *arg, enum link_
 void link_forget_peers(struct link *l);
 /* Begin to connect to the next peer: LINK_CONNECTED or LINK_LOST follows. */
 void link_try_next(struct link *l);
+/* Which one that will be, as link.at. */
+unsigned link_next(const struct link *l);
 /* Likewise to this one. */
 void link_try(struct link *l, const char *uri);
 /* Connected: this is the main link, a frame is sent on it, answers are read. */

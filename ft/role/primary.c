@@ -253,7 +253,7 @@ static void engine_news(void *arg, enum engine_news what)
 	struct primary *p = arg;
 
 	if (what == ENGINE_SYNCED) {
-		p->unsynced = 0;
+		p->unsynced[p->link->at] = 0;
 		primary_post(p, PRI_EV_SYNCED);
 	} else if (what == ENGINE_HOLDS && fsm_expects(&p->fsm, PRI_EV_OUTPUT))
 		primary_post(p, PRI_EV_OUTPUT);
@@ -446,7 +446,7 @@ void primary_new_peers(struct primary *p)
 {
 	link_forget_peers(&p->links[0]);
 	link_forget_peers(&p->links[1]);
-	p->unsynced = 0;
+	memset(p->unsynced, 0, sizeof(p->unsynced));
 	if (p->fsm.state == PRI_IDLE)
 		primary_post(p, PRI_EV_TIMER);
 }

@@ -110,8 +110,8 @@ struct primary {
 	const struct ft_policy *policy;
 	uint64_t epoch_ns;
 	uint64_t rest_until_ns;
-	unsigned unsynced; /* first syncs in a row that came to nothing */
-	uint64_t token;	   /* of the claim that takes the VM from here, 0 for none */
+	unsigned unsynced[LINK_OTHER + 1]; /* first syncs in a row that came to nothing, of each */
+	uint64_t token; /* of the claim that takes the VM from here, 0 for none */
 	struct mirroring mirroring;
 	struct move move;
 	uint64_t move_token; /* of our claim for a move, which may have been made; or 0 */

@@ -47,8 +47,9 @@ BUGS = {
                         "\tsecondary_post(s, SEC_EV_WON);\n}\n\n/* Claimed again"),
     "record-unsynced": ("ft/common/arbiter_file.c", "\treturn fsync(fd);", "\treturn 0;"),
     "folder-unsynced": ("ft/common/arbiter_file.c", "\tif (fsync(dirfd(d)) < 0)\n\t\treturn no_answer(e, \"arbiter folder '%s'\", "
-                        "f->folder);\n\tr = scan(f, d, 0, &highest, e);\n\tif (r ||",
-                        "\tr = scan(f, d, 0, &highest, e);\n\tif (r ||"),
+                        "f->folder);\n\tr = scan(f, d, 0, &highest, e);\n\tif (!r && highest == generation)",
+                        "\tr = scan(f, d, 0, &highest, e);\n\tif (!r && highest == generation)"),
+    "number-not-read": ("ft/common/arbiter_file.c", "\tif (r || is.claim == mine->claim)", "\tif (r || highest == generation)"),
     "end-overlooked": ("ft/common/arbiter_file.c", "mine.generation > 1 && q->why == ARBITER_GO_ON)\n\t\tr = look",
                        "mine.generation > INT64_MAX)\n\t\tr = look"),
     "old-echo": ("ft/common/heart.c", "\tif (echo > h->echoed_ns && echo <= h->last.nonce) {\n\t\th->echoed_ns = echo;",

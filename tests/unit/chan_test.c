@@ -596,10 +596,10 @@ static void only_files_of_nobody_are_replaced(void **state)
 	struct err e = {0};
 	struct stat st;
 	char path[160], to[128];
-	int fd, made;
+	int fd, made, locked[2], ended[2];
 
 	snprintf(path, sizeof(path), "%s/odd", dir);
-	snprintf(to, sizeof(to), "%s/image", dir);
+	snprintf(to, sizeof(to), "%s/image.tmp", dir);
 	fd = open(to, O_RDWR | O_CREAT, 0600);
 	assert_int_equal(mkfifo(path, 0600), 0);
 	assert_int_equal(chan_file_create(path, &e), -EEXIST);
@@ -613,13 +613,27 @@ static void only_files_of_nobody_are_replaced(void **state)
 	assert_int_equal(close(fd), 0);
 	made = chan_file_create(to, NULL);
 	assert_true(made >= 0);
-	if (!fork()) { /* that has it locked for reading only, which is enough */
+	assert_int_equal(pipe(locked) | pipe(ended), 0);
+	if (!fork()) { /* has it locked, for reading only, which is enough */
 		fd = open(to, O_RDWR);
-		_exit(fcntl(fd, F_OFD_SETLK, &fl) || chan_file_commit(made, to, NULL) != -EBUSY);
+		if (fcntl(fd, F_OFD_SETLK, &fl) || write(locked[1], "", 1) != 1 ||
+		    close(ended[1]) || read(ended[0], path, 1))
+			_exit(1);
+		_exit(0);
 	}
-	assert_true(wait(&made) > 0 && !made);
+	assert_int_equal(read(locked[0], path, 1), 1);
+	assert_int_equal(chan_file_commit(made, to, NULL), -EBUSY);
+	assert_int_equal(chan_file_create(to, NULL), -EBUSY);
+	to[strlen(to) - strlen(".tmp")] = 0; /* of which it would be the part */
+	assert_int_equal(chan_file_create(to, NULL), -EBUSY);
+	assert_int_equal(close(ended[1]), 0);
+	assert_true(wait(&fd) > 0 && !fd);
+	close(made);
+	strcat(to, ".tmp");
 	assert_int_equal(stat(to, &st), 0);
 	assert_int_equal(st.st_size, 0);
+	for (unsigned i = 0; i < 3; i++)
+		close((int[]){locked[0], locked[1], ended[0]}[i]);
 	snprintf(path, sizeof(path), "%s.tmp", to);
 	assert_int_equal(unlink(path) | unlink(to), 0);
 }

@@ -155,6 +155,25 @@ static void pushes_back_over_the_limit(void **state)
 }
 
 /* Who waited for room is told at once when more is allowed; less lets go of nothing. */
+/* Held with its epoch as all is, in its place, but never refused. */
+static void a_note_finds_room(void **state)
+{
+	struct fix *f = *state;
+	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
+	int note = obuf_add_sink(&f->ob, obuf_deliver_a, NULL, f);
+
+	obuf_takes_notes(&f->ob, note);
+	obuf_hold(&f->ob, 1);
+	while (obuf_says(f, s, "0123456789012345678901234567890123456789") == 0)
+		;
+	assert_int_equal(obuf_says(f, note, "noted"), 0);
+	assert_int_equal(obuf_says(f, s, "more"), -EAGAIN);
+	assert_int_equal(f->a.n, 0);
+	obuf_seal(&f->ob, 2);
+	obuf_release(&f->ob, 1);
+	assert_memory_equal(f->a.data + f->a.bytes - 5, "noted", 5);
+}
+
 static void the_limit_is_set_while_it_runs(void **state)
 {
 	struct fix *f = *state;
@@ -536,6 +555,7 @@ int main(void)
 		T(drop_is_for_ever),
 		T(teardown_releases_nothing),
 		T(pushes_back_over_the_limit),
+		T(a_note_finds_room),
 		T(the_limit_is_set_while_it_runs),
 		T(full_sink),
 		T(bound_of_a_sink),

@@ -323,7 +323,27 @@ static void a_sync_that_fails_is_tried_less_and_less(void **state)
 	rig_cause(r, PRI_EV_WELCOME);
 	rig_cause(r, PRI_EV_CONNECTED);
 	rig_cause(r, PRI_EV_SYNCED);
-	assert_int_equal(r->pri.unsynced, 0);
+	assert_int_equal(r->pri.unsynced[0], 0);
+}
+
+/* Who is well does not wait for who is not. */
+static void each_peer_has_its_own_count(void **state)
+{
+	struct rig *r = *state;
+
+	snprintf(r->cfg.peers[1], sizeof(r->cfg.peers[1]), "unix:%s/none", r->folder);
+	r->cfg.npeers = 2;
+	rig_start(r);
+	r->pri.unsynced[0] = 5;
+	rig_cause(r, PRI_EV_CONNECTED);
+	rig_cause(r, PRI_EV_WELCOME);
+	rig_cause(r, PRI_EV_CONNECTED);
+	stream_done(&r->heart);
+	rig_until(r, PRI_IDLE);
+	assert_int_equal(time_left(&r->pri.timer_op), 500 * MS);
+	time_fire(&r->pri.timer_op); /* nobody is there */
+	rig_expect(r, PRI_IDLE, "UNPROTECTED", true, 'f');
+	assert_int_equal(time_left(&r->pri.timer_op), 16000 * MS);
 }
 
 static void other_peers_are_tried_at_once(void **state)
@@ -331,9 +351,9 @@ static void other_peers_are_tried_at_once(void **state)
 	struct rig *r = *state;
 
 	rig_start(r);
-	r->pri.unsynced = 6;
+	r->pri.unsynced[0] = 6;
 	primary_new_peers(&r->pri);
-	assert_int_equal(r->pri.unsynced, 0);
+	assert_int_equal(r->pri.unsynced[0], 0);
 }
 
 static void the_images_come_first(void **state)
@@ -746,6 +766,7 @@ int main(void)
 		RIG_TEST(a_wrong_key_is_said),
 		RIG_TEST(a_loss_is_said_each_time),
 		RIG_TEST(a_sync_that_fails_is_tried_less_and_less),
+		RIG_TEST(each_peer_has_its_own_count),
 		RIG_TEST(other_peers_are_tried_at_once),
 		RIG_TEST(the_images_come_first),
 		RIG_TEST(a_snapshot_comes_first),

@@ -458,6 +458,37 @@ static void a_difference_asks_for_a_seal(void **state)
 	assert_int_equal(fake_vm.printed, 0);
 }
 
+static bool noted(void *arg, const void *data, uint32_t len)
+{
+	++*(unsigned *)arg;
+	return true;
+}
+
+/* The twin tells nobody: that is not waited for. */
+static void an_event_asks_for_a_seal(void **state)
+{
+	struct iovec iov = {(char[]){"guest-reset"}, 11};
+	struct rig *r = *state;
+	unsigned told = 0;
+	uint64_t n;
+	int sink;
+
+	meet(r);
+	sink = obuf_add_sink(&r->vm.obuf, noted, NULL, &told);
+	obuf_takes_notes(&r->vm.obuf, sink);
+	n = seal(r);
+	rig_cause(r, PRI_EV_ACK);
+	peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
+	loop_until(&r->loop, r->pri.mirroring.lockstep.state == LOCKSTEP_RUNS);
+	assert_false(lockstep_wants(&r->pri.mirroring.lockstep));
+	assert_int_equal(obuf_put(&r->vm.obuf, sink, &iov, 1), 0);
+	assert_true(lockstep_wants(&r->pri.mirroring.lockstep));
+	assert_int_equal(told, 0);
+	rig_until(r, PRI_FLIGHT);
+	rig_cause(r, PRI_EV_ACK);
+	assert_int_equal(told, 1);
+}
+
 /* A secondary that cannot run one hangs up, whenever it is asked. */
 static void the_same_trouble_is_told_once(void **state)
 {
@@ -480,6 +511,7 @@ int main(void)
 		RIG_TEST(what_both_say_leaves),
 		RIG_TEST(not_before_what_the_ack_lets_go),
 		RIG_TEST(a_difference_asks_for_a_seal),
+		RIG_TEST(an_event_asks_for_a_seal),
 		RIG_TEST(a_connection_waits_until_the_twin_has_its_number),
 		RIG_TEST(each_connection_waits_for_its_own),
 		RIG_TEST(the_same_numbers_need_no_word),

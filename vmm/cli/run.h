@@ -49,13 +49,12 @@ struct run {
 	bool stopping;
 	bool stops_later; /* when this side has taken over, */
 	uint64_t stop_timeout_ns;
-	struct ctl_later failover;	  /* who asked for one */
-	struct ctl_later carried;	  /* who waits for pages that are carried over by hand */
-	uint64_t missing;		  /* likewise: that have not arrived */
-	struct boot_reader *reader;	  /* of a reboot, or NULL */
-	uint64_t reset_told;		  /* log_may() */
-	unsigned events_wait[RUN_EVENTS]; /* for room in the output buffer */
-	struct disk_req *kept;		  /* run_disk.c */
+	struct ctl_later failover;  /* who asked for one */
+	struct ctl_later carried;   /* who waits for pages that are carried over by hand */
+	uint64_t missing;	    /* likewise: that have not arrived */
+	struct boot_reader *reader; /* of a reboot, or NULL */
+	uint64_t reset_told;	    /* log_may() */
+	struct disk_req *kept;	    /* run_disk.c */
 	struct loop_op kept_op;
 	bool over;
 	int exit_code;

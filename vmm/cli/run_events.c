@@ -4,7 +4,6 @@
  */
 #include "vmm/cli/run.h"
 
-#include <errno.h>
 #include <string.h>
 
 #include "vmm/base/log.h"
@@ -30,33 +29,21 @@ static int sink_of(const struct run *r)
 	return -1;
 }
 
-/* False: there is no room for it now. */
-static bool put(struct run *r, enum run_event what)
-{
-	struct iovec iov = {(void *)names[what], strlen(names[what])};
-
-	return obuf_put(&r->vm.obuf, sink_of(r), &iov, 1) != -EAGAIN;
-}
-
-static void room(void *arg)
-{
-	struct run *r = arg;
-
-	for (unsigned i = 0; i < RUN_EVENTS; i++)
-		while (r->events_wait[i] && put(r, i))
-			r->events_wait[i]--;
-}
-
 void run_events_init(struct run *r)
 {
-	memset(r->events_wait, 0, sizeof(r->events_wait));
-	if (sink_of(r) < 0)
-		VMM_BUG_ON(obuf_add_sink(&r->vm.obuf, deliver, room, r) <
-			   0); /* machine.h: room for all */
+	int sink = sink_of(r);
+
+	if (sink >= 0)
+		return;
+	sink = obuf_add_sink(&r->vm.obuf, deliver, NULL, r);
+	VMM_BUG_ON(sink < 0); /* OBUF_MAX_SINKS is more than MACHINE_MAX_DEVS needs */
+	obuf_takes_notes(&r->vm.obuf, sink);
 }
 
 void run_event(struct run *r, enum run_event what)
 {
-	if (!put(r, what))
-		r->events_wait[what]++;
+	struct iovec iov = {(void *)names[what], strlen(names[what])};
+
+	if (obuf_put(&r->vm.obuf, sink_of(r), &iov, 1))
+		log_error("event %s: no memory", names[what]);
 }

@@ -250,12 +250,12 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "sync_pages",
 			    json_integer((json_int_t)(get(&sync[0].pages) + get(&sync[1].pages))));
 	json_object_set_new(o, "resets_total", json_integer(r->vm.resets));
+	json_object_set_new(o, "disk_errors_total", disk_errors(&r->vm));
 	json_object_set_new_nocheck(o, "migration", run_migrate_status(r));
 	if (!r->vm.loop)
 		return o;
 	add_balloon(o, &r->vm);
 	add_vsock(o, &r->vm);
 	json_object_set_new(o, "device_faults", device_faults(&r->vm));
-	json_object_set_new(o, "disk_errors_total", disk_errors(&r->vm));
 	return o;
 }

@@ -73,14 +73,17 @@ void vm_tell_end(struct vm *vm)
 
 static void report_panic(struct vm_watch *w)
 {
-	uint8_t events = __atomic_exchange_n(&w->panics, 0, __ATOMIC_ACQUIRE);
+	uint8_t events;
 
+	/* Of a guest that runs beside the one that counts: said here, if this one is to count. */
+	if (!w->on_panic)
+		return;
+	events = __atomic_exchange_n(&w->panics, 0, __ATOMIC_ACQUIRE);
 	if (!events || !log_may(&w->panic_told))
 		return;
 	log_error("guest: its kernel panicked%s; see its console",
 		  events & PVPANIC_PANICKED ? "" : " and runs a crash kernel");
-	if (w->on_panic)
-		w->on_panic(w->arg);
+	w->on_panic(w->arg);
 }
 
 static void told(struct loop_op *op, int res)

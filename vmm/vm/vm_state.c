@@ -140,6 +140,7 @@ int vm_load(struct vm *vm, uint64_t advance_ns, struct err *e)
 	int r = vm_try_load(vm, e);
 
 	vm->run.fresh = true;
+	__atomic_store_n(&vm->watch.panics, 0, __ATOMIC_RELAXED); /* of what was here before */
 	if (!r)
 		r = vm_clock_load(vm, advance_ns, e);
 	/* Only now what makes KVM write into guest memory. */

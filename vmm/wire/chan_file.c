@@ -80,6 +80,11 @@ int chan_file_create(const char *path, struct err *e)
 	r = r ? r : may_replace(path, e);
 	if (r)
 		return r;
+	if (is_locked(tmp))
+		return err_set(e, -EBUSY,
+			       "file %s: is in use (see `lslocks`), and would be replaced; "
+			       "use another name",
+			       tmp);
 	if (unlink(tmp) && errno != ENOENT) /* left by a writer that was killed */
 		return err_sys(e, "file %s: cannot remove", tmp);
 	fd = open(tmp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
