@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 
 import ftlab
 from ftlab import Pair, Wire, expect
@@ -80,13 +81,16 @@ def disk_takeover(lab, binary=None):
 
 
 def shared_disk_takeover(lab, binary=None):
-    """The same without end, on an image that both sides have."""
-    pair = Pair(lab, guest="blk", cmdline="ops=0 region=64 depth=4", net=False, disk=8, binary=binary, shared=True)
+    """The same without end, on an image that both sides have: few sectors, and long epochs, so that one that was written
+    too early is read again before it is written again."""
+    pair = Pair(lab, guest="blk", cmdline="ops=0 region=16 depth=1", epoch="100ms", net=False, disk=8, binary=binary, shared=True)
     a, b = pair.protect()
     random_wait(lab, a, 0.2, 0.6)
     a.kill()
     b.wait_state("DEGRADED")
-    random_wait(lab, b, 0.3, 0.5)
+    end = time.monotonic() + ftlab.SLOW  # a slow machine needs as much longer to come across it
+    while b.alive() and time.monotonic() < end:
+        b.nap()
     expect(b.alive() and "CORRUPT" not in b.console_text(), f"{b.console_text()} {b.log_text()}")
     pair.end()
 

@@ -107,7 +107,9 @@ def passt_unprivileged(lab):
             binary=lab.path("ftvmm"), console=False,
             before=["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /dev/kvm && exec "$@"', lab.path("kvm"),
                     *setpriv(65534)])
-    load = load_to(lab, "A")
+    # passt may never answer the guest's SYN-ACK where the client's request is there before it; with a stream it did so
+    # each time on a slow machine. Streams through a passt are in passt_basic.
+    load = load_to(lab, "A", stream=0)
     load.nap(1)
     status = ftlab.read_text(f"/proc/{vm.pid}/status")
     expect("Uid:\t65534\t65534" in status and re.search(r"CapEff:\s*0+$", status, re.M), status)
