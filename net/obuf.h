@@ -49,8 +49,8 @@ struct obuf {
 		obuf_room_fn *room;
 		void *arg;
 		bool starved;
-		bool full; /* deliver() said so */
-		bool note;
+		bool full;	       /* deliver() said so */
+		bool note;	       /* obuf_takes_notes() */
 		uint64_t bytes, limit; /* held, and how much may be; 0: as much as of all */
 	} sinks[OBUF_MAX_SINKS];
 	unsigned nsinks;

@@ -255,12 +255,13 @@ static void engine_news(void *arg, enum engine_news what)
 	if (what == ENGINE_SYNCED) {
 		p->unsynced[p->link->at] = 0;
 		primary_post(p, PRI_EV_SYNCED);
-	} else if (what == ENGINE_HOLDS && fsm_expects(&p->fsm, PRI_EV_OUTPUT))
+	} else if (what == ENGINE_HOLDS && fsm_expects(&p->fsm, PRI_EV_OUTPUT)) {
 		primary_post(p, PRI_EV_OUTPUT);
-	else if (what == ENGINE_BROKEN)
+	} else if (what == ENGINE_BROKEN) {
 		link_break(p->link, p->engine.why);
-	else if (what != ENGINE_HOLDS)
+	} else if (what != ENGINE_HOLDS) {
 		move_engine_news(&p->move, what);
+	}
 }
 
 static void timer(struct loop_op *op, int res)

@@ -206,12 +206,16 @@ static void integers_in_json_have_units(void **state)
 	assert_int_equal(c.npeers, 1);
 }
 
+/* A file for both hosts, so far. */
+#define PAIR_JSON                                                                                  \
+	"{\"kernel\":\"k\",\"memory\":\"64M\",\"listen\":\"tcp:b:7000\","                          \
+	"\"peer\":\"tcp:b:7000\",\"ft\":\"mc\","
+
 /* One file for both hosts: what the other role needs is dropped, but never a flag. */
 static void one_file_serves_both_roles(void **state)
 {
-	static const char text[] = "{\"kernel\":\"k\",\"memory\":\"64M\",\"listen\":\"tcp:b:7000\","
-				   "\"peer\":\"tcp:b:7000\",\"ft\":\"mc\",\"claim\":true,"
-				   "\"disk\":[{\"id\":\"root\",\"path\":\"root.raw\"}]}";
+	static const char text[] = PAIR_JSON "\"claim\":true,"
+					     "\"disk\":[{\"id\":\"root\",\"path\":\"root.raw\"}]}";
 	struct config c;
 
 	make_text("vm.json", text);
@@ -434,9 +438,7 @@ static void check_bad(const struct bad *b, const char *line)
 /* Its other side may run it: started plain it would be a second one, with the same addresses. */
 static void a_file_with_an_arbiter_needs_a_role(void **state)
 {
-	static const char text[] = "{\"kernel\":\"k\",\"memory\":\"64M\",\"listen\":\"tcp:b:7000\","
-				   "\"peer\":\"tcp:b:7000\",\"ft\":\"mc\","
-				   "\"arbiter\":\"file:/srv/vm\"}";
+	static const char text[] = PAIR_JSON "\"arbiter\":\"file:/srv/vm\"}";
 	struct config c;
 
 	make_text("pair.json", text);

@@ -282,8 +282,7 @@ static int parse_flag(struct config *c, struct given *g, int argc, char **argv, 
 	return option_set_text(o, c, value ? value : "", where, e);
 }
 
-/* A file that names an arbiter is of a VM that the other side may run: not to be started beside it.
- */
+/* Of a VM with an arbiter the other side may run: it is not to be started beside that one. */
 static int check_role(const struct config *c, struct err *e)
 {
 	if (c->role != ROLE_PLAIN || c->incoming[0] || !strcmp(c->arbiter, "none"))

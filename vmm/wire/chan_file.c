@@ -70,7 +70,7 @@ static int may_replace(const char *path, struct err *e)
 	return 0;
 }
 
-/* ---------------------------------------------------------------------------------------------- */
+/* --- a new one -------------------------------------------------------------------------------- */
 
 int chan_file_create(const char *path, struct err *e)
 {
