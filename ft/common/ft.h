@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "ft/common/arbiter.h"
+#include "ft/common/marks.h"
 #include "vmm/conf/config.h"
 #include "vmm/base/loop.h"
 #include "vmm/vm/vm.h"
@@ -88,6 +89,7 @@ struct ft {
 	struct loop *loop;
 	struct arbiter *arbiter;
 	struct tls *tls; /* for tls: addresses, or NULL */
+	struct marks marks;
 	enum ft_life life;
 	enum ft_cover cover;
 	unsigned stands;     /* enum ft_stand */

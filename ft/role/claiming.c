@@ -121,6 +121,7 @@ static void stand_for_ever(struct primary *p)
 static void fence(struct primary *p, const char *why)
 {
 	stand_for_ever(p);
+	primary_mark(p, MARK_BEHIND);
 	primary_exit(p, 5, FT_FENCED, why);
 }
 
@@ -139,5 +140,6 @@ void primary_leave_handed(void *arg)
 	struct primary *p = arg;
 
 	stand_for_ever(p);
+	primary_mark(p, MARK_BEHIND);
 	primary_exit(p, 3, p->ft->cover, "handed over");
 }

@@ -103,6 +103,7 @@ void primary_done(void *arg)
 	struct primary *p = arg;
 
 	step_reached(STEP_DONE_HEARD);
+	primary_mark(p, MARK_WHOLE);
 	primary_close(p);
 	record(p, ARBITER_RELEASED);
 }
@@ -217,6 +218,7 @@ void primary_gone(void *arg)
 	stream_send(&p->link->main, FRAME_GONE, 0, NULL, 0, loop_now_ns() + LINK_SEND_NS);
 	step_reached(STEP_GONE_SAID);
 	log_info("handed over to %s", p->ft->peer);
+	primary_mark(p, MARK_BEHIND);
 	primary_close(p);
 	primary_exit(p, EXIT_HANDED_OVER, p->ft->cover, "handed over");
 }
@@ -239,6 +241,7 @@ void primary_give_up(void *arg)
 		  vm_end_why(p->vm));
 	/* The secondary speaks for the guest as soon as the links end. */
 	obuf_drop(&p->vm->obuf);
+	primary_mark(p, MARK_BEHIND);
 	primary_close(p);
 	primary_exit(p, EXIT_HOST_FAILED, p->ft->cover, "this host cannot run the guest any more");
 }

@@ -27,6 +27,11 @@ void primary_exit(struct primary *p, int code, enum ft_cover cover, const char *
 	p->ft->on_exit(p->ft->arg, code);
 }
 
+void primary_mark(struct primary *p, enum mark_word word)
+{
+	marks_ask(&p->ft->marks, p->vm, word, p->ft->generation);
+}
+
 bool primary_host_failed(struct primary *p)
 {
 	if (!p->ft || p->ft->cover != FT_PROTECTED || !fsm_expects(&p->fsm, PRI_EV_HOST_FAILED))

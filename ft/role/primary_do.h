@@ -90,5 +90,7 @@ void primary_post(struct primary *p, enum primary_event ev);
 void primary_timer(struct primary *p, uint64_t delay_ns);
 void primary_close(struct primary *p); /* link and engine */
 void primary_exit(struct primary *p, int code, enum ft_cover cover, const char *why);
+/* What the images here are from now on. */
+void primary_mark(struct primary *p, enum mark_word word);
 
 #endif

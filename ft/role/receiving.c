@@ -248,6 +248,7 @@ void secondary_take_first(void *arg)
 	int r = acknowledge(s, s->stage.committed);
 
 	flush_images(s);
+	marks_ask(&s->ft->marks, s->vm, MARK_BEHIND, s->ft->generation);
 	ft_set(s->ft, FT_ELSEWHERE, FT_PROTECTED, NULL);
 	committed(s, r);
 }
@@ -390,6 +391,7 @@ void secondary_drained(void *arg)
 	struct secondary *s = arg;
 
 	step_reached(STEP_DRAINED);
+	marks_ask(&s->ft->marks, s->vm, MARK_WHOLE, s->ft->generation);
 	if (secondary_has_link(s))
 		secondary_reply(s, FRAME_DONE, 0, NULL);
 	step_reached(STEP_DONE_SAID);

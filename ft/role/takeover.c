@@ -101,6 +101,12 @@ static bool lacks_locks(struct secondary *s)
 	return true;
 }
 
+static void mark_images(struct secondary *s)
+{
+	if (!s->ft->images_behind)
+		marks_ask(&s->ft->marks, s->vm, MARK_RUN, s->ft->generation);
+}
+
 /* The VM is this side's: it speaks for the guest from here on. */
 static void own(struct secondary *s)
 {
@@ -116,6 +122,7 @@ static void own(struct secondary *s)
 	obuf_pass(&s->vm->obuf);
 	vm_announce(&s->announce, s->vm);
 	vm_tell_end(s->vm); /* an end of the guest that nobody was told of */
+	mark_images(s);
 }
 
 /* --- claim ------------------------------------------------------------------------------------ */
@@ -387,8 +394,11 @@ static void merged(void *arg, int error)
 	struct secondary *s = arg;
 
 	s->ft->images_behind = error != 0;
-	if (error)
+	if (error) {
 		takeover_lacks(s);
+		return;
+	}
+	mark_images(s);
 }
 
 /* Its requests waited until the log is in the images. */
@@ -397,6 +407,7 @@ void takeover_let_disks_go(void *arg)
 	struct secondary *s = arg;
 
 	s->ft->images_behind = twin_merge(&s->twin, merged, s);
+	mark_images(s);
 	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
 		if (s->vm->devices.disks[i].fd >= 0 && !machine_is_shared(&s->vm->machine.devs[i]))
 			disk_hold(&s->vm->devices.disks[i], false);

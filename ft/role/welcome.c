@@ -41,6 +41,9 @@ static int look_at_images(struct secondary *s, struct err *e)
 			return err_sys(e, "disk '%s': reserving %lluM for the image", md->id,
 				       (unsigned long long)(md->bytes >> 20));
 	}
+	/* Before the first byte of another one: neither may be started for the other. */
+	if (marks_put(vm, MARK_HALF, s->hello.generation, e))
+		return e->code;
 	s->compare.told = secondary_compared;
 	s->compare.arg = s;
 	if (disk_compare_init(&s->compare, s->ft->loop, vm->devices.disks, mirrored,

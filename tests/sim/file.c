@@ -15,6 +15,7 @@
 
 #define SECTOR 512u
 #define NAMES  256
+#define MARK   160u
 
 struct handle;
 
@@ -26,6 +27,7 @@ struct inode {
 	uint8_t *dirty;		/* a byte for each sector */
 	size_t size_max;
 	const struct handle *locker;
+	char mark[MARK], synced_mark[MARK]; /* its one extended attribute */
 };
 
 struct name {
@@ -428,6 +430,8 @@ int file_sync(struct fd *f)
 			memcpy(i->synced + s * SECTOR, i->data + s * SECTOR, SECTOR);
 			i->dirty[s] = 0;
 		}
+	if (i)
+		memcpy(i->synced_mark, i->mark, MARK);
 	return 0;
 }
 
@@ -494,6 +498,9 @@ void file_power_lost(const struct host *h)
 				memcpy(i->data + s * SECTOR, i->synced + s * SECTOR, SECTOR);
 		memset(i->dirty, 0, i->size_max / SECTOR);
 		memcpy(i->synced, i->data, i->size_max);
+		if (strcmp(i->mark, i->synced_mark) && rnd_one_in(2))
+			memcpy(i->mark, i->synced_mark, MARK);
+		memcpy(i->synced_mark, i->mark, MARK);
 	}
 }
 
@@ -641,6 +648,34 @@ int __wrap_fallocate(int number, int mode, off_t off, off_t len)
 	if (number < FD_FIRST)
 		return REAL(fallocate)(number, mode, off, len);
 	return (int)result(file_allocate(f, mode, (uint64_t)off, (uint64_t)len));
+}
+
+ssize_t __wrap_getxattr(const char *path, const char *name, void *value, size_t size)
+{
+	struct name *n = find(path);
+
+	if (!n)
+		return fail(ENOENT);
+	if (!n->inode->mark[0])
+		return fail(ENODATA);
+	return snprintf(value, size, "%s", n->inode->mark);
+}
+
+int __wrap_fsetxattr(int number, const char *name, const void *value, size_t size, int flags)
+{
+	struct fd *f = fd_of(number, &file_ops);
+	struct inode *i = f ? inode_of(f) : NULL;
+
+	if (!i || size >= MARK)
+		return fail(EINVAL);
+	memset(i->mark, 0, MARK);
+	memcpy(i->mark, value, size);
+	return 0;
+}
+
+int __wrap_fremovexattr(int number, const char *name)
+{
+	return __wrap_fsetxattr(number, name, "", 0, 0);
 }
 
 static int sync_number(int number)

@@ -99,11 +99,19 @@ int job_start(struct job *job)
 	return r;
 }
 
+static void leave_loop(struct job *job)
+{
+	loop_poll_del(job->loop, &job->done_op);
+	loop_timer_del(job->loop, &job->late_op);
+}
+
 int job_wait(struct job *job, int timeout_ms)
 {
 	struct timespec until;
 	bool done;
 
+	if (job->loop)
+		leave_loop(job);
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += timeout_ms / 1000;
 	until.tv_nsec += timeout_ms % 1000 * 1000000l;
@@ -132,12 +140,6 @@ static void wake_loop(struct job *job)
 
 	if (write(job->done_fd, &one, sizeof(one)) < 0)
 		return; /* cannot be: the counter is 0 */
-}
-
-static void leave_loop(struct job *job)
-{
-	loop_poll_del(job->loop, &job->done_op);
-	loop_timer_del(job->loop, &job->late_op);
 }
 
 static void is_over(struct loop_op *op, int res)

@@ -38,7 +38,10 @@ struct job {
 
 /* 0, or a negative errno: no thread could be had, and the job stays the caller's. */
 int job_start(struct job *job);
-/* The result of run(), once; -ETIMEDOUT: it is still at it, wait again or abandon it. */
+/*
+ * The result of run(), once; -ETIMEDOUT: it is still at it, wait again or abandon it. One that the
+ * loop was to tell of it does not tell of any more.
+ */
 int job_wait(struct job *job, int timeout_ms);
 
 /* In run(), for long work that nobody waits for: without the loop's priority, which jobs inherit.

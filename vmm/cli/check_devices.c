@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "devices/disk.h"
+#include "ft/common/marks.h"
 #include "net/netdev.h"
 #include "vmm/conf/option.h"
 
@@ -30,6 +31,7 @@ static int flags_of(const struct check *c, const struct config_disk *d)
 
 static void image(struct check *c, const struct config_disk *cd)
 {
+	static const struct arbiter_record any = {.generation = UINT64_MAX};
 	bool replica = is_replica(c, cd);
 	char what[48], size[32];
 	struct err e = {0};
@@ -45,8 +47,12 @@ static void image(struct check *c, const struct config_disk *cd)
 		return;
 	}
 	option_format_size(d.bytes, size, sizeof(size));
-	check_say(c, CHECK_OK, what, "'%s', %s%s", cd->path, size,
-		  replica ? "; overwritten when a primary connects" : "");
+	/* Which generation the arbiter knows is looked at where it is asked. */
+	if (mark_allows(c->cfg, cd, strcmp(c->cfg->arbiter, "none") ? &any : NULL, &e))
+		check_say(c, CHECK_FAILS, what, "%s", e.msg);
+	else
+		check_say(c, CHECK_OK, what, "'%s', %s%s", cd->path, size,
+			  replica ? "; overwritten when a primary connects" : "");
 	disk_close(&d);
 }
 

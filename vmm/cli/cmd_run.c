@@ -187,6 +187,7 @@ static void stop(struct run *r)
 		console_flush(&r->vm.devices.console);
 		vm_destroy(&r->vm);
 	}
+	marks_stop(&r->ft.marks);
 	console_sock_close(r->console);
 	ctl_close(r->ctl);
 	arbiter_close(r->ft.arbiter);

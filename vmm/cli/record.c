@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "ft/common/marks.h"
 #include "ft/common/side.h"
 
 /* A VM that may be running elsewhere, or an image that may be the older one, needs force. */
@@ -49,5 +50,7 @@ int record_allows(const struct config *cfg, struct arbiter *a, struct arbiter_re
 		return code;
 	arbiter_set_side(a, side);
 	code = arbiter_read(a, ret, e);
-	return code ? code : check(cfg, ret, side, e);
+	if (!code)
+		code = check(cfg, ret, side, e);
+	return code ? code : marks_allow(cfg, arbiter_is_shared(a) ? ret : NULL, e);
 }

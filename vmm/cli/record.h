@@ -1,4 +1,4 @@
-/* Does the arbiter's record let this side start the VM? */
+/* Do the arbiter's record and the images' marks let this side start the VM? */
 #ifndef VMM_RECORD_H
 #define VMM_RECORD_H
 
@@ -7,7 +7,8 @@
 
 /*
  * Reads it, within the arbiter's deadline, and tells the arbiter which side this is. -ESTALE:
- * another side may run the VM, or has the newer image. The images must be there.
+ * another side may run the VM, or has the newer image, by the record or by what an image says of
+ * itself. The images must be there.
  */
 int record_allows(const struct config *cfg, struct arbiter *a, struct arbiter_record *ret,
 		  struct err *e);

@@ -16,7 +16,10 @@ static void warn(void *arg, const char *what, const char *text)
 static int run_incoming(struct run *r, struct err *e)
 {
 	struct err probe = {0};
+	int code = marks_allow(&r->cfg, NULL, e);
 
+	if (code)
+		return code;
 	if (pager_probe(&probe))
 		advise_precopy(&probe, warn, NULL);
 	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a migration");
@@ -25,8 +28,12 @@ static int run_incoming(struct run *r, struct err *e)
 
 static int run_plain(struct run *r, struct err *e)
 {
-	int code = run_vm_prepare(r, e);
+	int code = marks_allow(&r->cfg, NULL, e);
 
+	if (!code)
+		code = run_vm_prepare(r, e);
+	if (!code && r->cfg.claim) /* from here on it is nobody's half */
+		code = marks_put(&r->vm, MARK_NONE, 0, e);
 	run_migrate_init(r);
 	r->waiting = r->cfg.paused;
 	if (r->waiting)
@@ -63,6 +70,8 @@ static int claim_and_go(struct run *r, const struct arbiter_record *was, struct 
 		ft_set(&r->ft, FT_HERE, FT_UNPROTECTED, "no peer yet");
 		code = run_vm_go(r, e);
 	}
+	if (!code)
+		marks_ask(&r->ft.marks, &r->vm, MARK_RUN, r->ft.generation);
 	if (code)
 		put_back(r, was);
 	return code;
@@ -108,6 +117,10 @@ static void raise_priority(void)
 
 static int run_secondary(struct run *r, struct err *e)
 {
+	int code = marks_allow(&r->cfg, NULL, e);
+
+	if (code)
+		return code;
 	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a primary");
 	return secondary_start(&r->secondary, &r->ft, &r->vm, taken_over, r, e);
 }
