@@ -172,7 +172,10 @@ void primary_look_at_images(void *arg)
 
 void primary_images_ready(void *arg)
 {
-	record(arg, ARBITER_STOPPED);
+	struct primary *p = arg;
+
+	obuf_flush(&p->vm->obuf); /* what waited for them */
+	record(p, ARBITER_STOPPED);
 }
 
 void primary_images_late(void *arg)

@@ -119,7 +119,8 @@ static void own(struct secondary *s)
 	stage_done(&s->stage);
 	s->taken_over(s->arg);
 	hold_shared(s, false);
-	obuf_pass(&s->vm->obuf);
+	if (!twin_merges(&s->twin)) /* else when it has */
+		obuf_pass(&s->vm->obuf);
 	vm_announce(&s->announce, s->vm);
 	vm_tell_end(s->vm); /* an end of the guest that nobody was told of */
 	mark_images(s);
@@ -398,6 +399,7 @@ static void merged(void *arg, int error)
 		takeover_lacks(s);
 		return;
 	}
+	obuf_pass(&s->vm->obuf);
 	mark_images(s);
 }
 

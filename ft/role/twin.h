@@ -90,6 +90,10 @@ void twin_abandon(struct twin *t);
 bool twin_keep(struct twin *t);
 /* The disk log is in the images. False: there is nothing, and the images have all. */
 bool twin_merge(struct twin *t, void (*done)(void *arg, int error), void *arg);
+static inline bool twin_merges(const struct twin *t)
+{
+	return t->state == TWIN_MERGES;
+}
 /* The process ends, and the VM that was taken over with it. */
 void twin_leave(struct twin *t);
 

@@ -124,7 +124,10 @@ static void disks_wait_for_what_comes_after_it_has_claimed(void **state)
 
 /* --- taken over ------------------------------------------------------------------------------- */
 
-/* Whoever syncs a new secondary reads the images: not before they have all. */
+/*
+ * Whoever syncs a new secondary reads the images: not before they have all. Nor does anybody hear
+ * of writes that are in none: should this image fail, the other side's lacks them.
+ */
 static void images_are_behind_from_the_first_moment_on(void **state)
 {
 	static struct lab_write w;
@@ -136,7 +139,10 @@ static void images_are_behind_from_the_first_moment_on(void **state)
 	pri_hang_up();
 	lab_until(lab.taken);
 	assert_true(lab.behind);
+	assert_true(lab.vm.obuf.holding || !lab.ft.images_behind);
+	assert_int_equal(lab.leaving, 'h');
 	lab_until(!lab.ft.images_behind);
+	assert_false(lab.vm.obuf.holding);
 	assert_int_equal(lab_image_byte(lab.image, 4096), 0x55);
 }
 
