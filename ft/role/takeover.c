@@ -103,7 +103,7 @@ static bool lacks_locks(struct secondary *s)
 
 static void mark_images(struct secondary *s)
 {
-	if (!s->ft->images_behind)
+	if (s->ft->life == FT_HERE && !s->ft->images_behind)
 		marks_ask(&s->ft->marks, s->vm, MARK_RUN, s->ft->generation);
 }
 

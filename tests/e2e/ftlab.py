@@ -588,10 +588,17 @@ class Lab:
             if isinstance(p, Vm):
                 p.settle()
 
+    def image_has_all(self, image):
+        """After a takeover the VM runs while what was acknowledged before is still on its way into its own image."""
+        for vm in self.processes:
+            if isinstance(vm, Vm) and vm.alive() and any(f"path={image}" == w for a in vm.argv for w in a.split(",")):
+                vm.wait_status(lambda s: not s.get("images_behind"), "the image to have all that was acknowledged", 30)
+
     def check(self, loads, image=None, *options):
         """kvcheck over the histories; raises on a violation. Its words."""
         argv = [os.path.join(TOOLS, "lin/kvcheck"), *options]
         if image:
+            self.image_has_all(image)
             argv += ["--image", image]
         p = run(*argv, *(l.history for l in loads), check=False, timeout=120)
         expect(p.returncode == 0, f"kvcheck: exit code {p.returncode}: {p.stdout.strip()}")

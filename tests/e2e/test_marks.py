@@ -66,13 +66,14 @@ def stopped(pair):
     pair.end()
 
 
-@test(60)
-def mark_takeover(lab):
-    """each image says whose it is, through a kill and a stop; neither starts as a VM of its own beside the other"""
-    pair = made(lab)
+def through_a_takeover(lab, **options):
+    pair = made(lab, **options)
     a, b = pair.protect()
     becomes(pair, "A", 1, "run")
     becomes(pair, "B", 1, "behind")
+    if options:
+        a.wait_status(lambda s: s["twin"]["checkpoints_total"] > 2, "checkpoints with a twin", 30)
+        expect(marked(pair, "B") == (1, "behind"), marked(pair, "B"))
     since = ftlab.mono()
     a.kill()
     pair.taken_over("B", since)
@@ -85,6 +86,18 @@ def mark_takeover(lab):
     for host in "AB":
         expect(marked(pair, host) == (2, "whole"), marked(pair, host))
         not_plain(lab, pair, host)
+
+
+@test(60)
+def mark_takeover(lab):
+    """each image says whose it is, through a kill and a stop; neither starts as a VM of its own beside the other"""
+    through_a_takeover(lab)
+
+
+@test(60)
+def mark_twin(lab):
+    """a guest that runs at both sides has one image that runs"""
+    through_a_takeover(lab, ft="colo", epoch="5ms")
 
 
 @test(60)
