@@ -215,7 +215,8 @@ static void take_row(const struct fsm_row *row)
 	}
 	lab_until(lab_stepped(row->state, row->event));
 	assert_int_equal(state_after(row), row->next);
-	if (row->event == SEC_EV_IMAGE_FAILED && row->next == SEC_LISTEN) /* whoever looks knows why */
+	if (row->event == SEC_EV_IMAGE_FAILED &&
+	    row->next == SEC_LISTEN) /* whoever looks knows why */
 		assert_non_null(strstr(lab.ft.note, "this side's disk image failed"));
 	lab_settle();
 	lab_teardown(NULL);
