@@ -50,7 +50,7 @@ WRAP_liblocks := $(addprefix pthread_mutex_,init lock unlock)
 WRAP_libnomem := malloc calloc aligned_alloc mmap
 WRAP_liboverlay := loop_read loop_write loop_fdatasync open
 WRAP_libsecondary := disk_submit stage_init side_identity heart_start diskapply_flush vsock_host_listen \
-	virtio_net_ask_announce loop_run_once step_reached chan_set_options fallocate \
+	virtio_net_ask_announce loop_run_once step_reached chan_set_options fallocate fsetxattr \
 	stream_send replica_begin replica_roll_back replica_end
 # Every .c directly in these folders with a main() is one host tool; lib*.c there is shared by them.
 TOOLDIRS := tests/lin tests/wire tests/bench tests/hostile tests/docs

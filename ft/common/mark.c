@@ -69,5 +69,5 @@ int mark_write(int fd, const struct mark *m)
 	} else if (fsetxattr(fd, MARK_ATTRIBUTE, text, (size_t)n, 0) < 0) {
 		return code_of(errno);
 	}
-	return fsync(fd) < 0 ? -errno : 0;
+	return m->word == MARK_HALF && fsync(fd) < 0 ? -errno : 0;
 }

@@ -34,8 +34,9 @@ const char *mark_word_name(enum mark_word w);
  */
 int mark_read(const char *path, struct mark *ret, struct err *e);
 /*
- * Any thread; blocks until it is on the medium, and with it what was written before. MARK_NONE
- * takes it off. -EOPNOTSUPP: this image can have none.
+ * Any thread. MARK_HALF is on the medium when it returns: what it warns of follows. All others may
+ * be lost with the host; what is there then promises less. MARK_NONE takes it off. -EOPNOTSUPP:
+ * this image can have none.
  */
 int mark_write(int fd, const struct mark *m);
 

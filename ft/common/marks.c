@@ -17,6 +17,7 @@ struct marks_job {
 	struct job job; /* first */
 	struct marks *owner;
 	struct mark mark;
+	bool waited_for;
 	unsigned n, failed; /* failed: whose mark is not written */
 	struct {
 		int fd; /* of the same open file, which may be closed meanwhile */
@@ -37,12 +38,12 @@ static struct mark mark_of(const struct vm *vm, enum mark_word word, uint64_t ge
 	return m;
 }
 
-int marks_put(const struct vm *vm, enum mark_word word, uint64_t generation, struct err *e)
+int marks_take_off(const struct vm *vm, struct err *e)
 {
-	struct mark m = mark_of(vm, word, generation);
+	static const struct mark none;
 
 	for (unsigned i = 0; i < vm->machine.ndevs; i++) {
-		int r = has_mark(&vm->machine.devs[i]) ? mark_write(vm->devices.disks[i].fd, &m)
+		int r = has_mark(&vm->machine.devs[i]) ? mark_write(vm->devices.disks[i].fd, &none)
 						       : 0;
 
 		if (r && r != -EOPNOTSUPP)
@@ -54,10 +55,30 @@ int marks_put(const struct vm *vm, enum mark_word word, uint64_t generation, str
 
 /* --- on a thread ------------------------------------------------------------------------------ */
 
+/*
+ * The image stays locked as long as the same open file is here, and who builds the VM anew would
+ * take that for another process's.
+ */
+static void let_lock_go(struct marks_job *j)
+{
+	for (unsigned i = 0; i < j->n; i++) {
+		char path[32];
+		int fd;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", j->images[i].fd);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		close(j->images[i].fd);
+		j->images[i].fd = fd;
+	}
+}
+
 static int run(struct job *job)
 {
 	struct marks_job *j = (struct marks_job *)job;
 
+	let_lock_go(j);
 	job_be_ordinary();
 	for (j->failed = 0; j->failed < j->n; j->failed++) {
 		int r = mark_write(j->images[j->failed].fd, &j->mark);
@@ -79,13 +100,28 @@ static void drop(struct job *job)
 
 /* --- on the loop ------------------------------------------------------------------------------ */
 
-static void say(const struct marks_job *j, int r)
+static void say(const struct marks_job *j, int r, struct err *e)
 {
 	if (r)
-		log_warn("disk '%s': its image does not say that it is '%s' of generation %llu: %s",
-			 j->images[j->failed < j->n ? j->failed : 0].id,
-			 mark_word_name(j->mark.word), (unsigned long long)j->mark.generation,
-			 r == -ETIMEDOUT ? "the storage does not answer" : strerror(-r));
+		err_set(e, r, "disk '%s': attribute " MARK_ATTRIBUTE " of its image, '%s': %s",
+			j->images[j->failed < j->n ? j->failed : 0].id,
+			mark_word_name(j->mark.word),
+			r == -ETIMEDOUT ? "the storage does not answer" : strerror(-r));
+}
+
+/* Whoever waits, or else the log. */
+static void answer(struct marks *m, const struct marks_job *j, int r)
+{
+	void (*told)(void *arg, const struct err *e) = j->waited_for ? m->told : NULL;
+	struct err e = {0};
+
+	say(j, r, &e);
+	if (told) {
+		m->told = NULL;
+		told(m->arg, &e);
+	} else if (r) {
+		log_warn("%s", e.msg);
+	}
 }
 
 static void start(struct marks *m, struct marks_job *j, struct loop *l);
@@ -96,9 +132,12 @@ static void told(struct job *job, int result)
 	struct marks *m = j->owner;
 	struct loop *l = job->loop;
 
-	say(j, result);
-	if (result == -ETIMEDOUT)
-		return; /* at it still, and told of once more */
+	answer(m, j, result);
+	if (result == -ETIMEDOUT) { /* at it still, and told of once more */
+		if (m->next)
+			answer(m, m->next, result);
+		return;
+	}
 	drop(job);
 	m->job = NULL;
 	if (m->next)
@@ -110,12 +149,12 @@ static void start(struct marks *m, struct marks_job *j, struct loop *l)
 	int r = job_start_on(&j->job, l, LATE_NS);
 
 	m->next = NULL;
-	if (r) {
-		say(j, r);
-		drop(&j->job);
+	if (!r) {
+		m->job = j;
 		return;
 	}
-	m->job = j;
+	answer(m, j, r);
+	drop(&j->job);
 }
 
 static int add_images(struct marks_job *j, const struct vm *vm)
@@ -135,32 +174,61 @@ static int add_images(struct marks_job *j, const struct vm *vm)
 	return 0;
 }
 
-void marks_ask(struct marks *m, const struct vm *vm, enum mark_word word, uint64_t generation)
+static int ask(struct marks *m, const struct vm *vm, const struct mark *mark, bool waited_for)
 {
 	struct marks_job *j = calloc(1, sizeof(*j));
 	int r;
 
-	if (!j) {
-		log_warn("marks of the images: out of memory");
-		return;
-	}
+	if (!j)
+		return -ENOMEM;
 	j->owner = m;
-	j->mark = mark_of(vm, word, generation);
+	j->mark = *mark;
+	j->waited_for = waited_for;
 	j->job.run = run;
 	j->job.told = told;
 	j->job.drop = drop;
 	r = add_images(j, vm);
-	if (r)
-		say(j, r);
-	if (r || !j->n) {
+	if (r) {
 		drop(&j->job);
-		return;
+		return r;
 	}
 	if (m->next)
 		drop(&m->next->job);
 	m->next = j;
 	if (!m->job)
 		start(m, j, vm->loop);
+	else
+		job_expect(&m->job->job,
+			   LATE_NS); /* one that is late: no longer than this, again */
+	return 0;
+}
+
+void marks_ask(struct marks *m, const struct vm *vm, enum mark_word word, uint64_t generation)
+{
+	struct mark mark = mark_of(vm, word, generation);
+	int r = ask(m, vm, &mark, false);
+
+	if (r)
+		log_warn("marks of the images, '%s': %s", mark_word_name(word), strerror(-r));
+}
+
+int marks_ask_first(struct marks *m, const struct vm *vm, enum mark_word word, uint64_t generation,
+		    void (*told_fn)(void *arg, const struct err *e), void *arg)
+{
+	struct mark mark = mark_of(vm, word, generation);
+
+	m->told = told_fn;
+	m->arg = arg;
+	return ask(m, vm, &mark, true);
+}
+
+void marks_forget(struct marks *m)
+{
+	m->told = NULL;
+	if (m->job)
+		m->job->waited_for = false;
+	if (m->next)
+		m->next->waited_for = false;
 }
 
 /* --- at the end: no loop ---------------------------------------------------------------------- */
@@ -169,7 +237,7 @@ static bool wait_for(struct marks_job *j)
 {
 	int r = job_wait(&j->job, END_MS);
 
-	say(j, r);
+	answer(j->owner, j, r);
 	if (r == -ETIMEDOUT)
 		job_abandon(&j->job);
 	else
@@ -181,6 +249,8 @@ void marks_stop(struct marks *m)
 {
 	struct marks_job *last = m->next;
 	int r = 0;
+
+	marks_forget(m);
 
 	/* An older mark must not be written after a newer one. */
 	if (m->job && !wait_for(m->job))
@@ -262,9 +332,11 @@ int mark_allows(const struct config *cfg, const struct config_disk *cd,
 	return err_set(
 		e, -ESTALE,
 		"disk '%s': '%s' is one of the two images of the VM '%s' (generation %llu): the "
-		"other side may be running it. Start it with --primary or --secondary; for a VM "
-		"of its own, add --claim",
-		cd->id, cd->path, m.vm, (unsigned long long)m.generation);
+		"other side may be running it. %s",
+		cd->id, cd->path, m.vm, (unsigned long long)m.generation,
+		cfg->incoming[0] ? "If nobody needs it any more, remove it"
+				 : "Start it with --primary or --secondary; for a VM of its own, "
+				   "add --claim");
 }
 
 int marks_allow(const struct config *cfg, const struct arbiter_record *known, struct err *e)

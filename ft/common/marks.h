@@ -1,8 +1,7 @@
 /*
- * The marks (ft/common/mark.h) of all images that one side of a VM has for itself. What the other
- * side relies on, that an image is being overwritten, is on the medium before that begins. All
- * others may come late, or be lost with a host: an image then says that it is less than it is, and
- * is not started unasked. So they are written on a thread of its own. Owner: the loop.
+ * The marks (ft/common/mark.h) of all images that one side of a VM has for itself, written on a
+ * thread of its own: storage may take its time. Before a first sync is begun its mark is waited
+ * for; all others are written behind what they say. Owner: the loop.
  */
 #ifndef FT_MARKS_H
 #define FT_MARKS_H
@@ -16,12 +15,23 @@ struct marks_job;
 struct marks {
 	struct marks_job *job;	/* under way, or NULL */
 	struct marks_job *next; /* the last one asked for meanwhile, or NULL */
+	/* Of marks_ask_first(), until it is answered. */
+	void (*told)(void *arg, const struct err *e);
+	void *arg;
 };
 
-/* Now, and on the medium when it returns; images that can have none are left alone. */
-int marks_put(const struct vm *vm, enum mark_word word, uint64_t generation, struct err *e);
 /* Soon, of the images that vm has now. A trouble is logged. */
 void marks_ask(struct marks *m, const struct vm *vm, enum mark_word word, uint64_t generation);
+/*
+ * The same, and told is called once, within 5 s, perhaps from in here: with {0}, or what is wrong;
+ * it is not known then whether they are written. A negative errno: it will not be.
+ */
+int marks_ask_first(struct marks *m, const struct vm *vm, enum mark_word word, uint64_t generation,
+		    void (*told)(void *arg, const struct err *e), void *arg);
+/* Whoever is to be told need not be any more. */
+void marks_forget(struct marks *m);
+/* No word any more, now. Before the loop. */
+int marks_take_off(const struct vm *vm, struct err *e);
 /* Waits for what was asked last, 2 s at most. No loop runs any more. */
 void marks_stop(struct marks *m);
 

@@ -16,8 +16,8 @@
 /* What it does is said as docs/protocol.md says it. */
 static const struct fsm_row rows[] = {
 	ROW(LISTEN, HELLO, ASKED, secondary_hello, "check it; ask the arbiter"),
-	ROW(ASKED, FITS, ASKED, secondary_build, "build the VM; WELCOME"),
-	ROW(ASKED, BUILT, SYNCING, secondary_welcome, "SYNCING"),
+	ROW(ASKED, FITS, ASKED, secondary_build, "build the VM; mark its images"),
+	ROW(ASKED, BUILT, SYNCING, secondary_welcome, "WELCOME; SYNCING"),
 	ROW(SYNCING, HEART, SYNCING, secondary_begin_heart, "heartbeats"),
 	ROW(SYNCING, PART, SYNCING, secondary_take_part, "stage it"),
 	ROW(SYNCING, WHOLE, SYNCING, secondary_try_first, "commit; try the vCPU state"),
@@ -246,6 +246,7 @@ int secondary_stop(struct secondary *s)
 	if (!s->ft)
 		return 0;
 	door_close(&s->door); /* events are served below: nobody new */
+	marks_forget(&s->ft->marks);
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	if ((s->fsm.state == SEC_HELD || s->fsm.state == SEC_LOCKS ||
 	     s->fsm.state == SEC_CONFIRM) &&

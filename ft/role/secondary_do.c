@@ -69,6 +69,7 @@ void secondary_listen_again(struct secondary *s, const char *why)
 	arbiter_forget(s->ft->arbiter);
 	arbiter_set_token(s->ft->arbiter, 0);
 	s->claimed = 0;
+	marks_forget(&s->ft->marks);
 	twin_abandon(&s->twin);
 	s->twin.unfit = false;
 	if (s->has_vm) {

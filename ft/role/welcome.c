@@ -41,9 +41,6 @@ static int look_at_images(struct secondary *s, struct err *e)
 			return err_sys(e, "disk '%s': reserving %lluM for the image", md->id,
 				       (unsigned long long)(md->bytes >> 20));
 	}
-	/* Before the first byte of another one: neither may be started for the other. */
-	if (marks_put(vm, MARK_HALF, s->hello.generation, e))
-		return e->code;
 	s->compare.told = secondary_compared;
 	s->compare.arg = s;
 	if (disk_compare_init(&s->compare, s->ft->loop, vm->devices.disks, mirrored,
@@ -256,25 +253,28 @@ static int build_vm(struct secondary *s, struct err *e)
 	return r;
 }
 
+static void marked(void *arg, const struct err *e)
+{
+	struct secondary *s = arg;
+
+	if (e->code)
+		does_not_fit(s, e->msg);
+	else
+		secondary_post(s, SEC_EV_BUILT);
+}
+
+/* Before the first byte of another one is in an image: neither may be started for the other. */
 void secondary_build(void *arg)
 {
 	struct secondary *s = arg;
 	struct err e = {0};
-	int r;
+	int r = build_vm(s, &e);
 
-	loop_poll_del(s->ft->loop, &s->main_op);
-	r = build_vm(s, &e);
-	if (!r && secondary_say_welcome(s) < 0)
-		r = err_set(&e, -EPIPE, "primary went away in the handshake");
-	if (r) {
-		does_not_fit(s, e.msg);
-		return;
-	}
-	s->ft->generation = s->hello.generation;
-	s->verify = s->hello.verify;
-	s->heart.interval_ns = s->hello.heartbeat_ns;
-	s->heart.timeout_ns = s->hello.peer_timeout_ns;
-	secondary_post(s, SEC_EV_BUILT);
+	if (!r)
+		r = marks_ask_first(&s->ft->marks, s->vm, MARK_HALF, s->hello.generation, marked,
+				    s);
+	if (r)
+		does_not_fit(s, e.code ? e.msg : "the images cannot be marked now");
 }
 
 static bool read_turn(struct loop_work *w)
@@ -293,6 +293,15 @@ void secondary_welcome(void *arg)
 {
 	struct secondary *s = arg;
 
+	loop_poll_del(s->ft->loop, &s->main_op);
+	if (secondary_say_welcome(s) < 0) {
+		secondary_lose(s, "went away in the handshake");
+		return;
+	}
+	s->ft->generation = s->hello.generation;
+	s->verify = s->hello.verify;
+	s->heart.interval_ns = s->hello.heartbeat_ns;
+	s->heart.timeout_ns = s->hello.peer_timeout_ns;
 	snprintf(s->ft->peer, sizeof(s->ft->peer), "%s", s->vm->machine.name);
 	ft_set(s->ft, FT_ELSEWHERE, FT_SYNCING, NULL);
 	s->main_op = (struct loop_op){.fn = main_ready, .arg = s};

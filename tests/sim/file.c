@@ -218,10 +218,26 @@ static int open_path(const char *path, int flags)
 	return fd_new(&file_ops, h);
 }
 
+/* Another open file, without the first one's lock. */
+static int open_again(int number)
+{
+	struct fd *f = fd_of(number, &file_ops);
+	struct inode *i = f ? ((struct handle *)f->of)->inode : NULL;
+	struct handle *h;
+
+	if (!i)
+		return fail(ENOENT);
+	h = calloc(1, sizeof(*h));
+	memcpy(h->dir, ((struct handle *)f->of)->dir, sizeof(h->dir));
+	h->inode = i;
+	i->open++;
+	return fd_new(&file_ops, h);
+}
+
 int __wrap_open(const char *path, int flags, ...)
 {
 	va_list ap;
-	int mode;
+	int mode, number;
 
 	va_start(ap, flags);
 	mode = va_arg(ap, int);
@@ -230,6 +246,8 @@ int __wrap_open(const char *path, int flags, ...)
 		return proc_kvm_open();
 	if (!strcmp(path, "/dev/userfaultfd"))
 		return proc_uffd_open();
+	if (sscanf(path, "/proc/self/fd/%d", &number) == 1)
+		return open_again(number);
 	return is_ours(path) ? open_path(path, flags) : REAL(open)(path, flags, mode);
 }
 

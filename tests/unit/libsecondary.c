@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -47,6 +48,7 @@ int __wrap_loop_run_once(struct loop *l, uint64_t timeout_ns);
 void __wrap_step_reached(enum step s);
 int __real_fallocate(int fd, int mode, off_t off, off_t len);
 int __wrap_fallocate(int fd, int mode, off_t off, off_t len);
+int __wrap_fsetxattr(int fd, const char *name, const void *value, size_t size, int flags);
 int __wrap_chan_set_options(int fd, int user_timeout_ms);
 int __real_stream_send(struct stream *s, enum frame_type type, uint64_t epoch,
 		       const struct iovec *iov, int niov, uint64_t deadline_ns);
@@ -148,6 +150,29 @@ int __wrap_stream_send(struct stream *s, enum frame_type type, uint64_t epoch,
 	if (s == &lab.sec.main)
 		lab.reply_ns = deadline_ns - loop_now_ns();
 	return __real_stream_send(s, type, epoch, iov, niov, deadline_ns);
+}
+
+static sem_t marks_go;
+
+/* In a job's thread. */
+int __wrap_fsetxattr(int fd, const char *name, const void *value, size_t size, int flags)
+{
+	bool waits = __atomic_load_n(&lab.marks_wait, __ATOMIC_SEQ_CST);
+
+	__atomic_add_fetch(&lab.marks, 1, __ATOMIC_SEQ_CST);
+	if (waits)
+		sem_wait(&marks_go);
+	errno = lab.mark_errno;
+	if (errno)
+		return -1;
+	snprintf(lab.mark, sizeof(lab.mark), "%.*s", (int)size, (const char *)value);
+	return 0;
+}
+
+void lab_marks_go(void)
+{
+	__atomic_store_n(&lab.marks_wait, false, __ATOMIC_SEQ_CST);
+	sem_post(&marks_go);
 }
 
 int __wrap_fallocate(int fd, int mode, off_t off, off_t len)
@@ -348,6 +373,9 @@ int lab_teardown(void **state)
 	end_close(&lab.heart);
 	end_close(&lab.mirror);
 	secondary_stop(&lab.sec);
+	if (lab.marks_wait)
+		lab_marks_go();
+	marks_stop(&lab.ft.marks);
 	vm_destroy(&lab.vm);
 	pri_unlock();
 	arbiter_close(lab.ft.arbiter);

@@ -48,6 +48,10 @@ struct lab {
 	int stage_init, side_identity, heart_start, diskapply_flush, vsock_host_listen;
 	struct wire_side welcome; /* what the secondary has said */
 	int fallocate_errno;
+	int mark_errno;			    /* an image cannot say what it is, */
+	bool marks_wait;		    /* or not before lab_marks_go() */
+	unsigned marks;			    /* how many were asked for */
+	char mark[100];			    /* the last one that was written */
 	int options_set_on, options_ms;	    /* the last socket */
 	uint64_t reply_ns;		    /* the last reply had so long */
 	unsigned asked_guests, vsocks;	    /* to announce; made */
@@ -84,6 +88,8 @@ void lab_turn(void);
 /* All that is on its way, and is not held, has arrived. */
 void lab_settle(void);
 void lab_pass(uint64_t ns);
+/* A mark that waits is written. */
+void lab_marks_go(void);
 
 /* --- places ----------------------------------------------------------------------------------- */
 

@@ -33,7 +33,7 @@ static int run_plain(struct run *r, struct err *e)
 	if (!code)
 		code = run_vm_prepare(r, e);
 	if (!code && r->cfg.claim) /* from here on it is nobody's half */
-		code = marks_put(&r->vm, MARK_NONE, 0, e);
+		code = marks_take_off(&r->vm, e);
 	run_migrate_init(r);
 	r->waiting = r->cfg.paused;
 	if (r->waiting)

@@ -363,6 +363,8 @@ static int check_incoming(const struct config *c, struct err *e)
 	if (c->restore[0])
 		return err_set(e, -EINVAL,
 			       "--restore and --incoming: each brings a VM; give one of them");
+	if (c->claim)
+		return err_set(e, -EINVAL, "--claim has no meaning with --incoming");
 	if (c->paused)
 		return err_set(
 			e, -EINVAL,
