@@ -418,80 +418,6 @@ static void an_image_without_room(void **state)
 	check_welcome();
 }
 
-/* --- the images say what they are ------------------------------------------------------------- */
-
-static void an_image_says_that_it_is_half_before_it_is(void **state)
-{
-	struct frame f;
-
-	lab.marks_wait = true;
-	pri_hello();
-	lab_until(__atomic_load_n(&lab.marks, __ATOMIC_SEQ_CST));
-	lab_settle();
-	assert_state(ASKED);
-	lab_marks_go();
-	end_expect(&lab.main, FRAME_WELCOME, &f);
-	assert_string_equal(lab.mark, "1 vm 1 half");
-	assert_state(SYNCING);
-}
-
-static void an_image_that_cannot_say_it(void **state)
-{
-	lab.mark_errno = ENOSPC;
-	check_refused(
-		"disk 'd0': attribute user.ftvmm of its image, 'half': No space left on device");
-	lab.mark_errno = EOPNOTSUPP; /* as a block device, or an older file system */
-	check_welcome();
-}
-
-/* Nothing that hangs is waited for, nor its word believed for the next primary. */
-static void storage_that_does_not_say_that_it_did(void **state)
-{
-	struct frame f;
-
-	lab.marks_wait = true;
-	pri_hello();
-	lab_until(__atomic_load_n(&lab.marks, __ATOMIC_SEQ_CST));
-	lab_pass(5 * S);
-	end_expect_refusal(&lab.main,
-			   "disk 'd0': attribute user.ftvmm of its image, 'half': the storage "
-			   "does not answer");
-	lab_until(lab.sec.fsm.state == SEC_LISTEN);
-	end_close(&lab.main);
-	pri_hello();
-	lab_until(lab.sec.fsm.state == SEC_ASKED);
-	lab_settle();
-	assert_state(ASKED);
-	lab_marks_go();
-	end_expect(&lab.main, FRAME_WELCOME, &f);
-	assert_int_equal(lab.marks, 2);
-}
-
-static void a_primary_may_go_away_while_images_are_marked(void **state)
-{
-	lab.marks_wait = true;
-	pri_hello();
-	lab_until(__atomic_load_n(&lab.marks, __ATOMIC_SEQ_CST));
-	end_close(&lab.main);
-	lab_until(lab.sec.fsm.state == SEC_LISTEN);
-	assert_string_equal(lab.ft.note, "primary: went away in the handshake");
-	lab_marks_go();
-	lab_settle();
-	assert_state(LISTEN);
-	check_welcome();
-}
-
-static void the_end_may_come_while_images_are_marked(void **state)
-{
-	lab.marks_wait = true;
-	pri_hello();
-	lab_until(__atomic_load_n(&lab.marks, __ATOMIC_SEQ_CST));
-	assert_int_equal(secondary_stop(&lab.sec), 0);
-	lab_marks_go();
-	lab_settle(); /* nobody is told: there is no row for it any more */
-	assert_state(OVER);
-}
-
 /* A dead link is noticed in time, by its heartbeats; main may stand as long as an epoch may take.
  */
 static void sockets_have_timeouts(void **state)
@@ -827,11 +753,6 @@ int main(void)
 		TEST(a_machine_that_cannot_be_built),
 		TEST(what_fails_behind_the_vm_takes_it_down),
 		TEST(an_image_without_room),
-		TEST(an_image_says_that_it_is_half_before_it_is),
-		TEST(an_image_that_cannot_say_it),
-		TEST(storage_that_does_not_say_that_it_did),
-		TEST(a_primary_may_go_away_while_images_are_marked),
-		TEST(the_end_may_come_while_images_are_marked),
 		TEST(sockets_have_timeouts),
 		TEST(the_same_refusal_is_logged_once),
 		TEST(a_primary_may_go_away_while_it_is_welcomed),
