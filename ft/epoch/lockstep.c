@@ -30,13 +30,18 @@ const char *lockstep_state_name(enum lockstep_state s)
 
 /* --- a difference ----------------------------------------------------------------------------- */
 
-static void differ_because(struct lockstep *l, const char *why)
+static void give_up(struct lockstep *l, const char *why, enum lockstep_news what)
 {
 	if (!lockstep_compares(l))
 		return;
 	l->state = LOCKSTEP_DIFFERED;
 	snprintf(l->why, sizeof(l->why), "%s", why);
-	l->news(l->arg, LOCKSTEP_DIFFERS);
+	l->news(l->arg, what);
+}
+
+static void differ_because(struct lockstep *l, const char *why)
+{
+	give_up(l, why, LOCKSTEP_DIFFERS);
 }
 
 static void differ(void *arg, const struct compare_verdict *v)
@@ -161,8 +166,8 @@ static void watch_time(struct lockstep *l)
 	if (l->due_set || l->state != LOCKSTEP_RUNS || due == UINT64_MAX)
 		return;
 	/* What was put out before the twin ran is not late because of that. */
-	if (due < l->loaded_ns + l->overdue_ns)
-		due = l->loaded_ns + l->overdue_ns;
+	if (due < l->loaded_ns + l->bounds.overdue_ns)
+		due = l->loaded_ns + l->bounds.overdue_ns;
 	l->due_set = true;
 	loop_timer_set(l->vm->loop, &l->due_op, due > now ? due - now : 0);
 }
@@ -173,9 +178,43 @@ static void due(struct loop_op *op, int res)
 	uint64_t now = loop_now_ns();
 
 	l->due_set = false;
-	if (l->state == LOCKSTEP_RUNS && now >= l->loaded_ns + l->overdue_ns)
+	if (l->state == LOCKSTEP_RUNS && now >= l->loaded_ns + l->bounds.overdue_ns)
 		compare_overdue(&l->compare, now);
 	watch_time(l);
+}
+
+static void stop(struct lockstep *l, struct loop_op *op, bool *set)
+{
+	loop_timer_del(l->vm->loop, op);
+	*set = false;
+}
+
+/*
+ * The peer has what it is to load: from here on the wait is for the twin alone. One that is late
+ * for each of many checkpoints is no better than one that is late for one.
+ */
+static void watch_load(struct lockstep *l)
+{
+	if (l->state != LOCKSTEP_LOADING || l->load_set)
+		return;
+	l->load_set = true;
+	loop_timer_set(l->vm->loop, &l->load_op, l->bounds.load_ns);
+}
+
+static void load_late(struct loop_op *op, int res)
+{
+	struct lockstep *l = op->arg;
+	char why[sizeof(l->why)];
+
+	l->load_set = false;
+	if (l->state != LOCKSTEP_LOADING)
+		return;
+	l->stats.not_loaded++;
+	snprintf(why, sizeof(why),
+		 "expected loaded %llu, received nothing in %llu ms, loaded %llu last",
+		 (unsigned long long)l->vm->obuf.epoch - 1,
+		 (unsigned long long)l->bounds.load_ns / 1000000, (unsigned long long)l->loaded);
+	give_up(l, why, LOCKSTEP_LATE);
 }
 
 /* --- both guests ------------------------------------------------------------------------------ */
@@ -198,7 +237,12 @@ static bool ready(void *arg)
 {
 	struct lockstep *l = arg;
 
-	return !lockstep_compares(l) || !mirror_is_full(&l->mirror);
+	if (!lockstep_compares(l) || !mirror_is_full(&l->mirror))
+		return true;
+	if (!l->input_set)
+		loop_timer_set(l->vm->loop, &l->input_op, l->bounds.input_ns);
+	l->input_set = true;
+	return false;
 }
 
 static int sink_of(const struct lockstep *l, const struct netdev *nd)
@@ -229,9 +273,26 @@ static void room(void *arg)
 {
 	struct lockstep *l = arg;
 
+	stop(l, &l->input_op, &l->input_set);
 	for (unsigned i = 0; i < l->vm->machine.ndevs; i++)
 		if (l->vm->machine.devs[i].kind == MDEV_NET)
 			netdev_go_on(&l->vm->devices.nets[i]);
+}
+
+/* Clients of this side's guest are not to wait for a twin that reads slowly, or not at all. */
+static void input_late(struct loop_op *op, int res)
+{
+	struct lockstep *l = op->arg;
+	char why[sizeof(l->why)];
+
+	if (!lockstep_compares(l))
+		return;
+	l->stats.not_taken++;
+	snprintf(why, sizeof(why), "it takes no input: %llu KiB of it wait, for %llu ms",
+		 (unsigned long long)MIRROR_LIMIT >> 10,
+		 (unsigned long long)l->bounds.input_ns / 1000000);
+	give_up(l, why, LOCKSTEP_LATE);
+	room(l);
 }
 
 static void twin_output(struct lockstep *l, const struct frame *f)
@@ -253,25 +314,6 @@ static void twin_output(struct lockstep *l, const struct frame *f)
 	watch_time(l);
 }
 
-static bool take(void *arg, const struct frame *f)
-{
-	struct lockstep *l = arg;
-
-	if (f->type == FRAME_MAPPED) {
-		if (!twin_maps(l, f))
-			differ_because(l, "the twin answers what it was not told");
-	} else if (f->type == FRAME_OUTPUT) {
-		twin_output(l, f);
-	} else if (f->type == FRAME_LOADED && l->state == LOCKSTEP_LOADING &&
-		   f->epoch + 1 == l->vm->obuf.epoch) {
-		l->state = LOCKSTEP_RUNS;
-		l->loaded_ns = loop_now_ns();
-		l->stats.load_ns = l->loaded_ns - l->sealed_ns;
-		watch_time(l);
-	}
-	return true;
-}
-
 /* --- begin and end ---------------------------------------------------------------------------- */
 
 static void tee(struct lockstep *l, const struct netdev_tee *t)
@@ -290,10 +332,67 @@ static void lost(void *arg, const char *why)
 	l->news(l->arg, LOCKSTEP_LOST);
 }
 
+/* The connection is of no use any more; frees what came on it. */
+static bool refuse(struct lockstep *l, const char *why)
+{
+	lost(l, why);
+	return false;
+}
+
+static bool twin_loaded(struct lockstep *l, const struct frame *f)
+{
+	uint64_t expected = l->vm->obuf.epoch - 1;
+	char why[80];
+
+	if (f->epoch > expected || (f->epoch == expected && l->state == LOCKSTEP_RUNS)) {
+		snprintf(why, sizeof(why), "expected loaded %llu%s, received loaded %llu",
+			 (unsigned long long)expected, l->state == LOCKSTEP_RUNS ? " once" : "",
+			 (unsigned long long)f->epoch);
+		return refuse(l, why);
+	}
+	l->loaded = f->epoch;
+	if (f->epoch < expected || l->state != LOCKSTEP_LOADING)
+		return true; /* too late: there is a newer one, or it was given up */
+	l->state = LOCKSTEP_RUNS;
+	stop(l, &l->load_op, &l->load_set);
+	l->loaded_ns = loop_now_ns();
+	l->stats.load_ns = l->loaded_ns - l->sealed_ns;
+	watch_time(l);
+	return true;
+}
+
+/* It may be behind, but nothing there is of an epoch that has not begun here. */
+static bool take(void *arg, const struct frame *f)
+{
+	struct lockstep *l = arg;
+	char why[100];
+
+	if (f->type == FRAME_LOADED)
+		return twin_loaded(l, f);
+	if (f->type != FRAME_OUTPUT && f->type != FRAME_MAPPED) {
+		snprintf(why, sizeof(why), "expected output, loaded or mapped, received %s",
+			 stream_frame_name(f->type));
+		return refuse(l, why);
+	}
+	if (f->epoch > l->vm->obuf.epoch) {
+		snprintf(why, sizeof(why), "expected %s of epoch %llu, received one of %llu",
+			 stream_frame_name(f->type), (unsigned long long)l->vm->obuf.epoch,
+			 (unsigned long long)f->epoch);
+		return refuse(l, why);
+	}
+	if (f->type == FRAME_OUTPUT)
+		twin_output(l, f);
+	else if (!twin_maps(l, f))
+		differ_because(l, "the twin answers what it was not told");
+	return true;
+}
+
 void lockstep_acked(struct lockstep *l)
 {
-	if (l->state != LOCKSTEP_OFF)
-		look_again(&l->trust_op, 0);
+	if (l->state == LOCKSTEP_OFF)
+		return;
+	look_again(&l->trust_op, 0);
+	watch_load(l);
 }
 
 void lockstep_sealed(struct lockstep *l, bool runs)
@@ -309,6 +408,8 @@ void lockstep_sealed(struct lockstep *l, bool runs)
 	l->marked = 0;
 	l->told = l->agreed = 1;
 	l->state = runs ? LOCKSTEP_LOADING : LOCKSTEP_ALONE;
+	if (!runs)
+		stop(l, &l->load_op, &l->load_set);
 	l->sealed_ns = loop_now_ns();
 	l->stats.checkpoints += runs;
 	room(l); /* an input may have waited for it */
@@ -329,7 +430,7 @@ static int begin_compare(struct lockstep *l, struct err *e)
 					.flow_bytes = FLOW_BYTES,
 					.history_bytes = HISTORY_BYTES,
 					.flows = FLOWS,
-					.overdue_ns = l->overdue_ns,
+					.overdue_ns = l->bounds.overdue_ns,
 					.idle_ns = IDLE_NS};
 	int r = compare_init(&l->compare, &limits, &ops, l);
 
@@ -341,18 +442,25 @@ static int begin_compare(struct lockstep *l, struct err *e)
 	return 0;
 }
 
+static void init_times(struct lockstep *l)
+{
+	l->due_op = (struct loop_op){.fn = due, .arg = l};
+	l->trust_op = (struct loop_op){.fn = look_again, .arg = l};
+	l->load_op = (struct loop_op){.fn = load_late, .arg = l};
+	l->input_op = (struct loop_op){.fn = input_late, .arg = l};
+	l->due_set = l->load_set = l->input_set = false;
+	l->loaded = 0;
+}
+
 int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struct stream *st,
-		   uint64_t overdue_ns, struct err *e)
+		   struct err *e)
 {
 	struct netdev_tee t = {ready, given, l};
 	int r;
 
 	l->vm = vm;
 	l->heart = heart;
-	l->overdue_ns = overdue_ns;
-	l->due_op = (struct loop_op){.fn = due, .arg = l};
-	l->trust_op = (struct loop_op){.fn = look_again, .arg = l};
-	l->due_set = false;
+	init_times(l);
 	l->marked = 0;
 	l->told = l->agreed = 1;
 	r = begin_compare(l, e);
@@ -384,6 +492,8 @@ void lockstep_end(struct lockstep *l)
 	obuf_on_kept(&l->vm->obuf, NULL, NULL);
 	loop_timer_del(l->vm->loop, &l->due_op);
 	loop_timer_del(l->vm->loop, &l->trust_op);
+	loop_timer_del(l->vm->loop, &l->load_op);
+	loop_timer_del(l->vm->loop, &l->input_op);
 	compare_done(&l->compare);
 	tee(l, NULL);
 }

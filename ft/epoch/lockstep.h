@@ -25,6 +25,7 @@
 
 enum lockstep_news {
 	LOCKSTEP_DIFFERS, /* only a checkpoint helps: l->why */
+	LOCKSTEP_LATE,	  /* and the twin does not keep up: better none for a while; l->why */
 	LOCKSTEP_LOST,	  /* the connection is: it has ended; l->why */
 };
 
@@ -37,12 +38,20 @@ enum lockstep_state {
 };
 #define LOCKSTEP_STATES (LOCKSTEP_DIFFERED + 1)
 
+/* How long is waited for the twin; what is late is not its word any more. */
+struct lockstep_bounds {
+	uint64_t overdue_ns; /* one side without the other's output */
+	uint64_t load_ns;    /* the ack to LOADED */
+	uint64_t input_ns;   /* this side's guest is given nothing, as the twin takes nothing */
+};
+
 struct lockstep_stats {
-	uint64_t checkpoints;	 /* with a twin behind them */
-	uint64_t differences[6]; /* by enum compare_why */
-	uint64_t connections;	 /* with other numbers at the twin, or that bear none */
-	uint64_t unmapped;	 /* of them: that needed a checkpoint */
-	uint64_t let;		 /* outputs that left by comparison */
+	uint64_t checkpoints;		/* with a twin behind them */
+	uint64_t differences[6];	/* by enum compare_why */
+	uint64_t not_loaded, not_taken; /* bounds that the twin did not keep: load_ns, input_ns */
+	uint64_t connections;		/* with other numbers at the twin, or that bear none */
+	uint64_t unmapped;		/* of them: that needed a checkpoint */
+	uint64_t let;			/* outputs that left by comparison */
 	uint64_t inputs;
 	uint64_t load_ns; /* of the last checkpoint: seal to the twin's run */
 };
@@ -53,15 +62,16 @@ struct lockstep {
 	struct mirror mirror;
 	struct compare compare;
 	enum lockstep_state state;
-	struct loop_op due_op, trust_op;
-	bool due_set;
+	struct loop_op due_op, trust_op, load_op, input_op;
+	bool due_set, load_set, input_set;
 	/* Of this epoch, from 1: the next connection's number, and the first that the twin has not.
 	 */
 	uint32_t told, agreed;
 	uint32_t room;	 /* numbers that the twin could map in it */
 	uint32_t marked; /* what waits until it may leave is marked up to this; 0: nothing does */
-	uint64_t overdue_ns;
+	struct lockstep_bounds bounds;
 	uint64_t sealed_ns, loaded_ns;
+	uint64_t loaded; /* the last epoch that it said it runs from */
 	char why[200];
 	struct lockstep_stats stats;
 	void (*news)(void *arg, enum lockstep_news what);
@@ -69,11 +79,11 @@ struct lockstep {
 };
 
 /*
- * Takes the stream over. overdue_ns: so long may one side be without the other. news and arg are
- * the caller's, set before; the rest is zero, or as lockstep_end() left it.
+ * Takes the stream over. bounds, news and arg are the caller's, set before; the rest is zero, or as
+ * lockstep_end() left it.
  */
 int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struct stream *st,
-		   uint64_t overdue_ns, struct err *e);
+		   struct err *e);
 /* What is held waits for an ack, as without a twin. Safe on a zeroed one, and twice. */
 void lockstep_end(struct lockstep *l);
 /*

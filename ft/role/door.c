@@ -37,7 +37,7 @@ static bool said(void *arg, struct door_conn *c, const struct frame *f)
 		struct stream st;
 
 		door_take(c, &st);
-		twin_connect(&s->twin, s->vm, s->ft->cfg, &st);
+		twin_connect(&s->twin, s->vm, s->ft->cfg, &st, s->stage.committed + 1);
 		return true;
 	}
 	if (!primary && !is_heart(s, c, f))

@@ -11,7 +11,9 @@
 #define SHORT	   10u /* so many short ones in a row are too many: */
 #define SHORT_OF   4u  /* shorter than a fourth of the time between two without a difference */
 #define KEMARI_NS  5000000000ull
-#define OVERDUE_OF 4u /* of the peer's timeout */
+#define OVERDUE_OF 4u		/* of the peer's timeout */
+#define LOAD_NS	   500000000ull /* or the peer's timeout: a host may be that late, and alive */
+#define INPUT_NS   200000000ull /* TCP sends again after that */
 
 static void failed(struct mirroring *m, const char *why)
 {
@@ -31,19 +33,28 @@ static void seal_soon(struct mirroring *m)
 
 /* --- while it is up --------------------------------------------------------------------------- */
 
+/*
+ * The peer has acknowledged, and its heart beats: it is the twin alone that is missing. Giving the
+ * link up would leave the VM unprotected, and cost a first sync.
+ */
+static void without_twin(struct mirroring *m, const char *what)
+{
+	m->short_ones = 0;
+	m->kemari_until = loop_now_ns() + KEMARI_NS;
+	if (log_may(&m->told))
+		log_info("twin: %s (%s); as with kemari for %llu s", what, m->lockstep.why,
+			 KEMARI_NS / 1000000000ull);
+}
+
 /* A guest whose outputs always differ is better off without a twin. */
 static void count_short(struct mirroring *m)
 {
-	uint64_t now = loop_now_ns();
+	uint64_t ran_ns = loop_now_ns() - m->lockstep.sealed_ns;
 
-	if (now - m->lockstep.sealed_ns > m->primary->epoch_ns * POLICY_COLO / SHORT_OF) {
+	if (ran_ns > m->primary->epoch_ns * POLICY_COLO / SHORT_OF)
 		m->short_ones = 0;
-	} else if (++m->short_ones >= SHORT) {
-		m->short_ones = 0;
-		m->kemari_until = now + KEMARI_NS;
-		log_info("twin: outputs keep differing (%s); as with kemari for %llu s",
-			 m->lockstep.why, KEMARI_NS / 1000000000ull);
-	}
+	else if (++m->short_ones >= SHORT)
+		without_twin(m, "outputs keep differing");
 }
 
 static void news(void *arg, enum lockstep_news what)
@@ -52,12 +63,22 @@ static void news(void *arg, enum lockstep_news what)
 
 	if (what == LOCKSTEP_LOST)
 		failed(m, m->lockstep.why);
+	else if (what == LOCKSTEP_LATE)
+		without_twin(m, "it does not keep up");
 	else
 		count_short(m);
 	seal_soon(m);
 }
 
 /* --- the connection --------------------------------------------------------------------------- */
+
+static struct lockstep_bounds bounds_of(uint64_t peer_timeout_ns)
+{
+	return (struct lockstep_bounds){.overdue_ns = peer_timeout_ns / OVERDUE_OF,
+					.load_ns = peer_timeout_ns > LOAD_NS ? peer_timeout_ns
+									     : LOAD_NS,
+					.input_ns = INPUT_NS};
+}
 
 static int begin(struct mirroring *m, struct err *e)
 {
@@ -75,8 +96,8 @@ static int begin(struct mirroring *m, struct err *e)
 		stream_done(&st);
 		return err_set(e, r, "connection broken");
 	}
-	return lockstep_begin(&m->lockstep, p->vm, &p->link->heart, &st,
-			      p->ft->cfg->peer_timeout_ns / OVERDUE_OF, e);
+	m->lockstep.bounds = bounds_of(p->ft->cfg->peer_timeout_ns);
+	return lockstep_begin(&m->lockstep, p->vm, &p->link->heart, &st, e);
 }
 
 static void dialled(void *arg, const struct err *e)

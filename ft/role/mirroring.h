@@ -1,7 +1,7 @@
 /*
  * The way to a twin: a third connection to the secondary in step, made when the mode wants one, and
- * given up with the other two. Without it, or while outputs keep differing, the pair goes on as
- * with kemari. Loop thread.
+ * given up with the other two. Without it, while outputs keep differing, or when the twin does not
+ * load or take its input in time, the pair goes on as with kemari. Loop thread.
  */
 #ifndef FT_MIRRORING_H
 #define FT_MIRRORING_H
@@ -28,7 +28,8 @@ struct mirroring {
 	struct loop_op timer_op;
 	struct lockstep lockstep;
 	unsigned short_ones;   /* checkpoints in a row that came right after the one before */
-	uint64_t kemari_until; /* outputs keep differing */
+	uint64_t kemari_until; /* outputs keep differing, or the twin does not keep up */
+	uint64_t told;	       /* log_may() */
 	char trouble[200];     /* the last one, with this peer: said once */
 };
 

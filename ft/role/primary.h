@@ -69,7 +69,7 @@
 	X(IMAGES, "the images have all")                                                           \
 	X(IMAGES_LATE, "30 s, or an image failed")                                                 \
 	X(OUTPUT, "output is held")                                                                \
-	X(DIFFER, "outputs of both sides differ, or comparing may begin")                          \
+	X(DIFFER, "outputs of both sides differ, the twin is late, or comparing may begin")        \
 	X(MOVE, "a new secondary lacks little, and the disks stand still")                         \
 	X(NEW_ACK, "ACK of the new secondary")                                                     \
 	X(NEW_GONE, "the new secondary is lost, not in step")                                      \

@@ -99,7 +99,7 @@ static void at_checkpoint(struct secondary *s)
 	    s->fsm.state == SEC_STANDBY)
 		secondary_post(s, SEC_EV_TWIN_DUE);
 	else
-		twin_end(&s->twin);
+		twin_end(&s->twin, s->stage.committed + 1);
 }
 
 /* Committed; behind that a turn at rolling the twin back, or the rest of it. */

@@ -15,6 +15,8 @@
 #define OVERLAY_KEEP_BYTES  (8ull << 20)
 #define OVERLAY_SPILL_BYTES (1ull << 30)
 #define OUTPUT_PARTS	    8
+/* Epochs: one acknowledged and not committed yet, one in flight. */
+#define AHEAD 2u
 
 static bool is_net(const struct vm *vm, uint32_t i)
 {
@@ -86,6 +88,15 @@ static bool map(struct twin *t, const struct frame *f)
 	return true;
 }
 
+static bool stamped(struct twin *t, uint64_t epoch)
+{
+	char why[100];
+
+	snprintf(why, sizeof(why), "expected input of epoch %llu, received one of %llu",
+		 (unsigned long long)t->epoch, (unsigned long long)epoch);
+	return malformed(t, why);
+}
+
 static bool input(void *arg, const struct frame *f)
 {
 	struct twin *t = arg;
@@ -102,10 +113,12 @@ static bool input(void *arg, const struct frame *f)
 	len = f->length - (uint32_t)sizeof(w);
 	if (!is_net(t->vm, w.device) || len > NET_VNET_HDR + NET_FRAME_MAX)
 		return malformed(t, "input of no network, or too long");
-	if (f->epoch < t->epoch)
-		return true;
 	if (f->epoch == t->epoch && t->state == TWIN_SPLIT)
 		return inlet_put(&t->nets[w.device], frame, len);
+	if (f->epoch <= t->epoch)
+		return true;
+	if (f->epoch > t->epoch + AHEAD)
+		return stamped(t, f->epoch);
 	return keep_early(t, f->epoch, w.device, frame, len);
 }
 
@@ -163,12 +176,14 @@ static void mirror_lost(void *arg, const char *why)
 	obuf_room(&t->vm->obuf);
 }
 
-void twin_connect(struct twin *t, struct vm *vm, const struct config *cfg, struct stream *st)
+void twin_connect(struct twin *t, struct vm *vm, const struct config *cfg, struct stream *st,
+		  uint64_t epoch)
 {
 	struct err e = {0};
 
 	t->vm = vm;
 	t->cfg = cfg;
+	t->epoch = epoch;
 	mirror_stop(&t->mirror);
 	drop_early(t);
 	chan_set_options(st->fd, FT_MAIN_TIMEOUT_MS);
@@ -315,10 +330,15 @@ bool twin_roll_back(struct twin *t, bool all)
 	return true;
 }
 
-void twin_end(struct twin *t)
+void twin_end(struct twin *t, uint64_t epoch)
 {
 	if (t->state == TWIN_SPLIT)
 		end_at_checkpoint(t);
+	t->epoch = epoch;
+	if (t->early.epoch <= epoch)
+		drop_early(t);
+	if (!t->early.frame)
+		mirror_read_on(&t->mirror);
 }
 
 int twin_begin(struct twin *t, uint64_t epoch, struct err *e)

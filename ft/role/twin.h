@@ -57,8 +57,12 @@ struct twin {
 	uint64_t epoch; /* that its inputs and outputs belong to */
 };
 
-/* The primary's third connection: takes the stream over. vm and cfg stay until twin_abandon(). */
-void twin_connect(struct twin *t, struct vm *vm, const struct config *cfg, struct stream *st);
+/*
+ * The primary's third connection: takes the stream over. epoch: the one that is open there, or one
+ * before. vm and cfg stay until twin_abandon().
+ */
+void twin_connect(struct twin *t, struct vm *vm, const struct config *cfg, struct stream *st,
+		  uint64_t epoch);
 static inline bool twin_is_connected(const struct twin *t)
 {
 	return mirror_is_up(&t->mirror);
@@ -79,8 +83,11 @@ static inline bool twin_rolls_back(const struct twin *t)
 {
 	return t->state == TWIN_ROLLS_BACK;
 }
-/* Rolled back, and the guest is not to run on here. The connection stays. */
-void twin_end(struct twin *t);
+/*
+ * Rolled back, or there is none, and the guest is not to run on here: what came for it is void, up
+ * to the epoch that is open now. The connection stays.
+ */
+void twin_end(struct twin *t, uint64_t epoch);
 /* Give it up: memory and disks are the last checkpoint's, the networks their own. Safe always. */
 void twin_abandon(struct twin *t);
 /*

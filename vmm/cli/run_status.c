@@ -142,6 +142,8 @@ static json_t *twin_status(const struct lockstep *l)
 				    json_integer((json_int_t)l->stats.differences[i]));
 	json_object_set_new(differences, "connections",
 			    json_integer((json_int_t)l->stats.unmapped));
+	json_object_set_new(differences, "load", json_integer((json_int_t)l->stats.not_loaded));
+	json_object_set_new(differences, "input", json_integer((json_int_t)l->stats.not_taken));
 	/* Not "state": scripts look for that of the VM by text. */
 	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "phase",
 			 lockstep_state_name(l->state), "last_difference", l->why,
