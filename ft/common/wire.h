@@ -65,6 +65,19 @@ struct wire_mapped {
 	uint8_t guest[16], peer[16];
 };
 
+/* FRAME_APART, from the secondary. */
+enum wire_apart_why {
+	APART_ENDED, /* the twin has ended: crashed, hung, was reset or switched off */
+	APART_HOST,  /* the secondary's KVM does not run it */
+	APART_SPACE, /* what it writes to a disk finds no room */
+	APART_WHYS
+};
+
+struct wire_apart {
+	uint32_t why; /* enum wire_apart_why */
+	uint32_t pad;
+};
+
 /* FRAME_GENERATION */
 struct wire_generation {
 	uint64_t generation;

@@ -314,6 +314,22 @@ static void twin_output(struct lockstep *l, const struct frame *f)
 	watch_time(l);
 }
 
+static void twin_apart(struct lockstep *l, const struct frame *f)
+{
+	static const char *const whys[] = {[APART_ENDED] = "the twin has ended",
+					   [APART_HOST] = "the twin's host cannot run it",
+					   [APART_SPACE] = "the twin's writes find no room"};
+	struct wire_apart w = {.why = APART_WHYS};
+
+	if (f->epoch != l->vm->obuf.epoch || !lockstep_compares(l))
+		return;
+	if (f->length == sizeof(w))
+		memcpy(&w, f->data, sizeof(w));
+	if (w.why < APART_WHYS)
+		l->stats.apart[w.why]++;
+	differ_because(l, w.why < APART_WHYS ? whys[w.why] : "the twin's word is malformed");
+}
+
 /* --- begin and end ---------------------------------------------------------------------------- */
 
 static void tee(struct lockstep *l, const struct netdev_tee *t)
@@ -361,6 +377,11 @@ static bool twin_loaded(struct lockstep *l, const struct frame *f)
 	return true;
 }
 
+static bool is_of_twin(const struct frame *f)
+{
+	return f->type == FRAME_OUTPUT || f->type == FRAME_MAPPED || f->type == FRAME_APART;
+}
+
 /* It may be behind, but nothing there is of an epoch that has not begun here. */
 static bool take(void *arg, const struct frame *f)
 {
@@ -369,8 +390,8 @@ static bool take(void *arg, const struct frame *f)
 
 	if (f->type == FRAME_LOADED)
 		return twin_loaded(l, f);
-	if (f->type != FRAME_OUTPUT && f->type != FRAME_MAPPED) {
-		snprintf(why, sizeof(why), "expected output, loaded or mapped, received %s",
+	if (!is_of_twin(f)) {
+		snprintf(why, sizeof(why), "expected output, loaded, mapped or apart, received %s",
 			 stream_frame_name(f->type));
 		return refuse(l, why);
 	}
@@ -382,6 +403,8 @@ static bool take(void *arg, const struct frame *f)
 	}
 	if (f->type == FRAME_OUTPUT)
 		twin_output(l, f);
+	else if (f->type == FRAME_APART)
+		twin_apart(l, f);
 	else if (!twin_maps(l, f))
 		differ_because(l, "the twin answers what it was not told");
 	return true;

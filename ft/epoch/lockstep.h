@@ -20,6 +20,7 @@
 
 #include "ft/common/heart.h"
 #include "ft/common/mirror.h"
+#include "ft/common/wire.h"
 #include "net/compare.h"
 #include "vmm/vm/vm.h"
 
@@ -48,6 +49,7 @@ struct lockstep_bounds {
 struct lockstep_stats {
 	uint64_t checkpoints;		/* with a twin behind them */
 	uint64_t differences[6];	/* by enum compare_why */
+	uint64_t apart[APART_WHYS];	/* as the twin's side said */
 	uint64_t not_loaded, not_taken; /* bounds that the twin did not keep: load_ns, input_ns */
 	uint64_t connections;		/* with other numbers at the twin, or that bear none */
 	uint64_t unmapped;		/* of them: that needed a checkpoint */

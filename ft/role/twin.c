@@ -218,10 +218,10 @@ static void end_nets(struct twin *t)
 		inlet_end(&t->nets[i]);
 }
 
-/* Its guest's next writes wait, its outputs with them: the primary sends a checkpoint for that. */
+/* Its guest's next writes wait, its outputs with them. */
 static void overlay_full(void *arg)
 {
-	log_debug("twin: an overlay is full");
+	twin_apart(arg, APART_SPACE);
 }
 
 static const char *path_of(const struct config *cfg, const char *id)
@@ -298,6 +298,13 @@ static void end_at_checkpoint(struct twin *t)
 			disk_hold(&t->vm->devices.disks[i], false);
 }
 
+int twin_stand(struct twin *t, struct err *e)
+{
+	int r = vm_pause(t->vm, e);
+
+	return r && vm_stand_failed(t->vm) ? 0 : r;
+}
+
 void twin_abandon(struct twin *t)
 {
 	struct err e = {0};
@@ -306,7 +313,7 @@ void twin_abandon(struct twin *t)
 	drop_early(t);
 	if (t->state == TWIN_NONE || t->state == TWIN_MERGES)
 		return;
-	if (vm_pause(t->vm, &e))
+	if (twin_stand(t, &e))
 		log_error("%s", e.msg);
 	while (!replica_roll_back(&t->memory))
 		;
@@ -347,6 +354,7 @@ int twin_begin(struct twin *t, uint64_t epoch, struct err *e)
 
 	t->epoch = epoch;
 	t->mapped = 0;
+	t->apart = false;
 	seqmap_clear(&t->born);
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS && !r; i++)
 		if (t->nets[i].nd)
@@ -361,6 +369,24 @@ void twin_go(struct twin *t)
 		inlet_put(&t->nets[t->early.device], t->early.frame, t->early.len);
 	drop_early(t);
 	mirror_read_on(&t->mirror);
+}
+
+void twin_apart(struct twin *t, enum wire_apart_why why)
+{
+	static const char *const whys[] = {[APART_ENDED] = "it has ended: ",
+					   [APART_HOST] = "this host cannot run it: ",
+					   [APART_SPACE] = "its writes find no room"};
+	struct wire_apart w = {.why = why};
+	struct iovec iov = {&w, sizeof(w)};
+
+	if (t->apart || !mirror_is_up(&t->mirror))
+		return;
+	t->apart = true;
+	if (log_may(&t->told))
+		log_info("twin: %s%s; a checkpoint is asked for", whys[why],
+			 why == APART_SPACE ? "" : vm_end_why(t->vm));
+	/* If that finds no room: it is late with its output then, which is seen, too. */
+	mirror_put(&t->mirror, FRAME_APART, t->epoch, &iov, 1);
 }
 
 /* --- this side takes over --------------------------------------------------------------------- */

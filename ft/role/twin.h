@@ -17,6 +17,7 @@
 
 #include "devices/overlay.h"
 #include "ft/common/mirror.h"
+#include "ft/common/wire.h"
 #include "net/inlet.h"
 #include "net/seqmap.h"
 #include "vmm/conf/config.h"
@@ -50,6 +51,8 @@ struct twin {
 	unsigned mapped;    /* that often in this epoch */
 	struct twin_input early;
 	bool unfit;	  /* it cannot run here: not tried again with this primary */
+	bool apart;	  /* said so, of this epoch */
+	uint64_t told;	  /* log_may(): that */
 	unsigned merging; /* overlays whose merge is not over */
 	int merge_error;
 	void (*merged)(void *arg, int error);
@@ -74,6 +77,10 @@ static inline bool twin_is_connected(const struct twin *t)
 int twin_begin(struct twin *t, uint64_t epoch, struct err *e);
 /* It runs: the primary is told, and what came for it meanwhile is given. */
 void twin_go(struct twin *t);
+/* It does not do as the primary's guest any more: a checkpoint is asked for, once in an epoch. */
+void twin_apart(struct twin *t, enum wire_apart_why why);
+/* The guest stands. What it is may be lost with this host's KVM: then it is only to be loaded. */
+int twin_stand(struct twin *t, struct err *e);
 /*
  * The next checkpoint is in memory, VM stands: what this side did is undone. A turn of it, or all;
  * true: it is over, or there was nothing.

@@ -2,6 +2,7 @@
  * With a twin at this side (ft/role/twin.h): it runs between checkpoints, stands while one comes
  * in, and goes on when the primary is lost.
  */
+#include <errno.h>
 #include <stdio.h>
 
 #include "ft/common/steps.h"
@@ -34,6 +35,21 @@ static void cannot_run(struct secondary *s, const char *why)
 	secondary_post(s, SEC_EV_TWIN_OFF);
 }
 
+/* The primary's guest may have done so, too, and be said to have: then that one counts. */
+static void ended(void *arg)
+{
+	struct secondary *s = arg;
+
+	twin_apart(&s->twin, s->vm->ending.end == VM_END_HOST ? APART_HOST : APART_ENDED);
+}
+
+/* One that has ended in the checkpoint waits for what the primary does about it. */
+static void watch(struct secondary *s)
+{
+	s->vm->watch.on_end = s->vm->ending.end == VM_END_NONE ? ended : NULL;
+	s->vm->watch.arg = s;
+}
+
 void twinning_run(void *arg)
 {
 	struct secondary *s = arg;
@@ -44,6 +60,7 @@ void twinning_run(void *arg)
 		return;
 	}
 	step_reached(STEP_TWIN_LOADED);
+	watch(s);
 	if (!s->stage.paused)
 		vm_resume(s->vm);
 	twin_go(&s->twin);
@@ -55,7 +72,8 @@ void twinning_suspend(void *arg)
 	struct secondary *s = arg;
 	struct err e = {0};
 
-	if (vm_pause(s->vm, &e)) {
+	s->vm->watch.on_end = NULL;
+	if (twin_stand(&s->twin, &e)) {
 		secondary_reject(s, e.msg);
 		return;
 	}
@@ -70,13 +88,19 @@ void twinning_lost(void *arg)
 	struct secondary *s = arg;
 	struct err e = {0};
 	char note[160];
+	int r;
 
 	snprintf(note, sizeof(note), "primary: %.120s", s->why);
 	log_warn("%s", note);
 	s->lost_ns = loop_now_ns();
 	stage_abort(&s->stage);
 	ft_set(s->ft, FT_ELSEWHERE, FT_TAKING_OVER, note);
-	if (vm_pause(s->vm, &e)) {
+	s->vm->watch.on_end = NULL;
+	r = vm_pause(s->vm, &e);
+	/* Without the twin, what has left since the checkpoint is known to nobody. */
+	if (!r && s->vm->ending.end == VM_END_HOST)
+		r = err_set(&e, -EIO, "%s", vm_end_why(s->vm));
+	if (r) {
 		log_error("takeover: %s", e.msg);
 		s->ft->on_exit(s->ft->arg, 2);
 		return;

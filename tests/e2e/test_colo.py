@@ -3,6 +3,7 @@
 import ftlab
 import test_tls
 from ftlab import Pair, expect
+from test_faults import KvmFault
 from test_kills import each, primary_dies_in_epoch, secondary_dies_in_epoch
 from test_kemari import asked
 from test_protect import still_well, verify
@@ -199,6 +200,33 @@ def colo_failover(lab):
     random_wait(lab, load, 0.2, 0.4)
     a.call("failover", seconds=20)
     b.wait_state("DEGRADED")
+    lab.probe()
+    check_load(lab, [load], pair.image["B"])
+    pair.end()
+
+
+@test(120)
+def colo_twin_fails(lab):
+    """the twin alone crashes, or its host's KVM fails: a checkpoint, and the pair stays in step; mended, it runs again, and takes over"""
+    fault = KvmFault(lab, "fault")
+    pair = colo_pair(lab)
+    a, b = pair.protect(env={"B": fault.env})
+    load = start_load(lab)
+    for fail, counted, said in ((fault.crash, "ended", "it has ended: triple fault"),
+                                (fault.break_it, "host", "this host cannot run it: KVM_RUN: Bad address")):
+        compares(a)
+        before = b.status()["epochs_total"]
+        fail()
+        a.wait_status(lambda s: s["twin"]["differences"][counted] >= 2, f"checkpoints for '{counted}'", 20)
+        b.wait_log(f"twin: {said}; a checkpoint is asked for")
+        asked(lab, a)
+        for vm in (a, b):
+            expect(vm.status()["state"] == "PROTECTED", f"{vm}: {vm.status()}")
+        expect(b.status()["epochs_total"] > before + 1, f"{b.status()['epochs_total']} epochs, {before} before")
+        fault.mend()
+    compares(a)
+    random_wait(lab, load, 0.2, 0.4)
+    pair.taken_over("B", a.kill())
     lab.probe()
     check_load(lab, [load], pair.image["B"])
     pair.end()

@@ -478,21 +478,38 @@ KVM_FAULT = """
 #include <linux/kvm.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <unistd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+/* An empty file: KVM fails. Else the guest crashes. */
+static int fails(int fd, const struct stat *st)
+{
+	struct kvm_run *run;
+
+	if (!st->st_size) {
+		errno = EFAULT;
+		return -1;
+	}
+	run = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (run == MAP_FAILED)
+		abort();
+	run->exit_reason = KVM_EXIT_SHUTDOWN;
+	munmap(run, 4096);
+	return 0;
+}
 
 int ioctl(int fd, unsigned long request, ...)
 {
 	int (*real)(int, unsigned long, void *) = dlsym(RTLD_NEXT, "ioctl");
+	struct stat st;
 	va_list ap;
 	void *arg;
 
 	va_start(ap, request);
 	arg = va_arg(ap, void *);
 	va_end(ap);
-	if (request == KVM_RUN && !access(getenv("KVM_FAULT"), F_OK)) {
-		errno = EFAULT;
-		return -1;
-	}
+	if (request == KVM_RUN && !stat(getenv("KVM_FAULT"), &st))
+		return fails(fd, &st);
 	return real(fd, request, arg);
 }
 """
@@ -511,6 +528,15 @@ class KvmFault:
 
     def break_it(self):
         open(self.path, "w").close()
+
+    def crash(self):
+        """The guest there has a triple fault, and again each time it is let go."""
+        with open(self.path + ".new", "w") as f:
+            f.write("crash")
+        os.rename(self.path + ".new", self.path)
+
+    def mend(self):
+        os.unlink(self.path)
 
 
 @test(60)

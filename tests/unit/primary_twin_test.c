@@ -612,6 +612,59 @@ static void one_that_takes_no_input_is_not_waited_for(void **state)
 	assert_int_equal(r->pri.link->heart.running, 1);
 }
 
+/* --- a twin that is none any more ------------------------------------------------------------- */
+
+static void twin_is_apart(struct rig *r, uint64_t epoch, uint32_t why, size_t len)
+{
+	const struct wire_apart w = {.why = why};
+
+	peer_mirrors(r, FRAME_APART, epoch, &w, len);
+}
+
+static void its_end_takes_a_checkpoint(void **state)
+{
+	struct rig *r = *state;
+	const struct lockstep *l = &r->pri.mirroring.lockstep;
+	uint64_t n = run_twin(r);
+
+	for (uint32_t why = 0; why < APART_WHYS; why++, n++) {
+		twin_is_apart(r, n - 1, why, sizeof(struct wire_apart)); /* is over */
+		settle(r);
+		assert_true(lockstep_compares(l));
+		prints(r, 3);
+		twin_is_apart(r, n, why, sizeof(struct wire_apart));
+		rig_until(r, PRI_FLIGHT); /* long before its time */
+		loop_until(&r->loop, (peer_reads(r), r->ended == n));
+		assert_int_equal(r->end.runs, 1); /* with a twin again */
+		rig_cause(r, PRI_EV_ACK);
+		assert_int_equal(fake_vm.printed, 3 * (why + 1));
+		assert_int_equal(l->stats.apart[why], 1);
+		peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
+		settle(r);
+		assert_int_equal(l->state, LOCKSTEP_RUNS);
+	}
+}
+
+static void a_word_that_is_malformed(void **state)
+{
+	struct rig *r = *state;
+	const struct lockstep *l = &r->pri.mirroring.lockstep;
+	uint64_t n = run_twin(r);
+
+	for (unsigned i = 0; i < 2; i++) {
+		twin_is_apart(r, n + i, i ? APART_WHYS : 0, sizeof(struct wire_apart) - !i);
+		loop_until(&r->loop, lockstep_wants(l));
+		assert_string_equal(l->why, "the twin's word is malformed");
+		rig_until(r, PRI_FLIGHT);
+		loop_until(&r->loop, (peer_reads(r), r->ended == n + i));
+		rig_cause(r, PRI_EV_ACK);
+		peer_mirrors(r, FRAME_LOADED, n + i, NULL, 0);
+		settle(r);
+	}
+	for (uint32_t why = 0; why < APART_WHYS; why++)
+		assert_int_equal(l->stats.apart[why], 0);
+}
+
 /* --- a peer that lies on it ------------------------------------------------------------------- */
 
 static void expect_refused(struct rig *r, const char *why)
@@ -659,7 +712,7 @@ static void a_frame_of_another_connection(void **state)
 
 	prints(r, 3);
 	peer_mirrors(r, FRAME_ACK, n, NULL, 0);
-	expect_refused(r, "expected output, loaded or mapped, received ack");
+	expect_refused(r, "expected output, loaded, mapped or apart, received ack");
 }
 
 int main(void)
@@ -684,6 +737,8 @@ int main(void)
 		RIG_TEST(nor_one_that_is_late_each_time),
 		RIG_TEST(one_that_has_loaded_is_not_late),
 		RIG_TEST(one_that_takes_no_input_is_not_waited_for),
+		RIG_TEST(its_end_takes_a_checkpoint),
+		RIG_TEST(a_word_that_is_malformed),
 		RIG_TEST(a_word_ahead_of_its_time),
 		RIG_TEST(a_load_of_what_was_not_sent),
 		RIG_TEST(a_load_that_is_said_twice),

@@ -387,6 +387,102 @@ static int setup(void **state)
 
 #define LAB_TEST(f) cmocka_unit_test_setup_teardown(f, setup, lab_teardown)
 
+/* --- it alone ends ---------------------------------------------------------------------------- */
+
+static void ends(enum vm_end end)
+{
+	lab.vm.ending.end = (uint8_t)end;
+	if (lab.vm.watch.on_end)
+		lab.vm.watch.on_end(lab.vm.watch.arg);
+}
+
+static void expect_apart(enum wire_apart_why why)
+{
+	struct wire_apart w;
+	struct frame f;
+
+	do
+		lab_until(end_take(&lab.mirror, &f) == 1);
+	while (f.type == FRAME_LOADED);
+	assert_int_equal(f.type, FRAME_APART);
+	assert_int_equal(f.epoch, lab.sec.twin.epoch);
+	assert_int_equal(f.length, sizeof(w));
+	memcpy(&w, f.data, sizeof(w));
+	assert_int_equal(w.why, why);
+}
+
+/* The next checkpoint has one that runs, whatever became of this. */
+static void one_that_crashes_asks_for_a_checkpoint(void **state)
+{
+	lab_reach(SEC_TWIN);
+	ends(VM_END_CRASH);
+	expect_apart(APART_ENDED);
+	ends(VM_END_CRASH); /* once is enough */
+	pri_commit(3);
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	assert_int_equal(lab.vm.ending.end, VM_END_NONE);
+	assert_true(lab.vm.running);
+	assert_int_equal(lab.exits, 0);
+	assert_int_equal(logged("info: twin: it has ended: crash; a checkpoint is asked for"), 1);
+	ends(VM_END_CRASH);
+	expect_apart(APART_ENDED);
+}
+
+/* No state is to be had from such a one, and none is needed. */
+static void its_host_fails(void **state)
+{
+	lab_reach(SEC_TWIN);
+	ends(VM_END_HOST);
+	expect_apart(APART_HOST);
+	fake_vm.pause_error = -EIO;
+	lab.vm.run.nparked = lab.vm.machine.vcpus;
+	pri_begin(3);
+	lab_until(lab.sec.fsm.state == SEC_TWIN_STAGES);
+	assert_false(lab.vm.running);
+	fake_vm.pause_error = 0;
+	pri_hang_up();
+	lab_until(lab.exits);
+	assert_int_equal(lab.exit_code, 2); /* what has left is known to nobody now */
+	assert_int_equal(lab.taken, 0);
+}
+
+static void its_host_fails_and_the_primary_lives(void **state)
+{
+	lab_reach(SEC_TWIN);
+	ends(VM_END_HOST);
+	fake_vm.pause_error = -EIO;
+	lab.vm.run.nparked = lab.vm.machine.vcpus;
+	pri_commit(3);
+	fake_vm.pause_error = 0;
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	assert_int_equal(lab.vm.ending.end, VM_END_NONE);
+	assert_true(lab.vm.running);
+	assert_int_equal(lab.exits, 0);
+	assert_word("PROTECTED");
+	pri_hang_up(); /* and is one that can take over */
+	lab_until(lab.taken);
+	assert_int_equal(lab.exits, 0);
+}
+
+static void had_ended(void)
+{
+	lab.vm.ending.end = VM_END_RESET; /* as in the checkpoint */
+}
+
+/* The primary does what is to be done about it, and sends that. */
+static void one_that_had_ended_asks_for_nothing(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	pri_mirror();
+	lab.runs = 1;
+	fake_vm.while_loading = had_ended;
+	pri_commit(2);
+	lab_until(lab.sec.fsm.state == SEC_TWIN);
+	assert_int_equal(lab.vm.ending.end, VM_END_RESET);
+	ends(VM_END_RESET);
+	end_expect_no(&lab.mirror, FRAME_APART);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -407,6 +503,10 @@ int main(void)
 		LAB_TEST(without_an_answer_it_is_over),
 		LAB_TEST(mappings_that_are_none),
 		LAB_TEST(it_is_gone_after_a_hand_over),
+		LAB_TEST(one_that_crashes_asks_for_a_checkpoint),
+		LAB_TEST(its_host_fails),
+		LAB_TEST(its_host_fails_and_the_primary_lives),
+		LAB_TEST(one_that_had_ended_asks_for_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,7 +11,7 @@
 
 #include "vmm/cli/vms.h"
 
-#define METRICS_VALUES 10
+#define METRICS_VALUES 16
 
 enum metric_type { METRIC_GAUGE, METRIC_COUNTER, METRIC_SUMMARY, METRIC_HISTOGRAM };
 

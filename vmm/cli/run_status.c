@@ -135,6 +135,8 @@ static json_t *twin_status(const struct lockstep *l)
 					   [COMPARE_EXTRA] = "extra",
 					   [COMPARE_OVERDUE] = "overdue",
 					   [COMPARE_FULL] = "full"};
+	static const char *const aparts[] = {
+		[APART_ENDED] = "ended", [APART_HOST] = "host", [APART_SPACE] = "space"};
 	json_t *differences = json_object();
 
 	for (unsigned i = COMPARE_BYTES; i <= COMPARE_FULL; i++)
@@ -142,6 +144,9 @@ static json_t *twin_status(const struct lockstep *l)
 				    json_integer((json_int_t)l->stats.differences[i]));
 	json_object_set_new(differences, "connections",
 			    json_integer((json_int_t)l->stats.unmapped));
+	for (unsigned i = 0; i < APART_WHYS; i++)
+		json_object_set_new(differences, aparts[i],
+				    json_integer((json_int_t)l->stats.apart[i]));
 	json_object_set_new(differences, "load", json_integer((json_int_t)l->stats.not_loaded));
 	json_object_set_new(differences, "input", json_integer((json_int_t)l->stats.not_taken));
 	/* Not "state": scripts look for that of the VM by text. */

@@ -140,6 +140,20 @@ int vm_pause(struct vm *vm, struct err *e)
 	return r < 0 ? err_set(e, r, "interrupt chips: reading: %s", strerror(-r)) : 0;
 }
 
+bool vm_stand_failed(struct vm *vm)
+{
+	bool stands;
+
+	pthread_mutex_lock(&vm->run.lock);
+	stands = vm->ending.end == VM_END_HOST && vm->run.nparked == vm->machine.vcpus;
+	pthread_mutex_unlock(&vm->run.lock);
+	if (!stands || !vm->running)
+		return false;
+	vm->running = false;
+	vm_devices_quiet(vm, true);
+	return true;
+}
+
 void vm_resume(struct vm *vm)
 {
 	VMM_BUG_ON(vm->running);

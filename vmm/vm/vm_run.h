@@ -45,6 +45,11 @@ struct vm;
  */
 int vm_pause(struct vm *vm, struct err *e);
 /*
+ * After a vm_pause() that failed: true, it did as this host's KVM had failed (VM_END_HOST). All
+ * stands now, and only vm_load() gives it a state again.
+ */
+bool vm_stand_failed(struct vm *vm);
+/*
  * Let the vCPUs go; after a load devices look at their queues again first. A guest that has ended
  * stays where it is; on_end is called once more.
  */

@@ -52,6 +52,7 @@ static const struct {
 	[FRAME_OUTPUT] = {"output", 128u << 10},
 	[FRAME_LOADED] = {"loaded", 64},
 	[FRAME_MAPPED] = {"mapped", 64},
+	[FRAME_APART] = {"apart", 64},
 	[FRAME_SUMS] = {"sums", 8u << 10},
 	[FRAME_DIFFER] = {"differ", 8u << 10},
 };

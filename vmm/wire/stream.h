@@ -85,6 +85,8 @@ enum frame_type {
 
 	FRAME_SUMS,   /* what blocks of an image are at the sender (vmm/copy/disk_wire.h) */
 	FRAME_DIFFER, /* to that: which are others here */
+
+	FRAME_APART, /* the twin is no twin any more, until the next checkpoint */
 	FRAME_TYPE_MAX,
 };
 
