@@ -155,6 +155,7 @@ static bool change(struct overlay *ov, struct disk_req *r)
 		disk_end_later(r, ov->merge.error);
 		return false;
 	}
+	ov->writes += r->kind == DISK_WRITE;
 	if (r->kind == DISK_WRITE)
 		put(ov, r);
 	else
@@ -163,13 +164,26 @@ static bool change(struct overlay *ov, struct disk_req *r)
 	return false;
 }
 
+bool overlay_has(struct overlay *ov, uint64_t off)
+{
+	const struct overlay_block *b = overlay_find(ov, off / OVERLAY_BLOCK);
+
+	return b && (b->mem | b->spill) >> off % OVERLAY_BLOCK / OVERLAY_SECTOR & 1;
+}
+
 static void on_fetched(struct loop_op *op, int res);
 
 /* As overlay_fetch(): 1 when it is not over. */
 static int read_on(struct overlay *ov, struct disk_req *r)
 {
+	int res;
+
 	r->io = (struct loop_op){.fn = on_fetched, .arg = r};
-	return overlay_fetch(ov, r->off, r->len, r->buf, &r->pos, &r->io);
+	res = overlay_fetch(ov, r->off, r->len, r->buf, &r->pos, &r->io);
+	if (!res && ov->state == OVERLAY_COLLECT && ov->limits.own &&
+	    overlay_count(ov, r->off, r->len))
+		ov->limits.own(ov->limits.arg, ov, r);
+	return res;
 }
 
 static void on_fetched(struct loop_op *op, int res)
@@ -308,6 +322,7 @@ void overlay_drop(struct overlay *ov)
 	ov->waits = ov->full_told = false;
 	loop_work_del(ov->disk->loop, &ov->full);
 	ov->drops++;
+	ov->writes = 0;
 	disk_cancel(ov->disk);
 }
 
@@ -321,6 +336,7 @@ void overlay_get_stats(const struct overlay *ov, struct overlay_stats *ret)
 		.spilled = st->slots.used,
 		.reads = ov->reads,
 		.sectors = ov->sectors,
+		.writes = ov->writes,
 		.drops = ov->drops,
 	};
 }

@@ -40,6 +40,11 @@ struct overlay_limits {
 	 * a merge.
 	 */
 	void (*full)(void *arg);
+	/*
+	 * A read is about to be done, until there is a merge, and some of r->buf is of this side's
+	 * own: overlay_has(). May be NULL.
+	 */
+	void (*own)(void *arg, struct overlay *ov, const struct disk_req *r);
 	void *arg;
 };
 
@@ -50,6 +55,7 @@ struct overlay_stats {
 	/* Since overlay_attach(). Reads that got sectors which only this side wrote, and how many.
 	 */
 	uint64_t reads, sectors;
+	uint64_t writes; /* requests, since the last drop */
 	uint64_t drops;
 };
 
@@ -76,6 +82,8 @@ void overlay_drop(struct overlay *ov);
  * the guest's.
  */
 void overlay_merge(struct overlay *ov, void (*done)(void *arg, int err), void *arg);
+/* Has this side written bytes to the sector there? Zeros by a discard do not count. */
+bool overlay_has(struct overlay *ov, uint64_t off);
 void overlay_get_stats(const struct overlay *ov, struct overlay_stats *ret);
 /* No request of the guest is under way. What is at the kernel keeps its memory. NULL is fine. */
 void overlay_free(struct overlay *ov);

@@ -99,7 +99,7 @@ struct overlay {
 	bool waits; /* a request waits for room */
 	bool full_told;
 	struct loop_work full;
-	uint64_t reads, sectors, drops;
+	uint64_t reads, sectors, writes, drops;
 };
 
 /* overlay_store.c */

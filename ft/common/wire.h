@@ -78,6 +78,11 @@ struct wire_apart {
 	uint32_t pad;
 };
 
+/* FRAME_READ: before keys of the sectors that were read (ft/epoch/written.h), 8 bytes each. */
+struct wire_read {
+	uint64_t writes; /* requests to write that the twin had made in this epoch */
+};
+
 /* FRAME_GENERATION */
 struct wire_generation {
 	uint64_t generation;

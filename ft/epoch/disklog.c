@@ -50,6 +50,8 @@ static void append(struct disklog *dl, const struct disk *d, const struct disk_r
 #endif
 	if (disk_writes_add(&dl->open, &w, r->buf))
 		dl->failed = true;
+	if (dl->wrote && r->kind == DISK_WRITE)
+		dl->wrote(dl->wrote_arg, w.disk, r);
 #ifdef BUG_DISK_ORDER
 	disk_writes_move(&dl->open, &before);
 #endif

@@ -330,6 +330,61 @@ static void twin_apart(struct lockstep *l, const struct frame *f)
 	differ_because(l, w.why < APART_WHYS ? whys[w.why] : "the twin's word is malformed");
 }
 
+/* --- what the twin reads from its disks ------------------------------------------------------- */
+
+static void wrote(void *arg, unsigned device, const struct disk_req *r)
+{
+	struct lockstep *l = arg;
+
+	written_add(&l->written, device, r->off, r->buf, r->len);
+}
+
+static void watch_reads(struct lockstep *l)
+{
+	if (l->read_set || !written_waits(&l->written))
+		return;
+	l->read_set = true;
+	loop_timer_set(l->vm->loop, &l->read_op, l->bounds.overdue_ns);
+}
+
+static void only_there(struct lockstep *l)
+{
+	if (!lockstep_compares(l))
+		return;
+	l->stats.reads++;
+	differ_because(l, "the twin read from a disk what it alone has written");
+}
+
+static void look_at_reads(struct loop_op *op, int res)
+{
+	struct lockstep *l = op->arg;
+
+	l->read_set = false;
+	if (written_missing(&l->written))
+		only_there(l);
+	watch_reads(l);
+}
+
+static void twin_read(struct lockstep *l, const struct frame *f)
+{
+	struct wire_read w;
+	bool ok = f->length >= sizeof(w);
+	uint64_t key;
+
+	if (f->epoch != l->vm->obuf.epoch || l->state != LOCKSTEP_RUNS)
+		return;
+	if (ok)
+		memcpy(&w, f->data, sizeof(w));
+	for (uint32_t at = sizeof(w); ok && at + sizeof(key) <= f->length; at += sizeof(key)) {
+		memcpy(&key, f->data + at, sizeof(key));
+		ok = written_expect(&l->written, key, w.writes);
+	}
+	if (ok)
+		watch_reads(l);
+	else
+		only_there(l);
+}
+
 /* --- begin and end ---------------------------------------------------------------------------- */
 
 static void tee(struct lockstep *l, const struct netdev_tee *t)
@@ -379,7 +434,8 @@ static bool twin_loaded(struct lockstep *l, const struct frame *f)
 
 static bool is_of_twin(const struct frame *f)
 {
-	return f->type == FRAME_OUTPUT || f->type == FRAME_MAPPED || f->type == FRAME_APART;
+	return f->type == FRAME_OUTPUT || f->type == FRAME_MAPPED || f->type == FRAME_APART ||
+	       f->type == FRAME_READ;
 }
 
 /* It may be behind, but nothing there is of an epoch that has not begun here. */
@@ -391,7 +447,8 @@ static bool take(void *arg, const struct frame *f)
 	if (f->type == FRAME_LOADED)
 		return twin_loaded(l, f);
 	if (!is_of_twin(f)) {
-		snprintf(why, sizeof(why), "expected output, loaded, mapped or apart, received %s",
+		snprintf(why, sizeof(why),
+			 "expected output, loaded, mapped, apart or read, received %s",
 			 stream_frame_name(f->type));
 		return refuse(l, why);
 	}
@@ -405,6 +462,8 @@ static bool take(void *arg, const struct frame *f)
 		twin_output(l, f);
 	else if (f->type == FRAME_APART)
 		twin_apart(l, f);
+	else if (f->type == FRAME_READ)
+		twin_read(l, f);
 	else if (!twin_maps(l, f))
 		differ_because(l, "the twin answers what it was not told");
 	return true;
@@ -425,6 +484,7 @@ void lockstep_sealed(struct lockstep *l, bool runs)
 	if (l->state == LOCKSTEP_OFF)
 		return;
 	compare_reset(&l->compare);
+	written_seal(&l->written);
 	seqs = l->vm->devices.env.seqs;
 	/* A side that takes over adds to the map that this one had at the checkpoint. */
 	l->room = seqs ? seqmap_room(seqs) : SEQMAP_MAX;
@@ -447,6 +507,12 @@ static bool is_net(const struct lockstep *l, unsigned sink)
 	return false;
 }
 
+static void forget(struct lockstep *l)
+{
+	compare_done(&l->compare);
+	written_done(&l->written);
+}
+
 static int begin_compare(struct lockstep *l, struct err *e)
 {
 	struct compare_limits limits = {.bytes = BYTES,
@@ -457,6 +523,8 @@ static int begin_compare(struct lockstep *l, struct err *e)
 					.idle_ns = IDLE_NS};
 	int r = compare_init(&l->compare, &limits, &ops, l);
 
+	if (!r && (r = written_init(&l->written)))
+		compare_done(&l->compare);
 	if (r)
 		return err_set(e, r, "comparison: %s", strerror(-r));
 	for (unsigned i = 0; i < l->vm->obuf.nsinks; i++)
@@ -471,7 +539,8 @@ static void init_times(struct lockstep *l)
 	l->trust_op = (struct loop_op){.fn = look_again, .arg = l};
 	l->load_op = (struct loop_op){.fn = load_late, .arg = l};
 	l->input_op = (struct loop_op){.fn = input_late, .arg = l};
-	l->due_set = l->load_set = l->input_set = false;
+	l->read_op = (struct loop_op){.fn = look_at_reads, .arg = l};
+	l->due_set = l->load_set = l->input_set = l->read_set = false;
 	l->loaded = 0;
 }
 
@@ -497,10 +566,12 @@ int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struc
 	l->mirror.arg = l;
 	r = mirror_start(&l->mirror, vm->loop, st, e);
 	if (r) {
-		compare_done(&l->compare);
+		forget(l);
 		return r;
 	}
 	l->state = LOCKSTEP_ALONE;
+	l->disklog->wrote_arg = l;
+	l->disklog->wrote = wrote;
 	obuf_on_kept(&vm->obuf, kept, l);
 	tee(l, &t);
 	return 0;
@@ -517,6 +588,8 @@ void lockstep_end(struct lockstep *l)
 	loop_timer_del(l->vm->loop, &l->trust_op);
 	loop_timer_del(l->vm->loop, &l->load_op);
 	loop_timer_del(l->vm->loop, &l->input_op);
-	compare_done(&l->compare);
+	loop_timer_del(l->vm->loop, &l->read_op);
+	l->disklog->wrote = NULL;
+	forget(l);
 	tee(l, NULL);
 }

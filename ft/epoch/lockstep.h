@@ -21,6 +21,8 @@
 #include "ft/common/heart.h"
 #include "ft/common/mirror.h"
 #include "ft/common/wire.h"
+#include "ft/epoch/disklog.h"
+#include "ft/epoch/written.h"
 #include "net/compare.h"
 #include "vmm/vm/vm.h"
 
@@ -50,6 +52,7 @@ struct lockstep_stats {
 	uint64_t checkpoints;		/* with a twin behind them */
 	uint64_t differences[6];	/* by enum compare_why */
 	uint64_t apart[APART_WHYS];	/* as the twin's side said */
+	uint64_t reads;			/* of a disk, of what only the twin wrote */
 	uint64_t not_loaded, not_taken; /* bounds that the twin did not keep: load_ns, input_ns */
 	uint64_t connections;		/* with other numbers at the twin, or that bear none */
 	uint64_t unmapped;		/* of them: that needed a checkpoint */
@@ -63,9 +66,11 @@ struct lockstep {
 	struct heart *heart;
 	struct mirror mirror;
 	struct compare compare;
+	struct disklog *disklog; /* where the guest's writes are seen; the caller's, as bounds */
+	struct written written;
 	enum lockstep_state state;
-	struct loop_op due_op, trust_op, load_op, input_op;
-	bool due_set, load_set, input_set;
+	struct loop_op due_op, trust_op, load_op, input_op, read_op;
+	bool due_set, load_set, input_set, read_set;
 	/* Of this epoch, from 1: the next connection's number, and the first that the twin has not.
 	 */
 	uint32_t told, agreed;
@@ -81,8 +86,8 @@ struct lockstep {
 };
 
 /*
- * Takes the stream over. bounds, news and arg are the caller's, set before; the rest is zero, or as
- * lockstep_end() left it.
+ * Takes the stream over. bounds, disklog, news and arg are the caller's, set before; the rest is
+ * zero, or as lockstep_end() left it.
  */
 int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struct stream *st,
 		   struct err *e);

@@ -96,6 +96,7 @@ static int begin(struct mirroring *m, struct err *e)
 		stream_done(&st);
 		return err_set(e, r, "connection broken");
 	}
+	m->lockstep.disklog = &p->engine.disklog;
 	m->lockstep.bounds = bounds_of(p->ft->cfg->peer_timeout_ns);
 	return lockstep_begin(&m->lockstep, p->vm, &p->link->heart, &st, e);
 }

@@ -9,6 +9,7 @@
 #include "ft/common/ft.h"
 #include "ft/common/steps.h"
 #include "ft/common/wire.h"
+#include "ft/epoch/written.h"
 #include "vmm/base/log.h"
 
 #define OVERLAY_BYTES	    (64ull << 20)
@@ -224,6 +225,55 @@ static void overlay_full(void *arg)
 	twin_apart(arg, APART_SPACE);
 }
 
+static unsigned index_of(const struct twin *t, const struct disk *d)
+{
+	return (unsigned)(d - t->vm->devices.disks);
+}
+
+static uint64_t writes_of(const struct twin *t)
+{
+	struct overlay_stats st;
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++) {
+		if (!t->disks[i])
+			continue;
+		overlay_get_stats(t->disks[i], &st);
+		n += st.writes;
+	}
+	return n;
+}
+
+static void tell_read(struct twin *t, const uint64_t *keys, unsigned n)
+{
+	struct wire_read w = {.writes = writes_of(t)};
+	struct iovec iov[2] = {{&w, sizeof(w)}, {(void *)keys, n * sizeof(*keys)}};
+
+	if (n)
+		mirror_put(&t->mirror, FRAME_READ, t->epoch, iov, 2);
+}
+
+/* Has the primary's guest written that, too? If there is no room to ask, nobody will know. */
+static void own_read(void *arg, struct overlay *ov, const struct disk_req *r)
+{
+	struct twin *t = arg;
+	uint64_t keys[WRITTEN_KEYS];
+	unsigned n = 0;
+
+	if (!mirror_is_up(&t->mirror))
+		return;
+	for (uint32_t at = 0; at < r->len; at += WRITTEN_SECTOR) {
+		if (!overlay_has(ov, r->off + at))
+			continue;
+		keys[n++] = written_key(index_of(t, r->disk), r->off + at, r->buf + at);
+		if (n == WRITTEN_KEYS) {
+			tell_read(t, keys, n);
+			n = 0;
+		}
+	}
+	tell_read(t, keys, n);
+}
+
 static const char *path_of(const struct config *cfg, const char *id)
 {
 	for (unsigned i = 0; i < cfg->ndisks; i++)
@@ -239,6 +289,7 @@ static int begin_disk(struct twin *t, unsigned i, struct err *e)
 					.keep_bytes = OVERLAY_KEEP_BYTES,
 					.spill_bytes = OVERLAY_SPILL_BYTES,
 					.full = overlay_full,
+					.own = own_read,
 					.arg = t};
 
 	snprintf(path, sizeof(path), "%s", path_of(t->cfg, t->vm->machine.devs[i].id));

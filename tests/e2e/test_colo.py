@@ -232,6 +232,22 @@ def colo_twin_fails(lab):
     pair.end()
 
 
+@test(90)
+def colo_disk(lab):
+    """a disk read of what the twin alone wrote takes a checkpoint; of what both wrote none, however far one is ahead"""
+    same, other = (colo_pair(lab, guest="blk", cmdline=f"ops=0 region=2048 depth={depth}", net=False, disk=16)
+                   for depth in (1, 8))
+    for pair in (same, other):
+        a, b = pair.protect()
+        compares(a)
+        if pair is same:
+            a.wait_status(lambda s: s["twin"]["checkpoints_total"] >= 4, "checkpoints", 60)
+            expect(twin(a)["differences"]["disk"] == 0, f"{twin(a)}")
+        else:  # whose request is done first decides what is written, and an image and memory take their own time
+            a.wait_status(lambda s: s["twin"]["differences"]["disk"] >= 2, "reads of what one side wrote", 60)
+        pair.end()
+
+
 def twin_step_pair(lab):
     pair = colo_pair(lab, disk=32, epoch=f"{lab.rng.choice((2, 5, 20))}ms")
     pair.epoch_ms = 100

@@ -188,6 +188,21 @@ static void on_full(void *arg)
 	r->fulls++;
 }
 
+/* With the bytes that it is about to get. */
+static void on_own(void *arg, struct overlay *ov, const struct disk_req *r)
+{
+	struct ov_rig *to = arg;
+	const struct ov_req *q = (const struct ov_req *)r;
+
+	to->owns++;
+	for (uint32_t at = 0; at < r->len; at += OV_SECTOR) {
+		if (!overlay_has(ov, r->off + at))
+			continue;
+		to->own_sectors++;
+		assert_memory_equal(r->buf + at, q->want + at, OV_SECTOR);
+	}
+}
+
 void ov_attach(struct ov_rig *r, uint64_t mem, uint64_t spill)
 {
 	const struct overlay_limits limits = {.mem_bytes = mem,
@@ -195,6 +210,7 @@ void ov_attach(struct ov_rig *r, uint64_t mem, uint64_t spill)
 					      .spill_bytes = spill,
 					      .dir = "/tmp",
 					      .full = on_full,
+					      .own = on_own,
 					      .arg = r};
 	struct err e = {0};
 

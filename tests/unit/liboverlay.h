@@ -41,6 +41,7 @@ struct ov_rig {
 	struct ov_req reqs[OV_REQS];
 	uint64_t seq, checked;
 	unsigned fulls, merges;
+	unsigned owns, own_sectors; /* reads, and their sectors, that were told to be its own */
 	int merge_err;
 	uint64_t seed;
 };

@@ -455,6 +455,36 @@ static void a_merge_of_nothing(void **state)
 	assert_null(r->d.layer);
 }
 
+/* From memory, over the image, or from the file; not what was discarded, nor after a takeover. */
+static void what_it_wrote_itself_is_told(void **state)
+{
+	struct ov_rig *r = *state;
+
+	ov_run(r, DISK_READ, 0, 8 * OV_SECTOR);
+	assert_int_equal(r->owns, 0);
+	ov_run(r, DISK_WRITE, 2 * OV_SECTOR, 2 * OV_SECTOR);
+	ov_run(r, DISK_DISCARD, 5 * OV_SECTOR, OV_SECTOR);
+	ov_run(r, DISK_READ, 0, 8 * OV_SECTOR);
+	assert_int_equal(r->own_sectors, 2);
+	ov_run(r, DISK_READ, 3 * OV_SECTOR, OV_SECTOR);
+	assert_int_equal(r->own_sectors, 3);
+	ov_run(r, DISK_READ, 4 * OV_SECTOR, OV_SECTOR);
+	assert_int_equal(r->own_sectors, 3);
+	for (unsigned i = 0; i < 7; i++)
+		ov_run(r, DISK_WRITE, i * MB, MB);
+	assert_true(stats(r).spilled > 0);
+	r->own_sectors = 0;
+	ov_run(r, DISK_READ, MB, MB);
+	assert_int_equal(r->own_sectors, MB / OV_SECTOR);
+	ov_drop(r);
+	ov_run(r, DISK_READ, 0, MB);
+	assert_int_equal(r->own_sectors, MB / OV_SECTOR);
+	ov_run(r, DISK_WRITE, 0, OV_SECTOR);
+	merged(r);
+	ov_run(r, DISK_READ, 0, OV_SECTOR);
+	assert_int_equal(r->own_sectors, MB / OV_SECTOR);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -480,6 +510,7 @@ int main(void)
 		T(an_image_that_fails),
 		T(an_image_that_cannot_be_flushed),
 		T(a_merge_of_nothing),
+		cmocka_unit_test_setup_teardown(what_it_wrote_itself_is_told, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

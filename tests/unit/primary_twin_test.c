@@ -18,53 +18,7 @@
 #include "tests/unit/libprimary.h"
 #include "tests/unit/libsegment.h"
 #include "tests/unit/libtime.h"
-
-static char text[64];
-
-/* Both guests print so many bytes, this one now and the twin when it says so. */
-static void prints(struct rig *r, unsigned n)
-{
-	struct iovec iov = {text, n};
-
-	assert_int_equal(obuf_put(&r->vm.obuf, fake_vm.sink, &iov, 1), 0);
-}
-
-static void twin_prints(struct rig *r, uint64_t epoch, unsigned n)
-{
-	struct {
-		struct wire_output w;
-		char text[sizeof(text)];
-	} out = {.w.sink = (uint32_t)fake_vm.sink};
-
-	memcpy(out.text, text, n);
-	peer_mirrors(r, FRAME_OUTPUT, epoch, &out, sizeof(out.w) + n);
-}
-
-static void settle(struct rig *r)
-{
-	for (unsigned i = 0; i < 20; i++) {
-		loop_run_once(&r->loop, 1000000);
-		time_due();
-	}
-}
-
-/* STEADY, a mirror, and nothing sealed since. */
-static void meet(struct rig *r)
-{
-	r->cfg.ft = FT_MODE_COLO;
-	rig_reach(r, PRI_STEADY);
-	loop_until(&r->loop, lockstep_is_up(&r->pri.mirroring.lockstep));
-	peer_takes_mirror(r, 0);
-}
-
-/* An epoch with a twin behind it is in flight. */
-static uint64_t seal(struct rig *r)
-{
-	rig_cause(r, PRI_EV_TIMER);
-	loop_until(&r->loop, (peer_reads(r), r->ended == r->pri.engine.in_flight));
-	assert_int_equal(r->end.runs, 1);
-	return r->ended;
-}
+#include "tests/unit/libtwin.h"
 
 static void what_both_say_leaves(void **state)
 {
@@ -185,24 +139,11 @@ static struct wire_mapped told_mapping(struct rig *r, uint64_t epoch)
 	return w;
 }
 
-/* An epoch more, and the twin runs. Returns the one that is open. */
-static uint64_t next(struct rig *r)
-{
-	uint64_t n = seal(r);
-
-	rig_cause(r, PRI_EV_ACK);
-	peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
-	settle(r);
-	assert_int_equal(r->pri.mirroring.lockstep.state, LOCKSTEP_RUNS);
-	return n + 1;
-}
-
 /* STEADY, and a twin that runs. */
 static uint64_t run_twin(struct rig *r)
 {
 	answers_with = 0;
-	meet(r);
-	return next(r);
+	return twin_run(r);
 }
 
 /* A client that hears of it before the twin knows the number could not go on with the twin. */
@@ -450,9 +391,9 @@ static void a_difference_asks_for_a_seal(void **state)
 	assert_int_equal(r->pri.fsm.state, PRI_ASKED);
 	assert_true(time_left(&r->pri.timer_op) > 0);
 	prints(r, 3);
-	text[0] ^= 1;
+	twin_text[0] ^= 1;
 	twin_prints(r, n + 1, 3);
-	text[0] ^= 1;
+	twin_text[0] ^= 1;
 	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
 	assert_int_equal(time_left(&r->pri.timer_op), 0);
 	assert_int_equal(fake_vm.printed, 0);
@@ -505,216 +446,6 @@ static void the_same_trouble_is_told_once(void **state)
 	assert_int_equal(logged("warning: twin: connection closed"), 1);
 }
 
-/* --- a twin that does not keep up ------------------------------------------------------------- */
-
-#define LOAD_NS	  (500 * MS)
-#define KEMARI_NS (5 * S)
-
-static void meet_in_time(struct rig *r)
-{
-	meet(r);
-	r->pri.mirroring.lockstep.bounds.load_ns = LOAD_NS;
-}
-
-static bool goes_on_alone(struct rig *r)
-{
-	return lockstep_wants(&r->pri.mirroring.lockstep) && !mirroring_may_run(&r->pri.mirroring);
-}
-
-/* Its link is well: it acknowledges. What waits leaves with the next epoch, and soon. */
-static void one_that_never_loads_is_not_waited_for(void **state)
-{
-	struct rig *r = *state;
-	uint64_t n;
-
-	meet_in_time(r);
-	n = seal(r);
-	time_pass(&r->loop, LOAD_NS); /* for the ack is another wait */
-	assert_false(lockstep_wants(&r->pri.mirroring.lockstep));
-	prints(r, 3);
-	rig_cause(r, PRI_EV_ACK);
-	time_pass(&r->loop, LOAD_NS - MS);
-	assert_true(lockstep_compares(&r->pri.mirroring.lockstep));
-	time_pass(&r->loop, MS);
-	rig_until(r, PRI_FLIGHT);
-	loop_until(&r->loop, (peer_reads(r), r->ended == n + 1));
-	assert_int_equal(r->end.runs, 0);
-	rig_cause(r, PRI_EV_ACK);
-	assert_int_equal(fake_vm.printed, 3);
-	assert_int_equal(r->pri.mirroring.lockstep.stats.not_loaded, 1);
-	assert_int_equal(logged("as with kemari for 5 s"), 1);
-	assert_int_equal(logged("received nothing in 500 ms"), 1);
-	assert_true(lockstep_is_up(&r->pri.mirroring.lockstep));
-	peer_mirrors(r, FRAME_LOADED, n, NULL, 0); /* too late, and no lie */
-	settle(r);
-	assert_true(lockstep_is_up(&r->pri.mirroring.lockstep));
-	time_jump(KEMARI_NS);
-	seal(r); /* with a twin */
-}
-
-/* However often a checkpoint comes before the bound: here each 200 ms. */
-static void nor_one_that_is_late_each_time(void **state)
-{
-	struct rig *r = *state;
-	uint64_t n;
-
-	meet_in_time(r);
-	primary_set_epoch(&r->pri, 5 * MS);
-	n = seal(r);
-	rig_cause(r, PRI_EV_ACK);
-	for (unsigned i = 1; i < 3; i++) {
-		assert_int_equal(seal(r), n + i);
-		peer_mirrors(r, FRAME_LOADED, n + i - 1, NULL, 0);
-		rig_cause(r, PRI_EV_ACK);
-		settle(r);
-		assert_true(lockstep_compares(&r->pri.mirroring.lockstep));
-	}
-	time_pass(&r->loop, LOAD_NS - 2 * 200 * MS);
-	assert_int_equal(r->pri.mirroring.lockstep.stats.not_loaded, 1);
-	assert_int_equal(r->pri.mirroring.lockstep.loaded, n + 1);
-	assert_true(r->pri.mirroring.kemari_until > loop_now_ns());
-}
-
-static void one_that_has_loaded_is_not_late(void **state)
-{
-	struct rig *r = *state;
-
-	meet_in_time(r);
-	next(r);
-	assert_int_equal(time_left(&r->pri.mirroring.lockstep.load_op), -1);
-	next(r);
-	time_pass(&r->loop, LOAD_NS - MS);
-	assert_int_equal(r->pri.mirroring.lockstep.stats.not_loaded, 0);
-	assert_int_equal(r->pri.mirroring.lockstep.state, LOCKSTEP_RUNS);
-}
-
-/* Nothing of it is read: what the guest is given waits for room, and then no more. */
-static void one_that_takes_no_input_is_not_waited_for(void **state)
-{
-	static uint8_t frame[NET_VNET_HDR + NET_FRAME_MAX];
-	struct rig *r = *state;
-	struct netdev *nd = &r->vm.devices.nets[RIG_NET];
-	struct lockstep *l;
-
-	run_twin(r);
-	l = &r->pri.mirroring.lockstep;
-	while (nd->tee.ready(nd->tee.arg))
-		netdev_given(nd, frame, sizeof(frame));
-	assert_true(l->mirror.bytes >= MIRROR_LIMIT);
-	assert_int_equal(time_left(&l->input_op), l->bounds.input_ns);
-	time_pass(&r->loop, l->bounds.input_ns - 1);
-	assert_false(nd->tee.ready(nd->tee.arg));
-	time_pass(&r->loop, 1);
-	assert_true(nd->tee.ready(nd->tee.arg));
-	assert_true(goes_on_alone(r) || r->pri.fsm.state == PRI_FLIGHT);
-	assert_int_equal(l->stats.not_taken, 1);
-	assert_int_equal(logged("it takes no input"), 1);
-	assert_int_equal(r->pri.link->heart.running, 1);
-}
-
-/* --- a twin that is none any more ------------------------------------------------------------- */
-
-static void twin_is_apart(struct rig *r, uint64_t epoch, uint32_t why, size_t len)
-{
-	const struct wire_apart w = {.why = why};
-
-	peer_mirrors(r, FRAME_APART, epoch, &w, len);
-}
-
-static void its_end_takes_a_checkpoint(void **state)
-{
-	struct rig *r = *state;
-	const struct lockstep *l = &r->pri.mirroring.lockstep;
-	uint64_t n = run_twin(r);
-
-	for (uint32_t why = 0; why < APART_WHYS; why++, n++) {
-		twin_is_apart(r, n - 1, why, sizeof(struct wire_apart)); /* is over */
-		settle(r);
-		assert_true(lockstep_compares(l));
-		prints(r, 3);
-		twin_is_apart(r, n, why, sizeof(struct wire_apart));
-		rig_until(r, PRI_FLIGHT); /* long before its time */
-		loop_until(&r->loop, (peer_reads(r), r->ended == n));
-		assert_int_equal(r->end.runs, 1); /* with a twin again */
-		rig_cause(r, PRI_EV_ACK);
-		assert_int_equal(fake_vm.printed, 3 * (why + 1));
-		assert_int_equal(l->stats.apart[why], 1);
-		peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
-		settle(r);
-		assert_int_equal(l->state, LOCKSTEP_RUNS);
-	}
-}
-
-static void a_word_that_is_malformed(void **state)
-{
-	struct rig *r = *state;
-	const struct lockstep *l = &r->pri.mirroring.lockstep;
-	uint64_t n = run_twin(r);
-
-	for (unsigned i = 0; i < 2; i++) {
-		twin_is_apart(r, n + i, i ? APART_WHYS : 0, sizeof(struct wire_apart) - !i);
-		loop_until(&r->loop, lockstep_wants(l));
-		assert_string_equal(l->why, "the twin's word is malformed");
-		rig_until(r, PRI_FLIGHT);
-		loop_until(&r->loop, (peer_reads(r), r->ended == n + i));
-		rig_cause(r, PRI_EV_ACK);
-		peer_mirrors(r, FRAME_LOADED, n + i, NULL, 0);
-		settle(r);
-	}
-	for (uint32_t why = 0; why < APART_WHYS; why++)
-		assert_int_equal(l->stats.apart[why], 0);
-}
-
-/* --- a peer that lies on it ------------------------------------------------------------------- */
-
-static void expect_refused(struct rig *r, const char *why)
-{
-	loop_until(&r->loop, !lockstep_is_up(&r->pri.mirroring.lockstep));
-	assert_int_equal(logged(why), 1);
-	assert_int_equal(r->pri.fsm.state == PRI_STEADY || r->pri.fsm.state == PRI_FLIGHT, 1);
-	assert_int_equal(fake_vm.printed, 0);
-}
-
-static void a_word_ahead_of_its_time(void **state)
-{
-	struct rig *r = *state;
-	uint64_t n = run_twin(r);
-
-	prints(r, 3);
-	twin_prints(r, n + 1, 3);
-	expect_refused(r, "received one of");
-}
-
-static void a_load_of_what_was_not_sent(void **state)
-{
-	struct rig *r = *state;
-	uint64_t n = run_twin(r);
-
-	prints(r, 3);
-	peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
-	expect_refused(r, "expected loaded");
-}
-
-static void a_load_that_is_said_twice(void **state)
-{
-	struct rig *r = *state;
-	uint64_t n = run_twin(r);
-
-	prints(r, 3);
-	peer_mirrors(r, FRAME_LOADED, n - 1, NULL, 0);
-	expect_refused(r, "once, received loaded");
-}
-
-static void a_frame_of_another_connection(void **state)
-{
-	struct rig *r = *state;
-	uint64_t n = run_twin(r);
-
-	prints(r, 3);
-	peer_mirrors(r, FRAME_ACK, n, NULL, 0);
-	expect_refused(r, "expected output, loaded, mapped or apart, received ack");
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -733,16 +464,6 @@ int main(void)
 		RIG_TEST(a_seal_forgets_what_is_over),
 		RIG_TEST(an_answer_to_nothing_is_a_difference),
 		RIG_TEST(the_same_trouble_is_told_once),
-		RIG_TEST(one_that_never_loads_is_not_waited_for),
-		RIG_TEST(nor_one_that_is_late_each_time),
-		RIG_TEST(one_that_has_loaded_is_not_late),
-		RIG_TEST(one_that_takes_no_input_is_not_waited_for),
-		RIG_TEST(its_end_takes_a_checkpoint),
-		RIG_TEST(a_word_that_is_malformed),
-		RIG_TEST(a_word_ahead_of_its_time),
-		RIG_TEST(a_load_of_what_was_not_sent),
-		RIG_TEST(a_load_that_is_said_twice),
-		RIG_TEST(a_frame_of_another_connection),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

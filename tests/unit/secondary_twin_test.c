@@ -4,10 +4,12 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
+#include "ft/epoch/written.h"
 #include "net/seqmap.h"
 #include "tests/fuzz/vm.h"
 #include "tests/unit/libfakeprimary.h"
@@ -387,6 +389,50 @@ static int setup(void **state)
 
 #define LAB_TEST(f) cmocka_unit_test_setup_teardown(f, setup, lab_teardown)
 
+/* --- its disk --------------------------------------------------------------------------------- */
+
+static void twin_reads(struct lab_write *w, uint64_t off, uint32_t len)
+{
+	w->done = false;
+	w->req.buf = w->buf = aligned_alloc(4096, 4096);
+	w->req.kind = DISK_READ;
+	w->req.off = off;
+	w->req.len = len;
+	disk_submit(&lab.vm.devices.disks[LAB_MIRROR], &w->req);
+	lab_until(w->done);
+	assert_int_equal(w->res, 0);
+}
+
+/* What it reads of that is told: its place and bytes. */
+static void it_reads_what_it_wrote(void **state)
+{
+	static uint8_t sector[512];
+	struct lab_write w;
+	struct frame f;
+	struct {
+		struct wire_read w;
+		uint64_t key;
+	} what;
+
+	lab_reach(SEC_TWIN);
+	lab_guest_writes(&w, LAB_MIRROR, 4096 + 512, 0x77);
+	lab_until(w.done);
+	twin_reads(&w, 0, 1024);
+	twin_reads(&w, 4096, 4096);
+	do
+		lab_until(end_take(&lab.mirror, &f) == 1);
+	while (f.type == FRAME_LOADED);
+	assert_int_equal(f.type, FRAME_READ);
+	assert_int_equal(f.epoch, lab.sec.twin.epoch);
+	assert_int_equal(f.length, sizeof(what));
+	memcpy(&what, f.data, sizeof(what));
+	assert_int_equal(what.w.writes, 1);
+	memset(sector, 0x77, sizeof(sector));
+	assert_int_equal(what.key, written_key(LAB_MIRROR, 4096 + 512, sector));
+	mirror_stop(&lab.sec.twin.mirror);
+	twin_reads(&w, 4096, 4096); /* nobody is there to be told */
+}
+
 /* --- it alone ends ---------------------------------------------------------------------------- */
 
 static void ends(enum vm_end end)
@@ -503,6 +549,7 @@ int main(void)
 		LAB_TEST(without_an_answer_it_is_over),
 		LAB_TEST(mappings_that_are_none),
 		LAB_TEST(it_is_gone_after_a_hand_over),
+		LAB_TEST(it_reads_what_it_wrote),
 		LAB_TEST(one_that_crashes_asks_for_a_checkpoint),
 		LAB_TEST(its_host_fails),
 		LAB_TEST(its_host_fails_and_the_primary_lives),

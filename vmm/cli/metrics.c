@@ -241,7 +241,7 @@ static const struct metric table[] = {
 		     {"twin.differences.full", "full"}, {"twin.differences.connections", "connections"},
 		     {"twin.differences.load", "load"}, {"twin.differences.input", "input"},
 		     {"twin.differences.ended", "ended"}, {"twin.differences.host", "host"},
-		     {"twin.differences.space", "space"}} },
+		     {"twin.differences.space", "space"}, {"twin.differences.disk", "disk"}} },
 	{ "console_dropped_bytes", C, "bytes", "guest's output that no reader took", .values = {{"console_dropped_bytes_total"}} },
 	{ "dev_guest_faults", C, "", "rules that the guest broke", "dev", .values = {{"device_faults"}}, .print = print_object },
 	{ "loop_away_seconds", METRIC_SUMMARY, "seconds", "how long the process looked at no event, since its start", "quantile", US,

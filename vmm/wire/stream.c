@@ -53,6 +53,7 @@ static const struct {
 	[FRAME_LOADED] = {"loaded", 64},
 	[FRAME_MAPPED] = {"mapped", 64},
 	[FRAME_APART] = {"apart", 64},
+	[FRAME_READ] = {"read", 4096},
 	[FRAME_SUMS] = {"sums", 8u << 10},
 	[FRAME_DIFFER] = {"differ", 8u << 10},
 };

@@ -87,6 +87,7 @@ enum frame_type {
 	FRAME_DIFFER, /* to that: which are others here */
 
 	FRAME_APART, /* the twin is no twin any more, until the next checkpoint */
+	FRAME_READ,  /* the twin read this from its disks, having written it */
 	FRAME_TYPE_MAX,
 };
 
