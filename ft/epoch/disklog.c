@@ -50,8 +50,6 @@ static void append(struct disklog *dl, const struct disk *d, const struct disk_r
 #endif
 	if (disk_writes_add(&dl->open, &w, r->buf))
 		dl->failed = true;
-	if (dl->wrote && r->kind == DISK_WRITE)
-		dl->wrote(dl->wrote_arg, w.disk, r);
 #ifdef BUG_DISK_ORDER
 	disk_writes_move(&dl->open, &before);
 #endif
@@ -70,6 +68,8 @@ static enum disk_verdict on_submit(void *arg, struct disk *d, const struct disk_
 		return DISK_GO;
 	append(dl, d, r);
 	dl->full = dl->bytes > dl->limit_bytes;
+	if (dl->wrote)
+		dl->wrote(dl->wrote_arg, index_of(dl, d), r);
 	return DISK_GO;
 }
 

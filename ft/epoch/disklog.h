@@ -35,7 +35,7 @@ struct disklog {
 	bool full;		    /* disks held until that makes room */
 	bool failed;		    /* out of memory: a change is missing */
 	struct disk_writes open;    /* of the open epoch */
-	/* The guest writes that to device i; bytes as in r. NULL: nobody wants to know. */
+	/* A change of device i is in the log, which may be full now. NULL: nobody wants to know. */
 	void (*wrote)(void *arg, unsigned i, const struct disk_req *r);
 	void *wrote_arg;
 	void (*switched)(void *arg);

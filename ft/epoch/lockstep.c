@@ -336,7 +336,12 @@ static void wrote(void *arg, unsigned device, const struct disk_req *r)
 {
 	struct lockstep *l = arg;
 
-	written_add(&l->written, device, r->off, r->buf, r->len);
+	if (r->kind == DISK_WRITE)
+		written_add(&l->written, device, r->off, r->buf, r->len);
+	if (!l->disklog->full || !lockstep_compares(l))
+		return;
+	l->stats.log_full++;
+	differ_because(l, "the disk log is full: the guest's writes wait for a checkpoint");
 }
 
 static void watch_reads(struct lockstep *l)
@@ -347,42 +352,36 @@ static void watch_reads(struct lockstep *l)
 	loop_timer_set(l->vm->loop, &l->read_op, l->bounds.overdue_ns);
 }
 
-static void only_there(struct lockstep *l)
-{
-	if (!lockstep_compares(l))
-		return;
-	l->stats.reads++;
-	differ_because(l, "the twin read from a disk what it alone has written");
-}
-
 static void look_at_reads(struct loop_op *op, int res)
 {
 	struct lockstep *l = op->arg;
 
 	l->read_set = false;
-	if (written_missing(&l->written))
-		only_there(l);
+	/* While a full log holds its writes it is not known what this guest would have written. */
+	if (lockstep_compares(l) && !l->disklog->full && written_missing(&l->written)) {
+		l->stats.reads++;
+		differ_because(l, "the twin read from a disk what it alone has written");
+	}
 	watch_reads(l);
 }
 
 static void twin_read(struct lockstep *l, const struct frame *f)
 {
 	struct wire_read w;
-	bool ok = f->length >= sizeof(w);
 	uint64_t key;
 
 	if (f->epoch != l->vm->obuf.epoch || l->state != LOCKSTEP_RUNS)
 		return;
-	if (ok)
-		memcpy(&w, f->data, sizeof(w));
-	for (uint32_t at = sizeof(w); ok && at + sizeof(key) <= f->length; at += sizeof(key)) {
-		memcpy(&key, f->data + at, sizeof(key));
-		ok = written_expect(&l->written, key, w.writes);
+	if (f->length < sizeof(w) || (f->length - sizeof(w)) % sizeof(key)) {
+		differ_because(l, "the twin's word is malformed");
+		return;
 	}
-	if (ok)
-		watch_reads(l);
-	else
-		only_there(l);
+	memcpy(&w, f->data, sizeof(w));
+	for (uint32_t at = sizeof(w); at < f->length; at += sizeof(key)) {
+		memcpy(&key, f->data + at, sizeof(key));
+		written_expect(&l->written, key, w.writes);
+	}
+	watch_reads(l);
 }
 
 /* --- begin and end ---------------------------------------------------------------------------- */

@@ -49,9 +49,10 @@ struct lockstep_bounds {
 };
 
 struct lockstep_stats {
-	uint64_t checkpoints;		/* with a twin behind them */
-	uint64_t differences[6];	/* by enum compare_why */
-	uint64_t apart[APART_WHYS];	/* as the twin's side said */
+	uint64_t checkpoints;	    /* with a twin behind them */
+	uint64_t differences[6];    /* by enum compare_why */
+	uint64_t apart[APART_WHYS]; /* as the twin's side said */
+	uint64_t log_full;
 	uint64_t reads;			/* of a disk, of what only the twin wrote */
 	uint64_t not_loaded, not_taken; /* bounds that the twin did not keep: load_ns, input_ns */
 	uint64_t connections;		/* with other numbers at the twin, or that bear none */

@@ -71,14 +71,10 @@ static bool is_known(const struct written *w, uint64_t key)
 	return (*word(w->bits[0], key) | *word(w->bits[1], key)) & bit(key);
 }
 
-bool written_expect(struct written *w, uint64_t key, uint64_t writes)
+void written_expect(struct written *w, uint64_t key, uint64_t writes)
 {
-	if (is_known(w, key))
-		return true;
-	if (w->nwaits == WRITTEN_WAITS)
-		return false;
-	w->waits[w->nwaits++] = (struct written_wait){key, writes};
-	return true;
+	if (w->nwaits < WRITTEN_WAITS && !is_known(w, key))
+		w->waits[w->nwaits++] = (struct written_wait){key, writes};
 }
 
 bool written_missing(struct written *w)

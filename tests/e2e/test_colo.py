@@ -235,7 +235,7 @@ def colo_twin_fails(lab):
 @test(90)
 def colo_disk(lab):
     """a disk read of what the twin alone wrote takes a checkpoint; of what both wrote none, however far one is ahead"""
-    same, other = (colo_pair(lab, guest="blk", cmdline=f"ops=0 region=2048 depth={depth}", net=False, disk=16)
+    same, other = (colo_pair(lab, guest="blk", epoch="50ms", cmdline=f"ops=0 region=2048 depth={depth}", net=False, disk=16)
                    for depth in (1, 8))
     for pair in (same, other):
         a, b = pair.protect()

@@ -273,20 +273,63 @@ static void what_the_twin_alone_wrote(void **state)
 	assert_int_equal(l->state, LOCKSTEP_RUNS);
 }
 
-/* What it says is bounded, whatever that is. */
+/* Else the guest's writes would wait for the next one's time, 40 epochs. */
+static void a_full_disk_log_takes_a_checkpoint(void **state)
+{
+	struct rig *r = *state;
+	const struct lockstep *l = &r->pri.mirroring.lockstep;
+	uint64_t n;
+
+	r->cfg.disklog_bytes = sizeof(sectors);
+	n = twin_run_with_disk(r);
+	writes(r, 8);
+	rig_until(r, PRI_FLIGHT);
+	assert_int_equal(l->stats.log_full, 1);
+	loop_until(&r->loop, (peer_reads(r), r->ended == n));
+	assert_int_equal(r->end.disk_ops, 1);
+}
+
+/* A guest whose writes wait has not said that it writes no more. */
+static void nobody_is_judged_by_a_full_log(void **state)
+{
+	struct rig *r = *state;
+	struct lockstep *l = &r->pri.mirroring.lockstep;
+	uint64_t n = twin_run_with_disk(r);
+
+	r->pri.engine.disklog.full = true;
+	twin_read_it(r, n, 2);
+	time_pass(&r->loop, 4 * OVERDUE_NS);
+	assert_int_equal(l->stats.reads, 0);
+	r->pri.engine.disklog.full = false;
+	time_pass(&r->loop, 2 * OVERDUE_NS);
+	assert_int_equal(l->stats.reads, 1);
+}
+
+/* It may be far ahead, and what it says has a bound. */
 static void more_than_is_waited_for(void **state)
 {
 	struct rig *r = *state;
 	const struct lockstep *l = &r->pri.mirroring.lockstep;
 	uint64_t n = twin_run_with_disk(r);
 
-	for (unsigned i = 0; i <= WRITTEN_WAITS / 8; i++) {
-		assert_int_equal(l->stats.reads, 0);
+	for (unsigned i = 0; i < WRITTEN_WAITS / 8 + 5; i++)
 		twin_read_it(r, n, 8);
-	}
-	assert_int_equal(l->stats.reads, 1);
-	rig_until(r, PRI_FLIGHT);
-	assert_false(written_waits(&l->written));
+	assert_int_equal(l->written.nwaits, WRITTEN_WAITS);
+	assert_int_equal(l->stats.reads, 0);
+	writes(r, 8);
+	time_pass(&r->loop, OVERDUE_NS);
+	assert_int_equal(l->written.nwaits, 0);
+	assert_int_equal(l->stats.reads, 0);
+}
+
+static void reads_that_are_malformed(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = twin_run(r), what[3] = {0};
+
+	peer_mirrors(r, FRAME_READ, n, what, sizeof(what) - 1);
+	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
+	assert_int_equal(r->pri.mirroring.lockstep.stats.reads, 0);
 }
 
 /* --- a peer that lies on it ------------------------------------------------------------------- */
@@ -350,7 +393,10 @@ int main(void)
 		RIG_TEST(a_word_that_is_malformed),
 		RIG_TEST(what_both_wrote_is_no_difference),
 		RIG_TEST(what_the_twin_alone_wrote),
+		RIG_TEST(a_full_disk_log_takes_a_checkpoint),
+		RIG_TEST(nobody_is_judged_by_a_full_log),
 		RIG_TEST(more_than_is_waited_for),
+		RIG_TEST(reads_that_are_malformed),
 		RIG_TEST(a_word_ahead_of_its_time),
 		RIG_TEST(a_load_of_what_was_not_sent),
 		RIG_TEST(a_load_that_is_said_twice),

@@ -148,6 +148,7 @@ static json_t *twin_status(const struct lockstep *l)
 		json_object_set_new(differences, aparts[i],
 				    json_integer((json_int_t)l->stats.apart[i]));
 	json_object_set_new(differences, "disk", json_integer((json_int_t)l->stats.reads));
+	json_object_set_new(differences, "log", json_integer((json_int_t)l->stats.log_full));
 	json_object_set_new(differences, "load", json_integer((json_int_t)l->stats.not_loaded));
 	json_object_set_new(differences, "input", json_integer((json_int_t)l->stats.not_taken));
 	/* Not "state": scripts look for that of the VM by text. */
