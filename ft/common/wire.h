@@ -94,6 +94,7 @@ struct wire_end {
 	uint64_t disk_ops; /* entries in its disk log frames */
 	uint64_t paused;   /* 1: by the user; a side that takes over keeps it so */
 	uint64_t runs;	   /* 1: the secondary's guest is to run from this state on, as a twin */
+	uint64_t apart;	   /* 1: it is taken because the twin was none any more */
 	uint64_t ram_hash; /* with verify: XXH3 of all RAM at the seal */
 	uint64_t state_hash;
 };

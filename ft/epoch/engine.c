@@ -74,7 +74,8 @@ static int finish_job(struct engine *g)
 	j->end = (struct wire_end){.pages = g->capture.count,
 				   .disk_ops = j->disklog.count,
 				   .paused = (g->ft->stands & FT_STAND_USER) != 0,
-				   .runs = g->runs};
+				   .runs = g->runs,
+				   .apart = g->apart};
 	g->at.state = loop_now_ns() - begun;
 	add_hashes(g, j);
 	return 0;

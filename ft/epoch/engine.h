@@ -69,6 +69,7 @@ struct engine {
 	struct send_job *job; /* sealing: that is being filled, or NULL */
 	unsigned parts;	      /* sealing: jobs of the epoch that were handed to the sender */
 	bool runs;	      /* the next epochs are for a guest that runs at the peer, too */
+	bool apart;	      /* they are taken because that is none any more */
 	uint64_t epoch;	      /* the open one */
 	uint64_t in_flight;   /* the one that awaits its ack, 0: none */
 	uint64_t sealed_ns;   /* when that was sealed, or the last one */

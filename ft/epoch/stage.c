@@ -12,7 +12,7 @@
 #define PIECE_PAGES 256u /* of a commit, between two looks at the clock */
 #define FIELD_TEXT  320u /* a field's path and two values */
 
-_Static_assert(sizeof(struct wire_end) + sizeof(struct mem_places) <= 256,
+_Static_assert(sizeof(struct wire_end) + sizeof(struct mem_places) <= 320,
 	       "what an epoch end may have: stream.c");
 
 int stage_init(struct stage *s, struct vm *vm, struct diskapply *disks, uint64_t disklog_limit)
@@ -92,7 +92,7 @@ static int finish(struct stage *s, const struct frame *f, struct err *e)
 	s->has_places = f->length > sizeof(end);
 	if (s->has_places)
 		memcpy(&s->places, f->data + sizeof(end), sizeof(s->places));
-	if (end.paused > 1 || end.runs > 1)
+	if (end.paused > 1 || end.runs > 1 || end.apart > 1)
 		return err_set(e, -EBADMSG, "epoch %llu is neither paused nor not",
 			       (unsigned long long)s->epoch);
 	s->end = end;

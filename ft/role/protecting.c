@@ -13,6 +13,7 @@ void primary_seal(void *arg)
 
 	primary_timer(p, ACK_NS);
 	p->engine.runs = mirroring_may_run(&p->mirroring);
+	p->engine.apart = lockstep_wants(&p->mirroring.lockstep);
 	if (!engine_seal(&p->engine, &e)) {
 		lockstep_sealed(&p->mirroring.lockstep, p->engine.runs);
 		return;

@@ -259,6 +259,8 @@ void secondary_take_epoch(void *arg)
 	int r = acknowledge(s, s->stage.epoch);
 	bool done = true;
 
+	if (s->stage.end.apart)
+		twin_look(&s->twin);
 	if (s->verify)
 		stage_commit(&s->stage);
 	else

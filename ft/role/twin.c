@@ -374,6 +374,13 @@ void twin_abandon(struct twin *t)
 
 /* --- checkpoints ------------------------------------------------------------------------------ */
 
+void twin_look(struct twin *t)
+{
+	/* Of one that KVM failed no state is had. */
+	if (t->state == TWIN_SPLIT && t->vm->ending.end != VM_END_HOST)
+		sources_look(&t->sources, t->vm);
+}
+
 bool twin_roll_back(struct twin *t, bool all)
 {
 	if (t->state == TWIN_NONE)

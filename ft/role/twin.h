@@ -18,6 +18,7 @@
 #include "devices/overlay.h"
 #include "ft/common/mirror.h"
 #include "ft/common/wire.h"
+#include "ft/role/sources.h"
 #include "net/inlet.h"
 #include "net/seqmap.h"
 #include "vmm/conf/config.h"
@@ -58,6 +59,7 @@ struct twin {
 	void (*merged)(void *arg, int error);
 	void *merged_arg;
 	uint64_t epoch; /* that its inputs and outputs belong to */
+	struct sources sources;
 };
 
 /*
@@ -81,6 +83,8 @@ void twin_go(struct twin *t);
 void twin_apart(struct twin *t, enum wire_apart_why why);
 /* The guest stands. What it is may be lost with this host's KVM: then it is only to be loaded. */
 int twin_stand(struct twin *t, struct err *e);
+/* The next checkpoint is decoded, for a difference, and VM stands: what is another here? */
+void twin_look(struct twin *t);
 /*
  * The next checkpoint is in memory, VM stands: what this side did is undone. A turn of it, or all;
  * true: it is over, or there was nothing.

@@ -1,5 +1,8 @@
 """Both sides run the guest: what it puts out leaves when the twin has put out the same."""
 
+import json
+import re
+
 import ftlab
 import test_tls
 from ftlab import Pair, expect
@@ -134,6 +137,21 @@ def colo_differs(lab):
     a.kill()
     b.wait_state("DEGRADED")
     b.wait_console("speed", 30)
+    pair.end()
+
+
+@test(90)
+def colo_sources(lab):
+    """when outputs differ the secondary counts which fields of devices do: here what was printed and is not out yet"""
+    pair = colo_pair(lab, guest="writer", cmdline="mode=random tick=10 pages=40 report=1", disk=0, net=False)
+    a, b = pair.protect()
+    there = lambda s: s["twin"]["sources"]
+    b.wait_status(lambda s: there(s)["looks_total"] >= 3, "looks at what differs", 30)
+    fields = there(b.status())["fields"]
+    lab.note(json.dumps(there(b.status())))
+    expect(fields and len(fields) <= 48 and all(re.match(r"[a-z-]+\[\d+\]\.\w", f) for f in fields), f"{fields}")
+    expect(not any(f.startswith(("vcpu", "chips")) for f in fields), f"{fields}")
+    expect(there(a.status())["looks_total"] == 0, f"{a.status()['twin']}")
     pair.end()
 
 

@@ -252,7 +252,8 @@ void pri_end(uint64_t epoch)
 	const struct wire_end w = {.pages = lab.pages,
 				   .disk_ops = lab.disk_ops,
 				   .paused = lab.paused,
-				   .runs = lab.runs};
+				   .runs = lab.runs,
+				   .apart = lab.apart};
 
 	end_send(&lab.main, FRAME_EPOCH_END, epoch, &w, sizeof(w));
 }

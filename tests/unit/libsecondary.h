@@ -65,6 +65,7 @@ struct lab {
 	uint64_t disk_ops, pages; /* in the open epoch */
 	uint64_t paused;	  /* 1: the user has the VM paused */
 	uint64_t runs;		  /* 1: the guest is to run at the secondary, too */
+	uint64_t apart;		  /* 1: that one was none any more */
 };
 
 extern struct lab lab;

@@ -325,6 +325,8 @@ static struct run *a_run(void)
 	r->source.at.stop = 1;
 	r->source.at.runs = 3000001;
 	r->source.passes.stats.disk_total = 1;
+	r->secondary.twin.sources.n = 1;
+	strcpy(r->secondary.twin.sources.fields[0].name, "serial[0].scr");
 	strcpy(r->cfg.name, "real");
 	return r;
 }
@@ -349,6 +351,7 @@ static void a_vm_says_what_the_table_names(void **state)
 			fail_msg("status has nothing for %s", m->name);
 	}
 	has("ftvmm_migration_downtime_seconds{vm=\"real\"} 0.003");
+	has("ftvmm_ft_twin_sources_total{vm=\"real\",field=\"serial[0].scr\"} 0");
 	vms_free(&all);
 	free(r);
 }

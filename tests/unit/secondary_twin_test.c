@@ -529,6 +529,64 @@ static void one_that_had_ended_asks_for_nothing(void **state)
 	end_expect_no(&lab.mirror, FRAME_APART);
 }
 
+/* --- what is different ------------------------------------------------------------------------ */
+
+static uint64_t differed(const char *field)
+{
+	const struct sources *s = &lab.sec.twin.sources;
+
+	for (unsigned i = 0; i < s->n; i++)
+		if (!strcmp(s->fields[i].name, field))
+			return s->fields[i].count;
+	return 0;
+}
+
+/* The guest's, by a register. */
+static void scratch_is(uint8_t value)
+{
+	bus_write(&lab.vm.bus, BUS_PIO, 0x3f8 + 7, 1, value);
+}
+
+static void fields_that_differ_are_counted(void **state)
+{
+	const struct sources *s = &lab.sec.twin.sources;
+
+	lab_reach(SEC_TWIN);
+	scratch_is(0x55);
+	pri_commit(3); /* when it was time */
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	assert_int_equal(s->looks, 0);
+	lab.apart = 1;
+	for (unsigned i = 1; i < 4; i++) {
+		scratch_is(0x55);
+		pri_commit(3 + i);
+		lab_until(lab.sec.twin.epoch == 4 + i && lab.sec.fsm.state == SEC_TWIN);
+		assert_int_equal(s->looks, i < 3 ? 1 : 2); /* once a second */
+		assert_int_equal(differed("serial[0].scr"), s->looks);
+		if (i == 2)
+			lab_pass(S);
+	}
+	assert_int_equal(s->n, 1);
+	pri_commit(7);
+	lab_until(lab.sec.twin.epoch == 8 && lab.sec.fsm.state == SEC_TWIN);
+	assert_int_equal(differed("serial[0].scr"), 2);
+	lab_check_vm(7);
+}
+
+/* There is nothing to compare. */
+static void one_that_has_no_state(void **state)
+{
+	lab_reach(SEC_TWIN);
+	lab.apart = 1;
+	ends(VM_END_HOST);
+	fake_vm.pause_error = -EIO;
+	lab.vm.run.nparked = lab.vm.machine.vcpus;
+	pri_commit(3);
+	fake_vm.pause_error = 0;
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	assert_int_equal(lab.sec.twin.sources.looks, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -554,6 +612,8 @@ int main(void)
 		LAB_TEST(its_host_fails),
 		LAB_TEST(its_host_fails_and_the_primary_lives),
 		LAB_TEST(one_that_had_ended_asks_for_nothing),
+		LAB_TEST(fields_that_differ_are_counted),
+		LAB_TEST(one_that_has_no_state),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -243,6 +243,8 @@ static const struct metric table[] = {
 		     {"twin.differences.ended", "ended"}, {"twin.differences.host", "host"},
 		     {"twin.differences.space", "space"}, {"twin.differences.disk", "disk"},
 		     {"twin.differences.log", "log"}} },
+	{ "ft_twin_source_looks", C, "", "looks at how the guest here is another one", .values = {{"twin.sources.looks_total"}} },
+	{ "ft_twin_sources", C, "", "those of them at which a device's field was", "field", .values = {{"twin.sources.fields"}}, .print = print_object },
 	{ "console_dropped_bytes", C, "bytes", "guest's output that no reader took", .values = {{"console_dropped_bytes_total"}} },
 	{ "dev_guest_faults", C, "", "rules that the guest broke", "dev", .values = {{"device_faults"}}, .print = print_object },
 	{ "loop_away_seconds", METRIC_SUMMARY, "seconds", "how long the process looked at no event, since its start", "quantile", US,

@@ -127,8 +127,20 @@ static void add_behind(json_t *o, struct run *r)
 			    json_integer((json_int_t)r->ft.stats.unequal));
 }
 
+/* How often a field of a device was another here, of so many looks. */
+static json_t *sources_status(const struct sources *s)
+{
+	json_t *fields = json_object();
+
+	for (unsigned i = 0; i < s->n; i++)
+		json_object_set_new(fields, s->fields[i].name,
+				    json_integer((json_int_t)s->fields[i].count));
+	return json_pack("{s:I, s:o, s:I}", "looks_total", (json_int_t)s->looks, "fields", fields,
+			 "others_total", (json_int_t)s->others);
+}
+
 /* What is compared with what the other side's guest puts out. */
-static json_t *twin_status(const struct lockstep *l)
+static json_t *twin_status(const struct lockstep *l, const struct sources *s)
 {
 	static const char *const whys[] = {[COMPARE_BYTES] = "bytes",
 					   [COMPARE_FLAGS] = "flags",
@@ -152,12 +164,13 @@ static json_t *twin_status(const struct lockstep *l)
 	json_object_set_new(differences, "load", json_integer((json_int_t)l->stats.not_loaded));
 	json_object_set_new(differences, "input", json_integer((json_int_t)l->stats.not_taken));
 	/* Not "state": scripts look for that of the VM by text. */
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o}", "phase",
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "phase",
 			 lockstep_state_name(l->state), "last_difference", l->why,
 			 "checkpoints_total", (json_int_t)l->stats.checkpoints, "let_total",
 			 (json_int_t)l->stats.let, "inputs_total", (json_int_t)l->stats.inputs,
 			 "load_us", (json_int_t)(l->stats.load_ns / 1000), "mapped_total",
-			 (json_int_t)l->stats.connections, "differences", differences);
+			 (json_int_t)l->stats.connections, "differences", differences, "sources",
+			 sources_status(s));
 }
 
 /* How long events waited because of what else the loop did, since the start. */
@@ -244,7 +257,9 @@ json_t *run_status(struct run *r)
 	if ((under_way = run_lazy_status(r)))
 		json_object_set_new(o, "lazy", under_way);
 	if (r->role != ROLE_PLAIN)
-		json_object_set_new(o, "twin", twin_status(&r->primary.mirroring.lockstep));
+		json_object_set_new(
+			o, "twin",
+			twin_status(&r->primary.mirroring.lockstep, &r->secondary.twin.sources));
 	add_loop(o, &r->loop);
 	json_object_set_new(o, "held_packets", json_integer(ob->held));
 	json_object_set_new(o, "held_bytes", json_integer(ob->bytes));

@@ -92,6 +92,33 @@ int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e)
 	return vm_state_decode(vm->state.scratch, vm->state.nitems, &vm->machine, buf, len, e);
 }
 
+struct comparison {
+	const struct state_item *item;
+	vm_differ_fn *fn;
+	void *arg;
+};
+
+static void differs(void *arg, const char *path, const char *here, const char *sent)
+{
+	const struct comparison *c = arg;
+
+	c->fn(c->arg, c->item, path);
+}
+
+void vm_compare(struct vm *vm, vm_differ_fn *fn, void *arg)
+{
+	const struct vm_state *s = &vm->state;
+
+	VMM_BUG_ON(vm->running);
+	vm_devices_save(vm);
+	for (unsigned i = 0; i < s->nitems; i++) {
+		struct comparison c = {&s->items[i], fn, arg};
+
+		if (c.item->desc != &vcpu_state_desc && c.item->desc != &vm_chips_desc)
+			state_compare(c.item->desc, c.item->pod, s->scratch[i].pod, differs, &c);
+	}
+}
+
 void vm_commit(struct vm *vm)
 {
 	const struct vm_state *s = &vm->state;

@@ -46,6 +46,13 @@ int vm_decode(struct vm *vm, const void *buf, size_t len, struct err *e);
 /* Scratch becomes what vm_load() will load. Plain copies: cannot fail. VM paused or never run. */
 void vm_commit(struct vm *vm);
 /*
+ * How it is here, against what was decoded last: each field of a device that differs, by its path
+ * below that (state_compare()). Not of vCPUs and interrupt chips, of which a state is only half of
+ * what they are about to do. VM paused.
+ */
+typedef void vm_differ_fn(void *arg, const struct state_item *it, const char *path);
+void vm_compare(struct vm *vm, vm_differ_fn *fn, void *arg);
+/*
  * Put the committed state into KVM and devices, to run it: KVM writes its clock into memory.
  * advance_ns: how long ago the guest was what is loaded, if its time went on meanwhile.
  */

@@ -27,7 +27,7 @@ static const struct {
 	[FRAME_DISKLOG] = {"disklog", DATA_MAX},
 	[FRAME_STATE] = {"state", 1u << 20},
 	[FRAME_EPOCH_BEGIN] = {"epoch-begin", 256},
-	[FRAME_EPOCH_END] = {"epoch-end", 256},
+	[FRAME_EPOCH_END] = {"epoch-end", 320},
 	[FRAME_ACK] = {"ack", 64},
 	[FRAME_BYE] = {"bye", 4096},
 	[FRAME_HAND_OVER] = {"hand-over", 64},
