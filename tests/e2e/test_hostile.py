@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import struct
 
 import ftlab
@@ -193,10 +194,11 @@ EPOCH_MS = 200
 SLOW_WAYS = ("mute",)
 
 
-def ways(lab):
+def ways(lab, twin=False):
     p = tool(lab, "ways")
     p.wait_exit()
-    return [w for w in p.log_text().split() if TIMES != "1" or w not in SLOW_WAYS]
+    return [w for w in p.log_text().split()
+            if (TIMES != "1" or w not in SLOW_WAYS) and w.startswith("twin-") == twin]
 
 
 def check_held(frames, log):
@@ -247,3 +249,76 @@ def hostile_secondary(lab):
     a.wait_state("PROTECTED")
     random_wait(lab, load, 0.2, 0.4)
     check_load(lab, [load], pair.image["A"])
+
+
+def liar(lab, names):
+    p = Process(lab.ns["B"], [os.path.join(ftlab.TOOLS, "hostile/hostile"), "secondary",
+                              "-s", str(lab.rng.getrandbits(32)), URI_B, *names], lab.path("900-hostile-log"))
+    lab.processes.append(p)
+    ready(p, "ready")
+    return p
+
+
+def twin_reasons(log):
+    return re.findall(r"twin: (.*); as with kemari", log)
+
+
+@test(240)
+def hostile_twin(lab):
+    """lies on the mirror: that connection is dropped with a reason, epochs go on, and nobody waits for a twin"""
+    names = [w for w in ways(lab, twin=True) if w != "twin-mute"]
+    pair = Pair(lab, disk=32, ft="colo", epoch="20ms")
+    liar_ = liar(lab, names)
+    a = pair.primary("A")
+    load = start_load(lab)
+    d = Deadline(220)
+    while liar_.alive():
+        expect(a.alive(), f"the primary ended with {a.code}: {ftlab.tail(a.log)}")
+        a.status(5)
+        d.check(f"the end of {liar_.log_text()}")
+        liar_.nap(0.05)
+    expect(liar_.code == 0, f"{liar_.log_text()}")
+    log = a.log_text()
+    for reason in ("expected loaded .*received nothing", "expected output of epoch", "once, received loaded",
+                   "expected loaded .* received loaded", "received ack", "is of session", "says it is frame",
+                   "is above the limit", "connection closed"):
+        expect(re.search(f"twin: .*{reason}", log), f"nobody said '{reason}'")
+    for line in log.splitlines():
+        expect(line.isprintable(), f"a peer writes on the terminal: {line!r}")
+    lab.release(liar_)
+    pair.secondary("B").wait_state("PROTECTED", seconds=20)
+    a.wait_state("PROTECTED")
+    a.wait_status(lambda s: s["twin"]["phase"] == "runs", "a twin that runs", 20)
+    random_wait(lab, load, 0.2, 0.4)
+    check_load(lab, [load], pair.image["A"])
+    pair.end()
+
+
+@test(90)
+def hostile_twin_mute(lab):
+    """a mirror that nobody reads: what the guest is given waits 0.2 s at most, and then no more"""
+    pair = Pair(lab, disk=32, ft="colo", epoch="20ms")
+    liar_ = liar(lab, ["twin-mute"])
+    a = pair.primary("A")
+    liar_d = Deadline(30)
+    while "acts" not in liar_.log_text():
+        expect(liar_.alive(), liar_.log_text())
+        liar_d.check("a twin that takes nothing")
+        liar_.nap(0.02)
+    sock = lab.socket_in("C", socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.bind(("c0", 0))
+    lab.closing.append(sock)
+    frame = b"\xff" * 6 + b"\x02\0\0\0\0\1\x88\xb5" + bytes(1400)
+    d = Deadline(20)
+    while not a.status(5)["twin"]["differences"]["input"]:
+        for _ in range(2000):
+            sock.send(frame)
+        d.check(f"a bound for its input: {a.status(5)['twin']}")
+    a.wait_log("twin: it does not keep up .it takes no input: 4096 KiB of it wait, for 200 ms.; as with kemari for 5 s")
+    asked = ftlab.mono()
+    lab.probe()
+    expect(ftlab.mono() - asked < 2e9 * ftlab.SLOW, f"an answer took {(ftlab.mono() - asked) / 1e9:.1f} s")
+    expect(a.alive() and a.status(5)["state"] in ("PROTECTED", "DEGRADED", "UNPROTECTED", "SYNCING"), f"{a.status(5)}")
+    liar_.wait_exit(20)
+    expect(liar_.code == 0, liar_.log_text())
+    pair.end()

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "ft/common/wire.h"
+#include "tests/hostile/badpeer.h"
 #include "tests/hostile/hostile.h"
 #include "vmm/wire/chan.h"
 #include "vmm/wire/chan_io.h"
@@ -24,19 +25,7 @@
 #define FLOOD_NS    800000000ull
 #define FLOOD_BYTES (1u << 20)
 
-struct peer {
-	const char *way;
-	int lfd;
-	unsigned hold_ms, epoch_ms;
-	struct stream main, heart;
-	bool has_heart, over;
-	uint64_t beat_ns, nonce, echo;
-	unsigned beats; /* heard, without answers */
-	uint64_t epoch; /* the last one that began */
-	uint16_t type;	/* of the last frame */
-};
-
-static void say(const struct peer *p, const char *what)
+void bad_say(const struct peer *p, const char *what)
 {
 	struct timespec ts;
 
@@ -44,25 +33,25 @@ static void say(const struct peer *p, const char *what)
 	printf("%s %s %lld\n", p->way, what, (long long)ts.tv_sec * 1000000000 + ts.tv_nsec);
 }
 
-static uint64_t soon(void)
+uint64_t bad_soon(void)
 {
 	return loop_now_ns() + HOSTILE_WAIT_NS;
 }
 
-static bool answer(struct peer *p, enum frame_type type, uint64_t epoch, const void *data, size_t n)
+bool bad_answer(struct peer *p, enum frame_type type, uint64_t epoch, const void *data, size_t n)
 {
 	struct iovec iov = {(void *)data, n};
 
-	return stream_send(&p->main, type, epoch, &iov, n ? 1 : 0, soon()) == 0;
+	return stream_send(&p->main, type, epoch, &iov, n ? 1 : 0, bad_soon()) == 0;
 }
 
-static void put(int fd, const void *data, size_t n)
+void bad_put(int fd, const void *data, size_t n)
 {
 	struct iovec iov = {(void *)data, n};
 	struct chan c = chan_of(fd);
 
 	/* The primary may have gone already, which is what it should do. */
-	(void)chan_write(&c, &iov, 1, soon());
+	(void)chan_write(&c, &iov, 1, bad_soon());
 }
 
 static void beat(struct peer *p)
@@ -70,7 +59,7 @@ static void beat(struct peer *p)
 	struct wire_heart w = {.nonce = ++p->nonce, .echo = p->echo};
 	struct iovec iov = {&w, sizeof(w)};
 
-	stream_send(&p->heart, FRAME_HEART, 0, &iov, 1, soon());
+	stream_send(&p->heart, FRAME_HEART, 0, &iov, 1, bad_soon());
 	p->beat_ns = loop_now_ns();
 }
 
@@ -88,7 +77,7 @@ static void hear(struct peer *p)
 }
 
 /* The next frame of the main link within ms, beating meanwhile. False when none came. */
-static bool next_frame(struct peer *p, unsigned ms)
+bool bad_next_frame(struct peer *p, unsigned ms)
 {
 	uint64_t until = loop_now_ns() + ms * 1000000ull;
 	struct frame f;
@@ -104,6 +93,8 @@ static bool next_frame(struct peer *p, unsigned ms)
 			p->type = f.type;
 			if (f.type == FRAME_EPOCH_BEGIN)
 				p->epoch = f.epoch;
+			if (f.type == FRAME_EPOCH_END && f.length >= sizeof(p->end))
+				memcpy(&p->end, f.data, sizeof(p->end));
 			return true;
 		}
 		p->over = r < 0;
@@ -116,28 +107,28 @@ static bool next_frame(struct peer *p, unsigned ms)
 	return false;
 }
 
-static bool wait_type(struct peer *p, uint16_t type)
+bool bad_wait_type(struct peer *p, uint16_t type)
 {
-	uint64_t until = soon();
+	uint64_t until = bad_soon();
 
 	while (!p->over && loop_now_ns() < until)
-		if (next_frame(p, 1000) && p->type == type)
+		if (bad_next_frame(p, 1000) && p->type == type)
 			return true;
 	return false;
 }
 
 /* Take whatever comes for so long. */
-static void hold(struct peer *p, unsigned ms)
+void bad_hold(struct peer *p, unsigned ms)
 {
 	uint64_t until = loop_now_ns() + ms * 1000000ull;
 
 	while (!p->over && loop_now_ns() < until)
-		next_frame(p, 5);
+		bad_next_frame(p, 5);
 }
 
-static int accept_one(struct peer *p)
+int bad_accept_one(struct peer *p)
 {
-	uint64_t until = soon();
+	uint64_t until = bad_soon();
 
 	while (loop_now_ns() < until) {
 		struct pollfd fds = {.fd = p->lfd, .events = POLLIN};
@@ -153,12 +144,13 @@ static int accept_one(struct peer *p)
 static bool take_hello(struct peer *p)
 {
 	for (int tries = 0; tries < 8; tries++) {
-		int fd = accept_one(p);
+		int fd = bad_accept_one(p);
 
 		if (fd < 0)
 			return false;
 		stream_init(&p->main, fd, STREAM_ANY, 0);
-		if (next_frame(p, 2000) && p->main.link == STREAM_MAIN && p->type == FRAME_HELLO)
+		if (bad_next_frame(p, 2000) && p->main.link == STREAM_MAIN &&
+		    p->type == FRAME_HELLO)
 			return true;
 		stream_done(&p->main);
 		p->over = false;
@@ -168,7 +160,7 @@ static bool take_hello(struct peer *p)
 
 static bool take_heart(struct peer *p)
 {
-	int fd = accept_one(p);
+	int fd = bad_accept_one(p);
 
 	if (fd < 0)
 		return false;
@@ -178,19 +170,19 @@ static bool take_heart(struct peer *p)
 	return true;
 }
 
-static bool welcome(struct peer *p)
+bool bad_welcome(struct peer *p)
 {
-	return answer(p, FRAME_WELCOME, 0, NULL, 0) && take_heart(p);
+	return bad_answer(p, FRAME_WELCOME, 0, NULL, 0) && take_heart(p);
 }
 
 /* In step, an epoch is open and stays without its ack for a while. */
 static bool sealed(struct peer *p)
 {
-	if (!welcome(p) || !wait_type(p, FRAME_EPOCH_BEGIN))
+	if (!bad_welcome(p) || !bad_wait_type(p, FRAME_EPOCH_BEGIN))
 		return false;
-	say(p, "sealed");
-	hold(p, p->hold_ms);
-	say(p, "acts");
+	bad_say(p, "sealed");
+	bad_hold(p, p->hold_ms);
+	bad_say(p, "acts");
 	return !p->over;
 }
 
@@ -200,7 +192,7 @@ static void raw_ack(struct peer *p, struct frame_hdr h)
 	struct bytes b = {0};
 
 	bytes_frame(&b, h, NULL, 0);
-	put(p->main.fd, b.p, b.len);
+	bad_put(p->main.fd, b.p, b.len);
 	bytes_free(&b);
 }
 
@@ -217,10 +209,11 @@ static struct frame_hdr ack_header(const struct peer *p)
 
 static bool way_honest(struct peer *p)
 {
-	if (!welcome(p))
+	if (!bad_welcome(p))
 		return false;
 	for (unsigned n = 0; n < 6; n++)
-		if (!wait_type(p, FRAME_EPOCH_END) || !answer(p, FRAME_ACK, p->epoch, NULL, 0))
+		if (!bad_wait_type(p, FRAME_EPOCH_END) ||
+		    !bad_answer(p, FRAME_ACK, p->epoch, NULL, 0))
 			return false;
 	stream_done(&p->main);
 	p->over = true;
@@ -235,20 +228,22 @@ static bool way_withhold(struct peer *p)
 {
 	uint64_t acked, took = UINT64_MAX;
 
-	if (!welcome(p))
+	if (!bad_welcome(p))
 		return false;
 	for (unsigned n = 0; n < 4 || (n < 40 && took > p->epoch_ms * 1100000ull); n++) {
-		if (!wait_type(p, FRAME_EPOCH_END) || !answer(p, FRAME_ACK, p->epoch, NULL, 0))
+		if (!bad_wait_type(p, FRAME_EPOCH_END) ||
+		    !bad_answer(p, FRAME_ACK, p->epoch, NULL, 0))
 			return false;
 		acked = loop_now_ns();
-		if (!wait_type(p, FRAME_EPOCH_BEGIN))
+		if (!bad_wait_type(p, FRAME_EPOCH_BEGIN))
 			return false;
 		took = loop_now_ns() - acked;
 	}
-	say(p, "sealed");
-	hold(p, p->epoch_ms * 4);
-	say(p, "acts");
-	if (p->over || !answer(p, FRAME_ACK, p->epoch, NULL, 0) || !wait_type(p, FRAME_EPOCH_BEGIN))
+	bad_say(p, "sealed");
+	bad_hold(p, p->epoch_ms * 4);
+	bad_say(p, "acts");
+	if (p->over || !bad_answer(p, FRAME_ACK, p->epoch, NULL, 0) ||
+	    !bad_wait_type(p, FRAME_EPOCH_BEGIN))
 		return false;
 	stream_done(&p->main);
 	p->over = true;
@@ -260,11 +255,11 @@ static bool way_ack_twice_slowly(struct peer *p)
 {
 	uint64_t epoch;
 
-	if (!sealed(p) || !answer(p, FRAME_ACK, p->epoch, NULL, 0))
+	if (!sealed(p) || !bad_answer(p, FRAME_ACK, p->epoch, NULL, 0))
 		return false;
 	epoch = p->epoch;
-	hold(p, p->epoch_ms / 4);
-	return answer(p, FRAME_ACK, epoch, NULL, 0);
+	bad_hold(p, p->epoch_ms / 4);
+	return bad_answer(p, FRAME_ACK, epoch, NULL, 0);
 }
 
 static bool way_refuse_binary(struct peer *p)
@@ -273,45 +268,45 @@ static bool way_refuse_binary(struct peer *p)
 
 	for (size_t i = 0; i < sizeof(text); i++)
 		text[i] = (uint8_t)(i % 7 ? (char)random_next() : "\033[2J\n\r\0"[i / 7 % 7]);
-	return answer(p, FRAME_REFUSE, 0, text, sizeof(text));
+	return bad_answer(p, FRAME_REFUSE, 0, text, sizeof(text));
 }
 
 static bool way_refuse_late(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_REFUSE, 0, "changed my mind", 15);
+	return sealed(p) && bad_answer(p, FRAME_REFUSE, 0, "changed my mind", 15);
 }
 
 static bool way_welcome_twice(struct peer *p)
 {
-	return answer(p, FRAME_WELCOME, 0, NULL, 0) && answer(p, FRAME_WELCOME, 0, NULL, 0);
+	return bad_answer(p, FRAME_WELCOME, 0, NULL, 0) && bad_answer(p, FRAME_WELCOME, 0, NULL, 0);
 }
 
 static bool way_welcome_late(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_WELCOME, 0, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_WELCOME, 0, NULL, 0);
 }
 
 static bool way_ack_for_hello(struct peer *p)
 {
-	return answer(p, FRAME_ACK, 1, NULL, 0);
+	return bad_answer(p, FRAME_ACK, 1, NULL, 0);
 }
 
 static bool way_hello_back(struct peer *p)
 {
 	uint8_t data[512] = {0};
 
-	return answer(p, FRAME_HELLO, 0, data, sizeof(data));
+	return bad_answer(p, FRAME_HELLO, 0, data, sizeof(data));
 }
 
 /* The epoch that comes next is known; it has not even begun. */
 static bool way_ack_in_sync(struct peer *p)
 {
-	return welcome(p) && answer(p, FRAME_ACK, 1, NULL, 0);
+	return bad_welcome(p) && bad_answer(p, FRAME_ACK, 1, NULL, 0);
 }
 
 static bool ack_off(struct peer *p, uint64_t by)
 {
-	return sealed(p) && answer(p, FRAME_ACK, p->epoch + by, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_ACK, p->epoch + by, NULL, 0);
 }
 
 static bool way_ack_next(struct peer *p)
@@ -326,12 +321,12 @@ static bool way_ack_last(struct peer *p)
 
 static bool way_ack_zero(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_ACK, 0, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_ACK, 0, NULL, 0);
 }
 
 static bool way_ack_max(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_ACK, UINT64_MAX, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_ACK, UINT64_MAX, NULL, 0);
 }
 
 static bool way_ack_high(struct peer *p)
@@ -341,8 +336,8 @@ static bool way_ack_high(struct peer *p)
 
 static bool way_ack_twice(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_ACK, p->epoch, NULL, 0) &&
-	       answer(p, FRAME_ACK, p->epoch, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_ACK, p->epoch, NULL, 0) &&
+	       bad_answer(p, FRAME_ACK, p->epoch, NULL, 0);
 }
 
 /*
@@ -361,7 +356,7 @@ static bool way_ack_ahead(struct peer *p)
 	h.seq++;
 	h.epoch++;
 	bytes_frame(&b, h, NULL, 0);
-	put(p->main.fd, b.p, b.len);
+	bad_put(p->main.fd, b.p, b.len);
 	bytes_free(&b);
 	return true;
 }
@@ -371,15 +366,15 @@ static bool way_ack_again(struct peer *p)
 {
 	uint64_t old;
 
-	if (!welcome(p) || !wait_type(p, FRAME_EPOCH_END))
+	if (!bad_welcome(p) || !bad_wait_type(p, FRAME_EPOCH_END))
 		return false;
 	old = p->epoch;
-	if (!answer(p, FRAME_ACK, old, NULL, 0) || !wait_type(p, FRAME_EPOCH_BEGIN))
+	if (!bad_answer(p, FRAME_ACK, old, NULL, 0) || !bad_wait_type(p, FRAME_EPOCH_BEGIN))
 		return false;
-	say(p, "sealed");
-	hold(p, p->hold_ms);
-	say(p, "acts");
-	return answer(p, FRAME_ACK, old, NULL, 0);
+	bad_say(p, "sealed");
+	bad_hold(p, p->hold_ms);
+	bad_say(p, "acts");
+	return bad_answer(p, FRAME_ACK, old, NULL, 0);
 }
 
 static bool way_ack_session(struct peer *p)
@@ -414,7 +409,7 @@ static bool way_ack_checksum(struct peer *p)
 	struct frame_hdr h = ack_header(p);
 
 	h.sum = 42;
-	put(p->main.fd, &h, sizeof(h));
+	bad_put(p->main.fd, &h, sizeof(h));
 	return true;
 }
 
@@ -426,7 +421,7 @@ static bool way_ack_length(struct peer *p)
 	struct frame_hdr h = ack_header(p);
 
 	h.length = UINT32_MAX;
-	put(p->main.fd, &h, sizeof(h));
+	bad_put(p->main.fd, &h, sizeof(h));
 	return true;
 }
 
@@ -438,7 +433,7 @@ static bool way_ack_half(struct peer *p)
 	struct bytes b = {0};
 
 	bytes_frame(&b, ack_header(p), NULL, 0);
-	put(p->main.fd, b.p, b.len - 1);
+	bad_put(p->main.fd, b.p, b.len - 1);
 	bytes_free(&b);
 	stream_done(&p->main);
 	p->over = true;
@@ -450,40 +445,40 @@ static bool way_echo(struct peer *p)
 {
 	uint8_t data[64] = {0};
 
-	return sealed(p) && answer(p, FRAME_EPOCH_BEGIN, p->epoch, NULL, 0) &&
-	       answer(p, FRAME_EPOCH_END, p->epoch, data, sizeof(struct wire_end));
+	return sealed(p) && bad_answer(p, FRAME_EPOCH_BEGIN, p->epoch, NULL, 0) &&
+	       bad_answer(p, FRAME_EPOCH_END, p->epoch, data, sizeof(struct wire_end));
 }
 
 static bool way_bye(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_BYE, 0, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_BYE, 0, NULL, 0);
 }
 
 static bool way_hand_over(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_HAND_OVER, 0, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_HAND_OVER, 0, NULL, 0);
 }
 
 /* Nobody has said goodbye. */
 static bool way_done(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_DONE, 0, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_DONE, 0, NULL, 0);
 }
 
 /* Nobody has handed over. */
 static bool way_runs(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_RUNS, 0, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_RUNS, 0, NULL, 0);
 }
 
 static bool way_gone(struct peer *p)
 {
-	return sealed(p) && answer(p, FRAME_GONE, 0, NULL, 0);
+	return sealed(p) && bad_answer(p, FRAME_GONE, 0, NULL, 0);
 }
 
 static bool way_done_in_sync(struct peer *p)
 {
-	return welcome(p) && answer(p, FRAME_DONE, 0, NULL, 0);
+	return bad_welcome(p) && bad_answer(p, FRAME_DONE, 0, NULL, 0);
 }
 
 static bool way_garbage(struct peer *p)
@@ -494,11 +489,11 @@ static bool way_garbage(struct peer *p)
 		return false;
 	for (unsigned i = 0; i < 8192; i++)
 		junk[i] = random_next();
-	put(p->main.fd, junk, sizeof(junk));
+	bad_put(p->main.fd, junk, sizeof(junk));
 	return true;
 }
 
-static void hang_up(struct peer *p)
+void bad_hang_up(struct peer *p)
 {
 	stream_done(&p->main);
 	p->over = true;
@@ -506,23 +501,23 @@ static void hang_up(struct peer *p)
 
 static bool way_close_at_hello(struct peer *p)
 {
-	hang_up(p);
+	bad_hang_up(p);
 	return true;
 }
 
 static bool way_close_at_welcome(struct peer *p)
 {
-	bool r = answer(p, FRAME_WELCOME, 0, NULL, 0);
+	bool r = bad_answer(p, FRAME_WELCOME, 0, NULL, 0);
 
-	hang_up(p);
+	bad_hang_up(p);
 	return r;
 }
 
 static bool way_close_in_sync(struct peer *p)
 {
-	bool r = welcome(p);
+	bool r = bad_welcome(p);
 
-	hang_up(p);
+	bad_hang_up(p);
 	return r;
 }
 
@@ -530,7 +525,7 @@ static bool way_close_in_epoch(struct peer *p)
 {
 	bool r = sealed(p);
 
-	hang_up(p);
+	bad_hang_up(p);
 	return r;
 }
 
@@ -548,7 +543,7 @@ static bool heart_says(struct peer *p, enum frame_type type, size_t n)
 	uint8_t data[4096] = {0};
 	struct iovec iov = {data, n};
 
-	return sealed(p) && !stream_send(&p->heart, type, p->epoch, &iov, n ? 1 : 0, soon());
+	return sealed(p) && !stream_send(&p->heart, type, p->epoch, &iov, n ? 1 : 0, bad_soon());
 }
 
 static bool way_heart_ack(struct peer *p)
@@ -574,7 +569,7 @@ static bool way_heart_garbage(struct peer *p)
 		return false;
 	for (unsigned i = 0; i < 64; i++)
 		junk[i] = random_next();
-	put(p->heart.fd, junk, sizeof(junk));
+	bad_put(p->heart.fd, junk, sizeof(junk));
 	return true;
 }
 
@@ -600,13 +595,13 @@ static bool way_heart_flood(struct peer *p)
 			w = (struct wire_heart){.nonce = h.seq, .echo = h.seq * 77};
 			bytes_frame(&b, h, &w, sizeof(w));
 		}
-		put(p->heart.fd, b.p, b.len);
+		bad_put(p->heart.fd, b.p, b.len);
 		hear(p);
 	}
 	bytes_free(&b);
 	if (p->beats - first < 3)
 		printf("%s: %u beats of the primary meanwhile\n", p->way, p->beats - first);
-	hang_up(p);
+	bad_hang_up(p);
 	return p->beats - first >= 3;
 }
 
@@ -622,7 +617,7 @@ static bool way_silent(struct peer *p)
 static bool way_no_heart(struct peer *p)
 {
 	/* The kernel accepts the second connection; nobody is behind it. */
-	return answer(p, FRAME_WELCOME, 0, NULL, 0);
+	return bad_answer(p, FRAME_WELCOME, 0, NULL, 0);
 }
 
 static bool way_mute(struct peer *p)
@@ -630,10 +625,7 @@ static bool way_mute(struct peer *p)
 	return true;
 }
 
-static const struct {
-	const char *name;
-	bool (*run)(struct peer *p);
-} ways[] = {
+static const struct bad_way ways[] = {
 	{"honest", way_honest},
 	{"withhold", way_withhold},
 	{"ack-twice-slowly", way_ack_twice_slowly},
@@ -681,10 +673,16 @@ static const struct {
 };
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
 
+/* The n-th, or NULL. */
+static const struct bad_way *way(unsigned n)
+{
+	return n < WAYS ? &ways[n] : n - WAYS < bad_ntwins ? &bad_twins[n - WAYS] : NULL;
+}
+
 int badpeer_list(void)
 {
-	for (unsigned i = 0; i < WAYS; i++)
-		printf("%s\n", ways[i].name);
+	for (unsigned i = 0; way(i); i++)
+		printf("%s\n", way(i)->name);
 	return 0;
 }
 
@@ -703,16 +701,17 @@ static bool misbehave(struct peer *p, bool (*run)(struct peer *p))
 	ok = run(p);
 	if (!ok)
 		printf("%s: the primary did not come so far\n", p->way);
-	for (until = soon(); !p->over && loop_now_ns() < until;)
-		next_frame(p, 100);
+	for (until = bad_soon(); !p->over && loop_now_ns() < until;)
+		bad_next_frame(p, 100);
 	if (!p->over)
 		printf("%s: the primary keeps the link\n", p->way);
 	else
-		say(p, "over");
+		bad_say(p, "over");
 	ok = ok && p->over;
 	stream_done(&p->main);
 	stream_done(&p->heart);
-	p->has_heart = false;
+	stream_done(&p->mirror);
+	p->has_heart = p->has_mirror = false;
 	return ok;
 }
 
@@ -727,19 +726,19 @@ int badpeer_run(const char *listen, unsigned hold_ms, unsigned epoch_ms, char **
 		fprintf(stderr, "hostile: %s\n", e.msg);
 		return 2;
 	}
-	p.main.fd = p.heart.fd = -1;
+	p.main.fd = p.heart.fd = p.mirror.fd = -1;
 	printf("ready\n");
 	for (int i = 0; i < n; i++) {
 		unsigned w = 0;
 
-		while (w < WAYS && strcmp(ways[w].name, names[i]))
+		while (way(w) && strcmp(way(w)->name, names[i]))
 			w++;
-		if (w == WAYS) {
+		if (!way(w)) {
 			fprintf(stderr, "hostile: no way '%s'\n", names[i]);
 			return 2;
 		}
-		p.way = ways[w].name;
-		ok = misbehave(&p, ways[w].run) && ok;
+		p.way = way(w)->name;
+		ok = misbehave(&p, way(w)->run) && ok;
 	}
 	return !ok;
 }

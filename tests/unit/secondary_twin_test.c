@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include <cmocka.h>
 
@@ -529,6 +530,108 @@ static void one_that_had_ended_asks_for_nothing(void **state)
 	end_expect_no(&lab.mirror, FRAME_APART);
 }
 
+/* --- a primary that lies on it ---------------------------------------------------------------- */
+
+static void pri_gives(uint64_t epoch, uint32_t device, size_t len)
+{
+	static struct {
+		struct wire_input w;
+		uint8_t frame[NET_VNET_HDR + NET_FRAME_MAX + 1];
+	} in;
+
+	in.w.device = device;
+	end_send(&lab.mirror, FRAME_INPUT, epoch, &in, len ? sizeof(in.w) + len : 3);
+}
+
+/* The mirror is over, and nothing else is: not this twin, nor the pair. */
+static void expect_mirror_over(const char *why)
+{
+	lab_until(!mirror_is_up(&lab.sec.twin.mirror));
+	assert_int_equal(logged(why), 1);
+	assert_state(TWIN);
+	assert_true(lab.vm.running);
+	assert_word("PROTECTED");
+	lab.runs = 0;
+	pri_commit(3);
+	lab_until(lab.sec.fsm.state == SEC_STANDBY && !lab.vm.running);
+	lab_check_vm(3);
+}
+
+static void inputs_that_are_none(void **state)
+{
+	static const struct {
+		uint64_t ahead;
+		uint32_t device;
+		size_t len;
+		const char *why;
+	} bad[] = {
+		{0, LAB_NET, 0, "mirror: malformed input"},
+		{0, LAB_MIRROR, 60, "mirror: input of no network, or too long"},
+		{0, UINT32_MAX, 60, "mirror: input of no network, or too long"},
+		{0, LAB_NET, NET_VNET_HDR + NET_FRAME_MAX + 1,
+		 "mirror: input of no network, or too long"},
+		{3, LAB_NET, 60, "mirror: expected input of epoch 3, received one of 6"},
+		{UINT64_MAX - 3, LAB_NET, 60, "mirror: expected input of epoch 3, received"},
+	};
+
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		lab_reach(SEC_TWIN);
+		pri_gives(lab.sec.twin.epoch + bad[i].ahead, bad[i].device, bad[i].len);
+		expect_mirror_over(bad[i].why);
+		lab_teardown(state);
+		lab_setup(state);
+		lab_without_shared();
+	}
+}
+
+/* An epoch is acknowledged and not committed, one is in flight: so far ahead it may be. */
+static void one_of_a_later_epoch_waits(void **state)
+{
+	lab_reach(SEC_TWIN);
+	pri_gives(lab.sec.twin.epoch + 2, LAB_NET, 60);
+	lab_until(lab.sec.twin.early.frame);
+	assert_true(mirror_is_up(&lab.sec.twin.mirror));
+	pri_commit(3);
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	assert_null(lab.sec.twin.early.frame); /* not this one's, and not kept for ever */
+	assert_true(lab.sec.twin.mirror.reading);
+}
+
+/* The primary has given the twin up: what came for it does not keep what comes for the next. */
+static void inputs_of_no_twin_are_void(void **state)
+{
+	lab_reach(SEC_TWIN);
+	lab.runs = 0;
+	for (unsigned i = 0; i < 40; i++)
+		pri_gives(lab.sec.twin.epoch, LAB_NET, NET_VNET_HDR + NET_FRAME_MAX);
+	lab_until(lab.sec.twin.nets[LAB_NET].full);
+	assert_false(lab.sec.twin.mirror.reading);
+	pri_commit(3);
+	lab_until(lab.sec.fsm.state == SEC_STANDBY && !lab.vm.running);
+	lab_settle();
+	assert_true(lab.sec.twin.mirror.reading);
+	assert_null(lab.sec.twin.early.frame);
+	lab.runs = 1;
+	pri_commit(4);
+	lab_until(lab.sec.twin.epoch == 5 && lab.sec.fsm.state == SEC_TWIN);
+	assert_int_equal(lab.sec.twin.nets[LAB_NET].bytes, 0);
+	pri_gives(5, LAB_NET, 60);
+	lab_until(lab.sec.twin.nets[LAB_NET].bytes);
+}
+
+static void a_frame_that_is_cut(void **state)
+{
+	lab_reach(SEC_TWIN);
+	assert_int_equal(send(lab.mirror.in.fd, &mapping, 20, MSG_NOSIGNAL), 20);
+	end_close(&lab.mirror);
+	lab_until(!mirror_is_up(&lab.sec.twin.mirror));
+	assert_state(TWIN);
+	assert_word("PROTECTED");
+	lab.runs = 0;
+	pri_commit(3);
+	lab_until(lab.sec.fsm.state == SEC_STANDBY);
+}
+
 /* --- what is different ------------------------------------------------------------------------ */
 
 static uint64_t differed(const char *field)
@@ -612,6 +715,10 @@ int main(void)
 		LAB_TEST(its_host_fails),
 		LAB_TEST(its_host_fails_and_the_primary_lives),
 		LAB_TEST(one_that_had_ended_asks_for_nothing),
+		LAB_TEST(inputs_that_are_none),
+		LAB_TEST(one_of_a_later_epoch_waits),
+		LAB_TEST(inputs_of_no_twin_are_void),
+		LAB_TEST(a_frame_that_is_cut),
 		LAB_TEST(fields_that_differ_are_counted),
 		LAB_TEST(one_that_has_no_state),
 	};
