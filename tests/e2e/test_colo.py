@@ -227,7 +227,7 @@ def colo_failover(lab):
 def colo_twin_fails(lab):
     """the twin alone crashes, or its host's KVM fails: a checkpoint, and the pair stays in step; mended, it runs again, and takes over"""
     fault = KvmFault(lab, "fault")
-    pair = colo_pair(lab)
+    pair = colo_pair(lab, cpus=lab.rng.choice((1, 2)))
     a, b = pair.protect(env={"B": fault.env})
     load = start_load(lab)
     for fail, counted, said in ((fault.crash, "ended", "it has ended: triple fault"),

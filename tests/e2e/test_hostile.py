@@ -267,7 +267,7 @@ def twin_reasons(log):
 def hostile_twin(lab):
     """lies on the mirror: that connection is dropped with a reason, epochs go on, and nobody waits for a twin"""
     names = [w for w in ways(lab, twin=True) if w != "twin-mute"]
-    pair = Pair(lab, disk=32, ft="colo", epoch="20ms")
+    pair = Pair(lab, disk=32, ft="colo", epoch="20ms", timeout="2s")
     liar_ = liar(lab, names)
     a = pair.primary("A")
     load = start_load(lab)
@@ -297,7 +297,7 @@ def hostile_twin(lab):
 @test(90)
 def hostile_twin_mute(lab):
     """a mirror that nobody reads: what the guest is given waits 0.2 s at most, and then no more"""
-    pair = Pair(lab, disk=32, ft="colo", epoch="20ms")
+    pair = Pair(lab, disk=32, ft="colo", epoch="20ms", timeout="2s")
     liar_ = liar(lab, ["twin-mute"])
     a = pair.primary("A")
     liar_d = Deadline(30)
@@ -319,6 +319,6 @@ def hostile_twin_mute(lab):
     lab.probe()
     expect(ftlab.mono() - asked < 2e9 * ftlab.SLOW, f"an answer took {(ftlab.mono() - asked) / 1e9:.1f} s")
     expect(a.alive() and a.status(5)["state"] in ("PROTECTED", "DEGRADED", "UNPROTECTED", "SYNCING"), f"{a.status(5)}")
-    liar_.wait_exit(20)
+    liar_.wait_exit(30)
     expect(liar_.code == 0, liar_.log_text())
     pair.end()

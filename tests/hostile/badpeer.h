@@ -17,7 +17,8 @@ struct peer {
 	bool has_heart, has_mirror, over;
 	uint64_t beat_ns, nonce, echo;
 	unsigned beats;	     /* heard, without answers */
-	uint64_t epoch;	     /* the last one that began */
+	uint64_t epoch;	     /* the last one that began, */
+	uint64_t loaded;     /* and that a twin is said to run from */
 	struct wire_end end; /* of the last that ended */
 	uint16_t type;	     /* of the last frame */
 };

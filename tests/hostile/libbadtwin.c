@@ -13,9 +13,9 @@
 #include "vmm/base/loop.h"
 #include "vmm/wire/chan.h"
 
-#define REFUSE_MS 3000u /* the primary has ended the mirror, or does without a twin, by then */
+#define REFUSE_MS 8000u /* the primary has ended the mirror, or does without a twin, by then */
 #define FLOOD_NS  800000000ull
-#define MUTE_MS	  4000u
+#define MUTE_MS	  8000u
 
 /* --- a good secondary but for the mirror ------------------------------------------------------ */
 
@@ -134,10 +134,21 @@ static bool way_load(struct peer *p)
 	return false;
 }
 
-/* Whatever this side's guest is given waits. */
+/* Its twin runs from each epoch on, as it says at once, but whatever that is given waits. */
+static bool says_loaded(struct peer *p)
+{
+	if (has_twin(p) && p->epoch != p->loaded)
+		say(p, FRAME_LOADED, p->loaded = p->epoch, NULL, 0);
+	return false;
+}
+
 static bool way_mute(struct peer *p)
 {
-	return loaded(p) && serve(p, MUTE_MS, false, NULL) && unharmed(p);
+	if (!loaded(p))
+		return false;
+	p->loaded = p->epoch;
+	serve(p, MUTE_MS, false, says_loaded);
+	return unharmed(p);
 }
 
 static bool output(struct peer *p, uint64_t epoch, uint32_t sink, size_t n)
@@ -280,23 +291,30 @@ static bool way_malformed(struct peer *p)
 	return unharmed(p);
 }
 
+/* Its own heart is to beat, whatever the primary takes. */
+static bool takes(const struct peer *p)
+{
+	struct pollfd fds = {.fd = p->mirror.fd, .events = POLLOUT};
+
+	return p->has_mirror && poll(&fds, 1, 0) > 0;
+}
+
 /* As fast as it goes; the primary's own heart beats meanwhile. */
 static bool way_flood(struct peer *p)
 {
+	uint64_t keys[64], until;
 	unsigned first;
 
 	if (!loaded(p))
 		return false;
 	first = p->beats;
-	for (uint64_t until = loop_now_ns() + FLOOD_NS; p->has_mirror && loop_now_ns() < until;) {
-		uint64_t keys[64];
-
-		for (unsigned i = 0; i < 64; i++)
-			keys[i] = random_next();
-		for (unsigned i = 0; i < 50; i++)
-			if (!output(p, p->epoch + 1, (uint32_t)random_below(4),
-				    4 + random_below(2000)) ||
-			    !say(p, FRAME_READ, p->epoch + 1, keys, sizeof(keys)))
+	for (unsigned i = 0; i < 64; i++)
+		keys[i] = random_next();
+	for (until = loop_now_ns() + FLOOD_NS; p->has_mirror && loop_now_ns() < until;) {
+		for (unsigned i = 0; i < 100 && takes(p); i++)
+			if (!(i % 2 ? output(p, p->epoch + 1, (uint32_t)random_below(4),
+					     4 + random_below(2000))
+				    : say(p, FRAME_READ, p->epoch + 1, keys, sizeof(keys))))
 				break;
 		serve(p, 1, true, NULL);
 	}
