@@ -149,6 +149,8 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	@printf "  CC    %s\n" $<; $(CC) $(CFLAGS) $(INCS) -c -o $@ $<
 
+$(B)/vmm/cli/cmd_trial.o: vmm/cli/trial.sh
+
 build/guests/lib/%.o: guests/lib/%
 	@mkdir -p $(@D)
 	@printf "  CC    %s\n" $<; $(CC) $(GCFLAGS) -c -o $@ $<

@@ -8,6 +8,7 @@ An example is a fence of `sh` with words behind it:
     sh host=A         run it on that host (tests/docs/lab.py); it must exit with 0, or with code=N
     sh host=A bg      start it; for `ftvmm run`, go on when its control socket answers
     sh host=A wait    first wait until what was started on that host has ended
+    sh trial          run it on the machine itself, with a name of its own for `ftvmm trial`
     sh                only `make TARGET` lines: the target must exist
     sh linux          the same, and tests/linux/work.py runs it
     sh linux run      make TARGET lines, then commands; tests/linux/work.py runs these
@@ -137,8 +138,13 @@ def wait_for_vm(block, host, process, path):
         raise Failed(f"{block.where}: ended with {process.returncode}: {f.read()}")
 
 
-def run_block(block, hosts):
-    host, script = hosts[block.option("host")], "\n".join(block.body)
+def run_block(block, here):
+    script = "\n".join(block.body)
+    if "trial" in block.words:
+        code, output = here.trial(script)
+        check_block(block, code, output)
+        return
+    host = here.host(block.option("host"))
     if "wait" in block.words:
         for process in host.background:
             process.wait(timeout=60)
@@ -148,6 +154,10 @@ def run_block(block, hosts):
             wait_for_vm(block, host, process, path)
         return
     code, output = host.run(script)
+    check_block(block, code, output)
+
+
+def check_block(block, code, output):
     if code != int(block.option("code", "0")):
         raise Failed(f"{block.where}: exit code {code}: {output}")
     check_output(block, output)
@@ -156,15 +166,15 @@ def run_block(block, hosts):
 def run_examples(name):
     todo = blocks(name)
     for block in todo:
-        if not block.option("host"):
+        if not block.option("host") and "trial" not in block.words:
             check_make(block)
-    todo = [b for b in todo if b.option("host")]
+    todo = [b for b in todo if b.option("host") or "trial" in b.words]
     if not todo:
         return
     with lab.Lab() as here:
         try:
             for block in todo:
-                run_block(block, here.hosts)
+                run_block(block, here)
         except BaseException:
             print(here.output())
             raise

@@ -551,6 +551,11 @@ static void bash_completes_names_and_arguments(void **state)
 	assert_string_equal(bash("wait web_2 FENCED,D"), "FENCED,DEGRADED ");
 	assert_string_equal(bash("wait web_2 -"), "--timeout --json ");
 	assert_string_equal(bash("wait web_2 FENCED \"\""), "");
+	assert_string_equal(bash("trial \"\""), "shell run tmux end ");
+	assert_string_equal(bash("trial -"), "--name ");
+	assert_string_equal(bash("trial --name x e"), "end ");
+	assert_string_equal(bash("trial shell \"\""), "A B client ");
+	assert_string_equal(bash("trial run c"), "client ");
 	/* A file's name belongs here. */
 	assert_string_equal(bash("snapshot web_2 \"\""), "");
 	assert_string_equal(bash("snapshot web_2 x \"\""), "staging= arrived ");

@@ -14,6 +14,7 @@
 #include "vmm/cli/cmd_run.h"
 #include "vmm/cli/cmd_status.h"
 #include "vmm/cli/cmd_top.h"
+#include "vmm/cli/cmd_trial.h"
 #include "vmm/cli/cmd_wait.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/run_command.h"
@@ -74,6 +75,8 @@ static const struct command commands[] = {
 	  .ask = cmd_stop, .max_args = 1, .serve = serve_stop },
 	{ "key", "FILE", "make a key for both sides of tls: addresses (run --tls-psk FILE)",
 	  .main = cmd_key },
+	{ "trial", "[--name NAME] [shell HOST|run HOST COMMAND...|tmux|end]",
+	  "two hosts and a client on this machine, to try a pair on", .main = cmd_trial },
 	{ "completion", "bash", "print what completes a command line in bash",
 	  .main = completion_main },
 	{ "help", "", "list the commands", .main = print_help },

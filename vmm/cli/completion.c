@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "ft/common/ft.h"
+#include "vmm/cli/cmd_trial.h"
 #include "vmm/cli/command.h"
 #include "vmm/conf/config.h"
 #include "vmm/cli/ctl_sock.h"
@@ -106,6 +107,15 @@ static void offer_states(const char *typed)
 		      typed);
 }
 
+/* Behind shell or run. */
+static void offer_trial_host(const char *typed)
+{
+	static const char *const hosts[] = {"A", "B", "client"};
+
+	for (unsigned i = 0; i < 3; i++)
+		offer(hosts[i], strlen(hosts[i]), typed);
+}
+
 static void complete(int n, char **words)
 {
 	const struct command *c = command_find(words[0]);
@@ -122,6 +132,9 @@ static void complete(int n, char **words)
 		ctl_sock_names(offer_vm, typed, NULL);
 	else if (n == 3 && !strcmp(c->name, "wait") && *typed != '-' && strlen(typed) < 200)
 		offer_states(typed);
+	else if (c->main == cmd_trial &&
+		 (!strcmp(words[n - 2], "shell") || !strcmp(words[n - 2], "run")))
+		offer_trial_host(typed);
 	else if (*typed == '-' || !is_own(c->args, n - 2))
 		offer_words(c->args, typed);
 }
