@@ -244,19 +244,25 @@ lint: deps-lint
 format: deps-lint
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
+# What the examples of the documentation name: ftvmm trial puts it into its hosts' folders.
+EXAMPLES := $(patsubst %,build/guests/%.elf,hello kv blk idle vsock) $(patsubst %,build/normal/tests/lin/%,kvclient kvcheck)
 install: deps-build
-	@$(MAKE) --no-print-directory build/normal/ftvmm
+	@$(MAKE) --no-print-directory build/normal/ftvmm $(EXAMPLES)
 	install -D -m 755 build/normal/ftvmm $(DESTDIR)$(PREFIX)/bin/ftvmm
 	build/normal/ftvmm completion bash > build/completion.bash
 	install -D -m 644 build/completion.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ftvmm
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 configs/systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system
+	for f in $(EXAMPLES); do install -D -m 755 -s $$f $(DESTDIR)$(PREFIX)/lib/ftvmm/$$f || exit 1; done
+	install -d $(DESTDIR)$(PREFIX)/lib/ftvmm/configs/examples
+	install -m 644 configs/examples/*.json $(DESTDIR)$(PREFIX)/lib/ftvmm/configs/examples
 	@if command -v scdoc > /dev/null; then \
 		scdoc < docs/ftvmm.1.scd > build/ftvmm.1 && \
 		install -D -m 644 build/ftvmm.1 $(DESTDIR)$(PREFIX)/share/man/man1/ftvmm.1; \
 	else echo 'no manual page: it needs scdoc (apt-get install scdoc)'; fi
 # What install has put there.
 uninstall:
+	rm -rf $(DESTDIR)$(PREFIX)/lib/ftvmm
 	rm -f $(DESTDIR)$(PREFIX)/bin/ftvmm $(DESTDIR)$(PREFIX)/share/man/man1/ftvmm.1 \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/ftvmm \
 		$(patsubst configs/systemd/%,$(DESTDIR)$(PREFIX)/lib/systemd/system/%,$(wildcard configs/systemd/*.service))

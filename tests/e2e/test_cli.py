@@ -74,7 +74,7 @@ def cli_install(lab):
         ftlab.run("make", "-C", ftlab.ROOT, target, f"DESTDIR={root}", "PREFIX=/usr", timeout=100)
         return sorted(os.path.relpath(os.path.join(d, f), root) for d, _, files in os.walk(root) for f in files)
     files = make("install")
-    expect({"usr/bin/ftvmm", "usr/lib/systemd/system/ftvmm-standby@.service",
+    expect({"usr/bin/ftvmm", "usr/lib/systemd/system/ftvmm-standby@.service", "usr/lib/ftvmm/build/guests/kv.elf",
             "usr/share/bash-completion/completions/ftvmm"} <= set(files), files)
     left = make("uninstall")
     expect(not left, left)

@@ -9,7 +9,7 @@ import subprocess
 
 import ftlab
 from ftlab import FTVMM, Deadline, expect
-from testlib import test
+from testlib import Skip, test
 
 BASE = "/var/lib/ftvmm-trial"
 CUTS = 24
@@ -38,8 +38,8 @@ class Machine:
         expect(p.returncode == code, f"{' '.join(words)}: exit code {p.returncode}: {p.stdout}")
         return p.stdout
 
-    def trial(self, *words, code=0):
-        return self.run(FTVMM, "trial", *words, code=code)
+    def trial(self, *words, code=0, program=FTVMM):
+        return self.run(program, "trial", *words, code=code)
 
     def start(self, *words):
         """In the background; returns when it has said a line."""
@@ -217,3 +217,20 @@ def trial_refused(lab):
         expect("no host 'C'" in machine.trial("shell", "C", code=1), "host C")
         expect("this is A, a host of trial" in machine.trial("run", "A", "ftvmm", "trial", code=1), "a trial in a trial")
         machine.trial("end")
+
+
+@test(120)
+def trial_installed(lab):
+    """what is installed brings what the examples name"""
+    if ftlab.SANITIZED:
+        raise Skip("another build's tests do not make this one")
+    root = lab.path("root")
+    ftlab.run("make", "-C", ftlab.ROOT, "install", f"DESTDIR={root}", "PREFIX=/usr", timeout=100)
+    program = f"{root}/usr/bin/ftvmm"
+    with Machine() as machine:
+        expect(f"{program} trial shell A" in machine.trial(program=program), "it does not name itself")
+        said = machine.trial("run", "A", "ftvmm", "run", "-k", "build/guests/hello.elf", "-m", "64M", program=program)
+        expect("READY" in said, said)
+        machine.trial("run", "client", "build/normal/tests/lin/kvclient", "--help", program=program)
+        machine.trial("run", "B", "ftvmm", "check", "configs/examples/secondary.json", program=program)
+        machine.trial("end", program=program)

@@ -25,7 +25,7 @@ usage() {
 	  ftvmm trial                       makes them, and says what to type next
 	  ftvmm trial shell HOST            a shell on A, B or client
 	  ftvmm trial run HOST COMMAND...   a command there, in the host's folder
-	  ftvmm trial tmux                  a shell on each, side by side
+	  ftvmm trial tmux                  two shells on each host and one on the client, in one terminal
 	  ftvmm trial end                   ends all that runs there, and removes it with the hosts' folders
 	  --name NAME                       of one trial among several
 	end
@@ -97,10 +97,11 @@ make_links() {
 	done
 }
 
-# With the paths of the examples, where this is a tree with its sources.
+# With what the examples name, from the tree that this is built in, or from where it is installed.
 make_folders() {
-	mkdir "$state/shared"
 	tree=${program%/build/*}
+	[ -d "$tree/configs" ] || tree=${program%/bin/*}/lib/ftvmm
+	mkdir "$state/shared"
 	for host in A B client; do
 		mkdir "$state/$host"
 		[ ! -d "$tree/configs" ] || ln -s "$tree/build" "$tree/configs" "$state/$host"
@@ -145,15 +146,13 @@ explain() {
 
 	or, in one:
 
-	    $(say tmux)
+	    $(say tmux)          two shells on each host, one on the client
 
 	There type what the README has for host A, host B and the client. Each has its own processes, /run and folder;
 	/srv/shared is one folder for all. Nothing of it is seen on the machine itself. In the end, to remove all of it:
 
 	    $(say end)
 	end
-	[ -d "$state/A/build" ] || echo "
-The README's guests are among the sources; for a VM of your own see guests.md."
 	[ -w /dev/kvm ] || echo "
 There is no /dev/kvm here: no VM will start. In the sources, tests/testbed has a machine with one."
 }
@@ -210,8 +209,9 @@ show_tmux() {
 	unset TMUX
 	tmux="tmux -L ftvmm-trial-$name"
 	$tmux has-session 2> /dev/null && exec $tmux attach
-	exec $tmux new-session "$(say shell A)" \; split-window -h "$(say shell B)" \; \
-		split-window -fv "$(say shell client)" \; select-pane -t 0
+	exec $tmux new-session "$(say shell A)" \; split-window -fv "$(say shell client)" \; \
+		select-pane -t '{top}' \; split-window -h "$(say shell B)" \; split-window -v "$(say shell B)" \; \
+		select-pane -t '{top-left}' \; split-window -v "$(say shell A)" \; select-pane -t '{top-left}'
 }
 
 # The kernel has ended all in it when the first process is gone; its parent may leave it as a zombie.
