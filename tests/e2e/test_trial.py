@@ -12,7 +12,6 @@ from ftlab import FTVMM, Deadline, expect
 from testlib import Skip, test
 
 BASE = "/var/lib/ftvmm-trial"
-CUTS = 24
 # Whoever listens there says its name to who comes.
 LISTEN = "import socket; s = socket.create_server(('{}', 99)); print('listens', flush=True); s.accept()[0].send(b'{}')"
 ASK = "import socket; print(socket.create_connection(('{}', 99), 10).recv(9).decode())"
@@ -148,7 +147,8 @@ def trial_cut(lab):
         machine.trial()
         took = (ftlab.mono() - begin) / 1e9
         machine.trial("end")
-        for i in range(CUTS):
+        cuts = max(6, ftlab.work(24))
+        for i in range(cuts):
             sig = (signal.SIGINT, signal.SIGKILL)[i % 2]
             # nsenter waits for it, so it is killed by its own PID.
             p = subprocess.Popen(machine.argv("sh", "-c", f"echo $$; exec {FTVMM} trial"), stdin=subprocess.DEVNULL,
@@ -172,7 +172,7 @@ def trial_cut(lab):
                 machine.trial()
             ftlab.run(*machine.argv(FTVMM, "trial", "end"), check=False)
             machine.expect_clean(before)
-        print(f"# {whole} of {CUTS} were whole")
+        print(f"# {whole} of {cuts} were whole")
 
 
 @test(60)
