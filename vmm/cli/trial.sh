@@ -162,7 +162,7 @@ begin() {
 		command -v "$tool" > /dev/null || fail "there is no $tool; it is in iproute2 and util-linux"
 	done
 	case $program in /srv/* | /run/*) fail "each host has /srv and /run of its own, without $program: move it" ;; esac
-	mkdir -p "$base"
+	(umask 077 && mkdir -p "$base") # images are not for every user
 	lock -n || fail "there is one already; to remove it: $(say end)"
 	trap remove EXIT
 	trap 'exit 130' INT
