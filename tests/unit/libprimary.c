@@ -107,6 +107,7 @@ int rig_teardown(void **state)
 	char command[96];
 
 	primary_stop(&r->pri);
+	marks_stop(&r->ft.marks);
 	peer_hangs_up(r);
 	new_hangs_up(r);
 	for (unsigned i = 0; i < RIG_PEERS; i++)
