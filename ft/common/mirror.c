@@ -13,6 +13,7 @@
 
 /* The other guest may take its input slowly; one that takes none for so long is no twin. */
 #define WRITE_NS 10000000000ull
+#define PRIORITY 1 /* as the loop's: each output of either guest waits for this thread */
 
 struct mirror_entry {
 	struct mirror_entry *next;
@@ -64,8 +65,8 @@ static struct mirror_entry *take_all(struct mirror *m)
 	return list;
 }
 
-/* Written, or not to be. */
-static void account(struct mirror *m, const struct mirror_entry *en, int error)
+/* Written, or on its way in the stream. */
+static void account(struct mirror *m, const struct mirror_entry *en)
 {
 	bool was_high, is_low;
 
@@ -73,11 +74,17 @@ static void account(struct mirror *m, const struct mirror_entry *en, int error)
 	was_high = m->bytes > MIRROR_LIMIT / 2;
 	m->bytes -= cost(en->len);
 	is_low = m->bytes <= MIRROR_LIMIT / 2;
-	if (error)
-		m->error = error;
 	pthread_mutex_unlock(&m->lock);
-	if (error || (was_high && is_low))
+	if (was_high && is_low)
 		tell(m);
+}
+
+static void fail(struct mirror *m, int error)
+{
+	pthread_mutex_lock(&m->lock);
+	m->error = error;
+	pthread_mutex_unlock(&m->lock);
+	tell(m);
 }
 
 static int write_one(struct mirror *m, const struct mirror_entry *en)
@@ -92,17 +99,20 @@ static int write_list(struct mirror *m, struct mirror_entry *list)
 {
 	int r = 0;
 
-	chan_cork(&m->stream.chan, true);
+	stream_gather(&m->stream);
 	while (list && !r) {
 		struct mirror_entry *next = list->next;
 
 		r = write_one(m, list);
-		account(m, list, r);
+		account(m, list);
 		free(list);
 		list = next;
 	}
-	chan_cork(&m->stream.chan, false);
 	free_list(list);
+	if (!r)
+		r = stream_flush(&m->stream, loop_now_ns() + WRITE_NS);
+	if (r)
+		fail(m, r);
 	return r;
 }
 
@@ -112,6 +122,7 @@ static void *thread(void *arg)
 	struct mirror_entry *list;
 
 	pthread_setname_np(pthread_self(), "mirror");
+	loop_raise_priority(PRIORITY);
 	while ((list = take_all(m)))
 		if (write_list(m, list))
 			break;

@@ -552,6 +552,53 @@ static void small_frames_are_one_write(void **state)
 	stream_done(&s);
 }
 
+/* How many bytes a write had: a record is one. 0: there was none. */
+static size_t written(int fd)
+{
+	static uint8_t got[256 << 10];
+	ssize_t n = recv(fd, got, sizeof(got), MSG_DONTWAIT);
+
+	return n < 0 ? 0 : (size_t)n;
+}
+
+static void gathered_frames_are_one_write(void **state)
+{
+	static uint8_t data[100 << 10];
+	struct iovec small = {data, 1500}, large = {data, sizeof(data)};
+	struct stream s;
+	int fds[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds), 0);
+	stream_init(&s, fds[0], STREAM_MIRROR, WIRE_SESSION);
+	stream_gather(&s);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(stream_send(&s, FRAME_INPUT, 1, &small, 1, soon()), 0);
+	assert_int_equal(written(fds[1]), 0);
+	assert_int_equal(stream_flush(&s, soon()), 0);
+	assert_int_equal(written(fds[1]), 3 * 1540);
+	assert_int_equal(stream_flush(&s, soon()), 0);
+	assert_int_equal(written(fds[1]), 0);
+	/* What does not fit, and what never would, does not overtake. */
+	stream_gather(&s);
+	for (int i = 0; i < 43; i++)
+		assert_int_equal(stream_send(&s, FRAME_INPUT, 1, &small, 1, soon()), 0);
+	assert_int_equal(written(fds[1]), 42 * 1540);
+	assert_int_equal(stream_send(&s, FRAME_INPUT, 1, &large, 1, soon()), 0);
+	assert_int_equal(written(fds[1]), 1540);
+	assert_int_equal(written(fds[1]), sizeof(data) + 40);
+	assert_int_equal(stream_flush(&s, soon()), 0);
+	/* After a flush each is a write again. */
+	assert_int_equal(stream_send(&s, FRAME_INPUT, 1, &small, 1, soon()), 0);
+	assert_int_equal(written(fds[1]), 1540);
+	stream_gather(&s);
+	assert_int_equal(stream_send(&s, FRAME_INPUT, 1, &small, 1, soon()), 0);
+	close(fds[1]);
+	assert_int_equal(stream_flush(&s, soon()), -EPIPE);
+	assert_int_equal(stream_send(&s, FRAME_INPUT, 1, &small, 1, soon()), -EPIPE);
+	assert_int_equal(stream_flush(&s, soon()), -EPIPE);
+	stream_done(&s);
+}
+
 static void wrong_sends_write_nothing(void **state)
 {
 	struct iovec iov[STREAM_MAX_IOV + 1] = {{"x", 1}};
@@ -663,6 +710,7 @@ int main(void)
 		cmocka_unit_test(bytes_may_arrive_one_by_one),
 		cmocka_unit_test(traffic_flows_both_ways),
 		cmocka_unit_test(small_frames_are_one_write),
+		cmocka_unit_test(gathered_frames_are_one_write),
 		cmocka_unit_test(wrong_sends_write_nothing),
 		cmocka_unit_test(failed_writes_stay_failed),
 		cmocka_unit_test(done_is_safe),

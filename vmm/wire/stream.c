@@ -12,6 +12,7 @@
 #define SMALL_FRAME 512u	/* header and payload go out of one buffer */
 #define READ_AHEAD  (64u << 10) /* asked for at once while frames are small */
 #define FIRST_CAP   (128u << 10)
+#define OUT_CAP	    (64u << 10)
 #define DATA_MAX    ((1u << 20) + (64u << 10))
 
 static const struct {
@@ -94,6 +95,7 @@ void stream_done(struct stream *s)
 	if (s->chan.ops)
 		chan_close(&s->chan);
 	free(s->buf);
+	free(s->out);
 	memset(s, 0, sizeof(*s));
 	s->fd = -1;
 }
@@ -105,8 +107,8 @@ void stream_shallow(struct stream *s)
 }
 
 /* After a failed write nobody knows how much of it the peer has: never write again. */
-static int send_raw(struct stream *s, const struct iovec *iov, int niov, size_t bytes,
-		    uint64_t deadline_ns)
+static int write_out(struct stream *s, const struct iovec *iov, int niov, size_t bytes,
+		     uint64_t deadline_ns)
 {
 	int r = chan_write(&s->chan, iov, niov, deadline_ns);
 
@@ -115,6 +117,48 @@ static int send_raw(struct stream *s, const struct iovec *iov, int niov, size_t 
 	else
 		s->sent_bytes += bytes;
 	return r;
+}
+
+static int write_gathered(struct stream *s, uint64_t deadline_ns)
+{
+	struct iovec iov = {s->out, s->out_len};
+
+	if (!s->out_len)
+		return 0;
+	s->out_len = 0;
+	return write_out(s, &iov, 1, iov.iov_len, deadline_ns);
+}
+
+static int send_raw(struct stream *s, const struct iovec *iov, int niov, size_t bytes,
+		    uint64_t deadline_ns)
+{
+	int r = 0;
+
+	if (s->out_len + bytes > OUT_CAP)
+		r = write_gathered(s, deadline_ns);
+	if (r)
+		return r;
+	if (!s->gathers || bytes > OUT_CAP)
+		return write_out(s, iov, niov, bytes, deadline_ns);
+	for (int i = 0; i < niov; i++) {
+		if (iov[i].iov_len)
+			memcpy(s->out + s->out_len, iov[i].iov_base, iov[i].iov_len);
+		s->out_len += iov[i].iov_len;
+	}
+	return 0;
+}
+
+void stream_gather(struct stream *s)
+{
+	if (!s->out)
+		s->out = malloc(OUT_CAP);
+	s->gathers = s->out != NULL; /* else each frame by a write of its own */
+}
+
+int stream_flush(struct stream *s, uint64_t deadline_ns)
+{
+	s->gathers = false;
+	return s->send_error ? s->send_error : write_gathered(s, deadline_ns);
 }
 
 int stream_send_preface(struct stream *s, uint64_t deadline_ns)

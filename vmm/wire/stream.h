@@ -123,7 +123,10 @@ struct stream {
 	bool eof;
 	bool drained;
 	int send_error; /* a write failed: nothing more may be written */
-	char why[160];	/* what the last -EBADMSG was about */
+	uint8_t *out;	/* frames that wait for each other */
+	size_t out_len;
+	bool gathers;
+	char why[160]; /* what the last -EBADMSG was about */
 };
 
 /*
@@ -146,6 +149,13 @@ void stream_shallow(struct stream *s);
  */
 int stream_send(struct stream *s, enum frame_type type, uint64_t epoch, const struct iovec *iov,
 		int niov, uint64_t deadline_ns);
+/*
+ * Frames wait for each other, 64 KiB of them at most, until stream_flush(), which is as a send:
+ * many small ones go out by one write, and wake whoever reads them once. After one that fails
+ * frames are lost that had been sent without an error. For the thread that writes.
+ */
+void stream_gather(struct stream *s);
+int stream_flush(struct stream *s, uint64_t deadline_ns);
 /*
  * Next frame without blocking: 1 and *f, 0 when more bytes must arrive first, -EPIPE at the end of
  * the stream, -EBADMSG when the peer broke a rule (why says which), or an errno of the socket.
