@@ -1,4 +1,4 @@
-/* Echo over UDP and TCP, and an endless TCP stream. Options: ip=, gw=. */
+/* Echo over UDP and TCP, an endless TCP stream, and a port that takes one. Options: ip=, gw=. */
 #include "guests/lib/guest.h"
 #include "guests/lib/netloop.h"
 #include "guests/lib/services.h"

@@ -61,6 +61,18 @@ static void services_stream(void *ctx, struct tcp_conn *c)
 		       STREAM_PERIOD;
 }
 
+static void services_sink(void *ctx, struct tcp_conn *c)
+{
+	uint8_t trash[SERVICES_CHUNK];
+
+	if (c->state == TCP_FREE)
+		return;
+	while (tcp_read(c, trash, sizeof(trash)))
+		;
+	if (tcp_eof(c))
+		tcp_close(c);
+}
+
 static void services_start_card(struct netloop *l)
 {
 	struct services *s = mem_alloc((sizeof(*s) + PAGE_SIZE - 1) / PAGE_SIZE);
@@ -71,7 +83,8 @@ static void services_start_card(struct netloop *l)
 		s->block[i] = stream_byte(i);
 	if (udp_bind(&l->nif, KV_ECHO_PORT, services_echo_udp, s) ||
 	    tcp_listen(l->tcp, KV_ECHO_PORT, services_echo_tcp, s) ||
-	    tcp_listen(l->tcp, STREAM_PORT, services_stream, s))
+	    tcp_listen(l->tcp, STREAM_PORT, services_stream, s) ||
+	    tcp_listen(l->tcp, SINK_PORT, services_sink, s))
 		guest_die(1, "cannot start the services");
 }
 

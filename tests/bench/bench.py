@@ -18,6 +18,7 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.dirname(HERE)]
 import benchlib
+import figures_colo
 import figures_ft
 import figures_migrate
 import figures_native
@@ -40,6 +41,7 @@ VCPU = {
     "worst": figures_ft.worst,
     "latency": figures_vm.latency,
     "stream": figures_vm.stream,
+    "colo": figures_colo.colo,
     "downtime": figures_migrate.downtime,
     "curve": figures_migrate.curve,
     "passes": figures_migrate.passes,

@@ -182,10 +182,10 @@ class Writer:
         return speed, speed / max(0.01, 1 - share)
 
 
-def plain(lab, guest, cmdline, memory="64M", more=()):
-    """An unprotected guest on host A."""
+def plain(lab, guest, cmdline, memory="64M", more=(), before=()):
+    """An unprotected guest on host A; before: a program that starts it."""
     vm = ftlab.Vm(lab, "A", ["-k", os.path.join(ftlab.GUESTS, guest + ".elf"), "-a", cmdline, "-m", memory,
-                             *more], name="plain")
+                             *more], name="plain", before=before)
     vm.wait_console("^READY")
     return vm
 
@@ -206,7 +206,7 @@ class QemuVm(ftlab.Process):
         self.lab, serial = lab, lab.next_serial()
         self.console = lab.path(f"{serial:03}-{host}-qemu-console")
         self.qmp_path = lab.path(f"{serial:03}-{host}-qmp")
-        self.qmp = None
+        self.qmp, self.events = None, []
         argv = qemu_args("-kernel", os.path.join(ftlab.GUESTS, guest + ".elf"), "-append", cmdline,
                          "-serial", f"file:{self.console}", "-qmp", f"unix:{self.qmp_path},server=on,wait=off", *more,
                          memory=memory)
@@ -249,6 +249,8 @@ class QemuVm(ftlab.Process):
         while True:
             answer = json.loads(self.qmp.readline() or '{"error": "QMP closed"}')
             ftlab.expect("error" not in answer, f"QEMU: {name}: {answer.get('error')}")
+            if "event" in answer:
+                self.events.append(answer)
             if "return" in answer:
                 return answer["return"]
 
@@ -271,15 +273,20 @@ def pin(vm, cpus):
         os.sched_setaffinity(int(task), cpus)
 
 
-def protected(lab, guest, cmdline, epoch=None, memory="64M", disk=0, net=False, extra=()):
-    """The same guest under mc, in step with host B; epoch: EPOCH_MS."""
+def protected(lab, guest, cmdline, epoch=None, memory="64M", disk=0, net=False, extra=(), ft="mc"):
+    """The same guest under mc, or that mode, in step with host B; epoch: EPOCH_MS."""
     pair = ftlab.Pair(lab, guest, cmdline, memory, disk=disk, net=net, epoch=epoch or f"{slowly(EPOCH_MS)}ms",
-                      extra=extra, timeout="3s")  # no stall of a busy machine is a death
+                      extra=extra, ft=ft, timeout="3s")  # no stall of a busy machine is a death
     pair.protect()
     # The hosts share this machine: host B must not take the vCPU's core away while another is free.
     pin(pair.vm["B"], {max(os.sched_getaffinity(0))})
     pair.vm["A"].wait_console("^READY")
     return pair
+
+
+def with_twin(vm):
+    """Until what the guest puts out is compared with what a twin does."""
+    vm.wait_status(lambda s: s["twin"]["phase"] == "runs", "a twin that runs", 20)
 
 
 def run_epochs(pair, count, seconds=60):
