@@ -15,8 +15,8 @@ from benchlib import (EPOCH_MS, floor_us, ftlab, has_qemu, median, percentile, p
 from figures_vm import echo_us
 from qemu_colo import QemuColo
 
-PAIRS = 7
-STREAM_SECONDS, WARM_SECONDS = 1.5, 0.3
+PAIRS = 11
+STREAM_SECONDS, WARM_SECONDS = 0.8, 0.2
 PORTS, PERIOD = {"out": 9, "in": 10}, 65521  # guests/stream_proto.h
 # What a protected VM's loop has: beside other work an unprotected one would wait longer for a processor.
 FIRST = ("chrt", "--reset-on-fork", "--rr", "1")
@@ -94,6 +94,12 @@ def stream_mib(lab, ip, way):
         return (at - warm) / 1048576 / (time.monotonic() - begin)
 
 
+def processor_ms(vm):
+    """That all of its threads have used so far."""
+    folder = f"/proc/{vm.pid}/task"
+    return sum(int(ftlab.read_text(f"{folder}/{task}/schedstat").split()[0]) for task in os.listdir(folder)) / 1e6
+
+
 class Stream:
     """Unprotected, under colo and under QEMU's x-colo; those that are not asked rest."""
 
@@ -112,11 +118,11 @@ class Stream:
         self.stand()
         for vm, cpus in ((self.alone, own), (self.both, own), (self.pair.vm["B"], other)):
             pin(vm, cpus)
-        self.epochs, self.seconds = 0, 0.0
+        self.epochs, self.seconds, self.used = 0, 0.0, []
 
     def floor(self, measure):
         self.alone.call("resume")
-        found = measure(ALONE[0])
+        found = self.costs(measure, ALONE[0], self.alone)
         self.alone.call("pause")
         return found
 
@@ -124,11 +130,19 @@ class Stream:
         self.both.call("resume")
         with_twin(self.both)
         before, begin = self.both.status(), time.monotonic()
-        found = measure(CARD[0])
+        found = self.costs(measure, CARD[0], *self.pair.vm.values())
         after = self.both.status()
         self.epochs += after["epochs_total"] - before["epochs_total"]
         self.seconds += time.monotonic() - begin
         self.stand()
+        return found
+
+    def costs(self, measure, ip, *vms):
+        """What was measured, and the milliseconds of a processor that each of these used for one unit of it."""
+        before, begin = [processor_ms(vm) for vm in vms], time.monotonic()
+        found = measure(ip)
+        amount = found * (time.monotonic() - begin)
+        self.used.append([(processor_ms(vm) - ms) / amount for vm, ms in zip(vms, before)])
         return found
 
     def stand(self):
@@ -156,7 +170,7 @@ class Stream:
 
     def in_turns(self, measure):
         """What was measured of each, and what belongs to the figure."""
-        self.epochs, self.seconds = 0, 0.0
+        self.epochs, self.seconds, self.used = 0, 0.0, []
         floor, ours, theirs = [], [], []
         for _ in range(rounds(PAIRS, 3)):
             floor.append(self.floor(measure))
@@ -182,6 +196,9 @@ def streams(lab, report):
     for way in PORTS:
         found = s.in_turns(lambda ip, way=way: stream_mib(lab, ip, way))
         report.add(f"colo: stream {way}", "MiB/s", target=f">= 0.80 of {of}", met=found["ratio"] >= 0.8 * share, **found)
+        alone, (a, b) = median(n for n, in s.used[::2]), [median(n) for n in zip(*s.used[1::2])]
+        report.add(f"colo: processor, {way}, host A", "ms/MiB", a, floor=alone)
+        report.add(f"colo: processor, {way}, host B", "ms/MiB", b, floor=alone)
     report.add("colo: UDP echo p50", "ms", **s.in_turns(lambda ip: median(echo_us(lab, ip)) / 1e3))
     s.end()
 
