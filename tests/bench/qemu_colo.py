@@ -1,10 +1,12 @@
 """QEMU's x-colo with the same guest image: a primary on host A, a secondary on host B, the objects that compare what
 they put out (QEMU's docs/COLO-FT.txt), no disks."""
 
+import re
 import time
 
 from benchlib import QemuVm, ftlab, pin
 
+MACHINE = ["-global", "virtio-mmio.force-legacy=false"]
 MIGRATE_PORT, INPUT_PORT, OUTPUT_PORT = 9998, 9003, 9004
 TAP = "q0"
 
@@ -44,7 +46,7 @@ class QemuColo:
             pin(vm, own)
 
     def primary_args(self, mac):
-        args = ["-global", "virtio-mmio.force-legacy=false"]
+        args = list(MACHINE)
         if not mac:
             return args
         here, inside = f"host={ftlab.LINK_IP['A']}", [self.lab.path(f"colo-{i}-{id(self)}") for i in range(2)]
@@ -61,8 +63,7 @@ class QemuColo:
         return args + card(mac)
 
     def secondary_args(self, mac):
-        args = ["-global", "virtio-mmio.force-legacy=false", "-incoming",
-                f"tcp:{ftlab.LINK_IP['B']}:{MIGRATE_PORT}"]
+        args = [*MACHINE, "-incoming", f"tcp:{ftlab.LINK_IP['B']}:{MIGRATE_PORT}"]
         if not mac:
             return args
         for id_, port in (("red0", INPUT_PORT), ("red1", OUTPUT_PORT)):
@@ -108,9 +109,15 @@ class QemuColo:
                 elif event["event"] == "RESUME" and stopped:
                     found.append(at - stopped)
             if len(found) >= at_least and time.monotonic() - begin >= seconds:
+                self.check_guest()
                 return found
             d.check(f"{at_least} checkpoints of QEMU's x-colo")
             self.a.nap(0.1)
+
+    def check_guest(self):
+        for vm in self.vms:
+            fault = re.search("^(CORRUPT|TRAP|FAILED).*", vm.console_text(), re.M)
+            ftlab.expect(not fault, f"the guest under QEMU's x-colo: {fault and fault[0]}")
 
     def rest(self):
         for vm in self.vms:
