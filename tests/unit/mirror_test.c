@@ -141,14 +141,15 @@ static void hears(struct fix *f, uint64_t epoch, uint32_t len)
 	assert_memory_equal(got.data, data, len);
 }
 
+/* Until one is refused; the thread may write one more right behind that. */
 static uint64_t fill(struct fix *f)
 {
 	uint64_t n = 0;
+	int r;
 
-	while (!put(f, n, PART))
+	while (!(r = put(f, n, PART)))
 		n++;
-	assert_int_equal(put(f, n, PART), -EAGAIN);
-	assert_true(mirror_is_full(&f->a.m));
+	assert_int_equal(r, -EAGAIN);
 	return n;
 }
 
@@ -179,6 +180,7 @@ static void what_waits_has_a_bound(void **state)
 	assert_int_equal(f->a.rooms, 0);
 	for (uint64_t i = 0; i < n; i++) {
 		hears(f, i, PART);
+		loop_run_once(&f->loop, 0); /* a reader that never waits hears no news */
 		half += !f->a.rooms;
 	}
 	turns_until(f, f->a.rooms);
