@@ -1,7 +1,9 @@
 /*
  * Named steps of the protocol, at which a test can have the process killed: FTVMM_DIE_AT=step or
  * FTVMM_DIE_AT=step:N for the N-th time it is reached. The kill is SIGKILL, as from outside.
- * FTVMM_STOP_AT, likewise: SIGSTOP.
+ * FTVMM_STOP_AT, likewise: SIGSTOP. FTVMM_HOLD_AT, likewise: the thread that is there stays, while
+ * the others go on: it says so by a byte to the Unix socket FTVMM_HOLD, and waits for one, HOLD_S
+ * at most.
  */
 #ifndef FT_STEPS_H
 #define FT_STEPS_H

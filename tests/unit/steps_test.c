@@ -5,10 +5,13 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -60,6 +63,44 @@ static void killed_the_nth_time(void **state)
 	assert_int_equal(child("hello-sent:2"), STEPS);
 }
 
+/* It stays where it was told to until somebody says go on, or has gone. */
+static void held_where_it_was_told(void **state)
+{
+	struct sockaddr_un at = {.sun_family = AF_UNIX};
+	struct pollfd p;
+	char word;
+
+	snprintf(at.sun_path, sizeof(at.sun_path), "/tmp/steps_test-%d", getpid());
+	for (int says = 0; says < 2; says++) {
+		int listener = socket(AF_UNIX, SOCK_STREAM, 0), status;
+		pid_t pid;
+
+		unlink(at.sun_path);
+		assert_int_equal(bind(listener, (struct sockaddr *)&at, sizeof(at)), 0);
+		assert_int_equal(listen(listener, 1), 0);
+		pid = fork();
+		if (!pid) {
+			setenv("FTVMM_HOLD_AT", "sync-disk:2", 1);
+			setenv("FTVMM_HOLD", at.sun_path, 1);
+			_exit(child(NULL));
+		}
+		p = (struct pollfd){accept(listener, NULL, NULL), POLLIN, 0};
+		assert_int_equal(read(p.fd, &word, 1), 1);
+		assert_int_equal(poll(&p, 1, 100), 0);
+		assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+		if (says)
+			assert_int_equal(write(p.fd, "", 1), 1);
+		else
+			close(p.fd);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(WEXITSTATUS(status), STEPS);
+		if (says)
+			close(p.fd);
+		close(listener);
+		unlink(at.sun_path);
+	}
+}
+
 /* A test that names no step must not seem to have killed anybody. */
 static void a_name_that_is_none(void **state)
 {
@@ -82,9 +123,8 @@ static void each_has_a_name_of_its_own(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(killed_where_it_was_told),
-		cmocka_unit_test(killed_the_nth_time),
-		cmocka_unit_test(a_name_that_is_none),
+		cmocka_unit_test(killed_where_it_was_told),   cmocka_unit_test(killed_the_nth_time),
+		cmocka_unit_test(held_where_it_was_told),     cmocka_unit_test(a_name_that_is_none),
 		cmocka_unit_test(each_has_a_name_of_its_own),
 	};
 
