@@ -53,6 +53,8 @@ static void differ(void *arg, const struct compare_verdict *v)
 	log_debug("twin: %s", text);
 	if (v->why < sizeof(l->stats.differences) / sizeof(l->stats.differences[0]))
 		l->stats.differences[v->why]++;
+	if (v->why == COMPARE_BYTES || v->why == COMPARE_FLAGS)
+		l->differed_ns = l->compared_ns;
 	step_reached(STEP_TWIN_DIFFERS);
 	differ_because(l, text);
 }
@@ -229,7 +231,8 @@ static void kept(void *arg, struct obuf_entry *en, int sink, const void *data, u
 		differ_because(l, "the guest did what this side tells as an event");
 		return;
 	}
-	compare_ours(&l->compare, sink, data, len, en, loop_now_ns());
+	l->compared_ns = loop_now_ns();
+	compare_ours(&l->compare, sink, data, len, en, l->compared_ns);
 	watch_time(l);
 }
 
@@ -307,9 +310,10 @@ static void twin_output(struct lockstep *l, const struct frame *f)
 		return;
 	}
 	memcpy(&w, f->data, sizeof(w));
+	l->compared_ns = loop_now_ns();
 	if (w.sink >= l->vm->obuf.nsinks ||
 	    compare_theirs(&l->compare, (int)w.sink, f->data + sizeof(w),
-			   f->length - (uint32_t)sizeof(w), loop_now_ns()))
+			   f->length - (uint32_t)sizeof(w), l->compared_ns))
 		differ_because(l, "the twin's output is malformed");
 	watch_time(l);
 }
@@ -476,6 +480,16 @@ void lockstep_acked(struct lockstep *l)
 	watch_load(l);
 }
 
+void lockstep_seals(struct lockstep *l)
+{
+	if (!l->differed_ns)
+		return;
+	l->stats.asked_ns = loop_now_ns() - l->differed_ns;
+	if (l->stats.asked_ns > l->stats.asked_max_ns)
+		l->stats.asked_max_ns = l->stats.asked_ns;
+	l->differed_ns = 0;
+}
+
 void lockstep_sealed(struct lockstep *l, bool runs)
 {
 	const struct seqmap *seqs;
@@ -553,6 +567,7 @@ int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struc
 	l->heart = heart;
 	init_times(l);
 	l->marked = 0;
+	l->differed_ns = 0;
 	l->told = l->agreed = 1;
 	r = begin_compare(l, e);
 	if (r) {

@@ -60,6 +60,8 @@ struct lockstep_stats {
 	uint64_t let;			/* outputs that left by comparison */
 	uint64_t inputs;
 	uint64_t load_ns; /* of the last checkpoint: seal to the twin's run */
+	/* From the second of two outputs that differ to the seal: of the last, and the longest. */
+	uint64_t asked_ns, asked_max_ns;
 };
 
 struct lockstep {
@@ -79,7 +81,9 @@ struct lockstep {
 	uint32_t marked; /* what waits until it may leave is marked up to this; 0: nothing does */
 	struct lockstep_bounds bounds;
 	uint64_t sealed_ns, loaded_ns;
-	uint64_t loaded; /* the last epoch that it said it runs from */
+	uint64_t loaded;      /* the last epoch that it said it runs from */
+	uint64_t compared_ns; /* what is compared came at that time */
+	uint64_t differed_ns; /* and it was what differs; 0: nothing does, or it is sealed */
 	char why[200];
 	struct lockstep_stats stats;
 	void (*news)(void *arg, enum lockstep_news what);
@@ -94,6 +98,8 @@ int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struc
 		   struct err *e);
 /* What is held waits for an ack, as without a twin. Safe on a zeroed one, and twice. */
 void lockstep_end(struct lockstep *l);
+/* A seal begins, whatever for. */
+void lockstep_seals(struct lockstep *l);
 /*
  * An epoch was sealed, the VM stands. runs: a twin is to run from it on, so that what is put out
  * from here on is compared. Right after engine_seal(), before the loop's next turn.

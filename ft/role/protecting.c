@@ -12,6 +12,7 @@ void primary_seal(void *arg)
 	struct err e = {0};
 
 	primary_timer(p, ACK_NS);
+	lockstep_seals(&p->mirroring.lockstep);
 	p->engine.runs = mirroring_may_run(&p->mirroring);
 	p->engine.apart = lockstep_wants(&p->mirroring.lockstep);
 	if (!engine_seal(&p->engine, &e)) {

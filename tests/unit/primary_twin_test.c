@@ -64,6 +64,36 @@ static void not_before_what_the_ack_lets_go(void **state)
 	assert_int_equal(r->vm.obuf.held, 0);
 }
 
+/* From its second half on, whenever the first came. */
+static void how_soon_a_difference_is_sealed(void **state)
+{
+	struct rig *r = *state;
+	const struct lockstep *l = &r->pri.mirroring.lockstep;
+	uint64_t n;
+
+	meet(r);
+	n = seal(r);
+	rig_cause(r, PRI_EV_ACK);
+	peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
+	settle(r);
+	prints(r, 1);
+	time_jump(7 * MS);
+	twin_text[0] = 'x';
+	twin_prints(r, n + 1, 1);
+	twin_text[0] = 0;
+	loop_until(&r->loop, lockstep_wants(l));
+	assert_int_equal(l->stats.differences[COMPARE_BYTES], 1);
+	time_jump(3 * MS); /* the loop is away */
+	loop_until(&r->loop, (peer_reads(r), r->ended == n + 1));
+	assert_int_equal(l->stats.asked_ns, 3 * MS);
+	assert_int_equal(fake_vm.printed, 0);
+	rig_cause(r, PRI_EV_ACK);
+	assert_int_equal(fake_vm.printed, 1);
+	seal(r); /* which nothing asked for */
+	assert_int_equal(l->stats.asked_ns, 3 * MS);
+	assert_int_equal(l->stats.asked_max_ns, 3 * MS);
+}
+
 /* --- TCP connections -------------------------------------------------------------------------- */
 
 #define TWIN_ISN 5000u
@@ -452,6 +482,7 @@ int main(void)
 		RIG_TEST(what_both_say_leaves),
 		RIG_TEST(not_before_what_the_ack_lets_go),
 		RIG_TEST(a_difference_asks_for_a_seal),
+		RIG_TEST(how_soon_a_difference_is_sealed),
 		RIG_TEST(an_event_asks_for_a_seal),
 		RIG_TEST(a_connection_waits_until_the_twin_has_its_number),
 		RIG_TEST(each_connection_waits_for_its_own),

@@ -164,11 +164,13 @@ static json_t *twin_status(const struct lockstep *l, const struct sources *s)
 	json_object_set_new(differences, "load", json_integer((json_int_t)l->stats.not_loaded));
 	json_object_set_new(differences, "input", json_integer((json_int_t)l->stats.not_taken));
 	/* Not "state": scripts look for that of the VM by text. */
-	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "phase",
+	return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "phase",
 			 lockstep_state_name(l->state), "last_difference", l->why,
 			 "checkpoints_total", (json_int_t)l->stats.checkpoints, "let_total",
 			 (json_int_t)l->stats.let, "inputs_total", (json_int_t)l->stats.inputs,
-			 "load_us", (json_int_t)(l->stats.load_ns / 1000), "mapped_total",
+			 "load_us", (json_int_t)(l->stats.load_ns / 1000), "asked_us",
+			 (json_int_t)(l->stats.asked_ns / 1000), "asked_max_us",
+			 (json_int_t)(l->stats.asked_max_ns / 1000), "mapped_total",
 			 (json_int_t)l->stats.connections, "differences", differences, "sources",
 			 sources_status(s));
 }
