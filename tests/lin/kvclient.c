@@ -34,6 +34,7 @@ static const char usage[] =
 	"  --rate OPS            operations per second and client (default: no pause)\n"
 	"  --echo-rate BYTES     per second and echo client (default 20000, 0: no pause)\n"
 	"  --window BYTES        an echo client has in flight (default 4096)\n"
+	"  --bytes BYTES         then a byte-stream client has done its work (default 0: never)\n"
 	"  --stream-rate BYTES   per second and stream client (default 200000, 0: no pause)\n"
 	"  --echo-port P --stream-port P   (default 7 and 9)\n"
 	"  --timeout MS          then a UDP operation is given up (default 1000)\n"
@@ -56,6 +57,7 @@ enum {
 	OPT_RATE,
 	OPT_ECHO_RATE,
 	OPT_WINDOW,
+	OPT_BYTES,
 	OPT_ECHO_PORT,
 	OPT_STREAM_PORT,
 	OPT_STREAM_RATE,
@@ -83,6 +85,7 @@ static const struct option options[] = {
 	{"rate", required_argument, NULL, OPT_RATE},
 	{"echo-rate", required_argument, NULL, OPT_ECHO_RATE},
 	{"window", required_argument, NULL, OPT_WINDOW},
+	{"bytes", required_argument, NULL, OPT_BYTES},
 	{"echo-port", required_argument, NULL, OPT_ECHO_PORT},
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
 	{"drain", required_argument, NULL, OPT_DRAIN},
@@ -173,6 +176,9 @@ static int kvclient_set(struct kvclient *k, int opt, const char *arg)
 		break;
 	case OPT_WINDOW:
 		cfg->window = (unsigned)num;
+		break;
+	case OPT_BYTES:
+		cfg->bytes = (uint64_t)num;
 		break;
 	case OPT_ECHO_PORT:
 		cfg->echo_port = (uint16_t)num;

@@ -20,9 +20,17 @@ struct echoload {
 	uint64_t sent_at; /* when the oldest byte without an echo was sent, about */
 };
 
-static void echoload_send(struct echoload *e)
+static uint64_t echoload_room(const struct echoload *e)
 {
 	uint64_t room = e->l->cfg.window - (e->s.sent - e->s.verified);
+	uint64_t left = load_bytes_left(e->l, e->s.sent);
+
+	return room < left ? room : left;
+}
+
+static void echoload_send(struct echoload *e)
+{
+	uint64_t room = echoload_room(e);
 	size_t want = 1 + load_random(&e->c->rng) % ECHO_CHUNK;
 	uint8_t buf[ECHO_CHUNK];
 	ssize_t n;
@@ -68,9 +76,10 @@ static void echoload_loop(struct echoload *e)
 {
 	uint64_t had;
 
-	while (!e->s.lost && !e->s.bad && !load_stopping(e->l)) {
+	while (!e->s.lost && !e->s.bad && !load_stopping(e->l) &&
+	       load_bytes_left(e->l, e->s.verified)) {
 		uint64_t until = e->l->cfg.echo_rate > 0 ? e->c->next : 0;
-		bool room = e->s.sent - e->s.verified < e->l->cfg.window;
+		bool room = echoload_room(e) > 0;
 		bool due = room && load_now() >= until;
 		int ev = load_wait(e->l, e->fd, due ? POLLIN | POLLOUT : POLLIN,
 				   room && !due ? until : LOAD_NEVER, false);

@@ -27,7 +27,8 @@ struct streamload {
 static void streamload_recv(struct streamload *e)
 {
 	uint8_t buf[STREAM_CHUNK];
-	ssize_t n = recv(e->fd, buf, sizeof(buf), 0);
+	uint64_t left = load_bytes_left(e->l, e->s.verified);
+	ssize_t n = recv(e->fd, buf, left < sizeof(buf) ? left : sizeof(buf), 0);
 	uint64_t now = load_now();
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -54,16 +55,20 @@ static void streamload_loop(struct streamload *e)
 	uint64_t had, end;
 
 	e->last = load_now();
-	while (!e->s.lost && !e->s.bad && !load_stopping(e->l)) {
+	while (!e->s.lost && !e->s.bad && !load_stopping(e->l) &&
+	       load_bytes_left(e->l, e->s.verified)) {
 		if (e->l->cfg.stream_rate > 0 && load_now() < e->c->next)
 			load_wait(e->l, -1, 0, e->c->next, false);
 		else if (load_wait(e->l, e->fd, POLLIN, LOAD_NEVER, false))
 			streamload_recv(e);
 	}
+	if (!load_bytes_left(e->l, e->s.verified))
+		return;
 	/* What is buffered may hide that the connection is gone. */
 	had = e->s.verified;
 	end = had + STREAM_LAST;
 	while (!e->s.lost && !e->s.bad && e->s.verified < end &&
+	       load_bytes_left(e->l, e->s.verified) &&
 	       load_wait(e->l, e->fd, POLLIN, e->s.verified == had ? LOAD_NEVER : 0, true))
 		streamload_recv(e);
 	atomic_fetch_add(&e->l->silent, !e->s.lost && e->s.verified == had);

@@ -56,6 +56,10 @@ expect "correct server, very lossy network, one key" 0 '^OK: '
 run -- --keys 4 --seconds 0.3 --udp 2 --tcp 2 --rate 200
 expect "correct server, until time is up" 0 '^OK: '
 
+run -- --udp 0 --tcp 0 --echo 2 --echo-rate 0 --window 30000 --stream 2 --stream-rate 0 --bytes 3000001
+[ "$client" = 0 ] && grep -q '"echo_bytes":6000002,.*"stream_ok":2,"stream_bytes":6000002,' "$dir/summary" ||
+	{ echo "FAIL byte streams of a length: $(cat "$dir/summary")"; failed=$((failed + 1)); }
+
 while read -r bug pattern; do
 	every=40
 	# A lie only where the value is another one: rare when a busy machine runs one client at a time.

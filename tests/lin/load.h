@@ -26,6 +26,7 @@ struct load_config {
 	double rate;	  /* operations per second and client; 0: as fast as replies come */
 	double echo_rate, stream_rate; /* bytes per second and client; 0: no pause */
 	unsigned window;	       /* bytes an echo client has in flight */
+	uint64_t bytes; /* of a byte-stream client, each way that it has; 0: until stopped */
 };
 
 struct load {
@@ -90,6 +91,11 @@ void load_ready(struct load *l);
 int load_connect(struct load *l, uint16_t port, int rcvbuf);
 /* The same for a byte stream; a failure ends the run. */
 int load_open_stream(struct load_client *c, uint16_t port, int rcvbuf);
+/* So many more may come or go; LOAD_NEVER: without end. */
+static inline uint64_t load_bytes_left(const struct load *l, uint64_t done)
+{
+	return l->cfg.bytes ? l->cfg.bytes - done : LOAD_NEVER;
+}
 /* Record the outcome. */
 void load_end_stream(struct load_client *c, uint16_t port, const struct load_stream *s);
 void load_lost(struct load_client *c, uint16_t port, uint64_t received);
