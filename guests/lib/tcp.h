@@ -128,6 +128,8 @@ struct tcp_stack {
 	uint32_t isn_base; /* moves beyond what closed connections used */
 	bool isn_clock;	   /* and with time, as Linux's: two machines with the same input differ */
 	uint16_t next_port;
+	/* How long the next segment may be, from 1 to the MSS; NULL: the MSS. */
+	uint32_t (*cut)(uint32_t mss);
 	struct tcp_listener listener[TCP_LISTENERS];
 	struct tcp_stats stats;
 	struct tcp_conn conn[TCP_CONNS];

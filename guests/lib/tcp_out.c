@@ -138,18 +138,19 @@ static void tcp_out_data(struct tcp_conn *c)
 
 	for (;;) {
 		uint32_t off = c->snd_nxt - c->snd_una, len = 0;
+		uint32_t most = c->stack->cut ? c->stack->cut(c->mss) : c->mss;
 		bool fin, tail;
 
 		if (off >= tcp_out_queued(c))
 			return;
 		if (off < c->snd_len && wnd > off)
-			len = tcp_min(tcp_min(c->snd_len - off, wnd - off), c->mss);
+			len = tcp_min(tcp_min(c->snd_len - off, wnd - off), most);
 		tail = off + len == c->snd_len;
 		fin = tail && c->fin_queued;
 		if (!len && !fin)
 			return;
 		/* A small segment: only the end of the data, or when nothing else is on its way. */
-		if (len < c->mss && off && !fin && !(tail && c->nodelay))
+		if (len < most && off && !fin && !(tail && c->nodelay))
 			return;
 		if (tcp_out_queue(c, off, len, fin))
 			return;
