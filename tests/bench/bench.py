@@ -39,6 +39,7 @@ VCPU = {
     "bytes": figures_ft.sent_bytes,
     "kill": figures_ft.kill,
     "worst": figures_ft.worst,
+    "difference": figures_ft.difference,
     "latency": figures_vm.latency,
     "stream": figures_vm.stream,
     "colo": figures_colo.colo,

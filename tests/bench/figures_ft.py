@@ -2,6 +2,7 @@
 
 from benchlib import (EPOCH_MS, QemuVm, Writer, floor_us, ftlab, has_qemu, median, memcpy_us, percentile, plain,
                       protected, record_ms, rounds, run_epochs, slowly)
+import test_colo_outputs
 import test_worst
 
 IDLE_EPOCHS = 400
@@ -11,6 +12,7 @@ KILLS = 24
 FLOORS = 200  # rounds of a floor
 NAPS = 3000  # of a millisecond
 WORST_SECONDS = 20
+DIFFERENCES = 100
 
 
 def pause(lab, report):
@@ -177,6 +179,30 @@ def worst(lab, report):
         ours = max(ms[k].values())
         report.add(f"loop away {k}, worst guest", "ms", ours, *(("<= 20 ms", ours <= 20) if k == "max" else ()),
                    floor=low[k + "_us"] / 1e3, sides=ms[k])
+
+
+def difference(lab, report):
+    """with colo: from the second of two outputs that differ to the pause for the checkpoint that it asks for"""
+    epoch = slowly(5)
+    pair = ftlab.Pair(lab, "chance", disk=0, ft="colo", epoch=f"{epoch}ms", timeout="1s")
+    a, _ = pair.protect()
+    a.wait_console("^READY")
+    asker, took, ident = test_colo_outputs.Asker(lab, "udp"), [], 0
+    while len(took) < rounds(DIFFERENCES, 30):
+        test_colo_outputs.compares(a)
+        a.nap(epoch * 12 / 1e3)  # one that comes sooner is a short one, and too many of these end the twin
+        before = a.status()["twin"]["differences"]["bytes"]
+        asker.ask(ident, where=ident % test_colo_outputs.DATA)
+        ident += 1
+        s = a.status()["twin"]
+        if s["differences"]["bytes"] > before:  # else both drew the same byte, or nothing was compared
+            took.append(s["asked_us"] / 1e3)
+        ftlab.expect(ident < 4 * DIFFERENCES, f"{len(took)} differences for {ident} questions: {s}")
+    pair.end()
+    for pct in (50, 99, 100):
+        name = f"p{pct}" if pct < 100 else "max"
+        report.add(f"difference to its pause {name}", "ms", percentile(took, pct), *(
+            ("<= 10 ms", percentile(took, pct) <= 10) if pct == 99 else ()), differences=len(took))
 
 
 def run_epochs_of(vm, count):

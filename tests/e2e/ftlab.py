@@ -415,11 +415,11 @@ class Wire(Process):
         return answer
 
 
-def packet_filter(mac):
-    """Classic BPF: frames whose source is mac, 64 bytes of them."""
+def packet_filter(mac, size):
+    """Classic BPF: frames whose source is mac, the first bytes of them."""
     high, low = struct.unpack("!IH", mac)
     code = [(0x20, 0, 0, 6), (0x15, 0, 3, high), (0x28, 0, 0, 10), (0x15, 0, 1, low),
-            (0x06, 0, 0, 64), (0x06, 0, 0, 0)]
+            (0x06, 0, 0, size), (0x06, 0, 0, 0)]
     raw = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *i) for i in code))
     return raw, struct.pack("HL", len(code), ctypes.addressof(raw))
 
@@ -427,10 +427,10 @@ def packet_filter(mac):
 class FrameWatch:
     """Records when frames of the guest come out of a host: at the switch's port of that host."""
 
-    def __init__(self, lab, host):
-        self.host, self.last, self.first, self.count = host, None, None, 0
+    def __init__(self, lab, host, size=64):
+        self.host, self.size, self.last, self.first, self.count = host, size, None, None, 0
         self.sock = lab.socket_in("S", socket.AF_PACKET, socket.SOCK_RAW, 0)
-        raw, program = packet_filter(GUEST_MAC)
+        raw, program = packet_filter(GUEST_MAC, size)
         self.sock.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
         self.sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
         self.sock.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
@@ -444,7 +444,7 @@ class FrameWatch:
         frames = []
         while True:
             try:
-                data, control, _, address = self.sock.recvmsg(128, 128)
+                data, control, _, address = self.sock.recvmsg(self.size, 128)
             except BlockingIOError:
                 return frames
             if address[2] == 4:  # PACKET_OUTGOING: from the switch to the host

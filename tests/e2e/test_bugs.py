@@ -7,6 +7,7 @@ import time
 import ftlab
 from ftlab import Pair, Wire, expect
 from test_arbiters import race
+from test_colo_outputs import one_byte
 from test_tls import wrong_role
 from testlib import check_load, random_wait, start_load, test
 
@@ -179,6 +180,17 @@ def bug_shared(lab):
 def bug_claim(lab):
     """etcd is not asked whether the record is still the one that was read: both sides win"""
     caught(lab, "claim", race, "run the guest: 2 of 2")
+
+
+def last_byte(lab, binary):
+    """Answers of two guests that differ in their last byte; colo_one_byte is that of a right build."""
+    one_byte(lab, "tcp", binary, (15,))
+
+
+@test(120)
+def bug_compare(lab):
+    """the last byte of what two guests put out is not compared"""
+    caught(lab, "compare", last_byte, "and the survivor knows")
 
 
 @test(60)

@@ -13,11 +13,12 @@ from test_failover import ends, failover
 from test_stop import record
 
 KILLS = int(os.environ.get("FT_KILLS", "10"))
+MODES = os.environ.get("FT_MODES", "mc,kemari,auto,colo").split(",")
 
 
-def random_pair(lab, **options):
+def random_pair(lab, epochs=(3, 10, 25, 60), **options):
     """A pair with epochs, their mode, its link and a background load that differ from run to run."""
-    epoch = lab.rng.choice((3, 10, 25, 60))
+    epoch = lab.rng.choice(epochs)
     dirty = lab.rng.choice((0, 0, 20, 80))
     options = {"ft": lab.rng.choice(("mc", "mc", "kemari", "auto")), **options,
                "cmdline": f"ip={ftlab.GUEST_IP} dirty={dirty}", "epoch": f"{epoch}ms", "disk": 32}
@@ -27,21 +28,21 @@ def random_pair(lab, **options):
     return pair
 
 
-def random_load(lab, ip=ftlab.GUEST_IP):
+def random_load(lab, ip=ftlab.GUEST_IP, **options):
     lab.probe(ip=ip)
     load = Load(lab, server=ip, udp=lab.rng.randrange(1, 4), tcp=lab.rng.randrange(1, 4),
-                echo=lab.rng.randrange(0, 2), stream=lab.rng.randrange(0, 2))
+                echo=lab.rng.randrange(0, 2), stream=lab.rng.randrange(0, 2), **options)
     flowing(lab, load, ip=ip)
     return load
 
 
-def any_pair(lab, victim):
+def any_pair(lab, about, modes=MODES):
     """One of all that a pair can be. What was drawn is in the output of a test that fails, and with --verbose."""
-    ft = lab.rng.choice(("mc", "kemari", "auto", "colo"))
+    ft = lab.rng.choice(modes)
     shared = ft != "colo" and lab.rng.choice((False, True))  # together they are refused
     cpus, nics = lab.rng.choice((1, 2)), lab.rng.choice((1, 2))
     pair = random_pair(lab, ft=ft, shared=shared, cpus=cpus, nics=nics)
-    print(f"# death of {victim}: {ft}, {'shared' if shared else 'mirror'}, {cpus} CPUs, {nics} NICs, "
+    print(f"# {about}: {ft}, {'shared' if shared else 'mirror'}, {cpus} CPUs, {nics} NICs, "
           f"{pair.listen['A'][:3]}, {pair.guest_args[3]}, {pair.epoch_ms} ms", flush=True)
     return pair
 
@@ -66,7 +67,7 @@ def cpus_run(pair, host, said):
 
 def kill_one(lab, victim):
     """Fresh sides, one death at some instant; what clients saw is what one server would do."""
-    pair = any_pair(lab, victim)
+    pair = any_pair(lab, f"death of {victim}")
     a, _ = pair.protect()
     if a.status()["mode"] == "colo":
         a.wait_status(lambda s: s["twin"]["phase"] == "runs", "a twin that runs", 20)
@@ -102,7 +103,7 @@ def two_nics(lab):
 
 @test(max(60, 15 * KILLS))
 def kill_random(lab):
-    """FT_KILLS (10) deaths, mostly of the primary, each with fresh sides; fewer on a slow machine"""
+    """FT_KILLS (10) deaths, mostly of the primary, each with fresh sides, of FT_MODES (all); fewer on a slow machine"""
     for i in range(max(min(KILLS, 6), ftlab.work(KILLS))):
         victim = lab.rng.choice("AAAAB")
         try:
@@ -132,7 +133,7 @@ STOPPED_PRIMARY = ("bye-said", "done-heard")
 STOPPED_SECONDARY = ("drained", "done-said")
 HANDING_PRIMARY = ("handed", "runs-heard", "gone-said")
 TWIN = ("twin-let", "twin-differs", "twin-suspended", "twin-rolled-back", "twin-loaded", "twin-runs",
-        "twin-mapped")  # test_colo.py
+        "twin-mapped")  # test_colo.py, test_colo_steps.py
 HANDED = ("runs-said", "gone-heard")  # the other side may have left by then
 
 
@@ -199,9 +200,9 @@ def kill_steps_secondary(lab):
     each(lab, EPOCH_SECONDARY, secondary_dies_in_epoch)
 
 
-def primary_dies_early(lab, name):
+def primary_dies_early(lab, name, make=random_pair):
     """Before the first commit nobody may take over, and the primary can be started again."""
-    pair = random_pair(lab)
+    pair = make(lab)
     b = pair.secondary("B")
     b.wait_state("STARTING")
     dies(pair.primary("A", env={"FTVMM_DIE_AT": name}))
@@ -221,11 +222,9 @@ def kill_steps_first_sync(lab):
     each(lab, ONCE_PRIMARY, primary_dies_early)
 
 
-@test(60)
-def kill_steps_hello(lab):
-    """the secondary dies in the handshake; a second one is taken"""
-    pair = random_pair(lab)
-    pair.secondary("B", env={"FTVMM_DIE_AT": "hello-received"}).wait_state("STARTING")
+def greeted_dies(lab, name, make=random_pair):
+    pair = make(lab)
+    pair.secondary("B", env={"FTVMM_DIE_AT": name}).wait_state("STARTING")
     a = pair.primary("A")
     load = random_load(lab)
     dies(pair.vm["B"])
@@ -236,11 +235,18 @@ def kill_steps_hello(lab):
     pair.vm["B"].wait_state("DEGRADED")
     lab.probe()
     check_load(lab, [load], pair.image["B"])
+    pair.end()
 
 
-def taker_dies(lab, name):
+@test(60)
+def kill_steps_hello(lab):
+    """the secondary dies in the handshake; a second one is taken"""
+    greeted_dies(lab, *ONCE_SECONDARY)
+
+
+def taker_dies(lab, name, make=random_pair):
     """Primary and then the side that takes over: nobody runs, and what clients saw still holds."""
-    pair = random_pair(lab)
+    pair = make(lab)
     pair.secondary("B", env={"FTVMM_DIE_AT": name}).wait_state("STARTING")
     a = pair.primary("A")
     load = random_load(lab)
@@ -260,33 +266,43 @@ def kill_steps_takeover(lab):
     each(lab, TAKEOVER, taker_dies)
 
 
-@test(60)
-def kill_steps_peer_lost(lab):
-    """the secondary dies, and the primary as it notices"""
-    pair = random_pair(lab)
+def loser_dies(lab, name, make=random_pair):
+    pair = make(lab)
     pair.secondary("B").wait_state("STARTING")
-    a = pair.primary("A", env={"FTVMM_DIE_AT": "peer-lost"})
+    a = pair.primary("A", env={"FTVMM_DIE_AT": name})
     load = random_load(lab)
     pair.in_step()
     pair.vm["B"].kill()
     dies(a)
     load.finish()
     lab.check([load], pair.image["A"], "--allow-conn-lost")
+    pair.end()
+
+
+@test(60)
+def kill_steps_peer_lost(lab):
+    """the secondary dies, and the primary as it notices"""
+    loser_dies(lab, *LOSER)
+
+
+def speaker_dies(lab, name, **options):
+    pair = Pair(lab, "writer", "mode=hot tick=10 pages=32 seconds=1 code=7", disk=0, net=False, **options)
+    b = pair.secondary("B")
+    b.wait_state("STARTING")
+    dies(pair.primary("A", env={"FTVMM_DIE_AT": name}))
+    expect(b.wait_exit(20) == 7, f"exit code {b.code}: {b.log_text()}")
+    pair.end()
 
 
 @test(60)
 def kill_steps_goodbye(lab):
     """the guest has ended, the primary dies before it can say so: it does not run on at the other side"""
-    pair = Pair(lab, "writer", "mode=hot tick=10 pages=32 seconds=1 code=7", disk=0, net=False)
-    b = pair.secondary("B")
-    b.wait_state("STARTING")
-    dies(pair.primary("A", env={"FTVMM_DIE_AT": "goodbye"}))
-    expect(b.wait_exit(20) == 7, f"exit code {b.code}: {b.log_text()}")
+    speaker_dies(lab, *STOPPING)
 
 
-def stop_dies(lab, name):
+def stop_dies(lab, name, make=random_pair):
     """Stopped, and one side dies: it runs nowhere, and starts unasked only where all of it is."""
-    pair = random_pair(lab)
+    pair = make(lab)
     dying = "A" if name in STOPPED_PRIMARY else "B"
     a, b = pair.protect(env={dying: {"FTVMM_DIE_AT": name}})
     load = random_load(lab)
@@ -312,9 +328,9 @@ def kill_steps_stop(lab):
     each(lab, STOPPED_PRIMARY + STOPPED_SECONDARY, stop_dies)
 
 
-def handing_dies(lab, name):
+def handing_dies(lab, name, make=random_pair):
     """A hand-over, and one side dies: the other one runs the VM, nothing is lost, one voice at a time."""
-    pair = random_pair(lab)
+    pair = make(lab)
     dying = "A" if name in HANDING_PRIMARY + STOPPING else "B"
     pair.protect(env={dying: {"FTVMM_DIE_AT": name}})
     load = random_load(lab)
@@ -350,9 +366,9 @@ def kill_steps_handed(lab):
     each(lab, STOPPING + HANDING_PRIMARY, handing_dies)
 
 
-def taken_dies(lab, name):
+def taken_dies(lab, name, make=random_pair):
     """It had the VM alone, or was about to: the image of the side that has left holds all that was answered."""
-    pair = random_pair(lab)
+    pair = make(lab)
     a, b = pair.protect(env={"B": {"FTVMM_DIE_AT": name}})
     load = random_load(lab)
     command = failover(lab, "A")

@@ -113,8 +113,8 @@ def one_goes_on(trio, load, hosts):
     return host
 
 
-def move_dies(lab, victim, name):
-    trio = Trio(lab, disk=32, epoch=f"{lab.rng.choice((3, 10, 25))}ms")
+def move_dies(lab, victim, name, **options):
+    trio = Trio(lab, disk=32, epoch=f"{lab.rng.choice((3, 10, 25))}ms", **options)
     env = {victim: {"FTVMM_DIE_AT": name}}
     a, b = trio.protect(env=env)
     d = trio.stand_by(env=env.get("D"))
@@ -128,21 +128,25 @@ def move_dies(lab, victim, name):
     return host
 
 
-def each(lab, victim, names, where):
+def each(lab, victim, names, where, **options):
     for name in names:
         try:
-            host = move_dies(lab, victim, name)
+            host = move_dies(lab, victim, name, **options)
             expect(host in where, f"{host} went on")
         except ftlab.LabError as e:
             raise ftlab.LabError(f"{victim} dies at {name}: {e}") from e
 
 
+def primary_dies(lab, **options):
+    each(lab, "A", PRIMARY[:2], "B", **options)
+    each(lab, "A", PRIMARY[2:5], "BD", **options)
+    each(lab, "A", PRIMARY[5:], "D", **options)
+
+
 @test(240)
 def move_primary_dies(lab):
     """at each step: exactly one of the two secondaries goes on"""
-    each(lab, "A", PRIMARY[:2], "B")
-    each(lab, "A", PRIMARY[2:5], "BD")
-    each(lab, "A", PRIMARY[5:], "D")
+    primary_dies(lab)
 
 
 @test(240)
@@ -168,6 +172,14 @@ def move_primary_frozen(lab):
 def move_new_dies(lab):
     """at each step: the VM goes on"""
     each(lab, "D", NEW_EARLY + NEW_LATE, "A")
+
+
+@test(400)
+def move_colo_dies(lab):
+    """the same with a guest at both sides, and whoever dies"""
+    primary_dies(lab, ft="colo")
+    each(lab, "D", NEW_EARLY + NEW_LATE, "A", ft="colo")
+    each(lab, "B", OLD, "A", ft="colo")
 
 
 @test(120)

@@ -12,7 +12,8 @@
 #include "tests/lin/load.h"
 
 #define STREAM_CHUNK 4096
-/* Small, so that a silence or a lost connection is noticed soon, not after what is buffered. */
+/* If it has no end; small, so that a silence or a lost connection is noticed soon, not after what
+ * is buffered. */
 #define STREAM_RCVBUF 8192
 #define STREAM_LAST   (1u << 20)
 
@@ -81,7 +82,7 @@ void *streamload_run(void *arg)
 
 	e.s.start = load_now();
 	atomic_fetch_add(&e.l->stream_total, 1);
-	e.fd = load_open_stream(c, e.l->cfg.stream_port, STREAM_RCVBUF);
+	e.fd = load_open_stream(c, e.l->cfg.stream_port, e.l->cfg.bytes ? 0 : STREAM_RCVBUF);
 	if (e.fd >= 0) {
 		streamload_loop(&e);
 		load_end_stream(c, e.l->cfg.stream_port, &e.s);
