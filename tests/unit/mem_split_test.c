@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -230,6 +231,47 @@ static void holes_stay_holes(void **state)
 	assert_false(mem_is_hole(&m, PAGES - 1, &h));
 }
 
+/* The kernel takes the memfd's page under what was written over a hole: it was never written. */
+static void vanish(uint64_t page, uint64_t n)
+{
+	assert_int_equal(fallocate(m.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				   (off_t)(page * MEM_PAGE_SIZE), (off_t)(n * MEM_PAGE_SIZE)),
+			 0);
+}
+
+static void what_was_written_over_a_hole(void **state)
+{
+	struct mem_hole h = {0};
+
+	guest(0, 64, 'a');
+	split();
+	for (unsigned twice = 0; twice < 2; twice++) {
+		guest(100, 1, 'b');
+		guest(102, 40, 'c');
+		vanish(100, 50);
+		assert_true(mem_is_hole(&m, 100, &h));
+		assert_true(seen(100) == 'b' && seen(102) == 'c' && seen(141) == 'c');
+		if (!twice)
+			roll_back();
+	}
+	join();
+	assert_true(kept(100) == 'b' && kept(101) == 0 && kept(102) == 'c' && kept(141) == 'c');
+	assert_int_equal(views_allocated(&m), 64 + 41);
+}
+
+static void given_back_over_a_hole(void **state)
+{
+	guest(0, 64, 'a');
+	split();
+	guest(60, 40, 'b');
+	vanish(64, 36);
+	assert_int_equal(mem_discard(&m, 62 * MEM_PAGE_SIZE, 30 * MEM_PAGE_SIZE), 0);
+	assert_true(seen(61) == 'b' && seen(62) == 0 && seen(64) == 0 && seen(91) == 0);
+	assert_true(seen(92) == 'b' && seen(99) == 'b');
+	join();
+	assert_true(kept(61) == 'b' && kept(62) == 0 && kept(91) == 0 && kept(99) == 'b');
+}
+
 static void take_discarded(void)
 {
 	for (unsigned w = 0; w < PAGES / 64; w++)
@@ -360,6 +402,8 @@ int main(void)
 		T(only_those_are_dropped),
 		T(joined_it_is_what_the_guest_saw),
 		T(holes_stay_holes),
+		T(what_was_written_over_a_hole),
+		T(given_back_over_a_hole),
 		T(given_back_by_the_guest),
 		T(filled_from_outside),
 		T(hashes_of_either_view),

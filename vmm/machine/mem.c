@@ -232,11 +232,25 @@ static uint64_t seek_data(const struct mem *m, uint64_t off)
 }
 
 /* Pages without memory are zero, and stay without. */
-static void zero_data(const struct mem *m, uint8_t *view, uint64_t off, uint64_t stop)
+static void zero_data(const struct mem *m, uint64_t off, uint64_t stop)
 {
 	while (off < stop && (off = seek_data(m, off)) < stop) {
-		memset(view + off, 0, MEM_PAGE_SIZE);
+		memset(m->kept + off, 0, MEM_PAGE_SIZE);
 		off += MEM_PAGE_SIZE;
+	}
+}
+
+/* The guest's view of split memory. A private page may lie over nothing: then it goes. */
+static void zero_private(const struct mem *m, uint64_t off, uint64_t stop)
+{
+	while (off < stop) {
+		uint64_t data = seek_data(m, off);
+
+		data = data < stop ? data : stop;
+		VMM_BUG_ON(data > off && madvise(m->base + off, data - off, MADV_DONTNEED));
+		if (data < stop)
+			memset(m->base + data, 0, MEM_PAGE_SIZE);
+		off = data + MEM_PAGE_SIZE;
 	}
 }
 
@@ -252,7 +266,7 @@ int mem_discard(struct mem *m, gpa_t gpa, uint64_t len)
 	if (m->late)
 		m->late->discard(m->late->arg, off >> MEM_PAGE_SHIFT, len >> MEM_PAGE_SHIFT);
 	if (mem_is_split(m))
-		zero_data(m, m->base, off, off + len);
+		zero_private(m, off, off + len);
 	else
 		r = punch(m, off, len);
 	if (m->late)
@@ -298,7 +312,7 @@ void mem_zero_pages(struct mem *m, uint64_t page, uint64_t n)
 
 	if (n >= PUNCH_PAGES && !punch(m, off, stop - off))
 		return;
-	zero_data(m, m->kept, off, stop);
+	zero_data(m, off, stop);
 }
 
 int mem_empty_pages(struct mem *m, uint64_t page, uint64_t n)

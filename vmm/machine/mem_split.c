@@ -86,20 +86,29 @@ bool mem_roll_back(struct mem *m, const uint64_t *pages, uint64_t *page)
 	return *page == m->npages;
 }
 
-/* Where the guest's and the checkpoint's are one page, it is copied to itself. */
+/* Looking at them may have given them memory. */
+static void empty(struct mem *m, uint64_t page, uint64_t n)
+{
+	if (n && mem_empty_pages(m, page, n))
+		mem_zero_pages(m, page, n);
+}
+
+/*
+ * Where the guest's and the checkpoint's are one page, it is copied to itself. Each is looked at:
+ * that the memfd has no page there says nothing of a private one.
+ */
 static void join_run(struct mem *m, uint64_t from, uint64_t n)
 {
 	uint64_t zeros = from, page = from; /* those in between are zero */
-	struct mem_hole hole = {0};
 
 	for (; page < from + n; page++) {
-		if (mem_is_hole(m, page, &hole) || mem_is_zero_page(mem_page(m, page)))
+		if (mem_is_zero_page(mem_page(m, page)))
 			continue;
-		mem_zero_pages(m, zeros, page - zeros);
+		empty(m, zeros, page - zeros);
 		memcpy(mem_kept_page(m, page), mem_page(m, page), MEM_PAGE_SIZE);
 		zeros = page + 1;
 	}
-	mem_zero_pages(m, zeros, page - zeros);
+	empty(m, zeros, page - zeros);
 }
 
 bool mem_join(struct mem *m, const uint64_t *pages, uint64_t *page)

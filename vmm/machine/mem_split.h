@@ -5,9 +5,9 @@
  * to that later. To apply a checkpoint is to write its pages into the memfd (mem_kept_page() and
  * what goes with it), and to roll back: to drop the private ones.
  *
- * A page without memory in the memfd has no private one: the first write makes both, and the commit
- * that takes the one away is followed by a roll back of it. So what mem_absent(), mem_is_hole() and
- * mem_next_data() say holds for both views, but in between.
+ * A page without memory in the memfd may have a private one. The first write makes both, but that
+ * of the memfd is clean and zero, is mapped nowhere, and goes when the kernel wants its memory. So
+ * what mem_absent(), mem_is_hole(), mem_next_data() and mem_hash() say is of the checkpoint.
  *
  * Which pages are private is not asked of the kernel, but of whoever knows what was written: KVM's
  * dirty log and the host's marks, by which epochs live and die, too (vmm/vm/replica.h). More pages
