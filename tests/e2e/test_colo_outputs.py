@@ -143,11 +143,11 @@ def colo_no_byte(lab):
 
 @test(180)
 def colo_cut(lab):
-    """10^5 TCP segments, fewer on a slow machine, each as long as its side's TSC says: no checkpoint for them"""
-    pair = colo_pair(lab, cmdline=f"ip={ftlab.GUEST_IP} cut=clock", timeout="4s")
+    """10^5 TCP segments, fewer in a bed, each as long as its side's TSC says: no checkpoint for them"""
+    pair = colo_pair(lab, cmdline=f"ip={ftlab.GUEST_IP} cut=clock", disk=0, timeout="4s")
     a, b = pair.protect()
     compares(a)
-    wanted, watch = ftlab.work(SEGMENTS), {h: FrameWatch(lab, h) for h in "AB"}
+    wanted, watch = SEGMENTS if ftlab.SLOW < 4 else ftlab.work(SEGMENTS), {h: FrameWatch(lab, h) for h in "AB"}
     load = Load(lab, udp=1, tcp=1, echo=1, stream=2, stream_rate=0, echo_rate=0, window=30000)
     flowing(lab, load)
     compares(a)
@@ -166,5 +166,5 @@ def colo_cut(lab):
     expect(len(lengths) > 500, f"{len(lengths)} lengths of segments")
     pair.taken_over("B", a.kill())
     lab.probe()
-    check_load(lab, [load], pair.image["B"])
+    check_load(lab, [load], None)
     pair.end()
