@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "devices/virtio.h"
+#include "net/addresses.h"
 #include "net/announce.h"
 #include "net/flow.h"
 #include "net/obuf.h"
@@ -36,10 +37,11 @@ struct net_state {
 	struct virtio_state common;
 	uint8_t link_down;
 	uint8_t src_mac[6]; /* as last seen in what the guest sent, for the announcement */
-	uint8_t ipv4[4];
-	uint8_t pairs;	  /* the driver uses; 0, as in a state of version 1, is 1 */
-	uint8_t announce; /* the driver is asked to say where its addresses are */
-	uint32_t nconns;  /* the last two: see net_save() */
+	uint8_t ipv4[4];    /* of before version 4, perhaps another machine's: not used */
+	uint8_t pairs;	    /* the driver uses; 0, as in a state of version 1, is 1 */
+	uint8_t announce;   /* the driver is asked to say where its addresses are */
+	struct addresses addresses;
+	uint32_t nconns; /* the last two: see net_save() */
 	struct seqmap_conn conns[SEQMAP_MAX];
 };
 
@@ -64,11 +66,22 @@ static const struct field conn_fields[] = {
 	F_CONN(fin_in, 7, "behind the other's"),
 };
 
+static const struct field address_fields[] = {
+	F_U8(struct address, version, 1, "of IP", .min = 4, .max = 6),
+	F_U8(struct address, router, 2, "it said that it is one", .max = 1),
+	F_BYTES(struct address, ip, 3, "the address"),
+};
+
+static const struct field addresses_fields[] = {
+	F_ARRAY(struct addresses, a, n, 1, address_fields, "the one it spoke of last first"),
+};
+
 static const struct field net_fields[] = {
 	F_STRUCT(struct net_state, common, 1, virtio_fields, "what all virtio devices have"),
 	F_U8(struct net_state, link_down, 2, "cable unplugged", .max = 1),
 	F_BYTES(struct net_state, src_mac, 3, "address the guest sends from"),
-	F_BYTES(struct net_state, ipv4, 4, "IPv4 address the guest sends from, 0 when unknown"),
+	F_BYTES(struct net_state, ipv4, 4,
+		"not used; before version 4 an address the guest sent from"),
 	F_U8(struct net_state, pairs, 5, "queue pairs the driver uses", .since = 2,
 	     .max = MACHINE_MAX_QUEUES),
 	F_U8(struct net_state, announce, 6, "the driver is asked to announce", .since = 2,
@@ -77,6 +90,8 @@ static const struct field net_fields[] = {
 		"TCP connections, of all networks, whose clients have other numbers: in the first "
 		"only",
 		.since = 3, .flags = FIELD_UNSTABLE),
+	F_STRUCT(struct net_state, addresses, 8, addresses_fields,
+		 "IP addresses that the guest says it has", .since = 4),
 };
 
 struct net {
@@ -119,7 +134,7 @@ static int net_check(const void *pod, struct err *e)
 const struct state_desc virtio_net_desc = {
 	.name = "virtio-net",
 	.id = 31,
-	.version = 3,
+	.version = 4,
 	.size = sizeof(struct net_state),
 	.fields = net_fields,
 	.nfields = sizeof(net_fields) / sizeof(net_fields[0]),
@@ -174,21 +189,13 @@ static bool header_ok(struct virtio_net_hdr_v1 *h, uint32_t len, bool csum, bool
 
 /* Transmit. */
 
-/* Remember where the guest says it lives: sender of ARP, source of IPv4. */
+/* Remember where the guest says it lives. */
 static void learn(struct net *n, const uint8_t *eth, uint32_t len)
 {
-	const uint8_t *ip = NULL;
-	uint16_t type = (uint16_t)(eth[12] << 8 | eth[13]);
-
 	if (eth[6] & 1) /* no source can be a group address */
 		return;
 	memcpy(n->live.src_mac, eth + 6, 6);
-	if (type == ETH_P_ARP && len >= ETH_HLEN + 28)
-		ip = eth + ETH_HLEN + 14;
-	else if (type == ETH_P_IP && len >= ETH_HLEN + 20)
-		ip = eth + ETH_HLEN + 12;
-	if (ip && ip[0] && ip[0] != 127 && ip[0] < 224)
-		memcpy(n->live.ipv4, ip, 4);
+	addresses_said(&n->live.addresses, n->mac, eth, len);
 }
 
 /* Copy the frame of n->chain, from queue qi, to tx_buf and check it there. Returns bytes, 0 to drop
@@ -362,6 +369,8 @@ static bool receive_one(struct net *n, bool *poll, uint32_t *used)
 		n->stats.rx_frames++;
 		*used |= 1u << qi;
 		netdev_given(n->nd, n->rx_buf, n->pending);
+		addresses_heard(&n->live.addresses, n->mac, n->rx_buf + NET_VNET_HDR,
+				n->pending - NET_VNET_HDR);
 	}
 	if (r == -ENOSPC)
 		n->stats.rx_bad++;
@@ -549,13 +558,22 @@ static void put_announcement(void *arg, const void *frame, uint32_t len)
 void virtio_net_announce(struct device *d)
 {
 	struct net *n = (struct net *)d;
-	uint8_t mac[6], ipv4[4];
+	struct addresses known;
+	uint8_t mac[6];
 
 	pthread_mutex_lock(&d->lock);
 	memcpy(mac, n->live.src_mac, sizeof(mac));
-	memcpy(ipv4, n->live.ipv4, sizeof(ipv4));
+	known = n->live.addresses;
+	/* A driver that was asked knows better: addresses come and go without a word of ARP. */
+	if (virtio_has(&n->vd, VIRTIO_NET_F_GUEST_ANNOUNCE))
+		known.n = 0;
 	pthread_mutex_unlock(&d->lock);
-	announce_send(mac, ipv4, put_announcement, n);
+	for (uint32_t i = 0; i < known.n; i++)
+		announce_address(n->mac, &known.a[i], put_announcement, n);
+	/* For switches. A guest that bridges sends from others' addresses, too. */
+	announce_mac(n->mac, put_announcement, n);
+	if (memcmp(mac, n->mac, sizeof(mac)))
+		announce_mac(mac, put_announcement, n);
 }
 
 void virtio_net_ask_announce(struct device *d)
