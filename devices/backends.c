@@ -30,6 +30,8 @@ int backends_open_disk(const struct backends *b, const struct mdev *md, struct l
 		(fit ? DISK_OPEN_CREATE : 0) | (shared ? DISK_OPEN_SYNC : 0) |
 		(b->late_locks || (b->standby && shared) ? DISK_OPEN_UNLOCKED : 0);
 	r = disk_open(d, l, md->id, given->path, flags, e);
+	if (!r)
+		r = disk_serves(d, machine_block(md), e);
 	if (r)
 		return r;
 	if (fit)

@@ -129,6 +129,7 @@ static int measure(struct disk *d, const char *path, struct err *e)
 {
 	struct stat st;
 	off_t end;
+	int r;
 
 	if (fstat(d->fd, &st) < 0)
 		return err_sys(e, "disk %s: %s", d->id, path);
@@ -145,6 +146,19 @@ static int measure(struct disk *d, const char *path, struct err *e)
 			"image? (truncate -s makes it longer)",
 			d->id, path, (long long)end);
 	d->bytes = (uint64_t)end;
+	r = disk_block_of(d->fd, d->direct, path, &d->block, e);
+	return r ? err_wrap(e, "disk %s", d->id) : 0;
+}
+
+int disk_serves(const struct disk *d, uint32_t block, struct err *e)
+{
+	if (d->block.align > block)
+		return err_set(e, -EINVAL,
+			       "disk %s: the image takes requests of %u bytes with 'direct', the "
+			       "guest's blocks have %u; leave 'direct' out, use another file "
+			       "system or device, or, if what is in the image was made for such "
+			       "blocks, give block=%u where the guest is started",
+			       d->id, d->block.align, block, d->block.align);
 	return 0;
 }
 
@@ -178,6 +192,10 @@ int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, 
 	if ((flags & DISK_OPEN_CREATE) && !(flags & DISK_OPEN_TRY) && !d->readonly)
 		oflags |= O_CREAT;
 	d->fd = open(path, oflags, 0600);
+	if (d->fd < 0 && d->direct) {
+		disk_block_no_direct(path, -errno, e);
+		return err_wrap(e, "disk %s", id);
+	}
 	if (d->fd < 0)
 		return err_sys(e, "disk %s: cannot open %s", id, path);
 	r = flags & DISK_OPEN_UNLOCKED ? 0
@@ -266,7 +284,7 @@ static int check(const struct disk *d, const struct disk_req *r)
 {
 	if (r->kind == DISK_FLUSH)
 		return 0;
-	if (r->kind > DISK_DISCARD || !r->len || r->len % SECTOR || r->off % SECTOR)
+	if (r->kind > DISK_DISCARD || !r->len || r->len % d->block.align || r->off % d->block.align)
 		return -EINVAL;
 	if (r->off > d->bytes || r->len > d->bytes - r->off)
 		return -ERANGE;
@@ -460,7 +478,8 @@ static void on_step(struct loop_op *op, int res)
 		step(r);
 		return;
 	}
-	if (res == -EOPNOTSUPP || res == -ENOSYS || res == -ENODEV) {
+	/* -EINVAL: a block device takes ranges of whole blocks of its own only. */
+	if (res == -EOPNOTSUPP || res == -ENOSYS || res == -ENODEV || res == -EINVAL) {
 		if (r->kind == DISK_DISCARD) { /* a hint only */
 			finish(r, 0);
 			return;

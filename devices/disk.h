@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "devices/disk_block.h"
 #include "vmm/base/err.h"
 #include "vmm/base/loop.h"
 
@@ -19,8 +20,8 @@ enum disk_how { DISK_HOW_ZERO_RANGE, DISK_HOW_PUNCH, DISK_HOW_WRITE };
 
 struct disk_req {
 	enum disk_op kind;
-	uint64_t off; /* bytes, multiple of 512 */
-	uint32_t len; /* bytes, multiple of 512; 0 for flush */
+	uint64_t off; /* bytes, multiple of 512, and of the image's block.align */
+	uint32_t len; /* bytes, the same; 0 for flush */
 	uint8_t *buf; /* READ and WRITE; 4096-aligned; owned by the caller until done() */
 	bool sparse;  /* ZERO: rather a hole than reserved space */
 	void (*done)(struct disk_req *r, int res); /* res: 0 or negative errno */
@@ -73,6 +74,7 @@ struct disk {
 	char id[32];
 	int fd;
 	uint64_t bytes;
+	struct disk_block block;
 	bool readonly;
 	bool direct, sync; /* sync: DISK_OPEN_SYNC */
 	struct loop *loop;
@@ -112,6 +114,11 @@ enum {
  */
 int disk_open(struct disk *d, struct loop *l, const char *id, const char *path, int flags,
 	      struct err *e);
+/*
+ * Can it serve a guest whose blocks have so many bytes? If not e says why, and what to do. The page
+ * cache takes any; O_DIRECT and larger blocks below it do not.
+ */
+int disk_serves(const struct disk *d, uint32_t block, struct err *e);
 /*
  * The lock of one that was opened unlocked, or was unlocked: once, without waiting for its holder.
  * -EBUSY: another process has the image.

@@ -288,13 +288,21 @@ static void on_done(struct disk_req *dr, int res)
 
 #define ANSWER(status) (1 + (status))
 
+/* A driver's unit is 512 bytes whatever it was told, but what is below takes whole blocks only. */
+static bool whole_blocks(const struct blk *b, uint64_t sector, uint64_t len)
+{
+	uint32_t sectors = b->config.blk_size >> 9;
+
+	return !(sector % sectors) && !(len % b->config.blk_size);
+}
+
 static int prepare_rw(struct blk *b, struct request *rq, uint64_t sector, bool write)
 {
 	const struct virtq_chain *c = &rq->chain;
 	uint64_t len =
 		write ? c->read_bytes - sizeof(struct virtio_blk_outhdr) : c->write_bytes - 1;
 
-	if (!len || len % 512 || len > REQ_MAX || sector > UINT64_MAX >> 9 ||
+	if (!len || !whole_blocks(b, sector, len) || len > REQ_MAX || sector > UINT64_MAX >> 9 ||
 	    need_buffer(b, rq, (uint32_t)len))
 		return ANSWER(VIRTIO_BLK_S_IOERR);
 	rq->dr.kind = write ? DISK_WRITE : DISK_READ;
@@ -326,6 +334,8 @@ static int prepare_range(struct blk *b, struct request *rq, bool discard)
 		return ANSWER(VIRTIO_BLK_S_UNSUPP);
 	if (range.sector > UINT64_MAX >> 9 || range.num_sectors > RANGE_MAX)
 		return ANSWER(VIRTIO_BLK_S_IOERR);
+	if (!whole_blocks(b, range.sector, (uint64_t)range.num_sectors << 9))
+		return ANSWER(discard ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR); /* a hint */
 	rq->dr.kind = discard ? DISK_DISCARD : DISK_ZERO;
 	rq->dr.off = range.sector << 9;
 	rq->dr.len = range.num_sectors << 9;
@@ -560,8 +570,9 @@ static const struct virtio_ops blk_ops = {
 	.device = &blk_device_ops,
 	.device_id = VIRTIO_ID_BLOCK,
 	.features = 1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX |
-		    1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH |
-		    1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES,
+		    1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_TOPOLOGY |
+		    1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_DISCARD |
+		    1ull << VIRTIO_BLK_F_WRITE_ZEROES,
 	.config = blk_config,
 	.notify = blk_notify,
 	.queue_stop = blk_queue_stop,
@@ -572,6 +583,7 @@ int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk
 		   struct device **ret, struct err *e)
 {
 	struct blk *b = calloc(1, sizeof(*b));
+	uint32_t block, physical;
 	int r;
 
 	_Static_assert(sizeof(struct virtio_blk_config) <= VIRTIO_CONFIG_MAX, "config space");
@@ -589,15 +601,19 @@ int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk
 		b->vd.features |= 1ull << VIRTIO_BLK_F_MQ;
 	if (md->readonly || disk->readonly)
 		b->vd.features |= 1ull << VIRTIO_BLK_F_RO;
+	block = machine_block(md);
+	physical = md->physical ? md->physical : block;
 	b->config = (struct virtio_blk_config){
 		.capacity = (md->bytes ? md->bytes : disk->bytes) >> 9,
 		.size_max = SEG_BYTES,
 		.seg_max = SEG_MAX,
-		.blk_size = 512,
+		.blk_size = block,
+		.physical_block_exp = (uint8_t)__builtin_ctz(physical / block),
+		.min_io_size = (uint16_t)(physical / block),
 		.num_queues = (uint16_t)b->vd.nqueues,
 		.max_discard_sectors = RANGE_MAX,
 		.max_discard_seg = 1,
-		.discard_sector_alignment = 1,
+		.discard_sector_alignment = physical / 512,
 		.max_write_zeroes_sectors = RANGE_MAX,
 		.max_write_zeroes_seg = 1,
 		.write_zeroes_may_unmap = 1,

@@ -289,6 +289,7 @@ void fake_machine(struct machine *m, struct config *cfg, const char *image)
 		snprintf(m->devs[i].id, sizeof(m->devs[i].id), "d%u", i);
 	}
 	m->devs[0].queues = 1;
+	m->devs[0].block = m->devs[0].physical = MACHINE_BLOCK_MIN;
 	m->devs[0].bytes = IMAGE;
 	m->devs[0].ft = DISK_FT_MIRROR;
 }

@@ -291,6 +291,8 @@ static const struct bad bad_flags[] = {
 	{"-k k -d id=a,path=odd.raw", "'odd.raw' has 100 bytes; must be a multiple of 512"},
 	{"-k k -d id=a,path=empty", "'empty' has 0 bytes"},
 	{"-k k -d id=a,path=root.raw,ft=copy", "'copy' is not one of: mirror, shared, none"},
+	{"-k k -d id=a,path=root.raw,block=1536", "block must be 512 or 4096"},
+	{"-k k -d id=a,path=root.raw,block=8K", "block"},
 	{"-k k -d id=a,path=root.raw,ro,ft=mirror", "ro and ft=mirror exclude each other"},
 	{"-k k -d id=a,path=root.raw -d id=a,path=two.raw", "--disk: the id 'a' is already in use"},
 	{"-k k -d id=a,path=root.raw -d id=b,path=root.raw", "disks 'a' and 'b' use the same file"},

@@ -120,6 +120,13 @@ static void limits(void **state)
 	BAD("size", m.devs[2].bytes = 0);
 	BAD("size", m.devs[2].bytes = 513);
 	BAD("size", m.devs[2].bytes = (1ull << 50) + 512);
+	BAD("size", m.devs[2].block = 4096; m.devs[2].physical = 4096; m.devs[2].bytes += 512);
+	BAD("blocks", m.devs[2].block = 256);
+	BAD("blocks", m.devs[2].block = 1536; m.devs[2].physical = 4096);
+	BAD("blocks", m.devs[2].block = m.devs[2].physical = 2 * MACHINE_BLOCK_MAX);
+	BAD("blocks", m.devs[2].block = 4096; m.devs[2].physical = 512);
+	BAD("blocks", m.devs[2].physical = 3 * 512);
+	BAD("blocks", m.devs[2].physical = 2 * MACHINE_PHYSICAL_MAX);
 	BAD("queues", m.devs[2].queues = 0);
 	BAD("queues", m.devs[2].queues = MACHINE_MAX_QUEUES + 1);
 	BAD("mirror", m.devs[2].readonly = true);
@@ -226,6 +233,7 @@ static void properties(void **state)
 		{"/virtio_mmio@d0000000", "ftvmm,id"},
 		{"/virtio_mmio@d0002000", "ftvmm,kind"},
 		{"/virtio_mmio@d0002000", "ftvmm,bytes"},
+		{"/virtio_mmio@d0002000", "ftvmm,physical"},
 		{"/virtio_mmio@d0002000", "ftvmm,ft"},
 		{"/virtio_mmio@d0002000", "ftvmm,readonly"},
 		{"/virtio_mmio@d0004000", "local-mac-address"},
@@ -258,8 +266,11 @@ static void defaults(void **state)
 
 	open_tree();
 	assert_int_equal(fdt_delprop(tree, node("/virtio_mmio@d0002000"), "ftvmm,queues"), 0);
+	assert_int_equal(fdt_delprop(tree, node("/virtio_mmio@d0002000"), "ftvmm,block"), 0);
 	assert_int_equal(parse_tree(&m, &e), 0);
 	assert_int_equal(m.devs[2].queues, 1);
+	assert_int_equal(m.devs[2].block, 512);
+	assert_int_equal(m.devs[2].physical, 512);
 	assert_int_equal(m.devs[4].queues, 2);
 	assert_true(m.devs[4].no_offload);
 	open_tree();

@@ -279,6 +279,8 @@ static void add_disk(const char *path, enum disk_ft ft, bool readonly)
 			    .gpa = MACHINE_MMIO_BASE + n * MACHINE_MMIO_STEP,
 			    .gsi = MACHINE_GSI_BASE + n,
 			    .queues = 1,
+			    .block = 512,
+			    .physical = 512,
 			    .bytes = LAB_IMAGE,
 			    .readonly = readonly,
 			    .ft = ft};

@@ -47,8 +47,12 @@ static void image(struct check *c, const struct config_disk *cd)
 		return;
 	}
 	option_format_size(d.bytes, size, sizeof(size));
-	/* Which generation the arbiter knows is looked at where it is asked. */
-	if (mark_allows(c->cfg, cd, strcmp(c->cfg->arbiter, "none") ? &any : NULL, &e))
+	/*
+	 * Which generation the arbiter knows is looked at where it is asked; which blocks the guest
+	 * has, a primary says when it connects.
+	 */
+	if (mark_allows(c->cfg, cd, strcmp(c->cfg->arbiter, "none") ? &any : NULL, &e) ||
+	    (!replica && disk_serves(&d, cd->block ? (uint32_t)cd->block : d.block.logical, &e)))
 		check_say(c, CHECK_FAILS, what, "%s", e.msg);
 	else
 		check_say(c, CHECK_OK, what, "'%s', %s%s", cd->path, size,

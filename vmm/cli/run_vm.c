@@ -5,34 +5,52 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "devices/disk_block.h"
 #include "vmm/copy/snapshot.h"
 #include "vmm/vm/vm_net.h"
 
-/* The machine has the sizes of the images; the image itself is opened and locked by vm_create(). */
+static int measure(const struct config_disk *cd, int fd, struct mdev *md, struct err *e)
+{
+	struct disk_block block;
+	off_t end = lseek(fd, 0, SEEK_END);
+
+	if (end < 0)
+		return err_sys(e, "'%s'", cd->path);
+	if (disk_block_of(fd, false, cd->path, &block, e))
+		return e->code;
+	md->block = cd->block ? (uint32_t)cd->block : block.logical;
+	md->physical = block.physical > md->block ? block.physical : md->block;
+	if (end == 0 || end % md->block)
+		return err_set(e, -EINVAL,
+			       "'%s' has %lld bytes; a raw image is a multiple of its blocks of %u "
+			       "bytes (truncate -s)",
+			       cd->path, (long long)end, md->block);
+	md->bytes = (uint64_t)end;
+	return 0;
+}
+
+static int measure_disk(const struct config_disk *cd, struct mdev *md, struct err *e)
+{
+	int fd = open(cd->path, O_RDONLY | O_CLOEXEC);
+	int r = fd < 0 ? err_sys(e, "'%s'", cd->path) : measure(cd, fd, md, e);
+
+	if (fd >= 0)
+		close(fd);
+	return r ? err_wrap(e, "disk '%s'", cd->id) : 0;
+}
+
+/*
+ * The machine has the sizes of the images and of their blocks; the image itself is opened and
+ * locked by vm_create().
+ */
 static int measure_disks(const struct config *cfg, struct machine *m, struct err *e)
 {
 	for (uint32_t i = 0; i < m->ndevs; i++)
-		for (unsigned n = 0; n < cfg->ndisks; n++) {
-			off_t end;
-			int fd;
-
-			if (m->devs[i].kind != MDEV_BLK || strcmp(m->devs[i].id, cfg->disks[n].id))
-				continue;
-			fd = open(cfg->disks[n].path, O_RDONLY | O_CLOEXEC);
-			end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
-			if (end < 0)
-				err_sys(e, "disk '%s': '%s'", cfg->disks[n].id, cfg->disks[n].path);
-			else if (end == 0 || end % 512)
-				err_set(e, -EINVAL,
-					"disk '%s': '%s' has %lld bytes; a raw image is a multiple "
-					"of 512 bytes (truncate -s)",
-					cfg->disks[n].id, cfg->disks[n].path, (long long)end);
-			if (fd >= 0)
-				close(fd);
-			if (e->code)
+		for (unsigned n = 0; n < cfg->ndisks; n++)
+			if (m->devs[i].kind == MDEV_BLK &&
+			    !strcmp(m->devs[i].id, cfg->disks[n].id) &&
+			    measure_disk(&cfg->disks[n], &m->devs[i], e))
 				return e->code;
-			m->devs[i].bytes = end;
-		}
 	return 0;
 }
 

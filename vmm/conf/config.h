@@ -31,6 +31,7 @@ struct config_disk {
 	char id[32];
 	char path[512];
 	bool readonly, direct;
+	uint64_t block;	 /* bytes that the guest sees as one; 0: as the image has it */
 	enum disk_ft ft; /* default mirror; none when read-only */
 };
 

@@ -186,6 +186,10 @@ static int check_disk(const struct config *c, const struct config_disk *d, struc
 		return r;
 	if (!d->path[0])
 		return err_set(e, -EINVAL, "disk '%s': path is missing", d->id);
+	if (d->block & (d->block - 1))
+		return err_set(e, -EINVAL,
+			       "disk '%s': block must be 512 or 4096, or a power of two between",
+			       d->id);
 	if (d->readonly && d->ft == DISK_FT_MIRROR)
 		return err_set(e, -EINVAL, "disk '%s': ro and ft=mirror exclude each other", d->id);
 	if (c->role != ROLE_PLAIN && d->ft == DISK_FT_SHARED && !d->readonly) {

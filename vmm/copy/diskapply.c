@@ -35,9 +35,11 @@ static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t
 {
 	const struct machine *m = da->machine;
 	bool flush = w->kind == DISK_FLUSH;
+	uint32_t block;
 
 	if (w->disk >= m->ndevs || !(da->which & 1u << w->disk))
 		return err_set(e, -EBADMSG, "disk log: no disk %u that it could be of", w->disk);
+	block = machine_block(&m->devs[w->disk]);
 	if (w->kind != DISK_WRITE && w->kind != DISK_ZERO && w->kind != DISK_DISCARD && !flush)
 		return err_set(e, -EBADMSG, "disk log: unknown operation %u", w->kind);
 	if (w->data != len || w->data != (w->kind == DISK_WRITE ? w->len : 0))
@@ -45,7 +47,7 @@ static int check(const struct diskapply *da, const struct wire_disk *w, uint32_t
 	if (w->len > (w->kind == DISK_WRITE ? DISKAPPLY_WRITE_MAX : DISKAPPLY_RANGE_MAX))
 		return err_set(e, -EBADMSG, "disk log: %s of %u bytes", disk_op_name(w->kind),
 			       w->len);
-	if (w->len % 512 || w->off % 512 || (flush ? w->len != 0 : w->len == 0) ||
+	if (w->len % block || w->off % block || (flush ? w->len != 0 : w->len == 0) ||
 	    w->off > m->devs[w->disk].bytes || w->len > m->devs[w->disk].bytes - w->off)
 		return err_set(e, -EBADMSG, "disk log: range outside disk '%s'",
 			       m->devs[w->disk].id);

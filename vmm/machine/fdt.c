@@ -122,6 +122,8 @@ static void build_dev(void *f, int *r, const struct mdev *d)
 	if (d->kind == MDEV_BLK) {
 		if (!*r)
 			*r = fdt_property_u64(f, "ftvmm,bytes", d->bytes);
+		u32(f, r, "ftvmm,block", machine_block(d));
+		u32(f, r, "ftvmm,physical", d->physical ? d->physical : machine_block(d));
 		str(f, r, "ftvmm,ft", ft_name[d->ft]);
 		u32(f, r, "ftvmm,readonly", d->readonly);
 	}
@@ -232,6 +234,22 @@ static int parse_queues(const void *f, int node, struct mdev *d)
 	return !d->queues || d->queues > MACHINE_MAX_QUEUES ? -EBADMSG : 0;
 }
 
+/* Those of before disks had one (snapshots) do not say: 512. */
+static int parse_block(const void *f, int node, struct mdev *d)
+{
+	d->block = d->physical = MACHINE_BLOCK_MIN;
+	if (!fdt_getprop(f, node, "ftvmm,block", NULL))
+		return 0;
+	if (get_u32(f, node, "ftvmm,block", &d->block) ||
+	    get_u32(f, node, "ftvmm,physical", &d->physical) || d->block & (d->block - 1) ||
+	    d->physical & (d->physical - 1))
+		return -EBADMSG;
+	return d->block < MACHINE_BLOCK_MIN || d->block > MACHINE_BLOCK_MAX ||
+			       d->physical < d->block || d->physical > MACHINE_PHYSICAL_MAX
+		       ? -EBADMSG
+		       : 0;
+}
+
 static int parse_vsock(const void *f, int node, const struct machine *m, struct mdev *d)
 {
 	for (uint32_t i = 0; i < m->ndevs; i++)
@@ -276,7 +294,9 @@ static int parse_dev(const void *f, int node, struct machine *m, struct err *e)
 			return bad(e, "disk without size, mode or protection");
 		int ft = find_name(ft_name, sizeof(ft_name) / sizeof(ft_name[0]), word);
 
-		if (ft < 0 || d->bytes % 512 || d->bytes == 0 || d->bytes > 1ull << 50)
+		if (parse_block(f, node, d))
+			return bad(e, "disk with blocks of a bad size");
+		if (ft < 0 || d->bytes % d->block || d->bytes == 0 || d->bytes > 1ull << 50)
 			return bad(e, "disk with a bad size or protection");
 		if (ro && ft == DISK_FT_MIRROR)
 			return bad(e, "read-only disk that is a mirror");

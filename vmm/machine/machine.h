@@ -19,6 +19,11 @@
 #define MACHINE_GSI_BASE   16
 #define MACHINE_MAX_CPUID  128
 
+/* Bytes: of a block of a disk; of what its medium writes at once. Powers of two. */
+#define MACHINE_BLOCK_MIN    512u
+#define MACHINE_BLOCK_MAX    4096u
+#define MACHINE_PHYSICAL_MAX 65536u
+
 #define MACHINE_CID_MIN 3u /* of a vsock; below are hypervisor, local and host */
 #define MACHINE_CID_MAX 0xfffffffeu
 
@@ -31,13 +36,15 @@ struct mdev {
 	char id[32];
 	uint64_t gpa; /* of the virtio-mmio registers */
 	uint32_t gsi;
-	uint64_t bytes;	 /* blk: size of the disk */
-	bool readonly;	 /* blk */
-	enum disk_ft ft; /* blk */
-	uint8_t mac[6];	 /* net */
-	bool no_offload; /* net: the guest does all checksums and segments itself */
-	uint32_t queues; /* blk: request queues, net: pairs; 0 is 1 */
-	uint32_t cid;	 /* vsock */
+	uint64_t bytes;	   /* blk: size of the disk */
+	uint32_t block;	   /* blk: the guest's unit of requests; 0 is 512 */
+	uint32_t physical; /* blk: the medium's; 0 is block */
+	bool readonly;	   /* blk */
+	enum disk_ft ft;   /* blk */
+	uint8_t mac[6];	   /* net */
+	bool no_offload;   /* net: the guest does all checksums and segments itself */
+	uint32_t queues;   /* blk: request queues, net: pairs; 0 is 1 */
+	uint32_t cid;	   /* vsock */
 };
 
 /* One leaf of CPUID; what differs between vCPUs is zero in it. flags: KVM_CPUID_FLAG_*. */
@@ -62,6 +69,11 @@ struct machine {
 static inline const char *disk_ft_name(enum disk_ft ft)
 {
 	return ft == DISK_FT_MIRROR ? "mirror" : ft == DISK_FT_SHARED ? "shared" : "none";
+}
+
+static inline uint32_t machine_block(const struct mdev *md)
+{
+	return md->block ? md->block : MACHINE_BLOCK_MIN;
 }
 
 /* An image that both hosts have, and that the guest writes? */
