@@ -223,6 +223,7 @@ void disk_alias(struct disk *alias, const struct disk *d)
 	alias->hook = (struct disk_hook){0};
 	alias->layer = NULL;
 	alias->failed = NULL;
+	alias->told = NULL;
 	alias->inflight = 0;
 	alias->held = false;
 	alias->drained = NULL;
@@ -365,11 +366,20 @@ static void give_back(struct disk_req *r, int res)
 	run_queue_later(d);
 }
 
-void disk_fail(struct disk_req *r, int res)
+void disk_settle(struct disk_req *r, int res)
 {
 	if (r->kind != DISK_READ && r->disk->hook.done)
 		r->disk->hook.done(r->disk->hook.arg, r->disk, r, res);
 	give_back(r, res);
+}
+
+void disk_fail(struct disk_req *r, int res)
+{
+	const struct disk_hook *h = &r->disk->hook;
+
+	if (r->kind == DISK_READ || res >= 0 || res == -ECANCELED || !h->failed ||
+	    !h->failed(h->arg, r->disk, r, res))
+		disk_settle(r, res);
 }
 
 void disk_end(struct disk_req *r, int res)
@@ -388,10 +398,15 @@ static void tell_error(const struct disk_req *r, int res)
 	struct disk *d = r->disk;
 
 	d->errors++;
-	if (log_may(&d->error_told))
-		log_error("disk %s: %s of %u bytes at %llu: %s; %llu such errors so far", d->id,
-			  disk_op_name(r->kind), r->len, (unsigned long long)r->off, strerror(-res),
-			  (unsigned long long)d->errors);
+	d->error = res;
+	d->failing = true;
+	if (!log_may(&d->error_told))
+		return;
+	log_error("disk %s: %s of %u bytes at %llu: %s; %llu such errors so far", d->id,
+		  disk_op_name(r->kind), r->len, (unsigned long long)r->off, strerror(-res),
+		  (unsigned long long)d->errors);
+	if (d->told)
+		d->told(d->told_arg, d, r, res);
 }
 
 static void finish(struct disk_req *r, int res)
@@ -400,6 +415,8 @@ static void finish(struct disk_req *r, int res)
 
 	if (res < 0 && !r->canceled)
 		tell_error(r, res);
+	else if (!res)
+		r->disk->failing = false;
 	if (layer && !r->canceled && layer->more(layer->arg, r, res))
 		return;
 	disk_end(r, res);

@@ -50,6 +50,8 @@ struct disk_hook {
 	/* After it is in the image (or failed). */
 	void (*done)(void *arg, struct disk *d, const struct disk_req *r, int res);
 	void *arg;
+	/* The image failed it; may be NULL. True: it stays under way until disk_settle(). */
+	bool (*failed)(void *arg, struct disk *d, struct disk_req *r, int res);
 };
 
 /*
@@ -95,6 +97,11 @@ struct disk {
 	struct loop_work work; /* a turn at the queue */
 	uint64_t errors;       /* requests that the image failed */
 	uint64_t error_told;   /* log_may() */
+	int error;	       /* of the last one that did, or 0 */
+	bool failing;	       /* none was done since */
+	/* One is logged; not more often than that. May be NULL. */
+	void (*told)(void *arg, const struct disk *d, const struct disk_req *r, int res);
+	void *told_arg;
 };
 
 enum {
@@ -150,8 +157,10 @@ void disk_drain(struct disk *d, void (*fn)(void *arg), void *arg);
  * rest when the kernel or the layer gives it back.
  */
 void disk_cancel(struct disk *d);
-/* The last word on one that failed() took. */
+/* The last word on one that disk.failed() took; the hook may have one yet. */
 void disk_fail(struct disk_req *r, int res);
+/* The last word on one that the hook's failed() took. */
+void disk_settle(struct disk_req *r, int res);
 const char *disk_op_name(enum disk_op op);
 
 /* For a layer. The last word on r, whose owner may reuse it at once. */

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/base/log.h"
+
 #define SWITCH_POLL_NS 500000ull
 
 static unsigned index_of(const struct disklog *dl, const struct disk *d)
@@ -34,26 +36,43 @@ static void mark(struct disklog *dl, const struct disk *d, const struct disk_req
 		block_map_mark(&dl->lacks[i], r->off, r->len);
 }
 
-static void append(struct disklog *dl, const struct disk *d, const struct disk_req *r)
+static void put(void *arg, const struct disk *d, const struct wire_disk *w, const void *data)
 {
-	const struct wire_disk w = {.disk = index_of(dl, d),
-				    .kind = r->kind,
-				    .off = r->off,
-				    .len = r->kind == DISK_FLUSH ? 0 : r->len,
-				    .data = r->kind == DISK_WRITE ? r->len : 0};
+	struct disklog *dl = arg;
+	struct wire_disk wire = *w;
 	uint64_t had = dl->open.bytes;
 
+	wire.disk = index_of(dl, d);
 #ifdef BUG_DISK_ORDER /* planted: later writes are applied first */
 	struct disk_writes before = dl->open;
 
 	memset(&dl->open, 0, sizeof(dl->open));
 #endif
-	if (disk_writes_add(&dl->open, &w, r->buf))
+	if (disk_writes_add(&dl->open, &wire, data))
 		dl->failed = true;
 #ifdef BUG_DISK_ORDER
 	disk_writes_move(&dl->open, &before);
 #endif
 	dl->bytes += dl->open.bytes - had;
+	dl->full = dl->bytes > dl->limit_bytes;
+}
+
+static bool has_room(void *arg)
+{
+	return !((struct disklog *)arg)->full;
+}
+
+/* Until the next sync. */
+static void unknown(void *arg, const struct disk *d, const struct disk_req *r)
+{
+	struct disklog *dl = arg;
+	uint32_t bit = 1u << index_of(dl, d);
+
+	if (!(dl->differs & bit))
+		log_error("disk %s: what its image has after a failed %s is not known: until the "
+			  "next sync the other side's may differ from it",
+			  d->id, disk_op_name(r->kind));
+	dl->differs |= bit;
 }
 
 /* Above the limit no change goes to an image, and the guest waits, until an ack comes. */
@@ -66,8 +85,12 @@ static enum disk_verdict on_submit(void *arg, struct disk *d, const struct disk_
 	mark(dl, d, r);
 	if (dl->mode == DISKLOG_BITMAP)
 		return DISK_GO;
-	append(dl, d, r);
-	dl->full = dl->bytes > dl->limit_bytes;
+	put(dl, d,
+	    &(struct wire_disk){.kind = r->kind,
+				.off = r->off,
+				.len = r->kind == DISK_FLUSH ? 0 : r->len,
+				.data = r->kind == DISK_WRITE ? r->len : 0},
+	    r->buf);
 	if (dl->wrote)
 		dl->wrote(dl->wrote_arg, index_of(dl, d), r);
 	return DISK_GO;
@@ -100,6 +123,15 @@ static void on_done(void *arg, struct disk *d, const struct disk_req *r, int res
 	mark(arg, d, r);
 }
 
+/* While syncing the mark does it: the block is read again. Of a flush nobody knows which ones. */
+static bool on_failed(void *arg, struct disk *d, struct disk_req *r, int res)
+{
+	struct disklog *dl = arg;
+
+	return (dl->mode == DISKLOG_LOG || r->kind == DISK_FLUSH) &&
+	       amend_begin(&dl->amends, d, r, res);
+}
+
 /*
  * Giving so much memory back takes its time. What waited for it goes to the image then, after the
  * last epoch of a stop, too, and the peer's image lacks it. That does no harm: the guest was never
@@ -118,6 +150,7 @@ static bool free_turn(struct loop_work *w)
 	} while (dl->spent.head && !loop_should_yield(dl->loop));
 	if (dl->full && dl->bytes <= dl->limit_bytes / 2) {
 		dl->full = false;
+		amend_go_on(&dl->amends);
 		if (!dl->held)
 			hold_all(dl, false);
 	}
@@ -130,6 +163,8 @@ int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, s
 	memset(dl, 0, sizeof(*dl));
 	dl->loop = l;
 	dl->free_work = (struct loop_work){.fn = free_turn, .arg = dl};
+	dl->amends =
+		(struct amends){.put = put, .has_room = has_room, .unknown = unknown, .log = dl};
 	dl->mode = DISKLOG_BITMAP;
 	dl->limit_bytes = limit_bytes;
 	for (unsigned i = 0; i < m->ndevs; i++) {
@@ -140,7 +175,7 @@ int disklog_start(struct disklog *dl, struct loop *l, const struct machine *m, s
 			return err_set(e, -ENOMEM, "disk log: out of memory");
 		}
 		dl->disks[i] = &disks[i];
-		disks[i].hook = (struct disk_hook){on_submit, on_done, dl};
+		disks[i].hook = (struct disk_hook){on_submit, on_done, dl, on_failed};
 	}
 	return 0;
 }
@@ -159,6 +194,7 @@ void disklog_stop(struct disklog *dl)
 		return;
 	loop_timer_del(dl->loop, &dl->poll);
 	dl->full = dl->held = false;
+	amend_stop(&dl->amends);
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++) {
 		if (dl->disks[i])
 			dl->disks[i]->hook = (struct disk_hook){0};

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "devices/disk.h"
+#include "ft/epoch/amend.h"
 #include "vmm/copy/block_map.h"
 #include "vmm/copy/disk_writes.h"
 #include "vmm/machine/machine.h"
@@ -34,7 +35,9 @@ struct disklog {
 	struct loop_work free_work; /* in turns */
 	bool full;		    /* disks held until that makes room */
 	bool failed;		    /* out of memory: a change is missing */
-	struct disk_writes open;    /* of the open epoch */
+	struct amends amends;	    /* of changes that an image here failed */
+	uint32_t differs; /* disks, by bit: the other image is not known to be like the one here */
+	struct disk_writes open; /* of the open epoch */
 	/* A change of device i is in the log, which may be full now. NULL: nobody wants to know. */
 	void (*wrote)(void *arg, unsigned i, const struct disk_req *r);
 	void *wrote_arg;

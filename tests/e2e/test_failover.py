@@ -10,6 +10,7 @@ import ftlab
 from ftlab import EXIT_FENCED, Deadline, FrameWatch, LabError, Pair, Vm, Wire, expect
 from testlib import check_load, random_wait, start_load, test
 from test_cli import refused
+from test_protect import same_images
 
 EXIT_HANDED_OVER = 3
 
@@ -262,11 +263,11 @@ def failover_cut(lab):
 class FullDisk:
     """Of a guest that writes to ever more places, and knows what it wrote: until host A's file system is full."""
 
-    def __init__(self, lab, **options):
+    def __init__(self, lab, depth=4, **options):
         self.folder = lab.path("small")
         os.mkdir(self.folder)
         ftlab.run("mount", "-t", "tmpfs", "-o", "size=48M", "none", self.folder)
-        self.pair = Pair(lab, guest="blk", cmdline="ops=0 region=64K depth=4", net=False, disk=64, **options)
+        self.pair = Pair(lab, guest="blk", cmdline=f"ops=0 region=64K depth={depth}", net=False, disk=64, **options)
         was, self.pair.image["A"] = self.pair.image["A"], os.path.join(self.folder, "disk")
         ftlab.run("cp", "--sparse=always", was, self.pair.image["A"])
 
@@ -317,3 +318,24 @@ def disk_error_guest(lab):
             if options:
                 a.wait_log("there is no secondary in step")
         os.rmdir(lab.path("small"))
+
+
+@test(90)
+def disk_error_alike(lab):
+    """a write that failed here is an event, and not in the other side's image either"""
+    with FullDisk(lab, depth=1) as disk:
+        a, b = disk.pair.protect()
+        ctl = ftlab.Control(a.socket_path(), 40 * ftlab.SLOW)
+        ctl.call("events")
+        disk.fill()
+        event = ctl.line()
+        while event["event"] != "disk-error":
+            event = ctl.line()
+        expect((event["disk"], event["error"], event["errors"]) == ("d0", "No space left on device", 1), event)
+        expect(event["op"] in ("write", "zero"), event)
+        ctl.close()
+        a.wait_exit(40)
+        b.wait_state("STARTING", seconds=40)  # it has all that the guest did before its end
+        expect(b.stop() == 0, f"exit code {b.code}")
+        same_images(disk.pair)
+        expect("may differ" not in a.log_text(), a.log_text())

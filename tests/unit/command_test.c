@@ -233,6 +233,42 @@ static void ended_vm_shows_status_and_events(void **state)
 	assert_non_null(strstr(hear(rig), "{\"event\":\"written\",\"time\":\""));
 }
 
+/* Of each disk: whether its image did what it was asked last, and whether the other is like it. */
+static void status_says_how_images_are(void **state)
+{
+	struct rig *rig = *state;
+	struct vm *vm = &rig->r->vm;
+	struct disk *d = &vm->devices.disks[1];
+	unsigned ndevs = vm->machine.ndevs;
+	struct mdev was = vm->machine.devs[1];
+
+	vm->machine.ndevs = 2;
+	vm->machine.devs[1] = (struct mdev){.kind = MDEV_BLK, .id = "d0"};
+	assert_non_null(strstr(ask(rig, "status"),
+			       "\"disks\":{\"d0\":{\"image\":\"ok\",\"errors\":0,"
+			       "\"last_error\":\"\"}}"));
+	d->errors = 2;
+	d->error = -EIO;
+	d->failing = true;
+	assert_non_null(strstr(ask(rig, "status"),
+			       "{\"image\":\"failing\",\"errors\":2,\"last_error\":"
+			       "\"Input/output error\"}"));
+	rig->r->primary.engine.disklog.differs = 1u << 1;
+	assert_non_null(strstr(ask(rig, "status"), "{\"image\":\"differs\",\"errors\":2,"));
+	assert_non_null(strstr(ask(rig, "status"), "\"images_differ\":true"));
+	rig->r->primary.engine.disklog.differs = 0;
+	strcpy(d->id, "d0");
+	run_disk_watch(rig->r);
+	ask(rig, "events");
+	d->told(d->told_arg, d, &(struct disk_req){.kind = DISK_WRITE}, -EIO);
+	assert_non_null(strstr(hear(rig),
+			       "{\"event\":\"disk-error\",\"disk\":\"d0\",\"op\":\"write\","
+			       "\"error\":\"Input/output error\",\"errors\":2,"));
+	memset(d, 0, sizeof(*d));
+	vm->machine.devs[1] = was;
+	vm->machine.ndevs = ndevs;
+}
+
 /* Whoever follows knows the state without asking, and misses no change after it. */
 static void events_begin_with_the_state(void **state)
 {
@@ -596,6 +632,7 @@ int main(int argc, char **argv)
 		T(vm_serves_what_the_table_says),
 		T(each_is_served_by_its_own),
 		T(ended_vm_shows_status_and_events),
+		T(status_says_how_images_are),
 		T(events_begin_with_the_state),
 		T(status_says_what_is_behind),
 		T(status_says_how_far_a_sync_is),

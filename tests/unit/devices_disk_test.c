@@ -70,7 +70,7 @@ static int setup(void **state)
 	assert_int_equal(ftruncate(fd, BYTES), 0);
 	close(fd);
 	assert_int_equal(disk_open(&f->d, &f->rig.loop, "d0", f->path, 0, NULL), 0);
-	f->d.hook = (struct disk_hook){hook_submit, hook_done, f};
+	f->d.hook = (struct disk_hook){hook_submit, hook_done, f, NULL};
 	f->buf = aligned_alloc(4096, BYTES);
 	*state = f;
 	return 0;

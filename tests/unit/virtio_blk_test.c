@@ -55,7 +55,7 @@ static void on_hook_done(void *arg, struct disk *d, const struct disk_req *r, in
 static void open_disk(struct fix *f, int flags)
 {
 	assert_int_equal(disk_open(&f->disk, &f->rig.loop, "d0", f->path, flags, NULL), 0);
-	f->disk.hook = (struct disk_hook){on_submit, on_hook_done, f};
+	f->disk.hook = (struct disk_hook){on_submit, on_hook_done, f, NULL};
 }
 
 static void make_device(struct fix *f)

@@ -46,7 +46,7 @@ static int setup(void **state)
 	close(fd);
 	assert_int_equal(disk_open(&f->disk, &f->rig.loop, "d0", path, 0, NULL), 0);
 	unlink(path);
-	f->disk.hook = (struct disk_hook){on_submit, on_hook_done, f};
+	f->disk.hook = (struct disk_hook){on_submit, on_hook_done, f, NULL};
 	assert_int_equal(virtio_blk_new(&f->rig.env, &md, &f->disk, &f->dev, NULL), 0);
 	rig_start(&f->rig, 0, rig_offered(&f->rig, 0), &f->q, 1, 64);
 	rig_set_clock(&f->rig.loop, LOOP_BUDGET_NS);

@@ -252,7 +252,7 @@ static int setup_disk(void **state)
 	assert_int_equal(ftruncate(fd, DISK_BYTES), 0);
 	close(fd);
 	assert_int_equal(disk_open(&f->disk, &f->rig.loop, "d0", f->path, 0, NULL), 0);
-	f->disk.hook = (struct disk_hook){on_submit, on_done, f};
+	f->disk.hook = (struct disk_hook){on_submit, on_done, f, NULL};
 	md.bytes = DISK_BYTES;
 	md.queues = QUEUES;
 	assert_int_equal(virtio_blk_new(&f->rig.env, &md, &f->disk, &f->d, NULL), 0);

@@ -217,6 +217,7 @@ static const struct metric table[] = {
 	{ "ft_images_behind", G, "", "1: after a takeover, the images here lack acknowledged writes", .values = {{"images_behind"}} },
 	{ "ft_images_behind_bytes", G, "bytes", "acknowledged writes that are not in the images here yet",
 	  .values = {{"images_behind_bytes"}} },
+	{ "ft_images_differ", G, "", "1: an image here failed, and the other side's may differ from it until the next sync", .values = {{"images_differ"}} },
 	{ "ft_images_failed", G, "", "1: an image here did not take a write", .values = {{"images_failed"}} },
 	{ "ft_verify_failures", C, "", "differences that --verify found here", .values = {{"verify_failures_total"}} },
 	{ "ft_takeover_seconds", G, "seconds", "loss noticed to the first vCPU let go, of the takeover here", .scale = US,

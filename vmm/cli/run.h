@@ -83,8 +83,9 @@ void run_end_stop(struct run *r, uint64_t timeout_ns);
 /* The process is to end; the first code counts. arg: struct run. */
 void run_end_finish(void *arg, int code);
 
-/* run_disk.c: an image that fails here is to be a reason to hand the VM over. */
+/* run_disk.c: an image that fails here is an event, and perhaps a reason to hand the VM over. */
 void run_disk_watch(struct run *r);
+json_t *run_disk_status(const struct run *r); /* new reference */
 void run_disk_state_changed(struct run *r);
 void run_disk_stop(struct run *r);
 

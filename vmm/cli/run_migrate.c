@@ -233,6 +233,7 @@ static void runs_here(void *arg)
 
 	r->has_vm = true;
 	run_end_watch(r);
+	run_disk_watch(r);
 	run_migrate_init(r);
 }
 

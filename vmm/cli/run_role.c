@@ -86,8 +86,6 @@ static int run_primary(struct run *r, struct err *e)
 		code = run_vm_prepare(r, e);
 	if (!code)
 		code = primary_start(&r->primary, &r->ft, &r->vm, e);
-	if (!code)
-		run_disk_watch(r);
 	return code ? code : claim_and_go(r, &was, e);
 }
 

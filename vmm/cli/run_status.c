@@ -277,6 +277,9 @@ json_t *run_status(struct run *r)
 			    json_integer((json_int_t)(get(&sync[0].pages) + get(&sync[1].pages))));
 	json_object_set_new(o, "resets_total", json_integer(r->vm.resets));
 	json_object_set_new(o, "disk_errors_total", disk_errors(&r->vm));
+	json_object_set_new(o, "images_differ",
+			    json_boolean(r->primary.engine.disklog.differs != 0));
+	json_object_set_new(o, "disks", run_disk_status(r));
 	json_object_set_new_nocheck(o, "migration", run_migrate_status(r));
 	if (!r->vm.loop)
 		return o;

@@ -122,6 +122,7 @@ int run_vm_prepare(struct run *r, struct err *e)
 	if (code)
 		return code;
 	run_end_watch(r);
+	run_disk_watch(r);
 	code = vm_link(&r->vm, true, e);
 	return code ? code : vsock_host_listen(&r->vm.devices.vsock, e);
 }
