@@ -4,18 +4,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <libgen.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "net/vsock_sock.h"
+#include "vmm/base/lockfile.h"
 #include "vmm/base/log.h"
 
 #define LINE_NS	     2000000000ull /* a program says what it wants within this time */
@@ -42,29 +41,14 @@ static void make_addr(struct sockaddr_un *sa, const char *path)
 	snprintf(sa->sun_path, sizeof(sa->sun_path), "%s", path);
 }
 
-/*
- * Whoever finds a stale socket removes it, so only one process at a time looks: the lock is on the
- * folder. Returns its descriptor or a negative errno.
- */
-static int lock_folder(const char *path, struct err *e)
+/* Whoever finds a stale socket removes it, so only one process at a time looks. */
+static int lock_name(const char *path, char lock[VSOCK_PATH_MAX + 8], struct err *e)
 {
-	char copy[VSOCK_PATH_MAX + 1], *folder;
 	int fd;
 
-	memcpy(copy, path, sizeof(copy));
-	folder = dirname(copy);
-	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return err_sys(e, "vsock: folder '%s'", folder);
-	for (int waited = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; waited++) {
-		if (waited == LOCK_WAIT_MS) {
-			close(fd);
-			return err_set(e, -EBUSY, "vsock: '%s' stays locked by another process",
-				       folder);
-		}
-		poll(NULL, 0, 1);
-	}
-	return fd;
+	snprintf(lock, VSOCK_PATH_MAX + 8, "%s.lock", path);
+	fd = lockfile_take(lock, geteuid(), LOCK_WAIT_MS, e);
+	return fd < 0 ? err_wrap(e, "vsock") : fd;
 }
 
 /* Remove what nobody listens on. Connecting to a file that is no socket is refused, too. */
@@ -427,15 +411,16 @@ int vsock_host_init(struct vsock_host *h, struct loop *l, const char *path, stru
 
 int vsock_host_listen(struct vsock_host *h, struct err *e)
 {
+	char name[VSOCK_PATH_MAX + 8];
 	int lock, r;
 
 	if (!h->loop || h->listen_fd >= 0)
 		return 0;
-	lock = lock_folder(h->path, e);
+	lock = lock_name(h->path, name, e);
 	if (lock < 0)
 		return lock;
 	r = bind_socket(h, e);
-	close(lock);
+	lockfile_drop(lock, name);
 	if (!r)
 		r = start_accepting(h);
 	return r < 0 && e && !e->code ? err_set(e, r, "vsock: the event loop is full") : r;
@@ -444,14 +429,16 @@ int vsock_host_listen(struct vsock_host *h, struct err *e)
 /* Only the socket file that is ours: another process may have replaced it. */
 static void remove_own(struct vsock_host *h)
 {
+	char name[VSOCK_PATH_MAX + 8];
+	struct err e = {0};
 	struct stat st;
-	int lock = lock_folder(h->path, NULL);
+	int lock = lock_name(h->path, name, &e);
 
 	if (lock < 0)
 		return;
 	if (lstat(h->path, &st) == 0 && st.st_dev == h->dev && st.st_ino == h->ino)
 		unlink(h->path);
-	close(lock);
+	lockfile_drop(lock, name);
 }
 
 void vsock_host_done(struct vsock_host *h)

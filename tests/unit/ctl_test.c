@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -554,7 +555,7 @@ static void leave_stale(const char *name, char *path, size_t cap)
 	assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
 	snprintf(path, cap, "%s", sa.sun_path);
 	close(fd);
-	close(lock);
+	ctl_sock_unlock(lock);
 }
 
 static void stale_sockets_are_replaced(void **state)
@@ -562,6 +563,7 @@ static void stale_sockets_are_replaced(void **state)
 	struct world *w = *state;
 	struct err e = {0};
 	char path[200], want[400];
+	int fd;
 
 	leave_stale("web1", path, sizeof(path));
 	assert_null(ctl_call("web1", json_pack("{ss}", "cmd", "status"), WAIT_MS, &e));
@@ -573,7 +575,12 @@ static void stale_sockets_are_replaced(void **state)
 	assert_string_equal(e.msg, want);
 	assert_int_equal(access(path, F_OK), -1);
 	leave_stale("web1", path, sizeof(path));
+	/* Somebody who may read the folder has locked it. */
+	assert_int_equal(ctl_sock_dir(want, sizeof(want), NULL), 0);
+	fd = open(want, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
 	start_server(w);
+	close(fd);
 	assert_int_equal(w->open_result, 0);
 	stop_server(w);
 	assert_int_equal(access(path, F_OK), -1);
@@ -591,7 +598,7 @@ static void client_has_deadlines(void **state)
 	lock = ctl_sock_lock(&e);
 	assert_int_equal(ctl_sock_addr("web1", &sa, &e), 0);
 	assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)) | listen(fd, 4), 0);
-	close(lock);
+	ctl_sock_unlock(lock);
 	assert_null(ctl_call("web1", json_pack("{ss}", "cmd", "status"), 30, &e));
 	assert_int_equal(e.code, -ETIMEDOUT);
 	assert_string_equal(e.msg, "VM 'web1' did not answer within 30 ms");

@@ -1,5 +1,9 @@
 /* virtio-vsock: limits, guests and programs that break the rules, the socket file. */
 #define _GNU_SOURCE
+#include <fcntl.h>
+#include <libgen.h>
+#include <sys/file.h>
+
 #include "tests/unit/libvirtio.h"
 #include "tests/unit/libvsock.h"
 
@@ -255,6 +259,26 @@ static void replaces_only_what_is_dead(void **state)
 	free(h);
 }
 
+/* Anybody who may read the folder may lock it, for ever. */
+static void folder_that_another_locks(void **state)
+{
+	struct fix *f = *state;
+	struct vsock_host *h = calloc(1, sizeof(*h));
+	char folder[80], path[80];
+	int fd;
+
+	snprintf(folder, sizeof(folder), "%s", f->path);
+	fd = open(dirname(folder), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	snprintf(path, sizeof(path), "%s_mine", f->path);
+	assert_int_equal(vsock_host_init(h, &f->rig.loop, path, NULL), 0);
+	assert_int_equal(vsock_host_listen(h, NULL), 0);
+	vsock_host_done(h);
+	assert_int_equal(access(path, F_OK), -1);
+	close(fd);
+	free(h);
+}
+
 /* Whatever the umask of whoever starts the VM. */
 static void is_private(void **state)
 {
@@ -288,6 +312,7 @@ int main(void)
 		T(packets_take_turns),
 		T(quiet_device_waits),
 		T(replaces_only_what_is_dead),
+		T(folder_that_another_locks),
 		T(is_private),
 	};
 

@@ -390,7 +390,7 @@ int ctl_open(struct ctl **ret, struct loop *l, const char *name, ctl_fn *fn, voi
 	if (r < 0)
 		goto fail;
 	r = bind_socket(ctl, name, e);
-	close(lock);
+	ctl_sock_unlock(lock);
 	if (r)
 		goto fail;
 	ctl->op.fn = on_accept;

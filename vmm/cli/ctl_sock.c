@@ -8,11 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/base/lockfile.h"
 #include "vmm/base/log.h"
 
 #define LOCK_WAIT_MS 2000
@@ -132,32 +132,45 @@ void ctl_sock_refuse(int fd, const char *line)
 	close(fd);
 }
 
-int ctl_sock_lock(struct err *e)
+static int lock_path(char *ret, size_t cap, struct err *e)
 {
 	char dir[192];
-	struct stat st;
-	int fd, r = ctl_sock_dir(dir, sizeof(dir), e);
+	int r = ctl_sock_dir(dir, sizeof(dir), e);
 
+	snprintf(ret, cap, "%s/.lock", r ? "" : dir);
+	return r;
+}
+
+int ctl_sock_lock(struct err *e)
+{
+	char dir[192], path[200];
+	struct stat st;
+	int r = ctl_sock_dir(dir, sizeof(dir), e);
+
+	if (!r)
+		r = lock_path(path, sizeof(path), e);
 	if (r)
 		return r;
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return err_sys(e, "control socket: cannot make '%s'", dir);
-	fd = open(dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
+	if (lstat(dir, &st) < 0)
 		return err_sys(e, "control socket: '%s'", dir);
-	if (fstat(fd, &st) == 0 && st.st_uid != geteuid() && geteuid() != 0)
-		r = err_set(e, -EPERM, "control socket: '%s' belongs to another user", dir);
-	for (int waited = 0; !r && flock(fd, LOCK_EX | LOCK_NB) < 0; waited += STEP_MS) {
-		if (waited >= LOCK_WAIT_MS)
-			r = err_set(e, -EBUSY,
-				    "control socket: '%s' stays locked by another process", dir);
-		poll(NULL, 0, STEP_MS);
-	}
-	if (r) {
-		close(fd);
-		return r;
-	}
-	return fd;
+	if (!S_ISDIR(st.st_mode))
+		return err_set(e, -ENOTDIR, "control socket: '%s' is no folder", dir);
+	if (st.st_uid != geteuid() && geteuid() != 0)
+		return err_set(e, -EPERM, "control socket: '%s' belongs to another user", dir);
+	r = lockfile_take(path, st.st_uid, LOCK_WAIT_MS, e);
+	return r < 0 ? err_wrap(e, "control socket") : r;
+}
+
+void ctl_sock_unlock(int lock)
+{
+	char path[200];
+
+	if (!lock_path(path, sizeof(path), NULL))
+		lockfile_drop(lock, path);
+	else
+		close(lock);
 }
 
 int ctl_sock_connect(const struct sockaddr_un *sa, int timeout_ms)
@@ -192,5 +205,5 @@ void ctl_sock_reap(const struct sockaddr_un *sa)
 		close(fd);
 	else if (fd == -ECONNREFUSED)
 		unlink(sa->sun_path);
-	close(lock);
+	ctl_sock_unlock(lock);
 }

@@ -16,10 +16,11 @@ int ctl_sock_dir(char *ret, size_t cap, struct err *e);
 /* Calls fn with every name that has a control socket, served or not. 0 or a negative errno. */
 int ctl_sock_names(void (*fn)(void *arg, const char *name), void *arg, struct err *e);
 /*
- * Lock the folder (made when missing): whoever tests, unlinks or binds a socket in it holds this.
- * Returns the fd to close, or a negative errno; waits 2 s at most.
+ * The lock of the folder (made when missing): whoever tests, unlinks or binds a socket in it holds
+ * this. Returns what ctl_sock_unlock() takes, or a negative errno; waits 2 s at most.
  */
 int ctl_sock_lock(struct err *e);
+void ctl_sock_unlock(int lock);
 /* Path of a VM's socket. */
 int ctl_sock_path(const char *name, char *ret, size_t cap, struct err *e);
 /* Fill sa; fails when the path is longer than a socket address takes. */
