@@ -10,6 +10,9 @@
 #include "vmm/wire/chan.h"
 
 #define IDENTIFY_NS 2000000000ull /* a connection says what it is within this time */
+/* Lines of the log: some at once, then one each so often. */
+#define LINES	8
+#define LINE_NS 1000000000ull
 
 static void drop(struct door_conn *c)
 {
@@ -28,10 +31,34 @@ void door_take(struct door_conn *c, struct stream *ret)
 	c->stream.fd = -1;
 }
 
+static bool may_log(struct door *d)
+{
+	uint64_t now = loop_now_ns(), since = now > LINES * LINE_NS ? now - LINES * LINE_NS : 0;
+
+	if (d->lines_ns < since)
+		d->lines_ns = since;
+	if (d->lines_ns + LINE_NS > now)
+		return false;
+	d->lines_ns += LINE_NS;
+	return true;
+}
+
+static void log_dropped(struct door *d, const char *why)
+{
+	if (!may_log(d)) {
+		d->kept++;
+		return;
+	}
+	if (d->kept)
+		log_warn("%llu more connections dropped", d->kept);
+	d->kept = 0;
+	log_warn("connection dropped: %s", why);
+}
+
 static void log_wrong(struct door *d, const char *why)
 {
 	if (strcmp(why, d->wrong))
-		log_warn("connection dropped: %s", why);
+		log_dropped(d, why);
 	else
 		log_debug("connection dropped: %s", why);
 	snprintf(d->wrong, sizeof(d->wrong), "%s", why);
@@ -52,7 +79,7 @@ static void identify(struct loop_op *op, int res)
 	if (r == -EBADMSG)
 		log_wrong(d, c->stream.why);
 	else if (r != 1 || !d->said(d->arg, c, &f))
-		log_warn("connection dropped: %s", d->strange);
+		log_dropped(d, d->strange);
 	else
 		d->wrong[0] = 0;
 	drop(c);
@@ -60,13 +87,15 @@ static void identify(struct loop_op *op, int res)
 
 static void identify_late(struct loop_op *op, int res)
 {
-	log_warn("connection dropped: it did not say what it is");
-	drop(op->arg);
+	struct door_conn *c = op->arg;
+
+	log_dropped(c->door, "it did not say what it is");
+	drop(c);
 }
 
 /*
  * Whoever has something to say does so at once: when all places are taken, the connection that has
- * been silent for longest makes room.
+ * been silent for longest makes room. NULL: none has been so for long.
  */
 static struct door_conn *free_conn(struct door *d)
 {
@@ -78,6 +107,8 @@ static struct door_conn *free_conn(struct door *d)
 		if (d->conns[i].since_ns < oldest->since_ns)
 			oldest = &d->conns[i];
 	}
+	if (loop_now_ns() < oldest->since_ns || loop_now_ns() - oldest->since_ns < DOOR_AGE_NS)
+		return NULL;
 	drop(oldest);
 	return oldest;
 }
@@ -104,11 +135,16 @@ static void accept_one(struct loop_op *op, int res)
 		close(fd);
 		return;
 	}
-	if (make_chan(d, fd, &chan, &e)) {
-		log_warn("connection dropped: %s", e.msg);
+	c = free_conn(d);
+	if (!c) {
+		log_dropped(d, "too many connections at once");
+		close(fd);
 		return;
 	}
-	c = free_conn(d);
+	if (make_chan(d, fd, &chan, &e)) {
+		log_dropped(d, e.msg);
+		return;
+	}
 	*c = (struct door_conn){.door = d, .used = true, .since_ns = loop_now_ns()};
 	c->read_op = (struct loop_op){.fn = identify, .arg = c};
 	c->timer_op = (struct loop_op){.fn = identify_late, .arg = c};

@@ -1,7 +1,8 @@
 /*
  * A listening socket, and connections that have not said yet what they are: a stream each, up to
  * its first frame, and with TLS the handshake before that. Silent ones cannot keep out whoever has
- * something to say.
+ * something to say, as long as they do not come faster than DOOR_MAX_PENDING in DOOR_AGE_NS; nor
+ * can any number of connections fill the log.
  *
  * Owner: the loop.
  */
@@ -16,7 +17,9 @@
 #include "vmm/wire/stream.h"
 #include "vmm/wire/tls.h"
 
-#define DOOR_MAX_PENDING 4
+/* At thousands of connections a second each has time to speak, over a far link, too. */
+#define DOOR_MAX_PENDING 128
+#define DOOR_AGE_NS	 25000000ull /* and has its place for so long, whoever comes */
 
 struct door;
 
@@ -45,7 +48,9 @@ struct door {
 	void *arg;
 	/* private */
 	bool over_tls;
-	char wrong[160]; /* with the last connection: said once, not at every try */
+	char wrong[160];	 /* with the last connection: said once, not at every try */
+	uint64_t lines_ns;	 /* up to which the lines of the log are used up */
+	unsigned long long kept; /* from it, since the last one */
 };
 
 /* open, said, tls, us, strange and arg are the caller's, set before; the rest is zero. */

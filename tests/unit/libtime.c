@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TIMERS	64
+#define TIMERS	256
 #define PATIENT 120 /* s */
 
 uint64_t __real_loop_now_ns(void);
