@@ -573,3 +573,22 @@ def mc_unix(lab):
     b.kill()
     a.wait_state("DEGRADED")
     a.wait_console("speed")
+
+
+@test(60)
+def secondary_unfit(lab):
+    """a side that could not run the VM says so when it is started, not when a primary comes"""
+    pair = Pair(lab)
+    b = ftlab.Vm(lab, "B", ["--secondary", "--listen", pair.listen["B"], *pair.host_args("B")],
+                 before=["unshare", "-m", "sh", "-c", 'mount --bind /dev/null /dev/kvm && exec "$@"', "sh"])
+    expect(b.wait_exit() == 1 and "/dev/kvm" in b.log_text(), f"exit code {b.code}: {b.log_text()}")
+    folder = lab.path("nowhere")
+    pair.arbiter_of = dict.fromkeys("AB", f"file:{folder}/vm")
+    b = pair.secondary("B")
+    b.wait_log("warning: no primary is taken, and nobody takes over, until this is mended: .*nowhere")
+    status = b.wait_state("STARTING")
+    expect("as it is none can come" in status["note"] and folder in status["note"], status["note"])
+    os.mkdir(folder)
+    pair.primary("A")
+    pair.in_step()
+    expect("none can come" not in b.status()["note"], b.status()["note"])

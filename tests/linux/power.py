@@ -64,7 +64,8 @@ def power_ignored(lab):
     vm = linux(lab, "agent")
     Shell(lab, vm).run("killall acpid")
     begin = time.monotonic()
-    ctl(vm, "stop", "timeout=2s")
+    said = ctl(vm, "stop", "timeout=2s").stdout
+    expect("did not switch itself off in time, and was stopped" in said, said)
     expect(vm.wait_exit(20) == 0, f"exit code {vm.code}")
     expect(time.monotonic() - begin > 1.9, "it was stopped before its time")
     expect("did not switch itself off" in vm.log_text(), f"no such word in the log: {vm.log_text()}")

@@ -471,12 +471,13 @@ static void memory_is_missing(void **state)
 /* --- the power button ------------------------------------------------------------------------- */
 
 static unsigned pressed;
+static bool deaf;
 
 bool __wrap_vm_power_button(struct vm *vm);
 bool __wrap_vm_power_button(struct vm *vm)
 {
 	pressed++;
-	return true;
+	return !deaf;
 }
 
 /* The primary runs a guest, and an epoch is under way; the stop is told to it, or it ends. */
@@ -515,6 +516,33 @@ static void a_stop_presses_the_power_button(void **state)
 	check_stop(*state, false, FT_STAND_SEAL | FT_STAND_END, false);
 	check_stop(*state, false, FT_STAND_CLAIM, false);
 	check_stop(*state, true, FT_STAND_LOST, false);
+}
+
+/* Whoever stops a guest hears that it did not end itself: in the answer, or behind it. */
+static void a_stop_says_that_it_was_forced(void **state)
+{
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+
+	r->has_vm = true;
+	r->vm.running = true;
+	r->ft.stands = 0;
+	deaf = true;
+	assert_string_equal(ask(rig, "stop"),
+			    "{\"ok\":{\"forced\":\"the guest does not listen to its power "
+			    "button\"}}\n");
+	assert_true(r->over);
+	deaf = false;
+	r->over = r->loop.stop = false;
+	assert_string_equal(ask(rig, "stop\",\"timeout_ns\":1000000000,\"x\":\"y"),
+			    "{\"ok\":{}}\n");
+	assert_true(r->stopping);
+	loop_timer_set(&r->loop, &r->stop_op, 0);
+	assert_non_null(strstr(hear(rig),
+			       "{\"event\":\"stop-forced\",\"why\":\"the guest did not switch "
+			       "itself off in time\""));
+	assert_true(r->over);
+	r->over = r->stopping = r->loop.stop = false;
 }
 
 /* --- what bash makes of it ---------------------------------------------------------------------
@@ -641,6 +669,7 @@ int main(int argc, char **argv)
 		T(snapshot_or_migration),
 		T(memory_is_missing),
 		T(a_stop_presses_the_power_button),
+		T(a_stop_says_that_it_was_forced),
 		cmocka_unit_test(bash_completes_commands),
 		T(bash_completes_names_and_arguments),
 		cmocka_unit_test(bash_completes_options_of_run),

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "vmm/base/loop.h"
 #include "vmm/cli/cmd_console.h"
 #include "vmm/conf/config.h"
 #include "vmm/conf/setting.h"
@@ -14,6 +15,7 @@
 
 #define BUSY_MS 60000  /* for an answer */
 #define LONG_MS 600000 /* stop may have to drain to a peer */
+#define SAY_MS	5000   /* and says then that it waits */
 
 int cmd_fail(const struct err *e)
 {
@@ -80,11 +82,65 @@ static json_t *stop_request(const struct command_words *w, struct err *e)
 	return request;
 }
 
+/* What the VM says on its way: what there is to tell becomes a part of the answer. */
+static void hear_stop(json_t *ok, const char *line)
+{
+	json_t *event = json_loads(line, JSON_REJECT_DUPLICATES, NULL), *why;
+	const char *name = json_string_value(json_object_get(event, "event"));
+
+	why = json_object_get(event, "why");
+	if (name && !strcmp(name, "stop-forced") && json_is_string(why))
+		json_object_set(ok, "forced", why);
+	json_decref(event);
+}
+
+/* Until the VM has ended. */
+static int wait_stop(struct ctl_client *c, const struct command_words *w, json_t *ok, struct err *e)
+{
+	uint64_t until = loop_now_ns() + LONG_MS * 1000000ull;
+	char *line = NULL;
+	bool said = false;
+
+	for (;;) {
+		uint64_t now = loop_now_ns(), left = until > now ? (until - now) / 1000000 : 0;
+		int r = ctl_client_line(c, said ? (int)left : SAY_MS, &line, e);
+
+		if (!r && !line)
+			return 0;
+		if (!r)
+			hear_stop(ok, line);
+		else if (r != -ETIMEDOUT)
+			return r;
+		*e = (struct err){0};
+		if (r && !said)
+			fprintf(stderr,
+				"ftvmm: stop: '%s' still runs; at once, whatever it does: ftvmm "
+				"stop %s timeout=0\n",
+				w->name, w->name);
+		else if (!left)
+			return err_set(e, -ETIMEDOUT,
+				       "stop: '%s' has not ended within %d s (ftvmm status %s); "
+				       "at once: ftvmm stop %s timeout=0",
+				       w->name, LONG_MS / 1000, w->name, w->name);
+		said |= r;
+	}
+}
+
+static void report_stop(const struct command_words *w, json_t *ok)
+{
+	const char *forced = json_string_value(json_object_get(ok, "forced"));
+
+	if (w->json)
+		cmd_print_json(ok);
+	else if (forced)
+		fprintf(stderr, "ftvmm: stop: %s, and was stopped as if its power had failed\n",
+			forced);
+}
+
 int cmd_stop(const struct command_words *w)
 {
 	struct ctl_client *c;
 	struct err e = {0};
-	char *line = NULL;
 	json_t *request = stop_request(w, &e), *ok;
 	int r = request ? ctl_client_open(&c, w->name, CTL_SHORT_MS, &e) : e.code;
 
@@ -93,9 +149,9 @@ int cmd_stop(const struct command_words *w)
 	ok = ctl_client_call(c, request, BUSY_MS, &e);
 	r = ok ? 0 : -EPROTO;
 	if (!r)
-		r = ctl_client_line(c, LONG_MS, &line, &e);
-	if (!r && w->json)
-		cmd_print_json(ok);
+		r = wait_stop(c, w, ok, &e);
+	if (!r)
+		report_stop(w, ok);
 	json_decref(ok);
 	ctl_client_close(c);
 	return r ? cmd_fail(&e) : EXIT_DONE;

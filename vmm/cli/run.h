@@ -77,9 +77,9 @@ void run_end_watch(struct run *r);
 /*
  * Ask the guest to switch itself off, and stop it when it has not within timeout_ns; at once when
  * that is 0, when the guest does not listen, does not run or boots again, or when this is the
- * second time.
+ * second time. Returns why it was forced at once, or NULL; later that is an event, "stop-forced".
  */
-void run_end_stop(struct run *r, uint64_t timeout_ns);
+const char *run_end_stop(struct run *r, uint64_t timeout_ns);
 /* The process is to end; the first code counts. arg: struct run. */
 void run_end_finish(void *arg, int code);
 

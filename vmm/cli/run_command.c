@@ -88,6 +88,7 @@ json_t *serve_resume(struct run *r, json_t *request, struct err *e)
 json_t *serve_stop(struct run *r, json_t *request, struct err *e)
 {
 	json_t *timeout = json_object_get(request, "timeout_ns");
+	const char *forced;
 	json_int_t ns = timeout ? json_integer_value(timeout) : (json_int_t)CONFIG_STOP_NS;
 
 	if ((timeout && !json_is_integer(timeout)) || ns < 0 ||
@@ -103,8 +104,9 @@ json_t *serve_stop(struct run *r, json_t *request, struct err *e)
 		return NULL;
 	}
 	log_info("stop command: stopping in order");
-	run_end_stop(r, ns);
-	return json_object();
+	forced = run_end_stop(r, ns);
+	ctl_follow(r->ctl); /* until its end */
+	return json_pack("{s:s*}", "forced", forced);
 }
 
 static void handing(void *arg, int code, const struct err *e)

@@ -133,10 +133,28 @@ static void stop_late(struct loop_op *op, int res)
 	struct run *r = op->arg;
 
 	log_warn("the guest did not switch itself off in time: stopping it");
+	ctl_event(r->ctl, json_pack("{ss, ss}", "event", "stop-forced", "why",
+				    "the guest did not switch itself off in time"));
 	end_vm(r, 0);
 }
 
-void run_end_stop(struct run *r, uint64_t timeout_ns)
+/* A guest that has set no button up is a bare one, or hung early. */
+static const char *press(struct run *r, uint64_t timeout_ns)
+{
+	if (!vm_power_button(&r->vm)) {
+		log_warn("the guest does not listen to its power button: stopping it");
+		end_vm(r, 0);
+		return "the guest does not listen to its power button";
+	}
+	r->stopping = true;
+	log_info("power button pressed; waiting %llu s for the guest",
+		 (unsigned long long)(timeout_ns / 1000000000));
+	r->stop_op = (struct loop_op){.fn = stop_late, .arg = r};
+	loop_timer_set(&r->loop, &r->stop_op, timeout_ns);
+	return NULL;
+}
+
+const char *run_end_stop(struct run *r, uint64_t timeout_ns)
 {
 	/* A VM that stands while an epoch is captured goes on, and hears the button then. */
 	static const unsigned goes_on = FT_STAND_SEAL | FT_STAND_MOVE | FT_STAND_SWITCH;
@@ -144,25 +162,21 @@ void run_end_stop(struct run *r, uint64_t timeout_ns)
 				  : r->ft.stands && !(r->ft.stands & ~goes_on);
 
 	if (!source_may_end(&r->source, "the VM is being stopped"))
-		return;
+		return NULL;
 	/* Nobody else has the VM any more. */
 	if (secondary_waits_for_locks(&r->secondary) && !r->stops_later) {
 		log_info("the VM is stopped as soon as its images are locked here");
 		r->stops_later = true;
 		r->stop_timeout_ns = timeout_ns;
-		return;
+		return NULL;
 	}
 	/* A hand-over that has not begun does not: the stop wins. */
 	if (r->stopping || !timeout_ns || !r->has_vm || !runs || r->reader ||
-	    primary_is_asked(&r->primary) || !vm_power_button(&r->vm)) {
+	    primary_is_asked(&r->primary)) {
 		end_vm(r, 0);
-		return;
+		return NULL;
 	}
-	r->stopping = true;
-	log_info("power button pressed; waiting %llu s for the guest",
-		 (unsigned long long)(timeout_ns / 1000000000));
-	r->stop_op = (struct loop_op){.fn = stop_late, .arg = r};
-	loop_timer_set(&r->loop, &r->stop_op, timeout_ns);
+	return press(r, timeout_ns);
 }
 
 static void guest_panicked(void *arg)

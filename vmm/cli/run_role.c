@@ -113,13 +113,43 @@ static void raise_priority(void)
 		advise_priority(code, warn, NULL);
 }
 
+/* A side that could not run the VM is of no use to a primary: better known now than at a takeover.
+ */
+static int try_kvm(struct err *e)
+{
+	struct kvm k;
+	int r = kvm_open(&k, e);
+
+	if (!r)
+		kvm_close(&k);
+	return r;
+}
+
+/* It may come back, and is asked again when it matters. e: the note, in any case. */
+static void try_arbiter(const struct run *r, struct err *e)
+{
+	static const char waits[] = "waiting for a primary";
+	struct arbiter_record last;
+
+	if (!arbiter_is_shared(r->ft.arbiter) || !arbiter_read(r->ft.arbiter, &last, e)) {
+		snprintf(e->msg, sizeof(e->msg), "%s", waits);
+		return;
+	}
+	log_warn("no primary is taken, and nobody takes over, until this is mended: %s", e->msg);
+	err_wrap(e, "%s; as it is none can come", waits);
+}
+
 static int run_secondary(struct run *r, struct err *e)
 {
+	struct err note = {0};
 	int code = marks_allow(&r->cfg, NULL, e);
 
+	if (!code)
+		code = try_kvm(e);
 	if (code)
 		return code;
-	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, "waiting for a primary");
+	try_arbiter(r, &note);
+	ft_set(&r->ft, FT_ELSEWHERE, FT_NONE, note.msg);
 	return secondary_start(&r->secondary, &r->ft, &r->vm, taken_over, r, e);
 }
 
