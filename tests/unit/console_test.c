@@ -390,6 +390,77 @@ static void nowhere(void **state)
 	console_flush(&f->c);
 }
 
+static uint32_t print(struct fix *f, uint32_t first, uint32_t n)
+{
+	assert_true(deliver(f, first, n));
+	console_flush(&f->c);
+	assert_int_equal(f->c.len, 0);
+	return n;
+}
+
+/* What FILE and FILE.1 have, in the order in which it was put. */
+static void check_files(struct fix *f, const char *path, uint32_t put)
+{
+	char aside[80];
+	uint32_t n = 0;
+
+	snprintf(aside, sizeof(aside), "%s.1", path);
+	for (unsigned i = 0; i < 2; i++) {
+		int fd = open(i ? path : aside, O_RDONLY);
+		ssize_t got = fd < 0 ? 0 : read(fd, f->got + n, sizeof(f->got) - n);
+
+		assert_true(got >= 0);
+		n += (uint32_t)got;
+		close(fd);
+	}
+	f->ngot = n;
+	check_got(f, 0, n, put - n);
+}
+
+/* A guest that prints for ever takes twice the limit, and the end of what it printed is there. */
+static void a_file_is_put_aside(void **state)
+{
+	struct fix *f = *state;
+	char folder[] = "/tmp/ftvmm-console-XXXXXX", path[64], link[64], aside[80];
+	uint32_t put = 0;
+	struct stat st;
+
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/file", folder);
+	snprintf(link, sizeof(link), "%s/link", folder);
+	snprintf(aside, sizeof(aside), "%s.1", path);
+	assert_int_equal(symlink(path, link), 0);
+	assert_int_equal(console_open(&f->c, &f->rig.loop, &f->rig.obuf, link, NULL), 0);
+	assert_int_equal(f->c.limit, CONSOLE_FILE_BYTES);
+	f->c.limit = 10000;
+	for (unsigned i = 0; i < 100; i++) {
+		put += print(f, put, 999);
+		assert_true(!stat(path, &st) && st.st_size < 12000);
+		assert_true(stat(aside, &st) || st.st_size < 12000);
+	}
+	assert_int_equal(f->c.dropped, 0);
+	check_files(f, path, put);
+	assert_in_range(f->ngot, 10000, 24000);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+	/* Put aside by something else: begun anew, and nothing of the other is replaced. */
+	assert_int_equal(rename(path, link), 0);
+	f->c.bytes = f->c.limit;
+	put += print(f, put, 10);
+	assert_true(!stat(path, &st) && st.st_size == 10);
+	/* It cannot be: it grows on. */
+	assert_int_equal(unlink(aside) | mkdir(aside, 0700), 0);
+	for (unsigned i = 0; i < 30; i++)
+		put += print(f, put, 999);
+	assert_true(!stat(path, &st) && st.st_size == 10 + 30 * 999);
+	assert_int_equal(f->c.dropped, 0);
+	console_close(&f->c);
+	rmdir(aside);
+	unlink(path);
+	unlink(link);
+	assert_int_equal(rmdir(folder), 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -402,6 +473,7 @@ int main(void)
 		T(a_pipe_that_does_not_block),
 		T(a_reader_that_is_gone),
 		T(a_file),
+		T(a_file_is_put_aside),
 		T(the_end),
 		T(nowhere),
 	};

@@ -3,12 +3,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "net/obuf.h"
 #include "vmm/base/log.h"
+#include "vmm/vm/console_file.h"
 
 #define WRITE_MAX 1024u /* so that a terminal at 9600 baud takes one in time */
 #define FULL	  (64u << 10)
@@ -83,7 +86,7 @@ static void written(struct loop_op *op, int res)
 	    loop_timer_set(c->loop, &c->retry_op, RETRY_NS) == 0)
 		return;
 	if (res > 0)
-		n = (uint32_t)res;
+		c->bytes += n = (uint32_t)res;
 	else if (log_may(&c->error_told))
 		log_warn("console: what the guest prints is lost: %s", strerror(-res));
 	if (res <= 0) {
@@ -92,6 +95,32 @@ static void written(struct loop_op *op, int res)
 	}
 	take_out(c, n);
 	pump(c);
+}
+
+static void has_next(void *arg, int fd)
+{
+	struct console *c = arg;
+
+	c->next = NULL;
+	c->bytes = 0; /* or tried again when it has grown as much once more */
+	if (fd < 0) {
+		log_warn("console: '%s' has %llu MiB, cannot be put aside, and grows on: %s",
+			 c->path, (unsigned long long)(c->limit >> 20), strerror(-fd));
+	} else {
+		close(c->out_fd);
+		c->out_fd = fd;
+	}
+	pump(c);
+}
+
+/* True: not now. */
+static bool file_is_full(struct console *c)
+{
+	if (!c->next && c->path && c->bytes >= c->limit) {
+		c->next = console_file_next(c->loop, c->path, c->out_fd, has_next, c);
+		c->bytes = c->next ? c->bytes : 0;
+	}
+	return c->next;
 }
 
 static void try_again(struct loop_op *op, int res)
@@ -106,7 +135,7 @@ static void pump(struct console *c)
 
 	if (n > RING - c->at)
 		n = RING - c->at;
-	if (!n || c->writing)
+	if (!n || c->writing || file_is_full(c))
 		return;
 	c->writing = n;
 	/* At the end of a file, wherever that is: (uint64_t)-1. */
@@ -156,6 +185,18 @@ static int open_ring(struct console *c, struct err *e)
 	return err_set(e, -ENOMEM, "console: out of memory");
 }
 
+/* What is no file has no end. */
+static void know_file(struct console *c, const char *spec)
+{
+	struct stat st;
+
+	if (!strcmp(spec, "stdio") || fstat(c->out_fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return;
+	c->path = realpath(spec, NULL);
+	c->bytes = (uint64_t)st.st_size;
+	c->limit = CONSOLE_FILE_BYTES;
+}
+
 int console_open(struct console *c, struct loop *l, struct obuf *ob, const char *spec,
 		 struct err *e)
 {
@@ -172,6 +213,7 @@ int console_open(struct console *c, struct loop *l, struct obuf *ob, const char 
 	/* Without a standard output there is nobody to tell. */
 	if (c->out_fd < 0)
 		return strcmp(spec, "stdio") ? err_sys(e, "console file '%s'", spec) : 0;
+	know_file(c, spec);
 	return open_ring(c, e);
 }
 
@@ -195,6 +237,11 @@ void console_close(struct console *c)
 		loop_io_abandon(c->loop, &c->write_op);
 	else if (c->ring)
 		munmap(c->ring, RING);
+	if (c->next)
+		console_file_forget(c->next);
+	c->next = NULL;
+	free(c->path);
+	c->path = NULL;
 	close(c->out_fd);
 	c->out_fd = -1;
 	c->len = c->writing = 0;

@@ -18,6 +18,10 @@
 #include "vmm/base/err.h"
 #include "vmm/base/loop.h"
 
+/* A file is put aside when it has so much: vmm/vm/console_file.h. */
+#define CONSOLE_FILE_BYTES (64ull << 20)
+
+struct console_file;
 struct obuf;
 
 struct console {
@@ -34,10 +38,14 @@ struct console {
 	uint32_t writing; /* that part */
 	bool full, stuck;
 	uint64_t told, error_told; /* of dropped; log_may() */
+	char *path;		   /* of a regular file; else NULL */
+	uint64_t bytes, limit;	   /* in it; when it is put aside */
+	struct console_file *next; /* that is under way: nothing is written */
 	struct loop_op write_op, retry_op, stuck_op;
 };
 
-/* "stdio", "none", or a file that is appended to (created 0600). ob: of what is delivered. */
+/* "stdio", "none", or a file that is appended to (created 0600), and put aside as FILE.1. ob: of
+ * what is delivered. */
 int console_open(struct console *c, struct loop *l, struct obuf *ob, const char *spec,
 		 struct err *e);
 /* An output buffer sink: never waits; arg is the struct console. */
