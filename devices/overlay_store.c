@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "vmm/base/log.h"
+#include "vmm/base/nodump.h"
 
 #define SPILL_MAX (1ull << 43) /* bytes that 31 bits can count in blocks */
 
@@ -368,6 +369,7 @@ int store_init(struct overlay *ov, struct err *e)
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (st->mem == MAP_FAILED)
 		st->mem = NULL;
+	nodump(st->mem, pages * OVERLAY_BLOCK);
 	st->page = calloc(pages, sizeof(*st->page));
 	if (!st->mem || !st->page || bits_init(&st->pages, pages) || bits_init(&st->slots, slots))
 		return err_set(e, -ENOMEM, "disk %s: out of memory for its overlay", ov->disk->id);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "devices/virtio.h"
+#include "vmm/base/nodump.h"
 
 /*
  * Offered so that SEG_MAX * SEG_BYTES stays below REQ_MAX: a driver that keeps to its side never
@@ -161,6 +162,7 @@ static int need_buffer(struct blk *b, struct request *rq, uint32_t len)
 	rq->dr.buf = aligned_alloc(4096, cap);
 	if (!rq->dr.buf)
 		return -ENOMEM;
+	nodump(rq->dr.buf, cap);
 	rq->cap = cap;
 	b->buf_bytes += cap;
 	return 0;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "vmm/base/log.h"
+#include "vmm/base/nodump.h"
 
 #define CHUNK 65536u
 
@@ -100,6 +101,7 @@ bool amend_begin(struct amends *l, struct disk *d, struct disk_req *r, int res)
 		l->unknown(l->log, d, r);
 		return false;
 	}
+	nodump(a->buf, CHUNK);
 	a->list = l;
 	a->failed = r;
 	a->res = res;

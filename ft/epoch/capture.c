@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "vmm/base/lock.h"
+#include "vmm/base/nodump.h"
 
 #define HOT_COOL    8 /* equal this many epochs: protect again */
 #define MIN_BUFS    256u
@@ -34,6 +35,7 @@ int capture_init(struct capture *c, struct kvm *kvm, struct mem *mem, uint64_t s
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (c->pool == MAP_FAILED)
 		c->pool = NULL;
+	nodump(c->pool, (size_t)c->nbufs * MEM_PAGE_SIZE);
 	if (!c->free || !c->hot || !c->hot_bits || !c->last_bits || !c->pool ||
 	    bases_init(&c->bases, c->nbufs / 4)) {
 		capture_done(c);

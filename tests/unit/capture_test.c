@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "ft/epoch/capture.h"
+#include "tests/unit/libnodump.h"
 #include "tests/unit/libkvm_model.h"
 #include "tests/unit/liblocks.h"
 
@@ -61,6 +62,7 @@ static int setup(void **state)
 	kvm_model_start(&f->mem);
 	assert_int_equal(capture_init(&f->c, &kvm_model.kvm, &f->mem, 1, NULL), 0);
 	assert_int_equal(f->c.nbufs, BUFS);
+	assert_true(is_nodump(f->c.pool));
 	f->batch.cap = BUFS;
 	f->batch.pages = calloc(BUFS, sizeof(*f->batch.pages));
 	f->peer = calloc(1, BYTES);

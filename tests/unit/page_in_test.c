@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/unit/libnodump.h"
 #include "vmm/copy/page_in.h"
 #include "vmm/copy/pages.h"
 
@@ -105,6 +106,7 @@ static void a_commit_takes_no_memory(void **state)
 	assert_int_equal(in.nslots, PAGES - PAGES / 4);
 	assert_int_equal(allocated(), PAGES - PAGES / 4);
 	had = faults();
+	assert_true(is_nodump(in.slabs[0]) && is_nodump(mem.base));
 	assert_true(page_in_commit(&in, PAGES));
 	assert_true(faults() - had < 32);
 	assert_int_equal(allocated(), PAGES - PAGES / 4);

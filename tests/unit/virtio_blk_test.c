@@ -1,4 +1,5 @@
 /* virtio-blk over a real file: data, errors, resets, and requests that outlive their machine. */
+#include "tests/unit/libnodump.h"
 #include "tests/unit/libvirtio.h"
 
 #include <errno.h>
@@ -39,6 +40,8 @@ static enum disk_verdict on_submit(void *arg, struct disk *d, const struct disk_
 	f->submits++;
 	if (r->kind == DISK_WRITE)
 		f->last_byte = r->buf[0];
+	/* What a guest has on its disk is in no core dump. */
+	assert_true(r->kind != DISK_WRITE || is_nodump(r->buf));
 	return DISK_GO;
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "vmm/base/log.h"
+#include "vmm/base/nodump.h"
 
 #define SLOW_NS 5000000000ull
 
@@ -21,6 +22,7 @@ int diskapply_init(struct diskapply *da, const struct machine *m, struct disk *d
 	da->moved = moved;
 	da->arg = arg;
 	da->buf = aligned_alloc(4096, DISKAPPLY_WRITE_MAX);
+	nodump(da->buf, DISKAPPLY_WRITE_MAX);
 	return da->buf ? 0 : -ENOMEM;
 }
 

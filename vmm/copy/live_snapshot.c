@@ -9,6 +9,7 @@
 
 #include "vmm/base/job.h"
 #include "vmm/base/log.h"
+#include "vmm/base/nodump.h"
 #include "vmm/copy/file_out.h"
 #include "vmm/copy/ram_pass.h"
 #include "vmm/machine/fdt.h"
@@ -369,6 +370,7 @@ static int make_buffers(struct live_snapshot *s, struct err *e)
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (copy != MAP_FAILED)
 		s->copy = copy;
+	nodump(s->copy, s->copy_max * MEM_PAGE_SIZE);
 	if (!s->hello || !s->state || !s->page || !s->copy)
 		return err_set(e, -ENOMEM, "out of memory");
 	len = fdt_build(&s->vm->machine, s->hello, FDT_MAX_BYTES, e);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/base/nodump.h"
 #include "vmm/copy/pages.h"
 
 typedef int take_fn(void *arg, const struct page_entry *en, struct err *e);
@@ -164,6 +165,7 @@ static uint8_t *new_slot(struct page_in *in)
 
 		if (!slab)
 			return NULL;
+		nodump(slab, PAGE_IN_SLAB_PAGES * MEM_PAGE_SIZE);
 		in->slabs[in->nslabs++] = slab;
 	}
 	return slot(in, in->nslots);

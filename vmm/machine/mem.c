@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "vmm/base/log.h"
+#include "vmm/base/nodump.h"
 
 #define PUNCH_PAGES 16 /* fewer are cheaper to fill with zeros than to give back */
 
@@ -46,7 +47,7 @@ uint8_t *mem_map(const struct mem *m, uint8_t *at, enum mem_kind kind)
 		return NULL;
 	/* Advice only: a host without shmem THP or core-dump control still works. */
 	madvise(p, m->bytes, MADV_HUGEPAGE);
-	madvise(p, m->bytes, MADV_DONTDUMP);
+	nodump(p, m->bytes);
 	return p;
 }
 
