@@ -19,8 +19,11 @@ SYS_ADMIN = 21
 def threads(pid):
     """Ids and names of the program's own threads: not of those that the kernel has put there."""
     for path in sorted(glob.glob(f"/proc/{pid}/task/*/comm")):
-        with open(path, encoding="ascii") as f:
-            name = f.read().strip()
+        try:
+            with open(path, encoding="ascii") as f:
+                name = f.read().strip()
+        except (FileNotFoundError, ProcessLookupError):  # a job's, which has ended
+            continue
         if not name.startswith(("kvm-", "iou-")):
             yield int(path.split("/")[4]), name
 
