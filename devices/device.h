@@ -19,6 +19,7 @@
 #include "vmm/machine/mem.h"
 #include "vmm/machine/state.h"
 
+struct inputs;
 struct obuf;
 struct seqmap;
 
@@ -27,7 +28,8 @@ struct dev_env {
 	struct loop *loop;
 	struct bus *bus;
 	struct obuf *obuf;
-	struct seqmap *seqs; /* of all networks (net/seqmap.h); NULL: none */
+	struct seqmap *seqs;   /* of all networks (net/seqmap.h); NULL: none */
+	struct inputs *inputs; /* of all devices (devices/inputs.h); NULL: none */
 };
 
 #define DEVICE_MAX_DOORBELLS 17

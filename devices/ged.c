@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/inputs.h"
+
 #define ALL_EVENTS   (GED_POWER_BUTTON | GED_GENERATION)
 #define SLEEP_ENABLE 0x20
 #define SLEEP_TYPE   0x1c
@@ -27,7 +29,9 @@ const struct state_desc ged_desc = {
 
 struct ged {
 	struct device dev;
+	struct dev_env env;
 	struct ged_state live;
+	bool quiet, pressed; /* the button, while quiet */
 	void (*off)(void *arg, bool reset);
 	void *arg;
 };
@@ -61,14 +65,48 @@ static void ged_write(void *arg, uint64_t off, unsigned size, uint64_t val)
 		g->off(g->arg, false);
 }
 
+/* Under the lock. */
+static void add_events(struct ged *g, uint8_t events)
+{
+	g->live.events |= events;
+	device_signal(g->dev.irq_fd);
+}
+
 void ged_raise(struct device *d, uint8_t events)
+{
+	pthread_mutex_lock(&d->lock);
+	add_events((struct ged *)d, events);
+	pthread_mutex_unlock(&d->lock);
+}
+
+static void press(struct ged *g)
+{
+	add_events(g, GED_POWER_BUTTON);
+	inputs_given(g->env.inputs, &g->dev, &(uint8_t){GED_POWER_BUTTON}, 1);
+}
+
+void ged_press(struct device *d)
 {
 	struct ged *g = (struct ged *)d;
 
 	pthread_mutex_lock(&d->lock);
-	g->live.events |= events;
+	if (g->quiet)
+		g->pressed = true;
+	else
+		press(g);
 	pthread_mutex_unlock(&d->lock);
-	device_signal(d->irq_fd);
+}
+
+static void ged_quiet(struct device *d, bool on)
+{
+	struct ged *g = (struct ged *)d;
+
+	pthread_mutex_lock(&d->lock);
+	g->quiet = on;
+	if (!on && g->pressed)
+		press(g);
+	g->pressed &= on;
+	pthread_mutex_unlock(&d->lock);
 }
 
 static void ged_save(struct device *d)
@@ -78,7 +116,10 @@ static void ged_save(struct device *d)
 
 static void ged_load(struct device *d, const void *pod)
 {
-	memcpy(&((struct ged *)d)->live, pod, sizeof(struct ged_state));
+	struct ged *g = (struct ged *)d;
+
+	memcpy(&g->live, pod, sizeof(g->live));
+	g->pressed = false; /* of what was here before */
 }
 
 static void ged_resume(struct device *d)
@@ -100,6 +141,7 @@ static const struct device_ops ged_ops = {
 	.save = ged_save,
 	.load = ged_load,
 	.resume = ged_resume,
+	.quiet = ged_quiet,
 	.free = ged_free,
 };
 
@@ -117,6 +159,7 @@ int ged_new(const struct dev_env *env, void (*off)(void *arg, bool reset), void 
 
 	if (!g)
 		return err_set(e, -ENOMEM, "device ged: out of memory");
+	g->env = *env;
 	g->off = off;
 	g->arg = arg;
 	r = device_init(&g->dev, &ged_ops, "ged", true, e);

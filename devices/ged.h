@@ -25,6 +25,9 @@ int ged_new(const struct dev_env *env, void (*off)(void *arg, bool reset), void 
 /* Raise events; they wait for a guest that does not listen yet. Loop thread. */
 void ged_raise(struct device *d, uint8_t events);
 
+/* Press the power button: an input (devices/inputs.h). While quiet, as soon as it is not. */
+void ged_press(struct device *d);
+
 extern const struct state_desc ged_desc;
 
 #endif

@@ -8,10 +8,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define RX_FIFO 16
-#define TX_RING 1024 /* written by vCPUs, not yet in the output buffer */
-#define INPUT_MAX                                                                                  \
-	4096 /* typed, not yet in the FIFO; not state: like a cable, it ends with the host */
+#include "devices/inputs.h"
+
+#define RX_FIFO	  16
+#define TX_RING	  1024			 /* written by vCPUs, not yet in the output buffer */
+#define INPUT_MAX (2 * SERIAL_TYPED_MAX) /* a twin may be behind by what is on its way */
 
 struct serial_byte {
 	uint8_t b;
@@ -22,9 +23,10 @@ struct serial_state {
 	uint8_t fifo_on;
 	uint8_t overrun;     /* a received byte was lost */
 	uint8_t thr_pending; /* "transmitter empty" was not seen yet */
-	uint32_t nrx, ntx;
+	uint32_t nrx, ntx, nin;
 	struct serial_byte rx[RX_FIFO];
 	struct serial_byte tx[TX_RING];
+	struct serial_byte in[INPUT_MAX];
 };
 
 static const struct field byte_fields[] = {
@@ -44,12 +46,14 @@ static const struct field serial_fields[] = {
 	F_ARRAY(struct serial_state, rx, nrx, 10, byte_fields, "received, not read by the guest"),
 	F_ARRAY(struct serial_state, tx, ntx, 11, byte_fields, "printed, not in the output buffer",
 		.flags = FIELD_UNSTABLE),
+	F_ARRAY(struct serial_state, in, nin, 12, byte_fields, "typed, not received yet",
+		.since = 2),
 };
 
 const struct state_desc serial_desc = {
 	.name = "serial",
 	.id = 20,
-	.version = 1,
+	.version = 2,
 	.size = sizeof(struct serial_state),
 	.fields = serial_fields,
 	.nfields = sizeof(serial_fields) / sizeof(serial_fields[0]),
@@ -62,11 +66,10 @@ struct serial {
 	struct loop_op wake;
 	int wake_fd; /* vCPU to loop: there is something in tx */
 	bool quiet;
+	bool full; /* serial_put() said so */
 	int sink;
 	obuf_sink_fn *out;
 	void *out_arg;
-	uint32_t nin;
-	uint8_t in[INPUT_MAX];
 };
 
 /* Interrupts: the cause with the highest priority, as IIR shows it. */
@@ -101,20 +104,29 @@ static void receive(struct serial_state *s, uint8_t b)
 		s->rx[s->nrx++].b = b;
 }
 
+/* Is there room for whatever comes next for a twin? */
+static bool has_room(const struct serial_state *s)
+{
+	return s->nin <= INPUT_MAX - SERIAL_TYPED_MAX;
+}
+
 /* Move what was typed into the FIFO, as far as it goes. */
 static void refill(struct serial *p)
 {
-	uint32_t n = RX_FIFO - p->live.nrx;
+	struct serial_state *s = &p->live;
+	uint32_t n = RX_FIFO - s->nrx;
 
-	if (p->quiet || (p->live.mcr & UART_MCR_LOOP))
+	if (p->quiet || (s->mcr & UART_MCR_LOOP))
 		return;
-	n = n < p->nin ? n : p->nin;
+	n = n < s->nin ? n : s->nin;
 	for (uint32_t i = 0; i < n; i++)
-		receive(&p->live, p->in[i]);
-	p->nin -= n;
-	memmove(p->in, p->in + n, p->nin);
+		receive(s, s->in[i].b);
+	s->nin -= n;
+	memmove(s->in, s->in + n, s->nin);
 	if (n)
 		raise_irq(p);
+	if (p->full && has_room(s))
+		device_signal(p->wake_fd);
 }
 
 static void transmit(struct serial *p, uint8_t b)
@@ -158,6 +170,10 @@ static void on_wake(struct loop_op *op, int res)
 	device_drain(p->wake_fd);
 	pthread_mutex_lock(&p->dev.lock);
 	drain(p);
+	if (p->full && has_room(&p->live)) {
+		p->full = false;
+		inputs_room(p->env.inputs);
+	}
 	pthread_mutex_unlock(&p->dev.lock);
 }
 
@@ -175,7 +191,7 @@ static void room(void *arg)
 	device_signal(p->wake_fd);
 }
 
-/* Registers. */
+/* --- registers -------------------------------------------------------------------------------- */
 
 static uint8_t read_rbr(struct serial *p)
 {
@@ -325,18 +341,45 @@ static void serial_write(void *arg, uint64_t off, unsigned size, uint64_t val)
 	pthread_mutex_unlock(&p->dev.lock);
 }
 
+/* --- typed ------------------------------------------------------------------------------------ */
+
+static unsigned take(struct serial *p, const void *bytes, unsigned len, unsigned max)
+{
+	struct serial_state *s = &p->live;
+	unsigned n = s->nin < max ? max - s->nin : 0;
+
+	n = len < n ? len : n;
+	memcpy(s->in + s->nin, bytes, n);
+	s->nin += n;
+	refill(p);
+	return n;
+}
+
 unsigned serial_input(struct device *d, const void *bytes, unsigned len)
 {
 	struct serial *p = (struct serial *)d;
-	unsigned n;
+	unsigned n = 0;
 
 	pthread_mutex_lock(&d->lock);
-	n = len < INPUT_MAX - p->nin ? len : INPUT_MAX - p->nin;
-	memcpy(p->in + p->nin, bytes, n);
-	p->nin += n;
-	refill(p);
+	if (!p->quiet && inputs_ready(p->env.inputs))
+		n = take(p, bytes, len, SERIAL_TYPED_MAX);
+	if (n)
+		inputs_given(p->env.inputs, d, bytes, n);
 	pthread_mutex_unlock(&d->lock);
 	return n;
+}
+
+bool serial_put(struct device *d, const void *bytes, unsigned len)
+{
+	struct serial *p = (struct serial *)d;
+	bool room;
+
+	pthread_mutex_lock(&d->lock);
+	take(p, bytes, len, INPUT_MAX);
+	room = has_room(&p->live);
+	p->full = !room;
+	pthread_mutex_unlock(&d->lock);
+	return room;
 }
 
 static void serial_save(struct device *d)
@@ -354,6 +397,7 @@ static void serial_load(struct device *d, const void *pod)
 
 	pthread_mutex_lock(&d->lock);
 	memcpy(&p->live, pod, sizeof(p->live));
+	p->full = false;
 	pthread_mutex_unlock(&d->lock);
 }
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/inputs.h"
 #include "devices/virtio.h"
 
 /*
@@ -266,6 +267,7 @@ static void set_target(struct balloon *b, uint32_t pages)
 {
 	b->live.num_pages = pages;
 	virtio_signal_config(&b->vd);
+	inputs_given(b->vd.env.inputs, &b->vd.dev, &pages, sizeof(pages));
 }
 
 void virtio_balloon_set_target(struct device *d, uint32_t pages)
@@ -311,6 +313,15 @@ uint64_t virtio_balloon_actual(struct device *d)
 	return pages < all ? pages : all;
 }
 
+/* What was asked of the one before is in its state, or of no concern to this one. */
+static void balloon_load(struct device *d, const void *pod)
+{
+	virtio_load(d, pod);
+	pthread_mutex_lock(&d->lock);
+	((struct balloon *)d)->has_target = false;
+	pthread_mutex_unlock(&d->lock);
+}
+
 /* --- making ----------------------------------------------------------------------------------- */
 
 static void balloon_free(struct device *d)
@@ -325,7 +336,7 @@ static void balloon_free(struct device *d)
 static const struct device_ops balloon_device_ops = {
 	.state = &virtio_balloon_desc,
 	.save = virtio_save,
-	.load = virtio_load,
+	.load = balloon_load,
 	.resume = virtio_resume,
 	.quiet = virtio_quiet,
 	.arrived = virtio_arrived,

@@ -13,10 +13,26 @@
 #include "devices/virtio_vsock_int.h"
 #include "net/obuf.h"
 
+static const struct field conn_fields[] = {
+	F_U64(struct vsock_conn_pod, id, 1, "odd: the guest made it", .min = 1),
+	F_U32(struct vsock_conn_pod, host_port, 2, "port at the host"),
+	F_U32(struct vsock_conn_pod, guest_port, 3, "port at the guest"),
+	F_U8(struct vsock_conn_pod, state, 4, "host asks, guest asks, established, ended",
+	     .max = VSOCK_ENDED),
+	F_U8(struct vsock_conn_pod, shut_guest, 5, "what the guest will not do any more",
+	     .max = VSOCK_SHUT_BOTH),
+	F_U32(struct vsock_conn_pod, rx_cnt, 6, "bytes that came from the guest"),
+	F_U32(struct vsock_conn_pod, fwd_cnt, 7, "of these, what the program has"),
+};
+
 static const struct field vsock_fields[] = {
 	F_STRUCT(struct vsock_pod, common, 1, virtio_fields, "what all virtio devices have"),
 	F_U8(struct vsock_pod, reset_pending, 2, "the guest is to forget its connections",
 	     .max = 1),
+	F_U64(struct vsock_pod, last_id, 3, "of a connection that the guest made",
+	      .max = 1ull << 62, .since = 2),
+	F_ARRAY(struct vsock_pod, conns, nconns, 4, conn_fields,
+		"connections, for a twin; whoever takes over without one forgets them", .since = 2),
 };
 
 static int vsock_check(const void *pod, struct err *e)
@@ -29,7 +45,7 @@ static int vsock_check(const void *pod, struct err *e)
 const struct state_desc virtio_vsock_desc = {
 	.name = "virtio-vsock",
 	.id = 38,
-	.version = 1,
+	.version = 2,
 	.size = sizeof(struct vsock_pod),
 	.fields = vsock_fields,
 	.nfields = sizeof(vsock_fields) / sizeof(vsock_fields[0]),
@@ -64,13 +80,17 @@ static void room(void *arg)
 /* What the guest knows is over, by its own reset or after it broke a rule. False: not yet. */
 static bool forget_all(struct vsock *v)
 {
-	uint64_t last = 0;
+	uint64_t last[2] = {0}; /* of the programs', of the guest's */
 
-	for (unsigned i = 0; i < VSOCK_MAX_CONNS; i++)
-		if (v->conns.at[i].id > last)
-			last = v->conns.at[i].id;
-	if (last && vsock_put(v, VSOCK_CLOSE_ALL, 0, last, 0))
-		return false;
+	for (unsigned i = 0; i < VSOCK_MAX_CONNS; i++) {
+		uint64_t id = v->conns.at[i].id;
+
+		if (id > last[vsock_id_is_guests(id)])
+			last[vsock_id_is_guests(id)] = id;
+	}
+	for (unsigned i = 0; i < 2; i++)
+		if (last[i] && vsock_put(v, VSOCK_CLOSE_ALL, 0, last[i], 0))
+			return false;
 	vsock_conns_reset(&v->conns, v->conns.next_port);
 	v->nreplies = 0;
 	v->forget = false;
@@ -183,12 +203,12 @@ static void on_host_event(void *arg)
 static bool check_deadlines(struct vsock *v)
 {
 	uint64_t now = loop_now_ns();
-	bool more = false;
+	bool more = v->is_fed;
 
 	for (unsigned i = 0; i < VSOCK_MAX_CONNS; i++) {
 		struct vsock_conn *c = &v->conns.at[i];
 
-		if (!c->id || !c->deadline_ns)
+		if (!c->id || !c->deadline_ns || v->is_fed) /* that is the primary's to tell */
 			continue;
 		if (now < c->deadline_ns || vsock_put(v, VSOCK_CLOSE, 0, c->id, 0)) {
 			more = true;
@@ -256,19 +276,56 @@ static void vsock_config(struct virtio_dev *vd, void *buf)
 	memcpy(buf, &cfg, sizeof(cfg));
 }
 
+static void vsock_save(struct device *d)
+{
+	struct vsock *v = (struct vsock *)d;
+
+	pthread_mutex_lock(&d->lock);
+	vsock_conns_save(v);
+	pthread_mutex_unlock(&d->lock);
+	virtio_save(d);
+}
+
 /*
  * The connections of before are over. Of a side that stands by there are none; of one that boots
- * its guest again they end as after a reset by the guest: with the epoch it belongs to.
+ * its guest again they end as after a reset by the guest: with the epoch it belongs to. A twin's go
+ * on: its guest is told what the primary's is.
  */
 static void vsock_load(struct device *d, const void *pod)
 {
 	struct vsock *v = (struct vsock *)d;
+	uint64_t last = v->live.last_id;
 
 	virtio_load(d, pod);
 	pthread_mutex_lock(&d->lock);
+	if (v->is_fed)
+		vsock_conns_load(v);
+	else if (v->live.last_id < last)
+		v->live.last_id = last;
 	if (v->live.common.status & VIRTIO_CONFIG_S_DRIVER_OK)
 		v->live.reset_pending = 1;
 	pthread_mutex_unlock(&d->lock);
+}
+
+void virtio_vsock_feed(struct device *d, bool on)
+{
+	struct vsock *v = (struct vsock *)d;
+	bool was = v->is_fed;
+
+	pthread_mutex_lock(&d->lock);
+	v->is_fed = on;
+	vsock_fed_drop(v);
+	if (was && !on) {
+		vsock_conns_reset(&v->conns, v->conns.next_port);
+		v->live.reset_pending |= !!(v->live.common.status & VIRTIO_CONFIG_S_DRIVER_OK);
+	}
+	pthread_mutex_unlock(&d->lock);
+	device_signal(v->wake_fd);
+}
+
+void virtio_vsock_go_on(struct device *d)
+{
+	device_signal(((struct vsock *)d)->wake_fd);
 }
 
 static void vsock_resume(struct device *d)
@@ -296,6 +353,7 @@ static void vsock_free(struct device *d)
 	loop_timer_del(v->vd.env.loop, &v->tick_op);
 	loop_poll_del(v->vd.env.loop, &v->wake_op);
 	loop_work_del(v->vd.env.loop, &v->work);
+	vsock_fed_drop(v);
 	virtio_done(&v->vd);
 	v->host->wake = NULL;
 	if (v->wake_fd >= 0)
@@ -305,7 +363,7 @@ static void vsock_free(struct device *d)
 
 static const struct device_ops vsock_device_ops = {
 	.state = &virtio_vsock_desc,
-	.save = virtio_save,
+	.save = vsock_save,
 	.load = vsock_load,
 	.resume = vsock_resume,
 	.quiet = virtio_quiet,
@@ -368,6 +426,7 @@ int virtio_vsock_new(const struct dev_env *env, const struct mdev *md, struct vs
 	v->host = host;
 	v->cid = md->cid;
 	v->wake_fd = -1;
+	v->fed_tail = &v->fed;
 	vsock_conns_reset(&v->conns, first_port());
 	r = virtio_init(&v->vd, &vsock_ops, env, md, &v->live, e);
 	if (r) {

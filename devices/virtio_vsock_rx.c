@@ -1,38 +1,45 @@
 /* virtio-vsock: packets and events for the guest. */
 #include <errno.h>
 
+#include "devices/inputs.h"
 #include "devices/virtio_vsock_int.h"
 
-/* Fill the buffer in v->chain: h, then h->len bytes of v->rx. 1 or -EBADMSG. */
-static int give(struct vsock *v, const struct virtio_vsock_hdr *h)
+int vsock_give(struct vsock *v)
 {
+	const struct virtio_vsock_hdr *h = &v->rx.given.h;
 	struct virtq *vq = &v->vd.vq[RX];
+	int r;
 
 	virtq_chain_write(vq, &v->chain, 0, h, HDR);
-	virtq_chain_write(vq, &v->chain, HDR, v->rx, h->len);
+	virtq_chain_write(vq, &v->chain, HDR, v->rx.data, h->len);
 	v->stats.rx_packets++;
 	v->stats.resets += h->op == VIRTIO_VSOCK_OP_RST;
-	return virtq_push(vq, v->chain.head, HDR + h->len) ? -EBADMSG : 1;
+	r = virtq_push(vq, v->chain.head, HDR + h->len) ? -EBADMSG : 1;
+	if (!v->is_fed)
+		inputs_given(v->vd.env.inputs, &v->vd.dev, &v->rx,
+			     (uint32_t)sizeof(v->rx.given) + h->len);
+	return r;
 }
 
 static int give_reply(struct vsock *v)
 {
 	const struct reply *p = &v->replies[v->reply_at];
-	struct virtio_vsock_hdr h = {.src_cid = p->src_cid,
-				     .dst_cid = v->cid,
-				     .src_port = p->src_port,
-				     .dst_port = p->dst_port,
-				     .type = p->type,
-				     .op = VIRTIO_VSOCK_OP_RST};
 
+	v->rx.given = (struct vsock_given){.h = {.src_cid = p->src_cid,
+						 .dst_cid = v->cid,
+						 .src_port = p->src_port,
+						 .dst_port = p->dst_port,
+						 .type = p->type,
+						 .op = VIRTIO_VSOCK_OP_RST}};
 	v->reply_at = (v->reply_at + 1) % REPLIES;
 	v->nreplies--;
-	return give(v, &h);
+	return vsock_give(v);
 }
 
 static int give_packet(struct vsock *v, struct vsock_conn *c, uint16_t op, uint32_t len)
 {
-	struct virtio_vsock_hdr h = {
+	v->rx.given.id = c->id;
+	v->rx.given.h = (struct virtio_vsock_hdr){
 		.src_cid = HOST_CID,
 		.dst_cid = v->cid,
 		.src_port = c->host_port,
@@ -47,7 +54,7 @@ static int give_packet(struct vsock *v, struct vsock_conn *c, uint16_t op, uint3
 
 	c->fwd_told = c->fwd_cnt;
 	c->tx_cnt += len;
-	return give(v, &h);
+	return vsock_give(v);
 }
 
 /* Bytes of the program, as many as buffer and credit take. */
@@ -60,9 +67,9 @@ static int give_data(struct vsock *v, struct vsock_conn *c)
 		return -EBADMSG;
 	if (max > vsock_conn_room(c))
 		max = vsock_conn_room(c);
-	if (max > sizeof(v->rx))
-		max = sizeof(v->rx);
-	n = vsock_host_read(v->host, c->id, v->rx, (uint32_t)max);
+	if (max > sizeof(v->rx.data))
+		max = sizeof(v->rx.data);
+	n = vsock_host_read(v->host, c->id, v->rx.data, (uint32_t)max);
 	if (n > 0)
 		return give_packet(v, c, VIRTIO_VSOCK_OP_RW, (uint32_t)n);
 	virtq_unpop(&v->vd.vq[RX], 1);
@@ -121,8 +128,8 @@ static int give_one(struct vsock *v)
 	struct virtq *vq = &v->vd.vq[RX];
 	int r;
 
-	if (!v->nreplies && !c)
-		return 0;
+	if ((!v->nreplies && !c) || !inputs_ready(v->vd.env.inputs))
+		return 0; /* virtio_vsock_go_on() */
 	r = virtq_pop(vq, &v->chain);
 	if (r == 0)
 		return virtq_kick_on(vq, 0);
@@ -137,7 +144,7 @@ bool vsock_pump(struct vsock *v)
 	int r;
 
 	do
-		r = give_one(v);
+		r = v->is_fed ? vsock_fed_give(v) : give_one(v);
 	while (r > 0 && !loop_should_yield(v->vd.env.loop));
 	if (r < 0)
 		virtio_fault(&v->vd, "bad receive buffer or ring");
@@ -154,7 +161,8 @@ void vsock_tell_reset(struct vsock *v)
 	struct virtq *vq = &v->vd.vq[EVENT];
 	int r;
 
-	if (!v->live.reset_pending || !vq->st->ready)
+	if (!(v->is_fed ? vsock_fed_reset(v) : v->live.reset_pending) || !vq->st->ready ||
+	    !inputs_ready(v->vd.env.inputs))
 		return;
 	do
 		r = virtq_pop(vq, &v->chain);
@@ -168,5 +176,10 @@ void vsock_tell_reset(struct vsock *v)
 	}
 	v->live.reset_pending = 0;
 	v->stats.transport_resets++;
+	if (v->is_fed)
+		vsock_fed_pop(v);
+	else
+		inputs_given(v->vd.env.inputs, &v->vd.dev, &(struct vsock_given){0},
+			     sizeof(struct vsock_given));
 	virtio_signal_used(&v->vd, EVENT);
 }

@@ -22,7 +22,7 @@ int vsock_put(struct vsock *v, uint32_t op, uint32_t arg, uint64_t id, uint32_t 
 /* There is room: vsock_tx_one() takes no packet otherwise. */
 static void reply_rst(struct vsock *v, const struct virtio_vsock_hdr *h)
 {
-	if (h->op == VIRTIO_VSOCK_OP_RST)
+	if (h->op == VIRTIO_VSOCK_OP_RST || v->is_fed)
 		return;
 	v->replies[(v->reply_at + v->nreplies++) % REPLIES] =
 		(struct reply){h->dst_cid, h->dst_port, h->src_port, h->type};
@@ -30,7 +30,7 @@ static void reply_rst(struct vsock *v, const struct virtio_vsock_hdr *h)
 
 static int take_request(struct vsock *v, const struct virtio_vsock_hdr *h)
 {
-	uint64_t id = vsock_host_new_id(v->host);
+	uint64_t id = (v->live.last_id | 1) + 2;
 	struct vsock_conn *c;
 
 	if (v->conns.n == VSOCK_MAX_CONNS) {
@@ -39,6 +39,7 @@ static int take_request(struct vsock *v, const struct virtio_vsock_hdr *h)
 	}
 	if (vsock_put(v, VSOCK_CONNECT, h->dst_port, id, 0))
 		return -EAGAIN;
+	v->live.last_id = id;
 	c = vsock_conn_new(&v->conns, id, h->dst_port, h->src_port, VSOCK_GUEST_ASKS);
 	vsock_conn_credit(c, h);
 	c->deadline_ns = loop_now_ns() + GUEST_ASKS_NS;

@@ -5,6 +5,7 @@
 
 #include "net/compare_flow.h"
 #include "net/netdev.h"
+#include "net/vsock_host.h"
 #include "vmm/base/log.h"
 
 #define FLOW_MIN (128u << 10) /* two frames of 64 KiB */
@@ -45,6 +46,21 @@ void compare_add_sink(struct compare *c, int sink, enum compare_kind kind)
 	c->kinds[sink] = (uint8_t)kind;
 }
 
+/* Of bytes only these: how they are cut depends on how fast a guest was. */
+static void look_at_order(struct packet *p)
+{
+	struct vsock_order o;
+
+	if (p->len < sizeof(o))
+		return; /* of no connection */
+	memcpy(&o, p->data, sizeof(o));
+	memcpy(p->key.src, &o.id, sizeof(o.id));
+	if (o.op != VSOCK_DATA || p->len == sizeof(o))
+		return;
+	p->data += sizeof(o);
+	p->len -= (uint32_t)sizeof(o);
+}
+
 /* What it says of itself: the flow's key, and what counts. */
 static void look(const struct compare *c, int sink, const void *data, uint32_t len,
 		 struct packet *p)
@@ -53,9 +69,11 @@ static void look(const struct compare *c, int sink, const void *data, uint32_t l
 		packet_parse(data, len, p);
 	} else {
 		memset(p, 0, sizeof(*p));
-		p->key.kind = c->kinds[sink] == COMPARE_STREAM ? PACKET_STREAM : PACKET_MESSAGE;
+		p->key.kind = c->kinds[sink] == COMPARE_MESSAGES ? PACKET_MESSAGE : PACKET_STREAM;
 		p->data = data;
 		p->len = len;
+		if (c->kinds[sink] == COMPARE_ORDERS)
+			look_at_order(p);
 	}
 	p->key.sink = (uint8_t)sink;
 }

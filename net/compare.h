@@ -7,6 +7,8 @@
  *   other frames  each flow's payloads, one after the other
  *   byte streams  a console
  *   messages      each whole, in order
+ *   orders        of a vsock (net/vsock_host.h): the stream of each connection, and what is ordered
+ *                 besides in its place among the bytes
  *
  * What differs, comes from one side only or is more than may be kept is a difference: told once,
  * and from then on nothing is released until compare_reset(), at a checkpoint, after which both
@@ -26,7 +28,13 @@
 #define COMPARE_MAX_SINKS 16
 #define COMPARE_SHOWN	  16u /* bytes of each side in a verdict */
 
-enum compare_kind { COMPARE_NONE, COMPARE_FRAMES, COMPARE_STREAM, COMPARE_MESSAGES };
+enum compare_kind {
+	COMPARE_NONE,
+	COMPARE_FRAMES,
+	COMPARE_STREAM,
+	COMPARE_MESSAGES,
+	COMPARE_ORDERS,
+};
 
 enum compare_why {
 	COMPARE_EQUAL,

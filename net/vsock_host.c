@@ -130,7 +130,7 @@ static void take_program(struct vsock_host *h, int fd)
 
 	h->stats.accepted++;
 	if (count_new(h) < VSOCK_MAX_NEW)
-		s = vsock_sock_new(h, vsock_host_new_id(h), VSOCK_LINE);
+		s = vsock_sock_new(h, h->last_id += 2, VSOCK_LINE);
 	if (!s) {
 		complain(++h->stats.refused, "more connections than there is room for");
 		close(fd);
@@ -326,7 +326,8 @@ static void order_accept(struct vsock_sock *s, uint32_t port)
 static void close_until(struct vsock_host *h, uint64_t id)
 {
 	for (unsigned i = 0; i < VSOCK_MAX_SOCKS; i++)
-		if (h->socks[i].phase > VSOCK_LINE && h->socks[i].id <= id)
+		if (h->socks[i].phase > VSOCK_LINE && h->socks[i].id <= id &&
+		    vsock_id_is_guests(h->socks[i].id) == vsock_id_is_guests(id))
 			vsock_sock_die(&h->socks[i]);
 }
 
@@ -387,11 +388,6 @@ void vsock_host_refuse(struct vsock_host *h, uint64_t id)
 		complain(++h->stats.refused, "no room for a connection, or no guest that takes it");
 		vsock_sock_free(s);
 	}
-}
-
-uint64_t vsock_host_new_id(struct vsock_host *h)
-{
-	return ++h->last_id;
 }
 
 /* --- set-up ------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ enum vsock_order_op {
 	VSOCK_DATA,	   /* bytes follow */
 	VSOCK_SHUTDOWN,	   /* arg: VSOCK_SHUT_* of the guest */
 	VSOCK_CLOSE,	   /* now, whatever waits */
-	VSOCK_CLOSE_ALL,   /* that, for all up to this id: the guest has reset the device */
+	VSOCK_CLOSE_ALL,   /* that, for all of its maker up to this id: the guest forgot them */
 };
 
 /* As in a packet: the guest will receive, send no more. */
@@ -103,7 +103,7 @@ struct vsock_host {
 	struct loop_op listen_op, retry_op;
 	void (*wake)(void *arg); /* there are events; must not call back from there */
 	void *arg;
-	uint64_t last_id;
+	uint64_t last_id; /* of a program's connection */
 	unsigned next_event;
 	struct vsock_host_stats stats;
 	struct vsock_sock socks[VSOCK_MAX_SOCKS]; /* last: see struct vm */
@@ -119,8 +119,14 @@ int vsock_host_init(struct vsock_host *h, struct loop *l, const char *path, stru
 int vsock_host_listen(struct vsock_host *h, struct err *e);
 /* Close everything without a word to the programs; the socket file goes. Safe when zeroed. */
 void vsock_host_done(struct vsock_host *h);
-/* An id for a connection that the guest makes; ids rise and never repeat. */
-uint64_t vsock_host_new_id(struct vsock_host *h);
+/*
+ * Who made the connection of this id? Each counts its own, and none repeats: those of the guest are
+ * odd, so that what the guest does, and nothing else, says which is the next (VSOCK_CONNECT).
+ */
+static inline bool vsock_id_is_guests(uint64_t id)
+{
+	return id & 1;
+}
 /* Carry an order out: struct vsock_order, then bytes. Never blocks. Unknown ids are ignored. */
 void vsock_host_deliver(struct vsock_host *h, const void *entry, uint32_t len);
 /* The next event; false when there is none. */

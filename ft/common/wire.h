@@ -40,10 +40,14 @@ struct wire_hand_over {
 	uint64_t token; /* not 0; the record of the secondary's claim is to carry it */
 };
 
-/* FRAME_INPUT: before a frame with its virtio_net_hdr. The epoch is the one that is open there. */
+/*
+ * FRAME_INPUT: before what the device was given: a frame with its virtio_net_hdr, random bytes,
+ * what was typed, the GED's event of the power button (u8), pages of the balloon's target (u32), a
+ * packet of the vsock (struct vsock_given). The epoch is the one that is open there.
+ */
 struct wire_input {
-	uint32_t device; /* by its place in the machine */
-	uint32_t pad;
+	uint32_t device; /* by its place among all devices: both machines are built alike */
+	uint32_t place; /* among the inputs of the epoch, of all devices, from 1: none is missing */
 };
 
 /* FRAME_OUTPUT: before what was put out. The epoch is the one after the last that was loaded. */

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "devices/virtio_rng.h"
+#include "devices/virtio_vsock.h"
 #include "ft/common/steps.h"
 #include "ft/common/wire.h"
 #include "net/packet.h"
@@ -258,18 +260,34 @@ static int sink_of(const struct lockstep *l, const struct netdev *nd)
 	return -1;
 }
 
-static void given(void *arg, struct netdev *nd, const void *frame, uint32_t len)
+static void tell_input(struct lockstep *l, const struct device *d, const void *data, uint32_t len)
+{
+	struct wire_input w = {.place = ++l->given};
+	struct iovec iov[2] = {{&w, sizeof(w)}, {(void *)data, len}};
+
+	while (l->vm->devices.devs[w.device] != d)
+		w.device++;
+	l->stats.inputs++;
+	if (mirror_put(&l->mirror, FRAME_INPUT, l->vm->obuf.epoch, iov, 2))
+		differ_because(l, "an input did not find room on its way to the twin");
+}
+
+static void frame_given(void *arg, struct netdev *nd, const void *frame, uint32_t len)
 {
 	struct lockstep *l = arg;
-	struct wire_input w = {.device = (uint32_t)(nd - l->vm->devices.nets)};
-	struct iovec iov[2] = {{&w, sizeof(w)}, {(void *)frame, len}};
 
 	if (!lockstep_compares(l))
 		return;
-	l->stats.inputs++;
 	compare_input(&l->compare, sink_of(l, nd), frame, len);
-	if (mirror_put(&l->mirror, FRAME_INPUT, l->vm->obuf.epoch, iov, 2))
-		differ_because(l, "an input did not find room on its way to the twin");
+	tell_input(l, l->vm->devices.mdevs[nd - l->vm->devices.nets], frame, len);
+}
+
+static void given(void *arg, const struct device *d, const void *data, uint32_t len)
+{
+	struct lockstep *l = arg;
+
+	if (lockstep_compares(l))
+		tell_input(l, d, data, len);
 }
 
 static void room(void *arg)
@@ -280,6 +298,10 @@ static void room(void *arg)
 	for (unsigned i = 0; i < l->vm->machine.ndevs; i++)
 		if (l->vm->machine.devs[i].kind == MDEV_NET)
 			netdev_go_on(&l->vm->devices.nets[i]);
+		else if (l->vm->machine.devs[i].kind == MDEV_RNG)
+			virtio_rng_go_on(l->vm->devices.mdevs[i]);
+		else if (l->vm->machine.devs[i].kind == MDEV_VSOCK)
+			virtio_vsock_go_on(l->vm->devices.mdevs[i]);
 }
 
 /* Clients of this side's guest are not to wait for a twin that reads slowly, or not at all. */
@@ -390,11 +412,17 @@ static void twin_read(struct lockstep *l, const struct frame *f)
 
 /* --- begin and end ---------------------------------------------------------------------------- */
 
-static void tee(struct lockstep *l, const struct netdev_tee *t)
+/* Have this side asked and told of all inputs, or nobody: then they go on that waited for it. */
+static void hear_inputs(struct lockstep *l, bool on)
 {
+	struct netdev_tee t = {ready, frame_given, l};
+
 	for (unsigned i = 0; i < l->vm->machine.ndevs; i++)
 		if (l->vm->machine.devs[i].kind == MDEV_NET)
-			netdev_set_tee(&l->vm->devices.nets[i], t);
+			netdev_set_tee(&l->vm->devices.nets[i], on ? &t : NULL);
+	l->vm->devices.inputs =
+		on ? (struct inputs){.ready = ready, .given = given, .arg = l} : (struct inputs){0};
+	room(l);
 }
 
 static void lost(void *arg, const char *why)
@@ -503,6 +531,7 @@ void lockstep_sealed(struct lockstep *l, bool runs)
 	l->room = seqs ? seqmap_room(seqs) : SEQMAP_MAX;
 	l->marked = 0;
 	l->told = l->agreed = 1;
+	l->given = 0;
 	l->state = runs ? LOCKSTEP_LOADING : LOCKSTEP_ALONE;
 	if (!runs)
 		stop(l, &l->load_op, &l->load_set);
@@ -511,13 +540,17 @@ void lockstep_sealed(struct lockstep *l, bool runs)
 	room(l); /* an input may have waited for it */
 }
 
-static bool is_net(const struct lockstep *l, unsigned sink)
+static enum compare_kind kind_of(const struct lockstep *l, unsigned sink)
 {
+	const void *whose = l->vm->obuf.sinks[sink].arg;
+
 	for (unsigned i = 0; i < l->vm->machine.ndevs; i++)
-		if (l->vm->machine.devs[i].kind == MDEV_NET &&
-		    l->vm->obuf.sinks[sink].arg == &l->vm->devices.nets[i])
-			return true;
-	return false;
+		if (l->vm->machine.devs[i].kind == MDEV_NET && whose == &l->vm->devices.nets[i])
+			return COMPARE_FRAMES;
+		else if (l->vm->machine.devs[i].kind == MDEV_VSOCK &&
+			 whose == l->vm->devices.mdevs[i])
+			return COMPARE_ORDERS;
+	return COMPARE_STREAM;
 }
 
 static void forget(struct lockstep *l)
@@ -541,8 +574,7 @@ static int begin_compare(struct lockstep *l, struct err *e)
 	if (r)
 		return err_set(e, r, "comparison: %s", strerror(-r));
 	for (unsigned i = 0; i < l->vm->obuf.nsinks; i++)
-		compare_add_sink(&l->compare, (int)i,
-				 is_net(l, i) ? COMPARE_FRAMES : COMPARE_STREAM);
+		compare_add_sink(&l->compare, (int)i, kind_of(l, i));
 	return 0;
 }
 
@@ -560,7 +592,6 @@ static void init_times(struct lockstep *l)
 int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struct stream *st,
 		   struct err *e)
 {
-	struct netdev_tee t = {ready, given, l};
 	int r;
 
 	l->vm = vm;
@@ -587,7 +618,7 @@ int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struc
 	l->disklog->wrote_arg = l;
 	l->disklog->wrote = wrote;
 	obuf_on_kept(&vm->obuf, kept, l);
-	tee(l, &t);
+	hear_inputs(l, true);
 	return 0;
 }
 
@@ -605,5 +636,5 @@ void lockstep_end(struct lockstep *l)
 	loop_timer_del(l->vm->loop, &l->read_op);
 	l->disklog->wrote = NULL;
 	forget(l);
-	tee(l, NULL);
+	hear_inputs(l, false);
 }

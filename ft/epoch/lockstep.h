@@ -1,7 +1,8 @@
 /*
  * The primary's half of COLO: its guest and the twin at the secondary run from the same state on
- * the same inputs. What the guest is given goes to the twin as well; what it puts out is held until
- * the twin has put out the same, or a checkpoint is acknowledged.
+ * the same inputs. What the guest is given, frames (net/netdev.h) and all else (devices/inputs.h),
+ * goes to the twin as well; what it puts out is held until the twin has put out the same, or a
+ * checkpoint is acknowledged.
  *
  * The output rule: an entry of the open epoch leaves when the twin, which runs from the epoch
  * before, is known to have produced it. A secondary that takes over goes on with that twin, unless
@@ -78,6 +79,7 @@ struct lockstep {
 	 */
 	uint32_t told, agreed;
 	uint32_t room;	 /* numbers that the twin could map in it */
+	uint32_t given;	 /* inputs in it so far */
 	uint32_t marked; /* what waits until it may leave is marked up to this; 0: nothing does */
 	struct lockstep_bounds bounds;
 	uint64_t sealed_ns, loaded_ns;

@@ -6,6 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/ged.h"
+#include "devices/serial.h"
+#include "devices/virtio_balloon.h"
+#include "devices/virtio_rng.h"
+#include "devices/virtio_vsock.h"
 #include "ft/common/ft.h"
 #include "ft/common/steps.h"
 #include "ft/common/wire.h"
@@ -19,11 +24,6 @@
 /* Epochs: one acknowledged and not committed yet, one in flight. */
 #define AHEAD 2u
 
-static bool is_net(const struct vm *vm, uint32_t i)
-{
-	return i < vm->machine.ndevs && vm->machine.devs[i].kind == MDEV_NET;
-}
-
 static bool is_mirrored(const struct vm *vm, unsigned i)
 {
 	const struct mdev *md = &vm->machine.devs[i];
@@ -32,26 +32,6 @@ static bool is_mirrored(const struct vm *vm, unsigned i)
 }
 
 /* --- inputs ----------------------------------------------------------------------------------- */
-
-static void drop_early(struct twin *t)
-{
-	free(t->early.frame);
-	t->early = (struct twin_input){0};
-}
-
-static bool keep_early(struct twin *t, uint64_t epoch, uint32_t device, const void *frame,
-		       uint32_t len)
-{
-	drop_early(t);
-	t->early.frame = malloc(len);
-	if (!t->early.frame)
-		return true; /* a lost frame */
-	memcpy(t->early.frame, frame, len);
-	t->early.len = len;
-	t->early.device = device;
-	t->early.epoch = epoch;
-	return false;
-}
 
 static bool malformed(struct twin *t, const char *why)
 {
@@ -98,11 +78,102 @@ static bool stamped(struct twin *t, uint64_t epoch)
 	return malformed(t, why);
 }
 
+/* The place among the machine's devices, or ndevs: it is one that every machine has. */
+static unsigned mdev_of(const struct vm *vm, const struct device *d)
+{
+	unsigned i = 0;
+
+	while (i < vm->machine.ndevs && vm->devices.mdevs[i] != d)
+		i++;
+	return i;
+}
+
+static bool is_input(const struct twin *t, uint32_t device, const void *data, uint32_t len)
+{
+	const struct vm_devices *ds = &t->vm->devices;
+	unsigned i;
+
+	if (device >= ds->ndevs || !len)
+		return false;
+	i = mdev_of(t->vm, ds->devs[device]);
+	if (i == t->vm->machine.ndevs)
+		return (ds->devs[device] == ds->serial && len <= SERIAL_TYPED_MAX) ||
+		       (ds->devs[device] == ds->ged && len == 1 &&
+			*(const uint8_t *)data == GED_POWER_BUTTON);
+	switch (t->vm->machine.devs[i].kind) {
+	case MDEV_NET:
+		return len <= NET_VNET_HDR + NET_FRAME_MAX;
+	case MDEV_RNG:
+		return len <= VIRTIO_RNG_MAX;
+	case MDEV_BALLOON:
+		return len == sizeof(uint32_t);
+	case MDEV_VSOCK:
+		return virtio_vsock_is_input(data, len);
+	default:
+		return false;
+	}
+}
+
+/* What the operator asked for has no queue: it is there at once. */
+static bool operate(struct twin *t, struct device *d, const void *data)
+{
+	uint32_t pages;
+
+	if (d == t->vm->devices.ged) {
+		ged_press(d);
+		return true;
+	}
+	memcpy(&pages, data, sizeof(pages));
+	virtio_balloon_set_target(d, pages);
+	return true;
+}
+
+/* It is one. False: no more, until device_room(). */
+static bool give(struct twin *t, uint32_t device, const void *data, uint32_t len)
+{
+	struct device *d = t->vm->devices.devs[device];
+	unsigned i = mdev_of(t->vm, d);
+
+	t->given++;
+	if (d == t->vm->devices.serial)
+		return serial_put(d, data, len);
+	switch (i < t->vm->machine.ndevs ? t->vm->machine.devs[i].kind : 0) {
+	case MDEV_NET:
+		return inlet_put(&t->nets[i], data, len);
+	case MDEV_RNG:
+		return virtio_rng_put(d, data, len);
+	case MDEV_VSOCK:
+		return virtio_vsock_put(d, data, len);
+	default:
+		return operate(t, d, data);
+	}
+}
+
+static void drop_early(struct twin *t)
+{
+	free(t->early.data);
+	t->early = (struct twin_input){0};
+}
+
+static bool keep_early(struct twin *t, uint64_t epoch, uint32_t device, const void *data,
+		       uint32_t len)
+{
+	drop_early(t);
+	t->early.data = malloc(len);
+	if (!t->early.data)
+		return malformed(t, "an input: no memory");
+	memcpy(t->early.data, data, len);
+	t->early.len = len;
+	t->early.device = device;
+	t->early.epoch = epoch;
+	return false;
+}
+
 static bool input(void *arg, const struct frame *f)
 {
 	struct twin *t = arg;
 	struct wire_input w;
-	const uint8_t *frame;
+	const uint8_t *data;
 	uint32_t len;
 
 	if (f->type == FRAME_MAPPED)
@@ -110,24 +181,27 @@ static bool input(void *arg, const struct frame *f)
 	if (f->type != FRAME_INPUT || f->length <= sizeof(w))
 		return malformed(t, "malformed input");
 	memcpy(&w, f->data, sizeof(w));
-	frame = f->data + sizeof(w);
+	data = f->data + sizeof(w);
 	len = f->length - (uint32_t)sizeof(w);
-	if (!is_net(t->vm, w.device) || len > NET_VNET_HDR + NET_FRAME_MAX)
-		return malformed(t, "input of no network, or too long");
-	if (f->epoch == t->epoch && t->state == TWIN_SPLIT)
-		return inlet_put(&t->nets[w.device], frame, len);
-	if (f->epoch <= t->epoch)
+	if (!is_input(t, w.device, data, len))
+		return malformed(t, "input of a device that has none, or too long");
+	if (f->epoch < t->epoch || (f->epoch == t->epoch && t->state != TWIN_SPLIT))
 		return true;
 	if (f->epoch > t->epoch + AHEAD)
 		return stamped(t, f->epoch);
-	return keep_early(t, f->epoch, w.device, frame, len);
+	if (w.place != (f->epoch == t->epoch ? t->given : 0) + 1)
+		return malformed(t, "an input is missing");
+	return f->epoch == t->epoch ? give(t, w.device, data, len)
+				    : keep_early(t, f->epoch, w.device, data, len);
 }
 
-static void inlet_room(void *arg)
+/* One that waits for its epoch waits for that. */
+static void device_room(void *arg)
 {
 	struct twin *t = arg;
 
-	mirror_read_on(&t->mirror);
+	if (!t->early.data)
+		mirror_read_on(&t->mirror);
 }
 
 /* --- outputs ---------------------------------------------------------------------------------- */
@@ -213,10 +287,32 @@ static void drop_disks(struct twin *t)
 			overlay_drop(t->disks[i]);
 }
 
-static void end_nets(struct twin *t)
+static void feed_devices(struct twin *t, bool on)
 {
+	for (unsigned i = 0; i < t->vm->machine.ndevs; i++)
+		if (t->vm->machine.devs[i].kind == MDEV_RNG)
+			virtio_rng_feed(t->vm->devices.mdevs[i], on);
+		else if (t->vm->machine.devs[i].kind == MDEV_VSOCK)
+			virtio_vsock_feed(t->vm->devices.mdevs[i], on);
+}
+
+/* Its devices have their own inputs again. */
+static void end_inputs(struct twin *t)
+{
+	t->vm->devices.inputs = (struct inputs){0};
+	feed_devices(t, false);
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
 		inlet_end(&t->nets[i]);
+}
+
+/* At a checkpoint: what waits for the guest is of before. */
+static void drop_inputs(struct twin *t)
+{
+	t->given = 0;
+	feed_devices(t, true);
+	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+		if (t->nets[i].nd)
+			inlet_drop(&t->nets[i]);
 }
 
 /* Its guest's next writes wait, its outputs with them. */
@@ -302,12 +398,13 @@ static int begin_devices(struct twin *t, struct err *e)
 {
 	int r = 0;
 
+	t->vm->devices.inputs = (struct inputs){.room = device_room, .arg = t};
 	for (unsigned i = 0; i < t->vm->machine.ndevs && !r; i++) {
 		if (is_mirrored(t->vm, i))
 			r = begin_disk(t, i, e);
-		if (r || !is_net(t->vm, i))
+		if (r || t->vm->machine.devs[i].kind != MDEV_NET)
 			continue;
-		t->nets[i].room = inlet_room;
+		t->nets[i].room = device_room;
 		t->nets[i].arg = t;
 		r = inlet_begin(&t->nets[i], &t->vm->devices.nets[i], &t->born);
 		if (r)
@@ -331,7 +428,7 @@ static int begin(struct twin *t, struct err *e)
 /* Memory is as it is to be. */
 static void join(struct twin *t)
 {
-	end_nets(t);
+	end_inputs(t);
 	obuf_divert(&t->vm->obuf, NULL, NULL);
 	while (!replica_end(&t->memory))
 		;
@@ -402,7 +499,7 @@ void twin_end(struct twin *t, uint64_t epoch)
 	t->epoch = epoch;
 	if (t->early.epoch <= epoch)
 		drop_early(t);
-	if (!t->early.frame)
+	if (!t->early.data)
 		mirror_read_on(&t->mirror);
 }
 
@@ -414,17 +511,16 @@ int twin_begin(struct twin *t, uint64_t epoch, struct err *e)
 	t->mapped = 0;
 	t->apart = false;
 	seqmap_clear(&t->born);
-	for (unsigned i = 0; i < MACHINE_MAX_DEVS && !r; i++)
-		if (t->nets[i].nd)
-			inlet_drop(&t->nets[i]);
+	if (!r)
+		drop_inputs(t);
 	return r;
 }
 
 void twin_go(struct twin *t)
 {
 	mirror_put(&t->mirror, FRAME_LOADED, t->epoch - 1, NULL, 0);
-	if (t->early.frame && t->early.epoch == t->epoch)
-		inlet_put(&t->nets[t->early.device], t->early.frame, t->early.len);
+	if (t->early.data && t->early.epoch == t->epoch)
+		give(t, t->early.device, t->early.data, t->early.len);
 	drop_early(t);
 	mirror_read_on(&t->mirror);
 }

@@ -1,8 +1,8 @@
 /*
  * The secondary's half of COLO: between two checkpoints the primary's guest runs here, too. Its
  * memory is split from the last checkpoint's (vmm/vm/replica.h), what it writes to its disks stays
- * in overlays (devices/overlay.h), its networks give it what the primary's guest was given
- * (net/inlet.h), and what it puts out goes to the primary, and nowhere else.
+ * in overlays (devices/overlay.h), its devices give it what the primary's guest was given
+ * (net/inlet.h, devices/inputs.h), and what it puts out goes to the primary, and nowhere else.
  *
  * At a checkpoint all of that is rolled back; when the primary is lost the twin goes on, as it has
  * produced whatever the primary has let out since the last one.
@@ -35,7 +35,7 @@ enum twin_state {
 
 /* An input of an epoch that is not loaded yet: those behind it wait on the connection. */
 struct twin_input {
-	uint8_t *frame; /* NULL: none */
+	uint8_t *data; /* NULL: none */
 	uint32_t len, device;
 	uint64_t epoch;
 };
@@ -51,6 +51,7 @@ struct twin {
 	struct seqmap born; /* TCP connections since the last checkpoint, of all networks */
 	unsigned mapped;    /* that often in this epoch */
 	struct twin_input early;
+	uint32_t given;	  /* inputs in this epoch */
 	bool unfit;	  /* it cannot run here: not tried again with this primary */
 	bool apart;	  /* said so, of this epoch */
 	uint64_t told;	  /* log_may(): that */

@@ -5,12 +5,14 @@ import re
 
 import ftlab
 import test_tls
-from ftlab import Pair, expect
+from ftlab import Deadline, Pair, expect
+from terminal import Terminal
 from test_faults import KvmFault
 from test_kills import each, primary_dies_in_epoch, secondary_dies_in_epoch
 from test_kemari import asked
 from test_protect import still_well, verify
 from testlib import check_load, dies, random_wait, start_load, test
+from test_vsock import COUNT, Stream, VsockPair, echo
 
 LONG = "250ms"  # without a difference ten seconds from checkpoint to checkpoint
 
@@ -24,6 +26,31 @@ def twin(vm):
 
 def compares(vm):
     vm.wait_status(lambda s: s["twin"]["phase"] == "runs", "a twin that runs", 20)
+
+
+def given_pair(lab, cmdline):
+    """A guest that says what it is given. What only one side says is a difference after a second."""
+    return colo_pair(lab, guest="given", cmdline=cmdline, disk=0, net=False, timeout="4s")
+
+
+def same(vm, before):
+    """What both guests have said since then is the same."""
+    after = twin(vm)
+    expect(after["differences"] == before["differences"], f"{before} became {after}")
+    return after
+
+
+def random_lines(vm):
+    return [(int(n), text) for n, text in re.findall(r"^random (\d+) (\w{32})$", vm.console_text(), re.M)]
+
+
+def said_random(vm, number):
+    """The guest has said that many, or more; the last one."""
+    d = Deadline(30)
+    while not random_lines(vm) or random_lines(vm)[-1][0] < number:
+        d.check(f"'random {number}'")
+        vm.nap(0.01)
+    return random_lines(vm)[-1][0]
 
 
 def colo_pair(lab, **options):
@@ -89,6 +116,126 @@ def colo_connections(lab):
         pair.secondary(name)
         pair.in_step()
     check_load(lab, loads, pair.image["A"])
+    pair.end()
+
+
+@test(90)
+def colo_random(lab):
+    """random numbers that the guest says are the same at both sides; a side that takes over draws others"""
+    pair = given_pair(lab, "tick=50")
+    a, b = pair.protect()
+    compares(a)
+    last = said_random(a, 1)
+    before = twin(a)
+    said_random(a, last + 30)
+    after = same(a, before)
+    expect(after["let_total"] - before["let_total"] >= 25, f"{before} became {after}")
+    expect(after["inputs_total"] - before["inputs_total"] >= 25, f"{before} became {after}")
+    pair.taken_over("B", a.kill())
+    said_random(b, random_lines(b)[-1][0] + 10 if random_lines(b) else 1)
+    seen = random_lines(a) + random_lines(b)
+    expect(len({number for number, _ in seen}) == len(seen), "a line came twice")
+    expect(len({text for _, text in seen}) == len(seen), "a random number came twice")
+    pair.end()
+
+
+@test(90)
+def colo_typed(lab):
+    """what is typed goes to both guests: lines by hand, and many at once; after a takeover the guest goes on with the next line"""
+    pair = given_pair(lab, "tick=0")
+    a, b = pair.protect()
+    compares(a)
+    keys = Terminal(lab)
+    keys.type("first\n")
+    keys.wait("line 1: first\n")
+    before = twin(a)
+    for i in range(2, 31):
+        keys.type(f"by hand {i}\n")
+        keys.wait(f"line {i}: by hand {i}\n")
+    many = [f"{i:03} " + "x" * 90 for i in range(31, 101)]
+    keys.type("".join(text + "\n" for text in many))
+    keys.wait("line 100: ", 30)
+    after = same(a, before)
+    expect(after["let_total"] - before["let_total"] >= 25, f"{before} became {after}")
+    got = re.findall(r"^line \d+: (\d.*)\n", keys.seen.decode(), re.M)
+    expect(got == many, f"{len(got)} lines, not as typed")
+    pair.taken_over("B", a.kill())
+    keys = Terminal(lab, "B")
+    keys.type("there\n")
+    keys.wait("line 101: there\n")
+    pair.end()
+
+
+@test(90)
+def colo_operator(lab):
+    """a balloon that is set and the power button reach both guests; a side that takes over was told of them"""
+    pair = given_pair(lab, "tick=0")
+    a, b = pair.protect()
+    compares(a)
+    before = twin(a)
+    for pages in (100, 200, 0, 300):
+        a.call("set", balloon_bytes=pages * 4096)
+        a.wait_console(f"^balloon {pages}$", 20)
+    a.call("stop", timeout_ns=60 * 10**9)
+    a.wait_console("^button 1$", 20)
+    same(a, before)
+    pair.taken_over("B", a.kill())
+    Terminal(lab, "B").type("off\n")
+    b.wait_console("^off after button 1, balloon 300$", 20)
+    expect(b.wait_exit() == 0, f"exit code {b.code}")
+    pair.end()
+
+
+@test(150)
+def colo_inputs(lab):
+    """--verify: random numbers, lines and balloons with a checkpoint every 80 ms, kills to and fro: nothing comes twice"""
+    pair = colo_pair(lab, guest="given", cmdline="tick=3", disk=0, net=False, epoch="2ms", timeout="2s", extra=["--verify"])
+    pair.protect()
+    here, seen = "A", []
+    for _ in range(4):
+        vm, there = pair.vm[here], pair.other(here)
+        compares(vm)
+        keys = Terminal(lab, here)
+        for n in range(lab.rng.randint(1, 6)):
+            keys.type(f"line {n} and more than fits into the FIFO\n")
+            vm.call("set", balloon_bytes=lab.rng.randint(1, 500) * 4096)
+            random_wait(lab, vm, 0, 0.3)
+        pair.taken_over(there, vm.kill())
+        seen += random_lines(vm)
+        said_random(pair.vm[there], seen[-1][0] + 1 if seen else 1)
+        pair.secondary(here)
+        pair.in_step()
+        here = there
+    seen += random_lines(pair.vm[here])
+    expect(len({number for number, _ in seen}) == len(seen), "a line came twice")
+    expect(len({text for _, text in seen}) == len(seen), "a random number came twice")
+    pair.end()
+
+
+@test(90)
+def colo_vsock(lab):
+    """streams of a vsock go on over checkpoints, and are answered by comparison; at a takeover they end, and no answer is forgotten"""
+    pair = VsockPair(lab, ft="colo", epoch="25ms", timeout="4s")  # a checkpoint a second
+    a, b = pair.protect()
+    compares(a)
+    streams = [Stream(pair.path["A"], COUNT) for _ in range(2)]
+    last = [s.count() for s in streams][-1]
+    before, d = twin(a), Deadline(30)
+    while twin(a)["checkpoints_total"] < before["checkpoints_total"] + 3 or last < 200:
+        for stream in streams:
+            number = stream.count()
+            expect(number == last + 1, f"{number} after {last}")
+            last = number
+        d.check("three checkpoints")
+    streams[0].close()
+    expect(echo(pair.path["A"], b"x" * 100000) == b"x" * 100000, "not what was sent")
+    after = same(a, before)
+    expect(after["let_total"] - before["let_total"] >= 150, f"{before} became {after}")
+    pair.taken_over("B", a.kill())
+    streams[1].rest()
+    b.wait_console("^transport reset 1$", 20)
+    number = Stream(pair.path["B"], COUNT).count()
+    expect(number > last, f"{number} after {last}")
     pair.end()
 
 

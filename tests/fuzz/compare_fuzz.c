@@ -198,10 +198,8 @@ static void raw(struct input *in, unsigned how, uint64_t now)
 		free(data);
 	} else if (how & 4) {
 		put_theirs(sink, data, (uint32_t)n, (struct out){.flow = -1}, now);
-	} else if (sink < 3) {
-		put_ours(sink, data, (uint32_t)n, (struct out){.flow = -1}, now);
 	} else {
-		free(data);
+		put_ours(sink, data, (uint32_t)n, (struct out){.flow = -1}, now);
 	}
 }
 
@@ -214,6 +212,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	compare_add_sink(&c, 0, COMPARE_FRAMES);
 	compare_add_sink(&c, 1, COMPARE_STREAM);
 	compare_add_sink(&c, 2, COMPARE_MESSAGES);
+	compare_add_sink(&c, 3, COMPARE_ORDERS);
 	memset(theirs_said, 0, sizeof(theirs_said));
 	memset(ours_said, 0, sizeof(ours_said));
 	memset(acked, 0, sizeof(acked));

@@ -100,7 +100,7 @@ static void start(void)
 	memset(&w.bus, 0, sizeof(w.bus));
 	w.epoch = w.printed = w.calls = 0;
 	obuf_init(&w.obuf, 256);
-	w.env = (struct dev_env){&w.mem, &w.loop, &w.bus, &w.obuf, NULL};
+	w.env = (struct dev_env){&w.mem, &w.loop, &w.bus, &w.obuf, NULL, NULL};
 	require(!serial_new(&w.env, printed, NULL, &w.dev[SERIAL], NULL) &&
 		!rtc_new(&w.env, &w.dev[RTC], NULL) &&
 		!i8042_new(&w.env, asked, NULL, &w.dev[I8042], NULL) &&

@@ -118,7 +118,7 @@ static struct world *make_world(void)
 	require(mem_init(&w->mem, MEM_SHARED_FILE, MEM_BYTES, NULL) == 0 &&
 		loop_init(&w->loop, NULL) == 0);
 	obuf_init(&w->obuf, 65536);
-	w->env = (struct dev_env){&w->mem, &w->loop, &w->bus, &w->obuf, NULL};
+	w->env = (struct dev_env){&w->mem, &w->loop, &w->bus, &w->obuf, NULL, NULL};
 	require(disk_open(&w->disk, &w->loop, "d0", path, 0, NULL) == 0);
 	unlink(path);
 	close(fd);

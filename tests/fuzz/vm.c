@@ -154,7 +154,8 @@ int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
 		vm->devices.disks[i].fd = vm->devices.nets[i].fd = -1;
 	seqmap_init(&vm->devices.seqs, SEQMAP_MAX);
-	vm->devices.env = (struct dev_env){&vm->mem, l, &vm->bus, &vm->obuf, &vm->devices.seqs};
+	vm->devices.env = (struct dev_env){
+		&vm->mem, l, &vm->bus, &vm->obuf, &vm->devices.seqs, &vm->devices.inputs};
 	obuf_init(&vm->obuf, 1 << 20);
 	fake_vm.sink = obuf_add_sink(&vm->obuf, printed, NULL, NULL);
 	r = mem_init(&vm->mem, MEM_SHARED_FILE, m->mem_bytes, e);

@@ -1,5 +1,6 @@
 /* Outputs of two machines compared: what each kind of output needs to leave, and when it is late.
  */
+#include "net/vsock_host.h"
 #include "tests/unit/libcompare.h"
 #include "tests/unit/libcomparing.h"
 
@@ -576,6 +577,65 @@ static void messages(void **state)
 	assert_differs(f, COMPARE_BYTES);
 }
 
+#define VSOCK 3
+
+static struct {
+	struct vsock_order o;
+	char text[32];
+} order;
+
+static uint32_t make_order(uint32_t op, uint64_t id, const char *text)
+{
+	memset(&order, 0, sizeof(order));
+	order.o = (struct vsock_order){.op = op, .arg = 7, .id = id};
+	memcpy(order.text, text, strlen(text));
+	return (uint32_t)(sizeof(order.o) + strlen(text));
+}
+
+static void we_order(struct fix *f, char letter, uint32_t op, uint64_t id, const char *text)
+{
+	ours(f, letter, VSOCK, &order, make_order(op, id, text));
+}
+
+static void they_order(struct fix *f, uint32_t op, uint64_t id, const char *text)
+{
+	theirs(f, VSOCK, &order, make_order(op, id, text));
+}
+
+/* Each connection for itself, and its bytes whatever the cuts; what else is ordered has its place.
+ */
+static void orders(void **state)
+{
+	struct fix *f = *state;
+
+	compare_add_sink(&f->c, VSOCK, COMPARE_ORDERS);
+	we_order(f, 'a', VSOCK_CONNECT, 3, "");
+	we_order(f, 'b', VSOCK_DATA, 3, "hello ");
+	we_order(f, 'c', VSOCK_DATA, 4, "other");
+	they_order(f, VSOCK_DATA, 4, "other");
+	assert_out(f, "c");
+	they_order(f, VSOCK_CONNECT, 3, "");
+	they_order(f, VSOCK_DATA, 3, "hel");
+	assert_out(f, "ca");
+	they_order(f, VSOCK_DATA, 3, "lo wor");
+	assert_out(f, "cab");
+	we_order(f, 'd', VSOCK_DATA, 3, "world");
+	assert_out(f, "cab");
+	they_order(f, VSOCK_DATA, 3, "ld");
+	assert_out(f, "cabd");
+	we_order(f, 'e', VSOCK_CLOSE, 4, "");
+	they_order(f, VSOCK_CLOSE, 4, "");
+	assert_out(f, "cabde");
+	we_order(f, 'f', VSOCK_CLOSE, 3, "");
+	they_order(f, VSOCK_DATA, 3, "!");
+	assert_out(f, "cabde");
+	assert_differs(f, COMPARE_BYTES);
+	compare_reset(&f->c);
+	theirs(f, VSOCK, "short", 5);
+	they_order(f, VSOCK_DATA, 5, "");
+	assert_out(f, "cabde");
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -606,6 +666,7 @@ int main(void)
 		T(whole_frames),
 		T(consoles),
 		T(messages),
+		T(orders),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,8 +10,17 @@ struct fix {
 	struct device *ged, *panic, *dog;
 	unsigned offs, resets, expired;
 	unsigned seconds;
-	uint8_t panics;
+	uint8_t panics, given;
 };
+
+static void on_given(void *arg, const struct device *d, const void *data, uint32_t len)
+{
+	struct fix *f = arg;
+
+	assert_ptr_equal(d, f->ged);
+	assert_int_equal(len, 1);
+	f->given |= *(const uint8_t *)data;
+}
 
 static void on_off(void *arg, bool reset)
 {
@@ -92,8 +101,10 @@ static void events_are_taken_by_reading(void **state)
 {
 	struct fix *f = *state;
 
-	ged_raise(f->ged, GED_POWER_BUTTON);
+	f->rig.inputs = (struct inputs){.given = on_given, .arg = f};
+	ged_press(f->ged);
 	ged_raise(f->ged, GED_GENERATION);
+	assert_int_equal(f->given, GED_POWER_BUTTON);
 	assert_int_equal(interrupts(f->ged), 2);
 	assert_int_equal(in(f, GED_BASE + GED_EVENTS, 1), GED_POWER_BUTTON | GED_GENERATION);
 	assert_int_equal(in(f, GED_BASE + GED_EVENTS, 1), 0);
@@ -107,6 +118,32 @@ static void events_are_taken_by_reading(void **state)
 	move(f->ged);
 	f->ged->ops->resume(f->ged);
 	assert_int_equal(interrupts(f->ged), 0);
+}
+
+/* A seal that takes its time must not have it in its state, and the twin once more. */
+static void a_press_waits_while_quiet(void **state)
+{
+	struct fix *f = *state;
+
+	f->rig.inputs = (struct inputs){.given = on_given, .arg = f};
+	f->ged->ops->quiet(f->ged, true);
+	ged_press(f->ged);
+	assert_int_equal(in(f, GED_BASE + GED_EVENTS, 1), 0);
+	assert_int_equal(f->given, 0);
+	f->ged->ops->quiet(f->ged, false);
+	assert_int_equal(f->given, GED_POWER_BUTTON);
+	assert_int_equal(interrupts(f->ged), 1);
+	assert_int_equal(in(f, GED_BASE + GED_EVENTS, 1), GED_POWER_BUTTON);
+	f->ged->ops->quiet(f->ged, true);
+	f->ged->ops->quiet(f->ged, false);
+	assert_int_equal(in(f, GED_BASE + GED_EVENTS, 1), 0);
+	/* Nor is it of another state. */
+	f->ged->ops->quiet(f->ged, true);
+	ged_press(f->ged);
+	f->ged->ops->save(f->ged);
+	f->ged->ops->load(f->ged, f->ged->pod);
+	f->ged->ops->quiet(f->ged, false);
+	assert_int_equal(in(f, GED_BASE + GED_EVENTS, 1), 0);
 }
 
 static void off_and_reset(void **state)
@@ -238,6 +275,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(events_are_taken_by_reading, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_press_waits_while_quiet, setup, teardown),
 		cmocka_unit_test_setup_teardown(off_and_reset, setup, teardown),
 		cmocka_unit_test_setup_teardown(panic_is_passed_on, setup, teardown),
 		cmocka_unit_test_setup_teardown(watchdog_expires, setup, teardown),

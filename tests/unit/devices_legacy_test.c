@@ -191,7 +191,7 @@ static void serial_input_is_bounded_and_complete(void **state)
 	for (unsigned i = 0; i < sizeof(in); i++)
 		in[i] = (uint8_t)(i % 253);
 	n = serial_input(f->serial, in, sizeof(in));
-	assert_in_range(n, 4096, 4096 + 16);
+	assert_int_equal(n, SERIAL_TYPED_MAX);
 	while (in8(f, COM + UART_LSR) & UART_LSR_DR)
 		assert_int_equal(in8(f, COM), read++ % 253);
 	assert_int_equal(read, n);
@@ -292,6 +292,123 @@ static void serial_state_survives(void **state)
 	assert_int_equal(in8(f, COM + UART_SCR), 0x5a);
 	assert_int_equal(in8(f, COM), 'i');
 	assert_int_equal(in8(f, COM), 'n');
+}
+
+static unsigned read_typed(struct fix *f, char *to)
+{
+	unsigned n = 0;
+
+	while (in8(f, COM + UART_LSR) & UART_LSR_DR)
+		to[n++] = (char)in8(f, COM);
+	return n;
+}
+
+/* More than the FIFO holds: whoever takes over has all of it. While it stands nothing is typed. */
+static void serial_input_is_state(void **state)
+{
+	static const char text[] = "what was typed, and what nobody has read yet";
+	struct fix *f = *state;
+	char got[100];
+
+	assert_int_equal(serial_input(f->serial, text, sizeof(text)), sizeof(text));
+	f->serial->ops->quiet(f->serial, true);
+	assert_int_equal(serial_input(f->serial, "no", 2), 0);
+	carry_over(f);
+	assert_int_equal(read_typed(f, got), sizeof(text));
+	assert_memory_equal(got, text, sizeof(text));
+	assert_int_equal(serial_input(f->serial, "yes", 3), 3);
+}
+
+/* --- both sides run the guest ----------------------------------------------------------------- */
+
+static struct {
+	bool ready;
+	unsigned given, rooms;
+	char text[SERIAL_TYPED_MAX];
+} both;
+
+static bool both_ready(void *arg)
+{
+	return both.ready;
+}
+
+static void both_given(void *arg, const struct device *d, const void *data, uint32_t len)
+{
+	assert_ptr_equal(d, arg);
+	memcpy(both.text + both.given, data, len);
+	both.given += len;
+}
+
+static void both_room(void *arg)
+{
+	both.rooms++;
+}
+
+static void begin_both(struct fix *f)
+{
+	memset(&both, 0, sizeof(both));
+	both.ready = true;
+	f->rig.inputs = (struct inputs){both_ready, both_given, both_room, f->serial};
+}
+
+/* What it took, and no more. */
+static void a_primary_tells_what_is_typed(void **state)
+{
+	static const char much[SERIAL_TYPED_MAX + 1] = {[0 ... SERIAL_TYPED_MAX] = 'm'};
+	struct fix *f = *state;
+
+	begin_both(f);
+	assert_int_equal(serial_input(f->serial, "ab", 2), 2);
+	assert_int_equal(both.given, 2);
+	assert_memory_equal(both.text, "ab", 2);
+	both.ready = false;
+	assert_int_equal(serial_input(f->serial, "c", 1), 0);
+	assert_int_equal(both.given, 2);
+	both.ready = true;
+	both.given = 0;
+	assert_int_equal(serial_input(f->serial, much, sizeof(much)), SERIAL_TYPED_MAX);
+	assert_int_equal(both.given, SERIAL_TYPED_MAX);
+	assert_int_equal(serial_input(f->serial, "", 0), 0);
+	assert_int_equal(both.given, SERIAL_TYPED_MAX);
+}
+
+/* A twin that does not read yet has room for as much as its primary's guest was given. */
+static void a_twin_reads_what_was_typed(void **state)
+{
+	static char much[SERIAL_TYPED_MAX], got[3 * SERIAL_TYPED_MAX];
+	struct fix *f = *state;
+	unsigned n;
+
+	begin_both(f);
+	memset(much, 'm', sizeof(much));
+	assert_true(serial_put(f->serial, "twin", 4));
+	assert_int_equal(read_typed(f, got), 4);
+	assert_memory_equal(got, "twin", 4);
+	assert_true(serial_put(f->serial, much, sizeof(much)));
+	assert_false(serial_put(f->serial, much, sizeof(much)));
+	rig_settle(&f->rig);
+	assert_int_equal(both.rooms, 0);
+	assert_int_equal(serial_input(f->serial, "n", 1), 0); /* it has taken over meanwhile */
+	n = read_typed(f, got);
+	assert_int_equal(n, 2 * sizeof(much));
+	for (unsigned i = 0; i < n; i++)
+		assert_int_equal(got[i], 'm');
+	rig_until(&f->rig, both.rooms == 1);
+	rig_settle(&f->rig);
+	assert_int_equal(both.rooms, 1);
+	assert_int_equal(both.given, 0);
+}
+
+/* Nobody sends more than there is room for; whoever does has it dropped. */
+static void a_twin_is_given_too_much(void **state)
+{
+	static char much[SERIAL_TYPED_MAX], got[4 * SERIAL_TYPED_MAX];
+	struct fix *f = *state;
+
+	begin_both(f);
+	for (unsigned i = 0; i < 4; i++)
+		serial_put(f->serial, much, sizeof(much));
+	assert_in_range(read_typed(f, got), 2 * sizeof(much), 2 * sizeof(much) + 16);
 }
 
 static uint8_t cmos(struct fix *f, uint8_t reg)
@@ -441,6 +558,10 @@ int main(void)
 		T(serial_loopback),
 		T(serial_divisor_and_scratch),
 		T(serial_state_survives),
+		T(serial_input_is_state),
+		T(a_primary_tells_what_is_typed),
+		T(a_twin_reads_what_was_typed),
+		T(a_twin_is_given_too_much),
 		T(rtc_shows_the_time),
 		T(i8042_answers),
 		T(i8042_resets),

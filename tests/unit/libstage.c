@@ -112,7 +112,7 @@ void rig_start_with(struct srig *r, uint64_t mem_bytes)
 	must(mem_init(&vm->mem, MEM_SHARED_FILE, mem_bytes, NULL) == 0);
 	obuf_init(&vm->obuf, 1 << 20);
 	vm->loop = &r->loop;
-	vm->devices.env = (struct dev_env){&vm->mem, &r->loop, &vm->bus, &vm->obuf, NULL};
+	vm->devices.env = (struct dev_env){&vm->mem, &r->loop, &vm->bus, &vm->obuf, NULL, NULL};
 	vm->chips.pic[1].chip_id = KVM_IRQCHIP_PIC_SLAVE;
 	vm->chips.ioapic.chip_id = KVM_IRQCHIP_IOAPIC;
 	vm->vcpus[0].state.xcr0 = 1;

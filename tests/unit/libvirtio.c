@@ -24,7 +24,7 @@ void rig_init(struct rig *r, uint64_t obuf_limit)
 	assert_int_equal(loop_init(&r->loop, NULL), 0);
 	obuf_init(&r->obuf, obuf_limit);
 	seqmap_init(&r->seqs, SEQMAP_MAX);
-	r->env = (struct dev_env){&r->mem, &r->loop, &r->bus, &r->obuf, &r->seqs};
+	r->env = (struct dev_env){&r->mem, &r->loop, &r->bus, &r->obuf, &r->seqs, &r->inputs};
 }
 
 void rig_done(struct rig *r)

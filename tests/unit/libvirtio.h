@@ -21,6 +21,7 @@
 #include <cmocka.h>
 
 #include "devices/device.h"
+#include "devices/inputs.h"
 #include "net/obuf.h"
 #include "net/seqmap.h"
 #include "vmm/base/log.h"
@@ -38,6 +39,7 @@ struct rig {
 	struct bus bus;
 	struct obuf obuf;
 	struct seqmap seqs;
+	struct inputs inputs;
 	struct dev_env env;
 };
 

@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include "devices/serial.h"
+#include "devices/virtio_balloon.h"
 #include "net/seqmap.h"
 #include "tests/fuzz/vm.h"
 #include "tests/unit/libcompare.h"
@@ -94,6 +96,104 @@ static void how_soon_a_difference_is_sealed(void **state)
 	assert_int_equal(l->stats.asked_max_ns, 3 * MS);
 }
 
+/* Of what answers a client: it has a key; it is tagged, first with 0, which is none. */
+enum { WITH_KEY = 1, WITH_TAGS = 2 };
+
+static unsigned answers_with;
+
+/* STEADY, and a twin that runs. */
+static uint64_t run_twin(struct rig *r)
+{
+	answers_with = 0;
+	return twin_run(r);
+}
+
+/* --- inputs ----------------------------------------------------------------------------------- */
+
+/* Behind the serial port, a disk and a console. */
+#define RNG_DEVICE     3u
+#define BALLOON_DEVICE 4u
+
+static const char *told_input(struct rig *r, uint64_t epoch, uint32_t device, uint32_t place)
+{
+	static char data[64];
+	struct wire_input w;
+	bool came = false;
+	struct frame f;
+
+	loop_until(&r->loop, came || (came = stream_recv(&r->mirror, &f) == 1));
+	assert_int_equal(f.type, FRAME_INPUT);
+	assert_int_equal(f.epoch, epoch);
+	assert_in_range(f.length, sizeof(w) + 1, sizeof(w) + sizeof(data) - 1);
+	memcpy(&w, f.data, sizeof(w));
+	assert_int_equal(w.device, device);
+	assert_int_equal(w.place, place);
+	memcpy(data, f.data + sizeof(w), f.length - sizeof(w));
+	data[f.length - sizeof(w)] = 0;
+	return data;
+}
+
+/* Of all devices in one order; where the twin does not run from, nothing goes to it. */
+static void inputs_have_their_place(void **state)
+{
+	struct rig *r = *state;
+	const struct inputs *in = &r->vm.devices.inputs;
+	const struct device *rng;
+	struct netdev *nd;
+	uint64_t n;
+
+	meet(r);
+	rng = r->vm.devices.devs[RNG_DEVICE];
+	nd = &r->vm.devices.nets[RIG_NET];
+	inputs_given(in, rng, "none", 4);
+	n = next(r);
+	inputs_given(in, rng, "one", 3);
+	netdev_given(nd, "two", 3);
+	inputs_given(in, rng, "three", 5);
+	assert_string_equal(told_input(r, n, RNG_DEVICE, 1), "one");
+	assert_string_equal(told_input(r, n, RNG_DEVICE + 2, 2), "two");
+	assert_string_equal(told_input(r, n, RNG_DEVICE, 3), "three");
+	assert_int_equal(next(r), n + 1);
+	inputs_given(in, rng, "again", 5);
+	assert_string_equal(told_input(r, n + 1, RNG_DEVICE, 1), "again");
+	assert_int_equal(r->pri.mirroring.lockstep.stats.inputs, 4);
+	mirroring_stop(&r->pri.mirroring);
+	assert_null(in->given);
+	assert_true(inputs_ready(in));
+}
+
+/* By whoever takes them from outside. */
+static void what_is_asked_for_is_an_input(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = run_twin(r);
+
+	assert_int_equal(serial_input(r->vm.devices.serial, "typed", 5), 5);
+	assert_string_equal(told_input(r, n, 0, 1), "typed");
+	virtio_balloon_set_target(r->vm.devices.devs[BALLOON_DEVICE], 0x646362);
+	assert_string_equal(told_input(r, n, BALLOON_DEVICE, 2), "bcd");
+}
+
+/* Those that can wait do; one that cannot is a difference. */
+static void inputs_without_room(void **state)
+{
+	static uint8_t much[4000];
+	struct rig *r = *state;
+	const struct inputs *in = &r->vm.devices.inputs;
+
+	run_twin(r);
+	for (unsigned n = 0; inputs_ready(in); n++) {
+		assert_in_range(n, 0, 10000);
+		inputs_given(in, r->vm.devices.devs[RNG_DEVICE], much, sizeof(much));
+	}
+	assert_false(lockstep_wants(&r->pri.mirroring.lockstep));
+	for (unsigned n = 0; !lockstep_wants(&r->pri.mirroring.lockstep); n++) {
+		assert_in_range(n, 0, 10000);
+		inputs_given(in, r->vm.devices.devs[RNG_DEVICE], much, sizeof(much));
+	}
+	assert_true(inputs_ready(in)); /* of no twin */
+}
+
 /* --- TCP connections -------------------------------------------------------------------------- */
 
 #define TWIN_ISN 5000u
@@ -106,11 +206,6 @@ static int net_sink(const struct rig *r)
 		i++;
 	return (int)i;
 }
-
-/* Of what answers a client: it has a key; it is tagged, first with 0, which is none. */
-enum { WITH_KEY = 1, WITH_TAGS = 2 };
-
-static unsigned answers_with;
 
 /* A SYN that answers a client's, from the guest at either side. */
 static uint32_t answer_syn(uint8_t *buf, uint16_t port, uint32_t seq)
@@ -167,13 +262,6 @@ static struct wire_mapped told_mapping(struct rig *r, uint64_t epoch)
 	assert_int_equal(f.length, sizeof(w));
 	memcpy(&w, f.data, sizeof(w));
 	return w;
-}
-
-/* STEADY, and a twin that runs. */
-static uint64_t run_twin(struct rig *r)
-{
-	answers_with = 0;
-	return twin_run(r);
 }
 
 /* A client that hears of it before the twin knows the number could not go on with the twin. */
@@ -484,6 +572,9 @@ int main(void)
 		RIG_TEST(a_difference_asks_for_a_seal),
 		RIG_TEST(how_soon_a_difference_is_sealed),
 		RIG_TEST(an_event_asks_for_a_seal),
+		RIG_TEST(inputs_have_their_place),
+		RIG_TEST(what_is_asked_for_is_an_input),
+		RIG_TEST(inputs_without_room),
 		RIG_TEST(a_connection_waits_until_the_twin_has_its_number),
 		RIG_TEST(each_connection_waits_for_its_own),
 		RIG_TEST(the_same_numbers_need_no_word),

@@ -1,6 +1,7 @@
 /* A secondary whose guest runs, too: what it can go on with, and what it is rid of. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <linux/serial_reg.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,6 +11,10 @@
 
 #include <cmocka.h>
 
+#include "devices/ged.h"
+#include "devices/serial.h"
+#include "devices/virtio_balloon.h"
+#include "devices/virtio_rng.h"
 #include "ft/epoch/written.h"
 #include "net/seqmap.h"
 #include "tests/fuzz/vm.h"
@@ -185,6 +190,219 @@ static void another_session_is_no_mirror(void **state)
 	lab_until(end_is_dropped(&lab.mirror));
 	assert_false(mirror_is_up(&lab.sec.twin.mirror));
 	assert_state(STANDBY);
+}
+
+/* --- inputs ----------------------------------------------------------------------------------- */
+
+/* Among all devices: the serial port, the disk that is mirrored, a console, random numbers. */
+enum { SERIAL_DEVICE, DISK_DEVICE, CONSOLE_DEVICE, RNG_DEVICE, BALLOON_DEVICE, NET_DEVICE };
+
+static void pri_gives(uint64_t epoch, uint32_t device, uint32_t place, const void *p, size_t n)
+{
+	static struct {
+		struct wire_input w;
+		uint8_t data[NET_VNET_HDR + NET_FRAME_MAX + 1];
+	} in;
+
+	in.w = (struct wire_input){device, place};
+	memcpy(in.data, p, n);
+	end_send(&lab.mirror, FRAME_INPUT, epoch, &in, sizeof(in.w) + n);
+}
+
+static void check_given(unsigned n)
+{
+	lab_until(lab.sec.twin.given >= n);
+	lab_settle();
+	assert_int_equal(lab.sec.twin.given, n);
+	assert_true(mirror_is_up(&lab.sec.twin.mirror));
+}
+
+static void inputs_are_given_in_their_epoch(void **state)
+{
+	lab_reach(SEC_TWIN);
+	pri_gives(3, RNG_DEVICE, 1, "a", 1);
+	pri_gives(3, RNG_DEVICE, 2, "b", 1);
+	check_given(2);
+	/* Ahead of what it is of: those behind it wait, too. */
+	pri_gives(4, RNG_DEVICE, 1, "c", 1);
+	pri_gives(4, RNG_DEVICE, 2, "d", 1);
+	check_given(2);
+	assert_false(lab.sec.twin.mirror.reading);
+	pri_commit(3);
+	lab_until(lab.sec.twin.epoch == 4);
+	check_given(2);
+	/* Late. */
+	pri_gives(3, RNG_DEVICE, 3, "e", 1);
+	pri_gives(4, RNG_DEVICE, 3, "f", 1);
+	check_given(3);
+}
+
+static void expect_typed(const char *text)
+{
+	for (;; text++) {
+		uint64_t lsr = bus_read(&lab.vm.bus, BUS_PIO, SERIAL_BASE + UART_LSR, 1);
+
+		assert_int_equal(lsr & UART_LSR_DR, *text ? UART_LSR_DR : 0);
+		if (!*text)
+			break;
+		assert_int_equal(bus_read(&lab.vm.bus, BUS_PIO, SERIAL_BASE, 1), *text);
+	}
+}
+
+/* The checkpoint has it already; what it has not, the guest has that goes on. */
+static void what_is_typed_is_typed_there(void **state)
+{
+	lab_reach(SEC_TWIN);
+	pri_gives(3, SERIAL_DEVICE, 1, "typed", 5);
+	check_given(1);
+	expect_typed("typed");
+	pri_gives(3, SERIAL_DEVICE, 2, "before", 6);
+	check_given(2);
+	pri_commit(3);
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	expect_typed("");
+	pri_gives(4, SERIAL_DEVICE, 1, "after", 5);
+	check_given(1);
+	pri_hang_up();
+	lab_until(lab.taken);
+	expect_typed("after");
+}
+
+static void off(void *arg, bool reset)
+{
+}
+
+/* This machine has none of its own; it goes with the others. */
+static uint32_t add_ged(void)
+{
+	struct vm_devices *ds = &lab.vm.devices;
+
+	assert_int_equal(ged_new(&ds->env, off, NULL, &ds->ged, NULL), 0);
+	ds->devs[ds->ndevs] = ds->ged;
+	return ds->ndevs++;
+}
+
+static void what_the_operator_asks_for_is_asked_there(void **state)
+{
+	uint32_t ged, pages = 1234;
+	struct device *balloon;
+
+	lab_reach(SEC_TWIN);
+	ged = add_ged();
+	balloon = lab.vm.devices.devs[BALLOON_DEVICE];
+	pri_gives(3, BALLOON_DEVICE, 1, &pages, sizeof(pages));
+	pri_gives(3, ged, 2, "\1", 1);
+	check_given(2);
+	assert_int_equal(virtio_balloon_target(balloon), pages);
+	assert_int_equal(bus_read(&lab.vm.bus, BUS_PIO, GED_BASE + GED_EVENTS, 1),
+			 GED_POWER_BUTTON);
+	pri_commit(3);
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	assert_int_equal(virtio_balloon_target(balloon), 0);
+	pri_gives(4, ged, 1, "\2", 1);
+	lab_until(!mirror_is_up(&lab.sec.twin.mirror));
+	assert_int_equal(bus_read(&lab.vm.bus, BUS_PIO, GED_BASE + GED_EVENTS, 1), 0);
+}
+
+/* Not more than a device has room for; a checkpoint makes room. */
+static void a_device_that_is_full_stops_the_others(void **state)
+{
+	uint32_t n = 0;
+
+	lab_reach(SEC_TWIN);
+	while (lab.sec.twin.mirror.reading) {
+		assert_in_range(n, 0, 100);
+		pri_gives(3, RNG_DEVICE, ++n, "a", 1);
+		check_given(n);
+	}
+	pri_gives(3, RNG_DEVICE, n + 1, "a", 1);
+	lab_settle();
+	assert_int_equal(lab.sec.twin.given, n);
+	inputs_room(&lab.vm.devices.inputs);
+	check_given(n + 1);
+	pri_commit(3);
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	pri_gives(4, RNG_DEVICE, 1, "b", 1);
+	check_given(1);
+	assert_true(lab.sec.twin.mirror.reading);
+}
+
+/* Room that comes while one waits for its epoch lets nothing past it. */
+static void an_early_input_is_not_overtaken(void **state)
+{
+	lab_reach(SEC_TWIN);
+	pri_gives(4, RNG_DEVICE, 1, "a", 1);
+	pri_gives(3, RNG_DEVICE, 1, "b", 1);
+	lab_until(lab.sec.twin.early.data);
+	inputs_room(&lab.vm.devices.inputs);
+	lab_settle();
+	check_given(0);
+}
+
+/* The mirror is over, and nothing else is: not this twin, nor the pair. */
+static void expect_mirror_over(const char *why)
+{
+	lab_until(!mirror_is_up(&lab.sec.twin.mirror));
+	assert_int_equal(logged(why), 1);
+	assert_state(TWIN);
+	assert_true(lab.vm.running);
+	assert_word("PROTECTED");
+	lab.runs = 0;
+	pri_commit(3);
+	lab_until(lab.sec.fsm.state == SEC_STANDBY && !lab.vm.running);
+	lab_check_vm(3);
+}
+
+static void inputs_that_are_none(void **state)
+{
+	static const uint8_t much[NET_VNET_HDR + NET_FRAME_MAX + 1];
+	static const struct {
+		uint64_t epoch;
+		uint32_t device, place;
+		size_t len;
+		const char *why;
+	} bad[] = {
+		{3, RNG_DEVICE, 1, 0, "malformed input"},
+		{3, RNG_DEVICE, 1, VIRTIO_RNG_MAX + 1, "input of a device that has none"},
+		{3, SERIAL_DEVICE, 1, SERIAL_TYPED_MAX + 1, "input of a device that has none"},
+		{3, BALLOON_DEVICE, 1, 3, "input of a device that has none"},
+		{3, BALLOON_DEVICE, 1, 5, "input of a device that has none"},
+		{3, DISK_DEVICE, 1, 1, "input of a device that has none"},
+		{3, VM_MAX_DEVICES, 1, 1, "input of a device that has none"},
+		{3, UINT32_MAX, 1, 1, "input of a device that has none"},
+		{3, RNG_DEVICE, 2, 1, "an input is missing"},
+		{3, RNG_DEVICE, 0, 1, "an input is missing"},
+		{4, RNG_DEVICE, 2, 1, "an input is missing"},
+		{3, NET_DEVICE, 1, sizeof(much), "input of a device that has none"},
+		{6, NET_DEVICE, 1, 60, "expected input of epoch 3, received one of 6"},
+		{UINT64_MAX, NET_DEVICE, 1, 60, "expected input of epoch 3, received"},
+	};
+
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		char why[80];
+
+		lab_reach(SEC_TWIN);
+		pri_gives(bad[i].epoch, bad[i].device, bad[i].place, much, bad[i].len);
+		snprintf(why, sizeof(why), "mirror: %s", bad[i].why);
+		expect_mirror_over(why);
+		lab_teardown(state);
+		lab_setup(state);
+		lab_without_shared();
+	}
+}
+
+/* Nobody feeds it any more, however it ends. */
+static void its_devices_are_its_own_afterwards(void **state)
+{
+	lab_reach(SEC_TWIN);
+	assert_non_null(lab.vm.devices.inputs.room);
+	pri_gives(3, RNG_DEVICE, 1, "a", 1);
+	check_given(1);
+	pri_hang_up();
+	lab_until(lab.taken);
+	assert_null(lab.vm.devices.inputs.room);
+	for (unsigned i = 0; i < 100; i++) /* it takes, and keeps, nothing */
+		assert_true(virtio_rng_put(lab.vm.devices.devs[RNG_DEVICE], "a", 1));
 }
 
 /* --- TCP connections -------------------------------------------------------------------------- */
@@ -532,68 +750,23 @@ static void one_that_had_ended_asks_for_nothing(void **state)
 
 /* --- a primary that lies on it ---------------------------------------------------------------- */
 
-static void pri_gives(uint64_t epoch, uint32_t device, size_t len)
+static void pri_frame(uint64_t epoch, uint32_t place, size_t len)
 {
-	static struct {
-		struct wire_input w;
-		uint8_t frame[NET_VNET_HDR + NET_FRAME_MAX + 1];
-	} in;
+	static const uint8_t frame[NET_VNET_HDR + NET_FRAME_MAX];
 
-	in.w.device = device;
-	end_send(&lab.mirror, FRAME_INPUT, epoch, &in, len ? sizeof(in.w) + len : 3);
-}
-
-/* The mirror is over, and nothing else is: not this twin, nor the pair. */
-static void expect_mirror_over(const char *why)
-{
-	lab_until(!mirror_is_up(&lab.sec.twin.mirror));
-	assert_int_equal(logged(why), 1);
-	assert_state(TWIN);
-	assert_true(lab.vm.running);
-	assert_word("PROTECTED");
-	lab.runs = 0;
-	pri_commit(3);
-	lab_until(lab.sec.fsm.state == SEC_STANDBY && !lab.vm.running);
-	lab_check_vm(3);
-}
-
-static void inputs_that_are_none(void **state)
-{
-	static const struct {
-		uint64_t ahead;
-		uint32_t device;
-		size_t len;
-		const char *why;
-	} bad[] = {
-		{0, LAB_NET, 0, "mirror: malformed input"},
-		{0, LAB_MIRROR, 60, "mirror: input of no network, or too long"},
-		{0, UINT32_MAX, 60, "mirror: input of no network, or too long"},
-		{0, LAB_NET, NET_VNET_HDR + NET_FRAME_MAX + 1,
-		 "mirror: input of no network, or too long"},
-		{3, LAB_NET, 60, "mirror: expected input of epoch 3, received one of 6"},
-		{UINT64_MAX - 3, LAB_NET, 60, "mirror: expected input of epoch 3, received"},
-	};
-
-	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		lab_reach(SEC_TWIN);
-		pri_gives(lab.sec.twin.epoch + bad[i].ahead, bad[i].device, bad[i].len);
-		expect_mirror_over(bad[i].why);
-		lab_teardown(state);
-		lab_setup(state);
-		lab_without_shared();
-	}
+	pri_gives(epoch, NET_DEVICE, place, frame, len);
 }
 
 /* An epoch is acknowledged and not committed, one is in flight: so far ahead it may be. */
 static void one_of_a_later_epoch_waits(void **state)
 {
 	lab_reach(SEC_TWIN);
-	pri_gives(lab.sec.twin.epoch + 2, LAB_NET, 60);
-	lab_until(lab.sec.twin.early.frame);
+	pri_frame(lab.sec.twin.epoch + 2, 1, 60);
+	lab_until(lab.sec.twin.early.data);
 	assert_true(mirror_is_up(&lab.sec.twin.mirror));
 	pri_commit(3);
 	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
-	assert_null(lab.sec.twin.early.frame); /* not this one's, and not kept for ever */
+	assert_null(lab.sec.twin.early.data); /* not this one's, and not kept for ever */
 	assert_true(lab.sec.twin.mirror.reading);
 }
 
@@ -603,19 +776,19 @@ static void inputs_of_no_twin_are_void(void **state)
 	lab_reach(SEC_TWIN);
 	lab.runs = 0;
 	for (unsigned i = 0; i < 40; i++)
-		pri_gives(lab.sec.twin.epoch, LAB_NET, NET_VNET_HDR + NET_FRAME_MAX);
+		pri_frame(lab.sec.twin.epoch, i + 1, NET_VNET_HDR + NET_FRAME_MAX);
 	lab_until(lab.sec.twin.nets[LAB_NET].full);
 	assert_false(lab.sec.twin.mirror.reading);
 	pri_commit(3);
 	lab_until(lab.sec.fsm.state == SEC_STANDBY && !lab.vm.running);
 	lab_settle();
 	assert_true(lab.sec.twin.mirror.reading);
-	assert_null(lab.sec.twin.early.frame);
+	assert_null(lab.sec.twin.early.data);
 	lab.runs = 1;
 	pri_commit(4);
 	lab_until(lab.sec.twin.epoch == 5 && lab.sec.fsm.state == SEC_TWIN);
 	assert_int_equal(lab.sec.twin.nets[LAB_NET].bytes, 0);
-	pri_gives(5, LAB_NET, 60);
+	pri_frame(5, 1, 60);
 	lab_until(lab.sec.twin.nets[LAB_NET].bytes);
 }
 
@@ -702,6 +875,13 @@ int main(void)
 		LAB_TEST(it_says_that_it_runs),
 		LAB_TEST(another_session_is_no_mirror),
 		LAB_TEST(a_second_mirror_is_dropped),
+		LAB_TEST(inputs_are_given_in_their_epoch),
+		LAB_TEST(what_is_typed_is_typed_there),
+		LAB_TEST(what_the_operator_asks_for_is_asked_there),
+		LAB_TEST(a_device_that_is_full_stops_the_others),
+		LAB_TEST(an_early_input_is_not_overtaken),
+		LAB_TEST(inputs_that_are_none),
+		LAB_TEST(its_devices_are_its_own_afterwards),
 		LAB_TEST(its_connection_goes_on),
 		LAB_TEST(a_checkpoint_has_the_numbers),
 		LAB_TEST(its_end_is_known),
@@ -715,7 +895,6 @@ int main(void)
 		LAB_TEST(its_host_fails),
 		LAB_TEST(its_host_fails_and_the_primary_lives),
 		LAB_TEST(one_that_had_ended_asks_for_nothing),
-		LAB_TEST(inputs_that_are_none),
 		LAB_TEST(one_of_a_later_epoch_waits),
 		LAB_TEST(inputs_of_no_twin_are_void),
 		LAB_TEST(a_frame_that_is_cut),

@@ -333,6 +333,47 @@ static void quiet_means_quiet(void **state)
 	check_given_back(f, 256, 64);
 }
 
+/* A twin's, of an epoch that is over: the checkpoint has the last one of it. */
+static void a_target_that_waits_ends_with_its_state(void **state)
+{
+	struct fix *f = *state;
+	void *pod = malloc(f->dev->ops->state->size);
+
+	virtio_balloon_set_target(f->dev, 2000);
+	f->dev->ops->save(f->dev);
+	memcpy(pod, f->dev->pod, f->dev->ops->state->size);
+	f->dev->ops->quiet(f->dev, true);
+	virtio_balloon_set_target(f->dev, 1000);
+	f->dev->ops->load(f->dev, pod);
+	assert_int_equal(virtio_balloon_target(f->dev), 2000);
+	f->dev->ops->resume(f->dev);
+	f->dev->ops->quiet(f->dev, false);
+	assert_int_equal(rig_get(&f->rig, 0, CONFIG(num_pages)), 2000);
+	free(pod);
+}
+
+static void on_given(void *arg, const struct device *d, const void *data, uint32_t len)
+{
+	assert_int_equal(len, sizeof(uint32_t));
+	memcpy(arg, data, len);
+}
+
+/* When it is set, and not while it waits: it may be of the next epoch. */
+static void the_target_is_an_input(void **state)
+{
+	struct fix *f = *state;
+	uint32_t given = 0;
+
+	f->rig.inputs = (struct inputs){.given = on_given, .arg = &given};
+	virtio_balloon_set_target(f->dev, 77);
+	assert_int_equal(given, 77);
+	f->dev->ops->quiet(f->dev, true);
+	virtio_balloon_set_target(f->dev, 78);
+	assert_int_equal(given, 77);
+	f->dev->ops->quiet(f->dev, false);
+	assert_int_equal(given, 78);
+}
+
 static void the_target_is_told(void **state)
 {
 	struct fix *f = *state;
@@ -411,6 +452,8 @@ int main(void)
 		T(scattered_pages_take_turns),
 		T(reset_in_a_piece),
 		T(quiet_means_quiet),
+		T(a_target_that_waits_ends_with_its_state),
+		T(the_target_is_an_input),
 		T(the_target_is_told),
 		T(taken_over_in_the_middle),
 		T(reset_in_the_middle),

@@ -197,6 +197,147 @@ static void gives_random_bytes(void **state)
 	rig_until(&f->rig, f->rng->faults == 1);
 }
 
+/* --- both sides run the guest ----------------------------------------------------------------- */
+
+static struct {
+	bool ready;
+	unsigned given, rooms;
+	uint32_t len;
+	uint8_t bytes[VIRTIO_RNG_MAX];
+} both;
+
+static bool both_ready(void *arg)
+{
+	return both.ready;
+}
+
+static void both_given(void *arg, const struct device *d, const void *data, uint32_t len)
+{
+	assert_ptr_equal(d, arg);
+	both.given++;
+	both.len = len;
+	memcpy(both.bytes, data, len);
+}
+
+static void both_room(void *arg)
+{
+	both.rooms++;
+}
+
+static void ask(struct fix *f, uint32_t len)
+{
+	struct rig_seg s = {RIG_DATA, len, true};
+
+	memset(rig_ptr(&f->rig, RIG_DATA), 0, 8192);
+	rig_add(&f->q[0], &s, 1);
+	rig_kick(&f->rig, 1, 0);
+}
+
+static void begin_both(struct fix *f)
+{
+	memset(&both, 0, sizeof(both));
+	both.ready = true;
+	f->rig.inputs = (struct inputs){both_ready, both_given, both_room, f->rng};
+	rig_start(&f->rig, 1, rig_offered(&f->rig, 1), f->q, 1, 16);
+}
+
+static void a_primary_tells_what_it_drew(void **state)
+{
+	struct fix *f = *state;
+
+	begin_both(f);
+	ask(f, 5000);
+	rig_until(&f->rig, rig_used_idx(&f->q[0]) == 1);
+	assert_int_equal(both.given, 1);
+	assert_int_equal(both.len, rig_used(&f->q[0], 0)->len);
+	assert_memory_equal(both.bytes, rig_ptr(&f->rig, RIG_DATA), both.len);
+	/* Not while there is no way to tell it. */
+	both.ready = false;
+	ask(f, 16);
+	rig_settle(&f->rig);
+	assert_int_equal(rig_used_idx(&f->q[0]), 1);
+	both.ready = true;
+	virtio_rng_go_on(f->rng);
+	rig_until(&f->rig, rig_used_idx(&f->q[0]) == 2);
+	assert_int_equal(both.given, 2);
+	assert_int_equal(both.len, 16);
+}
+
+static void a_twin_has_the_same_answers(void **state)
+{
+	struct fix *f = *state;
+	uint8_t bytes[VIRTIO_RNG_MAX + 1];
+
+	memset(bytes, 0xa5, sizeof(bytes));
+	begin_both(f);
+	virtio_rng_feed(f->rng, true);
+	/* It asks first. */
+	ask(f, 64);
+	rig_settle(&f->rig);
+	assert_int_equal(rig_used_idx(&f->q[0]), 0);
+	assert_true(virtio_rng_put(f->rng, bytes, 40));
+	rig_until(&f->rig, rig_used_idx(&f->q[0]) == 1);
+	assert_int_equal(rig_used(&f->q[0], 0)->len, 40);
+	assert_memory_equal(rig_ptr(&f->rig, RIG_DATA), bytes, 40);
+	/* It asks later, each time for one answer; what it does not want of it is gone. */
+	assert_true(virtio_rng_put(f->rng, "first", 5));
+	assert_true(virtio_rng_put(f->rng, "second", 6));
+	ask(f, 3);
+	rig_until(&f->rig, rig_used_idx(&f->q[0]) == 2);
+	assert_int_equal(rig_used(&f->q[0], 1)->len, 3);
+	assert_memory_equal(rig_ptr(&f->rig, RIG_DATA), "fir", 3);
+	ask(f, 32);
+	rig_until(&f->rig, rig_used_idx(&f->q[0]) == 3);
+	assert_int_equal(rig_used(&f->q[0], 2)->len, 6);
+	assert_memory_equal(rig_ptr(&f->rig, RIG_DATA), "second", 6);
+	assert_int_equal(both.given, 0);
+}
+
+static void a_twin_keeps_few_answers(void **state)
+{
+	struct fix *f = *state;
+	unsigned n = 1;
+
+	begin_both(f);
+	virtio_rng_feed(f->rng, true);
+	while (virtio_rng_put(f->rng, "x", 1))
+		assert_in_range(++n, 1, 100);
+	assert_false(virtio_rng_put(f->rng, "y", 1)); /* nobody does: it is dropped */
+	assert_int_equal(both.rooms, 0);
+	ask(f, 8);
+	rig_until(&f->rig, rig_used_idx(&f->q[0]) == 1);
+	assert_int_equal(both.rooms, 1);
+	assert_false(virtio_rng_put(f->rng, "z", 1));
+	for (unsigned i = 1; i <= n; i++) {
+		ask(f, 8);
+		rig_until(&f->rig, rig_used_idx(&f->q[0]) == i + 1);
+		assert_int_equal(*(char *)rig_ptr(&f->rig, RIG_DATA), i < n ? 'x' : 'z');
+	}
+}
+
+/* Of a checkpoint, and of a takeover: there nobody else has the bytes that follow. */
+static void a_twin_forgets_and_draws_its_own(void **state)
+{
+	struct fix *f = *state;
+	static const uint8_t zero[32], ones[32] = {[0 ... 31] = 1};
+
+	begin_both(f);
+	virtio_rng_feed(f->rng, true);
+	virtio_rng_put(f->rng, ones, 32);
+	virtio_rng_feed(f->rng, true);
+	ask(f, 32);
+	rig_settle(&f->rig);
+	assert_int_equal(rig_used_idx(&f->q[0]), 0);
+	virtio_rng_feed(f->rng, false);
+	rig_until(&f->rig, rig_used_idx(&f->q[0]) == 1);
+	assert_memory_not_equal(rig_ptr(&f->rig, RIG_DATA), zero, 32);
+	assert_memory_not_equal(rig_ptr(&f->rig, RIG_DATA), ones, 32);
+	virtio_rng_put(f->rng, ones, 32);
+	ask(f, 32);
+	rig_until(&f->rig, rig_used_idx(&f->q[0]) == 2);
+	assert_memory_not_equal(rig_ptr(&f->rig, RIG_DATA), ones, 32);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -205,6 +346,10 @@ int main(void)
 		T(long_chain_over_many_epochs),
 		T(takes_input),
 		T(gives_random_bytes),
+		T(a_primary_tells_what_it_drew),
+		T(a_twin_has_the_same_answers),
+		T(a_twin_keeps_few_answers),
+		T(a_twin_forgets_and_draws_its_own),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

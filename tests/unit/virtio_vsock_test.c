@@ -476,6 +476,32 @@ static void guest_resets_the_device(void **state)
 	close(fd);
 }
 
+/* A program that came after that: each maker's connections have numbers of their own. */
+static void a_reset_spares_who_came_later(void **state)
+{
+	struct fix *f = *state;
+	int listener, fd;
+
+	vs_start(f);
+	listener = vs_listener(f, "_6000", 4);
+	fd = vs_open_from_guest(f, listener);
+	obuf_hold(&f->rig.obuf, 1);
+	rig_set(&f->rig, 0, VIRTIO_MMIO_STATUS, 0);
+	rig_settle(&f->rig);
+	close(fd);
+	vs_start(f);
+	fd = vs_program(f, "CONNECT 5000\n");
+	vs_expect(f, OP(REQUEST));
+	assert_true(obuf_waits(&f->rig.obuf));
+	obuf_seal(&f->rig.obuf, 2);
+	obuf_release(&f->rig.obuf, 1);
+	rig_settle(&f->rig);
+	assert_true(vs_would_block(fd));
+	assert_int_equal(vs_connections(f), 1);
+	close(fd);
+	close(listener);
+}
+
 static void load_resets_the_transport(void **state)
 {
 	struct fix *f = *state;
@@ -617,6 +643,7 @@ int main(void)
 		T(dropped_output_never_leaves),
 		T(full_buffer_stops_the_guest),
 		T(guest_resets_the_device),
+		T(a_reset_spares_who_came_later),
 		T(load_resets_the_transport),
 		T(side_that_stands_by_is_still),
 		T(load_ends_connections_in_order),

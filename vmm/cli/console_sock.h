@@ -1,8 +1,8 @@
 /*
  * The console as a socket, NAME.console beside the control socket: raw bytes, both ways, for the
  * VM's owner and root. What the guest prints comes here as it leaves the output buffer; what is
- * typed is for its serial port. Typed bytes that the guest has not read end with the host, as on a
- * cable.
+ * typed is for its serial port. Bytes that the port has taken are part of the guest's state; others
+ * end with the host, as on a cable.
  *
  * Owner: the loop thread.
  */

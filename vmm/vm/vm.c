@@ -159,7 +159,7 @@ bool vm_power_button(struct vm *vm)
 {
 	if (!vm_chips_irq_open(vm, GED_GSI))
 		return false;
-	ged_raise(vm->devices.ged, GED_POWER_BUTTON);
+	ged_press(vm->devices.ged);
 	return true;
 }
 

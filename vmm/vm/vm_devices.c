@@ -197,7 +197,7 @@ void vm_devices_init(struct vm *vm)
 	struct vm_devices *ds = &vm->devices;
 
 	seqmap_init(&ds->seqs, SEQMAP_MAX);
-	ds->env = (struct dev_env){&vm->mem, vm->loop, &vm->bus, &vm->obuf, &ds->seqs};
+	ds->env = (struct dev_env){&vm->mem, vm->loop, &vm->bus, &vm->obuf, &ds->seqs, &ds->inputs};
 	ds->console.out_fd = -1;
 	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
 		ds->disks[i].fd = ds->nets[i].fd = -1;

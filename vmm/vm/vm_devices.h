@@ -9,6 +9,7 @@
 #include "devices/device.h"
 #include "devices/disk.h"
 #include "devices/disk_output.h"
+#include "devices/inputs.h"
 #include "net/netdev.h"
 #include "net/seqmap.h"
 #include "net/vsock_host.h"
@@ -27,6 +28,7 @@ struct vm_devices {
 	struct disk_output disk_outputs[MACHINE_MAX_DEVS]; /* of those that are shared */
 	struct netdev nets[MACHINE_MAX_DEVS];		   /* likewise */
 	struct seqmap seqs;				   /* of all of them */
+	struct inputs inputs;				   /* likewise */
 	struct console console;
 	struct vsock_host vsock; /* unused without a device of that kind; last: see struct vm */
 };
