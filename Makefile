@@ -180,6 +180,7 @@ $(FUZZ_VM): WRAP := $(WRAP_vm)
 build/fuzz/tests/fuzz/source_fuzz build/fuzz/tests/fuzz/dest_fuzz: WRAP += $(WRAP_libtime)
 build/fuzz/tests/fuzz/source_fuzz build/fuzz/tests/fuzz/dest_fuzz: build/fuzz/tests/unit/libtime.o
 build/fuzz/tests/fuzz/source_fuzz: WRAP += $(WRAP_libkvm_model)
+build/fuzz/tests/fuzz/secondary_fuzz: WRAP += marks_ask marks_ask_first
 build/fuzz/tests/fuzz/source_fuzz: build/fuzz/tests/unit/libkvm_model.o
 # Libs of the unit tests.
 build/fuzz/tests/fuzz/compare_fuzz: build/fuzz/tests/unit/libcompare.o

@@ -39,8 +39,10 @@ static void check_accepted(const struct config *c)
 		return;
 	}
 	for (unsigned i = 0; i < m.ndevs; i++)
-		if (m.devs[i].kind == MDEV_BLK)
+		if (m.devs[i].kind == MDEV_BLK) {
 			m.devs[i].bytes = 1 << 20;
+			m.devs[i].block = m.devs[i].physical = machine_block(&m.devs[i]);
+		}
 	/* What the host that creates it adds. */
 	m.tsc_khz = 2000000;
 	m.ncpuid = 2;

@@ -34,8 +34,9 @@ BUGS = {
     "record-ignored": ("vmm/cli/record.c", "if (!rec->generation ||", "if (rec->generation ||"),
     "log-dropped": ("ft/epoch/stage.c", "\tdiskapply_push(s->disks, &s->disklog);\n",
                     "\tdisk_writes_free(&s->disklog);\n"),
-    "alone-released": ("ft/role/ending.c", "record(arg, ARBITER_STOPPED);", "record(arg, ARBITER_RELEASED);"),
-    "unsure-released": ("ft/role/ending.c", "record(p, ARBITER_STOPPED);", "record(p, ARBITER_RELEASED);"),
+    "alone-released": ("ft/role/ending.c", "for them */\n\trecord(p, ARBITER_STOPPED);", "for them */\n\trecord(p, ARBITER_RELEASED);"),
+    "unsure-released": ("ft/role/ending.c", "_close(p);\n\tobuf_flush(&p->vm->obuf);\n\trecord(p, ARBITER_STOPPED);",
+                        "_close(p);\n\tobuf_flush(&p->vm->obuf);\n\trecord(p, ARBITER_RELEASED);"),
     "images-not-waited-for": ("ft/role/ending.c", "\tif (!p->ft->images_behind)\n\t\tprimary_post(p, PRI_EV_IMAGES);",
                               "\tif (p)\n\t\tprimary_post(p, PRI_EV_IMAGES);"),
     "claim-not-known": ("ft/common/arbiter_file.c", "bool landed = !r &&", "bool landed = r == 1 &&"),
@@ -71,7 +72,7 @@ BUGS = {
     "twin-unclaimed": ("ft/role/twinning.c", "\ttakeover_ask(s);\n", "\tsecondary_post(s, SEC_EV_WON);\n"),
     "twin-keeps-old": ("ft/role/twin.c", "\tjoin(t);\n\tkeep_connections(t);",
                        "\twhile (!replica_roll_back(&t->memory))\n\t\t;\n\tjoin(t);\n\tkeep_connections(t);"),
-    "twin-goes-on": ("ft/role/twinning.c", "\tif (vm_pause(s->vm, &e)) {\n\t\tsecondary_reject(s, e.msg);\n\t\treturn;\n\t}\n", "\tif (0)\n\t\tsecondary_reject(s, e.msg);\n"),
+    "twin-goes-on": ("ft/role/twinning.c", "\tif (twin_stand(&s->twin, &e)) {\n\t\tsecondary_reject(s, e.msg);\n\t\treturn;\n\t}\n", "\tif (0)\n\t\tsecondary_reject(s, e.msg);\n"),
     "ready-runs": ("postcopy/phases.c", "ROW(READY, LOST, LISTEN, dest_drop,", "ROW(READY, LOST, RUNS, dest_run,"),
 }
 

@@ -199,7 +199,7 @@ static void on_own(void *arg, struct overlay *ov, const struct disk_req *r)
 		if (!overlay_has(ov, r->off + at))
 			continue;
 		to->own_sectors++;
-		assert_memory_equal(r->buf + at, q->want + at, OV_SECTOR);
+		to->own_wrong += memcmp(r->buf + at, q->want + at, OV_SECTOR) != 0;
 	}
 }
 

@@ -42,6 +42,7 @@ struct ov_rig {
 	uint64_t seq, checked;
 	unsigned fulls, merges;
 	unsigned owns, own_sectors; /* reads, and their sectors, that were told to be its own */
+	unsigned own_wrong;	    /* of these, with other bytes than it wrote */
 	int merge_err;
 	uint64_t seed;
 };

@@ -466,6 +466,7 @@ static void what_it_wrote_itself_is_told(void **state)
 	ov_run(r, DISK_DISCARD, 5 * OV_SECTOR, OV_SECTOR);
 	ov_run(r, DISK_READ, 0, 8 * OV_SECTOR);
 	assert_int_equal(r->own_sectors, 2);
+	assert_int_equal(r->own_wrong, 0);
 	ov_run(r, DISK_READ, 3 * OV_SECTOR, OV_SECTOR);
 	assert_int_equal(r->own_sectors, 3);
 	ov_run(r, DISK_READ, 4 * OV_SECTOR, OV_SECTOR);
@@ -483,6 +484,7 @@ static void what_it_wrote_itself_is_told(void **state)
 	merged(r);
 	ov_run(r, DISK_READ, 0, OV_SECTOR);
 	assert_int_equal(r->own_sectors, MB / OV_SECTOR);
+	assert_int_equal(r->own_wrong, 0);
 }
 
 int main(void)

@@ -114,8 +114,8 @@ static int wait_stop(struct ctl_client *c, const struct command_words *w, json_t
 		*e = (struct err){0};
 		if (r && !said)
 			fprintf(stderr,
-				"ftvmm: stop: '%s' still runs; at once, whatever it does: ftvmm "
-				"stop %s timeout=0\n",
+				"ftvmm: stop: '%s' still runs; a guest that does not switch itself "
+				"off ends at once with: ftvmm stop %s timeout=0\n",
 				w->name, w->name);
 		else if (!left)
 			return err_set(e, -ETIMEDOUT,

@@ -47,7 +47,8 @@ lock() {
 }
 
 remove() {
-	rm -rf "$state" "$state.lock"
+	rm -f "$state/pids" # first: who reads it believes it
+	rm -rf --one-file-system "$state" "$state.lock"
 	rmdir "$base" 2> /dev/null || : # there are others
 }
 
@@ -167,7 +168,8 @@ begin() {
 	trap remove EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM HUP
-	rm -rf "$state"
+	rm -f "$state/pids"
+	rm -rf --one-file-system "$state"
 	mkdir "$state"
 	mkfifo "$state/word"
 	exec 7<> "$state/word" 6< "$state/word"
@@ -175,11 +177,17 @@ begin() {
 	exec unshare --pid -- "$program" trial --name "$name" make
 }
 
-# The PIDs of a trial that lives.
+# The PIDs of a trial that lives, by whoever has its lock: a PID may have become another process's, or be one of another
+# PID namespace.
+read_pids() {
+	[ -e "$state/pids" ] || return 1
+	eval "$(cat "$state/pids")"
+	[ "/proc/$first/fd/9" -ef "$state.lock" ]
+}
+
 find_trial() {
-	if [ -e "$state.lock" ] && exec 9< "$state.lock" && ! flock -ns 9 && [ -e "$state/pids" ]; then
+	if [ -e "$state.lock" ] && exec 9< "$state.lock" && ! flock -ns 9 && read_pids; then
 		exec 9<&-
-		eval "$(cat "$state/pids")"
 	else
 		fail "there is none; to make it: $(say)"
 	fi
@@ -227,9 +235,8 @@ await_end() {
 end_trial() {
 	[ -e "$state" ] || [ -e "$state.lock" ] || { remove; fail "there is none; to make it: $(say)"; }
 	if ! lock -n; then
-		[ -e "$state/pids" ] || fail "it is being made or removed: try again"
-		eval "$(cat "$state/pids")"
-		kill -9 "$first"
+		read_pids || fail "it is being made or removed, or lives in another PID namespace: try again"
+		kill -9 "$first" 2> /dev/null || : # it has ended meanwhile
 		await_end "$first"
 		lock -n || fail "another one removes it or makes it"
 	fi
@@ -254,15 +261,12 @@ case $#${1-} in
 2shell) enter "$2" "${SHELL:-/bin/sh}" ;;
 1tmux) show_tmux ;;
 1end) end_trial ;;
-*run)
-	[ $# -gt 2 ] || { usage >&2; exit 1; }
+*)
+	[ "${1-}" = run ] && [ $# -gt 2 ] || { usage >&2; exit 1; }
 	host=$2
 	shift 2
 	[ "$1" != -- ] || shift
+	[ $# -gt 0 ] || { usage >&2; exit 1; }
 	enter "$host" "$@"
-	;;
-*)
-	usage >&2
-	exit 1
 	;;
 esac

@@ -37,7 +37,12 @@ static int run(struct job *job)
 	    have.st_ino == named.st_ino && rename(f->path, aside) < 0)
 		return failed();
 	f->new_fd = open(f->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-	return f->new_fd < 0 ? failed() : 0;
+	if (f->new_fd < 0)
+		return failed();
+	/* Who could read the one before can read this one, if the file system lets them. */
+	if (!fstat(f->old_fd, &have))
+		fchmod(f->new_fd, have.st_mode & 0777);
+	return 0;
 }
 
 static void release(struct console_file *f)
