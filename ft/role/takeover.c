@@ -257,6 +257,8 @@ void takeover_load(void *arg)
 /* What the user had paused stays so, until somebody resumes it here. */
 static void start_here(struct secondary *s)
 {
+	/* As this side's own; a twin may have run before. */
+	__atomic_store_n(&s->vm->run.first_entry_ns, 0, __ATOMIC_RELAXED);
 	if (s->stage.paused)
 		s->ft->stands |= FT_STAND_USER;
 	else

@@ -117,7 +117,6 @@ void twinning_take_over(void *arg)
 	merges = twin_keep(&s->twin);
 	step_reached(STEP_TAKEOVER_LINK);
 	vm_plug(s->vm);
-	__atomic_store_n(&s->vm->run.first_entry_ns, 0, __ATOMIC_RELAXED); /* as this side's own */
 	/* What it was told is written is in no image yet, and is said by nobody until it is. */
 	if (merges)
 		obuf_hold(&s->vm->obuf, s->vm->obuf.epoch + 1);

@@ -388,8 +388,8 @@ def stop_diskless(lab):
 def start_failed(lab):
     """a start that came to nothing, as its image is busy, leaves the record as it was"""
     pair = Pair(lab, **IDLE)
-    for before in ("nobody's", "its own"):
-        other = Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/idle.elf", "-m", "64M", "-d", f"id=d0,path={pair.image['A']}"],
+    for before, claim in (("nobody's", []), ("its own", ["--claim"])):
+        other = Vm(lab, "A", [*claim, "-k", f"{ftlab.GUESTS}/idle.elf", "-m", "64M", "-d", f"id=d0,path={pair.image['A']}"],
                    name="other")
         other.wait_state("RUNNING")
         a = pair.primary("A")
