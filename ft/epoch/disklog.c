@@ -54,7 +54,8 @@ static void put(void *arg, const struct disk *d, const struct wire_disk *w, cons
 	disk_writes_move(&dl->open, &before);
 #endif
 	dl->bytes += dl->open.bytes - had;
-	dl->full = dl->bytes > dl->limit_bytes;
+	if (dl->bytes > dl->limit_bytes)
+		dl->full = true; /* until free_turn(), as disks wait for that */
 }
 
 static bool has_room(void *arg)

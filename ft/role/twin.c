@@ -521,8 +521,10 @@ void twin_go(struct twin *t)
 	mirror_put(&t->mirror, FRAME_LOADED, t->epoch - 1, NULL, 0);
 	if (t->early.data && t->early.epoch == t->epoch)
 		give(t, t->early.device, t->early.data, t->early.len);
-	drop_early(t);
-	mirror_read_on(&t->mirror);
+	if (t->early.epoch <= t->epoch)
+		drop_early(t);
+	if (!t->early.data) /* else it is the next one's, and so is all behind it */
+		mirror_read_on(&t->mirror);
 }
 
 void twin_apart(struct twin *t, enum wire_apart_why why)

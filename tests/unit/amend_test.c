@@ -223,6 +223,60 @@ static void the_log_ends(void **state)
 	}
 }
 
+static struct disk_req others[3];
+static unsigned ended;
+
+static void one_ended(struct disk_req *r, int res)
+{
+	assert_int_equal(res, 0);
+	ended++;
+}
+
+static void submit_other(unsigned i, uint64_t off, uint32_t len)
+{
+	static uint8_t buf[IMAGE] __attribute__((aligned(4096)));
+
+	others[i] = (struct disk_req){
+		.kind = DISK_WRITE, .off = off, .len = len, .buf = buf, .done = one_ended};
+	disk_submit(&disk, &others[i]);
+}
+
+/* What is read back while the log is above its limit does not say that there is room: disks wait.
+ */
+static void a_log_that_is_full_stays_so(void **state)
+{
+	struct disk_writes sealed;
+	int good = memfd_create("good", MFD_CLOEXEC);
+
+	assert_int_equal(ftruncate(good, IMAGE), 0);
+	ended = 0;
+	image_breaks();
+	submit(DISK_WRITE, 0, 8192, 0x77);
+	for (unsigned i = 0; i < 1000 && !dl.amends.first; i++)
+		loop_run_once(&loop, 1000000);
+	assert_non_null(dl.amends.first);
+	assert_int_equal(dup2(good, disk.fd), disk.fd); /* others do not */
+	close(good);
+	submit_other(0, 65536, 65536);
+	assert_int_equal(disklog_cut(&dl, &sealed), 0);
+	submit_other(1, 262144, 136u << 10);
+	assert_true(dl.full);
+	submit_other(2, 524288, 4096);
+	assert_true(disk.held);
+	disklog_free(&dl, &sealed); /* its ack */
+	while (dl.free_work.fn(&dl.free_work))
+		;
+	loop_work_del(&loop, &dl.free_work);
+	assert_true(dl.full && dl.bytes <= LIMIT);
+	for (unsigned e = 0; ended < 3; e++) {
+		assert_in_range(e, 0, 20);
+		for (unsigned i = 0; i < 50; i++)
+			loop_run_once(&loop, 1000000);
+		assert_int_equal(disklog_cut(&dl, &sealed), 0);
+		disklog_free(&dl, &sealed);
+	}
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -232,6 +286,7 @@ int main(void)
 		T(a_large_one_waits_for_room),
 		T(what_is_not_known),
 		T(the_log_ends),
+		T(a_log_that_is_full_stays_so),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -575,7 +575,13 @@ static void one_of_a_later_epoch_waits(void **state)
 	assert_true(mirror_is_up(&lab.sec.twin.mirror));
 	pri_commit(3);
 	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
-	assert_null(lab.sec.twin.early.data); /* not this one's, and not kept for ever */
+	assert_non_null(lab.sec.twin.early.data); /* nor this one's */
+	pri_frame(5, 2, 60);
+	lab_settle();
+	pri_commit(4);
+	lab_until(lab.sec.twin.epoch == 5 && lab.sec.twin.given == 2);
+	assert_null(lab.sec.twin.early.data);
+	assert_true(mirror_is_up(&lab.sec.twin.mirror));
 	assert_true(lab.sec.twin.mirror.reading);
 }
 
