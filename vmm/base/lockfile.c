@@ -27,8 +27,10 @@ static int try_lock(const char *path, uid_t owner, struct err *e)
 	int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600), r;
 	struct stat mine, named;
 
-	if (fd < 0) /* EACCES: root holds it for a moment, in a folder of this user's */
-		return errno == EACCES && !access(path, F_OK) ? 0 : err_sys(e, "lock '%s'", path);
+	if (fd < 0 && errno == EACCES && !lstat(path, &named)) /* root holds it for a moment? */
+		return named.st_uid ? check_owner(&named, owner, path, e) : 0;
+	if (fd < 0)
+		return err_sys(e, "lock '%s'", path);
 	r = fstat(fd, &mine) < 0 ? err_sys(e, "lock '%s'", path)
 				 : check_owner(&mine, owner, path, e);
 	if (!r && !flock(fd, LOCK_EX | LOCK_NB) && !lstat(path, &named) &&

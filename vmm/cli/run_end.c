@@ -128,23 +128,26 @@ static void guest_ended(void *arg)
 	end_vm(r, end_code(&r->vm));
 }
 
+static void force(struct run *r, const char *why)
+{
+	log_warn("%s: stopping it", why);
+	ctl_event(r->ctl, json_pack("{ss, ss}", "event", "stop-forced", "why", why));
+	end_vm(r, 0);
+}
+
 static void stop_late(struct loop_op *op, int res)
 {
-	struct run *r = op->arg;
-
-	log_warn("the guest did not switch itself off in time: stopping it");
-	ctl_event(r->ctl, json_pack("{ss, ss}", "event", "stop-forced", "why",
-				    "the guest did not switch itself off in time"));
-	end_vm(r, 0);
+	force(op->arg, "the guest did not switch itself off in time");
 }
 
 /* A guest that has set no button up is a bare one, or hung early. */
 static const char *press(struct run *r, uint64_t timeout_ns)
 {
+	static const char deaf[] = "the guest does not listen to its power button";
+
 	if (!vm_power_button(&r->vm)) {
-		log_warn("the guest does not listen to its power button: stopping it");
-		end_vm(r, 0);
-		return "the guest does not listen to its power button";
+		force(r, deaf);
+		return deaf;
 	}
 	r->stopping = true;
 	log_info("power button pressed; waiting %llu s for the guest",
