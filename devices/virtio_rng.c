@@ -39,7 +39,7 @@ struct rng {
 	struct virtq_chain chain;
 	bool is_fed; /* a twin's: bytes are only what it is given */
 	unsigned fed_at, nfed;
-	struct answer fed[FED];
+	struct answer *fed; /* FED of them, or NULL: nobody was fed yet, or there was no memory */
 };
 
 static int rng_check(const void *pod, struct err *e)
@@ -63,12 +63,13 @@ const struct state_desc virtio_rng_desc = {
 
 static int take_fed(struct rng *g, uint8_t *buf, uint32_t want)
 {
-	const struct answer *a = &g->fed[g->fed_at];
+	const struct answer *a;
 	bool full = g->nfed == FED;
 	uint32_t n;
 
 	if (!g->nfed)
 		return -EAGAIN; /* virtio_rng_put() */
+	a = &g->fed[g->fed_at];
 	n = a->len < want ? a->len : want;
 	memcpy(buf, a->bytes, n);
 	g->fed_at = (g->fed_at + 1) % FED;
@@ -100,7 +101,7 @@ bool virtio_rng_put(struct device *d, const void *bytes, uint32_t len)
 	bool full;
 
 	pthread_mutex_lock(&d->lock);
-	if (g->is_fed && g->nfed < FED && len <= VIRTIO_RNG_MAX) {
+	if (g->is_fed && g->fed && g->nfed < FED && len <= VIRTIO_RNG_MAX) {
 		struct answer *a = &g->fed[(g->fed_at + g->nfed++) % FED];
 
 		a->len = len;
@@ -119,6 +120,8 @@ void virtio_rng_feed(struct device *d, bool on)
 	pthread_mutex_lock(&d->lock);
 	g->is_fed = on;
 	g->nfed = 0;
+	if (on && !g->fed) /* without it the guest here waits for the next checkpoint */
+		g->fed = calloc(FED, sizeof(*g->fed));
 	pthread_mutex_unlock(&d->lock);
 	virtio_kick(&g->vd, 0);
 }
@@ -171,6 +174,7 @@ static void rng_free(struct device *d)
 	struct rng *g = (struct rng *)d;
 
 	virtio_done(&g->vd);
+	free(g->fed);
 	free(g);
 }
 
