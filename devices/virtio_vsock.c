@@ -23,6 +23,9 @@ static const struct field conn_fields[] = {
 	     .max = VSOCK_SHUT_BOTH),
 	F_U32(struct vsock_conn_pod, rx_cnt, 6, "bytes that came from the guest"),
 	F_U32(struct vsock_conn_pod, fwd_cnt, 7, "of these, what the program has"),
+	F_U32(struct vsock_conn_pod, tx_cnt, 8, "bytes that the guest was given"),
+	F_U32(struct vsock_conn_pod, peer_fwd_cnt, 9, "of these, what it has done with"),
+	F_U32(struct vsock_conn_pod, peer_buf_alloc, 10, "how many it takes beyond that"),
 };
 
 static const struct field vsock_fields[] = {

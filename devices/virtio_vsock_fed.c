@@ -89,8 +89,20 @@ static void follow(struct vsock *v, const struct vsock_given *g)
 		c = vsock_conn_new(&v->conns, g->id, g->h.src_port, g->h.dst_port, VSOCK_HOST_ASKS);
 	if (c && g->h.op == VIRTIO_VSOCK_OP_RESPONSE)
 		c->state = VSOCK_ESTABLISHED;
+	if (c && g->h.op == VIRTIO_VSOCK_OP_RW)
+		c->tx_cnt += g->h.len;
 	if (c)
 		c->fwd_cnt = g->h.fwd_cnt;
+}
+
+/* The primary's guest had room for it; the one here may lag behind, and counts (5.10.6.3). */
+static bool has_room(struct vsock *v, const struct vsock_fed *f)
+{
+	const struct vsock_conn *c = f->given.h.op == VIRTIO_VSOCK_OP_RW
+					     ? vsock_conn_by_id(&v->conns, f->given.id)
+					     : NULL;
+
+	return !c || f->len <= vsock_conn_room(c);
 }
 
 int vsock_fed_give(struct vsock *v)
@@ -98,7 +110,7 @@ int vsock_fed_give(struct vsock *v)
 	struct virtq *vq = &v->vd.vq[RX];
 	int r;
 
-	if (!v->fed || vsock_fed_reset(v))
+	if (!v->fed || vsock_fed_reset(v) || !has_room(v, v->fed))
 		return 0;
 	r = virtq_pop(vq, &v->chain);
 	if (r == 0)
@@ -128,7 +140,10 @@ void vsock_conns_save(struct vsock *v)
 							     .state = (uint8_t)c->state,
 							     .shut_guest = (uint8_t)c->shut_guest,
 							     .rx_cnt = c->rx_cnt,
-							     .fwd_cnt = c->fwd_cnt};
+							     .fwd_cnt = c->fwd_cnt,
+							     .tx_cnt = c->tx_cnt,
+							     .peer_fwd_cnt = c->peer_fwd_cnt,
+							     .peer_buf_alloc = c->peer_buf_alloc};
 	}
 	v->live.nconns = n;
 }
@@ -146,5 +161,8 @@ void vsock_conns_load(struct vsock *v)
 		c->shut_guest = p->shut_guest;
 		c->rx_cnt = p->rx_cnt;
 		c->fwd_cnt = p->fwd_cnt;
+		c->tx_cnt = p->tx_cnt;
+		c->peer_fwd_cnt = p->peer_fwd_cnt;
+		c->peer_buf_alloc = p->peer_buf_alloc;
 	}
 }

@@ -28,6 +28,7 @@ struct vsock_conn_pod {
 	uint32_t host_port, guest_port;
 	uint8_t state, shut_guest;
 	uint32_t rx_cnt, fwd_cnt;
+	uint32_t tx_cnt, peer_fwd_cnt, peer_buf_alloc;
 };
 
 struct vsock_pod {

@@ -210,6 +210,33 @@ static void connections_of_the_checkpoint(void **state)
 	end(f, fd, hp);
 }
 
+/* What the primary's guest had room for waits until the one here has, too. */
+static void a_twin_that_lags(void **state)
+{
+	struct fix *f = *state;
+	uint32_t hp;
+	hdr_t more;
+	int fd;
+
+	vs_start(f);
+	f->buf_alloc = 8;
+	fd = ask(f, &hp); /* 3 of them */
+	begin_twin(f);
+	assert_int_equal(write(fd, "12345678", 8), 8);
+	assert_int_equal(both_expect(f, OP(RW)).len, 5);
+	both_expect(f, OP(CREDIT_REQUEST));
+	f->fwd_cnt = 8;
+	more = vs_packet(f, PORT, hp, OP(CREDIT_UPDATE));
+	vs_send_packet(f, more, NULL, 0);
+	assert_int_equal(vs_expect(f, OP(RW)).len, 3);
+	assert_true(virtio_vsock_put(twin.f->dev, first.input[twin.next], first.len[twin.next]));
+	vs_expect_nothing(twin.f);
+	vs_send_packet(twin.f, more, NULL, 0);
+	assert_int_equal(vs_expect(twin.f, OP(RW)).len, 3);
+	assert_memory_equal(twin.f->data, "678", 3);
+	close(fd);
+}
+
 /* Programs that nobody has heard of yet do not change what the guest's next connection is. */
 static void connections_of_the_guest(void **state)
 {
@@ -426,6 +453,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(connections_since_the_checkpoint),
 		T(connections_of_the_checkpoint),
+		T(a_twin_that_lags),
 		T(connections_of_the_guest),
 		T(answers_to_nothing),
 		T(a_guest_that_says_much),
