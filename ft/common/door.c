@@ -43,25 +43,26 @@ static bool may_log(struct door *d)
 	return true;
 }
 
-static void log_dropped(struct door *d, const char *why)
+/* False: not now. */
+static bool log_dropped(struct door *d, const char *why)
 {
 	if (!may_log(d)) {
 		d->kept++;
-		return;
+		return false;
 	}
 	if (d->kept)
 		log_warn("%llu more connections dropped", d->kept);
 	d->kept = 0;
 	log_warn("connection dropped: %s", why);
+	return true;
 }
 
 static void log_wrong(struct door *d, const char *why)
 {
-	if (strcmp(why, d->wrong))
-		log_dropped(d, why);
-	else
+	if (!strcmp(why, d->wrong))
 		log_debug("connection dropped: %s", why);
-	snprintf(d->wrong, sizeof(d->wrong), "%s", why);
+	else if (log_dropped(d, why)) /* else it is said when it comes again */
+		snprintf(d->wrong, sizeof(d->wrong), "%s", why);
 }
 
 static void identify(struct loop_op *op, int res)
