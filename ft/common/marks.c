@@ -20,7 +20,7 @@ struct marks_job {
 	bool waited_for;
 	unsigned n, failed; /* failed: whose mark is not written */
 	struct {
-		int fd; /* of the same open file, which may be closed meanwhile */
+		int fd; /* the image may be closed meanwhile; see let_lock_go() */
 		char id[32];
 	} images[MACHINE_MAX_DEVS];
 };
@@ -198,8 +198,7 @@ static int ask(struct marks *m, const struct vm *vm, const struct mark *mark, bo
 	if (!m->job)
 		start(m, j, vm->loop);
 	else
-		job_expect(&m->job->job,
-			   LATE_NS); /* one that is late: no longer than this, again */
+		job_expect(&m->job->job, LATE_NS); /* if it is late: told of again */
 	return 0;
 }
 
@@ -251,7 +250,6 @@ void marks_stop(struct marks *m)
 	int r = 0;
 
 	marks_forget(m);
-
 	/* An older mark must not be written after a newer one. */
 	if (m->job && !wait_for(m->job))
 		r = -ETIMEDOUT;
@@ -262,88 +260,4 @@ void marks_stop(struct marks *m)
 	else if (last)
 		drop(&last->job);
 	*m = (struct marks){0};
-}
-
-/* --- before a start --------------------------------------------------------------------------- */
-
-static int for_secondary(const struct config *cfg, const struct config_disk *cd,
-			 const struct mark *m, struct err *e)
-{
-	if (!strcmp(m->vm, cfg->name))
-		return 0;
-	return err_set(
-		e, -ESTALE,
-		"disk '%s': '%s' is an image of the VM '%s', and '%s' would overwrite it: is "
-		"--name right? If nobody needs it any more, remove it",
-		cd->id, cd->path, m->vm, cfg->name);
-}
-
-static int for_primary(const struct config *cfg, const struct config_disk *cd, const struct mark *m,
-		       const struct arbiter_record *known, struct err *e)
-{
-	const char *name = cd->id;
-
-	if (strcmp(m->vm, cfg->name))
-		return err_set(e, -ESTALE,
-			       "disk '%s': '%s' is an image of the VM '%s', not of '%s': is --name "
-			       "right? --claim takes it",
-			       name, cd->path, m->vm, cfg->name);
-	if (m->word == MARK_HALF)
-		return err_set(
-			e, -ESTALE,
-			"disk '%s': '%s' is neither an old image nor a new one: its first sync "
-			"was broken off. Start the other side with --primary, and this one with "
-			"--secondary; --claim starts from what is here",
-			name, cd->path);
-	if (known && m->generation > known->generation)
-		return err_set(
-			e, -ESTALE,
-			"disk '%s': '%s' is of generation %llu, and the arbiter knows none after "
-			"%llu: is its storage mounted, or an old copy? If it was made anew, and "
-			"this image is the latest, add --claim",
-			name, cd->path, (unsigned long long)m->generation,
-			(unsigned long long)known->generation);
-	if (!known && m->word == MARK_BEHIND)
-		return err_set(
-			e, -ESTALE,
-			"disk '%s': '%s' was a secondary's: the other side's image may be newer, "
-			"and without --arbiter nobody knows. Start that side with --primary, and "
-			"this one with --secondary; if it is lost, --claim starts from what is "
-			"here",
-			name, cd->path);
-	return 0;
-}
-
-int mark_allows(const struct config *cfg, const struct config_disk *cd,
-		const struct arbiter_record *known, struct err *e)
-{
-	struct mark m;
-	int r;
-
-	if (cfg->claim || cd->readonly || cd->ft == DISK_FT_SHARED)
-		return 0;
-	r = mark_read(cd->path, &m, e);
-	if (r || m.word == MARK_NONE)
-		return r ? err_wrap(e, "disk '%s'", cd->id) : 0;
-	if (cfg->role == ROLE_SECONDARY)
-		return for_secondary(cfg, cd, &m, e);
-	if (cfg->role == ROLE_PRIMARY)
-		return for_primary(cfg, cd, &m, known, e);
-	return err_set(
-		e, -ESTALE,
-		"disk '%s': '%s' is one of the two images of the VM '%s' (generation %llu): the "
-		"other side may be running it. %s",
-		cd->id, cd->path, m.vm, (unsigned long long)m.generation,
-		cfg->incoming[0] ? "If nobody needs it any more, remove it"
-				 : "Start it with --primary or --secondary; for a VM of its own, "
-				   "add --claim");
-}
-
-int marks_allow(const struct config *cfg, const struct arbiter_record *known, struct err *e)
-{
-	int r = 0;
-
-	for (unsigned i = 0; i < cfg->ndisks && !r; i++)
-		r = mark_allows(cfg, &cfg->disks[i], known, e);
-	return r;
 }
