@@ -247,8 +247,7 @@ static void read_link(struct work *w)
 		if (r > 0)
 			take(w, &f);
 		else
-			lose(w, PAGER_LOST, "urgent link",
-			     r == -EBADMSG ? w->link->why : strerror(-r));
+			lose(w, PAGER_LOST, "urgent link", stream_trouble(w->link, r));
 	}
 	w->unread = w->link;
 }

@@ -162,7 +162,8 @@ static void told(struct loop_op *op, int res)
 		return;
 	error = error_of(m, &low);
 	if (error) {
-		lose(m, error == -ETIMEDOUT ? "what is put in is not taken" : strerror(-error));
+		lose(m, error == -ETIMEDOUT ? "what is put in is not taken"
+					    : stream_trouble(&m->stream, error));
 	} else if (m->starved && low) { /* it may have been filled since: then we are told again */
 		m->starved = false;
 		if (m->room)
@@ -193,9 +194,7 @@ static bool read_turn(struct loop_work *w)
 			return m->reading;
 	}
 	if (m->loop && r < 0)
-		lose(m, r == -EBADMSG ? m->stream.why
-			: r == -EPIPE ? "connection closed"
-				      : strerror(-r));
+		lose(m, stream_trouble(&m->stream, r));
 	return false;
 }
 

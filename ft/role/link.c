@@ -134,9 +134,7 @@ static bool read_main(struct link *l, struct last_word *w)
 			take_frame(l, &f, w);
 	}
 	if (r < 0)
-		link_break(l, r == -EBADMSG ? l->main.why
-			      : r == -EPIPE ? "connection closed"
-					    : strerror(-r));
+		link_break(l, stream_trouble(&l->main, r));
 	return l->state == LINK_UP;
 }
 

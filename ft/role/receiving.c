@@ -159,9 +159,7 @@ bool secondary_read(struct secondary *s)
 			break;
 	}
 	if (r < 0 && secondary_has_link(s))
-		secondary_lose(s, r == -EBADMSG ? s->main.why
-				  : r == -EPIPE ? "connection closed"
-						: strerror(-r));
+		secondary_lose(s, stream_trouble(&s->main, r));
 	return r == 1 && secondary_has_link(s) && !s->reading_stopped;
 }
 

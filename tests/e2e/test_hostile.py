@@ -299,7 +299,7 @@ def hostile_twin(lab):
     log = a.log_text()
     for reason in ("expected loaded .*received nothing", "expected output of epoch", "once, received loaded",
                    "expected loaded .* received loaded", "received ack", "is of session", "says it is frame",
-                   "is above the limit", "connection closed"):
+                   "is above the limit", "(connection closed|Connection reset by peer)"):
         expect(re.search(f"twin: .*{reason}", log), f"nobody said '{reason}'")
     for line in log.splitlines():
         expect(line.isprintable(), f"a peer writes on the terminal: {line!r}")

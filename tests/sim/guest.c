@@ -209,22 +209,34 @@ static void look_at_sectors(struct state *s, const uint64_t *data)
 	}
 }
 
+/* Nobody hears of it again: what it would say is a node that is none. */
+static void goes_unheard(struct state *s)
+{
+	s->magic = MAGIC;
+	s->node = 0;
+	memset(s->unsure, 1, sizeof(s->unsure));
+}
+
+/* A twin may have stood still in its first moment, while the other side went on without it. */
+static bool is_stale_twin(const uint64_t *image)
+{
+	return proc_now()->run->vm.obuf.divert && !truth_is_in((const uint8_t *)image);
+}
+
 static void take_image(struct sim_vcpu *v, struct state *s)
 {
 	const uint64_t *data = guest_read(v->vm, DATA_GPA, IMAGE_BYTES);
 
 	s->mode = LIVES;
-	if (truth_is_over(proc_now(), s->began)) {
-		s->magic = MAGIC;
-		s->node = 0;
-		memset(s->unsure, 1, sizeof(s->unsure));
-		return;
-	}
+	if (truth_is_over(proc_now(), s->began))
+		return goes_unheard(s);
 	if (s->magic == MAGIC) { /* it has booted again, and knows what it wrote */
 		for (s->block = 0; s->block < BLOCKS; s->block++)
 			check_block(v, s, data + s->block * GUEST_BLOCK / 8);
 		return;
 	}
+	if (is_stale_twin(data))
+		return goes_unheard(s);
 	s->magic = MAGIC;
 	for (unsigned b = 0; b < BLOCKS; b++)
 		s->disk[b] = data[b * GUEST_BLOCK / 8];

@@ -450,6 +450,13 @@ void stream_seek(struct stream *s, uint64_t seq)
 	s->why[0] = 0;
 }
 
+const char *stream_trouble(const struct stream *s, int error)
+{
+	return error == -EBADMSG && s->why[0] ? s->why
+	       : error == -EPIPE	      ? "connection closed"
+					      : strerror(-error);
+}
+
 void stream_text(const struct frame *f, const char *before, char *to, size_t cap)
 {
 	size_t at = (size_t)snprintf(to, cap, "%s", before);

@@ -163,6 +163,8 @@ int stream_flush(struct stream *s, uint64_t deadline_ns);
  * wait for the fd, level-triggered.
  */
 int stream_recv(struct stream *s, struct frame *f);
+/* What an error of stream_recv() or stream_send() is to be called; until the next of them. */
+const char *stream_trouble(const struct stream *s, int error);
 /* How many bytes of the channel the frames so far have taken, preface and headers included. */
 uint64_t stream_read_bytes(const struct stream *s);
 /* A peer's words: `before`, then the payload, cut off at cap; what is not printable is a '?'. */
