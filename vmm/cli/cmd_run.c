@@ -2,7 +2,6 @@
 #include "vmm/cli/cmd_run.h"
 
 #include <errno.h>
-#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include "devices/serial.h"
 #include "vmm/cli/run.h"
 #include "vmm/cli/run_command.h"
+#include "vmm/base/giveback.h"
 #include "vmm/base/log.h"
 
 /* For systemd: STATE, and the note behind it. */
@@ -228,7 +228,7 @@ int cmd_run(int argc, char **argv)
 		fprintf(stderr, "ftvmm: %s\n", e.msg[0] ? e.msg : strerror(-code));
 		r->exit_code = code == -ESTALE ? 5 : 1;
 	} else {
-		malloc_trim(0); /* what starting took, and nothing needs again */
+		giveback_start();
 		code = loop_run(&r->loop);
 		if (code) {
 			log_error("event loop: %s", strerror(-code));
