@@ -364,7 +364,13 @@ static void wrote(void *arg, unsigned device, const struct disk_req *r)
 
 	if (r->kind == DISK_WRITE)
 		written_add(&l->written, device, r->off, r->buf, r->len);
-	if (!l->disklog->full || !lockstep_compares(l))
+}
+
+static void log_filled(void *arg)
+{
+	struct lockstep *l = arg;
+
+	if (!lockstep_compares(l))
 		return;
 	l->stats.log_full++;
 	differ_because(l, "the disk log is full: the guest's writes wait for a checkpoint");
@@ -617,6 +623,7 @@ int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struc
 	l->state = LOCKSTEP_ALONE;
 	l->disklog->wrote_arg = l;
 	l->disklog->wrote = wrote;
+	l->disklog->filled = log_filled;
 	obuf_on_kept(&vm->obuf, kept, l);
 	hear_inputs(l, true);
 	return 0;
@@ -635,6 +642,7 @@ void lockstep_end(struct lockstep *l)
 	loop_timer_del(l->vm->loop, &l->input_op);
 	loop_timer_del(l->vm->loop, &l->read_op);
 	l->disklog->wrote = NULL;
+	l->disklog->filled = NULL;
 	forget(l);
 	hear_inputs(l, false);
 }
