@@ -102,10 +102,22 @@ static void at_checkpoint(struct secondary *s)
 		twin_end(&s->twin, s->stage.committed + 1);
 }
 
+/* It is what the primary said of it. */
+static bool verified(struct secondary *s, int (*verify)(struct stage *s, struct err *e))
+{
+	struct err e = {0};
+
+	if (!s->verify || !verify(&s->stage, &e))
+		return true;
+	snprintf(s->why, sizeof(s->why), "%s", e.msg);
+	secondary_post(s, SEC_EV_UNEQUAL);
+	return false;
+}
+
 /* Committed; behind that a turn at rolling the twin back, or the rest of it. */
 static void roll_back_on(struct secondary *s, bool all)
 {
-	if (twin_roll_back(&s->twin, all))
+	if (twin_roll_back(&s->twin, all) && verified(s, stage_verify_view))
 		at_checkpoint(s);
 }
 
@@ -215,18 +227,15 @@ static int acknowledge(struct secondary *s, uint64_t epoch)
 }
 
 /* Committed, or about to be, and acknowledged with this result. */
-static void committed(struct secondary *s, int r)
+static bool committed(struct secondary *s, int r)
 {
-	struct err e = {0};
-
 	s->committed_ns = s->begun_ns;
 	s->ft->stats.epochs++;
-	if (s->verify && stage_verify(&s->stage, &e)) {
-		snprintf(s->why, sizeof(s->why), "%s", e.msg);
-		secondary_post(s, SEC_EV_UNEQUAL);
-	} else if (r < 0) {
+	if (!verified(s, stage_verify))
+		return false;
+	if (r < 0)
 		secondary_lose(s, "ack not sent");
-	}
+	return true;
 }
 
 /*
@@ -263,8 +272,7 @@ void secondary_take_epoch(void *arg)
 		stage_commit(&s->stage);
 	else
 		done = stage_commit_turn(&s->stage); /* secondary_read() goes on with it */
-	committed(s, r);
-	if (done)
+	if (committed(s, r) && done)
 		roll_back_on(s, s->verify);
 }
 
