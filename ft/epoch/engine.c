@@ -164,7 +164,7 @@ static void sealed(struct engine *g)
 	g->state = ENGINE_READY;
 	ft_go(g->ft, g->vm, FT_STAND_SEAL);
 	pause_ns = loop_now_ns() - g->sealed_ns;
-	ft_note_epoch(g->ft, pause_ns, g->capture.count);
+	ft_note_epoch(g->ft, g->seal_for, pause_ns, g->capture.count);
 	note_parts(g, pause_ns);
 	step_reached(STEP_SEAL_RESUMED);
 	if (g->follow.state == FOLLOW_LAST)

@@ -23,7 +23,7 @@ static const struct fsm_row rows[] = {
 	ROW(HELLO, WELCOME, HEART, primary_welcomed, "connect the heartbeat link"),
 	ROW(HEART, CONNECTED, SYNCING, primary_begin_sync, "SYNCING; first sync begins"),
 	ROW(SYNCING, COMPARED, SYNCING, NULL, "mark what differs there"),
-	ROW(SYNCING, SYNCED, FLIGHT, primary_seal, "seal the first epoch"),
+	ROW(SYNCING, SYNCED, FLIGHT, primary_first_seal, "seal the first epoch"),
 	ROW(FLIGHT, ACK, STEADY, primary_acked, "release; the first one: PROTECTED"),
 	ROW(STEADY, TIMER, FLIGHT, primary_seal, "seal"),
 	ROW(STEADY, OUTPUT, STEADY, primary_output_held, "the policy may seal sooner"),

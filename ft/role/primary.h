@@ -109,6 +109,7 @@ struct primary {
 	struct loop_op timer_op; /* one timer: each state has one thing to wait for */
 	const struct ft_policy *policy;
 	uint64_t epoch_ns;
+	enum ft_seal due; /* what the seal is for that the timer is set for */
 	uint64_t rest_until_ns;
 	unsigned unsynced[LINK_OTHER + 1]; /* first syncs in a row that came to nothing, of each */
 	uint64_t token; /* of the claim that takes the VM from here, 0 for none */

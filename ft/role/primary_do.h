@@ -21,11 +21,13 @@ void primary_missed(void *arg);
 void primary_unsynced(void *arg);
 
 /* ft/role/protecting.c: epochs */
-void primary_seal(void *arg);
+void primary_seal(void *arg); /* the timer's */
+void primary_first_seal(void *arg);
 void primary_acked(void *arg);
 void primary_output_held(void *arg);
 void primary_differs(void *arg); /* from the twin, or there may be one now */
 void primary_next_seal(struct primary *p);
+void primary_seal_for(struct primary *p, enum ft_seal why);
 void primary_resumed(struct primary *p); /* by the user */
 
 /* ft/role/claiming.c: the peer is lost, whose is the VM? */

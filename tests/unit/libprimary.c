@@ -101,11 +101,22 @@ int rig_setup(void **state)
 	return 0;
 }
 
+/* Each epoch was sealed for something. */
+static void check_seals(const struct ft_stats *s)
+{
+	uint64_t n = 0;
+
+	for (enum ft_seal why = FT_SEAL_NONE + 1; why < FT_SEALS; why++)
+		n += s->seals[why];
+	assert_int_equal(n, s->epochs);
+}
+
 int rig_teardown(void **state)
 {
 	struct rig *r = *state;
 	char command[96];
 
+	check_seals(&r->ft.stats);
 	primary_stop(&r->pri);
 	marks_stop(&r->ft.marks);
 	peer_hangs_up(r);

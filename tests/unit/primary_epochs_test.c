@@ -132,21 +132,21 @@ static void another_interval_counts_from_the_next_ack_on(void **state)
 	assert_int_equal(time_left(&r->pri.timer_op), 100 * MS);
 }
 
-static uint64_t in_7_ms(const struct policy_view *v)
+static struct policy_due in_7_ms(const struct policy_view *v)
 {
 	assert_int_equal(v->epoch_ns, EPOCH_NS);
 	assert_int_equal(v->since_seal_ns, 3 * MS);
-	return 7 * MS;
+	return (struct policy_due){7 * MS, FT_SEAL_CONSOLE};
 }
 
-static uint64_t in_8_ms(const struct policy_view *v)
+static struct policy_due in_8_ms(const struct policy_view *v)
 {
-	return 8 * MS;
+	return (struct policy_due){8 * MS, FT_SEAL_INTERVAL};
 }
 
-static uint64_t as_before(const struct policy_view *v)
+static struct policy_due as_before(const struct policy_view *v)
 {
-	return POLICY_AS_BEFORE;
+	return (struct policy_due){POLICY_AS_BEFORE, FT_SEAL_NONE};
 }
 
 /* The first output of an epoch asks for a seal, if the policy likes. */

@@ -196,6 +196,7 @@ static const struct metric table[] = {
 	{ "ft_generation", G, "", "the arbiter's number", .values = {{"generation"}} },
 	{ "ft_epoch", G, "", "the open epoch, or the last committed one; begins anew with each sync", .values = {{"epoch"}} },
 	{ "ft_epochs", C, "", "epochs sealed, or committed", .values = {{"epochs_total"}} },
+	{ "ft_seals", C, "", "epochs sealed here, by what for", "why", .values = {{"seals"}}, .print = print_object },
 	{ "ft_epoch_interval_seconds", G, "seconds", "--epoch", .scale = NS, .values = {{"epoch_ns"}} },
 	{ "ft_pause_seconds", METRIC_HISTOGRAM, "seconds", "how long the vCPUs stood for an epoch", .print = print_pauses },
 	{ "ft_pause_part_seconds", C, "seconds", "of that, by what was done", "part", US,
