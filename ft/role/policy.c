@@ -79,6 +79,7 @@ const struct ft_policy *policy_of(enum ft_mode mode)
 						resumed};
 	static const struct ft_policy adaptive = {"auto", false, auto_acked, auto_output_held,
 						  resumed};
+	static const struct ft_policy off = {"off", false, mc_acked, mc_output_held, resumed};
 	static const struct ft_policy colo = {"colo", true, colo_acked, colo_output_held, resumed};
 
 	switch (mode) {
@@ -88,6 +89,8 @@ const struct ft_policy *policy_of(enum ft_mode mode)
 		return &adaptive;
 	case FT_MODE_COLO:
 		return &colo;
+	case FT_MODE_OFF:
+		return &off;
 	case FT_MODE_NONE:
 	case FT_MODE_MC:
 		break;

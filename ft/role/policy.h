@@ -41,7 +41,8 @@ struct ft_policy {
 /*
  * mc: from seal to seal, at once when late. kemari: at once when output waits, else as mc. auto: as
  * kemari, but the guest has run for POLICY_RUNS times as long as it stood. colo: with a twin, at
- * once when outputs differ, else after POLICY_COLO epochs; without one as kemari.
+ * once when outputs differ, else after POLICY_COLO epochs; without one as kemari. off: as mc, for
+ * as long as it takes to end the protection.
  */
 #define POLICY_RUNS 9
 #define POLICY_COLO 40

@@ -30,6 +30,13 @@ void primary_next_seal(struct primary *p);
 void primary_seal_for(struct primary *p, enum ft_seal why);
 void primary_resumed(struct primary *p); /* by the user */
 
+/* ft/role/dismissing.c: ft=off, and back */
+void primary_last_epoch(void *arg); /* before the secondary is dismissed; the VM goes on */
+void primary_dismiss(void *arg);
+void primary_off(void *arg);
+void primary_off_to_stop(void *arg);
+void primary_on(void *arg);
+
 /* ft/role/claiming.c: the peer is lost, whose is the VM? */
 void primary_lost(void *arg);
 void primary_ask(void *arg);

@@ -105,10 +105,14 @@ void primary_output_held(void *arg)
 
 void primary_set_mode(struct primary *p, enum ft_mode mode)
 {
+	enum primary_event ev = mode == FT_MODE_OFF ? PRI_EV_OFF : PRI_EV_ON;
+
 	p->policy = policy_of(mode);
 	if (p->fsm.state == PRI_STEADY || p->fsm.state == PRI_FLIGHT)
 		mirroring_look(&p->mirroring);
-	if (p->fsm.state == PRI_STEADY || p->fsm.state == PRI_ASKED)
+	if (fsm_expects(&p->fsm, ev))
+		primary_post(p, ev);
+	else if (p->fsm.state == PRI_STEADY || p->fsm.state == PRI_ASKED)
 		next_seal(p, p->policy->acked);
 }
 

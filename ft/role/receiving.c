@@ -31,6 +31,8 @@ static enum secondary_event event_of(const struct secondary *s, const struct fra
 		return s->stage.open ? SEC_EV_MAX : SEC_EV_GENERATION;
 	case FRAME_LEAVE:
 		return s->stage.open ? SEC_EV_MAX : SEC_EV_LEAVE;
+	case FRAME_DISMISS:
+		return s->stage.open ? SEC_EV_MAX : SEC_EV_DISMISS;
 	default:
 		return SEC_EV_PART;
 	}
@@ -392,6 +394,30 @@ void secondary_drain(void *arg)
 			 "primary: stopped in order; %lluK of its disk writes wait for the image",
 			 (unsigned long long)(s->disks.queue.bytes >> 10));
 	secondary_disks_moved(s);
+}
+
+#define ALONE "primary: goes on unprotected (ft=off); this side does not take over"
+
+/*
+ * From here on this side never runs what it has: only then DONE is said. The images get the rest of
+ * it all the same: they are marked as behind, and the best that is left if the primary is lost.
+ */
+void secondary_dismissed(void *arg)
+{
+	struct secondary *s = arg;
+
+	step_reached(STEP_DISMISS_HEARD);
+	secondary_reply(s, FRAME_DONE, 0, NULL);
+	secondary_close_link(s);
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	ft_set(s->ft, FT_ELSEWHERE, FT_NONE, ALONE);
+	flush_images(s);
+	secondary_disks_moved(s);
+}
+
+void secondary_rests(void *arg)
+{
+	secondary_listen_again(arg, ALONE);
 }
 
 void secondary_drained(void *arg)

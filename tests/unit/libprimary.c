@@ -591,6 +591,13 @@ static void cause_by_peer(struct rig *r, enum primary_event ev)
 	}
 }
 
+void rig_set_mode(struct rig *r, enum ft_mode mode)
+{
+	assert_int_equal(primary_may_have_mode(&r->pri, mode, NULL), 0);
+	r->cfg.ft = mode;
+	primary_set_mode(&r->pri, mode);
+}
+
 void rig_cause(struct rig *r, enum primary_event ev)
 {
 	enum primary_state from = r->pri.fsm.state;
@@ -605,6 +612,8 @@ void rig_cause(struct rig *r, enum primary_event ev)
 		assert_int_equal(primary_hand_over(&r->pri, rig_handing, r, NULL), 0);
 	else if (ev == PRI_EV_HOST_FAILED)
 		assert_true(primary_host_failed(&r->pri));
+	else if (ev == PRI_EV_OFF || ev == PRI_EV_ON)
+		rig_set_mode(r, ev == PRI_EV_OFF ? FT_MODE_OFF : FT_MODE_MC);
 	else if (ev != PRI_EV_CONNECTED)
 		cause_by_peer(r, ev);
 	loop_until(&r->loop, r->pri.fsm.steps > steps);
@@ -626,6 +635,11 @@ void rig_reach(struct rig *r, enum primary_state s)
 	static const struct {
 		uint8_t from, by;
 	} way[PRI_STATE_MAX] = {
+		[PRI_OFF] = {PRI_IDLE, PRI_EV_OFF},
+		[PRI_OFF_DUE] = {PRI_FLIGHT, PRI_EV_OFF},
+		[PRI_OFF_LAST] = {PRI_STEADY, PRI_EV_OFF},
+		[PRI_DISMISS] = {PRI_OFF_LAST, PRI_EV_ACK},
+		[PRI_DISMISS_STOP] = {PRI_DISMISS, PRI_EV_STOP},
 		[PRI_CONNECTING] = {PRI_IDLE, PRI_EV_TIMER},
 		[PRI_HELLO] = {PRI_CONNECTING, PRI_EV_CONNECTED},
 		[PRI_HEART] = {PRI_HELLO, PRI_EV_WELCOME},

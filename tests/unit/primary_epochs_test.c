@@ -703,6 +703,7 @@ static void steps_of_each_way(void **state)
 		{PRI_RECORD, IN_STEP SEALED ACKED "goodbye bye-said done-heard"},
 		{PRI_UNSURE, IN_STEP SEALED ACKED "goodbye bye-said peer-lost"},
 		{PRI_HANDED, IN_STEP SEALED ACKED "goodbye handed"},
+		{PRI_DISMISS, IN_STEP SEALED ACKED "dismiss-said"},
 	};
 	struct rig *r;
 
@@ -733,9 +734,11 @@ static void steps_of_words_that_were_not_said(void **state)
 	static const struct {
 		uint8_t in;
 		const char *steps;
-	} list[] = {{PRI_STOP, ACKED "goodbye peer-lost"}, {PRI_HAND, ACKED "goodbye peer-lost"}};
+	} list[] = {{PRI_STOP, ACKED "goodbye peer-lost"},
+		    {PRI_HAND, ACKED "goodbye peer-lost"},
+		    {PRI_OFF_LAST, ACKED "peer-lost"}};
 
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < 3; i++) {
 		struct rig *r;
 
 		assert_int_equal(rig_setup(state), 0);

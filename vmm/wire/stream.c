@@ -55,6 +55,7 @@ static const struct {
 	[FRAME_MAPPED] = {"mapped", 64},
 	[FRAME_APART] = {"apart", 64},
 	[FRAME_READ] = {"read", 4096},
+	[FRAME_DISMISS] = {"dismiss", 64},
 	[FRAME_SUMS] = {"sums", 8u << 10},
 	[FRAME_DIFFER] = {"differ", 8u << 10},
 };
