@@ -42,7 +42,6 @@ static const struct option_choice ft_choices[] = {
 	{"kemari", FT_MODE_KEMARI},
 	{"auto", FT_MODE_AUTO},
 	{"colo", FT_MODE_COLO},
-	{"off", FT_MODE_OFF}, /* only for `ftvmm set` */
 	{0},
 };
 

@@ -341,10 +341,6 @@ static int check_pair(const struct config *c, struct err *e)
 	if (c->role == ROLE_PRIMARY && !c->npeers)
 		return err_set(e, -EINVAL,
 			       "--primary needs --peer URI: the secondary to connect to");
-	if (c->ft == FT_MODE_OFF)
-		return err_set(e, -EINVAL,
-			       "--ft off: protection is turned off while the VM runs, by ftvmm set "
-			       "NAME ft=off; use --ft mc, kemari, auto or colo");
 	if (c->role == ROLE_PRIMARY && c->ft == FT_MODE_NONE)
 		return err_set(e, -EINVAL, "--primary needs --ft mc, kemari, auto or colo");
 	if (c->role == ROLE_SECONDARY && !c->listen[0])
