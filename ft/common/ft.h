@@ -93,6 +93,8 @@ struct ft_stats {
 	uint64_t seals[FT_SEALS];  /* what for */
 	uint64_t pages, hot_pages; /* sent in epochs; of these by comparison, not by fault */
 	uint64_t page_bytes;	   /* on the wire for them */
+	uint64_t send_ns;	   /* encoding and writing all of these epochs, by the sender */
+	uint64_t ack_ns;	   /* seal to ack, of all that were acknowledged */
 	uint64_t last_pages;
 	struct ft_parts parts;	    /* in all epochs */
 	uint64_t pauses[FT_PAUSES]; /* how many of each class; see ft_pause_class_us() */

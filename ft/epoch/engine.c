@@ -253,13 +253,30 @@ bool engine_awaits(const struct engine *g, uint64_t epoch)
 	       epoch == __atomic_load_n(&g->send->ending, __ATOMIC_ACQUIRE);
 }
 
-static void note_ack(struct engine *g)
+static uint64_t take(uint64_t *count)
+{
+	return __atomic_exchange_n(count, 0, __ATOMIC_RELAXED);
+}
+
+/* Of this link; those of the next one come on top. */
+static void note_sent(struct engine *g)
 {
 	struct ft_stats *s = &g->ft->stats;
 
-	s->ack_us[(s->nsamples - 1) % FT_SAMPLES] = (loop_now_ns() - g->sealed_ns) / 1000;
-	s->page_bytes = __atomic_load_n(&g->send->page_bytes, __ATOMIC_RELAXED);
-	s->hot_pages = g->capture.sent_hot;
+	s->page_bytes += take(&g->send->page_bytes);
+	s->send_ns += take(&g->send->busy_ns);
+	s->hot_pages += g->capture.sent_hot;
+	g->capture.sent_hot = 0;
+}
+
+static void note_ack(struct engine *g)
+{
+	struct ft_stats *s = &g->ft->stats;
+	uint64_t ns = loop_now_ns() - g->sealed_ns;
+
+	s->ack_us[(s->nsamples - 1) % FT_SAMPLES] = ns / 1000;
+	s->ack_ns += ns;
+	note_sent(g);
 }
 
 void engine_acked(struct engine *g)
@@ -309,6 +326,7 @@ void engine_stop(struct engine *g)
 	if (g->send->stream)
 		chan_shut(&g->send->stream->chan);
 	sync_cancel(g->sync);
+	note_sent(g);
 	send_stop(g->send);
 	sync_done(g->sync);
 	capture_done(&g->capture);

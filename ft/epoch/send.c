@@ -106,11 +106,13 @@ static int write_parts(struct send *s, struct send_job *j)
 /* All frames of a small epoch are one write, and wake the peer once. */
 static int write_job(struct send *s, struct send_job *j)
 {
+	uint64_t begun = loop_now_ns();
 	int r, flushed;
 
 	stream_gather(s->stream);
 	r = write_parts(s, j);
 	flushed = stream_flush(s->stream, s->out.until_ns);
+	__atomic_fetch_add(&s->busy_ns, loop_now_ns() - begun, __ATOMIC_RELAXED);
 	if (j->last)
 		step_reached(STEP_SEND_END);
 	return r ? r : flushed;

@@ -256,6 +256,9 @@ static void take_in(struct rig *r, const struct frame *f)
 		memcpy(&r->end, f->data, sizeof(r->end));
 		memcpy(&r->places, f->data + sizeof(r->end), f->length - sizeof(r->end));
 		r->ended = f->epoch;
+		r->pages += r->end.pages;
+	} else if (f->type == FRAME_PAGES && f->epoch) {
+		r->page_bytes += f->length;
 	} else if (f->type == FRAME_HAND_OVER) {
 		assert_int_equal(f->length, sizeof(r->token));
 		memcpy(&r->token, f->data, sizeof(r->token));

@@ -37,8 +37,9 @@ struct rig {
 	enum frame_type last;
 	uint64_t ended; /* the last epoch that came whole */
 	struct wire_end end;
-	struct mem_places places; /* with verify */
-	uint64_t state_hash;	  /* of the state that came last */
+	struct mem_places places;   /* with verify */
+	uint64_t state_hash;	    /* of the state that came last */
+	uint64_t pages, page_bytes; /* of epochs, in all */
 	struct wire_hello hello;
 	struct wire_heart beat; /* the last one */
 	uint64_t beats;		/* its own */

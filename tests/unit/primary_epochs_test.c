@@ -332,32 +332,6 @@ static void an_unacknowledged_log_goes_with_the_link(void **state)
 	assert_null(r->pri.engine.sent_log.head);
 }
 
-static void what_is_counted(void **state)
-{
-	struct rig *r = *state;
-	struct ft_stats *s = &r->ft.stats;
-
-	rig_reach(r, PRI_STEADY);
-	assert_int_equal(s->epochs, 1);
-	assert_int_equal(s->nsamples, 1);
-	for (unsigned i = 0; i < 4; i++) {
-		rig_scribble(r, 20, 4);
-		rig_cause(r, PRI_EV_TIMER);
-		arrive(r);
-		assert_int_equal(r->end.pages, 4);
-		assert_int_equal(s->last_pages, 4);
-		time_jump((i + 1) * MS);
-		rig_cause(r, PRI_EV_ACK);
-		assert_int_equal(s->ack_us[i + 1], (i + 1) * 1000);
-		assert_int_equal(s->npages[i + 1], 4);
-		assert_int_equal(s->pause_us[i + 1], 0);
-	}
-	assert_int_equal(s->epochs, 5);
-	assert_int_equal(s->hot_pages, 8); /* the third and the fourth time */
-	assert_true(s->page_bytes >= 4 * 4 * 4096);
-	assert_int_equal(s->throttled, 0);
-}
-
 /* --- more than a turn of the loop takes ------------------------------------------------------- */
 
 /* The loop's turn is over, a piece is captured: the VM stands for the next. */
@@ -769,7 +743,6 @@ int main(void)
 		RIG_TEST(no_hashes_without),
 		RIG_TEST(disk_writes_belong_to_an_epoch),
 		RIG_TEST(an_unacknowledged_log_goes_with_the_link),
-		RIG_TEST(what_is_counted),
 		RIG_TEST(a_capture_has_turns),
 		RIG_TEST(a_turn_that_fails),
 		RIG_TEST(a_loss_between_turns),

@@ -94,6 +94,8 @@ static void add_epochs(json_t *o, struct run *r)
 	json_object_set_new(o, "pages_total", json_integer(s->pages));
 	json_object_set_new(o, "hot_pages_total", json_integer(s->hot_pages));
 	json_object_set_new(o, "page_bytes_total", json_integer(s->page_bytes));
+	json_object_set_new(o, "send_total_us", json_integer((json_int_t)(s->send_ns / 1000)));
+	json_object_set_new(o, "ack_total_us", json_integer((json_int_t)(s->ack_ns / 1000)));
 	json_object_set_new(o, "throttled_total", json_integer(s->throttled));
 	add_seals(o, r);
 	json_object_set_new(o, "takeover_us", json_integer(s->takeover_ns / 1000));
