@@ -31,21 +31,29 @@ void primary_dismiss(void *arg)
 static void alone(struct primary *p)
 {
 	primary_close(p);
-	obuf_pass(&p->vm->obuf);
 	/* A peer is looked for before this side has claimed the VM. */
 	ft_set(p->ft, p->ft->life, FT_UNPROTECTED,
 	       "ft=off: no peer is tried, nobody would take over; ft=mc, kemari, auto or colo "
 	       "protects the VM again");
 }
 
+/* Output that is held is so for another reason: what a twin wrote is in no image yet. */
 void primary_off(void *arg)
 {
 	alone(arg);
 }
 
-void primary_off_to_stop(void *arg)
+void primary_dismissed(void *arg)
 {
-	alone(arg);
+	struct primary *p = arg;
+
+	alone(p);
+	obuf_pass(&p->vm->obuf);
+}
+
+void primary_dismissed_to_stop(void *arg)
+{
+	primary_dismissed(arg);
 	primary_rest(arg);
 }
 

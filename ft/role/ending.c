@@ -40,6 +40,7 @@ void primary_seal_again(void *arg)
 	struct primary *p = arg;
 
 	engine_acked(&p->engine);
+	primary_in_step(p);
 	primary_seal_for(p, FT_SEAL_LAST);
 }
 

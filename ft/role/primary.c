@@ -103,7 +103,7 @@ static const struct fsm_row rows[] = {
 	ROW(FLIGHT, OFF, OFF_DUE, NULL, ""),
 	ROW(OFF_DUE, ACK, OFF_LAST, primary_seal_again, "release; seal"),
 	ROW(OFF_LAST, ACK, DISMISS, primary_dismiss, "release; DISMISS"),
-	ROW(DISMISS, DONE, OFF, primary_off, "UNPROTECTED; output passes"),
+	ROW(DISMISS, DONE, OFF, primary_dismissed, "UNPROTECTED; output passes"),
 	ROW(IDLE, OFF, OFF, primary_off, "UNPROTECTED"),
 	ROW(CONNECTING, OFF, OFF, primary_off, "UNPROTECTED; the link is given up"),
 	ROW(HELLO, OFF, OFF, primary_off, "UNPROTECTED; the link is given up"),
@@ -120,7 +120,7 @@ static const struct fsm_row rows[] = {
 	ROW(OFF_DUE, STOP, STOP_DUE, primary_stand, "VM stopped"),
 	ROW(OFF_LAST, STOP, STOP_DUE, primary_stand, "VM stopped"),
 	ROW(DISMISS, STOP, DISMISS_STOP, primary_stand, "VM stopped"),
-	ROW(DISMISS_STOP, DONE, REST, primary_off_to_stop, "UNPROTECTED; the output leaves"),
+	ROW(DISMISS_STOP, DONE, REST, primary_dismissed_to_stop, "UNPROTECTED; the output leaves"),
 	ROW(DISMISS_STOP, TIMER, DISMISS_STOP, primary_too_late, "give the link up: 5 s"),
 	ROW(DISMISS_STOP, LOST, CLAIM_STOP, primary_lost, "claim"),
 	ROW(OFF_DUE, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
@@ -496,6 +496,10 @@ int primary_may_have_mode(const struct primary *p, enum ft_mode mode, struct err
 	if (is_stopping(p) || is_handing(p))
 		return err_set(e, -EBUSY, "set: ft=off: the VM is being %s",
 			       is_stopping(p) ? "stopped" : "handed over");
+	if ((p->fsm.state == PRI_STEADY || p->fsm.state == PRI_FLIGHT) && !p->link->may_dismiss)
+		return err_set(e, -ENOTSUP,
+			       "set: ft=off: the secondary is of an older version, and would take "
+			       "over; end it first, or start a newer one there");
 	if (is_moving(p))
 		return err_set(
 			e, -EBUSY,

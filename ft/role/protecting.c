@@ -70,14 +70,19 @@ static void next_seal(struct primary *p, struct policy_due (*due)(const struct p
 		seal_in(p, next.ns, next.why);
 }
 
+void primary_in_step(struct primary *p)
+{
+	if (p->ft->cover == FT_SYNCING)
+		ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
+}
+
 void primary_acked(void *arg)
 {
 	struct primary *p = arg;
 
 	engine_acked(&p->engine);
 	lockstep_acked(&p->mirroring.lockstep);
-	if (p->ft->cover == FT_SYNCING)
-		ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
+	primary_in_step(p);
 	mirroring_look(&p->mirroring);
 	next_seal(p, p->policy->acked);
 }

@@ -550,7 +550,7 @@ static void cause_here(struct rig *r, enum primary_event ev)
 
 static void cause_by_peer(struct rig *r, enum primary_event ev)
 {
-	static const struct wire_side side = {.side = RIG_PEER};
+	static const struct wire_side side = {.side = RIG_PEER, .dismiss = 1};
 
 	switch (ev) {
 	case PRI_EV_SYNCED:

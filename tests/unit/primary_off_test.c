@@ -158,6 +158,51 @@ static void and_back(void **state)
 	assert_int_equal(r->ft.stats.seals[FT_SEAL_FIRST], 2);
 }
 
+/* A twin took over, and what it wrote is still on its way into the images. */
+static void output_that_waits_for_images_does_so(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_IDLE);
+	obuf_hold(&r->vm.obuf, r->vm.obuf.epoch + 1);
+	r->ft.images_behind = true;
+	assert_true(rig_print(r, 7));
+	rig_set_mode(r, FT_MODE_OFF);
+	assert_int_equal(r->pri.fsm.state, PRI_OFF);
+	assert_int_equal(fake_vm.printed, 0);
+	obuf_pass(&r->vm.obuf); /* merged */
+	assert_int_equal(fake_vm.printed, 7);
+}
+
+/* It would take the VM for a word that it does not know. */
+static void an_older_secondary_is_not_dismissed(void **state)
+{
+	struct rig *r = *state;
+	struct err e = {0};
+
+	rig_reach(r, PRI_STEADY);
+	assert_int_equal(primary_may_have_mode(&r->pri, FT_MODE_OFF, &e), 0);
+	r->pri.link->may_dismiss = false;
+	assert_int_equal(primary_may_have_mode(&r->pri, FT_MODE_OFF, &e), -ENOTSUP);
+	assert_non_null(strstr(e.msg, "older version"));
+	rig_cause(r, PRI_EV_TIMER);
+	assert_int_equal(r->pri.fsm.state, PRI_FLIGHT);
+	assert_int_equal(primary_may_have_mode(&r->pri, FT_MODE_OFF, NULL), -ENOTSUP);
+}
+
+/* Turned off before the first ack has come, and so before it was said to be protected. */
+static void the_first_ack_protects(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_SYNCING);
+	rig_cause(r, PRI_EV_SYNCED);
+	assert_int_equal(r->ft.cover, FT_SYNCING);
+	rig_cause(r, PRI_EV_OFF);
+	rig_cause(r, PRI_EV_ACK);
+	rig_expect(r, PRI_OFF_LAST, "PROTECTED", true, 'h');
+}
+
 static bool may_be_off(unsigned s)
 {
 	return s <= PRI_DISMISS || s == PRI_CLAIM || s == PRI_UNANSWERED;
@@ -196,6 +241,9 @@ int main(void)
 		RIG_TEST(a_word_and_the_end),
 		cmocka_unit_test(while_it_is_open_whose_the_vm_is),
 		RIG_TEST(nobody_is_tried),
+		RIG_TEST(output_that_waits_for_images_does_so),
+		RIG_TEST(an_older_secondary_is_not_dismissed),
+		RIG_TEST(the_first_ack_protects),
 		RIG_TEST(and_back),
 		cmocka_unit_test(what_is_for_later),
 	};
