@@ -429,6 +429,7 @@ def migrate_refused(lab):
     refused(lab, move, "the machine has", "-d", f"id=d0,path={lab.disk('small', 4)}", *net)
     refused(lab, move, "not the one that the source has open", "-d", f"id=d0,path={lab.disk('other', 8)}", *net)
     refused(lab, move, "read-only here", "-d", f"id=d0,path={image},ro", *net)
+    refused(lab, move, "has 64M of memory, this side takes 62M at most", "-d", f"id=d0,path={image}", *net, "--max-memory", "62M")
     move.vm.wait_console("^tick")
 
 

@@ -115,6 +115,26 @@ def mc_other_arbiter(lab):
 
 
 @test(60)
+def ceilings(lab):
+    """a primary whose VM, or whose disk, is larger than a secondary takes is refused before anything is made for it"""
+    for more, word in (("--max-memory", "32M"), "has 64M of memory, this side takes 32M at most"), \
+            (("--max-disk", "8M"), "disk 'd0' has 16M at the peer, this side makes images of 8M at most"):
+        pair = Pair(lab, guest="idle", cmdline="hz=10", disk=16, net=False)
+        b = pair.secondary("B", *more)
+        b.wait_state("STARTING")
+        a = pair.primary("A")
+        a.wait_log(f"refuses: .*{word}.*{more[0]}")
+        status = b.wait_status(lambda s: word in s["note"], f"'{word}' there")
+        expect(status["state"] == "STARTING", f"the secondary is {status['state']}")
+        expect(not os.path.exists(pair.image["B"]), "an image was made")
+        lab.release(b)
+        # The same host takes one that fits, and the primary, which goes on asking, is not kept from it.
+        b = pair.secondary("B", "--max-memory", "64M", "--max-disk", "16M")
+        pair.in_step()
+        pair.end()
+
+
+@test(60)
 def mc_guest_exit(lab):
     """a guest that ends of its own accord under protection: its exit code, all of its output"""
     pair = Pair(lab, guest="writer", cmdline="mode=hot tick=10 pages=32 seconds=2", disk=0, net=False)

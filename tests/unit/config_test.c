@@ -236,6 +236,31 @@ static void one_file_serves_both_roles(void **state)
 	assert_string_equal(c.restore, "big");
 }
 
+/* What a peer may bring, wherever one may come: in one file for all that a host does. */
+static void a_peer_has_bounds(void **state)
+{
+	struct config c;
+
+	good(&c, "--secondary --listen fd:3");
+	assert_int_equal(c.max_mem_bytes | c.max_disk_bytes, 0);
+	good(&c, "--secondary --listen fd:3 --max-memory 4G --max-disk 100G");
+	assert_int_equal(c.max_mem_bytes, 4ull << 30);
+	assert_int_equal(c.max_disk_bytes, 100ull << 30);
+	good(&c, "--incoming unix:s --max-memory 64M");
+	assert_int_equal(c.max_mem_bytes, 64 << 20);
+	make_text("pair.json", PAIR_JSON "\"max-memory\":\"2G\",\"max-disk\":\"1T\"}");
+	good(&c, "pair.json --secondary");
+	assert_int_equal(c.max_mem_bytes, 2ull << 30);
+	assert_int_equal(c.max_disk_bytes, 1ull << 40);
+	good(&c, "pair.json --primary");
+	assert_int_equal(c.max_mem_bytes | c.max_disk_bytes, 0);
+	good(&c, "pair.json");
+	assert_int_equal(c.max_mem_bytes | c.max_disk_bytes, 0);
+	good(&c, "pair.json --incoming unix:s");
+	assert_int_equal(c.max_mem_bytes, 2ull << 30);
+	assert_int_equal(c.max_disk_bytes, 0); /* images are as large as they are here */
+}
+
 static void secondary_may_make_its_mirror(void **state)
 {
 	struct config c;
@@ -366,6 +391,12 @@ static const struct bad bad_flags[] = {
 	{"--secondary --listen fd:3 -k none", "--kernel 'none': No such file"},
 	{"--secondary --listen fd:3 -m 1G", "--memory has no meaning with --secondary"},
 	{"--secondary --listen fd:3 --claim", "--claim has no meaning with --secondary"},
+	{"-k k --max-memory 1G", "--max-memory has no meaning without --secondary or --incoming"},
+	{"-k k --primary --peer fd:1 --ft mc --max-memory 1G",
+	 "--max-memory has no meaning with --primary"},
+	{"--incoming unix:s --max-disk 1G",
+	 "--max-disk has no meaning without --primary or --secondary"},
+	{"--secondary --listen fd:3 --max-memory 1M", "--max-memory: 1M is outside 2M..4T"},
 	{"-k k --ft mc", "--ft has no meaning without --primary or --secondary"},
 	{"-k k --listen fd:3", "--listen has no meaning without"},
 	{"--secondary --listen fd:3 --epoch 50us", "--epoch: 50us is outside 100us..10s"},
@@ -641,7 +672,7 @@ static void help_fits_a_screen(void **state)
 	fflush(stdout);
 	assert_true(dup2(saved, 1) >= 0);
 	close(saved);
-	assert_true(lines > 25 && lines <= 42);
+	assert_true(lines > 25 && lines <= 44);
 }
 
 int main(void)
@@ -654,6 +685,7 @@ int main(void)
 		cmocka_unit_test(integers_in_json_have_units),
 		cmocka_unit_test(one_file_serves_both_roles),
 		cmocka_unit_test(a_file_with_an_arbiter_needs_a_role),
+		cmocka_unit_test(a_peer_has_bounds),
 		cmocka_unit_test(secondary_may_make_its_mirror),
 		cmocka_unit_test(bad_flags_say_why),
 		cmocka_unit_test(bad_json_says_why),

@@ -52,6 +52,23 @@ static void say_disk(struct dest_rig *r, struct wire_disk w, size_t have)
 	here_says(&r->link, FRAME_DISK, payload, sizeof(w) + have);
 }
 
+/* A source may not have this host hold more than it was told to, and hears of it. */
+static void more_memory_than_this_side_takes(void **state)
+{
+	struct dest_rig *r = *state;
+
+	r->cfg.max_mem_bytes = r->machine.mem_bytes - 1;
+	here_offers(r);
+	assert_int_equal(here_hears(r, &r->link), FRAME_REFUSE);
+	assert_int_equal(fake_vm.created, fake_vm.destroyed);
+	assert_non_null(strstr(r->ft.note, "this side takes"));
+	dest_rig_until(r, DST_LISTEN);
+	stream_done(&r->link);
+	r->cfg.max_mem_bytes++;
+	here_offers(r);
+	assert_int_equal(here_hears(r, &r->link), FRAME_WELCOME);
+}
+
 static void a_copy_runs(void **state)
 {
 	struct wire_switch w = {.mode = MIGRATE_PRECOPY};
@@ -307,6 +324,7 @@ static void offers_of_images(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		DEST_TEST(more_memory_than_this_side_takes),
 		DEST_TEST(a_copy_runs),
 		DEST_TEST(a_copy_that_is_not_used),
 		cmocka_unit_test(parts_of_images_that_are_none),

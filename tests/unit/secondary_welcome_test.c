@@ -248,6 +248,37 @@ static void a_disk_log_has_the_bound_of_this_side(void **state)
 	check_welcome();
 }
 
+static void memory_has_the_bound_of_this_side(void **state)
+{
+	lab.machine.mem_bytes = 4 << 20;
+	lab.cfg.max_mem_bytes = 2 << 20;
+	check_refused("the peer's VM has 4M of memory, this side takes 2M at most; give this side "
+		      "a larger --max-memory, or the VM less with -m");
+	assert_int_equal(fake_vm.created, 0); /* nothing was asked of the host */
+	lab.cfg.max_mem_bytes = 4 << 20;
+	check_welcome();
+	lab.cfg.max_mem_bytes = 0;
+	check_welcome();
+}
+
+/* Of those that are made here: one that both hosts have is as large as it is. */
+static void an_image_has_the_bound_of_this_side(void **state)
+{
+	struct stat st;
+
+	lab.cfg.max_disk_bytes = LAB_IMAGE;
+	lab.machine.devs[LAB_MIRROR].bytes = LAB_IMAGE + 512;
+	check_refused(
+		"disk 'd0' has 1049088 at the peer, this side makes images of 1M at most; give "
+		"this side a larger --max-disk");
+	assert_int_equal(stat(lab.image, &st), 0);
+	assert_int_equal(st.st_size, LAB_IMAGE);
+	lab.machine.devs[LAB_MIRROR].bytes = LAB_IMAGE;
+	assert_int_equal(truncate(lab.shared, 2 * LAB_IMAGE), 0);
+	lab.machine.devs[LAB_SHARED].bytes = 2 * LAB_IMAGE;
+	check_welcome();
+}
+
 static void both_sides_have_one_arbiter_or_none(void **state)
 {
 	lab.hello.shared_arbiter = 0;
@@ -479,6 +510,8 @@ int main(void)
 		TEST(for_a_primary_that_does_not_compare_images_are_emptied),
 		TEST(a_hello_may_be_short),
 		TEST(a_disk_log_has_the_bound_of_this_side),
+		TEST(memory_has_the_bound_of_this_side),
+		TEST(an_image_has_the_bound_of_this_side),
 		TEST(both_sides_have_one_arbiter_or_none),
 		TEST(it_is_the_same_arbiter),
 		TEST(the_arbiter_is_not_waited_for),

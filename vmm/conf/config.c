@@ -19,6 +19,7 @@ enum {
 	GUEST = 1 << 3, /* describes the guest: a snapshot or the primary already says it */
 	GROUP_FT = 1 << 4,
 	GROUP_DEBUG = 1 << 5,
+	TAKES = 1 << 6, /* plain: only if the VM comes from elsewhere */
 	GROUPS = GROUP_FT | GROUP_DEBUG,
 };
 
@@ -139,6 +140,9 @@ static const struct option rows[] = {
 	  .metavar = "FILE", .help = "for tls: addresses, a key of ftvmm key FILE" },
 	{ "tls-dir", .type = OPT_TEXT, FIELD(struct config, tls_dir), .tags = ALL,
 	  .metavar = "DIR", .help = "or certificates: ca.pem, cert.pem, key.pem" },
+	{ "max-memory", .type = OPT_SIZE, FIELD(struct config, max_mem_bytes), .min = MEM_MIN_BYTES,
+	  .max = 1ull << 42, .tags = PLAIN | SECONDARY | TAKES, .metavar = "SIZE",
+	  .help = "refuse a peer's VM with more RAM" },
 	{ "lazy", .type = OPT_FLAG, FIELD(struct config, lazy), .tags = OWNER,
 	  .help = "with --restore: run while memory comes" },
 	{ "no-reboot", .type = OPT_FLAG, FIELD(struct config, no_reboot), .tags = ALL,
@@ -155,6 +159,9 @@ static const struct option rows[] = {
 	  .help = "to try in order: tls:HOST:PORT, tcp: or unix:" },
 	{ "listen", .type = OPT_TEXT, FIELD(struct config, listen), .tags = SECONDARY | GROUP_FT,
 	  .metavar = "URI", .help = "tls:HOST:PORT, tcp:, unix:PATH or fd:N" },
+	{ "max-disk", .type = OPT_SIZE, FIELD(struct config, max_disk_bytes),
+	  .min = MACHINE_BLOCK_MIN, .max = 1ull << 50, .tags = SECONDARY | GROUP_FT,
+	  .metavar = "SIZE", .help = "refuse a primary whose mirrored disk is larger" },
 	{ "ft", .type = OPT_CHOICE, FIELD(struct config, ft), .choices = ft_choices,
 	  .tags = PAIR | GROUP_FT, .metavar = "MODE",
 	  .help = "protect by mc, kemari, auto or colo" },
@@ -296,14 +303,28 @@ static int check_role(const struct config *c, struct err *e)
 		       c->arbiter);
 }
 
+static bool fits_role(const struct config *c, const struct option *o)
+{
+	bool own = c->role == ROLE_PLAIN && !c->incoming[0];
+
+	return o->tags & 1u << c->role && !(own && o->tags & TAKES);
+}
+
+static const char *role_words(const struct config *c, const struct option *o)
+{
+	static const char *const words[] = {"without --primary or --secondary", "with --primary",
+					    "with --secondary"};
+
+	return c->role == ROLE_PLAIN && o->tags & TAKES ? "without --secondary or --incoming"
+							: words[c->role];
+}
+
 /*
  * Drop or refuse what does not apply. One file may serve both hosts, so a file's option for the
  * other role is dropped, unless that file also chose the role; a flag is always meant.
  */
 static int drop_unfit(struct config *c, const struct given *g, struct err *e)
 {
-	static const char *const role_name[] = {"without --primary or --secondary",
-						"with --primary", "with --secondary"};
 	struct config fresh;
 	uint64_t role_rows = 0, restore_row = 0, incoming_row = 0;
 
@@ -321,7 +342,7 @@ static int drop_unfit(struct config *c, const struct given *g, struct err *e)
 		return err_set(e, -EINVAL, "--primary and --secondary exclude each other");
 	for (unsigned i = 0; i < table.n; i++) {
 		const struct option *o = &rows[i];
-		bool role_bad = !(o->tags & 1u << c->role);
+		bool role_bad = !fits_role(c, o);
 		bool restore_bad = c->restore[0] && o->tags & GUEST;
 		/* It may be asked for the guest's next boot. */
 		bool incoming_bad = c->incoming[0] && o->tags & GUEST && !(o->tags & SECONDARY);
@@ -333,7 +354,7 @@ static int drop_unfit(struct config *c, const struct given *g, struct err *e)
 			continue;
 		if (meant)
 			return err_set(e, -EINVAL, "--%s has no meaning %s%s", o->name,
-				       role_bad	     ? role_name[c->role]
+				       role_bad	     ? role_words(c, o)
 				       : restore_bad ? "with --restore"
 						     : "with --incoming",
 				       !role_bad && restore_bad ? ": the snapshot says it"

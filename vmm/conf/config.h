@@ -80,9 +80,11 @@ struct config {
 	char arbiter[512];	       /* none (default), file:, etcd:, exec: */
 	enum disk_error on_disk_error; /* default: it is the guest's */
 	bool claim; /* start although the arbiter names another holder: the operator is sure */
-	uint64_t staging_bytes; /* default 64M: bound of captured pages not yet sent */
-	uint64_t output_bytes;	/* default 16M: bound of held output */
-	uint64_t disklog_bytes; /* default 64M: bound of logged writes not yet acknowledged */
+	uint64_t staging_bytes;	 /* default 64M: bound of captured pages not yet sent */
+	uint64_t output_bytes;	 /* default 16M: bound of held output */
+	uint64_t disklog_bytes;	 /* default 64M: bound of logged writes not yet acknowledged */
+	uint64_t max_mem_bytes;	 /* of a VM that a peer brings, and of each image that is made */
+	uint64_t max_disk_bytes; /* for it; 0: whatever the host has */
 	enum sandbox sandbox;
 	bool verify;  /* debug: hash all RAM and state of every epoch on both sides */
 	bool verbose; /* log level debug */

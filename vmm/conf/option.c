@@ -560,6 +560,8 @@ void option_format(const struct option *o, const void *base, char *ret, size_t c
 		snprintf(ret, cap, "%u", n);
 	} else if (o->type == OPT_SIZE || o->type == OPT_TIME) {
 		memcpy(&v, field, sizeof(v));
+		if (v < o->min) /* none */
+			return;
 		if (o->type == OPT_SIZE)
 			option_format_size(v, ret, cap);
 		else

@@ -9,7 +9,8 @@
 
 /*
  * Parse and check a description from the wire: what -d says here about an image binds the peer,
- * too. vm_create() builds it.
+ * too, and --max-memory and --max-disk how much it may have. vm_create() builds it. -EPERM: not
+ * here, -EBADMSG: it is none.
  */
 int twin_parse(struct machine *ret, const struct config *cfg, const void *fdt, size_t len,
 	       struct err *e);
