@@ -78,3 +78,10 @@ int backends_open_vsock(const struct backends *b, struct loop *l, struct vsock_h
 			       "path=SOCK");
 	return vsock_host_init(h, l, b->vsock, e);
 }
+
+struct limit_rates backends_limit(const struct backends *b, const char *id)
+{
+	const struct disk_backend *disk = find_disk(b, id);
+
+	return disk ? disk->limit : (struct limit_rates){0};
+}

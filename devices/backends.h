@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "vmm/base/err.h"
+#include "vmm/base/limit.h"
 #include "vmm/base/sandbox.h"
 #include "vmm/machine/machine.h"
 
@@ -21,6 +22,7 @@ struct vsock_host;
 struct disk_backend {
 	const char *id, *path;
 	bool direct;
+	struct limit_rates limit;
 };
 
 /* A passt (socket), or else a tap, which may be a port of a bridge; NULL is none. */
@@ -51,5 +53,8 @@ int backends_open_net(const struct backends *b, const struct mdev *md, struct lo
 		      struct netdev *nd, struct err *e);
 int backends_open_vsock(const struct backends *b, struct loop *l, struct vsock_host *h,
 			struct err *e);
+
+/* Of a disk or a network; none for what is not given, or has none. */
+struct limit_rates backends_limit(const struct backends *b, const char *id);
 
 #endif

@@ -232,6 +232,16 @@ void virtio_later(struct virtio_dev *vd, unsigned qi)
 		loop_work_add(vd->env.loop, &vd->work);
 }
 
+void virtio_go_on(struct virtio_dev *vd, uint32_t queues, unsigned last)
+{
+	pthread_mutex_lock(&vd->dev.lock);
+	vd->kicked |= queues;
+	vd->turn = (last + 1) % vd->nqueues;
+	if (!vd->quiet)
+		loop_work_add(vd->env.loop, &vd->work);
+	pthread_mutex_unlock(&vd->dev.lock);
+}
+
 static void on_kick(struct loop_op *op, int res)
 {
 	struct virtio_dev *vd = op->arg;

@@ -115,6 +115,12 @@ void virtio_kick(struct virtio_dev *vd, unsigned qi);
 void virtio_later(struct virtio_dev *vd, unsigned qi);
 
 /*
+ * These queues waited for the same thing, and it has come: the one behind `last` is the first to
+ * have it. Loop thread, without the lock.
+ */
+void virtio_go_on(struct virtio_dev *vd, uint32_t queues, unsigned last);
+
+/*
  * Call one() until the queue is empty or this turn is over; then interrupt if wanted. one()
  * takes one chain: 1 done, 0 the ring is empty, -EAGAIN stop here, something will kick later,
  * -EBADMSG the guest broke a rule. Returns true when there is more to do, as notify() does.

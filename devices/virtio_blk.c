@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "devices/virtio.h"
+#include "vmm/base/limit.h"
 #include "vmm/base/nodump.h"
 
 /*
@@ -71,6 +72,8 @@ struct blk {
 	unsigned total;	     /* requests that exist */
 	uint64_t buf_bytes;  /* of requests in use */
 	uint64_t pool_bytes; /* of requests on the free list */
+	struct limit limit;  /* what it holds stays in the rings */
+	unsigned last;	     /* queue that it let go on */
 	bool stalled;	     /* pops nothing until a request is done */
 	bool replay_waits;   /* pops nothing: live.inflight is replayed when its memory has come */
 	bool dying;	     /* the owner let go; the last completion frees it */
@@ -380,6 +383,12 @@ static int prepare(struct blk *b, struct request *rq, const struct virtio_blk_ou
 	}
 }
 
+/* Zeros may have to be written. */
+static uint64_t cost_of(const struct disk_req *dr)
+{
+	return dr->kind == DISK_FLUSH || dr->kind == DISK_DISCARD ? 0 : dr->len;
+}
+
 /* rq->chain was popped or reloaded. On -EBADMSG the caller keeps rq. */
 static int begin(struct blk *b, struct request *rq)
 {
@@ -390,6 +399,8 @@ static int begin(struct blk *b, struct request *rq)
 		return -EBADMSG;
 	virtq_chain_read(&b->vd.vq[rq->qi], &rq->chain, 0, &hdr, sizeof(hdr));
 	r = prepare(b, rq, &hdr);
+	b->last = rq->qi;
+	limit_take(&b->limit, r ? 0 : cost_of(&rq->dr));
 	if (r) {
 		answer(b, rq, (uint8_t)(r - 1));
 		return 0;
@@ -418,7 +429,10 @@ static int one(struct virtio_dev *vd, unsigned qi)
 	}
 	rq->qi = qi;
 	r = virtq_pop(&vd->vq[qi], &rq->chain);
-	if (r > 0) {
+	if (r > 0 && limit_holds(&b->limit)) {
+		virtq_unpop(&vd->vq[qi], 1);
+		r = -EAGAIN;
+	} else if (r > 0) {
 		r = begin(b, rq);
 		if (!r)
 			return 1;
@@ -540,6 +554,23 @@ static void blk_replay(struct virtio_dev *vd)
 	}
 }
 
+static void limit_over(void *arg)
+{
+	struct blk *b = arg;
+
+	virtio_go_on(&b->vd, (1u << b->vd.nqueues) - 1, b->last);
+}
+
+void virtio_blk_limit(struct device *d, const struct limit_rates *r)
+{
+	limit_set(&((struct blk *)d)->limit, r);
+}
+
+uint64_t virtio_blk_held_ns(const struct device *d)
+{
+	return limit_held_ns(&((const struct blk *)d)->limit);
+}
+
 static void blk_config(struct virtio_dev *vd, void *buf)
 {
 	memcpy(buf, &to_blk(vd)->config, sizeof(struct virtio_blk_config));
@@ -551,6 +582,7 @@ static void blk_free(struct device *d)
 
 	for (unsigned qi = 0; qi < b->vd.nqueues; qi++)
 		blk_queue_stop(&b->vd, qi);
+	limit_done(&b->limit);
 	virtio_done(&b->vd);
 	b->dying = true;
 	/* The kernel may still write to buffers of reads: those keep everything alive. */
@@ -599,6 +631,7 @@ int virtio_blk_new(const struct dev_env *env, const struct mdev *md, struct disk
 		return r;
 	}
 	b->disk = disk;
+	limit_init(&b->limit, env->loop, limit_over, b);
 	if (b->vd.nqueues > 1)
 		b->vd.features |= 1ull << VIRTIO_BLK_F_MQ;
 	if (md->readonly || disk->readonly)

@@ -236,6 +236,27 @@ static void one_file_serves_both_roles(void **state)
 	assert_string_equal(c.restore, "big");
 }
 
+/* How fast a guest may be: of each device, in a file, too; none if not given. */
+static void devices_have_limits(void **state)
+{
+	struct backends b;
+	struct config c;
+
+	good(&c, "-k k -d id=a,path=root.raw,rate=20M,ops=1000 -d id=b,path=two.raw");
+	assert_int_equal(c.disks[0].limit.bytes, 20 << 20);
+	assert_int_equal(c.disks[0].limit.ops, 1000);
+	config_to_backends(&c, &b);
+	assert_int_equal(backends_limit(&b, "a").bytes, 20 << 20);
+	assert_int_equal(backends_limit(&b, "a").ops, 1000);
+	assert_int_equal(backends_limit(&b, "b").bytes | backends_limit(&b, "b").ops, 0);
+	assert_int_equal(backends_limit(&b, "console").bytes, 0);
+	make_text("vm.json", "{\"kernel\":\"k\",\"disk\":[{\"id\":\"a\",\"path\":\"root.raw\","
+			     "\"rate\":\"1M\",\"ops\":1}]}");
+	good(&c, "vm.json");
+	assert_int_equal(c.disks[0].limit.bytes, 1 << 20);
+	assert_int_equal(c.disks[0].limit.ops, 1);
+}
+
 /* What a peer may bring, wherever one may come: in one file for all that a host does. */
 static void a_peer_has_bounds(void **state)
 {
@@ -352,6 +373,10 @@ static const struct bad bad_flags[] = {
 	 "0123456789012345678901234567890123456789012345678901234567",
 	 "--net: socket: 108 characters, at most 107"},
 	{"-k k -n id=n,tap=0123456789abcdef", "--net: tap: 16 characters, at most 15"},
+	{"-k k -d id=a,path=root.raw,rate=1000K", "--disk: rate: 1000K is outside 1M..1T"},
+	{"-k k -d id=a,path=root.raw,rate=2T", "--disk: rate: 2T is outside 1M..1T"},
+	{"-k k -d id=a,path=root.raw,ops=0", "--disk: ops: 0 is outside 1..100000000"},
+	{"-k k -d id=a,path=root.raw,ops=1M", "--disk: ops: '1M' is not a number"},
 	{"-k k -n id=n,tap=a/b", "net 'n': 'a/b' is no name for an interface"},
 	{"-k k -n id=n,tap=t,mac=1:2:3", "'1:2:3' is not a MAC address"},
 	{"-k k -n id=n,tap=t,mac=03:00:00:00:00:01", "is a multicast address"},
@@ -685,6 +710,7 @@ int main(void)
 		cmocka_unit_test(integers_in_json_have_units),
 		cmocka_unit_test(one_file_serves_both_roles),
 		cmocka_unit_test(a_file_with_an_arbiter_needs_a_role),
+		cmocka_unit_test(devices_have_limits),
 		cmocka_unit_test(a_peer_has_bounds),
 		cmocka_unit_test(secondary_may_make_its_mirror),
 		cmocka_unit_test(bad_flags_say_why),

@@ -83,6 +83,11 @@ static const struct option disk_rows[] = {
 	{ "ft", .type = OPT_CHOICE, FIELD(struct config_disk, ft), .choices = disk_ft_choices,
 	  .metavar = "mirror|shared|none",
 	  .help = "each side its own image, one image both sides see, or never written" },
+	{ "rate", .type = OPT_SIZE, FIELD(struct config_disk, limit.bytes),
+	  .min = CONFIG_DISK_RATE_MIN, .max = CONFIG_RATE_MAX, .metavar = "SIZE",
+	  .help = "the guest may move so many bytes a second; each side has its own" },
+	{ "ops", .type = OPT_NUMBER, FIELD(struct config_disk, limit.ops), .min = 1,
+	  .max = CONFIG_OPS_MAX, .metavar = "N", .help = "likewise requests a second" },
 };
 static const struct option net_rows[] = {
 	{ "id", .type = OPT_TEXT, FIELD(struct config_net, id), .metavar = "ID",
@@ -119,7 +124,7 @@ static const struct option rows[] = {
 	  .help = "features: host, x86-64-v1, -v2, -v3" },
 	{ "disk", 'd', OPT_LIST, ARRAY(struct config, disks, ndisks), .max = MACHINE_MAX_DEVS,
 	  .sub = disk_rows, .nsub = ROWS(disk_rows), .tags = ALL,
-	  .metavar = "id=ID,path=FILE[,ro][,direct][,block=SIZE][,ft=mirror|shared|none]",
+	  .metavar = "id=ID,path=FILE[,ro][,direct][,block=N][,ft=HOW][,rate=N][,ops=N]",
 	  .help = "add a disk (again for more)" },
 	{ "net", 'n', OPT_LIST, ARRAY(struct config, nets, nnets), .max = MACHINE_MAX_DEVS,
 	  .sub = net_rows, .nsub = ROWS(net_rows), .tags = ALL,

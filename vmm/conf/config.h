@@ -10,6 +10,7 @@
 
 #include "devices/backends.h"
 #include "vmm/base/err.h"
+#include "vmm/base/limit.h"
 #include "vmm/base/sandbox.h"
 #include "vmm/machine/machine.h"
 
@@ -22,6 +23,11 @@ struct option_table;
 #define CONFIG_SNAPSHOT_BYTES (64ull << 20)  /* copied while the VM stands for it */
 #define CONFIG_SNAPSHOT_MIN   (1ull << 20)
 #define CONFIG_STOP_MAX_NS    480000000000ull
+/* Of limits: the largest request is owed for a second at most. */
+#define CONFIG_DISK_RATE_MIN (1ull << 20)
+#define CONFIG_NET_RATE_MIN  (64ull << 10)
+#define CONFIG_RATE_MAX	     (1ull << 40)
+#define CONFIG_OPS_MAX	     100000000u
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
 enum disk_error { DISK_ERROR_GUEST, DISK_ERROR_FAILOVER };
@@ -33,6 +39,7 @@ struct config_disk {
 	bool readonly, direct;
 	uint64_t block;	 /* bytes that the guest sees as one; 0: as the image has it */
 	enum disk_ft ft; /* default mirror; none when read-only */
+	struct limit_rates limit;
 };
 
 struct config_net {

@@ -485,8 +485,8 @@ void config_to_backends(const struct config *c, struct backends *b)
 			       .sandbox = c->sandbox,
 			       .standby = c->role == ROLE_SECONDARY};
 	for (unsigned i = 0; i < c->ndisks; i++)
-		b->disks[i] =
-			(struct disk_backend){c->disks[i].id, c->disks[i].path, c->disks[i].direct};
+		b->disks[i] = (struct disk_backend){c->disks[i].id, c->disks[i].path,
+						    c->disks[i].direct, c->disks[i].limit};
 	for (unsigned i = 0; i < c->nnets; i++) {
 		const struct config_net *n = &c->nets[i];
 

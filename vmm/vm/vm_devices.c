@@ -181,12 +181,14 @@ static const struct kind {
 	const struct state_desc *state;
 	/* The back end, once the device is gone, opened or not; NULL: it has none. */
 	void (*close)(struct vm_devices *ds, unsigned i);
+	/* How fast it may be; NULL: there is no limit of this kind. */
+	void (*limit)(struct device *d, const struct limit_rates *r);
 } kinds[] = {
-	[MDEV_BLK] = {make_blk, &virtio_blk_desc, close_disk},
+	[MDEV_BLK] = {make_blk, &virtio_blk_desc, close_disk, virtio_blk_limit},
 	[MDEV_NET] = {make_net, &virtio_net_desc, close_net},
-	[MDEV_CONSOLE] = {make_console, &virtio_console_desc, NULL},
-	[MDEV_RNG] = {make_rng, &virtio_rng_desc, NULL},
-	[MDEV_BALLOON] = {make_balloon, &virtio_balloon_desc, NULL},
+	[MDEV_CONSOLE] = {make_console, &virtio_console_desc},
+	[MDEV_RNG] = {make_rng, &virtio_rng_desc},
+	[MDEV_BALLOON] = {make_balloon, &virtio_balloon_desc},
 	[MDEV_VSOCK] = {make_vsock, &virtio_vsock_desc, close_vsock},
 };
 
@@ -229,6 +231,14 @@ static int add_device(const struct making *m, make_fn *make, struct device **ret
 		 : 0;
 }
 
+static void limit_device(const struct making *m)
+{
+	struct limit_rates r = backends_limit(m->b, m->md->id);
+
+	if (kinds[m->md->kind].limit)
+		kinds[m->md->kind].limit(m->ds->mdevs[m->i], &r);
+}
+
 int vm_devices_make(struct vm *vm, const struct backends *b, struct err *e)
 {
 	struct vm_devices *ds = &vm->devices;
@@ -243,6 +253,8 @@ int vm_devices_make(struct vm *vm, const struct backends *b, struct err *e)
 	for (m.i = 0; m.i < vm->machine.ndevs && !r; m.i++) {
 		m.md = &vm->machine.devs[m.i];
 		r = add_device(&m, kinds[m.md->kind].make, &ds->mdevs[m.i]);
+		if (!r)
+			limit_device(&m);
 	}
 	return r;
 }
