@@ -83,5 +83,8 @@ struct limit_rates backends_limit(const struct backends *b, const char *id)
 {
 	const struct disk_backend *disk = find_disk(b, id);
 
+	for (unsigned n = 0; n < b->nnets; n++)
+		if (!strcmp(b->nets[n].id, id))
+			return b->nets[n].limit;
 	return disk ? disk->limit : (struct limit_rates){0};
 }

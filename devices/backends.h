@@ -28,6 +28,7 @@ struct disk_backend {
 /* A passt (socket), or else a tap, which may be a port of a bridge; NULL is none. */
 struct net_backend {
 	const char *id, *socket, *tap, *bridge;
+	struct limit_rates limit;
 };
 
 struct backends {

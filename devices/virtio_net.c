@@ -15,6 +15,7 @@
 #include "net/flow.h"
 #include "net/obuf.h"
 #include "net/seqmap.h"
+#include "vmm/base/limit.h"
 #include "vmm/base/log.h"
 
 /* Queues: receive and transmit of pair 0, of pair 1, ..., then control. */
@@ -99,7 +100,10 @@ struct net {
 	struct net_state live;
 	struct netdev *nd;
 	struct loop_op input;
-	bool polling; /* input is armed */
+	bool polling;	 /* input is armed */
+	struct limit tx; /* what it holds stays in the rings */
+	struct limit rx; /* while it holds nothing is read */
+	unsigned last;	 /* queue that tx let go on */
 	int sink;
 	unsigned pairs; /* that the device has */
 	uint8_t mac[6];
@@ -230,6 +234,10 @@ static int tx_one(struct virtio_dev *vd, unsigned qi)
 		return r;
 	if (n->chain.read_bytes < NET_VNET_HDR)
 		return -EBADMSG;
+	if (limit_holds(&n->tx)) {
+		virtq_unpop(&vd->vq[qi], 1);
+		return -EAGAIN;
+	}
 	iov.iov_len = take_frame(n, qi);
 	if (!iov.iov_len) {
 		n->stats.tx_bad++;
@@ -239,6 +247,8 @@ static int tx_one(struct virtio_dev *vd, unsigned qi)
 	} else {
 		n->stats.tx_frames++;
 	}
+	limit_take(&n->tx, iov.iov_len ? iov.iov_len - NET_VNET_HDR : 0);
+	n->last = qi;
 	r = virtq_push(&vd->vq[qi], n->chain.head, 0);
 	return r ? r : 1;
 }
@@ -249,6 +259,16 @@ static void room(void *arg)
 
 	for (unsigned i = 0; i < n->pairs; i++)
 		virtio_kick(&n->vd, TX(i));
+}
+
+static void tx_over(void *arg)
+{
+	struct net *n = arg;
+	uint32_t queues = 0;
+
+	for (unsigned i = 0; i < n->pairs; i++)
+		queues |= 1u << TX(i);
+	virtio_go_on(&n->vd, queues, n->last);
 }
 
 /* Receive. */
@@ -610,6 +630,26 @@ void virtio_net_get_stats(struct device *d, struct virtio_net_stats *ret)
 	pthread_mutex_unlock(&d->lock);
 }
 
+static void rx_over(void *arg)
+{
+	struct net *n = arg;
+
+	virtio_kick(&n->vd, RX(0)); /* it stopped listening */
+}
+
+void virtio_net_limit(struct device *d, const struct limit_rates *r)
+{
+	struct net *n = (struct net *)d;
+
+	limit_set(&n->tx, r);
+	limit_set(&n->rx, r);
+}
+
+uint64_t virtio_net_held_ns(const struct device *d)
+{
+	return limit_held_ns(&((const struct net *)d)->tx);
+}
+
 /* The netdev lost its descriptor, or has a new one. With or without the lock. */
 static void netdev_changed(void *arg)
 {
@@ -656,6 +696,9 @@ static void net_free(struct device *d)
 	struct net *n = (struct net *)d;
 
 	netdev_watch(n->nd, NULL, NULL);
+	netdev_set_limit(n->nd, NULL);
+	limit_done(&n->tx);
+	limit_done(&n->rx);
 	netdev_translate(n->nd, NULL);
 	if (keeps_map(n))
 		n->vd.env.seqs->keeper = NULL;
@@ -710,6 +753,8 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 	}
 	n->vd.features |=
 		(md->no_offload ? 0 : OFFLOADS) | (n->pairs > 1 ? BIT(VIRTIO_NET_F_MQ) : 0);
+	limit_init(&n->tx, env->loop, tx_over, n);
+	limit_init(&n->rx, env->loop, rx_over, n);
 	n->sink = netdev_add_sink(nd, env->obuf, room, n);
 	if (n->sink < 0) {
 		r = err_set(e, n->sink, "device %s: too many outputs", md->id);
@@ -720,6 +765,7 @@ int virtio_net_new(const struct dev_env *env, const struct mdev *md, struct netd
 	if (env->seqs && !env->seqs->keeper)
 		env->seqs->keeper = n;
 	netdev_watch(nd, netdev_changed, n);
+	netdev_set_limit(nd, &n->rx);
 	*ret = &n->vd.dev;
 	return 0;
 }

@@ -11,6 +11,7 @@
 
 #include "devices/device.h"
 #include "net/netdev.h"
+#include "vmm/base/limit.h"
 #include "vmm/machine/machine.h"
 
 struct virtio_net_stats {
@@ -35,6 +36,14 @@ void virtio_net_announce(struct device *d);
 void virtio_net_ask_announce(struct device *d);
 /* Show the guest the cable as plugged or not. Loop thread. */
 void virtio_net_set_link(struct device *d, bool up);
+/*
+ * How fast frames go, to the guest and from it, each: bytes without the virtio header. What is from
+ * it stays in its rings, what is for it at the netdev, which is not read. No state: whoever takes
+ * the guest over has limits of its own. Loop thread.
+ */
+void virtio_net_limit(struct device *d, const struct limit_rates *r);
+/* How long frames from the guest were held so far. */
+uint64_t virtio_net_held_ns(const struct device *d);
 void virtio_net_get_stats(struct device *d, struct virtio_net_stats *ret);
 
 extern const struct state_desc virtio_net_desc;

@@ -115,6 +115,7 @@ int inlet_begin(struct inlet *in, struct netdev *nd, struct seqmap *born)
 	in->bytes = 0;
 	in->full = false;
 	in->seqs = netdev_translate(nd, born);
+	in->limit = netdev_set_limit(nd, NULL);
 	nd->ops = &inlet_ops;
 	nd->back = in;
 	nd->fd = fd;
@@ -131,6 +132,7 @@ void inlet_end(struct inlet *in)
 		return;
 	inlet_drop(in);
 	netdev_translate(nd, in->seqs);
+	netdev_set_limit(nd, in->limit);
 	in->nd = NULL;
 	fd = nd->fd;
 	nd->fd = -1;

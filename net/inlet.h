@@ -15,6 +15,7 @@
 #define INLET_LIMIT (1u << 20) /* bytes that wait for the guest's buffers, a frame more at most */
 
 struct inlet_frame;
+struct limit;
 struct seqmap;
 
 struct inlet {
@@ -23,7 +24,8 @@ struct inlet {
 	void *back;
 	int fd;
 	uint64_t features;   /* and the guest's, for it */
-	struct seqmap *seqs; /* the map for the back end that waits */
+	struct seqmap *seqs; /* the map for the back end that waits, */
+	struct limit *limit; /* and its limit: the primary's holds what comes here */
 	struct inlet_frame *head, **tail;
 	uint64_t bytes;
 	bool full;

@@ -5,6 +5,7 @@
 
 #include "net/obuf.h"
 #include "net/seqmap.h"
+#include "vmm/base/limit.h"
 
 static const struct netdev_ops *ops_of(const struct netdev *nd)
 {
@@ -58,13 +59,25 @@ struct seqmap *netdev_translate(struct netdev *nd, struct seqmap *m)
 	return was;
 }
 
+struct limit *netdev_set_limit(struct netdev *nd, struct limit *l)
+{
+	struct limit *was = nd->limit;
+
+	nd->limit = l;
+	return was;
+}
+
 int netdev_recv(struct netdev *nd, void *buf, uint32_t cap)
 {
 	int r;
 
 	if (nd->tee.ready && !nd->tee.ready(nd->tee.arg))
 		return -EBUSY;
+	if (nd->limit && limit_holds(nd->limit))
+		return -EBUSY;
 	r = ops_of(nd)->recv(nd, buf, cap);
+	if (r >= NET_VNET_HDR && nd->limit)
+		limit_take(nd->limit, (uint64_t)r - NET_VNET_HDR);
 	if (r > 0 && nd->seqs)
 		seqmap_in(nd->seqs, buf, (uint32_t)r);
 	return r;

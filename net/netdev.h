@@ -13,6 +13,7 @@
 #define NET_VNET_HDR  12
 #define NET_FRAME_MAX (65536 + 64) /* with offloads a frame may be 64 KiB */
 
+struct limit;
 struct loop;
 struct netdev;
 struct obuf;
@@ -36,6 +37,7 @@ struct netdev_tee {
 struct netdev {
 	struct netdev_tee tee;	 /* all NULL when nobody is */
 	struct seqmap *seqs;	 /* see netdev_translate() */
+	struct limit *limit;	 /* see netdev_set_limit() */
 	void (*room)(void *arg); /* see netdev_add_sink() */
 	void *room_arg;
 	char id[32];
@@ -97,6 +99,11 @@ void netdev_set_tee(struct netdev *nd, const struct netdev_tee *t);
 void netdev_go_on(struct netdev *nd);
 /* The guest has it in its memory. */
 void netdev_given(struct netdev *nd, const void *frame, uint32_t len);
+/*
+ * What is read is bound by this one, which stays the caller's; NULL: by none. Returns what was in
+ * force.
+ */
+struct limit *netdev_set_limit(struct netdev *nd, struct limit *l);
 /*
  * One frame with its header. >= 0 bytes, -EAGAIN when nothing waits, -EBUSY: not now, and there is
  * no sense in a poll.

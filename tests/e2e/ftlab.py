@@ -663,10 +663,11 @@ class Pair:
 
     def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
                  net=True, epoch="25ms", extra=(), binary=None, arbiter=True, timeout="500ms",
-                 wire=None, ft="mc", scheme="tcp", shared=False, nics=1):
+                 wire=None, ft="mc", scheme="tcp", shared=False, nics=1, disk_more="", net_more=""):
         self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, patience(timeout)
         self.serial = lab.next_serial()
         self.image, self.shared, self.cpus, self.nics = {}, shared, cpus, nics if net else 0
+        self.disk_more, self.net_more = disk_more, net_more
         if disk:
             self.image = {h: lab.path(f"{self.serial:03}-disk-{'AB' if shared else h}") for h in "AB"}
             with open(self.image["A"], "wb") as f:
@@ -707,9 +708,9 @@ class Pair:
     def host_args(self, host):
         args = []
         if self.image:
-            args += ["-d", f"id=d0,path={self.image[host]}" + (",ft=shared" if self.shared else "")]
+            args += ["-d", f"id=d0,path={self.image[host]}" + (",ft=shared" if self.shared else "") + self.disk_more]
         for i in range(self.nics):
-            args += ["-n", f"id=n{i},tap=t{i},bridge=br0,mac={GUEST_MACS[i].hex(':')}"]
+            args += ["-n", f"id=n{i},tap=t{i},bridge=br0,mac={GUEST_MACS[i].hex(':')}{self.net_more}"]
         return args + self.common_args(host)
 
     def common_args(self, host):

@@ -250,6 +250,12 @@ static void devices_have_limits(void **state)
 	assert_int_equal(backends_limit(&b, "a").ops, 1000);
 	assert_int_equal(backends_limit(&b, "b").bytes | backends_limit(&b, "b").ops, 0);
 	assert_int_equal(backends_limit(&b, "console").bytes, 0);
+	good(&c, "-k k -n id=n,tap=t,rate=64K -n id=m,socket=s,ops=7");
+	config_to_backends(&c, &b);
+	assert_int_equal(backends_limit(&b, "n").bytes, 64 << 10);
+	assert_int_equal(backends_limit(&b, "n").ops, 0);
+	assert_int_equal(backends_limit(&b, "m").bytes, 0);
+	assert_int_equal(backends_limit(&b, "m").ops, 7);
 	make_text("vm.json", "{\"kernel\":\"k\",\"disk\":[{\"id\":\"a\",\"path\":\"root.raw\","
 			     "\"rate\":\"1M\",\"ops\":1}]}");
 	good(&c, "vm.json");
@@ -375,6 +381,7 @@ static const struct bad bad_flags[] = {
 	{"-k k -n id=n,tap=0123456789abcdef", "--net: tap: 16 characters, at most 15"},
 	{"-k k -d id=a,path=root.raw,rate=1000K", "--disk: rate: 1000K is outside 1M..1T"},
 	{"-k k -d id=a,path=root.raw,rate=2T", "--disk: rate: 2T is outside 1M..1T"},
+	{"-k k -n id=n,tap=t,rate=63K", "--net: rate: 63K is outside 64K..1T"},
 	{"-k k -d id=a,path=root.raw,ops=0", "--disk: ops: 0 is outside 1..100000000"},
 	{"-k k -d id=a,path=root.raw,ops=1M", "--disk: ops: '1M' is not a number"},
 	{"-k k -n id=n,tap=a/b", "net 'n': 'a/b' is no name for an interface"},

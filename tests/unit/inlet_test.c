@@ -12,6 +12,7 @@
 
 #include "net/inlet.h"
 #include "net/seqmap.h"
+#include "vmm/base/limit.h"
 
 #define OWN_FD 12345 /* only a number here */
 #define LARGE  (64u << 10)
@@ -22,6 +23,7 @@ struct fix {
 	unsigned rooms, changes;
 	int changed_fd; /* at the last change */
 	struct seqmap own, born;
+	struct limit limit;
 	uint64_t offloads;
 	unsigned offload_calls;
 };
@@ -67,6 +69,7 @@ static int setup(void **state)
 	f->nd.changed = changed;
 	f->nd.changed_arg = f;
 	netdev_translate(&f->nd, &f->own);
+	netdev_set_limit(&f->nd, &f->limit);
 	f->in.room = room;
 	f->in.arg = f;
 	assert_int_equal(inlet_begin(&f->in, &f->nd, &f->born), 0);
@@ -162,6 +165,7 @@ static void its_own_back_end_waits(void **state)
 	assert_ptr_not_equal(f->nd.ops, &own_ops);
 	assert_int_not_equal(f->nd.fd, OWN_FD);
 	assert_ptr_equal(f->nd.seqs, &f->born);
+	assert_null(f->nd.limit); /* the primary's guest was given it by one already */
 	assert_int_equal(f->changes, 1);
 	assert_int_equal(f->changed_fd, f->nd.fd);
 	assert_int_equal(netdev_set_offloads(&f->nd, 0x180), 0);
@@ -174,6 +178,7 @@ static void its_own_back_end_waits(void **state)
 	assert_ptr_equal(f->nd.back, f);
 	assert_int_equal(f->nd.fd, OWN_FD);
 	assert_ptr_equal(f->nd.seqs, &f->own);
+	assert_ptr_equal(f->nd.limit, &f->limit);
 	assert_int_equal(f->changed_fd, OWN_FD);
 	assert_int_equal(f->changes, 3); /* first to none: its descriptor is closed then */
 	assert_int_equal(f->offload_calls, 1);

@@ -100,6 +100,11 @@ static const struct option net_rows[] = {
 	  .help = "existing bridge to put the tap in" },
 	{ "mac", .type = OPT_MAC, FIELD(struct config_net, mac), .metavar = "MAC",
 	  .help = "default: derived from name and id" },
+	{ "rate", .type = OPT_SIZE, FIELD(struct config_net, limit.bytes),
+	  .min = CONFIG_NET_RATE_MIN, .max = CONFIG_RATE_MAX, .metavar = "SIZE",
+	  .help = "bytes a second, to the guest and from it, each; each side has its own" },
+	{ "ops", .type = OPT_NUMBER, FIELD(struct config_net, limit.ops), .min = 1,
+	  .max = CONFIG_OPS_MAX, .metavar = "N", .help = "likewise frames a second" },
 };
 static const struct option vsock_rows[] = {
 	{ "path", .type = OPT_TEXT, FIELD(struct config_vsock, path), .metavar = "SOCK",
@@ -128,7 +133,7 @@ static const struct option rows[] = {
 	  .help = "add a disk (again for more)" },
 	{ "net", 'n', OPT_LIST, ARRAY(struct config, nets, nnets), .max = MACHINE_MAX_DEVS,
 	  .sub = net_rows, .nsub = ROWS(net_rows), .tags = ALL,
-	  .metavar = "id=ID,tap=NAME|socket=PATH[,bridge=NAME][,mac=MAC]",
+	  .metavar = "id=ID,tap=NAME|socket=PATH[,bridge=NAME][,mac=MAC][,rate=N][,ops=N]",
 	  .help = "add a network card (again for more)" },
 	{ "vsock", .type = OPT_LIST, ARRAY(struct config, vsock, nvsocks), .max = 1,
 	  .sub = vsock_rows, .nsub = ROWS(vsock_rows), .tags = ALL, .metavar = "path=SOCK[,cid=N]",

@@ -49,6 +49,7 @@ struct config_net {
 	char bridge[16];
 	uint8_t mac[6];
 	bool has_mac; /* else derived from name and id, locally administered */
+	struct limit_rates limit;
 };
 
 struct config_vsock {

@@ -491,6 +491,6 @@ void config_to_backends(const struct config *c, struct backends *b)
 		const struct config_net *n = &c->nets[i];
 
 		b->nets[i] = (struct net_backend){n->id, n->socket[0] ? n->socket : NULL, n->tap,
-						  n->bridge[0] ? n->bridge : NULL};
+						  n->bridge[0] ? n->bridge : NULL, n->limit};
 	}
 }

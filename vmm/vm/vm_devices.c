@@ -185,7 +185,7 @@ static const struct kind {
 	void (*limit)(struct device *d, const struct limit_rates *r);
 } kinds[] = {
 	[MDEV_BLK] = {make_blk, &virtio_blk_desc, close_disk, virtio_blk_limit},
-	[MDEV_NET] = {make_net, &virtio_net_desc, close_net},
+	[MDEV_NET] = {make_net, &virtio_net_desc, close_net, virtio_net_limit},
 	[MDEV_CONSOLE] = {make_console, &virtio_console_desc},
 	[MDEV_RNG] = {make_rng, &virtio_rng_desc},
 	[MDEV_BALLOON] = {make_balloon, &virtio_balloon_desc},
