@@ -137,3 +137,53 @@ def limit_net_protected(lab):
     random_wait(lab, load, 0.3, 0.8)
     check_load(lab, [load], pair.image["B"])
     pair.end()
+
+
+def refused(vm, word, **limit):
+    try:
+        vm.call("set", limit=[limit])
+    except ftlab.LabError as e:
+        expect(word in str(e), f"{limit}: {e}")
+    else:
+        raise ftlab.LabError(f"a limit of {limit}")
+
+
+@test(60)
+def limit_set(lab):
+    """begun, changed and lifted while the guest runs; what cannot be is refused, and then nothing has changed"""
+    disk = f"id=d0,path={lab.disk('disk', 4)}"
+    vm = boot(lab, "blk", f"ops=100 {DEEP} key=1", "-d", disk, "-n", NET)
+    vm.wait_console("^READY")
+    expect("limits" not in vm.status(), f"{vm.status()}")
+    ftlab.run(ftlab.FTVMM, "set", "vm", "limit=id=d0,ops=50", "limit=id=n0,rate=1M",
+              env=dict(os.environ, XDG_RUNTIME_DIR=lab.path("A")))
+    expect(vm.status()["limits"] == {"d0": {"ops": 50, "held_us": 0}, "n0": {"rate": 1 << 20, "held_us": 0}}, f"{vm.status()}")
+    refused(vm, "no disk or network 'd1'", id="d1", ops=5)
+    refused(vm, "rate of 'd0' must be at least 1M", id="d0", rate=65536)
+    begun = time.monotonic()
+    press(lab)
+    vm.wait_status(lambda s: s["limits"]["d0"]["held_us"] > 100000, "requests that are held")
+    blk_ends(vm, 100)
+    took = time.monotonic() - begun
+    expect(took >= (100 - burst(50)) / 50, f"100 requests in {took:.2f} s at 50 a second")
+    # With this one it would take some minutes.
+    vm = boot(lab, "blk", f"ops=500 {DEEP}", "-d", f"{disk},ops=2")
+    vm.wait_console("^READY")
+    vm.wait_status(lambda s: s["limits"]["d0"]["held_us"] > 0, "requests that are held")
+    vm.call("set", limit=[{"id": "d0"}])
+    expect("limits" not in vm.status(), f"{vm.status()}")
+    blk_ends(vm, 500)
+
+
+@test(60)
+def limit_set_secondary(lab):
+    """a secondary has its own, also those that it was told while it stood by"""
+    pair = Pair(lab, guest="blk", cmdline=f"ops=0 {DEEP}", disk=4, net=False)
+    a, b = pair.protect()
+    b.call("set", limit=[{"id": "d0", "ops": 30}])
+    epochs(a, 10)
+    expect(b.status()["limits"]["d0"] == {"ops": 30, "held_us": 0}, f"{b.status()}")
+    expect("limits" not in a.status(), "the primary has the secondary's")
+    a.kill()
+    b.wait_status(lambda s: s["state"] == "DEGRADED" and s["limits"]["d0"]["held_us"] > 0, "requests that are held there")
+    pair.end()

@@ -607,7 +607,8 @@ static void bash_completes_names_and_arguments(void **state)
 	assert_string_equal(bash("stop w"), "web_2 ");
 	assert_string_equal(bash("run v"), "");
 	assert_string_equal(bash("stop web_2 \"\""), "timeout= ");
-	assert_string_equal(bash("set web_2 \"\""), "ft= epoch= output-limit= peer= balloon= ");
+	assert_string_equal(bash("set web_2 \"\""),
+			    "ft= epoch= output-limit= peer= balloon= limit=id= ");
 	assert_string_equal(bash("set web_2 b"), "balloon= ");
 	assert_string_equal(bash("stop web_2 -"), "--json ");
 	assert_string_equal(bash("status -"), "--json ");

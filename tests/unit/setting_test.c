@@ -15,9 +15,10 @@
 
 static void words_become_a_request(void **state)
 {
-	static const char *const pairs[] = {"ft=kemari", "epoch=10ms", "output-limit=1M",
-					    "peer=tcp:127.0.0.2:7,unix:/b", "balloon=0"};
-	static const uint64_t want[] = {FT_MODE_KEMARI, 10000000, 1 << 20, 0, 0};
+	static const char *const pairs[] = {"ft=kemari",       "epoch=10ms",
+					    "output-limit=1M", "peer=tcp:127.0.0.2:7,unix:/b",
+					    "balloon=0",       "limit=id=d0,rate=20M,ops=7"};
+	static const uint64_t want[] = {FT_MODE_KEMARI, 10000000, 1 << 20, 0, 0, 0};
 	json_t *request = json_object();
 	struct err e = {0};
 	struct setting_value value;
@@ -28,6 +29,7 @@ static void words_become_a_request(void **state)
 		assert_int_equal(setting_get((enum setting)i, request, &value, &e), 0);
 		assert_int_equal(value.number, want[i]);
 		assert_int_equal(value.npeers, i == SETTING_PEER ? 2 : 0);
+		assert_int_equal(value.nlimits, i == SETTING_LIMIT);
 	}
 	assert_int_equal(setting_get(SETTING_PEER, request, &value, &e), 0);
 	assert_string_equal(value.peers[0], "tcp:127.0.0.2:7");
@@ -51,6 +53,34 @@ static void modes(void **state)
 	}
 }
 
+/* Of several devices at once; what is not said of one is not bounded. */
+static void limits_add_up(void **state)
+{
+	static const char *const pairs[] = {"limit=id=d0,rate=64K", "limit=id=n0,ops=9",
+					    "limit=id=d1"};
+	static const char twice[] = "limit=id=n0";
+	json_t *request = json_object();
+	struct setting_value v;
+	struct err e = {0};
+
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(setting_add(request, pairs[i], &e), 0);
+	assert_int_equal(setting_get(SETTING_LIMIT, request, &v, &e), 0);
+	assert_int_equal(v.nlimits, 3);
+	assert_string_equal(v.limits[0].id, "d0");
+	assert_int_equal(v.limits[0].rates.bytes, 64 << 10);
+	assert_int_equal(v.limits[0].rates.ops, 0);
+	assert_string_equal(v.limits[1].id, "n0");
+	assert_int_equal(v.limits[1].rates.bytes, 0);
+	assert_int_equal(v.limits[1].rates.ops, 9);
+	assert_string_equal(v.limits[2].id, "d1");
+	assert_int_equal(v.limits[2].rates.bytes | v.limits[2].rates.ops, 0);
+	assert_int_equal(setting_add(request, twice, &e), 0);
+	assert_int_equal(setting_get(SETTING_LIMIT, request, &v, &e), -EEXIST);
+	assert_non_null(strstr(e.msg, "'n0' is already in use"));
+	json_decref(request);
+}
+
 static void wrong_words(void **state)
 {
 	static const char *const wrong[][2] = {
@@ -60,6 +90,11 @@ static void wrong_words(void **state)
 		{"output-limit=1K", "outside 128K..4G"},
 		{"balloon=x", "balloon"},
 		{"peer=", "peer"},
+		{"limit", "limit needs a value: limit=id=ID[,rate=SIZE][,ops=N]"},
+		{"limit=d0", "unknown word 'd0'; write id=ID"},
+		{"limit=rate=1M", "id is missing"},
+		{"limit=id=d0,rate=1K", "outside 64K..1T"},
+		{"limit=id=d0,ops=0", "outside 1..100000000"},
 		{"peer=udp:1", "is not an address"},
 		{"peer=unix:/1,unix:/2,unix:/3,unix:/4,unix:/5", "4"},
 	};
@@ -93,6 +128,16 @@ static void wrong_requests(void **state)
 		{SETTING_OUTPUT_LIMIT, "{\"output_limit_bytes\":4294967297}", "bytes, 128K to 4G"},
 		{SETTING_BALLOON, "{\"balloon_bytes\":-4096}", "bytes"},
 		{SETTING_BALLOON, "{\"balloon_bytes\":null}", "bytes"},
+		{SETTING_LIMIT, "{\"limit\":{\"id\":\"d0\"}}", "an array of objects"},
+		{SETTING_LIMIT, "{\"limit\":[7]}", "must be an object"},
+		{SETTING_LIMIT, "{\"limit\":[{\"id\":\"d0\",\"rate\":0}]}", "outside 64K..1T"},
+		{SETTING_LIMIT, "{\"limit\":[{\"id\":\"d0\",\"rate\":-1}]}", "not be negative"},
+		{SETTING_LIMIT, "{\"limit\":[{\"ops\":5}]}", "id is missing"},
+		{SETTING_LIMIT,
+		 "{\"limit\":[{\"id\":\"1\"},{\"id\":\"2\"},{\"id\":\"3\"},{\"id\":\"4\"},{\"id\":"
+		 "\"5\"},"
+		 "{\"id\":\"6\"},{\"id\":\"7\"},{\"id\":\"8\"},{\"id\":\"9\"}]}",
+		 "more than 8"},
 		{SETTING_PEER, "{\"peer\":7}", "a string or an array of strings"},
 		{SETTING_PEER, "{\"peer\":[\"unix:/1\",7]}", "peer"},
 		{SETTING_PEER, "{\"peer\":[\"1\",\"2\",\"3\",\"4\",\"5\"]}", "4"},
@@ -116,7 +161,7 @@ static void all_names(void **state)
 	char names[80], cut[6];
 
 	setting_names(names, sizeof(names));
-	assert_string_equal(names, "ft, epoch, output-limit, peer, balloon");
+	assert_string_equal(names, "ft, epoch, output-limit, peer, balloon, limit");
 	setting_names(cut, sizeof(cut));
 	assert_string_equal(cut, "ft, e");
 }
@@ -126,6 +171,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(words_become_a_request),
 		cmocka_unit_test(modes),
+		cmocka_unit_test(limits_add_up),
 		cmocka_unit_test(wrong_words),
 		cmocka_unit_test(wrong_requests),
 		cmocka_unit_test(all_names),

@@ -89,6 +89,11 @@ json_t *run_disk_status(const struct run *r); /* new reference */
 void run_disk_state_changed(struct run *r);
 void run_disk_stop(struct run *r);
 
+/* run_limit.c: of the disk or network of this id, until the process ends. Set: checked before. */
+int run_limit_check(struct run *r, const char *id, const struct limit_rates *rates, struct err *e);
+void run_limit_set(struct run *r, const char *id, const struct limit_rates *rates);
+json_t *run_limit_status(struct run *r); /* new reference; of those that have one */
+
 /* run_migrate.c: a VM that runs here may migrate; one may come in. */
 void run_migrate_init(struct run *r);
 int run_migrate_listen(struct run *r, struct err *e);

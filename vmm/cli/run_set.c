@@ -110,6 +110,21 @@ static void set_balloon(struct run *r, const struct setting_value *v)
 				  (uint32_t)(v->number >> MEM_PAGE_SHIFT));
 }
 
+static int check_limits(struct run *r, const struct setting_value *v, struct err *e)
+{
+	int code = 0;
+
+	for (unsigned i = 0; i < v->nlimits && !code; i++)
+		code = run_limit_check(r, v->limits[i].id, &v->limits[i].rates, e);
+	return code;
+}
+
+static void set_limits(struct run *r, const struct setting_value *v)
+{
+	for (unsigned i = 0; i < v->nlimits; i++)
+		run_limit_set(r, v->limits[i].id, &v->limits[i].rates);
+}
+
 static const struct {
 	int (*check)(struct run *r, const struct setting_value *v, struct err *e);
 	void (*set)(struct run *r, const struct setting_value *v);
@@ -117,7 +132,8 @@ static const struct {
 	       [SETTING_EPOCH] = {check_epoch, set_epoch},
 	       [SETTING_OUTPUT_LIMIT] = {check_output_limit, set_output_limit},
 	       [SETTING_PEER] = {check_peers, set_peers},
-	       [SETTING_BALLOON] = {check_balloon, set_balloon}};
+	       [SETTING_BALLOON] = {check_balloon, set_balloon},
+	       [SETTING_LIMIT] = {check_limits, set_limits}};
 
 json_t *serve_set(struct run *r, json_t *request, struct err *e)
 {

@@ -292,6 +292,9 @@ json_t *run_status(struct run *r)
 	json_object_set_new(o, "images_differ",
 			    json_boolean(r->primary.engine.disklog.differs != 0));
 	json_object_set_new(o, "disks", run_disk_status(r));
+	if (json_object_size(under_way = run_limit_status(r)))
+		json_object_set(o, "limits", under_way);
+	json_decref(under_way);
 	json_object_set_new_nocheck(o, "migration", run_migrate_status(r));
 	if (!r->vm.loop)
 		return o;

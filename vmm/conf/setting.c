@@ -13,7 +13,8 @@ static const char *const keys[] = {[SETTING_FT] = "ft",
 				   [SETTING_EPOCH] = "epoch_ns",
 				   [SETTING_OUTPUT_LIMIT] = "output_limit_bytes",
 				   [SETTING_PEER] = "peer",
-				   [SETTING_BALLOON] = "balloon_bytes"};
+				   [SETTING_BALLOON] = "balloon_bytes",
+				   [SETTING_LIMIT] = "limit"};
 
 /* Those of --ft, and what only a VM that runs can be. */
 static const struct option_choice modes[] = {
@@ -21,17 +22,42 @@ static const struct option_choice modes[] = {
 	{"colo", FT_MODE_COLO}, {"off", FT_MODE_OFF},	    {0},
 };
 
-/* As an option of `ftvmm run`, for a struct setting_value; the balloon is only set here. */
+#define FIELD(type, member) .offset = offsetof(type, member), .size = sizeof(((type *)0)->member)
+
+/* clang-format off */
+static const struct option limit_rows[] = {
+	{ "id", .type = OPT_TEXT, FIELD(struct setting_limit, id), .metavar = "ID" },
+	{ "rate", .type = OPT_SIZE, FIELD(struct setting_limit, rates.bytes),
+	  .min = CONFIG_NET_RATE_MIN, .max = CONFIG_RATE_MAX, .metavar = "SIZE" },
+	{ "ops", .type = OPT_NUMBER, FIELD(struct setting_limit, rates.ops), .min = 1,
+	  .max = CONFIG_OPS_MAX, .metavar = "N" },
+};
+
+/* What is only set here, and no option of `ftvmm run`. */
+static const struct option own_rows[SETTING_MAX] = {
+	[SETTING_BALLOON] = { "balloon", .type = OPT_SIZE, FIELD(struct setting_value, number),
+			      .max = INT64_MAX, .metavar = "SIZE" },
+	[SETTING_LIMIT] = { "limit", .type = OPT_LIST, .max = MACHINE_MAX_DEVS,
+			    .offset = offsetof(struct setting_value, limits),
+			    .size = sizeof(struct setting_limit),
+			    .count = offsetof(struct setting_value, nlimits), .sub = limit_rows,
+			    .nsub = sizeof(limit_rows) / sizeof(limit_rows[0]),
+			    .metavar = "id=ID[,rate=SIZE][,ops=N]" },
+};
+/* clang-format on */
+
+/* As an option of `ftvmm run`, for a struct setting_value. */
 static struct option row(enum setting s)
 {
 	static const char *const names[] = {[SETTING_FT] = "ft",
 					    [SETTING_EPOCH] = "epoch",
 					    [SETTING_OUTPUT_LIMIT] = "output-limit",
 					    [SETTING_PEER] = "peer"};
-	struct option o = {"balloon", .type = OPT_SIZE, .max = INT64_MAX, .metavar = "SIZE"};
+	struct option o = own_rows[s];
 
-	if (s != SETTING_BALLOON)
-		o = *option_find(config_options(), names[s], strlen(names[s]));
+	if (o.name)
+		return o;
+	o = *option_find(config_options(), names[s], strlen(names[s]));
 	if (s == SETTING_FT)
 		o.choices = modes;
 	o.offset = s == SETTING_PEER ? offsetof(struct setting_value, peers)
@@ -52,6 +78,27 @@ static json_t *addresses(const struct setting_value *v)
 
 	for (unsigned i = 0; i < v->npeers; i++)
 		json_array_append_new(list, json_string(v->peers[i]));
+	return list;
+}
+
+static json_t *one_limit(const struct setting_limit *l)
+{
+	json_t *o = json_pack("{ss}", "id", l->id);
+
+	if (l->rates.bytes)
+		json_object_set_new(o, "rate", json_integer((json_int_t)l->rates.bytes));
+	if (l->rates.ops)
+		json_object_set_new(o, "ops", json_integer(l->rates.ops));
+	return o;
+}
+
+/* Behind those that are in the request. */
+static json_t *limits(json_t *request, const struct setting_value *v)
+{
+	json_t *list = json_object_get(request, keys[SETTING_LIMIT]);
+
+	list = list ? json_incref(list) : json_array();
+	json_array_append_new(list, one_limit(&v->limits[0]));
 	return list;
 }
 
@@ -84,7 +131,9 @@ int setting_add(json_t *request, const char *pair, struct err *e)
 	for (unsigned i = 0; i < value.npeers && !r; i++)
 		r = chan_resolve(value.peers[i], sizeof(value.peers[i]), e);
 	if (!r)
-		json_object_set_new(request, keys[o - rows], to_json(o, &value, pair + len + 1));
+		json_object_set_new(request, keys[o - rows],
+				    o->type == OPT_LIST ? limits(request, &value)
+							: to_json(o, &value, pair + len + 1));
 	return r;
 }
 
@@ -124,6 +173,8 @@ int setting_get(enum setting s, json_t *request, struct setting_value *ret, stru
 		return get_mode(&o, v, ret, e);
 	if (o.type == OPT_TEXTS)
 		return option_set_json(&o, ret, v, "set: peer", e);
+	if (o.type == OPT_LIST)
+		return option_set_json(&o, ret, v, "set: limit", e);
 	if (!json_is_integer(v) || n < 0 || (uint64_t)n < o.min || (uint64_t)n > o.max)
 		return out_of_bounds(&o, e);
 	ret->number = (uint64_t)n;

@@ -181,11 +181,12 @@ static const struct kind {
 	const struct state_desc *state;
 	/* The back end, once the device is gone, opened or not; NULL: it has none. */
 	void (*close)(struct vm_devices *ds, unsigned i);
-	/* How fast it may be; NULL: there is no limit of this kind. */
+	/* How fast it may be, and how long that held it; NULL: there are no limits of this kind. */
 	void (*limit)(struct device *d, const struct limit_rates *r);
+	uint64_t (*held_ns)(const struct device *d);
 } kinds[] = {
-	[MDEV_BLK] = {make_blk, &virtio_blk_desc, close_disk, virtio_blk_limit},
-	[MDEV_NET] = {make_net, &virtio_net_desc, close_net, virtio_net_limit},
+	[MDEV_BLK] = {make_blk, &virtio_blk_desc, close_disk, virtio_blk_limit, virtio_blk_held_ns},
+	[MDEV_NET] = {make_net, &virtio_net_desc, close_net, virtio_net_limit, virtio_net_held_ns},
 	[MDEV_CONSOLE] = {make_console, &virtio_console_desc},
 	[MDEV_RNG] = {make_rng, &virtio_rng_desc},
 	[MDEV_BALLOON] = {make_balloon, &virtio_balloon_desc},
@@ -231,12 +232,31 @@ static int add_device(const struct making *m, make_fn *make, struct device **ret
 		 : 0;
 }
 
-static void limit_device(const struct making *m)
+/* Its place in machine.devs, or ndevs. */
+static unsigned find_limited(const struct vm *vm, const char *id)
 {
-	struct limit_rates r = backends_limit(m->b, m->md->id);
+	const struct machine *m = &vm->machine;
+	unsigned i = 0;
 
-	if (kinds[m->md->kind].limit)
-		kinds[m->md->kind].limit(m->ds->mdevs[m->i], &r);
+	while (i < m->ndevs && (!kinds[m->devs[i].kind].limit || strcmp(m->devs[i].id, id)))
+		i++;
+	return i;
+}
+
+void vm_limit(struct vm *vm, const char *id, const struct limit_rates *r)
+{
+	unsigned i = find_limited(vm, id);
+
+	if (i < vm->machine.ndevs)
+		kinds[vm->machine.devs[i].kind].limit(vm->devices.mdevs[i], r);
+}
+
+uint64_t vm_held_ns(const struct vm *vm, const char *id)
+{
+	unsigned i = find_limited(vm, id);
+
+	return i < vm->machine.ndevs ? kinds[vm->machine.devs[i].kind].held_ns(vm->devices.mdevs[i])
+				     : 0;
 }
 
 int vm_devices_make(struct vm *vm, const struct backends *b, struct err *e)
@@ -253,8 +273,11 @@ int vm_devices_make(struct vm *vm, const struct backends *b, struct err *e)
 	for (m.i = 0; m.i < vm->machine.ndevs && !r; m.i++) {
 		m.md = &vm->machine.devs[m.i];
 		r = add_device(&m, kinds[m.md->kind].make, &ds->mdevs[m.i]);
-		if (!r)
-			limit_device(&m);
+		if (!r && kinds[m.md->kind].limit) {
+			struct limit_rates rates = backends_limit(b, m.md->id);
+
+			kinds[m.md->kind].limit(ds->mdevs[m.i], &rates);
+		}
 	}
 	return r;
 }

@@ -37,6 +37,10 @@ struct vm;
 
 /* The first device of that kind, or NULL. */
 struct device *vm_find_device(struct vm *vm, enum mdev_kind kind);
+/* How fast this disk or network is from now on; nothing when there is none. Loop thread. */
+void vm_limit(struct vm *vm, const char *id, const struct limit_rates *r);
+/* How long the guest was held by that so far. */
+uint64_t vm_held_ns(const struct vm *vm, const char *id);
 /* The table of the i-th device of a machine, built or not; NULL behind the last. */
 const struct state_desc *vm_device_state(const struct machine *m, unsigned i);
 
