@@ -187,3 +187,29 @@ def limit_set_secondary(lab):
     a.kill()
     b.wait_status(lambda s: s["state"] == "DEGRADED" and s["limits"]["d0"]["held_us"] > 0, "requests that are held there")
     pair.end()
+
+
+@test(120)
+def limit_colo(lab):
+    """two guests, each held by its own host, or one alone: answers are right, and a takeover loses none"""
+    for alike in (True, False):
+        pair = Pair(lab, ft="colo", disk_more=",rate=4M", net_more=",rate=256K,ops=600", timeout="2s")
+        if alike:
+            a, b = pair.protect()
+        else:
+            pair.disk_more, limits = "", pair.net_more
+            pair.net_more = ""
+            b = pair.secondary("B")
+            b.wait_state("STARTING")
+            pair.net_more = limits
+            a = pair.primary("A")
+            pair.in_step()
+        load = start_load(lab, udp=2, tcp=2, echo=1, stream=1)
+        a.wait_status(lambda s: s["twin"]["checkpoints_total"] > 0 and s["twin"]["inputs_total"] > 20,
+                      "a twin that is given frames", 30)
+        random_wait(lab, load, 0.5, 1.5)
+        a.kill()
+        b.wait_state("DEGRADED")
+        lab.probe()
+        check_load(lab, [load], pair.image["B"])
+        pair.end()
