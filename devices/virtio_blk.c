@@ -383,14 +383,16 @@ static int prepare(struct blk *b, struct request *rq, const struct virtio_blk_ou
 	}
 }
 
-/* Zeros may have to be written. */
+/* Zeros may have to be written; that many, as a rule, do not: no more is owed than for a write. */
 static uint64_t cost_of(const struct disk_req *dr)
 {
-	return dr->kind == DISK_FLUSH || dr->kind == DISK_DISCARD ? 0 : dr->len;
+	if (dr->kind == DISK_FLUSH || dr->kind == DISK_DISCARD)
+		return 0;
+	return dr->len < REQ_MAX ? dr->len : REQ_MAX;
 }
 
-/* rq->chain was popped or reloaded. On -EBADMSG the caller keeps rq. */
-static int begin(struct blk *b, struct request *rq)
+/* rq->chain was popped, or reloaded: again. On -EBADMSG the caller keeps rq. */
+static int begin(struct blk *b, struct request *rq, bool again)
 {
 	struct virtio_blk_outhdr hdr;
 	int r;
@@ -400,7 +402,8 @@ static int begin(struct blk *b, struct request *rq)
 	virtq_chain_read(&b->vd.vq[rq->qi], &rq->chain, 0, &hdr, sizeof(hdr));
 	r = prepare(b, rq, &hdr);
 	b->last = rq->qi;
-	limit_take(&b->limit, r ? 0 : cost_of(&rq->dr));
+	if (!again) /* else it was counted where the guest asked for it */
+		limit_take(&b->limit, r ? 0 : cost_of(&rq->dr));
 	if (r) {
 		answer(b, rq, (uint8_t)(r - 1));
 		return 0;
@@ -433,7 +436,7 @@ static int one(struct virtio_dev *vd, unsigned qi)
 		virtq_unpop(&vd->vq[qi], 1);
 		r = -EAGAIN;
 	} else if (r > 0) {
-		r = begin(b, rq);
+		r = begin(b, rq, false);
 		if (!r)
 			return 1;
 	}
@@ -510,7 +513,7 @@ static int replay_one(struct blk *b, const struct inflight *in)
 	vq->inuse++;
 	r = virtq_reload(vq, in->head, &rq->chain);
 	if (!r)
-		r = begin(b, rq);
+		r = begin(b, rq, true);
 	if (r)
 		put_request(b, rq);
 	return r;

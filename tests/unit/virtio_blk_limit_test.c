@@ -275,6 +275,50 @@ static void taken_over_while_it_holds(void **state)
 	free(ram);
 }
 
+/* What was counted when the guest asked for it is not when it is done again. */
+static void what_is_done_again_is_free(void **state)
+{
+	struct fix *f = *state;
+	size_t size = f->dev->ops->state->size;
+	uint8_t *pod = malloc(size), *ram = malloc(RIG_MEM);
+
+	disk_hold(&f->disk, true);
+	ask(f, 3, BYTES);
+	rig_until(&f->rig, taken(f) == 3);
+	memcpy(pod, f->dev->pod, size);
+	memcpy(ram, f->rig.mem.base, RIG_MEM);
+	disk_hold(&f->disk, false);
+	check_through(f, 3);
+	memcpy(f->rig.mem.base, ram, RIG_MEM);
+	f->dev->ops->load(f->dev, pod);
+	limit(f, 0, 10);
+	f->dev->ops->resume(f->dev);
+	check_through(f, 3);
+	ask(f, 3, BYTES);
+	check_all(f, 6);
+	free(pod);
+	free(ram);
+}
+
+/* A guest that asks for a GiB of them has its disk again in the time of the largest write. */
+static void many_zeros_are_one_write(void **state)
+{
+	struct virtio_blk_discard_write_zeroes z = {.num_sectors = 1u << 21};
+	struct virtio_blk_outhdr h = {.type = VIRTIO_BLK_T_WRITE_ZEROES};
+	struct fix *f = *state;
+	struct rig_seg s[3] = {{HDR, sizeof(h), false}, {BUF, sizeof(z), false}, {STATUS, 1, true}};
+
+	limit(f, 1 << 20, 0);
+	memcpy(rig_ptr(&f->rig, BUF), &z, sizeof(z));
+	memcpy(rig_ptr(&f->rig, HDR), &h, sizeof(h));
+	rig_add(&f->q[0], s, 3);
+	f->asked = 1;
+	ask(f, 1, 0);
+	check_through(f, 1);
+	rig_now_ns += S;
+	check_through(f, 2);
+}
+
 static void reset_while_it_holds(void **state)
 {
 	struct fix *f = *state;
@@ -346,6 +390,8 @@ int main(void)
 		T(without_one_no_timer),      T(held_in_the_ring),
 		T(a_flush_is_an_operation),   T(bytes),
 		T(zeros_are_bytes),	      T(quiet_while_it_holds),
+		T(taken_over_while_it_holds), T(what_is_done_again_is_free),
+		T(taken_over_while_it_holds), T(many_zeros_are_one_write),
 		T(taken_over_while_it_holds), T(reset_while_it_holds),
 		T(set_while_it_holds),	      T(freed_while_it_holds),
 		T(queues_take_turns),
