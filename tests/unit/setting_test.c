@@ -169,12 +169,9 @@ static void all_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(words_become_a_request),
-		cmocka_unit_test(modes),
-		cmocka_unit_test(limits_add_up),
-		cmocka_unit_test(wrong_words),
-		cmocka_unit_test(wrong_requests),
-		cmocka_unit_test(all_names),
+		cmocka_unit_test(words_become_a_request), cmocka_unit_test(modes),
+		cmocka_unit_test(limits_add_up),	  cmocka_unit_test(wrong_words),
+		cmocka_unit_test(wrong_requests),	  cmocka_unit_test(all_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
