@@ -281,8 +281,8 @@ int dest_recover(struct dest *d, const char *uri, struct err *e)
 
 bool dest_fills(const struct dest *d)
 {
-	return d->ft &&
-	       (d->fsm.state == DST_FILL || d->fsm.state == DST_CUT || d->fsm.state == DST_MENDING);
+	return d->ft && (d->fsm.state == DST_FILL || d->fsm.state == DST_CUT ||
+			 d->fsm.state == DST_ORPHAN || d->fsm.state == DST_MENDING);
 }
 
 void dest_stop(struct dest *d)

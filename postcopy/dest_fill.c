@@ -147,13 +147,19 @@ void dest_arrived(void *arg)
 	vm_arrived(d->vm);
 }
 
+/* No link, and no file, either. */
+static bool is_cut_off(const struct dest *d)
+{
+	return (d->fsm.state == DST_CUT || d->fsm.state == DST_ORPHAN) && !dest_has_link(d);
+}
+
 void dest_look_whether_complete(struct dest *d)
 {
 	bool all = d->pager.mem && !pager_left(&d->pager);
 
 	/* Without a link or file nothing is on its way, and no EOS comes. */
-	if (all && ((d->fsm.state == DST_CUT && !dest_has_link(d)) ||
-		    (fsm_expects(&d->fsm, DST_EV_COMPLETE) && pager_complete(&d->pager))))
+	if (all &&
+	    (is_cut_off(d) || (fsm_expects(&d->fsm, DST_EV_COMPLETE) && pager_complete(&d->pager))))
 		dest_post(d, DST_EV_COMPLETE);
 }
 
@@ -199,10 +205,20 @@ static void log_stats(const struct dest *d)
 	log_sum("others", &f->sum[FAULTS_OTHERS]);
 }
 
+/* What stood for want of memory. */
+static void go_on(struct dest *d)
+{
+	if (!(d->ft->stands & FT_STAND_LOST))
+		return;
+	ft_go(d->ft, d->vm, FT_STAND_LOST);
+	ft_set(d->ft, FT_HERE, FT_NONE, "postcopy: pages come again: the VM goes on");
+}
+
 void dest_complete(void *arg)
 {
 	struct dest *d = arg;
 
+	go_on(d);
 	loop_timer_del(d->ft->loop, &d->timer_op);
 	pager_get_stats(&d->pager, &d->came);
 	log_stats(d);
@@ -220,42 +236,42 @@ void dest_complete(void *arg)
 
 /* --- the link is lost ------------------------------------------------------------------------- */
 
-static void note_cut(struct dest *d, const char *then)
+void dest_cut(void *arg)
 {
+	struct dest *d = arg;
 	char note[480];
 
 	snprintf(note, sizeof(note),
 		 "postcopy: link lost: %.120s; %llu pages have not come, and who touches one "
-		 "waits; %s",
-		 d->why, (unsigned long long)pager_left(&d->pager), then);
+		 "waits; the source connects again. To listen at another address, too, or to take "
+		 "a file: ftvmm migrate NAME --recover URI",
+		 d->why, (unsigned long long)pager_left(&d->pager));
 	log_error("%s", note);
 	ft_set(d->ft, FT_HERE, FT_NONE, note);
 	tell(d);
-}
-
-void dest_cut(void *arg)
-{
-	struct dest *d = arg;
-
-	note_cut(d, "the source connects again. To listen at another address, too, or to take a "
-		    "file: ftvmm migrate NAME --recover URI");
 	dest_timer(d, DEST_SILENT_NS);
 	step_reached(STEP_MIG_LOST);
 	dest_look_whether_complete(d);
 }
 
-/* It connects twice a second, so that this says something; unless the user knows of another way. */
-void dest_nobody_asks(void *arg)
+/*
+ * It would have asked by now. A VM of which some vCPUs run and some wait is of use to nobody, and
+ * what has come is saved as it is while it stands.
+ */
+void dest_stand(void *arg)
 {
 	struct dest *d = arg;
+	char note[480];
 
-	if (d->carry)
-		dest_timer(d, DEST_SILENT_NS);
-	else
-		note_cut(d, "the source has not asked for 30 s. Is there another way to it? ftvmm "
-			    "migrate NAME --recover URI. If it is dead they are lost, and the VM "
-			    "with them: ftvmm stop NAME timeout=0. What has come can be kept "
-			    "before: ftvmm snapshot NAME FILE arrived");
+	snprintf(note, sizeof(note),
+		 "postcopy: the source has not asked for 30 s, and %llu pages have not come: the "
+		 "VM stands. Is there another way to it, or a file? ftvmm migrate NAME --recover "
+		 "URI. If it is dead they are lost, and the VM with them: ftvmm stop NAME. What "
+		 "has come can be kept before: ftvmm snapshot NAME FILE arrived",
+		 (unsigned long long)pager_left(&d->pager));
+	log_error("%s", note);
+	ft_lack(d->ft, d->vm, faults_vcpus(&d->pager.faults), note);
+	tell(d);
 }
 
 static uint64_t have_words(const struct dest *d)
@@ -293,6 +309,9 @@ void dest_open_file(void *arg)
 {
 	struct dest *d = arg;
 
+	/* It ends with an error, at least: then it is time to ask again. */
+	loop_timer_del(d->ft->loop, &d->timer_op);
+	go_on(d);
 	pager_again(&d->pager, NULL);
 	dest_listen_to_link(d);
 }
@@ -312,7 +331,7 @@ int dest_write_arrived(struct dest *d, const char *path,
 	uint64_t nwords;
 	int64_t len = 0;
 
-	if (!d->ft || d->fsm.state != DST_CUT || dest_has_link(d))
+	if (!d->ft || !is_cut_off(d))
 		return err_set(e, -EBUSY,
 			       "snapshot: arrived: only while the link of a postcopy is "
 			       "lost at its destination: ftvmm status says so");
@@ -367,6 +386,7 @@ void dest_have(void *arg)
 {
 	struct dest *d = arg;
 
+	go_on(d);
 	loop_timer_del(d->ft->loop, &d->timer_op);
 	dest_close_link(d);
 	door_take(d->caller, &d->link);

@@ -125,6 +125,18 @@ void faults_end(struct faults *f, uint64_t page, uint64_t now_ns)
 	pthread_mutex_unlock(&f->lock);
 }
 
+uint32_t faults_vcpus(struct faults *f)
+{
+	uint32_t waiting = 0;
+
+	pthread_mutex_lock(&f->lock);
+	for (unsigned i = 0; i < f->nwaits; i++)
+		if (f->waits[i].whose != FAULTS_OTHERS)
+			waiting |= 1u << f->waits[i].whose;
+	pthread_mutex_unlock(&f->lock);
+	return waiting;
+}
+
 void faults_get(struct faults *f, struct faults_stats *ret)
 {
 	pthread_mutex_lock(&f->lock);

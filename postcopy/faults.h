@@ -65,6 +65,8 @@ void faults_of_vcpus(struct faults *f, unsigned vcpus, int (*find)(void *arg, ui
 void faults_begin(struct faults *f, uint32_t tid, uint64_t page, uint64_t now_ns);
 /* The page is there: everybody who waits for it goes on. */
 void faults_end(struct faults *f, uint64_t page, uint64_t now_ns);
+/* vCPUs that wait now: bit i, vCPU i. */
+uint32_t faults_vcpus(struct faults *f);
 
 void faults_get(struct faults *f, struct faults_stats *ret);
 /* What `percent` of 100 did not take longer than, to a sixteenth. 0: there were none. */

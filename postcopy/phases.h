@@ -66,6 +66,7 @@
 	X(READY, "READY said: it can no longer fail to run")                                       \
 	X(FILL, "the VM runs here, and its memory comes in")                                       \
 	X(CUT, "the same, and the link is lost")                                                   \
+	X(ORPHAN, "the same, and nobody has asked: the VM stands")                                 \
 	X(MENDING, "there is a new one: HAVE said, the urgent link is awaited")                    \
 	X(RUNS, "the VM runs here, and the source has not said that it knows")                     \
 	X(HERE, "the VM is this side's alone")                                                     \

@@ -27,8 +27,10 @@ const char *ft_word(const struct ft *ft)
 		return cover_word[ft->cover];
 	if (ft->life == FT_OVER && ft->cover != FT_FENCED && ft->cover != FT_MIGRATED)
 		return "STOPPED";
+	if (ft->life == FT_HERE && ft->stands & FT_STAND_LOST)
+		return "INCOMPLETE";
 	if (ft->life == FT_HERE &&
-	    (ft->stands & (FT_STAND_USER | FT_STAND_SILENT | FT_STAND_SWITCH | FT_STAND_LOST)))
+	    (ft->stands & (FT_STAND_USER | FT_STAND_SILENT | FT_STAND_SWITCH)))
 		return "PAUSED";
 	return cover_word[ft->cover];
 }
@@ -36,8 +38,9 @@ const char *ft_word(const struct ft *ft)
 const char *ft_word_at(unsigned i)
 {
 	static const char *const all[] = {
-		"STARTING", "RUNNING",	   "UNPROTECTED", "SYNCING", "PROTECTED", "DEGRADED",
-		"PAUSED",   "TAKING-OVER", "MIGRATING",	  "FENCED",  "MIGRATED",  "STOPPED",
+		"STARTING", "RUNNING",	"UNPROTECTED", "SYNCING",     "PROTECTED",
+		"DEGRADED", "PAUSED",	"INCOMPLETE",  "TAKING-OVER", "MIGRATING",
+		"FENCED",   "MIGRATED", "STOPPED",
 	};
 
 	return i < sizeof(all) / sizeof(all[0]) ? all[i] : NULL;
@@ -83,12 +86,24 @@ int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why
 	return r;
 }
 
+void ft_lack(struct ft *ft, struct vm *vm, uint32_t waiting, const char *why)
+{
+	const char *from = ft_word(ft);
+
+	vm_rest(vm, waiting);
+	ft->stands |= FT_STAND_LOST;
+	snprintf(ft->note, sizeof(ft->note), "%s", why);
+	changed(ft, from, why);
+}
+
 void ft_go(struct ft *ft, struct vm *vm, enum ft_stand reason)
 {
 	const char *from = ft_word(ft);
 
 	ft->stands &= ~(unsigned)reason;
-	if (!ft->stands && !vm->running)
+	if (!ft->stands && vm->running)
+		vm_go_on(vm);
+	else if (!ft->stands)
 		vm_resume(vm);
 	changed(ft, from, NULL);
 }

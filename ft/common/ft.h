@@ -51,7 +51,7 @@ enum ft_stand {
 	FT_STAND_END = 8,     /* its last epoch is under way */
 	FT_STAND_SEAL = 16,   /* an epoch is being captured */
 	FT_STAND_SWITCH = 32, /* it is to run elsewhere */
-	FT_STAND_LOST = 64,   /* memory is missing, for good */
+	FT_STAND_LOST = 64,   /* memory is missing, and nobody brings it */
 	FT_STAND_MOVE = 128,  /* a new secondary is given the rest */
 };
 
@@ -141,6 +141,8 @@ void ft_set(struct ft *ft, enum ft_life life, enum ft_cover cover, const char *w
  * stop it runs on, and there is no such reason; but that of an end holds from the next stop on.
  */
 int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why, struct err *e);
+/* Memory is missing (FT_STAND_LOST): no vCPU goes on, until ft_go(). waiting: see vm_rest(). */
+void ft_lack(struct ft *ft, struct vm *vm, uint32_t waiting, const char *why);
 /* The reason is gone; the VM goes on when there is no other one. */
 void ft_go(struct ft *ft, struct vm *vm, enum ft_stand reason);
 void ft_note_epoch(struct ft *ft, enum ft_seal why, uint64_t pause_ns, uint64_t pages);

@@ -182,7 +182,7 @@ def flipped(data, start):
 
 @test(90)
 def lazy_lost(lab):
-    """the file is cut, changed, or another one when its pages are read: PAUSED for good, with the reason, and it stops"""
+    """the file is cut, changed, or another one when its pages are read: INCOMPLETE for good, with the reason, and it stops"""
     slow = SlowFile(lab)
     with open(slow.path, "rb") as f:
         good = f.read()
@@ -200,7 +200,7 @@ def lazy_lost(lab):
             f.write(bad)
         slow.open()
         status = vm.wait_status(lambda s: "will not come" in s["note"], "what is wrong", 20)
-        expect(status["state"] == "PAUSED" and re.search(pattern, status["note"]), f"{status['state']}: {status['note']}")
+        expect(status["state"] == "INCOMPLETE" and re.search(pattern, status["note"]), f"{status['state']}: {status['note']}")
         for cmd in ("resume", "snapshot"):
             try:
                 vm.call(cmd, file=lab.path("other"))

@@ -331,11 +331,16 @@ def migrate_reboot(lab):
         move.vm.wait_status(lambda s: s["resets_total"] > 2, "resets at the destination")
 
 
+def command(vm, name, *args, seconds=30):
+    """`ftvmm NAME VM ...` as a user has it: exit code, and what it said."""
+    p = subprocess.run([FTVMM, name, vm.name, *args], capture_output=True, text=True, timeout=seconds * ftlab.SLOW,
+                       env=dict(os.environ, XDG_RUNTIME_DIR=vm.run_dir), check=False)
+    return p.returncode, p.stdout, p.stderr
+
+
 def client(lab, vm, *args, seconds=30):
     """`ftvmm migrate` as a user has it."""
-    p = subprocess.run([FTVMM, "migrate", vm.name, *args], capture_output=True, text=True, timeout=seconds * ftlab.SLOW,
-                       env=dict(os.environ, XDG_RUNTIME_DIR=vm.run_dir))
-    return p.returncode, p.stdout, p.stderr
+    return command(vm, "migrate", *args, seconds=seconds)
 
 
 @test(60)
@@ -815,13 +820,31 @@ def postcopy_snapshot(lab):
 
 @test(90)
 def postcopy_source_dies(lab):
-    """the destination says so, and then what it may mean; its control socket answers, and it can be stopped"""
-    source, to = stuck(lab, Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="128M")))
+    """the destination says so, and then the VM stands, in a state of its own; its control socket answers, what has come
+    can be kept, and it can be stopped"""
+    source, to = stuck(lab, Move(lab, boot(lab, "writer", "pages=200 tick=10", memory="128M", cpus=2)))
     source.kill()
     to.wait_status(lambda s: "link lost" in s["note"], "a note that the link is lost")
-    expect(to.status()["migration"]["phase"] == "DST_CUT", f"{to.status()}")
-    note = to.wait_status(lambda s: "has not asked for 30 s" in s["note"], "a word on what that may mean", 40)["note"]
-    expect("ftvmm stop NAME timeout=0" in note and "--recover URI" in note, note)
+    expect(to.status()["migration"]["phase"] == "DST_CUT" and to.state() == "RUNNING", f"{to.status()}")
+    asked = subprocess.run([FTVMM, "wait", to.name, "INCOMPLETE", "--timeout", f"{int(45 * ftlab.SLOW)}s"],
+                           env=dict(os.environ, XDG_RUNTIME_DIR=to.run_dir), check=False)
+    status = to.status()
+    expect(asked.returncode == 0 and status["state"] == "INCOMPLETE" and not status["paused"] and
+           status["migration"]["phase"] == "DST_ORPHAN" and status["migration"]["status"] == "postcopy-paused",
+           f"{asked}: {status}")
+    note = status["note"]
+    expect("has not asked for 30 s" in note and "ftvmm stop NAME" in note and "--recover URI" in note, note)
+    before = cpu_ticks(to)
+    expect(command(to, "status")[0] == 4, "it is shown as a VM that is well")
+    _, metrics, _ = command(to, "metrics")
+    expect(re.search(r'^ftvmm_ft_state\{vm="[^"]*",state="INCOMPLETE"\} 1$', metrics, re.M), metrics)
+    for cmd in ("pause", "resume"):
+        try:
+            to.call(cmd)
+        except ftlab.LabError as e:
+            expect("has not asked" in str(e), str(e))
+        else:
+            raise ftlab.LabError(f"no error for {cmd}")
     file = lab.path("arrived")
     said = subprocess.run([FTVMM, "snapshot", to.name, file, "arrived"], capture_output=True, text=True,
                           env=dict(os.environ, XDG_RUNTIME_DIR=to.run_dir))
@@ -829,12 +852,33 @@ def postcopy_source_dies(lab):
     missing = int(said.stdout.split()[0])
     expect(missing * 4096 == to.status()["migration"]["ram"]["remaining"] and os.path.getsize(file) > 1024,
            f"{missing} missing, {os.path.getsize(file)} bytes: {to.status()['migration']['ram']}")
-    to.call("stop", timeout_ns=0)
+    expect(cpu_ticks(to) - before <= 2, f"its vCPUs take time while it stands: {before}, {cpu_ticks(to)}")
+    to.call("stop")
     to.wait_exit(10)
     said = subprocess.run([FTVMM, "run", "--restore", file, "--console", "none"], text=True, stderr=subprocess.PIPE,
                           env=dict(os.environ, XDG_RUNTIME_DIR=to.run_dir))
     expect(said.returncode == 1 or said.returncode == 2, f"{said}")
     expect("had arrived when a source died" in said.stderr, said.stderr)
+
+
+@test(120)
+def postcopy_source_silent_long(lab):
+    """nobody asks for so long that the VM stands; then the way to the source is there again: it goes on, whole"""
+    wire = ftlab.Wire(lab)
+    move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
+    move.vm.wait_console("^speed")
+    source, to = move.vm, move.destination(f"tcp:{LINK_IP['B']}:{ftlab.FT_PORT}")
+    source.call("migrate", postcopy=wire.peer_of["A"], bandwidth="8M")
+    to.wait_status(lambda s: s["migration"]["phase"] == "DST_FILL", "a VM that runs there")
+    source.signal(ftlab.signal.SIGSTOP)
+    wire.do("cut")
+    to.wait_state("INCOMPLETE", seconds=45)
+    source.signal(ftlab.signal.SIGCONT)
+    to.wait_state("RUNNING", seconds=20)
+    expect(source.wait_exit(60) == ftlab.EXIT_GONE, f"exit code {source.code}: {source.log_text()}")
+    all_there(to)
+    to.wait_console("^speed")
+    expect(not re.search("CORRUPT|TRAP", to.console_text()), to.console_text())
 
 
 @test(60)

@@ -229,6 +229,7 @@ void __wrap_vm_resume(struct vm *vm)
 	}
 	vm->run.fresh = false;
 	vm->running = true;
+	vm->run.want_park = false;
 }
 
 void __wrap_vm_start(struct vm *vm)

@@ -101,7 +101,7 @@ mtype:srcev = { SRC_EV_START, SRC_EV_CANCEL, SRC_EV_TIMER, SRC_EV_CONNECTED, SRC
 		SRC_EV_LOST, SRC_EV_WELCOME, SRC_EV_READY, SRC_EV_RUNS, SRC_EV_NEVER,
 		SRC_EV_LACKS, SRC_EV_SOME, SRC_EV_HAVE, SRC_EV_EOC, SRC_EV_PAIRED };
 mtype:dst = { DST_LISTEN, DST_RECEIVING, DST_LOADING, DST_READY, DST_RUNS, DST_FILL, DST_CUT,
-	      DST_MENDING, DST_HERE, DST_OVER };
+	      DST_ORPHAN, DST_MENDING, DST_HERE, DST_OVER };
 mtype:dstev = { DST_EV_OFFER, DST_EV_ASK, DST_EV_END, DST_EV_BUILT, DST_EV_LOADED,
 		DST_EV_NOT_LOADED, DST_EV_TIMER, DST_EV_LOST, DST_EV_PART, DST_EV_SWITCH,
 		DST_EV_GO, DST_EV_GONE, DST_EV_LACKS, DST_EV_PAIR, DST_EV_COMPLETE };
@@ -448,10 +448,12 @@ end:	do
 		:: loop_free && dst == DST_LOADING && pager_idle && mishap -> ev = DST_EV_NOT_LOADED
 		:: loop_free && (dst == DST_RECEIVING || dst == DST_READY) && pager_idle &&
 		   !calm && cuts < CUTS -> cuts++; ev = DST_EV_TIMER
-		:: loop_free && (dst == DST_FILL || dst == DST_CUT) && full && pager_idle &&
+		:: loop_free && dst == DST_CUT && pager_idle -> ev = DST_EV_TIMER
+		:: loop_free && (dst == DST_FILL || dst == DST_CUT || dst == DST_ORPHAN) && full && pager_idle &&
 		   (eos || bug != BUG_WAIT_EOS) ->
 			ev = DST_EV_COMPLETE
-		:: loop_free && (dst == DST_FILL || dst == DST_CUT || dst == DST_MENDING) && pager_idle && mishap ->
+		:: loop_free && (dst == DST_FILL || dst == DST_CUT || dst == DST_ORPHAN || dst == DST_MENDING) &&
+		   pager_idle && mishap ->
 			ev = DST_EV_END /* the guest has ended */
 		:: loop_free && dst_cut && pager_idle -> ev = DST_EV_LOST
 		:: loop_free && nempty(door) && pager_idle && door_open ->
@@ -536,6 +538,10 @@ again:		if
 		ROW(MENDING, LOST, CUT) CLOSE
 		ROW(MENDING, END, OVER) CLOSE; dst_runs = false; lock = NOBODY
 		ROW(CUT, COMPLETE, RUNS) skip
+		ROW(CUT, TIMER, ORPHAN) skip /* the guest stands: guest_on */
+		ROW(ORPHAN, ASK, MENDING) dst_have(a)
+		ROW(ORPHAN, COMPLETE, RUNS) skip
+		ROW(ORPHAN, END, OVER) dst_runs = false; lock = NOBODY
 		ROW(CUT, END, OVER) dst_runs = false; lock = NOBODY
 		:: else -> printf("destination: no row\n"); assert(false)
 		fi;
@@ -555,7 +561,7 @@ idle:		a = 0; b = 0; m = 0; i = 0; ev = 0; after = 0; asked = false
 /* The pager's thread: faults, and pages of the urgent link. */
 #define pager_on                                                                                   \
 	(dst == DST_LOADING || dst == DST_READY || dst == DST_FILL || dst == DST_CUT ||            \
-	 dst == DST_MENDING ||                                                                     \
+	 dst == DST_ORPHAN || dst == DST_MENDING ||                                                                     \
 	 ((dst == DST_RUNS || dst == DST_HERE) && postcopy)) /* then it is the kernel, with zeros */
 
 inline pager_fault(q)
@@ -597,7 +603,7 @@ inline guest_discard(q)
 	if :: waits[q] -> ram[q] = ZEROS; waits[q] = false; faulted[q] = false :: else fi
 }
 
-#define guest_on (dst_runs && postcopy)
+#define guest_on (dst_runs && postcopy && dst != DST_ORPHAN)
 
 active proctype Guest()
 {
@@ -693,7 +699,7 @@ end:	atomic {
 		timeout ->
 		assert(src_dead || go_said || stays); /* before GO a failure changes nothing */
 		if
-		:: src_dead -> assert(dst_dead || dst == DST_LISTEN || (dst == DST_CUT && !full) || dst == DST_OVER ||
+		:: src_dead -> assert(dst_dead || dst == DST_LISTEN || (dst == DST_ORPHAN && !full) || dst == DST_OVER ||
 				      (dst_runs && full && nobody_waits))
 		:: !src_dead && (dst_dead || born_again) -> assert(stays || src == SRC_LEFT || in_doubt)
 		:: else -> assert((stays && dst == DST_LISTEN) || moved || on_request || ended_there)

@@ -5,7 +5,7 @@ import re
 # What the model does not tell apart: with the same next state, and nothing said that matters.
 LIKE = {"LATE": ("CANCEL",), "FAILED": ("CANCEL",), "TIMER": ("CANCEL", "LOST"), "LOST": ("CANCEL",)}
 # A user who says what he cannot know, or where to connect; a process that ends in order is one that dies.
-OUTSIDE = {"SRC": {"FORCE", "END", "RECOVER"}, "DST": {"END"}}
+OUTSIDE = {"SRC": {"FORCE", "END", "RECOVER"}, "DST": {"END", "FILE"}}
 # Postcopy, until the program has any of it: then all of it has to be there under these names.
 PLANNED = {"SRC": {"PAIRING", "SERVE", "ENDING", "CUT", "CUT_CONNECT", "CUT_ASKED", "CUT_PAIRING", "PAIRED", "LACKS",
                    "SOME", "HAVE", "EOC"},

@@ -648,13 +648,13 @@ static void exit_code_of_status_is_the_state(void **state)
 		const char *role, *name;
 		int code;
 	} cases[] = {
-		{"primary", "PROTECTED", 0},   {"secondary", "PROTECTED", 0},
-		{"plain", "RUNNING", 0},       {"plain", "PAUSED", 0},
-		{"primary", "UNPROTECTED", 4}, {"primary", "SYNCING", 4},
-		{"primary", "DEGRADED", 4},    {"primary", "PAUSED", 4},
-		{"secondary", "STARTING", 4},  {"secondary", "TAKING-OVER", 4},
-		{"primary", "FENCED", 5},      {"plain", "STOPPED", 3},
-		{"primary", "NEW-STATE", 4},
+		{"primary", "PROTECTED", 0},	 {"secondary", "PROTECTED", 0},
+		{"plain", "RUNNING", 0},	 {"plain", "PAUSED", 0},
+		{"plain", "INCOMPLETE", 4},	 {"primary", "UNPROTECTED", 4},
+		{"primary", "SYNCING", 4},	 {"primary", "DEGRADED", 4},
+		{"primary", "PAUSED", 4},	 {"secondary", "STARTING", 4},
+		{"secondary", "TAKING-OVER", 4}, {"primary", "FENCED", 5},
+		{"plain", "STOPPED", 3},	 {"primary", "NEW-STATE", 4},
 	};
 	struct world *w = *state;
 

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -358,6 +359,86 @@ static void waits_in_vain(void **state)
 	assert_string_equal(r->ft.note, "");
 }
 
+static unsigned told;
+static struct err told_err;
+
+static void on_told(void *arg, const struct err *e)
+{
+	told++;
+	told_err = e ? *e : (struct err){0};
+}
+
+/* The source is dead, it seems: the VM stands and says so, and what is here is not given up. */
+static void nobody_asks(void **state)
+{
+	struct dest_rig *r = *state;
+	struct guest g;
+	uint64_t missing;
+	char path[80];
+
+	dest_rig_reach(r, DST_FILL);
+	here_sends(&r->link, 8, 1);
+	until_left(r, DEST_RIG_PAGES - 1);
+	guest_reads(r, &g, 300);
+	wanted(r, 300);
+	here_hangs_up(r);
+	dest_rig_until(r, DST_CUT);
+	time_pass(&r->loop, 29 * S);
+	dest_rig_expect(r, DST_CUT, "RUNNING", true);
+	time_pass(&r->loop, 2 * S);
+	dest_rig_expect(r, DST_ORPHAN, "INCOMPLETE", true);
+	assert_non_null(strstr(r->ft.note, "has not asked for 30 s, and 511 pages"));
+	assert_true(dest_fills(&r->dest));
+	snprintf(path, sizeof(path), "%.60s/arrived", r->folder);
+	told = 0;
+	assert_int_equal(dest_write_arrived(&r->dest, path, on_told, NULL, &missing, NULL), 0);
+	loop_until(&r->loop, told);
+	assert_int_equal(told_err.code, 0);
+	assert_int_equal(missing, 511);
+	/* A file that is none: it stands again when it is clear that no more comes. */
+	told = 0;
+	assert_int_equal(dest_take_file(&r->dest, path, on_told, NULL, NULL), 0);
+	dest_rig_expect(r, DST_CUT, "RUNNING", true);
+	loop_until(&r->loop, told);
+	assert_non_null(strstr(told_err.msg, "not of this migration"));
+	dest_rig_until(r, DST_CUT);
+	loop_until(&r->loop, !dest_has_link(&r->dest));
+	time_pass(&r->loop, 31 * S);
+	dest_rig_expect(r, DST_ORPHAN, "INCOMPLETE", true);
+	/* It lives, after all. */
+	ask(r, (const uint64_t[WORDS]){1 << 8});
+	dest_rig_expect(r, DST_MENDING, "RUNNING", true);
+	assert_null(strstr(r->ft.note, "the VM stands"));
+	pair(r);
+	wanted(r, 300);
+	here_sends(&r->pair, 300, 1);
+	guest_has(r, &g, 300);
+	send_rest(r, 1);
+	dest_rig_expect(r, DST_RUNS, "RUNNING", true);
+}
+
+/* What the user paused stays so, and who resumes it waits for its memory, too. */
+static void nobody_asks_for_one_that_is_paused(void **state)
+{
+	struct dest_rig *r = *state;
+
+	dest_rig_reach(r, DST_FILL);
+	r->vm.running = false;
+	r->ft.stands = FT_STAND_USER;
+	here_hangs_up(r);
+	dest_rig_until(r, DST_CUT);
+	assert_string_equal(ft_word(&r->ft), "PAUSED");
+	time_pass(&r->loop, 31 * S);
+	assert_string_equal(ft_word(&r->ft), "INCOMPLETE");
+	ft_go(&r->ft, &r->vm, FT_STAND_USER);
+	assert_false(r->vm.running);
+	ask(r, (const uint64_t[WORDS]){0});
+	assert_true(r->vm.running);
+	dest_rig_expect(r, DST_MENDING, "RUNNING", true);
+	pair(r);
+	send_rest(r, 0);
+}
+
 /* Both links end, the urgent one is seen to first, and GO was said before: the VM is this side's.
  */
 static void go_before_the_end_counts(void **state)
@@ -390,6 +471,8 @@ int main(void)
 		FILL_TEST(strangers),
 		FILL_TEST(stopped_while_it_fills),
 		FILL_TEST(waits_in_vain),
+		FILL_TEST(nobody_asks),
+		FILL_TEST(nobody_asks_for_one_that_is_paused),
 		FILL_TEST(go_before_the_end_counts),
 	};
 

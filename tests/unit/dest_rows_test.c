@@ -42,6 +42,7 @@ static const struct expected {
 #define WAITS "STARTING", false
 #define COMES "MIGRATING", false
 #define RUNS_ "RUNNING", true
+#define LACKS "INCOMPLETE", true
 #define ENDS  NULL, false
 	/* clang-format off */
 	ROW(LISTEN, OFFER, LISTEN, RECEIVING, false, COMES),
@@ -78,9 +79,12 @@ static const struct expected {
 	ROW(FILL, LOST, CUT, CUT, true, RUNS_),
 	ROW(FILL, ASK, MENDING, MENDING, true, RUNS_),
 	ROW(CUT, ASK, MENDING, MENDING, true, RUNS_),
-	ROW(CUT, TIMER, CUT, CUT, true, RUNS_),
+	ROW(CUT, TIMER, ORPHAN, ORPHAN, true, LACKS),
 	ROW(CUT, ARRIVED, CUT, CUT, true, RUNS_),
 	ROW(CUT, COMPLETE, RUNS, RUNS, true, RUNS_),
+	ROW(ORPHAN, ASK, MENDING, MENDING, true, RUNS_),
+	ROW(ORPHAN, ARRIVED, ORPHAN, ORPHAN, true, LACKS),
+	ROW(ORPHAN, COMPLETE, RUNS, RUNS, true, RUNS_),
 	ROW(MENDING, PAIR, FILL, FILL, true, RUNS_),
 	ROW(MENDING, ASK, MENDING, MENDING, true, RUNS_),
 	ROW(MENDING, LOST, CUT, CUT, true, RUNS_),
@@ -93,6 +97,7 @@ static const struct expected {
 	ROW(RUNS, END, OVER, OVER, false, ENDS),
 	ROW(FILL, END, OVER, OVER, true, ENDS),
 	ROW(CUT, END, OVER, OVER, true, ENDS),
+	ROW(ORPHAN, END, OVER, OVER, true, ENDS),
 	ROW(MENDING, END, OVER, OVER, true, ENDS),
 	ROW(HERE, END, OVER, OVER, false, ENDS),
 	/* clang-format on */
@@ -106,7 +111,7 @@ static void arrive(struct dest_rig *r)
 {
 	enum dest_state s = r->dest.fsm.state;
 
-	if (s == DST_CUT || s == DST_MENDING) {
+	if (s == DST_CUT || s == DST_ORPHAN || s == DST_MENDING) {
 		assert_int_equal(mem_discard(&r->vm.mem, 0, ZEROS * MEM_PAGE_SIZE), 0);
 		assert_false(mem_ready(&r->vm.mem, 0, ZEROS * MEM_PAGE_SIZE));
 		return;
@@ -120,7 +125,7 @@ static void arrive(struct dest_rig *r)
 /* The rest of memory comes; or the guest gives all of it back. */
 static void complete(struct dest_rig *r)
 {
-	if (r->dest.fsm.state == DST_CUT) {
+	if (r->dest.fsm.state == DST_CUT || r->dest.fsm.state == DST_ORPHAN) {
 		assert_int_equal(mem_discard(&r->vm.mem, 0, r->vm.mem.bytes), 0);
 		return;
 	}

@@ -44,7 +44,9 @@ static void each_vcpu_its_own(void **state)
 	faults_begin(f, TID(0), 5, 10 * MS);
 	faults_begin(f, TID(2), 5, 11 * MS); /* one page, two who wait */
 	faults_begin(f, STRANGER(0), 6, 12 * MS);
+	assert_int_equal(faults_vcpus(f), 5);
 	faults_end(f, 5, 14 * MS);
+	assert_int_equal(faults_vcpus(f), 0);
 	faults_begin(f, TID(0), 7, 20 * MS);
 	faults_end(f, 7, 27 * MS);
 	faults_end(f, 8, 28 * MS); /* nobody waits for it */

@@ -52,6 +52,9 @@ static void words(void **state)
 			ft.stands = FT_STAND_SILENT;
 			assert_string_equal(ft_word(&ft),
 					    life == FT_HERE ? "PAUSED" : list[life][c]);
+			ft.stands = FT_STAND_LOST | FT_STAND_USER;
+			assert_string_equal(ft_word(&ft),
+					    life == FT_HERE ? "INCOMPLETE" : list[life][c]);
 		}
 }
 

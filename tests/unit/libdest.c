@@ -260,9 +260,11 @@ static void reach_receiving(struct dest_rig *r)
 /* The guest runs, and none of its pages has come. */
 static void reach_fill(struct dest_rig *r, enum dest_state s)
 {
-	if (s == DST_CUT) {
+	if (s == DST_CUT || s == DST_ORPHAN) {
 		here_hangs_up(r);
 		dest_rig_until(r, DST_CUT);
+		if (s == DST_ORPHAN)
+			time_fire(&r->dest.timer_op);
 	} else if (s == DST_MENDING) {
 		here_asks(r, DEST_RIG_SESSION);
 		assert_int_equal(here_hears(r, &r->ask), FRAME_HAVE);
@@ -302,6 +304,8 @@ void dest_rig_expect(struct dest_rig *r, enum dest_state s, const char *word, bo
 	assert_string_equal(dest_desc.states[r->dest.fsm.state], dest_desc.states[s]);
 	assert_string_equal(ft_word(&r->ft), word);
 	assert_int_equal(r->vm.loop && r->vm.running, run);
+	/* Its vCPUs may, and do. */
+	assert_int_equal(run && r->vm.run.want_park, s == DST_ORPHAN);
 	assert_int_equal(r->runs, run);
 	/* A lock is held exactly when it can run, or does. */
 	assert_int_equal(r->holder < 0 && disk_is_elsewhere(&(struct disk){

@@ -232,7 +232,7 @@ static void numbers_have_their_units(void **state)
 	fakevm_start(&vm, "web", web);
 	check("metrics web", EXIT_DONE);
 	fakevm_stop(&vm);
-	assert_int_equal(samples(), 51);
+	assert_int_equal(samples(), 52);
 	has("ftvmm_up{vm=\"web\"} 1");
 	has("ftvmm_vm_info{vm=\"web\",role=\"primary\",mode=\"mc\",peer=\"a\\\\b\\n\\\"c\",holder="
 	    "\"\"} 1");

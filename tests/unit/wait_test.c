@@ -144,7 +144,7 @@ static void wrong_words(void **state)
 	check("wait ../x PROTECTED", EXIT_USAGE, "is not a name of a VM");
 	check("wait --help", EXIT_DONE,
 	      "states: STARTING RUNNING UNPROTECTED SYNCING PROTECTED "
-	      "DEGRADED PAUSED TAKING-OVER MIGRATING FENCED MIGRATED "
+	      "DEGRADED PAUSED INCOMPLETE TAKING-OVER MIGRATING FENCED MIGRATED "
 	      "STOPPED\n");
 }
 

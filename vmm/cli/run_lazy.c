@@ -14,7 +14,7 @@ static void lost(void *arg);
 static const struct fsm_row rows[] = {
 	ROW(NONE, BEGUN, FILLING, NULL, ""),
 	ROW(FILLING, WHOLE, NONE, whole, "ordinary memory again"),
-	ROW(FILLING, LOST, LOST, lost, "PAUSED for good"),
+	ROW(FILLING, LOST, LOST, lost, "INCOMPLETE for good"),
 };
 
 #define X(name, what) what,

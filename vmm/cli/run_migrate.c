@@ -123,12 +123,14 @@ static json_t *dest_status(struct dest *d)
 	const struct dest_stats *st = &d->stats;
 	bool here = d->fsm.state == DST_RUNS || d->fsm.state == DST_HERE;
 	bool listens = d->fsm.state == DST_LISTEN;
+	bool stands = d->fsm.state == DST_ORPHAN;
 	json_t *o = json_object(), *ram = json_object();
 
 	json_object_set_new(o, "status",
 			    json_string(here		     ? "completed"
 					: listens && *d->why ? "failed"
 					: listens	     ? "none"
+					: stands	     ? "postcopy-paused"
 							     : "active"));
 	json_object_set_new(o, "direction", json_string("in"));
 	json_object_set_new(o, "phase", json_string(dest_desc.states[d->fsm.state]));

@@ -56,7 +56,8 @@ static void unboost(void)
 	sched_setscheduler(0, SCHED_OTHER, &p);
 }
 
-void vm_kick_vcpus(struct vm *vm)
+/* All are to park; those of `leave` (bit i: vCPU i) are not interrupted for it. */
+static void want_park(struct vm *vm, uint32_t leave)
 {
 	__atomic_store_n(&vm->run.want_park, true, __ATOMIC_RELEASE);
 	for (unsigned i = 0; i < vm->machine.vcpus; i++) {
@@ -65,8 +66,14 @@ void vm_kick_vcpus(struct vm *vm)
 		if (!v->has_thread)
 			continue;
 		__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
-		pthread_kill(v->thread, VCPU_SIGNAL);
+		if (!(leave & 1u << i))
+			pthread_kill(v->thread, VCPU_SIGNAL);
 	}
+}
+
+void vm_kick_vcpus(struct vm *vm)
+{
+	want_park(vm, 0);
 	/* Not before it is signalled: it may take this processor at once, and run the guest. */
 	for (unsigned i = 0; i < vm->machine.vcpus; i++)
 		if (vm->vcpus[i].has_thread)
@@ -94,17 +101,6 @@ static int save_parked(struct vm *vm, struct err *e)
 	return vm_ask_vcpus(vm, VCPU_SAVE, e);
 }
 
-/* The pause failed: nobody stays behind in it, unless the guest has ended. */
-static void let_go(struct vm *vm)
-{
-	pthread_mutex_lock(&vm->run.lock);
-	__atomic_store_n(&vm->run.want_park, vm->ending.end != VM_END_NONE, __ATOMIC_RELEASE);
-	for (unsigned i = 0; i < vm->machine.vcpus; i++)
-		__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 0, __ATOMIC_RELAXED);
-	pthread_cond_broadcast(&vm->run.go_cond);
-	pthread_mutex_unlock(&vm->run.lock);
-}
-
 int vm_pause(struct vm *vm, struct err *e)
 {
 	int r;
@@ -129,7 +125,7 @@ int vm_pause(struct vm *vm, struct err *e)
 	if (!r && vm->ending.end == VM_END_HOST)
 		r = err_set(e, -EIO, "%s", vm_end_why(vm));
 	if (r) {
-		let_go(vm);
+		vm_go_on(vm);
 		return r;
 	}
 	vm->running = false;
@@ -183,6 +179,25 @@ void vm_halt(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->run.lock);
 	vm_kick_vcpus(vm);
+	pthread_mutex_unlock(&vm->run.lock);
+}
+
+void vm_rest(struct vm *vm, uint32_t waiting)
+{
+	pthread_mutex_lock(&vm->run.lock);
+	want_park(vm, waiting);
+	pthread_mutex_unlock(&vm->run.lock);
+}
+
+/* Nobody stays behind, unless the guest has ended. */
+void vm_go_on(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->run.lock);
+	__atomic_store_n(&vm->run.want_park, vm->ending.end != VM_END_NONE, __ATOMIC_RELEASE);
+	for (unsigned i = 0; i < vm->machine.vcpus; i++)
+		if (vm->vcpus[i].has_thread)
+			__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 0, __ATOMIC_RELAXED);
+	pthread_cond_broadcast(&vm->run.go_cond);
 	pthread_mutex_unlock(&vm->run.lock);
 }
 

@@ -58,5 +58,13 @@ void vm_resume(struct vm *vm);
 void vm_start(struct vm *vm);
 /* No vCPU goes on, for good, and nobody waits for it: before vm_destroy(). */
 void vm_halt(struct vm *vm);
+/*
+ * Until vm_go_on() no vCPU goes on, and nobody waits for it. Those of `waiting` (bit i: vCPU i)
+ * wait for a page, and are not interrupted: KVM would touch it again and again. They stop as soon
+ * as they leave the guest.
+ */
+void vm_rest(struct vm *vm, uint32_t waiting);
+/* The vCPUs of a running VM go on: after vm_rest(), or a pause that failed. */
+void vm_go_on(struct vm *vm);
 
 #endif
