@@ -33,6 +33,7 @@ void dest_watch(void *arg);
 void dest_arrived(void *arg);
 void dest_complete(void *arg);
 void dest_cut(void *arg);
+void dest_cut_again(void *arg);
 void dest_stand(void *arg);
 void dest_have(void *arg);
 bool dest_has_said_have(const struct dest *d); /* all of it */

@@ -236,7 +236,7 @@ void dest_complete(void *arg)
 
 /* --- the link is lost ------------------------------------------------------------------------- */
 
-void dest_cut(void *arg)
+void dest_cut_again(void *arg)
 {
 	struct dest *d = arg;
 	char note[480];
@@ -246,12 +246,19 @@ void dest_cut(void *arg)
 		 "waits; the source connects again. To listen at another address, too, or to take "
 		 "a file: ftvmm migrate NAME --recover URI",
 		 d->why, (unsigned long long)pager_left(&d->pager));
-	log_error("%s", note);
 	ft_set(d->ft, FT_HERE, FT_NONE, note);
 	tell(d);
 	dest_timer(d, DEST_SILENT_NS);
-	step_reached(STEP_MIG_LOST);
 	dest_look_whether_complete(d);
+}
+
+void dest_cut(void *arg)
+{
+	struct dest *d = arg;
+
+	dest_cut_again(d);
+	log_error("%s", d->ft->note);
+	step_reached(STEP_MIG_LOST);
 }
 
 /*

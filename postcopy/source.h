@@ -55,6 +55,8 @@ struct source {
 	struct loop_op read_op, timer_op, late_op, sender_op;
 	uint64_t session;   /* names this migration to the destination, also after a lost link */
 	uint64_t have_word; /* of a FRAME_HAVE: the next one that is to come */
+	unsigned tries;	    /* to connect again, since anything came of it */
+	uint64_t lacked;    /* pages that the destination lacked at the last FRAME_HAVE */
 	struct dirty dirty;
 	struct passes passes;
 	/* The second half of postcopy. */

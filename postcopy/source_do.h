@@ -43,6 +43,8 @@ void source_try_locks(void *arg);
 void source_unsure(void *arg);
 void source_unsure_late(void *arg);
 void source_unsure_again(void *arg);
+/* Connect again in a while: the longer, the more often that came to nothing. */
+void source_back_off(struct source *s);
 void source_connect_again(void *arg);
 void source_ask(void *arg);
 void source_leave_unsure(void *arg);

@@ -15,7 +15,6 @@
 #include "postcopy/source_do.h"
 #include "vmm/base/log.h"
 
-#define RETRY_NS  500000000ull
 #define ANSWER_NS 2000000000ull
 /* A destination that ends says so by the main link: that word may come after the urgent one's end.
  */
@@ -157,6 +156,8 @@ void source_serve(void *arg)
 
 	source_no_timers(s);
 	s->at.runs = loop_now_ns();
+	s->tries = 0;
+	s->lacked = UINT64_MAX;
 	source_log_downtime(s);
 	dirty_stop(&s->dirty);
 	s->ft->life = FT_ELSEWHERE;
@@ -204,7 +205,7 @@ void source_cut_again(void *arg)
 	struct source *s = arg;
 
 	source_close_link(s);
-	source_timer(s, RETRY_NS);
+	source_back_off(s);
 	note(s);
 }
 
@@ -265,10 +266,14 @@ void source_known(void *arg)
 	note(s);
 }
 
+/* A link that breaks before anything has come over it is no better than none. */
 void source_mend(void *arg)
 {
 	struct source *s = arg;
 
+	if (s->unsent.left < s->lacked)
+		s->tries = 0;
+	s->lacked = s->unsent.left;
 	source_timer(s, ANSWER_NS);
 	source_dial(s);
 	step_reached(STEP_MIG_MENDS);

@@ -10,8 +10,9 @@
 #include "postcopy/source_do.h"
 #include "vmm/base/log.h"
 
-#define RETRY_NS  500000000ull
-#define ANSWER_NS 2000000000ull
+#define RETRY_NS     500000000ull
+#define RETRY_SHIFTS 4 /* 8 s: a destination waits for 30 s before it takes the source for dead */
+#define ANSWER_NS    2000000000ull
 
 static void note(struct source *s)
 {
@@ -19,11 +20,18 @@ static void note(struct source *s)
 
 	snprintf(text, sizeof(text),
 		 "the destination was told to run the VM, and did not answer (%.160s): it is asked "
-		 "again twice a second. Over another address: ftvmm migrate NAME --recover URI. If "
+		 "again and again. Over another address: ftvmm migrate NAME --recover URI. If "
 		 "you are sure that it does not run there, and will not: --cancel --force",
 		 s->why);
 	if (strcmp(s->ft->note, text))
 		ft_set(s->ft, FT_HERE, FT_NONE, text);
+}
+
+void source_back_off(struct source *s)
+{
+	source_timer(s, RETRY_NS << s->tries);
+	if (s->tries < RETRY_SHIFTS)
+		s->tries++;
 }
 
 void source_unsure(void *arg)
@@ -34,7 +42,9 @@ void source_unsure(void *arg)
 	source_close_link(s);
 	log_error("migrate: unsure: %s", s->why);
 	note(s);
-	source_timer(s, RETRY_NS);
+	s->tries = 0;
+	s->lacked = UINT64_MAX;
+	source_back_off(s);
 	source_set_result(s, SOURCE_UNSURE);
 }
 
@@ -52,7 +62,7 @@ void source_unsure_again(void *arg)
 
 	source_close_link(s);
 	note(s);
-	source_timer(s, RETRY_NS);
+	source_back_off(s);
 }
 
 void source_connect_again(void *arg)
@@ -80,6 +90,7 @@ void source_recover_by(void *arg)
 
 	log_info("migrate: by hand: connecting to %s", s->conf.uri);
 	snprintf(s->ft->peer, sizeof(s->ft->peer), "%s", s->conf.uri);
+	s->tries = 0;
 	source_close_link(s);
 	source_connect_again(s);
 }

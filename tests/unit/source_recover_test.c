@@ -59,6 +59,18 @@ static uint32_t words(const struct source_rig *r)
 	return (uint32_t)((r->vm.mem.npages + 63) / 64);
 }
 
+/* All of HAVE: it has this one, and page 0. */
+static void have_page(struct source_rig *r, unsigned page)
+{
+	struct wire_have w = {0, words(r), 1};
+	uint64_t bits[64] = {1 | 1ull << page};
+	struct iovec iov[2] = {{&w, sizeof(w)}, {bits, w.nwords * sizeof(bits[0])}};
+
+	assert_true(w.nwords <= 64);
+	assert_int_equal(stream_send(&r->link, FRAME_HAVE, 0, iov, 2, UINT64_MAX), 0);
+	loop_turns(&r->loop);
+}
+
 static void ask(struct source_rig *r)
 {
 	time_fire(&r->src.timer_op);
@@ -244,6 +256,67 @@ static void parts_out_of_order(void **state)
 	have(r, 0, 1, 0);
 	have(r, 0, 1, 0);
 	assert_int_equal(r->src.fsm.state, SRC_CUT);
+}
+
+/* How long it waits before it tries again, in the state that it is in. */
+static uint64_t waits(const struct source_rig *r)
+{
+	return (uint64_t)time_left(&r->src.timer_op);
+}
+
+/* Nobody is there: it asks ever more seldom, up to a limit, and says so once. */
+static void backs_off(void **state)
+{
+	static const uint64_t ms[] = {500, 1000, 2000, 4000, 8000, 8000, 8000};
+
+	for (unsigned unsure = 0; unsure < 2; unsure++) {
+		struct source_rig *r;
+		unsigned said;
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		if (unsure) {
+			reach_go(r);
+			source_rig_cause(r, SRC_EV_LOST);
+		} else {
+			reach(r, SRC_CUT);
+		}
+		there_listens(r, false);
+		said = logged("");
+		for (unsigned i = 0; i < sizeof(ms) / sizeof(ms[0]); i++) {
+			assert_int_equal(waits(r), ms[i] * MS);
+			time_pass(&r->loop, ms[i] * MS - 1);
+			assert_int_equal(r->src.fsm.state, unsure ? SRC_UNSURE : SRC_CUT);
+			time_fire(&r->src.timer_op);
+			source_rig_until(r, unsure ? SRC_UNSURE : SRC_CUT);
+		}
+		assert_int_equal(logged(""), said);
+		/* The user knows of a way: that is tried at once. */
+		assert_int_equal(source_recover(&r->src, r->conf.uri, NULL), 0);
+		source_rig_until(r, unsure ? SRC_UNSURE : SRC_CUT);
+		assert_int_equal(waits(r), 500 * MS);
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
+
+/* One that comes back, and breaks again before a page has come over it, is no good, either. */
+static void backs_off_from_a_link_of_no_use(void **state)
+{
+	struct source_rig *r = *state;
+	uint64_t wait = 500 * MS;
+
+	reach(r, SRC_CUT);
+	for (unsigned i = 0; i < 8; i++) {
+		assert_int_equal(waits(r), wait);
+		ask(r);
+		have_page(r, i == 5 ? 7 : 0); /* in the sixth round it has one more */
+		loop_until(&r->loop, r->src.pair.fd >= 0);
+		there_says(r, FRAME_WELCOME);
+		source_rig_until(r, SRC_SERVE);
+		r->came[FRAME_ASK] = 0;
+		source_rig_cause(r, SRC_EV_LOST);
+		wait = i == 0 || i == 5 ? 500 * MS : wait < 8 * S ? 2 * wait : wait;
+	}
 }
 
 /* From here on it listens there. */
@@ -486,6 +559,8 @@ int main(void)
 		cmocka_unit_test(urgent_link_ends_first),
 		SOURCE_TEST(note_of_what_is_known),
 		SOURCE_TEST(slow_parts),
+		cmocka_unit_test(backs_off),
+		SOURCE_TEST(backs_off_from_a_link_of_no_use),
 		SOURCE_TEST(parts_out_of_order),
 		cmocka_unit_test(another_address),
 		SOURCE_TEST(a_name_is_no_address),
