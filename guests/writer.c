@@ -6,6 +6,7 @@
  *	tick=MS    time between ticks (10); 0: no ticks, write as fast as possible
  *	mode=      hot: always the same N; seq: the next N of `total`; random: any N of `total`
  *	total=N    pages in the set (hot: pages; else 4 * pages)
+ *	skip=SIZE  memory that is left alone before the set, so that it lies above 4 GiB (0)
  *	words=K    8-byte words changed per write (8; at most 510)
  *	work=N     iterations of pure computation in a pass (tick=0: 0, else 10000);
  *		   with ticks, 0 means to sleep between them
@@ -150,6 +151,7 @@ static void writer_setup(struct writer *w)
 	    (w->mode == MODE_HOT && w->total < w->pages))
 		guest_die(1, "writer: words must be 1..%u, total 1..4M, hot: at least pages",
 			  BODY_WORDS);
+	mem_alloc(cmdline_u64("skip", 0) / PAGE_SIZE);
 	w->set = mem_alloc(w->total);
 	w->gen = mem_alloc((w->total * sizeof(*w->gen) + PAGE_SIZE - 1) / PAGE_SIZE);
 	memset(w->gen, 0, w->total * sizeof(*w->gen));

@@ -2,11 +2,14 @@
 exactly one side, or stands with a state that says why."""
 
 import json
+import os
+import re
 import signal
+import subprocess
 
 import ftlab
 from ftlab import LINK_IP, Vm, expect
-from testlib import test
+from testlib import hash_cmdline, hash_work, host_digest, test, wait_hash
 from test_boot import boot
 from test_migrate import (DEST_AFTER, DEST_BEFORE, DEST_LAZY, DEST_MENDS, DEST_PAIR, MIGRATIONS, SOURCE_AFTER,
                           SOURCE_BEFORE, SOURCE_LAZY, SOURCE_MENDS, Move, all_there, disk_guest, frozen, migrate, where,
@@ -139,14 +142,15 @@ def freeze_and_cut(lab, move, wire, at_source, to, options):
 
 def cut_at(lab, name, at_source, options):
     """Cut at the step; if the VM went there, and is cut once more while that is mended, that is no loss, either."""
-    env = {"FTVMM_STOP_AT": name}
+    # The other side stands at a step of what follows: behind a precopy's end the source asks, and nothing is mended.
+    follows = DEST_MENDS if at_source else ("mig-asks",) if options["how"] == "precopy" else SOURCE_MENDS[1:]
+    envs = [{"FTVMM_STOP_AT": name}, {"FTVMM_STOP_AT": lab.rng.choice(follows)}]
     wire = ftlab.Wire(lab)
-    move = Move(lab, writer(lab, env if at_source else None))
-    to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}",
-                          env={"FTVMM_STOP_AT": lab.rng.choice(DEST_MENDS)} if at_source else env)
+    move = Move(lab, writer(lab, envs[not at_source]))
+    to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}", env=envs[at_source])
     freeze_and_cut(lab, move, wire, at_source, to, options)
     lab.note(f"{name}: cut once")
-    again(lab, move, wire, to)
+    twice = again(lab, move, wire, to)
     moved = where(move, to)
     if not moved:
         to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}")
@@ -154,27 +158,75 @@ def cut_at(lab, name, at_source, options):
         move.vm.call("migrate", **{how.pop("how"): wire.peer_of[move.host]}, **how)
         moved = where(move, to)
         expect(moved, f"{name}: the second one did not get there")
+    expect(twice or name not in ("mig-told", "mig-ran"), f"{name}: GO was said and RUNS was not: no second cut?")
     runs_whole(move.vm)
     lab.release(*lab.processes)
 
 
 def again(lab, move, wire, to):
-    """A second cut, where it is awaited: the destination stands at a step of mending."""
-    d = ftlab.Deadline(20)
+    """A second cut, where it is awaited: one side stands at a step of mending. False: it did not come to that."""
+    d = ftlab.Deadline(40)
     while move.vm.alive() and to.alive():
-        if is_frozen(to):
-            wire.do("cut")
-            to.signal(signal.SIGCONT)
-            lab.note("cut twice")
-            return
+        for vm in (to, move.vm):
+            if is_frozen(vm):
+                wire.do("cut")
+                vm.signal(signal.SIGCONT)
+                lab.note(f"cut twice: {vm}")
+                return True
         try:
-            status = move.vm.status()
+            if move.vm.status(1)["state"] == "RUNNING":
+                return False
         except ftlab.LabError:
-            return
-        if status["state"] == "RUNNING":
-            return
+            if not is_frozen(move.vm):
+                return False
         d.check("the end, or a second cut")
         move.vm.nap()
+    return False
+
+
+def mended_after(lab, name, at_source):
+    """The link is cut in the middle of a postcopy, again at this step of mending it, and once more at some moment."""
+    env = {"FTVMM_STOP_AT": name}
+    move = Move(lab, writer(lab, env if at_source else None))
+    wire, to = cut_off(lab, move, None, None if at_source else env)
+    victim = move.vm if at_source else to
+    frozen(victim)
+    wire.do("cut")
+    victim.signal(signal.SIGCONT)
+    victim.nap(lab.rng.uniform(0, 1))
+    wire.do("cut")
+    expect(where(move, to), f"{name}: it runs at the source")
+    runs_whole(move.vm)
+    lab.release(*lab.processes)
+
+
+@test(LONG)
+def postcopy_cut_mends(lab):
+    """the link is cut, again at each step of mending it, and then once more: the VM runs there, whole"""
+    cases = [(n, True) for n in SOURCE_MENDS] + [(n, False) for n in DEST_MENDS]
+    for name, at_source in some(lab, cases, 3):
+        lab.note(f"step {name}")
+        mended_after(lab, name, at_source)
+
+
+@test(60 * MIGRATIONS)
+def postcopy_random(lab):
+    """cut at random instants, three in each postcopy of one VM, to and fro: it goes on, whole (MIGRATIONS=n for more)"""
+    wire = ftlab.Wire(lab)
+    move = Move(lab, boot(lab, "writer", "pages=300 total=6000 mode=random tick=20", memory="64M"))
+    move.vm.wait_console("^speed")
+    cuts = moved = 0
+    for _ in range(2 * MIGRATIONS):
+        source, to = move.vm, move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}")
+        begin(source, wire.peer_of[move.host], bandwidth="24M", passes=lab.rng.choice((0, 0, 1)), downtime="1ms")
+        for _ in range(3):
+            source.nap(lab.rng.uniform(0.05, 0.7))
+            wire.do("cut")
+        moved += where(move, to)
+        cuts += len(re.findall("^.*error: postcopy: link lost", ftlab.read_text(source.log), re.M))
+        runs_whole(move.vm)
+    lab.note(f"{moved} moved, {cuts} links were lost behind the switch")
+    expect(moved > 0 and cuts >= moved, f"{moved} moved, and only {cuts} links were lost behind the switch")
 
 
 def is_frozen(vm):
@@ -302,3 +354,114 @@ def postcopy_silent(lab):
     source.wait_status(lambda s: s["state"] == "PAUSED" and LOST in s["note"], "the same, at the source", 40)
     lab.ip("B", "link set ft0 up")
     whole_in_the_end(source, to)
+
+
+# --- a guest that ends, or boots again, while its memory comes ---------------------------------------------------------
+
+
+@test(90)
+def postcopy_guest_ends(lab):
+    """while memory comes a guest that ends lets the source go; one that resets itself boots when all of it is there"""
+    work = hash_work(128, 2000)
+    move = Move(lab, boot(lab, "hash", hash_cmdline(work), memory="128M"))
+    wait_hash(lab, move.vm, work)
+    to = move.destination(uri := move.uri("unix"))
+    move.vm.call("migrate", **{"postcopy": uri, "no-background": True})
+    expect(to.wait_exit(60) == 0 and f"digest {host_digest(lab, *work)}" in to.console_text(),
+           f"exit code {to.code}: {to.console_text()}")
+    expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"exit code {move.vm.code}: {move.vm.log_text()}")
+    lab.release(to, move.vm)
+
+    kernel = ["-k", f"{ftlab.GUESTS}/reset.elf"]
+    move = Move(lab, boot(lab, "reset", "boots=0 gap=300", memory="64M"), *kernel)
+    move.vm.wait_console("^boot 2")
+    to = move.destination(uri := move.uri("unix"))
+    move.vm.call("migrate", **{"postcopy": uri, "no-background": True})
+    to.wait_status(lambda s: s["migration"]["phase"] == "DST_FILL", "a VM that runs there")
+    to.wait_log("boots again when all of its memory is here")
+    status = to.status()
+    expect(status["migration"]["phase"] == "DST_FILL" and "boot" not in to.console_text(), f"{status}")
+    to.call("stop", timeout_ns=0)
+    expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"exit code {move.vm.code}")
+
+
+@test(90)
+def postcopy_reboot(lab):
+    """a guest that resets itself all the time is moved to and fro with its memory behind it"""
+    kernel = ["-k", f"{ftlab.GUESTS}/reset.elf"]
+    move = Move(lab, boot(lab, "reset", "boots=0 gap=20", cpus=2), *kernel)
+    move.vm.wait_console("^boot 2")
+    for kind in ("tcp", "unix"):
+        move.go(kind, how="postcopy", bandwidth="4M")
+        all_there(move.vm)
+        move.vm.wait_console("^boot")
+        move.vm.wait_status(lambda s: s["resets_total"] > 2, "resets at the destination")
+
+
+@test(120, mem="8G")
+def postcopy_above_4g(lab):
+    """memory on both sides of the hole below 4 GiB, sparse: what is above it comes as it is asked for, and behind"""
+    move = Move(lab, boot(lab, "writer", "pages=100 total=3000 mode=random tick=20 skip=3060M", memory="5G"))
+    move.vm.wait_console("^speed", 20)
+    for how in ({"how": "postcopy", "bandwidth": "16M"}, {"how": "postcopy", "passes": 1, "downtime": "1ms"}):
+        done = move.go("unix", **how)
+        all_there(move.vm)
+        if "passes" not in how:  # else what is left behind the pass may fit, and nothing comes behind
+            pages = move.vm.status()["migration"]["ram"]["postcopy-pages"]
+            expect(pages["urgent"] > 0 and pages["zero"] > 700000, f"{done}: {pages}")
+        runs_whole(move.vm)
+
+
+# --- who dies while pages are carried over by hand ---------------------------------------------------------------------
+
+
+def recover(vm, path):
+    """`ftvmm migrate NAME --recover file:PATH`, under way."""
+    return subprocess.Popen([ftlab.FTVMM, "migrate", vm.name, "--recover", f"file:{path}"], text=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                            env=dict(os.environ, XDG_RUNTIME_DIR=vm.run_dir))
+
+
+def no_network(lab):
+    """A VM at B with a part of its memory, the rest at A, and nothing between them. Source, destination."""
+    move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
+    move.vm.wait_console("^speed")
+    wire, to = cut_off(lab, move, None, None)
+    wire.kill()
+    move.vm.wait_status(lambda s: "--recover URI" in s["note"], "what to do")
+    to.wait_status(lambda s: s["migration"]["phase"] == "DST_CUT", "an end of the link")
+    return move.vm, to
+
+
+@test(120)
+def postcopy_file_dies(lab):
+    """whoever writes or reads the file dies at some moment of it: the other one says what it knows, and can go on"""
+    source, to = no_network(lab)
+    path = lab.path("pages")
+    asked = recover(source, path)
+    source.nap(lab.rng.uniform(0, 0.06))
+    source.kill()
+    asked.communicate(timeout=20 * ftlab.SLOW)
+    if os.path.exists(path):  # it was whole before
+        expect(recover(to, path).wait(30 * ftlab.SLOW) == 0, "a file that is there is not whole")
+        all_there(to)
+    else:
+        status = to.status()
+        expect(status["migration"]["phase"] == "DST_CUT" and LOST in status["note"], f"{status}")
+        asked = recover(to, path)
+        _, err = asked.communicate(timeout=20 * ftlab.SLOW)
+        expect(asked.returncode == 2 and "cannot open" in err, f"{asked.returncode}: {err}")
+    lab.release(*lab.processes)
+
+    source, to = no_network(lab)
+    expect(recover(source, path).wait(30 * ftlab.SLOW) == 0, "no file")
+    asked = recover(to, path)
+    to.nap(lab.rng.uniform(0, 0.06))
+    to.kill()
+    _, err = asked.communicate(timeout=20 * ftlab.SLOW)
+    lab.note(f"the receiver died, and its command ended with {asked.returncode}: {err}")
+    status = source.status()
+    expect(status["state"] == "PAUSED" and LOST in status["note"] and status["migration"]["phase"].startswith("SRC_CUT"),
+           f"{status}")
+    source.call("migrate", cancel=True, force=True)
+    expect(source.wait_exit() == ftlab.EXIT_GONE, f"exit code {source.code}: {source.log_text()}")

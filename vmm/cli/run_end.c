@@ -119,8 +119,11 @@ static void guest_ended(void *arg)
 	if (r->over || !primary_may_end(&r->primary) || source_stands(&r->source))
 		return;
 	if (may_reboot(r)) {
-		if (!dest_fills(&r->dest) && !run_lazy_missing(r)) /* else told again */
+		if (!dest_fills(&r->dest) && !run_lazy_missing(r))
 			reboot(r);
+		else if (log_may(&r->reset_told)) /* and told again */
+			log_info("guest: %s; it boots again when all of its memory is here",
+				 vm_end_why(&r->vm));
 		return;
 	}
 	log_end(r);
