@@ -48,6 +48,7 @@ WRAP_libsteps := step_reached
 WRAP_libkvm_model := kvm_ioctl kvm_log_dirty
 WRAP_liblocks := $(addprefix pthread_mutex_,init lock unlock)
 WRAP_libnomem := malloc calloc aligned_alloc mmap
+WRAP_libhostfail := ioctl pthread_create
 WRAP_liboverlay := loop_read loop_write loop_fdatasync open
 WRAP_libsecondary := disk_submit stage_init side_identity heart_start diskapply_flush vsock_host_listen \
 	virtio_net_ask_announce loop_run_once step_reached chan_set_options fallocate fsetxattr \

@@ -3,6 +3,7 @@
  * it has, a source that says what is not so. A thread is the guest.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -18,6 +19,7 @@
 #include "postcopy/dest_do.h"
 #include "tests/fuzz/vm.h"
 #include "tests/unit/libdest.h"
+#include "tests/unit/libhostfail.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libtime.h"
 
@@ -440,6 +442,55 @@ static void nobody_asks_for_one_that_is_paused(void **state)
 	send_rest(r, 0);
 }
 
+/* This host makes no pager's thread: nothing has run here, and the VM is the source's. */
+static void no_thread_for_faults(void **state)
+{
+	struct dest_rig *r = *state;
+
+	dest_rig_reach(r, DST_RECEIVING);
+	here_states(r, false);
+	hostfail_thread(1);
+	here_switches(r);
+	assert_int_equal(here_hears(r, &r->link), FRAME_REFUSE);
+	dest_rig_until(r, DST_LISTEN);
+	assert_true(hostfail_happened());
+	assert_non_null(strstr(r->ft.note, "thread pager"));
+	dest_rig_expect(r, DST_LISTEN, "STARTING", false);
+	here_asks(r, DEST_RIG_SESSION);
+	assert_int_equal(here_hears(r, &r->ask), FRAME_BYE);
+	/* The next one comes in. */
+	here_locks(r, true);
+	dest_rig_reach(r, DST_FILL);
+	send_rest(r, 0);
+}
+
+/* No memory for a page: the link is given up with that reason, and the page comes by the next. */
+static void no_memory_for_a_page(void **state)
+{
+	uint64_t had[WORDS] = {0};
+	struct dest_rig *r = *state;
+	struct guest g;
+
+	dest_rig_reach(r, DST_FILL);
+	guest_reads(r, &g, 300);
+	wanted(r, 300);
+	for (unsigned urgent = 0; urgent < 2; urgent++) {
+		hostfail_fill(1, ENOMEM, 0);
+		here_sends(urgent ? &r->pair : &r->link, urgent ? 300 : 8, 1);
+		dest_rig_until(r, DST_CUT);
+		assert_int_equal(hostfail_left(), 0);
+		assert_non_null(strstr(r->ft.note, "Cannot allocate memory"));
+		dest_rig_expect(r, DST_CUT, "RUNNING", true);
+		assert_false(has_read(&g));
+		ask(r, had);
+		pair(r);
+		wanted(r, 300);
+	}
+	here_sends(&r->pair, 300, 1);
+	guest_has(r, &g, 300);
+	send_rest(r, 1);
+}
+
 /* Both links end, the urgent one is seen to first, and GO was said before: the VM is this side's.
  */
 static void go_before_the_end_counts(void **state)
@@ -472,6 +523,8 @@ int main(void)
 		FILL_TEST(strangers),
 		FILL_TEST(stopped_while_it_fills),
 		FILL_TEST(waits_in_vain),
+		FILL_TEST(no_thread_for_faults),
+		FILL_TEST(no_memory_for_a_page),
 		FILL_TEST(nobody_asks),
 		FILL_TEST(nobody_asks_for_one_that_is_paused),
 		FILL_TEST(go_before_the_end_counts),

@@ -12,6 +12,7 @@
 
 #include "postcopy/source_do.h"
 #include "tests/fuzz/vm.h"
+#include "tests/unit/libhostfail.h"
 #include "tests/unit/libkvm_model.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libsource.h"
@@ -273,6 +274,69 @@ static void have_that_is_a_lie(void **state)
 	finish(r);
 }
 
+/* --- a host that makes no more threads ---------------------------------------------------------
+ */
+
+/* Before GO, whichever it is, the migration is given up, and the VM goes on here. */
+static void no_thread_before_the_switch(void **state)
+{
+	static const struct {
+		enum source_state s;
+		unsigned n;
+	} at[] = {{SRC_PAIRING, 1}, {SRC_DRAIN, 1}, {SRC_DRAIN, 2}};
+
+	for (unsigned i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
+		struct source_rig *r;
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		source_rig_lazy(r);
+		if (at[i].s == SRC_DRAIN) {
+			source_rig_reach(r, SRC_DRAIN);
+			hostfail_thread(at[i].n);
+			source_rig_cause(r, SRC_EV_DRAINED);
+		} else {
+			source_rig_reach(r, SRC_OFFERED);
+			source_rig_cause(r, SRC_EV_WELCOME);
+			source_rig_cause(r, SRC_EV_CONNECTED);
+			hostfail_thread(at[i].n);
+			there_says(r, FRAME_WELCOME);
+		}
+		source_rig_until(r, SRC_IDLE);
+		assert_true(hostfail_happened());
+		assert_int_equal(r->src.result, SOURCE_FAILED);
+		assert_non_null(strstr(r->src.why, "thread"));
+		assert_true(r->vm.running);
+		assert_int_equal(r->exits, 0);
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
+
+/* From GO on it keeps all, says why, and tries again: no page is lost. */
+static void no_thread_behind_the_switch(void **state)
+{
+	for (unsigned n = 0; n < 3; n++) {
+		struct source_rig *r;
+
+		assert_int_equal(source_rig_setup(state), 0);
+		r = *state;
+		source_rig_lazy(r);
+		source_rig_reach(r, n ? SRC_CUT_PAIRING : SRC_GO);
+		if (n)
+			source_rig_cause(r, SRC_EV_CONNECTED);
+		hostfail_thread(n ? n : 1); /* of a new pair of links: urgent, push */
+		there_says(r, n ? FRAME_WELCOME : FRAME_RUNS);
+		source_rig_until(r, SRC_CUT);
+		assert_true(hostfail_happened());
+		assert_non_null(strstr(r->ft.note, n == 1 ? "thread urgent" : "thread push"));
+		assert_false(source_may_end(&r->src, "stop"));
+		assert_false(r->vm.running);
+		mend(r);
+		finish(r);
+		assert_int_equal(source_rig_teardown(state), 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -286,6 +350,8 @@ int main(void)
 		SOURCE_TEST(have_that_cannot_be),
 		SOURCE_TEST(have_in_parts),
 		SOURCE_TEST(have_that_is_a_lie),
+		cmocka_unit_test(no_thread_before_the_switch),
+		cmocka_unit_test(no_thread_behind_the_switch),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
