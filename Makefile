@@ -188,7 +188,7 @@ build/fuzz/tests/fuzz/compare_fuzz: build/fuzz/tests/unit/libcompare.o
 build/fuzz/tests/fuzz/ft_fuzz: build/fuzz/tests/unit/libstage.o
 build/fuzz/tests/fuzz/state_fuzz: build/fuzz/tests/unit/libtree.o
 build/fuzz/tests/fuzz/seqmap_fuzz: build/fuzz/tests/unit/libsegment.o
-$(patsubst %,build/fuzz/tests/fuzz/%_fuzz,stream secondary snapshot): build/fuzz/tests/unit/libwire.o
+$(patsubst %,build/fuzz/tests/fuzz/%_fuzz,stream secondary snapshot carry): build/fuzz/tests/unit/libwire.o
 build/fuzz/tests/fuzz/etcd_fuzz: WRAP := http_load http_free http_post
 build/fuzz/tests/fuzz/legacy_fuzz: WRAP := loop_now_ns time
 
