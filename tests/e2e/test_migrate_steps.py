@@ -131,6 +131,33 @@ def postcopy_kill_destination_after(lab):
         lab.release(*lab.processes)
 
 
+@test(90)
+def migrate_kill_receiver(lab):
+    """the receiver dies in the middle of a pass, over each kind of link, and is frozen first: the VM goes on, and moves
+    to a new one at the same address"""
+    move = Move(lab, writer(lab, None))
+    for kind in ("tcp", "unix"):
+        for frozen_first in (False, True):
+            uri = move.uri(kind)
+            to = move.destination(uri)
+            move.vm.call("migrate", precopy=uri, bandwidth="4M", downtime="1ms")
+            move.vm.wait_status(lambda s: s["migration"]["ram"]["transferred"] > 1 << 20, "pages that went out")
+            if frozen_first:
+                to.signal(signal.SIGSTOP)
+                move.vm.nap(lab.rng.uniform(0, 0.5))
+            to.kill()
+            move.vm.wait_status(lambda s: s["migration"]["status"] == "failed", "its failure")
+            runs_whole(move.vm)
+            lab.release(to)
+        to = move.destination(uri)
+        done = migrate(move.vm, uri, downtime="5s")
+        expect(done["status"] == "completed", f"{kind}: {done}")
+        expect(move.vm.wait_exit() == ftlab.EXIT_GONE, f"exit code {move.vm.code}")
+        lab.release(move.vm)
+        move.vm, move.host = to, move.there()
+        runs_whole(move.vm)
+
+
 def freeze_and_cut(lab, move, wire, at_source, to, options):
     """The link is cut while one side is at a step, and it goes on."""
     how = dict(options)
