@@ -38,6 +38,7 @@ void dest_stand(void *arg);
 void dest_have(void *arg);
 bool dest_has_said_have(const struct dest *d); /* all of it */
 void dest_mend(void *arg);
+void dest_mend_late(void *arg);
 void dest_end_of_fill(void *arg);
 void dest_open_file(void *arg);
 /* COMPLETE, if it is; after whatever may have been the last thing. */

@@ -17,6 +17,7 @@
 #define SAY_NS	 1000000000ull
 #define WATCH_NS 1000000000ull
 #define VAIN_NS	 5000000000ull
+#define MEND_NS	 10000000000ull
 
 /* --- the pager -------------------------------------------------------------------------------- */
 
@@ -382,6 +383,7 @@ static void say_have(struct loop_op *op, int res)
 		return;
 	}
 	d->have_word += n;
+	dest_timer(d, MEND_NS);
 	if (dest_has_said_have(d)) {
 		loop_poll_del(d->ft->loop, &d->have_op);
 		step_reached(STEP_MIG_HAVE);
@@ -394,7 +396,7 @@ void dest_have(void *arg)
 	struct dest *d = arg;
 
 	go_on(d);
-	loop_timer_del(d->ft->loop, &d->timer_op);
+	dest_timer(d, MEND_NS);
 	dest_close_link(d);
 	door_take(d->caller, &d->link);
 	chan_set_options(d->link.fd, LINK_MS);
@@ -420,6 +422,16 @@ void dest_mend(void *arg)
 	ft_set(d->ft, FT_HERE, FT_NONE, NULL);
 	tell(d);
 	step_reached(STEP_MIG_MENDED);
+}
+
+/* It asked, and stands still since; its kernel alone keeps the link. */
+void dest_mend_late(void *arg)
+{
+	struct dest *d = arg;
+
+	snprintf(d->why, sizeof(d->why), "source: asked, and says nothing more");
+	dest_close_link(d);
+	dest_cut_again(d);
 }
 
 void dest_end_of_fill(void *arg)

@@ -90,7 +90,7 @@ static const struct fsm_row source_rows[] = {
 	ROW(GO, CANCEL, GO, NULL, "too late"),
 	ROW(GO, END, GO, NULL, "it leaves anyway"),
 	ROW(UNSURE, TIMER, RECONNECT, source_connect_again,
-	    "connect: after 0.5 s, then twice as long each time, 8 s at most"),
+	    "connect: after 0.5 s, then twice as long each time, 4 s at most"),
 	ROW(UNSURE, CANCEL, UNSURE, NULL, "too late"),
 	ROW(UNSURE, FORCE, BACK, source_back_forced, "it does not run there"),
 	ROW(UNSURE, END, LEFT, source_leave_unsure, "exit 5"),
@@ -233,6 +233,7 @@ static const struct fsm_row dest_rows[] = {
 	ROW(MENDING, PAIR, FILL, dest_mend, "WELCOME; ask again for what was asked for"),
 	ROW(MENDING, ASK, MENDING, dest_have, "old link closed; HAVE"),
 	ROW(MENDING, LOST, CUT, dest_cut_again, "as before; the log has it already"),
+	ROW(MENDING, TIMER, CUT, dest_mend_late, "link closed: 10 s in which it went no further"),
 	ROW(MENDING, ARRIVED, MENDING, dest_arrived, ""),
 
 	ROW(LISTEN, END, OVER, NULL, ""),

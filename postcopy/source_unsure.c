@@ -11,7 +11,7 @@
 #include "vmm/base/log.h"
 
 #define RETRY_NS     500000000ull
-#define RETRY_SHIFTS 4 /* 8 s: a destination waits for 30 s before it takes the source for dead */
+#define RETRY_SHIFTS 3 /* 4 s: a destination waits for 30 s before it takes the source for dead */
 #define ANSWER_NS    2000000000ull
 
 static void note(struct source *s)

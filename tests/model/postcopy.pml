@@ -446,7 +446,7 @@ end:	do
 		:: loop_free && dst == DST_LOADING && !waits[0] && lock != SOURCE ->
 			ev = DST_EV_LOADED
 		:: loop_free && dst == DST_LOADING && pager_idle && mishap -> ev = DST_EV_NOT_LOADED
-		:: loop_free && (dst == DST_RECEIVING || dst == DST_READY) && pager_idle &&
+		:: loop_free && (dst == DST_RECEIVING || dst == DST_READY || dst == DST_MENDING) && pager_idle &&
 		   !calm && cuts < CUTS -> cuts++; ev = DST_EV_TIMER
 		:: loop_free && dst == DST_CUT && pager_idle -> ev = DST_EV_TIMER
 		:: loop_free && (dst == DST_FILL || dst == DST_CUT || dst == DST_ORPHAN) && full && pager_idle &&
@@ -536,6 +536,7 @@ again:		if
 		ROW(MENDING, ASK, MENDING) dst_have(a)
 		ROW(MENDING, PAIR, FILL) ANSWER(WELCOME, 0); dst_ask_again()
 		ROW(MENDING, LOST, CUT) CLOSE
+		ROW(MENDING, TIMER, CUT) CLOSE
 		ROW(MENDING, END, OVER) CLOSE; dst_runs = false; lock = NOBODY
 		ROW(CUT, COMPLETE, RUNS) skip
 		ROW(CUT, TIMER, ORPHAN) skip /* the guest stands: guest_on */

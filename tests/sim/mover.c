@@ -123,7 +123,8 @@ static bool doubts(const struct host *h)
 	enum source_state s = source_of(h);
 	enum dest_state d = dest_of(h);
 
-	return ((s >= SRC_UNSURE && s < SRC_LEFT) || d == DST_CUT || d == DST_MENDING) &&
+	return ((s >= SRC_UNSURE && s < SRC_LEFT) || d == DST_CUT || d == DST_ORPHAN ||
+		d == DST_MENDING) &&
 	       !partner_lives(h);
 }
 

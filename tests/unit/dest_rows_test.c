@@ -88,6 +88,7 @@ static const struct expected {
 	ROW(MENDING, PAIR, FILL, FILL, true, RUNS_),
 	ROW(MENDING, ASK, MENDING, MENDING, true, RUNS_),
 	ROW(MENDING, LOST, CUT, CUT, true, RUNS_),
+	ROW(MENDING, TIMER, CUT, CUT, true, RUNS_),
 	ROW(MENDING, ARRIVED, MENDING, MENDING, true, RUNS_),
 
 	ROW(LISTEN, END, OVER, OVER, false, ENDS),

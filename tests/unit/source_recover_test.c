@@ -267,7 +267,7 @@ static uint64_t waits(const struct source_rig *r)
 /* Nobody is there: it asks ever more seldom, up to a limit, and says so once. */
 static void backs_off(void **state)
 {
-	static const uint64_t ms[] = {500, 1000, 2000, 4000, 8000, 8000, 8000};
+	static const uint64_t ms[] = {500, 1000, 2000, 4000, 4000, 4000, 4000};
 
 	for (unsigned unsure = 0; unsure < 2; unsure++) {
 		struct source_rig *r;
@@ -315,7 +315,7 @@ static void backs_off_from_a_link_of_no_use(void **state)
 		source_rig_until(r, SRC_SERVE);
 		r->came[FRAME_ASK] = 0;
 		source_rig_cause(r, SRC_EV_LOST);
-		wait = i == 0 || i == 5 ? 500 * MS : wait < 8 * S ? 2 * wait : wait;
+		wait = i == 0 || i == 5 ? 500 * MS : wait < 4 * S ? 2 * wait : wait;
 	}
 }
 

@@ -192,9 +192,12 @@ void vm_rest(struct vm *vm, uint32_t waiting)
 /* Nobody stays behind, unless the guest has ended. */
 void vm_go_on(struct vm *vm)
 {
+	bool ended;
+
 	pthread_mutex_lock(&vm->run.lock);
-	__atomic_store_n(&vm->run.want_park, vm->ending.end != VM_END_NONE, __ATOMIC_RELEASE);
-	for (unsigned i = 0; i < vm->machine.vcpus; i++)
+	ended = vm->ending.end != VM_END_NONE;
+	__atomic_store_n(&vm->run.want_park, ended, __ATOMIC_RELEASE);
+	for (unsigned i = 0; i < vm->machine.vcpus && !ended; i++)
 		if (vm->vcpus[i].has_thread)
 			__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 0, __ATOMIC_RELAXED);
 	pthread_cond_broadcast(&vm->run.go_cond);
