@@ -155,13 +155,14 @@ void source_leave(void *arg)
 		s->at.runs = s->at.ended;
 		source_log_downtime(s);
 	}
-	log_info("migrate: %llu passes, %llu pages; then %llu asked for, %llu pushed, %llu of "
-		 "zeros; "
-		 "%.0f ms in all",
+	log_info("migrate: %llu passes, %llu pages in %llu bytes, %llu bytes of disks; then %llu "
+		 "pages asked for, %llu pushed, %llu of zeros; %.0f ms in all",
 		 (unsigned long long)s->passes.stats.pass,
-		 (unsigned long long)s->passes.stats.pages, (unsigned long long)s->urgent.pages,
-		 (unsigned long long)s->push.pages, (unsigned long long)s->push.zero,
-		 ms(s->at.ended - s->at.begun));
+		 (unsigned long long)s->passes.stats.pages,
+		 (unsigned long long)s->passes.stats.bytes,
+		 (unsigned long long)s->passes.stats.disk_bytes,
+		 (unsigned long long)s->urgent.pages, (unsigned long long)s->push.pages,
+		 (unsigned long long)s->push.zero, ms(s->at.ended - s->at.begun));
 	log_stale(s);
 	ft_set(s->ft, FT_OVER, FT_MIGRATED, s->conf.uri);
 	source_set_result(s, SOURCE_DONE);

@@ -41,6 +41,19 @@ static void next_seal(struct primary *p, uint64_t (*due)(const struct policy_vie
 		primary_timer(p, ns);
 }
 
+static void in_step(struct primary *p)
+{
+	const struct sync *s = p->engine.sync;
+
+	ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
+	log_info(
+		"in step after %.2f s: %llu bytes, %llu pages of memory among them",
+		(double)(loop_now_ns() - s->begun_ns) / 1e9,
+		(unsigned long long)(__atomic_load_n(&s->bytes, __ATOMIC_RELAXED) - s->begun_bytes),
+		(unsigned long long)(__atomic_load_n(&s->pages, __ATOMIC_RELAXED) -
+				     s->begun_pages));
+}
+
 void primary_acked(void *arg)
 {
 	struct primary *p = arg;
@@ -48,7 +61,7 @@ void primary_acked(void *arg)
 	engine_acked(&p->engine);
 	lockstep_acked(&p->mirroring.lockstep);
 	if (p->ft->cover == FT_SYNCING)
-		ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
+		in_step(p);
 	mirroring_look(&p->mirroring);
 	next_seal(p, p->policy->acked);
 }

@@ -198,6 +198,16 @@ static void stop(struct run *r)
 		close(r->signal_fd);
 }
 
+/* For whoever typed it; who reads lines of a form gets one of that form. */
+static void say_why(const struct run *r, const char *why)
+{
+	if (r->cfg.log == LOG_JSON)
+		log_error("%s", why);
+	log_flush();
+	if (r->cfg.log != LOG_JSON)
+		fprintf(stderr, "ftvmm: %s\n", why);
+}
+
 int cmd_run(int argc, char **argv)
 {
 	struct err e = {0};
@@ -214,6 +224,7 @@ int cmd_run(int argc, char **argv)
 		return code < 0;
 	}
 	log_init(r->cfg.verbose ? LOG_DEBUG : LOG_INFO, r->cfg.name);
+	log_set_form(r->cfg.log);
 	r->signal_fd = -1;
 	code = drop_rights(&r->cfg, &e);
 	if (!code) {
@@ -224,8 +235,7 @@ int cmd_run(int argc, char **argv)
 	if (!code)
 		code = start(r, &e);
 	if (code) {
-		log_flush();
-		fprintf(stderr, "ftvmm: %s\n", e.msg[0] ? e.msg : strerror(-code));
+		say_why(r, e.msg[0] ? e.msg : strerror(-code));
 		r->exit_code = code == -ESTALE ? 5 : 1;
 	} else {
 		giveback_start();

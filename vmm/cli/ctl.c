@@ -7,11 +7,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "vmm/cli/ctl_sock.h"
 #include "vmm/base/log.h"
+#include "vmm/base/log_line.h"
 #include "vmm/base/utf8.h"
 
 #define CLIENTS_MAX 16
@@ -460,14 +460,9 @@ void ctl_answer(struct ctl_later *l, json_t *ok, const struct err *e)
 
 void ctl_stamp(json_t *event)
 {
-	char day[32], text[64];
-	struct timespec now;
-	struct tm utc;
+	char text[32];
 
-	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &utc);
-	strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &utc);
-	snprintf(text, sizeof(text), "%s.%06ldZ", day, now.tv_nsec / 1000);
+	log_line_time(text, sizeof(text));
 	json_object_set_new(event, "time", json_string(text));
 }
 
