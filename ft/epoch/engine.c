@@ -156,6 +156,51 @@ static void note_parts(struct engine *g, uint64_t pause_ns)
 	all->copy += pause_ns - g->at.stop - g->at.bitmap - g->at.state;
 }
 
+/* --- what is told of it ----------------------------------------------------------------------- */
+
+static uint64_t trace_part(struct engine *g, enum trace_what what, uint64_t from, uint64_t to)
+{
+	trace_span(&g->ft->trace, &(struct trace_span){from, to, g->in_flight, g->capture.count,
+						       what, g->sealed_why});
+	return to;
+}
+
+static void trace_pause(struct engine *g)
+{
+	uint64_t at = g->sealed_ns, last = g->resumed_ns - g->at.state;
+
+	trace_part(g, TRACE_PAUSE, at, g->resumed_ns);
+	at = trace_part(g, TRACE_STOP, at, at + g->at.stop);
+	at = trace_part(g, TRACE_BITMAP, at, at + g->at.bitmap);
+	trace_part(g, TRACE_COPY, at, last);
+	trace_part(g, TRACE_STATE, last, g->resumed_ns);
+}
+
+static void trace_acked(struct engine *g)
+{
+	uint64_t now = loop_now_ns(), sent = g->send->ending_ns;
+
+	sent = sent < g->resumed_ns ? g->resumed_ns : sent > now ? now : sent;
+	trace_part(g, TRACE_EPOCH, g->sealed_ns, now);
+	trace_part(g, TRACE_SEND, g->resumed_ns, sent);
+	trace_part(g, TRACE_ACK, sent, now);
+}
+
+static enum trace_why why(const struct engine *g, uint64_t now_ns)
+{
+	if (!g->vm->obuf.holding)
+		return TRACE_WHY_FIRST;
+	if (g->follow.state == FOLLOW_LAST)
+		return TRACE_WHY_MOVE;
+	if (g->ft->stands & FT_STAND_END)
+		return TRACE_WHY_END;
+	if (g->apart)
+		return TRACE_WHY_DIFFER;
+	if (now_ns - g->sealed_ns < g->ft->cfg->epoch_ns && obuf_waits(&g->vm->obuf))
+		return TRACE_WHY_OUTPUT;
+	return TRACE_WHY_TIME;
+}
+
 /* The VM goes on, unless somebody else wants it to stand. */
 static void sealed(struct engine *g)
 {
@@ -163,9 +208,11 @@ static void sealed(struct engine *g)
 
 	g->state = ENGINE_READY;
 	ft_go(g->ft, g->vm, FT_STAND_SEAL);
-	pause_ns = loop_now_ns() - g->sealed_ns;
+	g->resumed_ns = loop_now_ns();
+	pause_ns = g->resumed_ns - g->sealed_ns;
 	ft_note_epoch(g->ft, pause_ns, g->capture.count);
 	note_parts(g, pause_ns);
+	trace_pause(g);
 	step_reached(STEP_SEAL_RESUMED);
 	if (g->follow.state == FOLLOW_LAST)
 		follow_feed(g, g->job);
@@ -197,10 +244,12 @@ static unsigned reasons(const struct engine *g)
 
 int engine_seal(struct engine *g, struct err *e)
 {
+	uint64_t now = loop_now_ns();
 	int r;
 
 	step_reached(STEP_SEAL_BEGIN);
-	g->sealed_ns = loop_now_ns();
+	g->sealed_why = why(g, now);
+	g->sealed_ns = now;
 	r = ft_stand(g->ft, g->vm, reasons(g), NULL, e);
 	if (r)
 		return r;
@@ -267,6 +316,7 @@ void engine_acked(struct engine *g)
 	step_reached(STEP_ACK_RECEIVED);
 	obuf_release(&g->vm->obuf, g->in_flight);
 	step_reached(STEP_RELEASED);
+	trace_acked(g);
 	g->in_flight = 0;
 	disklog_free(&g->disklog, &g->sent_log);
 	note_ack(g);

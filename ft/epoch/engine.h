@@ -72,9 +72,11 @@ struct engine {
 	bool apart;	      /* they are taken because that is none any more */
 	uint64_t epoch;	      /* the open one */
 	uint64_t in_flight;   /* the one that awaits its ack, 0: none */
-	uint64_t sealed_ns;   /* when that was sealed, or the last one */
-	uint64_t ticked_ns;   /* when one last looked for connections that are over */
-	struct ft_parts at;   /* of that, but for the copy, which is the rest */
+	uint64_t sealed_ns;   /* when that was sealed, or the last one, */
+	uint64_t resumed_ns;  /* and when the VM might go on */
+	enum trace_why sealed_why;
+	uint64_t ticked_ns; /* when one last looked for connections that are over */
+	struct ft_parts at; /* of that, but for the copy, which is the rest */
 	struct disk_writes sent_log;
 	char why[160];
 	void (*news)(void *arg, enum engine_news what);

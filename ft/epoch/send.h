@@ -57,6 +57,7 @@ struct send {
 	int error;	     /* negative errno: the stream is broken */
 	uint64_t ending;     /* atomic: the last epoch whose end went out, or is about to */
 	struct page_out out; /* sender only */
+	uint64_t ending_ns;  /* when that was; written before it */
 	uint64_t page_bytes; /* atomic: encoded page bytes of epochs so far */
 };
 

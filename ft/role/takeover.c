@@ -27,6 +27,11 @@ void takeover_hold_disks(struct secondary *s)
 			disk_hold(&s->vm->devices.disks[i], true);
 }
 
+static void trace(struct secondary *s, enum trace_what what, uint64_t from, uint64_t to)
+{
+	trace_span(&s->ft->trace, &(struct trace_span){from, to, s->stage.committed, .what = what});
+}
+
 /* --- shared images ---------------------------------------------------------------------------- */
 
 /* Its guest neither reads nor writes them before they are locked here: until then they may change.
@@ -241,9 +246,11 @@ void takeover_load(void *arg)
 {
 	struct secondary *s = arg;
 	struct err e = {0};
+	uint64_t now = loop_now_ns();
 
 	if (s->fsm.state == SEC_CLAIM && lacks_locks(s))
 		return;
+	trace(s, TRACE_CLAIM, s->lost_ns, now);
 	step_reached(STEP_TAKEOVER_LOAD);
 	s->ft->images_behind = !diskapply_idle(&s->disks);
 	takeover_hold_disks(s);
@@ -255,6 +262,7 @@ void takeover_load(void *arg)
 	vm_new_generation(s->vm);
 	step_reached(STEP_TAKEOVER_LINK);
 	vm_plug(s->vm);
+	trace(s, TRACE_LOAD, now, loop_now_ns());
 	secondary_post(s, SEC_EV_LOADED);
 }
 
@@ -269,6 +277,7 @@ static void start_here(struct secondary *s)
 		vm_resume(s->vm);
 	s->ft->stats.first_run_mono_ns = loop_now_ns();
 	s->ft->stats.takeover_ns = s->ft->stats.first_run_mono_ns - s->lost_ns;
+	trace(s, TRACE_TAKEOVER, s->lost_ns, s->ft->stats.first_run_mono_ns);
 	step_reached(STEP_TAKEOVER_RUN);
 }
 

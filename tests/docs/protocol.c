@@ -1,7 +1,7 @@
 /*
  * The tables of the protocols as docs/protocol.md and docs/migration.md have them, from the tables
- * that the program runs: "protocol primary", "move", "secondary", "source" or "dest"; and that of
- * docs/monitoring.md, "metrics".
+ * that the program runs: "protocol primary", "move", "secondary", "source" or "dest"; and those of
+ * docs/monitoring.md, "metrics" and "trace".
  */
 #include <stdio.h>
 #include <string.h>
@@ -62,6 +62,20 @@ static const struct table {
 	{"dest", &dest_desc, dest_states},
 };
 
+static int print_trace(void)
+{
+	const struct trace_row *row;
+
+	printf("| span | track | args | from, to |\n| --- | --- | --- | --- |\n");
+	for (unsigned i = 0; (row = trace_row_at(i)); i++)
+		printf("| %s | %s | %s | %s |\n", row->name, row->track, row->n, row->help);
+	printf("\n| why | an epoch was sealed |\n| --- | --- |\n");
+#define X(id, name, help) printf("| %s | %s |\n", name, help);
+	TRACE_WHYS(X)
+#undef X
+	return 0;
+}
+
 static int print_metrics(void)
 {
 	const struct metric *m;
@@ -83,12 +97,14 @@ int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "metrics"))
 		return print_metrics();
+	if (argc == 2 && !strcmp(argv[1], "trace"))
+		return print_trace();
 	for (size_t i = 0; argc == 2 && i < sizeof(tables) / sizeof(tables[0]); i++)
 		if (!strcmp(argv[1], tables[i].name)) {
 			print_states(tables[i].desc, tables[i].states);
 			print_rows(tables[i].desc);
 			return 0;
 		}
-	fprintf(stderr, "usage: protocol primary|move|secondary|source|dest|metrics\n");
+	fprintf(stderr, "usage: protocol primary|move|secondary|source|dest|metrics|trace\n");
 	return 1;
 }

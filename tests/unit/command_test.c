@@ -168,8 +168,9 @@ static const char *ask(struct rig *rig, const char *cmd)
 
 static void vm_serves_what_the_table_says(void **state)
 {
-	static const char none[] = "{\"error\":\"no command '%s'; there are status, events, pause, "
-				   "resume, set, snapshot, dump, failover, migrate, stop\"}\n";
+	static const char none[] =
+		"{\"error\":\"no command '%s'; there are status, events, trace, "
+		"pause, resume, set, snapshot, dump, failover, migrate, stop\"}\n";
 	struct rig *rig = *state;
 	const struct command *c;
 	char want[200];

@@ -188,6 +188,7 @@ static void stop(struct run *r)
 		vm_destroy(&r->vm);
 	}
 	marks_stop(&r->ft.marks);
+	run_trace_stop(r);
 	console_sock_close(r->console);
 	ctl_close(r->ctl);
 	arbiter_close(r->ft.arbiter);
