@@ -264,6 +264,7 @@ PRINTED = {
                   lambda: printed("tests/docs/protocol", "secondary")),
     "source": ("docs/migration.md", "<!-- from protocol source -->", lambda: printed("tests/docs/protocol", "source")),
     "metrics": ("docs/monitoring.md", "<!-- from protocol metrics -->", lambda: printed("tests/docs/protocol", "metrics")),
+    "control": ("docs/control.md", "<!-- from protocol control -->", lambda: printed("tests/docs/protocol", "control")),
     "trace": ("docs/monitoring.md", "<!-- from protocol trace -->", lambda: printed("tests/docs/protocol", "trace")),
     "state": ("docs/state.md", "<!-- from state -->", lambda: printed("tests/docs/state")),
     "dest": ("docs/migration.md", "<!-- from protocol dest -->", lambda: printed("tests/docs/protocol", "dest")),
