@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "tests/unit/librig.h"
+#include "tests/unit/libtime.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/ctl_client.h"
 #include "vmm/cli/ctl_schema.h"
@@ -213,7 +214,7 @@ static void a_trace_is_answered_when_it_has_some(void **state)
 	trace_span(&ft->trace, &(struct trace_span){5, 9, 3, 4, TRACE_PAUSE, TRACE_WHY_OUTPUT});
 	trace_span(&ft->trace, &(struct trace_span){9, 9, .n = 4, .what = TRACE_WORD});
 	ft->stats.epochs = 2;
-	r->trace.timer.fn(&r->trace.timer, 0);
+	time_fire(&r->trace.timer);
 	assert_string_equal(rig_hear(rig),
 			    "{\"id\":\"\",\"ok\":{\"spans\":[[\"pause\",5,9,3,4,\"output\"],"
 			    "[\"state changed\",9,9,0,\"PROTECTED\"]],\"more\":false,\"lost\":0,"
@@ -233,10 +234,10 @@ static void a_trace_ends_with_who_asked(void **state)
 
 	/* It stays away. */
 	ask_trace(rig, 7, "");
-	r->trace.timer.fn(&r->trace.timer, 0);
+	time_fire(&r->trace.timer);
 	assert_int_equal(r->trace.state, RUN_TRACE_ANSWERED);
 	assert_non_null(r->ft.trace.ring);
-	r->trace.timer.fn(&r->trace.timer, 0);
+	time_fire(&r->trace.timer);
 	assert_int_equal(r->trace.state, RUN_TRACE_OFF);
 	assert_null(r->ft.trace.ring);
 	rig_hear(rig);
@@ -266,7 +267,7 @@ static void a_trace_has_limits(void **state)
 	for (unsigned i = 0; i < TRACE_RING + 5; i++)
 		trace_span(&r->ft.trace, &(struct trace_span){most, most, most, most, TRACE_COPY,
 							      TRACE_WHY_OUTPUT});
-	r->trace.timer.fn(&r->trace.timer, 0);
+	time_fire(&r->trace.timer);
 	for (size_t n = 0; !n || answer[n - 1] != '\n';) {
 		ssize_t got = recv(rig->client, answer + n, sizeof(answer) - n, MSG_DONTWAIT);
 
@@ -283,9 +284,16 @@ static void a_trace_has_limits(void **state)
 	run_trace_stop(r);
 }
 
+/* Time stands still but where a test says so. */
+static int setup(void **state)
+{
+	time_reset();
+	return rig_setup(state);
+}
+
 int main(void)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, rig_teardown)
 	const struct CMUnitTest tests[] = {
 		T(version_is_checked),
 		cmocka_unit_test(client_checks_the_greeting),
