@@ -4,9 +4,10 @@ import json
 import os
 import re
 import signal
+import subprocess
 
 import ftlab
-from ftlab import FTVMM, Pair, Process, Vm, expect
+from ftlab import FTVMM, GUESTS, Pair, Process, Vm, expect
 from testlib import test
 from test_boot import boot
 from test_migrate import Move
@@ -167,6 +168,20 @@ def trace_migration(lab):
     expect(spans[-1]["name"] == "MIGRATED", f"{spans[-1]}")
     spans, _ = other.interrupt()
     expect(one(spans, "comes in")["args"]["bytes"] > 0, f"{spans}")
+
+
+@test(60)
+def log_in_the_journal(lab):
+    """standard error is the file that JOURNAL_STREAM names: priorities, and no times, also when the start fails"""
+    for kernel, pattern in ((f"{GUESTS}/hello.elf", r"<6>ftvmm\[vm\] info: "), ("/bin/sh", r"<3>ftvmm\[vm\] error: ")):
+        with open(lab.path("journal"), "w+b") as f:
+            st = os.fstat(f.fileno())
+            env = dict(os.environ, XDG_RUNTIME_DIR=lab.path("A"), JOURNAL_STREAM=f"{st.st_dev}:{st.st_ino}")
+            subprocess.run([FTVMM, "run", "-k", kernel, "-m", "64M", "--console", "none"], stderr=f, env=env,
+                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=60, check=False)
+            f.seek(0)
+            lines = f.read().decode().splitlines()
+        expect(lines and all(re.match(pattern, line) for line in lines), f"{lines}")
 
 
 @test(60)

@@ -44,6 +44,11 @@ void log_set_form(enum log_form form)
 	sink.style.journal = log_line_is_journal(getenv("JOURNAL_STREAM"), STDERR_FILENO);
 }
 
+bool log_is_for_people(void)
+{
+	return sink.style.form != LOG_JSON && !sink.style.journal;
+}
+
 bool log_enabled(enum log_level level)
 {
 	return level <= sink.level;

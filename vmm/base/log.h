@@ -26,6 +26,7 @@ void log_init(enum log_level level, const char *name);
  * has it, and text has no time, as the journal has that.
  */
 void log_set_form(enum log_form form);
+bool log_is_for_people(void); /* text, and not in the journal */
 bool log_enabled(enum log_level level);
 /* Lines are written by a thread of its own from now on. Once; 0 or a negative errno. */
 int log_start(void);

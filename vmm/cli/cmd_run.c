@@ -199,13 +199,13 @@ static void stop(struct run *r)
 		close(r->signal_fd);
 }
 
-/* For whoever typed it; who reads lines of a form gets one of that form. */
-static void say_why(const struct run *r, const char *why)
+/* For whoever typed it; else a line as the others. */
+static void say_why(const char *why)
 {
-	if (r->cfg.log == LOG_JSON)
+	if (!log_is_for_people())
 		log_error("%s", why);
 	log_flush();
-	if (r->cfg.log != LOG_JSON)
+	if (log_is_for_people())
 		fprintf(stderr, "ftvmm: %s\n", why);
 }
 
@@ -236,7 +236,7 @@ int cmd_run(int argc, char **argv)
 	if (!code)
 		code = start(r, &e);
 	if (code) {
-		say_why(r, e.msg[0] ? e.msg : strerror(-code));
+		say_why(e.msg[0] ? e.msg : strerror(-code));
 		r->exit_code = code == -ESTALE ? 5 : 1;
 	} else {
 		giveback_start();
