@@ -79,6 +79,16 @@ static int of_device(int fd, const char *path, struct disk_block *b, struct err 
 	return 0;
 }
 
+int disk_block_divides(const char *path, uint64_t bytes, uint32_t block, struct err *e)
+{
+	if (bytes && !(bytes % block))
+		return 0;
+	return err_set(e, -EINVAL,
+		       "'%s' has %llu bytes; a raw image is a multiple of its blocks of %u bytes "
+		       "(truncate -s)",
+		       path, (unsigned long long)bytes, block);
+}
+
 int disk_block_of(int fd, bool direct, const char *path, struct disk_block *ret, struct err *e)
 {
 	struct stat st;

@@ -18,6 +18,8 @@ struct disk_block {
 
 /* fd: a file or block device, opened with O_DIRECT or not. Errors name path and what to do. */
 int disk_block_of(int fd, bool direct, const char *path, struct disk_block *ret, struct err *e);
+/* Is an image of so many bytes made of whole blocks, and of some? If not e says what to do. */
+int disk_block_divides(const char *path, uint64_t bytes, uint32_t block, struct err *e);
 /* Of an open() with O_DIRECT that failed with r, a negative errno: why, and what to do. */
 int disk_block_no_direct(const char *path, int r, struct err *e);
 

@@ -94,7 +94,7 @@ int disk_output_begin(struct disk_output *o, struct disk *d, struct obuf *ob)
 {
 	memset(o, 0, sizeof(*o));
 	o->obuf = ob;
-	o->sink = obuf_add_sink(ob, deliver, room, o);
+	o->sink = obuf_add_sink(ob, OBUF_DISK, deliver, room, o);
 	if (o->sink < 0)
 		return o->sink;
 	o->disk = d;

@@ -462,7 +462,7 @@ static int attach(struct serial *p, struct err *e)
 	r = loop_poll_add(p->env.loop, &p->wake, p->wake_fd, POLLIN);
 	if (r < 0)
 		return err_set(e, r, "device serial: too many events to wait for");
-	p->sink = obuf_add_sink(p->env.obuf, deliver, room, p);
+	p->sink = obuf_add_sink(p->env.obuf, OBUF_CONSOLE, deliver, room, p);
 	if (p->sink < 0)
 		return err_set(e, p->sink, "device serial: too many outputs");
 	obuf_limit_sink(p->env.obuf, p->sink, OBUF_CONSOLE_BYTES);

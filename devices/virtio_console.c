@@ -197,7 +197,7 @@ int virtio_console_new(const struct dev_env *env, const struct mdev *md, obuf_si
 		free(c);
 		return r;
 	}
-	c->sink = obuf_add_sink(env->obuf, deliver, room, c);
+	c->sink = obuf_add_sink(env->obuf, OBUF_CONSOLE, deliver, room, c);
 	if (c->sink < 0) {
 		r = err_set(e, c->sink, "device %s: too many outputs", md->id);
 		console_free(&c->vd.dev);

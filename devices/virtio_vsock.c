@@ -397,7 +397,7 @@ static int connect_parts(struct vsock *v, struct err *e)
 	v->work = (struct loop_work){.fn = work_turn, .arg = v};
 	if (loop_poll_add(l, &v->wake_op, v->wake_fd, POLLIN) < 0)
 		return err_set(e, -ENOSPC, "device %s: the event loop is full", v->vd.id);
-	v->sink = obuf_add_sink(v->vd.env.obuf, deliver, room, v);
+	v->sink = obuf_add_sink(v->vd.env.obuf, OBUF_VSOCK, deliver, room, v);
 	if (v->sink < 0)
 		return err_set(e, v->sink, "device %s: too many outputs", v->vd.id);
 	v->host->wake = on_host_event;

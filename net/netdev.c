@@ -95,5 +95,5 @@ int netdev_add_sink(struct netdev *nd, struct obuf *ob, void (*fn)(void *arg), v
 {
 	nd->room = fn;
 	nd->room_arg = arg;
-	return obuf_add_sink(ob, deliver, room, nd);
+	return obuf_add_sink(ob, OBUF_NET, deliver, room, nd);
 }

@@ -90,13 +90,15 @@ void obuf_divert(struct obuf *ob, obuf_divert_fn *fn, void *arg)
 	ob->divert_arg = arg;
 }
 
-int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg)
+int obuf_add_sink(struct obuf *ob, enum obuf_kind kind, obuf_sink_fn *deliver, obuf_room_fn *room,
+		  void *arg)
 {
 	int n = (int)ob->nsinks;
 
 	if (ob->nsinks == OBUF_MAX_SINKS)
 		return -ENOSPC;
 	memset(&ob->sinks[n], 0, sizeof(ob->sinks[n]));
+	ob->sinks[n].kind = kind;
 	ob->sinks[n].deliver = deliver;
 	ob->sinks[n].room = room;
 	ob->sinks[n].arg = arg;
@@ -107,11 +109,6 @@ int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, vo
 void obuf_limit_sink(struct obuf *ob, int sink, uint64_t bytes)
 {
 	ob->sinks[sink].limit = bytes;
-}
-
-void obuf_takes_notes(struct obuf *ob, int sink)
-{
-	ob->sinks[sink].note = true;
 }
 
 static struct obuf_entry *make_entry(int sink, const struct iovec *iov, int niov, uint32_t len)
@@ -161,8 +158,9 @@ static bool fits(const struct obuf *ob, int sink, uint32_t len)
 {
 	uint64_t bytes = ob->sinks[sink].bytes, limit = ob->sinks[sink].limit;
 
-	return ob->sinks[sink].note || ((!ob->head || ob->bytes + cost(len) <= ob->limit) &&
-					(!bytes || !limit || bytes + cost(len) <= limit));
+	return ob->sinks[sink].kind == OBUF_EVENT ||
+	       ((!ob->head || ob->bytes + cost(len) <= ob->limit) &&
+		(!bytes || !limit || bytes + cost(len) <= limit));
 }
 
 static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov, uint32_t len)
@@ -180,6 +178,7 @@ static int put_held(struct obuf *ob, int sink, const struct iovec *iov, int niov
 	ob->held++;
 	if (ob->holding && ob->told != ob->epoch) {
 		ob->told = ob->epoch;
+		ob->first = ob->sinks[sink].kind;
 		if (ob->on_held)
 			ob->on_held(ob->on_held_arg);
 	}

@@ -13,6 +13,19 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+enum obuf_kind {
+	OBUF_NET,
+	OBUF_DISK,
+	OBUF_CONSOLE,
+	OBUF_VSOCK,
+	/*
+	 * Few and short notes, of this side alone: no bound holds for them, so none is lost for
+	 * want of room, and nobody waits for the same from a guest that runs elsewhere.
+	 */
+	OBUF_EVENT,
+	OBUF_KINDS,
+};
+
 #define OBUF_MAX_SINKS	   16
 #define OBUF_CONSOLE_BYTES (64u << 10) /* held for the console, by each of its devices */
 
@@ -49,16 +62,17 @@ struct obuf {
 		obuf_room_fn *room;
 		void *arg;
 		bool starved;
-		bool full;	       /* deliver() said so */
-		bool note;	       /* obuf_takes_notes() */
+		bool full; /* deliver() said so */
+		enum obuf_kind kind;
 		uint64_t bytes, limit; /* held, and how much may be; 0: as much as of all */
 	} sinks[OBUF_MAX_SINKS];
 	unsigned nsinks;
 	bool holding;
-	bool closed;	/* fenced: everything put is thrown away */
-	uint64_t epoch; /* the open epoch that new output belongs to */
-	uint64_t may;	/* the last epoch that may leave */
-	uint64_t told;	/* the last epoch whose first output was told */
+	bool closed;	      /* fenced: everything put is thrown away */
+	uint64_t epoch;	      /* the open epoch that new output belongs to */
+	uint64_t may;	      /* the last epoch that may leave */
+	uint64_t told;	      /* the last epoch whose first output was told */
+	enum obuf_kind first; /* of that output */
 	obuf_held_fn *on_held;
 	void *on_held_arg;
 	obuf_kept_fn *on_kept;
@@ -79,16 +93,12 @@ struct obuf {
 void obuf_init(struct obuf *ob, uint64_t limit_bytes);
 void obuf_done(struct obuf *ob);
 /* room may be NULL: a sink that cannot wait. Returns the sink or -ENOSPC. */
-int obuf_add_sink(struct obuf *ob, obuf_sink_fn *deliver, obuf_room_fn *room, void *arg);
+int obuf_add_sink(struct obuf *ob, enum obuf_kind kind, obuf_sink_fn *deliver, obuf_room_fn *room,
+		  void *arg);
 /* While it runs: what is held stays, and who waits for room is told when there is. */
 void obuf_set_limit(struct obuf *ob, uint64_t limit_bytes);
 /* A bound of its own for what is held of a sink. */
 void obuf_limit_sink(struct obuf *ob, int sink, uint64_t bytes);
-/*
- * Few and short ones, of this side alone: no bound holds for them, so none is lost for want of
- * room, and nobody waits for the same from a guest that runs elsewhere.
- */
-void obuf_takes_notes(struct obuf *ob, int sink);
 /* Those whose deliver() said false have room. */
 void obuf_room(struct obuf *ob);
 /*

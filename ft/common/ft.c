@@ -122,7 +122,22 @@ static unsigned pause_class(uint64_t us)
 	return i;
 }
 
-void ft_note_epoch(struct ft *ft, uint64_t pause_ns, uint64_t pages)
+const char *ft_seal_name(enum ft_seal why)
+{
+	static const char *const names[FT_SEALS] = {
+		[FT_SEAL_INTERVAL] = "interval", [FT_SEAL_NET] = "net",
+		[FT_SEAL_DISK] = "disk",	 [FT_SEAL_CONSOLE] = "console",
+		[FT_SEAL_VSOCK] = "vsock",	 [FT_SEAL_EVENT] = "event",
+		[FT_SEAL_DIFFER] = "differ",	 [FT_SEAL_OVERDUE] = "overdue",
+		[FT_SEAL_LOG] = "log",		 [FT_SEAL_TWIN] = "twin",
+		[FT_SEAL_FIRST] = "first",	 [FT_SEAL_USER] = "user",
+		[FT_SEAL_MOVE] = "move",	 [FT_SEAL_LAST] = "last",
+	};
+
+	return names[why];
+}
+
+void ft_note_epoch(struct ft *ft, enum ft_seal why, uint64_t pause_ns, uint64_t pages)
 {
 	struct ft_stats *s = &ft->stats;
 
@@ -132,6 +147,7 @@ void ft_note_epoch(struct ft *ft, uint64_t pause_ns, uint64_t pages)
 	s->ack_us[s->nsamples % FT_SAMPLES] = 0;
 	s->nsamples++;
 	s->epochs++;
+	s->seals[why]++;
 	s->pages += pages;
 	s->last_pages = pages;
 }

@@ -56,6 +56,27 @@ enum ft_stand {
 	FT_STAND_MOVE = 128,  /* a new secondary is given the rest */
 };
 
+/* What an epoch is sealed for. */
+enum ft_seal {
+	FT_SEAL_NONE, /* that of no primary */
+	FT_SEAL_INTERVAL,
+	/* Output that waits, by its kind: enum obuf_kind. */
+	FT_SEAL_NET,
+	FT_SEAL_DISK, /* a change of one that both hosts have */
+	FT_SEAL_CONSOLE,
+	FT_SEAL_VSOCK,
+	FT_SEAL_EVENT, /* what this side tells of the guest: a reset, a panic */
+	FT_SEAL_DIFFER,
+	FT_SEAL_OVERDUE, /* of one of both guests, and the other one puts out nothing */
+	FT_SEAL_LOG,	 /* of disk writes: it is full */
+	FT_SEAL_TWIN,	 /* there is one to begin, or none any more */
+	FT_SEAL_FIRST,	 /* after a first sync */
+	FT_SEAL_USER,	 /* resumed */
+	FT_SEAL_MOVE,	 /* to another secondary */
+	FT_SEAL_LAST,	 /* stopped, or handed over */
+	FT_SEALS,
+};
+
 #define FT_SAMPLES 4096
 #define FT_PAUSES  14 /* classes of pauses by their length; the last one is of all above */
 
@@ -70,8 +91,11 @@ struct ft_parts {
 /* Owner: loop. Sample rings hold the last FT_SAMPLES values. */
 struct ft_stats {
 	uint64_t epochs;
+	uint64_t seals[FT_SEALS];  /* what for */
 	uint64_t pages, hot_pages; /* sent in epochs; of these by comparison, not by fault */
 	uint64_t page_bytes;	   /* on the wire for them */
+	uint64_t send_ns;	   /* encoding and writing all of these epochs, by the sender */
+	uint64_t ack_ns;	   /* seal to ack, of all that were acknowledged */
 	uint64_t last_pages;
 	struct ft_parts parts;	    /* in all epochs */
 	uint64_t pauses[FT_PAUSES]; /* how many of each class; see ft_pause_class_us() */
@@ -121,7 +145,9 @@ void ft_set(struct ft *ft, enum ft_life life, enum ft_cover cover, const char *w
 int ft_stand(struct ft *ft, struct vm *vm, enum ft_stand reason, const char *why, struct err *e);
 /* The reason is gone; the VM goes on when there is no other one. */
 void ft_go(struct ft *ft, struct vm *vm, enum ft_stand reason);
-void ft_note_epoch(struct ft *ft, uint64_t pause_ns, uint64_t pages);
+void ft_note_epoch(struct ft *ft, enum ft_seal why, uint64_t pause_ns, uint64_t pages);
+/* As `status` and a metric have it; of all but FT_SEAL_NONE. */
+const char *ft_seal_name(enum ft_seal why);
 /* The longest pause of a class but the last. */
 uint32_t ft_pause_class_us(unsigned i);
 uint64_t ft_last_pause_ns(const struct ft *ft); /* of the last epoch, to the microsecond */

@@ -35,6 +35,7 @@
 	X(GOODBYE, "goodbye")                                                                      \
 	X(BYE_SAID, "bye-said")                                                                    \
 	X(DONE_HEARD, "done-heard")                                                                \
+	X(DISMISS_SAID, "dismiss-said")                                                            \
 	X(HANDED, "handed")                                                                        \
 	X(RUNS_HEARD, "runs-heard")                                                                \
 	X(GONE_SAID, "gone-said")                                                                  \
@@ -66,6 +67,7 @@
 	X(GONE_HEARD, "gone-heard")                                                                \
 	X(DRAINED, "drained")                                                                      \
 	X(DONE_SAID, "done-said")                                                                  \
+	X(DISMISS_HEARD, "dismiss-heard")                                                          \
 	X(MIG_OFFERED, "mig-offered")                                                              \
 	X(MIG_PAGES, "mig-pages")                                                                  \
 	X(MIG_DISK, "mig-disk")                                                                    \

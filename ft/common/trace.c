@@ -15,17 +15,6 @@ const struct trace_row *trace_row_at(unsigned what)
 	return what < TRACE_WHATS ? &rows[what] : NULL;
 }
 
-const char *trace_why_name(unsigned why)
-{
-	static const char *const names[] = {
-#define X(id, name, help) [TRACE_WHY_##id] = name,
-		TRACE_WHYS(X)
-#undef X
-	};
-
-	return why < TRACE_WHY_END_OF_LIST ? names[why] : NULL;
-}
-
 int trace_start(struct trace *t, struct err *e)
 {
 	*t = (struct trace){.ring = malloc(TRACE_RING * sizeof(*t->ring))};

@@ -48,23 +48,6 @@ enum trace_what {
 		TRACE_WHATS
 };
 
-/* Why an epoch was sealed. */
-#define TRACE_WHYS(X)                                                                              \
-	X(TIME, "time", "--epoch is over")                                                         \
-	X(FIRST, "first", "the first one of a sync")                                               \
-	X(OUTPUT, "output", "output of the guest waits for it")                                    \
-	X(DIFFER, "differ", "colo: outputs of the two guests differ")                              \
-	X(MOVE, "move", "another secondary is to have it, too")                                    \
-	X(END, "end", "the last one: a stop or a hand-over")
-
-enum trace_why {
-	TRACE_NO_WHY,
-#define X(id, name, help) TRACE_WHY_##id,
-	TRACE_WHYS(X)
-#undef X
-		TRACE_WHY_END_OF_LIST
-};
-
 struct trace_row {
 	const char *name, *track, *n, *help;
 };
@@ -72,7 +55,7 @@ struct trace_row {
 struct trace_span {
 	uint64_t begin_ns, end_ns; /* CLOCK_MONOTONIC; equal: a moment */
 	uint64_t epoch, n;	   /* n: of WORD, the index of the word (ft_word_at) */
-	uint8_t what, why;
+	uint8_t what, why;	   /* why: enum ft_seal, of an epoch */
 };
 
 struct trace {
@@ -82,7 +65,6 @@ struct trace {
 };
 
 const struct trace_row *trace_row_at(unsigned what); /* NULL behind the last */
-const char *trace_why_name(unsigned why);	     /* NULL for none */
 /* From here on spans are kept. -ENOMEM with e. */
 int trace_start(struct trace *t, struct err *e);
 void trace_stop(struct trace *t); /* safe on a zeroed one */

@@ -23,9 +23,9 @@ struct wire_hello {
 
 /* FRAME_WELCOME */
 struct wire_side {
-	uint64_t side; /* whose images these are (ft/common/side.h) */
-	uint32_t kept; /* bit i: that of device i is not all zeros: sums are to be compared */
-	uint32_t pad;
+	uint64_t side;	  /* whose images these are (ft/common/side.h) */
+	uint32_t kept;	  /* bit i: that of device i is not all zeros: sums are to be compared */
+	uint32_t dismiss; /* 1: FRAME_DISMISS is known */
 };
 
 /* FRAME_HEART */

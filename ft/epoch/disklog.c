@@ -36,6 +36,16 @@ static void mark(struct disklog *dl, const struct disk *d, const struct disk_req
 		block_map_mark(&dl->lacks[i], r->off, r->len);
 }
 
+/* Until free_turn(), as disks wait for that. */
+static void look_whether_full(struct disklog *dl)
+{
+	if (dl->full || dl->bytes <= dl->limit_bytes)
+		return;
+	dl->full = true;
+	if (dl->filled)
+		dl->filled(dl->wrote_arg);
+}
+
 static void put(void *arg, const struct disk *d, const struct wire_disk *w, const void *data)
 {
 	struct disklog *dl = arg;
@@ -54,8 +64,7 @@ static void put(void *arg, const struct disk *d, const struct wire_disk *w, cons
 	disk_writes_move(&dl->open, &before);
 #endif
 	dl->bytes += dl->open.bytes - had;
-	if (dl->bytes > dl->limit_bytes)
-		dl->full = true; /* until free_turn(), as disks wait for that */
+	look_whether_full(dl);
 }
 
 static bool has_room(void *arg)

@@ -38,8 +38,9 @@ struct disklog {
 	struct amends amends;	    /* of changes that an image here failed */
 	uint32_t differs; /* disks, by bit: the other image is not known to be like the one here */
 	struct disk_writes open; /* of the open epoch */
-	/* A change of device i is in the log, which may be full now. NULL: nobody wants to know. */
+	/* A change of device i is in the log; the log is full. NULL: nobody wants to know. */
 	void (*wrote)(void *arg, unsigned i, const struct disk_req *r);
+	void (*filled)(void *arg);
 	void *wrote_arg;
 	void (*switched)(void *arg);
 	void *arg;

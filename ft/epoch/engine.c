@@ -161,7 +161,7 @@ static void note_parts(struct engine *g, uint64_t pause_ns)
 static uint64_t trace_part(struct engine *g, enum trace_what what, uint64_t from, uint64_t to)
 {
 	trace_span(&g->ft->trace, &(struct trace_span){from, to, g->in_flight, g->capture.count,
-						       what, g->sealed_why});
+						       what, g->seal_for});
 	return to;
 }
 
@@ -186,21 +186,6 @@ static void trace_acked(struct engine *g)
 	trace_part(g, TRACE_ACK, sent, now);
 }
 
-static enum trace_why why(const struct engine *g, uint64_t now_ns)
-{
-	if (!g->vm->obuf.holding)
-		return TRACE_WHY_FIRST;
-	if (g->follow.state == FOLLOW_LAST)
-		return TRACE_WHY_MOVE;
-	if (g->ft->stands & FT_STAND_END)
-		return TRACE_WHY_END;
-	if (g->apart)
-		return TRACE_WHY_DIFFER;
-	if (now_ns - g->sealed_ns < g->ft->cfg->epoch_ns && obuf_waits(&g->vm->obuf))
-		return TRACE_WHY_OUTPUT;
-	return TRACE_WHY_TIME;
-}
-
 /* The VM goes on, unless somebody else wants it to stand. */
 static void sealed(struct engine *g)
 {
@@ -210,7 +195,7 @@ static void sealed(struct engine *g)
 	ft_go(g->ft, g->vm, FT_STAND_SEAL);
 	g->resumed_ns = loop_now_ns();
 	pause_ns = g->resumed_ns - g->sealed_ns;
-	ft_note_epoch(g->ft, pause_ns, g->capture.count);
+	ft_note_epoch(g->ft, g->seal_for, pause_ns, g->capture.count);
 	note_parts(g, pause_ns);
 	trace_pause(g);
 	step_reached(STEP_SEAL_RESUMED);
@@ -248,7 +233,6 @@ int engine_seal(struct engine *g, struct err *e)
 	int r;
 
 	step_reached(STEP_SEAL_BEGIN);
-	g->sealed_why = why(g, now);
 	g->sealed_ns = now;
 	r = ft_stand(g->ft, g->vm, reasons(g), NULL, e);
 	if (r)
@@ -302,13 +286,30 @@ bool engine_awaits(const struct engine *g, uint64_t epoch)
 	       epoch == __atomic_load_n(&g->send->ending, __ATOMIC_ACQUIRE);
 }
 
-static void note_ack(struct engine *g)
+static uint64_t take(uint64_t *count)
+{
+	return __atomic_exchange_n(count, 0, __ATOMIC_RELAXED);
+}
+
+/* Of this link; those of the next one come on top. */
+static void note_sent(struct engine *g)
 {
 	struct ft_stats *s = &g->ft->stats;
 
-	s->ack_us[(s->nsamples - 1) % FT_SAMPLES] = (loop_now_ns() - g->sealed_ns) / 1000;
-	s->page_bytes = __atomic_load_n(&g->send->page_bytes, __ATOMIC_RELAXED);
-	s->hot_pages = g->capture.sent_hot;
+	s->page_bytes += take(&g->send->page_bytes);
+	s->send_ns += take(&g->send->busy_ns);
+	s->hot_pages += g->capture.sent_hot;
+	g->capture.sent_hot = 0;
+}
+
+static void note_ack(struct engine *g)
+{
+	struct ft_stats *s = &g->ft->stats;
+	uint64_t ns = loop_now_ns() - g->sealed_ns;
+
+	s->ack_us[(s->nsamples - 1) % FT_SAMPLES] = ns / 1000;
+	s->ack_ns += ns;
+	note_sent(g);
 }
 
 void engine_acked(struct engine *g)
@@ -359,6 +360,7 @@ void engine_stop(struct engine *g)
 	if (g->send->stream)
 		chan_shut(&g->send->stream->chan);
 	sync_cancel(g->sync);
+	note_sent(g);
 	send_stop(g->send);
 	sync_done(g->sync);
 	capture_done(&g->capture);

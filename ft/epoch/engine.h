@@ -66,17 +66,17 @@ struct engine {
 	struct loop_op notify_op;
 	struct loop_work seal_work; /* a turn at sealing */
 	enum engine_state state;
-	struct send_job *job; /* sealing: that is being filled, or NULL */
-	unsigned parts;	      /* sealing: jobs of the epoch that were handed to the sender */
-	bool runs;	      /* the next epochs are for a guest that runs at the peer, too */
-	bool apart;	      /* they are taken because that is none any more */
-	uint64_t epoch;	      /* the open one */
-	uint64_t in_flight;   /* the one that awaits its ack, 0: none */
-	uint64_t sealed_ns;   /* when that was sealed, or the last one, */
-	uint64_t resumed_ns;  /* and when the VM might go on */
-	enum trace_why sealed_why;
-	uint64_t ticked_ns; /* when one last looked for connections that are over */
-	struct ft_parts at; /* of that, but for the copy, which is the rest */
+	struct send_job *job;  /* sealing: that is being filled, or NULL */
+	unsigned parts;	       /* sealing: jobs of the epoch that were handed to the sender */
+	bool runs;	       /* the next epochs are for a guest that runs at the peer, too */
+	bool apart;	       /* they are taken because that is none any more */
+	enum ft_seal seal_for; /* and what the next one is for */
+	uint64_t epoch;	       /* the open one */
+	uint64_t in_flight;    /* the one that awaits its ack, 0: none */
+	uint64_t sealed_ns;    /* when that was sealed, or the last one, */
+	uint64_t resumed_ns;   /* and when the VM might go on */
+	uint64_t ticked_ns;    /* when one last looked for connections that are over */
+	struct ft_parts at;    /* of that, but for the copy, which is the rest */
 	struct disk_writes sent_log;
 	char why[160];
 	void (*news)(void *arg, enum engine_news what);

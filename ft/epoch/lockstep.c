@@ -32,18 +32,19 @@ const char *lockstep_state_name(enum lockstep_state s)
 
 /* --- a difference ----------------------------------------------------------------------------- */
 
-static void give_up(struct lockstep *l, const char *why, enum lockstep_news what)
+static void give_up(struct lockstep *l, enum ft_seal asks, const char *why, enum lockstep_news what)
 {
 	if (!lockstep_compares(l))
 		return;
 	l->state = LOCKSTEP_DIFFERED;
+	l->asks = asks;
 	snprintf(l->why, sizeof(l->why), "%s", why);
 	l->news(l->arg, what);
 }
 
-static void differ_because(struct lockstep *l, const char *why)
+static void differ_because(struct lockstep *l, enum ft_seal asks, const char *why)
 {
-	give_up(l, why, LOCKSTEP_DIFFERS);
+	give_up(l, asks, why, LOCKSTEP_DIFFERS);
 }
 
 static void differ(void *arg, const struct compare_verdict *v)
@@ -58,7 +59,7 @@ static void differ(void *arg, const struct compare_verdict *v)
 	if (v->why == COMPARE_BYTES || v->why == COMPARE_FLAGS)
 		l->differed_ns = l->compared_ns;
 	step_reached(STEP_TWIN_DIFFERS);
-	differ_because(l, text);
+	differ_because(l, v->why == COMPARE_OVERDUE ? FT_SEAL_OVERDUE : FT_SEAL_DIFFER, text);
 }
 
 /* --- what may leave --------------------------------------------------------------------------- */
@@ -140,7 +141,7 @@ static void mapped(void *arg, const struct packet_key *flow, const struct compar
 	l->stats.connections += m->fixed || !none;
 	if (m->fixed || say_mapping(l, flow, m)) {
 		l->stats.unmapped++;
-		differ_because(l,
+		differ_because(l, FT_SEAL_DIFFER,
 			       m->fixed ? "a new TCP connection is one that cannot be translated"
 					: "a new TCP connection has other sequence numbers there");
 		return;
@@ -218,7 +219,7 @@ static void load_late(struct loop_op *op, int res)
 		 "expected loaded %llu, received nothing in %llu ms, loaded %llu last",
 		 (unsigned long long)l->vm->obuf.epoch - 1,
 		 (unsigned long long)l->bounds.load_ns / 1000000, (unsigned long long)l->loaded);
-	give_up(l, why, LOCKSTEP_LATE);
+	give_up(l, FT_SEAL_TWIN, why, LOCKSTEP_LATE);
 }
 
 /* --- both guests ------------------------------------------------------------------------------ */
@@ -229,8 +230,8 @@ static void kept(void *arg, struct obuf_entry *en, int sink, const void *data, u
 
 	if (!lockstep_compares(l))
 		return;
-	if (l->vm->obuf.sinks[sink].note) {
-		differ_because(l, "the guest did what this side tells as an event");
+	if (l->vm->obuf.sinks[sink].kind == OBUF_EVENT) {
+		differ_because(l, FT_SEAL_EVENT, "the guest did what this side tells as an event");
 		return;
 	}
 	l->compared_ns = loop_now_ns();
@@ -269,7 +270,8 @@ static void tell_input(struct lockstep *l, const struct device *d, const void *d
 		w.device++;
 	l->stats.inputs++;
 	if (mirror_put(&l->mirror, FRAME_INPUT, l->vm->obuf.epoch, iov, 2))
-		differ_because(l, "an input did not find room on its way to the twin");
+		differ_because(l, FT_SEAL_TWIN,
+			       "an input did not find room on its way to the twin");
 }
 
 static void frame_given(void *arg, struct netdev *nd, const void *frame, uint32_t len)
@@ -316,7 +318,7 @@ static void input_late(struct loop_op *op, int res)
 	snprintf(why, sizeof(why), "it takes no input: %llu KiB of it wait, for %llu ms",
 		 (unsigned long long)MIRROR_LIMIT >> 10,
 		 (unsigned long long)l->bounds.input_ns / 1000000);
-	give_up(l, why, LOCKSTEP_LATE);
+	give_up(l, FT_SEAL_TWIN, why, LOCKSTEP_LATE);
 	room(l);
 }
 
@@ -328,7 +330,7 @@ static void twin_output(struct lockstep *l, const struct frame *f)
 	if (l->state != LOCKSTEP_RUNS || f->epoch != l->vm->obuf.epoch)
 		return;
 	if (f->length < sizeof(w)) {
-		differ_because(l, "the twin's output is malformed");
+		differ_because(l, FT_SEAL_TWIN, "the twin's output is malformed");
 		return;
 	}
 	memcpy(&w, f->data, sizeof(w));
@@ -336,7 +338,7 @@ static void twin_output(struct lockstep *l, const struct frame *f)
 	if (w.sink >= l->vm->obuf.nsinks ||
 	    compare_theirs(&l->compare, (int)w.sink, f->data + sizeof(w),
 			   f->length - (uint32_t)sizeof(w), l->compared_ns))
-		differ_because(l, "the twin's output is malformed");
+		differ_because(l, FT_SEAL_TWIN, "the twin's output is malformed");
 	watch_time(l);
 }
 
@@ -353,7 +355,8 @@ static void twin_apart(struct lockstep *l, const struct frame *f)
 		memcpy(&w, f->data, sizeof(w));
 	if (w.why < APART_WHYS)
 		l->stats.apart[w.why]++;
-	differ_because(l, w.why < APART_WHYS ? whys[w.why] : "the twin's word is malformed");
+	differ_because(l, FT_SEAL_TWIN,
+		       w.why < APART_WHYS ? whys[w.why] : "the twin's word is malformed");
 }
 
 /* --- what the twin reads from its disks ------------------------------------------------------- */
@@ -364,10 +367,17 @@ static void wrote(void *arg, unsigned device, const struct disk_req *r)
 
 	if (r->kind == DISK_WRITE)
 		written_add(&l->written, device, r->off, r->buf, r->len);
-	if (!l->disklog->full || !lockstep_compares(l))
+}
+
+static void log_filled(void *arg)
+{
+	struct lockstep *l = arg;
+
+	if (!lockstep_compares(l))
 		return;
 	l->stats.log_full++;
-	differ_because(l, "the disk log is full: the guest's writes wait for a checkpoint");
+	differ_because(l, FT_SEAL_LOG,
+		       "the disk log is full: the guest's writes wait for a checkpoint");
 }
 
 static void watch_reads(struct lockstep *l)
@@ -386,7 +396,8 @@ static void look_at_reads(struct loop_op *op, int res)
 	/* While a full log holds its writes it is not known what this guest would have written. */
 	if (lockstep_compares(l) && !l->disklog->full && written_missing(&l->written)) {
 		l->stats.reads++;
-		differ_because(l, "the twin read from a disk what it alone has written");
+		differ_because(l, FT_SEAL_DIFFER,
+			       "the twin read from a disk what it alone has written");
 	}
 	watch_reads(l);
 }
@@ -399,7 +410,7 @@ static void twin_read(struct lockstep *l, const struct frame *f)
 	if (f->epoch != l->vm->obuf.epoch || l->state != LOCKSTEP_RUNS)
 		return;
 	if (f->length < sizeof(w) || (f->length - sizeof(w)) % sizeof(key)) {
-		differ_because(l, "the twin's word is malformed");
+		differ_because(l, FT_SEAL_TWIN, "the twin's word is malformed");
 		return;
 	}
 	memcpy(&w, f->data, sizeof(w));
@@ -496,7 +507,7 @@ static bool take(void *arg, const struct frame *f)
 	else if (f->type == FRAME_READ)
 		twin_read(l, f);
 	else if (!twin_maps(l, f))
-		differ_because(l, "the twin answers what it was not told");
+		differ_because(l, FT_SEAL_TWIN, "the twin answers what it was not told");
 	return true;
 }
 
@@ -542,15 +553,14 @@ void lockstep_sealed(struct lockstep *l, bool runs)
 
 static enum compare_kind kind_of(const struct lockstep *l, unsigned sink)
 {
-	const void *whose = l->vm->obuf.sinks[sink].arg;
-
-	for (unsigned i = 0; i < l->vm->machine.ndevs; i++)
-		if (l->vm->machine.devs[i].kind == MDEV_NET && whose == &l->vm->devices.nets[i])
-			return COMPARE_FRAMES;
-		else if (l->vm->machine.devs[i].kind == MDEV_VSOCK &&
-			 whose == l->vm->devices.mdevs[i])
-			return COMPARE_ORDERS;
-	return COMPARE_STREAM;
+	switch (l->vm->obuf.sinks[sink].kind) {
+	case OBUF_NET:
+		return COMPARE_FRAMES;
+	case OBUF_VSOCK:
+		return COMPARE_ORDERS;
+	default:
+		return COMPARE_STREAM;
+	}
 }
 
 static void forget(struct lockstep *l)
@@ -617,6 +627,7 @@ int lockstep_begin(struct lockstep *l, struct vm *vm, struct heart *heart, struc
 	l->state = LOCKSTEP_ALONE;
 	l->disklog->wrote_arg = l;
 	l->disklog->wrote = wrote;
+	l->disklog->filled = log_filled;
 	obuf_on_kept(&vm->obuf, kept, l);
 	hear_inputs(l, true);
 	return 0;
@@ -635,6 +646,7 @@ void lockstep_end(struct lockstep *l)
 	loop_timer_del(l->vm->loop, &l->input_op);
 	loop_timer_del(l->vm->loop, &l->read_op);
 	l->disklog->wrote = NULL;
+	l->disklog->filled = NULL;
 	forget(l);
 	hear_inputs(l, false);
 }

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "ft/common/ft.h"
 #include "ft/common/heart.h"
 #include "ft/common/mirror.h"
 #include "ft/common/wire.h"
@@ -87,6 +88,7 @@ struct lockstep {
 	uint64_t compared_ns; /* what is compared came at that time */
 	uint64_t differed_ns; /* and it was what differs; 0: nothing does, or it is sealed */
 	char why[200];
+	enum ft_seal asks; /* the same, while a checkpoint is wanted */
 	struct lockstep_stats stats;
 	void (*news)(void *arg, enum lockstep_news what);
 	void *arg;
@@ -119,6 +121,11 @@ const char *lockstep_state_name(enum lockstep_state s);
 static inline bool lockstep_wants(const struct lockstep *l)
 {
 	return l->state == LOCKSTEP_DIFFERED;
+}
+/* And what for? FT_SEAL_NONE: it is not. */
+static inline enum ft_seal lockstep_asks(const struct lockstep *l)
+{
+	return lockstep_wants(l) ? l->asks : FT_SEAL_NONE;
 }
 /* Is what is put out now compared? */
 static inline bool lockstep_compares(const struct lockstep *l)

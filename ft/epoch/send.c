@@ -101,21 +101,22 @@ static int write_parts(struct send *s, struct send_job *j)
 	step_reached(STEP_SEND_STATE);
 	s->ending_ns = loop_now_ns();
 	__atomic_store_n(&s->ending, j->epoch, __ATOMIC_RELEASE);
-	if (!r)
-		r = write_end(s, j);
-	step_reached(STEP_SEND_END);
-	return r;
+	return r ? r : write_end(s, j);
 }
 
-/* A small epoch is four frames: together they wake the peer once. */
+/* All frames of a small epoch are one write, and wake the peer once. */
 static int write_job(struct send *s, struct send_job *j)
 {
-	int r;
+	uint64_t begun = loop_now_ns();
+	int r, flushed;
 
-	chan_cork(&s->stream->chan, true);
+	stream_gather(s->stream);
 	r = write_parts(s, j);
-	chan_cork(&s->stream->chan, false);
-	return r;
+	flushed = stream_flush(s->stream, s->out.until_ns);
+	__atomic_fetch_add(&s->busy_ns, loop_now_ns() - begun, __ATOMIC_RELAXED);
+	if (j->last)
+		step_reached(STEP_SEND_END);
+	return r ? r : flushed;
 }
 
 static struct send_job *next_job(struct send *s)

@@ -58,7 +58,9 @@ struct send {
 	uint64_t ending;     /* atomic: the last epoch whose end went out, or is about to */
 	struct page_out out; /* sender only */
 	uint64_t ending_ns;  /* when that was; written before it */
-	uint64_t page_bytes; /* atomic: encoded page bytes of epochs so far */
+	/* Of epochs, since the loop took them: atomic. */
+	uint64_t page_bytes; /* encoded */
+	uint64_t busy_ns;    /* encoding and writing */
 };
 
 /* When it fails, send_stop() is still to be called. */

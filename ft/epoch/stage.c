@@ -268,6 +268,20 @@ static int unequal_state(const struct stage *s, struct err *e)
 		       (unsigned long long)s->committed, what);
 }
 
+int stage_verify_view(struct stage *s, struct err *e)
+{
+	struct mem_places places;
+	uint64_t ram;
+
+	if (!mem_is_split(&s->vm->mem))
+		return 0;
+	ram = mem_hash_places(&s->vm->mem, &places);
+	if (ram == s->end.ram_hash)
+		return 0;
+	unequal_memory(s, ram, &places, e);
+	return err_wrap(e, "the twin, rolled back");
+}
+
 int stage_verify(struct stage *s, struct err *e)
 {
 	size_t cap = vm_state_bound(s->vm);

@@ -64,5 +64,7 @@ void stage_abort(struct stage *s);
  * e names the page, or those between which all that differ are; or device, field and both values.
  */
 int stage_verify(struct stage *s, struct err *e);
+/* Behind a twin's roll back: does its guest see that memory? */
+int stage_verify_view(struct stage *s, struct err *e);
 
 #endif

@@ -32,7 +32,7 @@ void primary_stand(void *arg)
 void primary_last_seal(void *arg)
 {
 	primary_stand(arg);
-	primary_seal(arg);
+	primary_seal_for(arg, FT_SEAL_LAST);
 }
 
 void primary_seal_again(void *arg)
@@ -40,7 +40,8 @@ void primary_seal_again(void *arg)
 	struct primary *p = arg;
 
 	engine_acked(&p->engine);
-	primary_seal(p);
+	primary_in_step(p);
+	primary_seal_for(p, FT_SEAL_LAST);
 }
 
 void primary_stop_wins(void *arg)

@@ -16,6 +16,10 @@ void primary_look(void *arg)
 {
 	struct primary *p = arg;
 
+	if (p->ft->cfg->ft == FT_MODE_OFF) {
+		primary_post(p, PRI_EV_OFF);
+		return;
+	}
 	if (!p->ft->cfg->npeers)
 		return;
 	/*
@@ -107,6 +111,10 @@ void primary_too_late(void *arg)
 		[PRI_HELLO] = "connected, but no answer in time; is that a --secondary?",
 		[PRI_HEART] = "no answer in time",
 		[PRI_FLIGHT] = "no acknowledgement in time",
+		[PRI_OFF_DUE] = "no acknowledgement in time",
+		[PRI_OFF_LAST] = "no acknowledgement in time",
+		[PRI_DISMISS] = "ft=off: it did not say in time that it will not take over",
+		[PRI_DISMISS_STOP] = "ft=off: it did not say in time that it will not take over",
 		[PRI_MOVE_DUE] = "no acknowledgement in time",
 		[PRI_MOVE] = "no acknowledgement in time",
 		[PRI_KEEP_FLIGHT] = "no acknowledgement in time",

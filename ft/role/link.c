@@ -76,6 +76,7 @@ static void welcome(struct link *l, const struct frame *f)
 	memcpy(&w, f->data, f->length < sizeof(w) ? f->length : sizeof(w));
 	l->side = w.side;
 	l->kept = w.kept;
+	l->may_dismiss = w.dismiss == 1;
 	l->news(l->arg, LINK_WELCOME);
 }
 

@@ -47,9 +47,10 @@ struct link {
 	struct stream main;
 	struct heart heart;
 	uint64_t acked;
-	bool ack_waits; /* it came while we were suspect */
-	bool refused;	/* broken by the peer's word */
-	uint32_t kept;	/* bit i: the peer has an image for device i that may have data */
+	bool ack_waits;	  /* it came while we were suspect */
+	bool refused;	  /* broken by the peer's word */
+	bool may_dismiss; /* the peer knows that word */
+	uint32_t kept;	  /* bit i: the peer has an image for device i that may have data */
 	const struct frame *frame;
 	uint64_t side; /* whose images the peer writes; 0: nobody's, or it did not say */
 	char why[480];

@@ -1,72 +1,86 @@
 #include "ft/role/policy.h"
 
-static uint64_t until(const struct policy_view *v, uint64_t ns)
+static struct policy_due until(const struct policy_view *v, uint64_t ns, enum ft_seal why)
 {
-	return v->since_seal_ns >= ns ? 0 : ns - v->since_seal_ns;
+	return (struct policy_due){v->since_seal_ns >= ns ? 0 : ns - v->since_seal_ns, why};
 }
 
-static uint64_t now(const struct policy_view *v)
+static struct policy_due resumed(const struct policy_view *v)
 {
-	return 0;
+	return (struct policy_due){0, FT_SEAL_USER};
+}
+
+static struct policy_due as_before(void)
+{
+	return (struct policy_due){POLICY_AS_BEFORE, FT_SEAL_NONE};
 }
 
 /* --- micro-checkpointing ---------------------------------------------------------------------- */
 
-static uint64_t mc_acked(const struct policy_view *v)
+static struct policy_due mc_acked(const struct policy_view *v)
 {
-	return until(v, v->epoch_ns);
+	return until(v, v->epoch_ns, FT_SEAL_INTERVAL);
 }
 
-static uint64_t mc_output_held(const struct policy_view *v)
+static struct policy_due mc_output_held(const struct policy_view *v)
 {
-	return POLICY_AS_BEFORE;
+	return as_before();
 }
 
 /* --- kemari ----------------------------------------------------------------------------------- */
 
-/* What was put out while the last epoch was in flight shares the next one. */
-static uint64_t kemari_acked(const struct policy_view *v)
+static struct policy_due kemari_output_held(const struct policy_view *v)
 {
-	return v->output_waits ? 0 : mc_acked(v);
+	return (struct policy_due){0, v->output};
+}
+
+/* What was put out while the last epoch was in flight shares the next one. */
+static struct policy_due kemari_acked(const struct policy_view *v)
+{
+	return v->output ? kemari_output_held(v) : mc_acked(v);
 }
 
 /* --- auto ------------------------------------------------------------------------------------- */
 
 /* A guest that always puts something out would stand most of the time. */
-static uint64_t auto_output_held(const struct policy_view *v)
+static struct policy_due auto_output_held(const struct policy_view *v)
 {
 	uint64_t ns = v->pause_ns * (POLICY_RUNS + 1);
 
-	return until(v, ns < v->epoch_ns ? ns : v->epoch_ns);
+	return ns < v->epoch_ns ? until(v, ns, v->output) : mc_acked(v);
 }
 
-static uint64_t auto_acked(const struct policy_view *v)
+static struct policy_due auto_acked(const struct policy_view *v)
 {
-	return v->output_waits ? auto_output_held(v) : mc_acked(v);
+	return v->output ? auto_output_held(v) : mc_acked(v);
 }
 
 /* --- colo ------------------------------------------------------------------------------------- */
 
-static uint64_t colo_acked(const struct policy_view *v)
+static struct policy_due colo_acked(const struct policy_view *v)
 {
 	if (v->differs)
-		return 0;
-	return v->compared ? until(v, v->epoch_ns * POLICY_COLO) : kemari_acked(v);
+		return (struct policy_due){0, v->differs};
+	return v->compared ? until(v, v->epoch_ns * POLICY_COLO, FT_SEAL_INTERVAL)
+			   : kemari_acked(v);
 }
 
-static uint64_t colo_output_held(const struct policy_view *v)
+static struct policy_due colo_output_held(const struct policy_view *v)
 {
-	return v->compared ? POLICY_AS_BEFORE : 0;
+	return v->compared ? as_before() : kemari_output_held(v);
 }
 
 /* --- all of them ------------------------------------------------------------------------------ */
 
 const struct ft_policy *policy_of(enum ft_mode mode)
 {
-	static const struct ft_policy mc = {"mc", false, mc_acked, mc_output_held, now};
-	static const struct ft_policy kemari = {"kemari", false, kemari_acked, now, now};
-	static const struct ft_policy adaptive = {"auto", false, auto_acked, auto_output_held, now};
-	static const struct ft_policy colo = {"colo", true, colo_acked, colo_output_held, now};
+	static const struct ft_policy mc = {"mc", false, mc_acked, mc_output_held, resumed};
+	static const struct ft_policy kemari = {"kemari", false, kemari_acked, kemari_output_held,
+						resumed};
+	static const struct ft_policy adaptive = {"auto", false, auto_acked, auto_output_held,
+						  resumed};
+	static const struct ft_policy off = {"off", false, mc_acked, mc_output_held, resumed};
+	static const struct ft_policy colo = {"colo", true, colo_acked, colo_output_held, resumed};
 
 	switch (mode) {
 	case FT_MODE_KEMARI:
@@ -75,6 +89,8 @@ const struct ft_policy *policy_of(enum ft_mode mode)
 		return &adaptive;
 	case FT_MODE_COLO:
 		return &colo;
+	case FT_MODE_OFF:
+		return &off;
 	case FT_MODE_NONE:
 	case FT_MODE_MC:
 		break;

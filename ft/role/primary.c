@@ -23,7 +23,7 @@ static const struct fsm_row rows[] = {
 	ROW(HELLO, WELCOME, HEART, primary_welcomed, "connect the heartbeat link"),
 	ROW(HEART, CONNECTED, SYNCING, primary_begin_sync, "SYNCING; first sync begins"),
 	ROW(SYNCING, COMPARED, SYNCING, NULL, "mark what differs there"),
-	ROW(SYNCING, SYNCED, FLIGHT, primary_seal, "seal the first epoch"),
+	ROW(SYNCING, SYNCED, FLIGHT, primary_first_seal, "seal the first epoch"),
 	ROW(FLIGHT, ACK, STEADY, primary_acked, "release; the first one: PROTECTED"),
 	ROW(STEADY, TIMER, FLIGHT, primary_seal, "seal"),
 	ROW(STEADY, OUTPUT, STEADY, primary_output_held, "the policy may seal sooner"),
@@ -98,6 +98,33 @@ static const struct fsm_row rows[] = {
 	ROW(MOVE_OLD, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
 	ROW(MOVE_NEW, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
 	ROW(SWAP, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+
+	ROW(STEADY, OFF, OFF_LAST, primary_last_epoch, "seal; the VM goes on"),
+	ROW(FLIGHT, OFF, OFF_DUE, NULL, ""),
+	ROW(OFF_DUE, ACK, OFF_LAST, primary_seal_again, "release; seal"),
+	ROW(OFF_LAST, ACK, DISMISS, primary_dismiss, "release; DISMISS"),
+	ROW(DISMISS, DONE, OFF, primary_dismissed, "UNPROTECTED; output passes"),
+	ROW(IDLE, OFF, OFF, primary_off, "UNPROTECTED"),
+	ROW(CONNECTING, OFF, OFF, primary_off, "UNPROTECTED; the link is given up"),
+	ROW(HELLO, OFF, OFF, primary_off, "UNPROTECTED; the link is given up"),
+	ROW(HEART, OFF, OFF, primary_off, "UNPROTECTED; the link is given up"),
+	ROW(SYNCING, OFF, OFF, primary_off, "UNPROTECTED; the link is given up"),
+	ROW(OFF, ON, IDLE, primary_on, "the next peer, at once"),
+	ROW(OFF_DUE, TIMER, OFF_DUE, primary_too_late, "give the link up: 30 s"),
+	ROW(OFF_LAST, TIMER, OFF_LAST, primary_too_late, "give the link up: 30 s"),
+	ROW(DISMISS, TIMER, DISMISS, primary_too_late, "give the link up: 5 s"),
+	ROW(OFF_DUE, LOST, CLAIM, primary_lost, "VM stopped; claim"),
+	ROW(OFF_LAST, LOST, CLAIM, primary_lost, "VM stopped; claim"),
+	ROW(DISMISS, LOST, CLAIM, primary_lost, "VM stopped; claim"),
+	ROW(OFF, STOP, REST, primary_rest, "VM stopped, the output leaves"),
+	ROW(OFF_DUE, STOP, STOP_DUE, primary_stand, "VM stopped"),
+	ROW(OFF_LAST, STOP, STOP_DUE, primary_stand, "VM stopped"),
+	ROW(DISMISS, STOP, DISMISS_STOP, primary_stand, "VM stopped"),
+	ROW(DISMISS_STOP, DONE, REST, primary_dismissed_to_stop, "UNPROTECTED; the output leaves"),
+	ROW(DISMISS_STOP, TIMER, DISMISS_STOP, primary_too_late, "give the link up: 5 s"),
+	ROW(DISMISS_STOP, LOST, CLAIM_STOP, primary_lost, "claim"),
+	ROW(OFF_DUE, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
+	ROW(OFF_LAST, HOST_FAILED, LEFT, primary_give_up, "no goodbye, exit 2; output dropped"),
 
 	ROW(STEADY, STOP, STOP, primary_last_seal, "VM stopped; seal"),
 	ROW(FLIGHT, STOP, STOP_DUE, primary_stand, "VM stopped"),
@@ -192,6 +219,7 @@ static const struct fsm_row rows[] = {
 	ROW(STOP_DUE, STOP, STOP_DUE, NULL, ""),
 	ROW(STOP, STOP, STOP, NULL, ""),
 	ROW(BYE, STOP, BYE, NULL, ""),
+	ROW(DISMISS_STOP, STOP, DISMISS_STOP, NULL, ""),
 	ROW(HANDED_STOP, STOP, HANDED_STOP, NULL, ""),
 	ROW(CLAIM_STOP, STOP, CLAIM_STOP, NULL, ""),
 	ROW(REST, STOP, REST, NULL, ""),
@@ -279,6 +307,10 @@ static bool doubts(void *arg)
 	switch (p->fsm.state) {
 	case PRI_STEADY:
 	case PRI_FLIGHT:
+	case PRI_OFF_DUE:
+	case PRI_OFF_LAST:
+	case PRI_DISMISS:
+	case PRI_DISMISS_STOP:
 	case PRI_MOVE_DUE:
 	case PRI_MOVE:
 	case PRI_MOVE_OLD:
@@ -316,6 +348,7 @@ static bool is_stopping(const struct primary *p)
 	case PRI_STOP_DUE:
 	case PRI_STOP:
 	case PRI_BYE:
+	case PRI_DISMISS_STOP:
 	case PRI_CLAIM_STOP:
 	case PRI_REST:
 	case PRI_RECORD:
@@ -351,6 +384,12 @@ static bool is_moving(const struct primary *p)
 {
 	return move_is_active(&p->move) || p->fsm.state == PRI_KEEP_FLIGHT ||
 	       p->fsm.state == PRI_KEEP;
+}
+
+static bool is_dismissing(const struct primary *p)
+{
+	return p->fsm.state == PRI_OFF_DUE || p->fsm.state == PRI_OFF_LAST ||
+	       p->fsm.state == PRI_DISMISS;
 }
 
 bool primary_may_end(const struct primary *p)
@@ -417,6 +456,10 @@ int primary_hand_over(struct primary *p, primary_handing *done, void *arg, struc
 		return err_set(e, -EBUSY,
 			       "failover: the VM is paused, and would run at the "
 			       "secondary; resume it first");
+	if (p->ft->cfg->ft == FT_MODE_OFF)
+		return err_set(e, -EBUSY,
+			       "failover: ft=off: nobody is in step; first ftvmm set %s ft=mc",
+			       p->ft->cfg->name);
 	move_cancel(&p->move, "the VM is to be handed over");
 	if (is_moving(p))
 		return err_set(e, -EBUSY,
@@ -440,6 +483,29 @@ int primary_pause(struct primary *p, bool pause, struct err *e)
 		return ft_stand(p->ft, p->vm, FT_STAND_USER, NULL, e);
 	ft_go(p->ft, p->vm, FT_STAND_USER);
 	primary_resumed(p);
+	return 0;
+}
+
+int primary_may_have_mode(const struct primary *p, enum ft_mode mode, struct err *e)
+{
+	if (mode != FT_MODE_OFF)
+		return is_dismissing(p) ? err_set(e, -EBUSY,
+						  "set: ft: the secondary is being dismissed; "
+						  "again in a moment")
+					: 0;
+	if (is_stopping(p) || is_handing(p))
+		return err_set(e, -EBUSY, "set: ft=off: the VM is being %s",
+			       is_stopping(p) ? "stopped" : "handed over");
+	if ((p->fsm.state == PRI_STEADY || p->fsm.state == PRI_FLIGHT) && !p->link->may_dismiss)
+		return err_set(e, -ENOTSUP,
+			       "set: ft=off: the secondary is of an older version, and would take "
+			       "over; end it first, or start a newer one there");
+	if (is_moving(p))
+		return err_set(
+			e, -EBUSY,
+			"set: ft=off: another secondary is on its way; again in a moment, or "
+			"end that: ftvmm migrate %s --cancel",
+			p->ft->cfg->name);
 	return 0;
 }
 

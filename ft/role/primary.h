@@ -1,7 +1,8 @@
 /*
  * The primary role: find a peer, bring it into step, run epochs with it, and know what to do when
  * it is lost, or when the VM is over. What it does when is the table in ft/role/primary.c, the same
- * as in docs/protocol.md; the actions are in joining.c, protecting.c, claiming.c and ending.c.
+ * as in docs/protocol.md; the actions are in joining.c, protecting.c, claiming.c, dismissing.c and
+ * ending.c.
  *
  * Owner: the loop.
  */
@@ -22,12 +23,16 @@
 
 #define PRIMARY_STATES(X)                                                                          \
 	X(IDLE, "no peer")                                                                         \
+	X(OFF, "ft=off: no peer is tried")                                                         \
 	X(CONNECTING, "connecting to a peer")                                                      \
 	X(HELLO, "HELLO said")                                                                     \
 	X(HEART, "welcome; connecting the heartbeat link")                                         \
 	X(SYNCING, "first sync")                                                                   \
 	X(STEADY, "in step, no epoch in flight")                                                   \
 	X(FLIGHT, "an epoch in flight")                                                            \
+	X(OFF_DUE, "ft=off: an epoch in flight, one more after it")                                \
+	X(OFF_LAST, "ft=off: the last epoch in flight")                                            \
+	X(DISMISS, "DISMISS said: the secondary is not to take over any more")                     \
 	X(MOVE_DUE, "to another secondary: an epoch in flight, the common one after it")           \
 	X(MOVE, "the common epoch in flight to both")                                              \
 	X(MOVE_OLD, "the old secondary has it")                                                    \
@@ -40,6 +45,7 @@
 	X(STOP_DUE, "stop: an epoch in flight, one more after it")                                 \
 	X(STOP, "stop: the last epoch in flight")                                                  \
 	X(BYE, "BYE said: the secondary's images take what waits")                                 \
+	X(DISMISS_STOP, "DISMISS said, and the VM is to stop")                                     \
 	X(HAND_DUE, "hand-over: an epoch in flight, one more after it")                            \
 	X(HAND, "hand-over: the last epoch in flight")                                             \
 	X(HANDED, "HAND_OVER said: the secondary is to run the VM")                                \
@@ -61,6 +67,8 @@
 	X(STOP, "the VM is over, or stop")                                                         \
 	X(HAND_OVER, "hand-over asked for")                                                        \
 	X(HOST_FAILED, "this host's KVM failed")                                                   \
+	X(OFF, "ft=off")                                                                           \
+	X(ON, "another mode than off")                                                             \
 	X(WON, "claim won")                                                                        \
 	X(CLAIM_LOST, "claim lost")                                                                \
 	X(NO_ANSWER, "no answer")                                                                  \
@@ -109,6 +117,7 @@ struct primary {
 	struct loop_op timer_op; /* one timer: each state has one thing to wait for */
 	const struct ft_policy *policy;
 	uint64_t epoch_ns;
+	enum ft_seal due; /* what the seal is for that the timer is set for */
 	uint64_t rest_until_ns;
 	unsigned unsynced[LINK_OTHER + 1]; /* first syncs in a row that came to nothing, of each */
 	uint64_t token; /* of the claim that takes the VM from here, 0 for none */
@@ -158,7 +167,10 @@ int primary_pause(struct primary *p, bool pause, struct err *e);
 /* ft->cfg has other peers now: they are tried when none is in step. */
 void primary_new_peers(struct primary *p);
 void primary_set_epoch(struct primary *p, uint64_t epoch_ns);
+/* ft->cfg has this mode now, which primary_may_have_mode(). */
 void primary_set_mode(struct primary *p, enum ft_mode mode);
+/* -EBUSY: to end the protection, or to begin it again, is for later. */
+int primary_may_have_mode(const struct primary *p, enum ft_mode mode, struct err *e);
 /* Does this side own the VM, and is neither a stop nor a hand-over under way, but asked for? */
 bool primary_goes_on(const struct primary *p);
 /* May the guest's end be answered now? If not, it is told again when this side may go on. */

@@ -21,12 +21,24 @@ void primary_missed(void *arg);
 void primary_unsynced(void *arg);
 
 /* ft/role/protecting.c: epochs */
-void primary_seal(void *arg);
+void primary_seal(void *arg); /* the timer's */
+void primary_first_seal(void *arg);
 void primary_acked(void *arg);
 void primary_output_held(void *arg);
 void primary_differs(void *arg); /* from the twin, or there may be one now */
 void primary_next_seal(struct primary *p);
+void primary_seal_for(struct primary *p, enum ft_seal why);
+/* An epoch is acknowledged: the first one's ack is what protects. */
+void primary_in_step(struct primary *p);
 void primary_resumed(struct primary *p); /* by the user */
+
+/* ft/role/dismissing.c: ft=off, and back */
+void primary_last_epoch(void *arg); /* before the secondary is dismissed; the VM goes on */
+void primary_dismiss(void *arg);
+void primary_off(void *arg);
+void primary_dismissed(void *arg);
+void primary_dismissed_to_stop(void *arg);
+void primary_on(void *arg);
 
 /* ft/role/claiming.c: the peer is lost, whose is the VM? */
 void primary_lost(void *arg);

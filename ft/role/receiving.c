@@ -31,6 +31,8 @@ static enum secondary_event event_of(const struct secondary *s, const struct fra
 		return s->stage.open ? SEC_EV_MAX : SEC_EV_GENERATION;
 	case FRAME_LEAVE:
 		return s->stage.open ? SEC_EV_MAX : SEC_EV_LEAVE;
+	case FRAME_DISMISS:
+		return s->stage.open ? SEC_EV_MAX : SEC_EV_DISMISS;
 	default:
 		return SEC_EV_PART;
 	}
@@ -102,10 +104,22 @@ static void at_checkpoint(struct secondary *s)
 		twin_end(&s->twin, s->stage.committed + 1);
 }
 
+/* It is what the primary said of it. */
+static bool verified(struct secondary *s, int (*verify)(struct stage *s, struct err *e))
+{
+	struct err e = {0};
+
+	if (!s->verify || !verify(&s->stage, &e))
+		return true;
+	snprintf(s->why, sizeof(s->why), "%s", e.msg);
+	secondary_post(s, SEC_EV_UNEQUAL);
+	return false;
+}
+
 /* Committed; behind that a turn at rolling the twin back, or the rest of it. */
 static void roll_back_on(struct secondary *s, bool all)
 {
-	if (twin_roll_back(&s->twin, all))
+	if (twin_roll_back(&s->twin, all) && verified(s, stage_verify_view))
 		at_checkpoint(s);
 }
 
@@ -224,19 +238,16 @@ static int acknowledge(struct secondary *s, uint64_t epoch)
 }
 
 /* Committed, or about to be, and acknowledged with this result. */
-static void committed(struct secondary *s, int r)
+static bool committed(struct secondary *s, int r)
 {
-	struct err e = {0};
-
 	s->committed_ns = s->begun_ns;
 	s->ft->stats.epochs++;
 	trace(s, TRACE_RECEIVE, s->begun_ns, s->whole_ns);
-	if (s->verify && stage_verify(&s->stage, &e)) {
-		snprintf(s->why, sizeof(s->why), "%s", e.msg);
-		secondary_post(s, SEC_EV_UNEQUAL);
-	} else if (r < 0) {
+	if (!verified(s, stage_verify))
+		return false;
+	if (r < 0)
 		secondary_lose(s, "ack not sent");
-	}
+	return true;
 }
 
 /*
@@ -273,11 +284,10 @@ void secondary_take_epoch(void *arg)
 		stage_commit(&s->stage);
 	else
 		done = stage_commit_turn(&s->stage); /* secondary_read() goes on with it */
-	committed(s, r);
-	if (done) {
+	if (done)
 		trace(s, TRACE_COMMIT, s->whole_ns, loop_now_ns());
+	if (committed(s, r) && done)
 		roll_back_on(s, s->verify);
-	}
 }
 
 void secondary_unequal(void *arg)
@@ -396,6 +406,30 @@ void secondary_drain(void *arg)
 			 "primary: stopped in order; %lluK of its disk writes wait for the image",
 			 (unsigned long long)(s->disks.queue.bytes >> 10));
 	secondary_disks_moved(s);
+}
+
+#define ALONE "primary: goes on unprotected (ft=off); this side does not take over"
+
+/*
+ * From here on this side never runs what it has: only then DONE is said. The images get the rest of
+ * it all the same: they are marked as behind, and the best that is left if the primary is lost.
+ */
+void secondary_dismissed(void *arg)
+{
+	struct secondary *s = arg;
+
+	step_reached(STEP_DISMISS_HEARD);
+	secondary_reply(s, FRAME_DONE, 0, NULL);
+	secondary_close_link(s);
+	loop_timer_del(s->ft->loop, &s->timer_op);
+	ft_set(s->ft, FT_ELSEWHERE, FT_NONE, ALONE);
+	flush_images(s);
+	secondary_disks_moved(s);
+}
+
+void secondary_rests(void *arg)
+{
+	secondary_listen_again(arg, ALONE);
 }
 
 void secondary_drained(void *arg)

@@ -65,6 +65,11 @@ static const struct fsm_row rows[] = {
 	ROW(DRAIN_ALONE, IMAGES, LISTEN, secondary_drained, "VM destroyed; STARTING"),
 	ROW(DRAIN_ALONE, IMAGE_FAILED, LISTEN, secondary_not_drained, "VM destroyed; STARTING"),
 
+	ROW(STANDBY, DISMISS, DISMISSED, secondary_dismissed,
+	    "DONE, the link ends; the disk log goes to the images"),
+	ROW(DISMISSED, IMAGES, LISTEN, secondary_rests, "VM destroyed; STARTING"),
+	ROW(DISMISSED, IMAGE_FAILED, LISTEN, secondary_image_failed, "VM destroyed; STARTING"),
+
 	ROW(STANDBY, GENERATION, STANDBY, secondary_new_generation, "the primary runs under it"),
 	ROW(STANDBY, LEAVE, LISTEN, secondary_let_go, "VM destroyed; STARTING"),
 
@@ -136,6 +141,7 @@ static const struct fsm_row rows[] = {
 	ROW(TWIN_CLAIM, END, OVER, NULL, ""),
 	ROW(DRAIN, END, OVER, NULL, ""),
 	ROW(DRAIN_ALONE, END, OVER, NULL, ""),
+	ROW(DISMISSED, END, OVER, NULL, ""),
 	ROW(CLAIM, END, OVER, NULL, ""),
 	ROW(ACCEPT, END, OVER, NULL, ""),
 	ROW(ACCEPT_ALONE, END, OVER, NULL, ""),

@@ -36,6 +36,7 @@
 	X(TWIN_CLAIM, "primary lost, a twin is here: the arbiter is asked")                        \
 	X(DRAIN, "stopped in order: the images take what waits")                                   \
 	X(DRAIN_ALONE, "the same, and nobody waits to hear of it")                                 \
+	X(DISMISSED, "the primary goes on alone: the images take what waits")                      \
 	X(CLAIM, "primary lost: the arbiter is asked")                                             \
 	X(ACCEPT, "the primary hands over: the arbiter is asked")                                  \
 	X(ACCEPT_ALONE, "the same, and the link is lost")                                          \
@@ -75,6 +76,7 @@
 	X(HAND_OVER, "HAND_OVER between two epochs")                                               \
 	X(GENERATION, "GENERATION between two epochs")                                             \
 	X(LEAVE, "LEAVE between two epochs")                                                       \
+	X(DISMISS, "DISMISS between two epochs")                                                   \
 	X(GONE, "GONE")
 
 enum secondary_state {

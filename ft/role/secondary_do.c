@@ -27,7 +27,8 @@ int secondary_reply(struct secondary *s, enum frame_type type, uint64_t epoch, c
 
 int secondary_say_welcome(struct secondary *s)
 {
-	const struct wire_side w = {.side = arbiter_side(s->ft->arbiter), .kept = s->kept};
+	const struct wire_side w = {
+		.side = arbiter_side(s->ft->arbiter), .kept = s->kept, .dismiss = 1};
 	struct iovec iov = {(void *)&w, sizeof(w)};
 
 	return stream_send(&s->main, FRAME_WELCOME, 0, &iov, 1, loop_now_ns() + REPLY_NS);

@@ -35,6 +35,8 @@ void secondary_unequal(void *arg);
 void secondary_drain(void *arg);
 void secondary_drained(void *arg);
 void secondary_not_drained(void *arg);
+void secondary_dismissed(void *arg);	  /* what it has is not to be run, */
+void secondary_rests(void *arg);	  /* and its images are whole, and behind */
 void secondary_new_generation(void *arg); /* this side has the place of another one now, */
 void secondary_let_go(void *arg);	  /* or another one its */
 void secondary_early(void *arg);	  /* lost before there was anything to take over with */

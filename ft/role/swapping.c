@@ -23,7 +23,7 @@ void primary_move_seal(void *arg)
 	struct primary *p = arg;
 
 	engine_follow_last(&p->engine);
-	primary_seal(p);
+	primary_seal_for(p, FT_SEAL_MOVE);
 }
 
 void primary_move_seal_again(void *arg)

@@ -72,10 +72,10 @@ static int print_trace(void)
 	printf("| span | track | args | from, to |\n| --- | --- | --- | --- |\n");
 	for (unsigned i = 0; (row = trace_row_at(i)); i++)
 		printf("| %s | %s | %s | %s |\n", row->name, row->track, row->n, row->help);
-	printf("\n| why | an epoch was sealed |\n| --- | --- |\n");
-#define X(id, name, help) printf("| %s | %s |\n", name, help);
-	TRACE_WHYS(X)
-#undef X
+	printf("\nWhy an epoch was sealed, in `why`:");
+	for (unsigned why = FT_SEAL_NONE + 1; why < FT_SEALS; why++)
+		printf("%s %s", why > FT_SEAL_NONE + 1 ? "," : "", ft_seal_name(why));
+	printf(".\n");
 	return 0;
 }
 

@@ -127,10 +127,10 @@ def wait_for_vm(block, host, process, path):
     """Until the VM that was just started can be asked, or has ended."""
     name = re.search(r"--name (\S+)", "\n".join(block.body))
     name = name[1] if name else "demo"
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while process.poll() is None:
         # 0 or 4: it answers, protected or not yet.
-        if host.run(f"ftvmm status {name}", 10)[0] in (0, 4):
+        if host.run(f"ftvmm status {name}")[0] in (0, 4):
             return
         if time.monotonic() > end:
             raise Failed(f"{block.where}: no answer from '{name}'")

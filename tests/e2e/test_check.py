@@ -55,7 +55,12 @@ def check_plain(lab):
     expect_found(found, "disk d0", "OK", "64M")
     expect(links(lab, "A") == before, "it left a trace in the network")
 
+    odd = lab.path("odd")
+    with open(odd, "wb") as f:
+        f.truncate(4096 + 512)
     for args, what, is_, pattern in (
+            (["-d", f"id=d1,path={odd},block=4096"], "disk d1", "FAILS", "4608 bytes; a raw image is a multiple of its blocks of 4096"),
+            (["-d", f"id=d1,path={odd}"], "disk d1", "OK", "odd"),
             (["-n", "id=n0,tap=t0,bridge=nobr"], "net n0", "FAILS", "there is no bridge 'nobr'; make it: ip link add"),
             (["-n", "id=n0,tap=t0,bridge=lo"], "net n0", "FAILS", "'lo' is no bridge"),
             (["-n", f"id=n0,socket={lab.path('passt')}"], "net n0", "FAILS", "start it first: passt --socket"),

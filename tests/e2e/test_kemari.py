@@ -34,6 +34,8 @@ def kemari_answers(lab):
     a, b = pair.protect()
     epochs = asked(lab, a)
     expect(epochs >= ANSWERS, f"{epochs} epochs for {ANSWERS} answers")
+    seals = a.status()["seals"]
+    expect(seals["net"] >= ANSWERS and seals["first"] == 1, f"sealed for {seals}")
     for mode in ("auto", "kemari"):
         a.call("set", ft=mode)
         expect(a.status()["mode"] == mode, f"mode {a.status()['mode']}")

@@ -6,6 +6,7 @@ import re
 import ftlab
 import test_migrate
 import test_move
+import test_off
 import test_tls
 from ftlab import Deadline, FrameWatch, Load, Pair, expect
 from testlib import check_load, dies, flowing, random_wait, start_load, test
@@ -141,7 +142,8 @@ HANDED = ("runs-said", "gone-heard")  # the other side may have left by then
 def kill_steps_known(lab):
     """every step of ft/common/steps.h has a place in these tests"""
     mine = (ONCE_PRIMARY + EPOCH_PRIMARY + ONCE_SECONDARY + EPOCH_SECONDARY + TAKEOVER + LOSER + STOPPING +
-            TWIN + STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED + test_migrate.STEPS + test_move.STEPS)
+            TWIN + STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED + test_migrate.STEPS + test_move.STEPS +
+            test_off.STEPS)
     expect(sorted(mine) == sorted(steps()), f"differ: {set(mine) ^ set(steps())}")
 
 

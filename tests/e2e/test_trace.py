@@ -107,7 +107,7 @@ def trace_epochs(lab):
         parts = [s for s in spans if s["name"] in PARTS and s["args"]["epoch"] == pause["args"]["epoch"]]
         sum_ = sum(s["dur"] for s in parts)
         expect(len(parts) == 4 and abs(sum_ - pause["dur"]) < 0.01, f"{pause}: {parts}")
-        expect(pause["args"]["why"] == "time", f"{pause}")
+        expect(pause["args"]["why"] == "interval", f"{pause}")
     for epoch in named(spans, "epoch")[1:]:
         parts = [s for s in spans if s["name"] in ("pause", "send", "ack") and s["args"]["epoch"] == epoch["args"]["epoch"]]
         sum_ = sum(s["dur"] for s in parts)

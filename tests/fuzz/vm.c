@@ -157,7 +157,7 @@ int __wrap_vm_create(struct vm *vm, struct loop *l, const struct machine *m,
 	vm->devices.env = (struct dev_env){
 		&vm->mem, l, &vm->bus, &vm->obuf, &vm->devices.seqs, &vm->devices.inputs};
 	obuf_init(&vm->obuf, 1 << 20);
-	fake_vm.sink = obuf_add_sink(&vm->obuf, printed, NULL, NULL);
+	fake_vm.sink = obuf_add_sink(&vm->obuf, OBUF_CONSOLE, printed, NULL, NULL);
 	r = mem_init(&vm->mem, MEM_SHARED_FILE, m->mem_bytes, e);
 	if (!r)
 		r = serial_new(&vm->devices.env, printed, NULL, &vm->devices.serial, e);

@@ -11,6 +11,7 @@
 #define KILLS 1
 #define STARTS 2 /* of a process */
 #define STOPS 2	 /* that a user asks for */
+#define OFFS 1	 /* likewise: ft=off, and back */
 
 /* Planted: 0 is the protocol as it is meant. */
 #define BUG_STOP_DROPS 1     /* a stop does not wait for DONE, and the secondary drops what waits */
@@ -22,21 +23,26 @@
 #define BUG_IMAGES_LATE 7    /* a stop after a takeover does not wait for the images */
 #define BUG_NO_DONE 8	     /* DONE is not said when the images lacked something at BYE */
 #define BUG_DISKS_FREE 9     /* after a takeover the guest writes beside what waits for the images */
+#define BUG_OFF_UNASKED 10   /* ft=off: output passes when the secondary is told, not when it has answered */
+#define BUG_DISMISSED_CLAIMS 11 /* who was dismissed takes over all the same when it loses the link */
 byte bug;
 
 mtype:pri = { PRI_IDLE, PRI_CONNECTING, PRI_HELLO, PRI_HEART, PRI_SYNCING, PRI_STEADY, PRI_FLIGHT, PRI_CLAIM, PRI_UNANSWERED,
-	      PRI_STOP_DUE, PRI_STOP, PRI_BYE, PRI_CLAIM_STOP, PRI_REST, PRI_RECORD, PRI_UNSURE, PRI_LEFT };
+	      PRI_STOP_DUE, PRI_STOP, PRI_BYE, PRI_CLAIM_STOP,
+	      PRI_OFF, PRI_OFF_DUE, PRI_OFF_LAST, PRI_DISMISS, PRI_DISMISS_STOP, PRI_REST, PRI_RECORD, PRI_UNSURE, PRI_LEFT };
 mtype:priev = { PRI_EV_TRY, PRI_EV_CONNECTED, PRI_EV_WELCOME, PRI_EV_SYNCED, PRI_EV_TIMER, PRI_EV_ACK, PRI_EV_LOST,
-		PRI_EV_WON, PRI_EV_CLAIM_LOST, PRI_EV_NO_ANSWER, PRI_EV_STOP, PRI_EV_DONE, PRI_EV_IMAGES, PRI_EV_RECORDED };
-mtype:sec = { SEC_LISTEN, SEC_ASKED, SEC_SYNCING, SEC_STANDBY, SEC_CLAIM, SEC_DRAIN, SEC_DRAIN_ALONE, SEC_TAKEN };
+		PRI_EV_WON, PRI_EV_CLAIM_LOST, PRI_EV_NO_ANSWER, PRI_EV_STOP, PRI_EV_DONE, PRI_EV_IMAGES, PRI_EV_RECORDED, PRI_EV_OFF, PRI_EV_ON };
+mtype:sec = { SEC_LISTEN, SEC_ASKED, SEC_SYNCING, SEC_STANDBY, SEC_CLAIM, SEC_DRAIN, SEC_DRAIN_ALONE, SEC_DISMISSED, SEC_TAKEN };
 mtype:secev = { SEC_EV_HELLO, SEC_EV_FITS, SEC_EV_UNFIT, SEC_EV_BUILT, SEC_EV_WHOLE, SEC_EV_READY, SEC_EV_IMAGES, SEC_EV_LOST,
-		SEC_EV_WON, SEC_EV_LOADED, SEC_EV_CLAIM_LOST, SEC_EV_WAS_STOPPED, SEC_EV_NO_ANSWER, SEC_EV_TIMER, SEC_EV_BYE };
+		SEC_EV_WON, SEC_EV_LOADED, SEC_EV_CLAIM_LOST, SEC_EV_WAS_STOPPED, SEC_EV_NO_ANSWER, SEC_EV_TIMER, SEC_EV_BYE,
+		SEC_EV_DISMISS };
 mtype:role = { AWAY, PRIMARY, SECONDARY }; /* AWAY: no process */
 
 mtype:role role[2] = AWAY;
 mtype:pri pri[2] = PRI_LEFT;
 mtype:sec sec[2] = SEC_LISTEN;
 bool first[2]; /* the first epoch is in flight */
+bool off[2];   /* ft=off */
 
 bool calm;	/* nothing goes wrong any more, and nobody asks for anything */
 bool frozen[2]; /* stands still, longer than its peer waits */
@@ -129,7 +135,7 @@ inline give_up(h)
 
 /* --- the link ----------------------------------------------------------------------------------- */
 
-mtype = { HELLO, WELCOME, EPOCH, ACK, BYE, DONE };
+mtype = { HELLO, WELCOME, EPOCH, ACK, BYE, DISMISS, DONE };
 chan q[2] = [2] of { mtype, byte }; /* to that host */
 bool linked[2];			    /* believes in it */
 bool cut;			    /* nothing passes any more, and nobody is told */
@@ -158,7 +164,7 @@ inline lose(h)
 inline leave(h)
 {
 	close(h);
-	passes[h] = false; frozen[h] = false; first[h] = false; waits[h] = false;
+	passes[h] = false; frozen[h] = false; first[h] = false; off[h] = false; waits[h] = false;
 	mem[h] = 0;
 	if :: result[h] != NO_RESULT -> job[h] = NO_JOB :: else -> if :: job[h] = NO_JOB :: skip fi fi;
 	result[h] = NO_RESULT;
@@ -185,6 +191,7 @@ inline seal(h)
 #define LET_OUT(n) lets = n
 #define SEAL seals = true
 #define OWN gen[h]++; lets = mem[h]
+#define PASS lets = mem[h]; passes[h] = true
 #define REST lets = mem[h]; passes[h] = false; CLOSE
 
 /* What most rows end with; done once behind the table. */
@@ -201,7 +208,15 @@ inline after_row(h)
 inline primary_step(h)
 {
 	if
-	:: P && pri[h] == PRI_IDLE && img[h] == mem[h] && role[1 - h] == SECONDARY && sec[1 - h] == SEC_LISTEN &&
+	:: P && pri[h] == PRI_IDLE && off[h] -> ev = PRI_EV_OFF
+	:: P && offs < OFFS && !calm && !off[h] &&
+	   (pri[h] == PRI_IDLE || pri[h] == PRI_CONNECTING || pri[h] == PRI_HELLO || pri[h] == PRI_HEART || pri[h] == PRI_SYNCING ||
+	    pri[h] == PRI_STEADY || pri[h] == PRI_FLIGHT || pri[h] == PRI_CLAIM || pri[h] == PRI_UNANSWERED) ->
+		offs++;
+		off[h] = true;
+		if :: pri[h] == PRI_CLAIM || pri[h] == PRI_UNANSWERED -> goto pri_idle :: else -> ev = PRI_EV_OFF fi
+	:: P && pri[h] == PRI_OFF && off[h] && !calm -> off[h] = false; ev = PRI_EV_ON
+	:: P && pri[h] == PRI_IDLE && !off[h] && img[h] == mem[h] && role[1 - h] == SECONDARY && sec[1 - h] == SEC_LISTEN &&
 	   !linked[h] && !linked[1 - h] && !frozen[1 - h] ->
 		ev = PRI_EV_TRY
 	:: P && (pri[h] == PRI_CONNECTING || pri[h] == PRI_HEART) -> ev = PRI_EV_CONNECTED
@@ -209,9 +224,10 @@ inline primary_step(h)
 	:: P && pri[h] == PRI_STEADY && last < STATES -> ev = PRI_EV_TIMER
 	:: P && stops < STOPS && !calm &&
 	   (pri[h] == PRI_IDLE || pri[h] == PRI_CONNECTING || pri[h] == PRI_HELLO || pri[h] == PRI_HEART || pri[h] == PRI_SYNCING || pri[h] == PRI_STEADY || pri[h] == PRI_FLIGHT ||
+	    pri[h] == PRI_OFF || pri[h] == PRI_OFF_DUE || pri[h] == PRI_OFF_LAST || pri[h] == PRI_DISMISS ||
 	    pri[h] == PRI_CLAIM || pri[h] == PRI_UNANSWERED) ->
 		stops++; stop_asked = true;
-		in_order = (pri[h] == PRI_STEADY || pri[h] == PRI_FLIGHT);
+		in_order = (pri[h] == PRI_STEADY || pri[h] == PRI_FLIGHT || pri[h] == PRI_OFF_DUE || pri[h] == PRI_OFF_LAST);
 		ev = PRI_EV_STOP
 	/* All that came is read before the end of a link is judged; DONE counts, an ack before an end does not. */
 	:: P && (gone(h) || silent(h)) && !(q[h]?[DONE, 0]) -> ev = PRI_EV_LOST
@@ -262,6 +278,29 @@ inline primary_step(h)
 	ROW(UNANSWERED, NO_ANSWER, UNANSWERED) skip
 	ROW(UNANSWERED, WON, IDLE) OWN; passes[h] = true
 	ROW(UNANSWERED, CLAIM_LOST, LEFT) LEAVE
+	ROW(IDLE, OFF, OFF) skip
+	ROW(CONNECTING, OFF, OFF) CLOSE
+	ROW(HELLO, OFF, OFF) CLOSE
+	ROW(HEART, OFF, OFF) CLOSE
+	ROW(SYNCING, OFF, OFF) CLOSE
+	ROW(STEADY, OFF, OFF_LAST) SEAL
+	ROW(FLIGHT, OFF, OFF_DUE) skip
+	ROW(OFF_DUE, ACK, OFF_LAST) first[h] = false; LET_OUT(n); SEAL
+	ROW(OFF_LAST, ACK, DISMISS)
+		LET_OUT(n);
+		say(h, DISMISS, 0);
+		if :: bug == BUG_OFF_UNASKED -> pri[h] = PRI_OFF; CLOSE; PASS :: else fi
+	ROW(DISMISS, DONE, OFF) CLOSE; PASS
+	ROW(OFF, ON, IDLE) skip
+	ROW(OFF_DUE, LOST, CLAIM) first[h] = false; LOSE; ASK(CLAIM)
+	ROW(OFF_LAST, LOST, CLAIM) LOSE; ASK(CLAIM)
+	ROW(DISMISS, LOST, CLAIM) LOSE; ASK(CLAIM)
+	ROW(OFF, STOP, REST) REST
+	ROW(OFF_DUE, STOP, STOP_DUE) skip
+	ROW(OFF_LAST, STOP, STOP_DUE) skip
+	ROW(DISMISS, STOP, DISMISS_STOP) skip
+	ROW(DISMISS_STOP, DONE, REST) REST
+	ROW(DISMISS_STOP, LOST, CLAIM_STOP) LOSE; ASK(CLAIM)
 	ROW(STEADY, STOP, STOP) SEAL
 	ROW(FLIGHT, STOP, STOP_DUE) skip
 	ROW(STOP_DUE, ACK, STOP) first[h] = false; LET_OUT(n); SEAL
@@ -293,6 +332,7 @@ inline primary_step(h)
 		fi
 	:: else -> printf("primary: no row\n"); assert(false)
 	fi;
+pri_idle:
 	after_row(h)
 }
 #undef ROW
@@ -320,13 +360,14 @@ inline secondary_step(h)
 		:: m == HELLO -> sev = SEC_EV_HELLO
 		:: m == EPOCH -> sev = SEC_EV_WHOLE; if :: sec[h] == SEC_SYNCING -> sthen = SEC_EV_READY :: else fi
 		:: m == BYE -> sev = SEC_EV_BYE
+		:: m == DISMISS -> sev = SEC_EV_DISMISS
 		fi
 	:: S && sec[h] == SEC_ASKED -> sev = SEC_EV_FITS; sthen = SEC_EV_BUILT
 	:: S && sec[h] == SEC_ASKED && !calm && faults < FAULTS -> faults++; sev = SEC_EV_UNFIT /* no answer */
 	:: S && sec[h] == SEC_LISTEN && (gone(h) || silent(h)) && empty(q[h]) -> LOSE; goto sec_idle
 	:: S && sec[h] != SEC_LISTEN && (gone(h) || silent(h)) && (empty(q[h]) || bug == BUG_STOP_DROPS) -> sev = SEC_EV_LOST
 	:: S && img[h] < mem[h] && (sec[h] == SEC_STANDBY || sec[h] == SEC_CLAIM) -> sev = SEC_EV_IMAGES
-	:: S && (sec[h] == SEC_DRAIN || sec[h] == SEC_DRAIN_ALONE) -> sev = SEC_EV_IMAGES
+	:: S && (sec[h] == SEC_DRAIN || sec[h] == SEC_DRAIN_ALONE || sec[h] == SEC_DISMISSED) -> sev = SEC_EV_IMAGES
 	:: S && answered(h) ->
 		if
 		:: result[h] == WON -> sev = SEC_EV_WON; sthen = SEC_EV_LOADED
@@ -361,6 +402,13 @@ sec_again:
 		LISTEN
 	ROW(DRAIN, LOST, DRAIN_ALONE) LOSE
 	ROW(DRAIN_ALONE, IMAGES, LISTEN) img[h] = mem[h]; LISTEN
+	ROW(STANDBY, DISMISS, DISMISSED)
+		say(h, DONE, 0);
+		if
+		:: bug == BUG_DISMISSED_CLAIMS -> sec[h] = SEC_STANDBY
+		:: else -> CLOSE; if :: owner == NOBODY -> lost_at_owner = true :: else fi
+		fi
+	ROW(DISMISSED, IMAGES, LISTEN) img[h] = mem[h]; LISTEN
 	ROW(STANDBY, LOST, CLAIM) LOSE; ASK(CLAIM)
 	ROW(CLAIM, WON, CLAIM) gen[h]++
 	ROW(CLAIM, LOADED, TAKEN) take_over(h)
@@ -378,7 +426,7 @@ sec_idle:
 }
 #undef ROW
 
-byte stops;
+byte stops, offs;
 
 active [2] proctype Host()
 {
@@ -497,7 +545,7 @@ end:	if
 	fi
 }
 
-#define runs(h) (role[h] == PRIMARY && (pri[h] == PRI_IDLE && passes[h] || in_step(h)))
+#define runs(h) (role[h] == PRIMARY && ((pri[h] == PRI_IDLE || pri[h] == PRI_OFF) && passes[h] || in_step(h)))
 #define in_step(h)                                                                                                     \
 	(pri[h] == PRI_STEADY && role[1 - (h)] == SECONDARY && sec[1 - (h)] == SEC_STANDBY && mem[h] == mem[1 - (h)] &&      \
 	 promised == mem[h] && gen[0] == generation && gen[1] == generation)

@@ -64,6 +64,7 @@ BUGS = {
                  "\t\t\tadd_page(c, b, h->page, h->copy, true);"),
     "drain-unsynced": ("ft/role/receiving.c", "if (diskapply_flush(&s->disks))", "if (!s)"),
     "twin-page": ("vmm/machine/mem_split.c", None, "-DBUG_ROLL_BACK"),
+    "twin-hidden": ("vmm/copy/page_in.c", "\t\tmem_kept_changed(in->mem, page & ~PAGE_IN_ZERO);\n", ""),
     "twin-block": ("ft/role/twin.c", "\tt->state = TWIN_SPLIT;\n\tdrop_disks(t);\n", "\tt->state = TWIN_SPLIT;\n"),
     "twin-not-asked": ("ft/epoch/lockstep.c", "\twatch_time(l);\n}\n\nstatic bool ready", "\trelease(l, en);\n}\n\nstatic bool ready"),
     "byte-not-compared": ("net/window.c", None, "-DBUG_COMPARE_SHORT"),

@@ -20,24 +20,25 @@
 #include "tests/sim/truth.h"
 #include "vmm/machine/machine.h"
 
-#define DISK_GPA     (MACHINE_MMIO_BASE + 3 * MACHINE_MMIO_STEP) /* behind console, rng, balloon */
-#define STATE_GPA    GUEST_GPA
-#define DESC_GPA     0x201000ull
-#define AVAIL_GPA    0x202000ull
-#define USED_GPA     0x203000ull
-#define HEAD_GPA     0x204000ull /* struct virtio_blk_outhdr, then the status */
-#define DATA_GPA     0x210000ull
-#define WORK_GPA     0x240000ull
-#define PAGES	     80u
-#define CPU_GPA	     0x290000ull /* struct cpu, a page for each but the first */
-#define CPUS	     4u
-#define QUEUE	     8u
-#define RUNNING	     0x7777777ull /* rip, once it has looked around */
-#define MAGIC	     0x6c6c657720736920ull
-#define LSR	     (SERIAL_BASE + 5)
-#define LSR_ROOM     0x20
-#define TWINS_DIFFER 200 /* one time in so many that a twin draws */
-#define CLOCK_LINES  64	 /* one in so many says the clock, where there are twins */
+#define DISK_GPA      (MACHINE_MMIO_BASE + 3 * MACHINE_MMIO_STEP) /* behind console, rng, balloon */
+#define STATE_GPA     GUEST_GPA
+#define DESC_GPA      0x201000ull
+#define AVAIL_GPA     0x202000ull
+#define USED_GPA      0x203000ull
+#define HEAD_GPA      0x204000ull /* struct virtio_blk_outhdr, then the status */
+#define DATA_GPA      0x210000ull
+#define WORK_GPA      0x240000ull
+#define PAGES	      80u
+#define CPU_GPA	      0x290000ull /* struct cpu, a page for each but the first */
+#define CPUS	      4u
+#define QUEUE	      8u
+#define RUNNING	      0x7777777ull /* rip, once it has looked around */
+#define MAGIC	      0x6c6c657720736920ull
+#define LSR	      (SERIAL_BASE + 5)
+#define LSR_ROOM      0x20
+#define TWINS_DIFFER  200 /* one time in so many that a twin draws */
+#define STOPS_WRITING 4
+#define CLOCK_LINES   64 /* one in so many says the clock, where there are twins */
 
 enum mode { STARTS, DRIVES, READS_ALL, LIVES };
 
@@ -312,6 +313,20 @@ static void check_page(struct sim_vcpu *v, const struct state *s)
 	    (s->page[p] && w[1 + s->page[p] % 510] != s->page[p]))
 		violated("memory: page %u of the guest at %c is not as the guest wrote it", p,
 			 proc_now()->host->name);
+}
+
+/*
+ * Stopped in the middle of a write: the kernel has made a private page for it, where memory is
+ * split, and nothing is written.
+ */
+void guest_stopped(struct sim_vcpu *v)
+{
+	volatile uint8_t *p;
+
+	if (!proc_now()->run->vm.obuf.divert || !rnd_one_in(STOPS_WRITING))
+		return;
+	p = (uint8_t *)guest_read(v->vm, WORK_GPA + rnd_below(PAGES) * 4096ull, 1);
+	*p = *p;
 }
 
 /* --- its life --------------------------------------------------------------------------------- */

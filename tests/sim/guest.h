@@ -47,6 +47,8 @@ struct sim_vcpu {
 enum guest_exit guest_step(struct sim_vcpu *v);
 /* What it asked for has been done. */
 void guest_answered(struct sim_vcpu *v);
+/* A vCPU leaves it between two steps. */
+void guest_stopped(struct sim_vcpu *v);
 
 /* All that it uses of its memory. */
 #define GUEST_GPA   0x200000ull

@@ -298,6 +298,7 @@ static long run(struct sim_vcpu *v)
 	for (;;) {
 		if (v->run->immediate_exit || me->signalled) {
 			me->signalled = false;
+			guest_stopped(v);
 			r = -EINTR;
 			break;
 		}

@@ -164,16 +164,28 @@ static void the_guest_is_told_behind_it(void **state)
 }
 
 /* More than the log may have: in pieces, as it is acknowledged. */
+static void one_more(void *arg)
+{
+	++*(unsigned *)arg;
+}
+
 static void a_large_one_waits_for_room(void **state)
 {
+	unsigned told = 0, times = 0;
+
+	dl.filled = one_more;
+	dl.wrote_arg = &told;
 	image_breaks();
 	submit(DISK_ZERO, 0, IMAGE, 0);
 	for (int left = 10000; !req.done && left; left--) {
 		loop_run_once(&loop, 1000000);
 		assert_true(dl.bytes <= LIMIT + 65536 + sizeof(struct disk_write));
+		assert_int_equal(told, times + dl.full); /* or nobody would ask for an epoch */
+		times = told;
 		if (dl.full)
 			epoch();
 	}
+	assert_true(times > 1);
 	assert_int_equal(req.res, -EPERM);
 	epoch();
 	assert_alike();

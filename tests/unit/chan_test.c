@@ -512,16 +512,7 @@ static void writes_end_at_the_deadline(void **state)
 	free(data);
 }
 
-static int corked(int fd)
-{
-	int on = -1;
-	socklen_t len = sizeof(on);
-
-	assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_CORK, &on, &len), 0);
-	return on;
-}
-
-static void tcp_is_corked_measured_and_shut(void **state)
+static void tcp_is_measured_and_shut(void **state)
 {
 	struct chan_uri u;
 	int lfd = listen_tcp("127.0.0.1", &u);
@@ -531,10 +522,6 @@ static void tcp_is_corked_measured_and_shut(void **state)
 	char byte;
 
 	assert_false(c.blocking);
-	chan_cork(&c, true);
-	assert_int_equal(corked(c.fd), 1);
-	chan_cork(&c, false);
-	assert_int_equal(corked(c.fd), 0);
 	/* A round trip for every byte: enough for an estimate. */
 	for (unsigned i = 0; i < 2000 && !chan_rate(&c); i++) {
 		assert_int_equal(chan_write(&c, &iov, 1, loop_now_ns() + 20000000000ull), 0);
@@ -562,7 +549,6 @@ static void other_channels_are_not(void **state)
 		struct chan c = chan_of(i ? s[0] : p[1]);
 
 		assert_int_equal(c.blocking, !i);
-		chan_cork(&c, true);
 		assert_int_equal(chan_rate(&c), 0);
 		chan_shut(&c);
 		chan_close(&c);
@@ -752,7 +738,7 @@ int main(void)
 		cmocka_unit_test(passed_fds_are_checked),
 		cmocka_unit_test(writes_are_whole),
 		cmocka_unit_test(writes_end_at_the_deadline),
-		cmocka_unit_test(tcp_is_corked_measured_and_shut),
+		cmocka_unit_test(tcp_is_measured_and_shut),
 		cmocka_unit_test(tcp_can_be_shallow),
 		cmocka_unit_test(other_channels_are_not),
 		cmocka_unit_test(only_files_of_nobody_are_replaced),

@@ -345,6 +345,7 @@ static const struct bad bad_flags[] = {
 	{"--primary --secondary", "--primary and --secondary exclude each other"},
 	{"-k k --primary --ft mc", "--primary needs --peer URI"},
 	{"-k k --primary --peer tcp:a:1", "--primary needs --ft mc, kemari, auto or colo"},
+	{"-k k --primary --peer tcp:a:1 --ft off", "--ft: 'off' is not one of: mc, kemari, auto"},
 	{"-k k --primary --peer tcp:a:1 --ft fast", "--ft: 'fast' is not one of: mc, kemari, auto"},
 	{"-k k --primary --peer tcp:a --ft mc", "--peer: 'tcp:a': port is missing"},
 	{"-k k --primary --peer tls:a:1 --ft mc", "'tls:a:1' needs --tls-psk FILE"},

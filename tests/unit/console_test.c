@@ -36,7 +36,7 @@ static uint8_t nth(uint32_t i)
 /* A device of which the output buffer asks as it does of both. */
 static int add_sink(struct fix *f)
 {
-	int s = obuf_add_sink(&f->rig.obuf, console_deliver, NULL, &f->c);
+	int s = obuf_add_sink(&f->rig.obuf, OBUF_CONSOLE, console_deliver, NULL, &f->c);
 
 	obuf_limit_sink(&f->rig.obuf, s, OBUF_CONSOLE_BYTES);
 	return s;

@@ -211,12 +211,12 @@ static void a_trace_is_answered_when_it_has_some(void **state)
 	trace_span(&ft->trace, &(struct trace_span){1, 2, .what = TRACE_PAUSE}); /* nobody asks */
 	assert_string_equal(ask_trace(rig, 7, ""), "");
 	assert_int_equal(r->trace.state, RUN_TRACE_ASKED);
-	trace_span(&ft->trace, &(struct trace_span){5, 9, 3, 4, TRACE_PAUSE, TRACE_WHY_OUTPUT});
+	trace_span(&ft->trace, &(struct trace_span){5, 9, 3, 4, TRACE_PAUSE, FT_SEAL_NET});
 	trace_span(&ft->trace, &(struct trace_span){9, 9, .n = 4, .what = TRACE_WORD});
 	ft->stats.epochs = 2;
 	time_fire(&r->trace.timer);
 	assert_string_equal(rig_hear(rig),
-			    "{\"id\":\"\",\"ok\":{\"spans\":[[\"pause\",5,9,3,4,\"output\"],"
+			    "{\"id\":\"\",\"ok\":{\"spans\":[[\"pause\",5,9,3,4,\"net\"],"
 			    "[\"state changed\",9,9,0,\"PROTECTED\"]],\"more\":false,\"lost\":0,"
 			    "\"epochs_begun\":0,\"epochs_total\":2}}\n");
 	/* Another's session has to wait; the end is told at once, and nothing is kept any more. */
@@ -265,8 +265,8 @@ static void a_trace_has_limits(void **state)
 
 	ask_trace(rig, 7, "");
 	for (unsigned i = 0; i < TRACE_RING + 5; i++)
-		trace_span(&r->ft.trace, &(struct trace_span){most, most, most, most, TRACE_COPY,
-							      TRACE_WHY_OUTPUT});
+		trace_span(&r->ft.trace,
+			   &(struct trace_span){most, most, most, most, TRACE_COPY, FT_SEAL_NET});
 	time_fire(&r->trace.timer);
 	for (size_t n = 0; !n || answer[n - 1] != '\n';) {
 		ssize_t got = recv(rig->client, answer + n, sizeof(answer) - n, MSG_DONTWAIT);

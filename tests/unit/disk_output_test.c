@@ -223,7 +223,7 @@ static void a_full_buffer(void **state)
 	struct req w;
 	int net;
 
-	net = obuf_add_sink(&f->ob, swallow, NULL, NULL);
+	net = obuf_add_sink(&f->ob, OBUF_NET, swallow, NULL, NULL);
 	obuf_hold(&f->ob, 5);
 	while (!obuf_put(&f->ob, net, &frame, 1))
 		;

@@ -189,10 +189,12 @@ static void epochs_are_counted(void **state)
 
 	for (unsigned i = 0; i < FT_SAMPLES + 2; i++) {
 		s->ack_us[i % FT_SAMPLES] = 77; /* of an old one */
-		ft_note_epoch(&ft, i * 1000 + 999, i);
+		ft_note_epoch(&ft, i % 2 ? FT_SEAL_NET : FT_SEAL_LAST, i * 1000 + 999, i);
 		assert_int_equal(s->ack_us[i % FT_SAMPLES], 0);
 	}
 	assert_int_equal(s->epochs, FT_SAMPLES + 2);
+	assert_int_equal(s->seals[FT_SEAL_NET], FT_SAMPLES / 2 + 1);
+	assert_int_equal(s->seals[FT_SEAL_LAST], FT_SAMPLES / 2 + 1);
 	assert_int_equal(s->nsamples, FT_SAMPLES + 2);
 	assert_int_equal(s->pages, (FT_SAMPLES + 1ull) * (FT_SAMPLES + 2) / 2);
 	assert_int_equal(s->last_pages, FT_SAMPLES + 1);
@@ -203,9 +205,18 @@ static void epochs_are_counted(void **state)
 	assert_int_equal(s->npages[2], 2);
 	for (unsigned i = 0; i < FT_PAUSES; i++)
 		assert_int_equal(s->pauses[i], classes[i]);
-	ft_note_epoch(&ft, 1000001000, 0);
+	ft_note_epoch(&ft, FT_SEAL_FIRST, 1000001000, 0);
 	assert_int_equal(s->pauses[FT_PAUSES - 2], 0);
 	assert_int_equal(s->pauses[FT_PAUSES - 1], 1);
+}
+
+static void each_reason_has_a_name(void **state)
+{
+	for (enum ft_seal a = FT_SEAL_NONE + 1; a < FT_SEALS; a++) {
+		assert_non_null(ft_seal_name(a));
+		for (enum ft_seal b = FT_SEAL_NONE + 1; b < a; b++)
+			assert_string_not_equal(ft_seal_name(a), ft_seal_name(b));
+	}
 }
 
 static void percentiles(void **state)
@@ -244,6 +255,7 @@ int main(void)
 		cmocka_unit_test(reasons),
 		cmocka_unit_test(a_vm_that_does_not_stop),
 		cmocka_unit_test(epochs_are_counted),
+		cmocka_unit_test(each_reason_has_a_name),
 		cmocka_unit_test(percentiles),
 	};
 

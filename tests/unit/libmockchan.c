@@ -81,14 +81,6 @@ static void mock_close(struct chan *c)
 	m->closed++;
 }
 
-static void mock_cork(struct chan *c, bool on)
-{
-	struct mock_chan *m = c->self;
-
-	m->corked += on;
-	m->uncorked += !on;
-}
-
 static uint64_t mock_rate(const struct chan *c)
 {
 	return ((const struct mock_chan *)c->self)->rate;
@@ -107,7 +99,6 @@ struct chan mock_chan_open(struct mock_chan *m)
 					    .write = mock_write,
 					    .wait = mock_wait,
 					    .close = mock_close,
-					    .cork = mock_cork,
 					    .rate = mock_rate,
 					    .shut = mock_shut};
 

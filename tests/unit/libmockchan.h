@@ -36,7 +36,6 @@ struct mock_chan {
 
 	/* The rest. */
 	uint64_t rate;
-	atomic_uint corked, uncorked;
 	unsigned shut, closed;
 };
 

@@ -34,8 +34,8 @@ int obuf_setup(void **state)
 
 	obuf_init(&f->ob, 1000);
 	rig_set_clock(&f->loop, LOOP_BUDGET_NS / 200);
-	f->sa = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a);
-	f->sb = obuf_add_sink(&f->ob, rig_deliver, NULL, &f->b);
+	f->sa = obuf_add_sink(&f->ob, OBUF_NET, rig_deliver, NULL, &f->a);
+	f->sb = obuf_add_sink(&f->ob, OBUF_NET, rig_deliver, NULL, &f->b);
 	*state = f;
 	return 0;
 }

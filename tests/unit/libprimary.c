@@ -101,11 +101,22 @@ int rig_setup(void **state)
 	return 0;
 }
 
+/* Each epoch was sealed for something. */
+static void check_seals(const struct ft_stats *s)
+{
+	uint64_t n = 0;
+
+	for (enum ft_seal why = FT_SEAL_NONE + 1; why < FT_SEALS; why++)
+		n += s->seals[why];
+	assert_int_equal(n, s->epochs);
+}
+
 int rig_teardown(void **state)
 {
 	struct rig *r = *state;
 	char command[96];
 
+	check_seals(&r->ft.stats);
 	primary_stop(&r->pri);
 	marks_stop(&r->ft.marks);
 	peer_hangs_up(r);
@@ -245,6 +256,9 @@ static void take_in(struct rig *r, const struct frame *f)
 		memcpy(&r->end, f->data, sizeof(r->end));
 		memcpy(&r->places, f->data + sizeof(r->end), f->length - sizeof(r->end));
 		r->ended = f->epoch;
+		r->pages += r->end.pages;
+	} else if (f->type == FRAME_PAGES && f->epoch) {
+		r->page_bytes += f->length;
 	} else if (f->type == FRAME_HAND_OVER) {
 		assert_int_equal(f->length, sizeof(r->token));
 		memcpy(&r->token, f->data, sizeof(r->token));
@@ -536,7 +550,7 @@ static void cause_here(struct rig *r, enum primary_event ev)
 
 static void cause_by_peer(struct rig *r, enum primary_event ev)
 {
-	static const struct wire_side side = {.side = RIG_PEER};
+	static const struct wire_side side = {.side = RIG_PEER, .dismiss = 1};
 
 	switch (ev) {
 	case PRI_EV_SYNCED:
@@ -580,6 +594,13 @@ static void cause_by_peer(struct rig *r, enum primary_event ev)
 	}
 }
 
+void rig_set_mode(struct rig *r, enum ft_mode mode)
+{
+	assert_int_equal(primary_may_have_mode(&r->pri, mode, NULL), 0);
+	r->cfg.ft = mode;
+	primary_set_mode(&r->pri, mode);
+}
+
 void rig_cause(struct rig *r, enum primary_event ev)
 {
 	enum primary_state from = r->pri.fsm.state;
@@ -594,6 +615,8 @@ void rig_cause(struct rig *r, enum primary_event ev)
 		assert_int_equal(primary_hand_over(&r->pri, rig_handing, r, NULL), 0);
 	else if (ev == PRI_EV_HOST_FAILED)
 		assert_true(primary_host_failed(&r->pri));
+	else if (ev == PRI_EV_OFF || ev == PRI_EV_ON)
+		rig_set_mode(r, ev == PRI_EV_OFF ? FT_MODE_OFF : FT_MODE_MC);
 	else if (ev != PRI_EV_CONNECTED)
 		cause_by_peer(r, ev);
 	loop_until(&r->loop, r->pri.fsm.steps > steps);
@@ -615,6 +638,11 @@ void rig_reach(struct rig *r, enum primary_state s)
 	static const struct {
 		uint8_t from, by;
 	} way[PRI_STATE_MAX] = {
+		[PRI_OFF] = {PRI_IDLE, PRI_EV_OFF},
+		[PRI_OFF_DUE] = {PRI_FLIGHT, PRI_EV_OFF},
+		[PRI_OFF_LAST] = {PRI_STEADY, PRI_EV_OFF},
+		[PRI_DISMISS] = {PRI_OFF_LAST, PRI_EV_ACK},
+		[PRI_DISMISS_STOP] = {PRI_DISMISS, PRI_EV_STOP},
 		[PRI_CONNECTING] = {PRI_IDLE, PRI_EV_TIMER},
 		[PRI_HELLO] = {PRI_CONNECTING, PRI_EV_CONNECTED},
 		[PRI_HEART] = {PRI_HELLO, PRI_EV_WELCOME},

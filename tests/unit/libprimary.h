@@ -37,8 +37,9 @@ struct rig {
 	enum frame_type last;
 	uint64_t ended; /* the last epoch that came whole */
 	struct wire_end end;
-	struct mem_places places; /* with verify */
-	uint64_t state_hash;	  /* of the state that came last */
+	struct mem_places places;   /* with verify */
+	uint64_t state_hash;	    /* of the state that came last */
+	uint64_t pages, page_bytes; /* of epochs, in all */
 	struct wire_hello hello;
 	struct wire_heart beat; /* the last one */
 	uint64_t beats;		/* its own */
@@ -72,6 +73,8 @@ void rig_start(struct rig *r);
 void rig_reach(struct rig *r, enum primary_state s);
 /* Have this happen: time passes, the peer says it, ... A row is taken. */
 void rig_cause(struct rig *r, enum primary_event ev);
+/* As `ftvmm set`, which it must not refuse. */
+void rig_set_mode(struct rig *r, enum ft_mode mode);
 /* Turns of the loop until it is there. */
 void rig_until(struct rig *r, enum primary_state s);
 /* "peer NAME: what", as notes and the log have it; the next call overwrites it. */

@@ -543,6 +543,10 @@ void lab_reach(enum secondary_state state)
 		if (state == SEC_DRAIN_ALONE)
 			pri_hang_up();
 		break;
+	case SEC_DISMISSED:
+		reach_standby();
+		end_send(&lab.main, FRAME_DISMISS, 0, NULL, 0);
+		break;
 	case SEC_CLAIM:
 	case SEC_YIELD:
 		reach_standby();

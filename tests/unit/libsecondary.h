@@ -96,7 +96,7 @@ void lab_marks_go(void);
 
 /*
  * Bring it there. A write of the sync waits for the image in all states if lab.images_wait is set
- * before; SEC_DRAIN, SEC_DRAIN_ALONE and SEC_YIELD need that.
+ * before; SEC_DRAIN, SEC_DRAIN_ALONE, SEC_DISMISSED and SEC_YIELD need that.
  */
 void lab_reach(enum secondary_state state);
 const char *lab_state(void);

@@ -216,7 +216,8 @@ static void the_reader_is_strict(void **state)
 
 static const char web[] =
 	"{'name':'web','role':'primary','state':'DEGRADED','cover':'DEGRADED','mode':'mc',"
-	"'peer':'a\\\\b\\n\\\"c','paused':false,'generation':3,'epochs_total':7,'epoch_ns':"
+	"'peer':'a\\\\b\\n\\\"c','paused':false,'generation':3,'epochs_total':7,'seals':{'interval'"
+	":4,'net':0,'first':3},'epoch_ns':"
 	"25000000,"
 	"'ack_lag_us':1500,'ack_lag_p99_us':2500000,'page_bytes_total':9007199254740993,"
 	"'pause_classes':{'le_us':[500,1000000],'pauses':[4,2,1]},"
@@ -231,7 +232,7 @@ static void numbers_have_their_units(void **state)
 	fakevm_start(&vm, "web", web);
 	check("metrics web", EXIT_DONE);
 	fakevm_stop(&vm);
-	assert_int_equal(samples(), 48);
+	assert_int_equal(samples(), 51);
 	has("ftvmm_up{vm=\"web\"} 1");
 	has("ftvmm_vm_info{vm=\"web\",role=\"primary\",mode=\"mc\",peer=\"a\\\\b\\n\\\"c\",holder="
 	    "\"\"} 1");
@@ -242,6 +243,8 @@ static void numbers_have_their_units(void **state)
 	has("ftvmm_vm_paused{vm=\"web\"} 0");
 	has("# TYPE ftvmm_ft_epochs counter");
 	has("ftvmm_ft_epochs_total{vm=\"web\"} 7");
+	has("ftvmm_ft_seals_total{vm=\"web\",why=\"interval\"} 4");
+	has("ftvmm_ft_seals_total{vm=\"web\",why=\"net\"} 0");
 	has("ftvmm_ft_epoch_interval_seconds{vm=\"web\"} 0.025");
 	has("ftvmm_ft_ack_lag_seconds{vm=\"web\",quantile=\"0.5\"} 0.0015");
 	has("ftvmm_ft_ack_lag_seconds{vm=\"web\",quantile=\"0.99\"} 2.5");
@@ -263,6 +266,20 @@ static void numbers_have_their_units(void **state)
 	assert_null(strstr(out, "takeover_seconds{"));
 	assert_null(strstr(out, "held_packets{"));
 	assert_null(strstr(out, "why=\"flags\""));
+}
+
+static void status_tells_what_epochs_were_sealed_for(void **state)
+{
+	struct fakevm vm;
+
+	fakevm_start(&vm, "web", web);
+	check("status web", EXIT_UNPROTECTED);
+	has("sealed for: interval 4, first 3");
+	fakevm_stop(&vm);
+	fakevm_start(&vm, "web", "{'state':'RUNNING','seals':{'net':0}}");
+	check("status web", EXIT_DONE);
+	assert_null(strstr(out, "sealed"));
+	fakevm_stop(&vm);
 }
 
 static void all_vms_of_the_host(void **state)
@@ -379,6 +396,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_reader_is_strict),
 		T(numbers_have_their_units),
+		T(status_tells_what_epochs_were_sealed_for),
 		T(all_vms_of_the_host),
 		T(silence_is_told),
 		cmocka_unit_test(a_vm_says_what_the_table_names),

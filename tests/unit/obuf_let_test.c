@@ -166,7 +166,7 @@ static void room_comes_of_what_is_let_out(void **state)
 {
 	struct fix *f = *state;
 	struct kept k = {0};
-	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, obuf_deliver_a, obuf_has_room, f);
 
 	obuf_on_kept(&f->ob, keep, &k);
 	open_epoch(&f->ob, 5);
@@ -217,7 +217,7 @@ static void goes_elsewhere_when_diverted(void **state)
 {
 	struct fix *f = *state;
 	struct away w = {0};
-	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, obuf_deliver_a, obuf_has_room, f);
 
 	obuf_divert(&f->ob, take_away, &w);
 	assert_int_equal(obuf_says(f, s, "1"), 0);

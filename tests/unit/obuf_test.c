@@ -131,7 +131,7 @@ static void teardown_releases_nothing(void **state)
 static void pushes_back_over_the_limit(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, obuf_deliver_a, obuf_has_room, f);
 	unsigned n = 0;
 
 	obuf_hold(&f->ob, 1);
@@ -159,10 +159,9 @@ static void pushes_back_over_the_limit(void **state)
 static void a_note_finds_room(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
-	int note = obuf_add_sink(&f->ob, obuf_deliver_a, NULL, f);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, obuf_deliver_a, obuf_has_room, f);
+	int note = obuf_add_sink(&f->ob, OBUF_EVENT, obuf_deliver_a, NULL, f);
 
-	obuf_takes_notes(&f->ob, note);
 	obuf_hold(&f->ob, 1);
 	while (obuf_says(f, s, "0123456789012345678901234567890123456789") == 0)
 		;
@@ -177,7 +176,7 @@ static void a_note_finds_room(void **state)
 static void the_limit_is_set_while_it_runs(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, obuf_deliver_a, obuf_has_room, f);
 	uint64_t held;
 
 	obuf_hold(&f->ob, 1);
@@ -207,7 +206,7 @@ static bool takes_one(void *arg, const void *data, uint32_t len)
 static void full_sink(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, takes_one, obuf_has_room, f);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, takes_one, obuf_has_room, f);
 
 	assert_int_equal(obuf_says(f, s, "1"), 0);
 	assert_int_equal(obuf_says(f, s, "2"), -EAGAIN);
@@ -234,7 +233,7 @@ static void full_sink(void **state)
 static void bound_of_a_sink(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, obuf_deliver_a, obuf_has_room, f);
 	unsigned n = 0;
 
 	obuf_limit_sink(&f->ob, s, 200);
@@ -255,7 +254,7 @@ static void bound_of_a_sink(void **state)
 static void room_has_hysteresis(void **state)
 {
 	struct fix *f = *state;
-	int s = obuf_add_sink(&f->ob, obuf_deliver_a, obuf_has_room, f);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, obuf_deliver_a, obuf_has_room, f);
 	uint64_t epoch = 1;
 
 	obuf_hold(&f->ob, epoch);
@@ -303,8 +302,8 @@ static void as_many_sinks_as_there_are(void **state)
 	struct fix *f = *state;
 
 	for (int i = 2; i < OBUF_MAX_SINKS; i++)
-		assert_int_equal(obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a), i);
-	assert_int_equal(obuf_add_sink(&f->ob, rig_deliver, NULL, &f->a), -ENOSPC);
+		assert_int_equal(obuf_add_sink(&f->ob, OBUF_NET, rig_deliver, NULL, &f->a), i);
+	assert_int_equal(obuf_add_sink(&f->ob, OBUF_NET, rig_deliver, NULL, &f->a), -ENOSPC);
 }
 
 struct many {
@@ -348,7 +347,7 @@ static void many_leave_in_parts(void **state)
 {
 	struct fix *f = *state;
 	struct many m = {0};
-	int s = obuf_add_sink(&f->ob, count_out, NULL, &m);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, count_out, NULL, &m);
 	unsigned parts = 0;
 
 	f->ob.limit = 1 << 20;
@@ -388,7 +387,7 @@ static void slow_ones_leave_one_by_one(void **state)
 {
 	struct fix *f = *state;
 	struct many m = {0};
-	int s = obuf_add_sink(&f->ob, takes_long, NULL, &m);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, takes_long, NULL, &m);
 
 	obuf_set_later(&f->ob, &f->loop, count_later, &m);
 	obuf_hold(&f->ob, 1);
@@ -411,7 +410,7 @@ static void parts_keep_order_and_epochs(void **state)
 {
 	struct fix *f = *state;
 	struct many m = {0};
-	int s = obuf_add_sink(&f->ob, count_out, NULL, &m);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, count_out, NULL, &m);
 
 	f->ob.limit = 1 << 20;
 	obuf_set_later(&f->ob, &f->loop, count_later, &m);
@@ -437,7 +436,7 @@ static void dropped_between_parts(void **state)
 {
 	struct fix *f = *state;
 	struct many m = {0};
-	int s = obuf_add_sink(&f->ob, count_out, NULL, &m);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, count_out, NULL, &m);
 	unsigned out;
 
 	f->ob.limit = 1 << 20;
@@ -486,7 +485,7 @@ static void random_walk(void **state)
 {
 	struct fix *f = *state;
 	struct model *m = calloc(1, sizeof(*m));
-	int s = obuf_add_sink(&f->ob, model_deliver, NULL, m);
+	int s = obuf_add_sink(&f->ob, OBUF_NET, model_deliver, NULL, m);
 	uint32_t id = 0, epoch = 1;
 	unsigned seed = 7;
 	char buf[64];

@@ -10,26 +10,42 @@
 
 #define EPOCH 25000u
 
+#define NONE	 FT_SEAL_NONE
+#define NET	 FT_SEAL_NET
+#define INTERVAL FT_SEAL_INTERVAL
+#define BEFORE                                                                                     \
+	{                                                                                          \
+		POLICY_AS_BEFORE, NONE                                                             \
+	}
+
 static const struct expected {
 	enum ft_mode mode;
 	uint64_t since, pause;
-	bool waits;
-	uint64_t acked, held;
+	enum ft_seal output;
+	struct policy_due acked, held;
 } list[] = {
-	{FT_MODE_MC, 1000, 300, false, 24000, POLICY_AS_BEFORE},
-	{FT_MODE_MC, 1000, 300, true, 24000, POLICY_AS_BEFORE},
-	{FT_MODE_MC, 25000, 300, true, 0, POLICY_AS_BEFORE},
-	{FT_MODE_MC, 90000, 300, false, 0, POLICY_AS_BEFORE},
-	{FT_MODE_NONE, 1000, 300, true, 24000, POLICY_AS_BEFORE},
-	{FT_MODE_KEMARI, 1000, 300, false, 24000, 0},
-	{FT_MODE_KEMARI, 1000, 300, true, 0, 0},
-	{FT_MODE_KEMARI, 90000, 300, false, 0, 0},
-	{FT_MODE_AUTO, 1000, 300, false, 24000, 2000},
-	{FT_MODE_AUTO, 1000, 300, true, 2000, 2000},
-	{FT_MODE_AUTO, 3000, 300, true, 0, 0},
-	{FT_MODE_AUTO, 1000, 20000, true, 24000, 24000}, /* no longer than mc */
-	{FT_MODE_AUTO, 90000, 20000, true, 0, 0},
+	{FT_MODE_MC, 1000, 300, NONE, {24000, INTERVAL}, BEFORE},
+	{FT_MODE_MC, 1000, 300, NET, {24000, INTERVAL}, BEFORE},
+	{FT_MODE_MC, 25000, 300, NET, {0, INTERVAL}, BEFORE},
+	{FT_MODE_MC, 90000, 300, NONE, {0, INTERVAL}, BEFORE},
+	{FT_MODE_NONE, 1000, 300, NET, {24000, INTERVAL}, BEFORE},
+	{FT_MODE_KEMARI, 1000, 300, NONE, {24000, INTERVAL}, {0, NONE}},
+	{FT_MODE_KEMARI, 1000, 300, NET, {0, NET}, {0, NET}},
+	{FT_MODE_KEMARI, 1000, 300, FT_SEAL_DISK, {0, FT_SEAL_DISK}, {0, FT_SEAL_DISK}},
+	{FT_MODE_KEMARI, 90000, 300, NONE, {0, INTERVAL}, {0, NONE}},
+	{FT_MODE_AUTO, 1000, 300, NONE, {24000, INTERVAL}, {2000, NONE}},
+	{FT_MODE_AUTO, 1000, 300, NET, {2000, NET}, {2000, NET}},
+	{FT_MODE_AUTO, 3000, 300, NET, {0, NET}, {0, NET}},
+	/* No longer than mc, and for the same then. */
+	{FT_MODE_AUTO, 1000, 20000, NET, {24000, INTERVAL}, {24000, INTERVAL}},
+	{FT_MODE_AUTO, 90000, 20000, NET, {0, INTERVAL}, {0, INTERVAL}},
 };
+
+static void check(struct policy_due is, uint64_t ns, enum ft_seal why)
+{
+	assert_int_equal(is.ns, ns);
+	assert_int_equal(is.why, why);
+}
 
 static void each_mode(void **state)
 {
@@ -39,11 +55,11 @@ static void each_mode(void **state)
 		const struct policy_view v = {.epoch_ns = EPOCH,
 					      .since_seal_ns = x->since,
 					      .pause_ns = x->pause,
-					      .output_waits = x->waits};
+					      .output = x->output};
 
-		assert_int_equal(p->acked(&v), x->acked);
-		assert_int_equal(p->output_held(&v), x->held);
-		assert_int_equal(p->resumed(&v), 0);
+		check(p->acked(&v), x->acked.ns, x->acked.why);
+		check(p->output_held(&v), x->held.ns, x->held.why);
+		check(p->resumed(&v), 0, FT_SEAL_USER);
 	}
 }
 
@@ -51,21 +67,21 @@ static void each_mode(void **state)
 static void colo_by_its_twin(void **state)
 {
 	const struct ft_policy *p = policy_of(FT_MODE_COLO);
-	struct policy_view v = {.epoch_ns = EPOCH, .since_seal_ns = 1000, .output_waits = true};
+	struct policy_view v = {.epoch_ns = EPOCH, .since_seal_ns = 1000, .output = NET};
 
 	assert_true(p->twin);
-	assert_int_equal(p->acked(&v), 0); /* as kemari */
-	assert_int_equal(p->output_held(&v), 0);
+	check(p->acked(&v), 0, NET); /* as kemari */
+	check(p->output_held(&v), 0, NET);
 	v.compared = true;
-	assert_int_equal(p->acked(&v), POLICY_COLO * EPOCH - 1000);
-	assert_int_equal(p->output_held(&v), POLICY_AS_BEFORE);
+	check(p->acked(&v), POLICY_COLO * EPOCH - 1000, INTERVAL);
+	check(p->output_held(&v), POLICY_AS_BEFORE, NONE);
 	v.since_seal_ns = POLICY_COLO * EPOCH + 1;
-	assert_int_equal(p->acked(&v), 0);
+	check(p->acked(&v), 0, INTERVAL);
 	v.since_seal_ns = 1000;
 	v.compared = false;
-	v.output_waits = false;
-	v.differs = true;
-	assert_int_equal(p->acked(&v), 0);
+	v.output = NONE;
+	v.differs = FT_SEAL_OVERDUE;
+	check(p->acked(&v), 0, FT_SEAL_OVERDUE);
 }
 
 static void each_name(void **state)

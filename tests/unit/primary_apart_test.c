@@ -151,6 +151,8 @@ static void its_end_takes_a_checkpoint(void **state)
 		rig_cause(r, PRI_EV_ACK);
 		assert_int_equal(fake_vm.printed, 3 * (why + 1));
 		assert_int_equal(l->stats.apart[why], 1);
+		/* The first of these is that which it began with. */
+		assert_int_equal(r->ft.stats.seals[FT_SEAL_TWIN], why + 2);
 		peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
 		settle(r);
 		assert_int_equal(l->state, LOCKSTEP_RUNS);
@@ -285,6 +287,7 @@ static void a_full_disk_log_takes_a_checkpoint(void **state)
 	writes(r, 8);
 	rig_until(r, PRI_FLIGHT);
 	assert_int_equal(l->stats.log_full, 1);
+	assert_int_equal(r->ft.stats.seals[FT_SEAL_LOG], 1);
 	loop_until(&r->loop, (peer_reads(r), r->ended == n));
 	assert_int_equal(r->end.disk_ops, 1);
 }

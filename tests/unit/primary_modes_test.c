@@ -65,11 +65,78 @@ static void the_mode_is_set_while_it_runs(void **state)
 	loop_until(&r->loop, r->pri.fsm.state == PRI_FLIGHT);
 }
 
+/* --- what for --------------------------------------------------------------------------------- */
+
+/* The last epoch is acknowledged; so many were for this, of all so far. */
+static void expect_seals(struct rig *r, enum ft_seal why, unsigned n)
+{
+	loop_until(&r->loop, r->pri.fsm.state != PRI_STEADY);
+	assert_int_equal(r->ft.stats.seals[why], n);
+	arrive(r);
+	rig_cause(r, PRI_EV_ACK);
+}
+
+static bool swallow(void *arg, const void *data, uint32_t len)
+{
+	return true;
+}
+
+static void what_waits_first_is_the_reason(void **state)
+{
+	static const enum ft_seal why[OBUF_KINDS] = {
+		[OBUF_NET] = FT_SEAL_NET,	  [OBUF_DISK] = FT_SEAL_DISK,
+		[OBUF_CONSOLE] = FT_SEAL_CONSOLE, [OBUF_VSOCK] = FT_SEAL_VSOCK,
+		[OBUF_EVENT] = FT_SEAL_EVENT,
+	};
+	static const enum ft_mode modes[] = {FT_MODE_KEMARI, FT_MODE_AUTO};
+	struct rig *r = *state;
+	struct iovec iov = {(char[]){"x"}, 1};
+	int sinks[OBUF_KINDS];
+
+	rig_reach(r, PRI_STEADY);
+	for (enum obuf_kind k = 0; k < OBUF_KINDS; k++)
+		sinks[k] = obuf_add_sink(&r->vm.obuf, k, swallow, NULL, NULL);
+	for (unsigned i = 0; i < 2; i++) {
+		mode(r, modes[i]);
+		for (enum obuf_kind k = 0; k < OBUF_KINDS; k++) {
+			assert_int_equal(obuf_put(&r->vm.obuf, sinks[k], &iov, 1), 0);
+			assert_int_equal(
+				obuf_put(&r->vm.obuf, sinks[(k + 1) % OBUF_KINDS], &iov, 1), 0);
+			expect_seals(r, why[k], i + 1);
+		}
+	}
+	assert_int_equal(r->ft.stats.seals[FT_SEAL_FIRST], 1);
+	assert_int_equal(r->ft.stats.epochs, 1 + 2 * OBUF_KINDS);
+}
+
+/* With mc nobody's output has an epoch sealed, and a stop or a user's word is told from that. */
+static void what_else_is_the_reason(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_STEADY);
+	assert_true(rig_print(r, 1));
+	time_pass(&r->loop, EPOCH_NS);
+	expect_seals(r, FT_SEAL_INTERVAL, 1);
+	assert_int_equal(primary_pause(&r->pri, true, NULL), 0);
+	assert_int_equal(primary_pause(&r->pri, false, NULL), 0);
+	expect_seals(r, FT_SEAL_USER, 1);
+	rig_cause(r, PRI_EV_TIMER);
+	rig_cause(r, PRI_EV_STOP); /* the one in flight, and one more */
+	arrive(r);
+	rig_cause(r, PRI_EV_ACK);
+	assert_int_equal(r->ft.stats.seals[FT_SEAL_INTERVAL], 2);
+	assert_int_equal(r->ft.stats.seals[FT_SEAL_LAST], 1);
+	assert_int_equal(r->ft.stats.epochs, 5);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		RIG_TEST(kemari_seals_when_output_waits),
 		RIG_TEST(the_mode_is_set_while_it_runs),
+		RIG_TEST(what_waits_first_is_the_reason),
+		RIG_TEST(what_else_is_the_reason),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

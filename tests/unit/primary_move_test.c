@@ -145,6 +145,7 @@ static void the_claim_has_the_token_of_hello(void **state)
 	rig_reach(r, PRI_SWAP);
 	assert_int_not_equal(r->new_hello.token, 0);
 	assert_int_equal(r->mock.question.record.token, r->new_hello.token);
+	assert_int_equal(r->ft.stats.seals[FT_SEAL_MOVE], 1);
 	assert_int_equal(r->mock.question.record.generation, RIG_GEN + 1);
 	assert_int_equal(r->hello.token, 0);
 	rig_cause(r, PRI_EV_WON);

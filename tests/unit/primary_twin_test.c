@@ -515,6 +515,23 @@ static void a_difference_asks_for_a_seal(void **state)
 	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
 	assert_int_equal(time_left(&r->pri.timer_op), 0);
 	assert_int_equal(fake_vm.printed, 0);
+	rig_until(r, PRI_ASKED_FLIGHT);
+	assert_int_equal(r->ft.stats.seals[FT_SEAL_DIFFER], 1);
+}
+
+/* This guest's output, and nothing of the twin's. */
+static void what_is_overdue_asks_for_a_seal(void **state)
+{
+	struct rig *r = *state;
+	const struct lockstep *l = &r->pri.mirroring.lockstep;
+
+	r->cfg.peer_timeout_ns = 400 * MS;
+	twin_run(r);
+	prints(r, 3);
+	time_pass(&r->loop, time_left(&l->due_op));
+	loop_until(&r->loop, r->pri.fsm.state == PRI_FLIGHT);
+	assert_int_equal(l->stats.differences[COMPARE_OVERDUE], 1);
+	assert_int_equal(r->ft.stats.seals[FT_SEAL_OVERDUE], 1);
 }
 
 static bool noted(void *arg, const void *data, uint32_t len)
@@ -533,8 +550,7 @@ static void an_event_asks_for_a_seal(void **state)
 	int sink;
 
 	meet(r);
-	sink = obuf_add_sink(&r->vm.obuf, noted, NULL, &told);
-	obuf_takes_notes(&r->vm.obuf, sink);
+	sink = obuf_add_sink(&r->vm.obuf, OBUF_EVENT, noted, NULL, &told);
 	n = seal(r);
 	rig_cause(r, PRI_EV_ACK);
 	peer_mirrors(r, FRAME_LOADED, n, NULL, 0);
@@ -544,6 +560,7 @@ static void an_event_asks_for_a_seal(void **state)
 	assert_true(lockstep_wants(&r->pri.mirroring.lockstep));
 	assert_int_equal(told, 0);
 	rig_until(r, PRI_FLIGHT);
+	assert_int_equal(r->ft.stats.seals[FT_SEAL_EVENT], 1);
 	rig_cause(r, PRI_EV_ACK);
 	assert_int_equal(told, 1);
 }
@@ -571,6 +588,7 @@ int main(void)
 		RIG_TEST(not_before_what_the_ack_lets_go),
 		RIG_TEST(a_difference_asks_for_a_seal),
 		RIG_TEST(how_soon_a_difference_is_sealed),
+		RIG_TEST(what_is_overdue_asks_for_a_seal),
 		RIG_TEST(an_event_asks_for_a_seal),
 		RIG_TEST(inputs_have_their_place),
 		RIG_TEST(what_is_asked_for_is_an_input),

@@ -420,17 +420,46 @@ static void random_lives(void **state)
 	check_rolled_back();
 }
 
+/* As the kernel does for a write, before a vCPU that stops then does not write. */
+static void make_private(uint64_t page)
+{
+	volatile uint8_t *p = mem_page(&mem, page);
+
+	*p = *p;
+}
+
+/* No log has it, and it is as the checkpoint's page, until that changes. */
+static void a_page_that_nobody_wrote(void **state)
+{
+	struct frame f = {.type = FRAME_PAGES, .data = frame};
+	struct err e = {0};
+
+	write_word(30, 0, 7);
+	write_word(40, 0, 8);
+	begin();
+	for (uint64_t page = 30; page <= 50; page += 10)
+		make_private(page);
+	assert_int_equal(views_private(&mem), 3);
+	memcpy(next, kept, BYTES);
+	f.length = (uint32_t)put_page(put_zeros(0, 30, 1), 50, false);
+	assert_int_equal(page_in_keep(&in, &f, &e), 0);
+	while (!page_in_commit(&in, 1))
+		;
+	memcpy(kept, next, BYTES);
+	roll_back();
+	check();
+	end();
+	check();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(between_two_checkpoints),
-		T(the_log_is_another_ones),
-		T(a_beginning_without_memory),
-		T(a_log_that_cannot_be_read),
-		T(a_log_that_cannot_be_cleared),
-		T(all_of_memory),
-		T(random_lives),
+		T(between_two_checkpoints),	 T(the_log_is_another_ones),
+		T(a_beginning_without_memory),	 T(a_log_that_cannot_be_read),
+		T(a_log_that_cannot_be_cleared), T(all_of_memory),
+		T(a_page_that_nobody_wrote),	 T(random_lives),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

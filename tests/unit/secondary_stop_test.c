@@ -17,8 +17,9 @@
 #include "tests/unit/libwire.h"
 
 /* In which this side may be the only one that has what it acknowledged. */
-static const unsigned owing[] = {SEC_STANDBY, SEC_DRAIN,	SEC_DRAIN_ALONE, SEC_CLAIM,
-				 SEC_ACCEPT,  SEC_ACCEPT_ALONE, SEC_HELD,	 SEC_CONFIRM};
+static const unsigned owing[] = {SEC_STANDBY,	   SEC_DRAIN, SEC_DRAIN_ALONE,
+				 SEC_DISMISSED,	   SEC_CLAIM, SEC_ACCEPT,
+				 SEC_ACCEPT_ALONE, SEC_HELD,  SEC_CONFIRM};
 #define N(list) (sizeof(list) / sizeof((list)[0]))
 
 static void begin(unsigned state)

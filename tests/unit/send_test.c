@@ -268,9 +268,47 @@ static void epochs_go_out_in_order(void **state)
 	assert_true(h.pages >= 5 + 400);
 	assert_int_equal(h.frames[FRAME_EPOCH_BEGIN], 5);
 	assert_true(h.frames[FRAME_PAGES] >= 5 + 400 / 64 - 4);
-	/* Together on the wire: what was captured at once is one cork. */
-	assert_int_equal(f->mock.corked, 5 + f->parts);
-	assert_int_equal(f->mock.uncorked, f->mock.corked);
+}
+
+/* BEGIN, pages, disk log, state, END: 5 frames or more. */
+static void a_small_epoch_is_one_write(void **state)
+{
+	const struct wire_disk w = {.kind = DISK_WRITE, .len = 512, .data = 512};
+	static const uint8_t data[512] = {1};
+	struct fix *f = *state;
+	struct heard h;
+
+	for (unsigned e = 0; e < 8; e++) {
+		unsigned before = f->mock.writes;
+
+		guest_fills(f, e, e % 4);
+		for (unsigned i = 0; i < e % 3; i++)
+			assert_int_equal(disk_writes_add(&f->log, &w, data), 0);
+		assert_true(seal(f) >= e % 4);
+		assert_int_equal(send_error(f), 0);
+		assert_int_equal(f->mock.writes, before + 1);
+		disk_writes_free(&f->log);
+		f->log = (struct disk_writes){0};
+	}
+	hear(f, &h);
+	assert_int_equal(h.epochs, 8);
+	disk_writes_free(&h.log);
+}
+
+/* Frames too large to wait are written as they come, with what waits; the rest is one write. */
+static void a_large_epoch_is_few_writes(void **state)
+{
+	struct fix *f = *state;
+	unsigned before = f->mock.writes;
+	struct heard h;
+
+	guest_fills(f, 0, 200);
+	assert_true(seal(f) >= 200);
+	assert_int_equal(send_error(f), 0);
+	hear(f, &h);
+	assert_int_equal(h.epochs, 1);
+	assert_true(h.frames[FRAME_PAGES] >= 3);
+	assert_true(f->mock.writes - before <= h.frames[FRAME_PAGES] + 1);
 }
 
 static void disk_writes_go_out_as_they_were_made(void **state)
@@ -368,6 +406,8 @@ static void each_epoch_has_its_own_deadline(void **state)
 		assert_int_equal(send_error(f), 0);
 	}
 	assert_true(f->mock.now_ns - start > 2 * EPOCH_S * SECOND);
+	/* That is what the sender was busy for: on this clock all else takes no time. */
+	assert_int_equal(f->send.busy_ns, f->mock.now_ns - start);
 	hear(f, &h);
 	assert_int_equal(h.epochs, 4);
 }
@@ -388,7 +428,6 @@ static void every_write_may_fail(void **state)
 	assert_true(seal(f) >= 100);
 	assert_int_equal(send_error(f), -ECONNRESET);
 	assert_int_equal(f->mock.nsent, f->mock.fail_write_at);
-	assert_int_equal(f->mock.corked, f->mock.uncorked);
 	while (read(f->send.notify_fd, &told, sizeof(told)) < 0)
 		poll(NULL, 0, 1);
 	assert_int_equal(told, 1);
@@ -455,6 +494,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(epochs_go_out_in_order),
+		TEST(a_small_epoch_is_one_write),
+		TEST(a_large_epoch_is_few_writes),
 		TEST(disk_writes_go_out_as_they_were_made),
 		TEST(an_epoch_may_go_in_parts),
 		TEST(a_trickling_peer_does_not_renew_the_deadline),

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "ft/role/policy.h"
 #include "vmm/conf/config.h"
 #include "vmm/conf/setting.h"
 
@@ -33,6 +34,21 @@ static void words_become_a_request(void **state)
 	assert_string_equal(value.peers[1], "unix:/b");
 	assert_int_equal(json_object_size(request), SETTING_MAX);
 	json_decref(request);
+}
+
+/* Each of --ft, and what only a VM that runs can be. */
+static void modes(void **state)
+{
+	static const char *const names[] = {"mc", "kemari", "auto", "colo", "off"};
+
+	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		json_t *request = json_pack("{s:s}", "ft", names[i]);
+		struct setting_value value;
+
+		assert_int_equal(setting_get(SETTING_FT, request, &value, NULL), 0);
+		assert_string_equal(policy_of((enum ft_mode)value.number)->name, names[i]);
+		json_decref(request);
+	}
 }
 
 static void wrong_words(void **state)
@@ -109,6 +125,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(words_become_a_request),
+		cmocka_unit_test(modes),
 		cmocka_unit_test(wrong_words),
 		cmocka_unit_test(wrong_requests),
 		cmocka_unit_test(all_names),

@@ -76,7 +76,7 @@ static unsigned events(json_t *trace, json_t **ret, unsigned cap)
 static void spans_become_events(void **state)
 {
 	json_t *e[4], *trace = trace_of("['pause', 9000000000000000, 9000000000001500, 41, 7, "
-					"'output'], ['first sync', 1, 9000000000000000, 0, 99], "
+					"'net'], ['first sync', 1, 9000000000000000, 0, 99], "
 					"['state changed', 9000000000000000, 9000000000000000, 0, "
 					"'TAKING-OVER']");
 
@@ -86,7 +86,7 @@ static void spans_become_events(void **state)
 	e[3] = json_object_get(e[0], "args");
 	assert_int_equal(json_integer_value(json_object_get(e[3], "epoch")), 41);
 	assert_int_equal(json_integer_value(json_object_get(e[3], "pages")), 7);
-	assert_string_equal(json_string_value(json_object_get(e[3], "why")), "output");
+	assert_string_equal(json_string_value(json_object_get(e[3], "why")), "net");
 	/* What began before the trace is cut. */
 	assert_true(json_number_value(json_object_get(e[1], "ts")) == 0);
 	assert_true(json_number_value(json_object_get(e[1], "dur")) ==

@@ -148,7 +148,7 @@ static void output_waits_in_doubt(void **state)
 	struct iovec iov = {"x", 1};
 	unsigned n = 0, first;
 	bool doubt = true;
-	int sink = obuf_add_sink(ob, count, NULL, &n);
+	int sink = obuf_add_sink(ob, OBUF_NET, count, NULL, &n);
 
 	f->vm.doubts = doubts;
 	f->vm.doubts_arg = &doubt;

@@ -36,6 +36,7 @@ static void image(struct check *c, const struct config_disk *cd)
 	char what[48], size[32];
 	struct err e = {0};
 	struct disk d;
+	uint32_t block;
 
 	snprintf(what, sizeof(what), "disk %s", cd->id);
 	if (replica && access(cd->path, F_OK) < 0) {
@@ -51,8 +52,10 @@ static void image(struct check *c, const struct config_disk *cd)
 	 * Which generation the arbiter knows is looked at where it is asked; which blocks the guest
 	 * has, a primary says when it connects.
 	 */
+	block = cd->block ? (uint32_t)cd->block : d.block.logical;
 	if (mark_allows(c->cfg, cd, strcmp(c->cfg->arbiter, "none") ? &any : NULL, &e) ||
-	    (!replica && disk_serves(&d, cd->block ? (uint32_t)cd->block : d.block.logical, &e)))
+	    (!replica &&
+	     (disk_serves(&d, block, &e) || disk_block_divides(cd->path, d.bytes, block, &e))))
 		check_say(c, CHECK_FAILS, what, "%s", e.msg);
 	else
 		check_say(c, CHECK_OK, what, "'%s', %s%s", cd->path, size,

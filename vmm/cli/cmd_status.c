@@ -111,6 +111,23 @@ static void print_migration(json_t *o)
 	print_progress(1 - left / total, rate / (1 << 20), rate > 0 ? left / rate : -1);
 }
 
+/* What its epochs were sealed for, those that were. */
+static void print_seals(json_t *seals)
+{
+	const char *before = "sealed for: ", *why;
+	json_t *n;
+
+	json_object_foreach(seals, why, n)
+	{
+		if (json_integer_value(n) <= 0)
+			continue;
+		printf("%s%s %" JSON_INTEGER_FORMAT, before, why, json_integer_value(n));
+		before = ", ";
+	}
+	if (*before == ',')
+		putchar('\n');
+}
+
 /* Of one VM, below the table: why it is so, and how far it is. */
 static void print_more(json_t *status)
 {
@@ -122,6 +139,7 @@ static void print_more(json_t *status)
 	if (json_object_get(status, "sync"))
 		print_sync(json_object_get(status, "sync"));
 	print_migration(json_object_get(status, "migration"));
+	print_seals(json_object_get(status, "seals"));
 }
 
 static void show(const struct vms *all, bool as_json)

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "ft/common/trace.h"
+#include "ft/common/ft.h"
 #include "vmm/base/loop.h"
 #include "vmm/cli/cmd_ctl.h"
 #include "vmm/cli/ctl_client.h"
@@ -162,9 +162,9 @@ static void put_args(struct tracing *t, const struct trace_row *row, json_t *spa
 		put(t, "%s\"%s\":%" PRIu64, between, row->n, n);
 		between = ",";
 	}
-	for (unsigned i = 1; why && i < TRACE_WHY_END_OF_LIST; i++)
-		if (!strcmp(trace_why_name(i), json_string_value(why)))
-			put(t, "%s\"why\":\"%s\"", between, trace_why_name(i));
+	for (unsigned i = 1; why && i < FT_SEALS; i++)
+		if (!strcmp(ft_seal_name(i), json_string_value(why)))
+			put(t, "%s\"why\":\"%s\"", between, ft_seal_name(i));
 	put(t, "}},\n");
 }
 

@@ -55,7 +55,7 @@ static const struct command commands[] = {
 	{ "pause", "NAME [--json]", "stop the vCPUs", .ask = cmd_send, .serve = serve_pause },
 	{ "resume", "NAME [--json]", "let them go on", .ask = cmd_send, .serve = serve_resume },
 	{ "set", "NAME [ft=MODE] [epoch=TIME] [output-limit=SIZE] [peer=URI[,URI]] [balloon=SIZE] [--json]",
-	  "change a running VM: ft=mc|kemari|auto|colo, epoch=TIME, output-limit=SIZE, peer=URI[,URI], "
+	  "change a running VM: ft=mc|kemari|auto|colo|off, epoch=TIME, output-limit=SIZE, peer=URI[,URI], "
 	  "balloon=SIZE",
 	  .ask = cmd_set, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .serve = serve_set },
 	{ "snapshot", "NAME FILE [staging=SIZE|arrived] [--json]", "write memory and devices of a VM, not its disks, to a file; arrived: what has come of one whose source died",

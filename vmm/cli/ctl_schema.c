@@ -8,7 +8,7 @@
 static const struct ctl_field fields[] = {
 	{ CTL_REQUEST, "trace", "session", "number", "any that is the client's own" },
 	{ CTL_REQUEST, "trace", "end", "bool?", "the last question: answer at once, keep no more" },
-	{ CTL_REQUEST, "set", "ft", "text?", "mc, kemari, auto, colo" },
+	{ CTL_REQUEST, "set", "ft", "text?", "mc, kemari, auto, colo, off" },
 	{ CTL_REQUEST, "set", "epoch_ns", "number?", "limits as of --epoch" },
 	{ CTL_REQUEST, "set", "output_limit_bytes", "number?", "limits as of --output-limit" },
 	{ CTL_REQUEST, "set", "peer", "list?", "of text: addresses, not names of hosts" },
@@ -61,6 +61,9 @@ static const struct ctl_field fields[] = {
 	{ CTL_REPLY, "status", "pause_total_us.state", "number", "vCPUs and devices" },
 	{ CTL_REPLY, "status", "pause_classes.le_us", "list", "of numbers: bounds" },
 	{ CTL_REPLY, "status", "pause_classes.pauses", "list", "of numbers: of each class, the last above all" },
+	{ CTL_REPLY, "status", "seals.*", "number?", "epochs sealed here, by what for" },
+	{ CTL_REPLY, "status", "send_total_us", "number", "of all epochs: sending" },
+	{ CTL_REPLY, "status", "ack_total_us", "number", "and seal to ack" },
 	{ CTL_REPLY, "status", "staging_pages", "number", "" },
 	{ CTL_REPLY, "status", "staging_used_pages", "number", "" },
 	{ CTL_REPLY, "status", "takeover_us", "number", "loss noticed to the first vCPU let go; 0: none" },

@@ -35,9 +35,8 @@ void run_events_init(struct run *r)
 
 	if (sink >= 0)
 		return;
-	sink = obuf_add_sink(&r->vm.obuf, deliver, NULL, r);
+	sink = obuf_add_sink(&r->vm.obuf, OBUF_EVENT, deliver, NULL, r);
 	VMM_BUG_ON(sink < 0); /* OBUF_MAX_SINKS is more than MACHINE_MAX_DEVS needs */
-	obuf_takes_notes(&r->vm.obuf, sink);
 }
 
 void run_event(struct run *r, enum run_event what)

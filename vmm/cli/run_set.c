@@ -22,6 +22,10 @@ static int check_ft(struct run *r, const struct setting_value *v, struct err *e)
 {
 	int code = check_role(r, "ft", e);
 
+	if (!code && r->role == ROLE_PRIMARY)
+		code = primary_may_have_mode(&r->primary, (enum ft_mode)v->number, e);
+	else if (!code && v->number == FT_MODE_OFF)
+		code = err_set(e, -EINVAL, "set: ft=off: this side does not run the VM");
 	for (unsigned i = 0; i < r->cfg.ndisks && !code; i++)
 		if (v->number == FT_MODE_COLO && r->cfg.disks[i].ft == DISK_FT_SHARED &&
 		    !r->cfg.disks[i].readonly)

@@ -63,6 +63,15 @@ static void add_seals(json_t *o, struct run *r)
 	json_object_set_new(o, "staging_used_pages", json_integer(capture_used(c)));
 }
 
+static json_t *seals(const struct ft_stats *s)
+{
+	json_t *o = json_object();
+
+	for (enum ft_seal why = FT_SEAL_NONE + 1; why < FT_SEALS; why++)
+		json_object_set_new(o, ft_seal_name(why), json_integer((json_int_t)s->seals[why]));
+	return o;
+}
+
 static void add_epochs(json_t *o, struct run *r)
 {
 	const struct ft_stats *s = &r->ft.stats;
@@ -74,6 +83,7 @@ static void add_epochs(json_t *o, struct run *r)
 						 : r->primary.engine.epoch));
 	json_object_set_new(o, "sealing", json_boolean(r->primary.engine.state == ENGINE_SEALING));
 	json_object_set_new(o, "epochs_total", json_integer(s->epochs));
+	json_object_set_new(o, "seals", seals(s));
 	json_object_set_new(o, "pause_us",
 			    json_pack("{s:i, s:i}", "p50", ft_percentile(s->pause_us, n, 50), "p99",
 				      ft_percentile(s->pause_us, n, 99)));
@@ -84,6 +94,8 @@ static void add_epochs(json_t *o, struct run *r)
 	json_object_set_new(o, "pages_total", json_integer(s->pages));
 	json_object_set_new(o, "hot_pages_total", json_integer(s->hot_pages));
 	json_object_set_new(o, "page_bytes_total", json_integer(s->page_bytes));
+	json_object_set_new(o, "send_total_us", json_integer((json_int_t)(s->send_ns / 1000)));
+	json_object_set_new(o, "ack_total_us", json_integer((json_int_t)(s->ack_ns / 1000)));
 	json_object_set_new(o, "throttled_total", json_integer(s->throttled));
 	add_seals(o, r);
 	json_object_set_new(o, "takeover_us", json_integer(s->takeover_ns / 1000));

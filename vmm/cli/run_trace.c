@@ -25,7 +25,7 @@ static json_t *one_span(const struct trace_span *s)
 				 ft_word_at((unsigned)s->n));
 	return json_pack("[s, I, I, I, I, s*]", name, (json_int_t)s->begin_ns,
 			 (json_int_t)s->end_ns, (json_int_t)s->epoch, (json_int_t)s->n,
-			 trace_why_name(s->why));
+			 s->why ? ft_seal_name(s->why) : NULL);
 }
 
 static json_t *take(struct run *r)

@@ -20,13 +20,8 @@ static int measure(const struct config_disk *cd, int fd, struct mdev *md, struct
 		return e->code;
 	md->block = cd->block ? (uint32_t)cd->block : block.logical;
 	md->physical = block.physical > md->block ? block.physical : md->block;
-	if (end == 0 || end % md->block)
-		return err_set(e, -EINVAL,
-			       "'%s' has %lld bytes; a raw image is a multiple of its blocks of %u "
-			       "bytes (truncate -s)",
-			       cd->path, (long long)end, md->block);
 	md->bytes = (uint64_t)end;
-	return 0;
+	return disk_block_divides(cd->path, md->bytes, md->block, e);
 }
 
 static int measure_disk(const struct config_disk *cd, struct mdev *md, struct err *e)

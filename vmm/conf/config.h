@@ -26,7 +26,7 @@ struct option_table;
 
 enum config_role { ROLE_PLAIN, ROLE_PRIMARY, ROLE_SECONDARY };
 enum disk_error { DISK_ERROR_GUEST, DISK_ERROR_FAILOVER };
-enum ft_mode { FT_MODE_NONE, FT_MODE_MC, FT_MODE_KEMARI, FT_MODE_AUTO, FT_MODE_COLO };
+enum ft_mode { FT_MODE_NONE, FT_MODE_MC, FT_MODE_KEMARI, FT_MODE_AUTO, FT_MODE_COLO, FT_MODE_OFF };
 
 struct config_disk {
 	char id[32];

@@ -15,6 +15,12 @@ static const char *const keys[] = {[SETTING_FT] = "ft",
 				   [SETTING_PEER] = "peer",
 				   [SETTING_BALLOON] = "balloon_bytes"};
 
+/* Those of --ft, and what only a VM that runs can be. */
+static const struct option_choice modes[] = {
+	{"mc", FT_MODE_MC},	{"kemari", FT_MODE_KEMARI}, {"auto", FT_MODE_AUTO},
+	{"colo", FT_MODE_COLO}, {"off", FT_MODE_OFF},	    {0},
+};
+
 /* As an option of `ftvmm run`, for a struct setting_value; the balloon is only set here. */
 static struct option row(enum setting s)
 {
@@ -26,6 +32,8 @@ static struct option row(enum setting s)
 
 	if (s != SETTING_BALLOON)
 		o = *option_find(config_options(), names[s], strlen(names[s]));
+	if (s == SETTING_FT)
+		o.choices = modes;
 	o.offset = s == SETTING_PEER ? offsetof(struct setting_value, peers)
 				     : offsetof(struct setting_value, number);
 	o.count = offsetof(struct setting_value, npeers);

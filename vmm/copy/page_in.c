@@ -6,6 +6,7 @@
 
 #include "vmm/base/nodump.h"
 #include "vmm/copy/pages.h"
+#include "vmm/machine/mem_split.h"
 
 typedef int take_fn(void *arg, const struct page_entry *en, struct err *e);
 
@@ -234,6 +235,7 @@ bool page_in_commit(struct page_in *in, uint64_t n)
 		else
 			memcpy(mem_kept_page(in->mem, page), slot(in, in->done_slots++),
 			       MEM_PAGE_SIZE);
+		mem_kept_changed(in->mem, page & ~PAGE_IN_ZERO);
 	}
 	zero_flush(&zeros);
 	if (in->done < in->npages)

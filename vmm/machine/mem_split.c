@@ -73,6 +73,12 @@ static uint64_t next_run(const struct mem *m, const uint64_t *pages, uint64_t *p
 	return *page - from;
 }
 
+void mem_kept_changed(struct mem *m, uint64_t page)
+{
+	if (mem_is_split(m))
+		mem_put_host_dirty(m, page / 64, 1ull << (page % 64));
+}
+
 bool mem_roll_back(struct mem *m, const uint64_t *pages, uint64_t *page)
 {
 	uint64_t from, n = next_run(m, pages, page, &from);

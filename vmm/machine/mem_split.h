@@ -9,9 +9,11 @@
  * of the memfd is clean and zero, is mapped nowhere, and goes when the kernel wants its memory. So
  * what mem_absent(), mem_is_hole(), mem_next_data() and mem_hash() say is of the checkpoint.
  *
- * Which pages are private is not asked of the kernel, but of whoever knows what was written: KVM's
- * dirty log and the host's marks, by which epochs live and die, too (vmm/vm/replica.h). More pages
- * than these do no harm.
+ * Which pages were written is not asked of the kernel, but of whoever knows: KVM's dirty log and
+ * the host's marks, by which epochs live and die, too (vmm/vm/replica.h). More pages than these do
+ * no harm. Fewer are private than nobody wrote, but not none: the kernel makes a private page
+ * before a write, and a vCPU that is stopped then never writes. Such a page is as the checkpoint's,
+ * which it hides once that changes: mem_kept_changed().
  *
  * Private pages come on top of the memfd's: up to another copy of RAM, by a guest that has written
  * all of it since the last checkpoint.
@@ -36,8 +38,13 @@ int mem_split(struct mem *m, struct err *e);
  */
 bool mem_roll_back(struct mem *m, const uint64_t *pages, uint64_t *page);
 /*
+ * A peer's page has been written into the checkpoint: it is marked, and the next roll back drops
+ * what may lie over it. Nothing to do for memory that is not split.
+ */
+void mem_kept_changed(struct mem *m, uint64_t page);
+/*
  * What the guest sees becomes what is in the memfd, and memory is one again: at a takeover. `pages`
- * has at least those that are private. In pieces, as above; pages of zeros take no memory for the
+ * has at least those that were written. In pieces, as above; pages of zeros take no memory for the
  * most part. Cannot fail: what is written has memory.
  */
 bool mem_join(struct mem *m, const uint64_t *pages, uint64_t *page);

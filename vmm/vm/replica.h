@@ -24,7 +24,8 @@ struct replica {
 	struct dirty dirty;
 	enum replica_part part;
 	uint64_t at;	    /* how far it is */
-	uint64_t own_pages; /* that this side had written, at the last roll back or the end */
+	uint64_t own_pages; /* that this side or a commit had written, at the last roll back or the
+			       end */
 	bool blind;	    /* the log could not be read then */
 };
 

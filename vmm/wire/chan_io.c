@@ -83,14 +83,6 @@ static ssize_t socket_write(struct chan *c, const struct iovec *iov, int niov)
 	return n < 0 ? -errno : n;
 }
 
-/* Not TCP: it fails, and does no harm. */
-static void socket_cork(struct chan *c, bool on)
-{
-	int value = on;
-
-	setsockopt(c->fd, IPPROTO_TCP, TCP_CORK, &value, sizeof(value));
-}
-
 static uint64_t socket_rate(const struct chan *c)
 {
 	struct tcp_info ti;
@@ -128,7 +120,6 @@ const struct chan_ops chan_socket_ops = {.read = fd_read,
 					 .write = socket_write,
 					 .wait = fd_wait,
 					 .close = fd_close,
-					 .cork = socket_cork,
 					 .rate = socket_rate,
 					 .shut = socket_shut,
 					 .shallow = socket_shallow};
@@ -207,12 +198,6 @@ int chan_write(struct chan *c, const struct iovec *iov, int niov, uint64_t deadl
 		niov -= n;
 	}
 	return 0;
-}
-
-void chan_cork(struct chan *c, bool on)
-{
-	if (c->ops->cork)
-		c->ops->cork(c, on);
 }
 
 uint64_t chan_rate(const struct chan *c)

@@ -28,7 +28,6 @@ struct chan_ops {
 	int (*wait)(struct chan *c, uint64_t deadline_ns);
 	void (*close)(struct chan *c);
 	/* NULL where there is nothing to do. */
-	void (*cork)(struct chan *c, bool on);
 	uint64_t (*rate)(const struct chan *c);
 	void (*shut)(struct chan *c);
 	void (*shallow)(struct chan *c);
@@ -60,8 +59,6 @@ const char *chan_why(const struct chan *c);
  * does not bind a file or a blocking pipe. No SIGPIPE from sockets.
  */
 int chan_write(struct chan *c, const struct iovec *iov, int niov, uint64_t deadline_ns);
-/* Small writes wait for each other while it is on. */
-void chan_cork(struct chan *c, bool on);
 /* Bytes a second that get through, as far as the channel knows; 0: it does not. */
 uint64_t chan_rate(const struct chan *c);
 /*

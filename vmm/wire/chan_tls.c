@@ -249,11 +249,6 @@ static int tls_wait(struct chan *ch, uint64_t deadline_ns)
 	return chan_socket_ops.wait(ch, deadline_ns);
 }
 
-static void tls_cork(struct chan *ch, bool on)
-{
-	chan_socket_ops.cork(ch, on);
-}
-
 static uint64_t tls_rate(const struct chan *ch)
 {
 	return chan_socket_ops.rate(ch);
@@ -274,7 +269,6 @@ static const struct chan_ops tls_ops = {
 	.write = tls_write,
 	.wait = tls_wait,
 	.close = tls_close_chan,
-	.cork = tls_cork,
 	.rate = tls_rate,
 	.shut = tls_shut,
 	.shallow = tls_shallow,

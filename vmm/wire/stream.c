@@ -55,6 +55,7 @@ static const struct {
 	[FRAME_MAPPED] = {"mapped", 64},
 	[FRAME_APART] = {"apart", 64},
 	[FRAME_READ] = {"read", 4096},
+	[FRAME_DISMISS] = {"dismiss", 64},
 	[FRAME_SUMS] = {"sums", 8u << 10},
 	[FRAME_DIFFER] = {"differ", 8u << 10},
 };
@@ -129,23 +130,32 @@ static int write_gathered(struct stream *s, uint64_t deadline_ns)
 	return write_out(s, &iov, 1, iov.iov_len, deadline_ns);
 }
 
-static int send_raw(struct stream *s, const struct iovec *iov, int niov, size_t bytes,
-		    uint64_t deadline_ns)
+static void gather(struct stream *s, const struct iovec *iov, int niov)
 {
-	int r = 0;
-
-	if (s->out_len + bytes > OUT_CAP)
-		r = write_gathered(s, deadline_ns);
-	if (r)
-		return r;
-	if (!s->gathers || bytes > OUT_CAP)
-		return write_out(s, iov, niov, bytes, deadline_ns);
 	for (int i = 0; i < niov; i++) {
 		if (iov[i].iov_len)
 			memcpy(s->out + s->out_len, iov[i].iov_base, iov[i].iov_len);
 		s->out_len += iov[i].iov_len;
 	}
-	return 0;
+}
+
+/* A frame that finds no room goes with what waits, by one write. */
+static int send_raw(struct stream *s, const struct iovec *iov, int niov, size_t bytes,
+		    uint64_t deadline_ns)
+{
+	struct iovec all[STREAM_MAX_IOV + 2];
+	int n = 0;
+
+	if (s->gathers && s->out_len + bytes <= OUT_CAP) {
+		gather(s, iov, niov);
+		return 0;
+	}
+	if (s->out_len)
+		all[n++] = (struct iovec){s->out, s->out_len};
+	memcpy(all + n, iov, (size_t)niov * sizeof(*iov));
+	bytes += s->out_len;
+	s->out_len = 0;
+	return write_out(s, all, n + niov, bytes, deadline_ns);
 }
 
 void stream_gather(struct stream *s)

@@ -88,6 +88,8 @@ enum frame_type {
 
 	FRAME_APART, /* the twin is no twin any more, until the next checkpoint */
 	FRAME_READ,  /* the twin read this from its disks, having written it */
+
+	FRAME_DISMISS, /* the sender goes on without a secondary; to that: DONE */
 	FRAME_TYPE_MAX,
 };
 
