@@ -248,6 +248,7 @@ format: deps-lint
 
 # What the examples of the documentation name: ftvmm trial puts it into its hosts' folders.
 EXAMPLES := $(patsubst %,build/guests/%.elf,hello kv blk idle vsock) $(patsubst %,build/normal/tests/lin/%,kvclient kvcheck)
+MAN := $(patsubst docs/man/%.scd,%,$(wildcard docs/man/*.scd))
 install: deps-build
 	@$(MAKE) --no-print-directory build/normal/ftvmm $(EXAMPLES)
 	install -D -m 755 build/normal/ftvmm $(DESTDIR)$(PREFIX)/bin/ftvmm
@@ -259,13 +260,15 @@ install: deps-build
 	install -d $(DESTDIR)$(PREFIX)/lib/ftvmm/configs/examples
 	install -m 644 configs/examples/*.json $(DESTDIR)$(PREFIX)/lib/ftvmm/configs/examples
 	@if command -v scdoc > /dev/null; then \
-		scdoc < docs/ftvmm.1.scd > build/ftvmm.1 && \
-		install -D -m 644 build/ftvmm.1 $(DESTDIR)$(PREFIX)/share/man/man1/ftvmm.1; \
-	else echo 'no manual page: it needs scdoc (apt-get install scdoc)'; fi
+		mkdir -p build/man && for page in $(MAN); do \
+			scdoc < docs/man/$$page.scd > build/man/$$page && \
+			install -D -m 644 build/man/$$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; \
+		done; \
+	else echo 'no manual pages: they need scdoc (apt-get install scdoc)'; fi
 # What install has put there.
 uninstall:
 	rm -rf $(DESTDIR)$(PREFIX)/lib/ftvmm
-	rm -f $(DESTDIR)$(PREFIX)/bin/ftvmm $(DESTDIR)$(PREFIX)/share/man/man1/ftvmm.1 \
+	rm -f $(DESTDIR)$(PREFIX)/bin/ftvmm $(foreach p,$(MAN),$(DESTDIR)$(PREFIX)/share/man/man$(subst .,,$(suffix $(p)))/$(p)) \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/ftvmm \
 		$(patsubst configs/systemd/%,$(DESTDIR)$(PREFIX)/lib/systemd/system/%,$(wildcard configs/systemd/*.service))
 

@@ -126,6 +126,8 @@ void dest_run(void *arg)
 		vm_resume(d->vm);
 	d->stats.ended_ns = d->ft->stats.first_run_mono_ns = loop_now_ns();
 	d->stats.run_ns = d->stats.ended_ns - at;
+	trace_span(&d->ft->trace, &(struct trace_span){d->stats.begun_ns, d->stats.ended_ns,
+						       .n = d->stats.bytes, .what = TRACE_COMES});
 	vm_announce(&d->announce, d->vm);
 	step_reached(STEP_MIG_RAN);
 	if (d->pager.mem)

@@ -115,6 +115,33 @@ static double ms(uint64_t ns)
 	return (double)ns / 1e6;
 }
 
+static void trace(const struct source *s, enum trace_what what, uint64_t from, uint64_t to)
+{
+	const struct passes_stats *st = &s->passes.stats;
+
+	trace_span(&s->ft->trace,
+		   &(struct trace_span){from, to,
+					.n = what == TRACE_LAST ? st->last_pages : st->pages,
+					.what = what});
+}
+
+/* At its end: what has not been reached is left out. */
+static void trace_all(const struct source *s)
+{
+	const struct source_times *at = &s->at;
+
+	trace(s, TRACE_MIGRATION, at->begun, at->ended);
+	trace(s, TRACE_CONNECT, at->begun, at->passes);
+	trace(s, TRACE_PASSES, at->passes, at->stop);
+	trace(s, TRACE_DOWNTIME, at->stop, at->runs);
+	trace(s, TRACE_HALT, at->stop, at->stopped);
+	trace(s, TRACE_DRAIN, at->stopped, at->drained);
+	trace(s, TRACE_LAST, at->drained, at->sent);
+	trace(s, TRACE_THERE, at->sent, at->ready);
+	trace(s, TRACE_RUN, at->go, at->runs);
+	trace(s, TRACE_REST, at->runs, at->ended);
+}
+
 void source_log_downtime(const struct source *s)
 {
 	const struct source_times *at = &s->at;
@@ -155,13 +182,15 @@ void source_leave(void *arg)
 		s->at.runs = s->at.ended;
 		source_log_downtime(s);
 	}
-	log_info("migrate: %llu passes, %llu pages; then %llu asked for, %llu pushed, %llu of "
-		 "zeros; "
-		 "%.0f ms in all",
+	log_info("migrate: %llu passes, %llu pages in %llu bytes, %llu bytes of disks; then %llu "
+		 "pages asked for, %llu pushed, %llu of zeros; %.0f ms in all",
 		 (unsigned long long)s->passes.stats.pass,
-		 (unsigned long long)s->passes.stats.pages, (unsigned long long)s->urgent.pages,
-		 (unsigned long long)s->push.pages, (unsigned long long)s->push.zero,
-		 ms(s->at.ended - s->at.begun));
+		 (unsigned long long)s->passes.stats.pages,
+		 (unsigned long long)s->passes.stats.bytes,
+		 (unsigned long long)s->passes.stats.disk_bytes,
+		 (unsigned long long)s->urgent.pages, (unsigned long long)s->push.pages,
+		 (unsigned long long)s->push.zero, ms(s->at.ended - s->at.begun));
+	trace_all(s);
 	log_stale(s);
 	ft_set(s->ft, FT_OVER, FT_MIGRATED, s->conf.uri);
 	source_set_result(s, SOURCE_DONE);

@@ -50,7 +50,7 @@ SUITES = {
     "e2e": Suite(host.BARE, ("test_boot", "test_cli", "test_trial", "test_check", "test_blocks", "test_console", "test_snapshot", "test_lazy", "test_migrate",
                              "test_migrate_disks", "test_migrate_steps", "test_protect", "test_stop", "test_failover",
                              "test_kemari", "test_off", "test_colo", "test_colo_outputs", "test_colo_steps", "test_colo_long", "test_shared", "test_tls", "test_time", "test_balloon", "test_faults", "test_arbiters", "test_ocf", "test_systemd", "test_sandbox", "test_resync", "test_kills", "test_move", "test_attacks", "test_hostile", "test_bugs",
-                             "test_vsock", "test_reset", "test_passt", "test_unit", "test_worst", "test_marks", "test_limits"), None),
+                             "test_vsock", "test_reset", "test_passt", "test_unit", "test_worst", "test_marks", "test_limits", "test_trace", "test_control"), None),
     "docs": Suite(host.BARE, ("examples",), None),
     "linux": Suite(host.LINUX, ("boot", "power", "memory", "snapshots", "protect", "disks", "beds", "work",
                                "migrations"),

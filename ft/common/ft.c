@@ -46,6 +46,16 @@ const char *ft_word_at(unsigned i)
 	return i < sizeof(all) / sizeof(all[0]) ? all[i] : NULL;
 }
 
+static void trace_word(struct ft *ft, const char *to)
+{
+	uint64_t now = loop_now_ns();
+	struct trace_span s = {now, now, .what = TRACE_WORD};
+
+	while (ft_word_at((unsigned)s.n) && strcmp(ft_word_at((unsigned)s.n), to) != 0)
+		s.n++;
+	trace_span(&ft->trace, &s);
+}
+
 static void changed(struct ft *ft, const char *from, const char *why)
 {
 	const char *to = ft_word(ft);
@@ -54,6 +64,7 @@ static void changed(struct ft *ft, const char *from, const char *why)
 		return;
 	log_info("%s -> %s%s%s (generation %llu)", from, to, why ? ": " : "", why ? why : "",
 		 (unsigned long long)ft->generation);
+	trace_word(ft, to);
 	if (ft->on_state)
 		ft->on_state(ft->arg, from, to);
 }

@@ -11,6 +11,7 @@
 
 #include "ft/common/arbiter.h"
 #include "ft/common/marks.h"
+#include "ft/common/trace.h"
 #include "vmm/conf/config.h"
 #include "vmm/base/loop.h"
 #include "vmm/vm/vm.h"
@@ -123,6 +124,7 @@ struct ft {
 	bool images_behind;  /* after a takeover: the acknowledged disk log is not in the images yet
 			      */
 	struct ft_stats stats;
+	struct trace trace;
 	void (*on_state)(void *arg, const char *from, const char *to); /* the word changed */
 	/* The process is to end with this code (exit codes: README). */
 	void (*on_exit)(void *arg, int code);

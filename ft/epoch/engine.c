@@ -156,6 +156,36 @@ static void note_parts(struct engine *g, uint64_t pause_ns)
 	all->copy += pause_ns - g->at.stop - g->at.bitmap - g->at.state;
 }
 
+/* --- what is told of it ----------------------------------------------------------------------- */
+
+static uint64_t trace_part(struct engine *g, enum trace_what what, uint64_t from, uint64_t to)
+{
+	trace_span(&g->ft->trace, &(struct trace_span){from, to, g->in_flight, g->capture.count,
+						       what, g->seal_for});
+	return to;
+}
+
+static void trace_pause(struct engine *g)
+{
+	uint64_t at = g->sealed_ns, last = g->resumed_ns - g->at.state;
+
+	trace_part(g, TRACE_PAUSE, at, g->resumed_ns);
+	at = trace_part(g, TRACE_STOP, at, at + g->at.stop);
+	at = trace_part(g, TRACE_BITMAP, at, at + g->at.bitmap);
+	trace_part(g, TRACE_COPY, at, last);
+	trace_part(g, TRACE_STATE, last, g->resumed_ns);
+}
+
+static void trace_acked(struct engine *g)
+{
+	uint64_t now = loop_now_ns(), sent = g->send->ending_ns;
+
+	sent = sent < g->resumed_ns ? g->resumed_ns : sent > now ? now : sent;
+	trace_part(g, TRACE_EPOCH, g->sealed_ns, now);
+	trace_part(g, TRACE_SEND, g->resumed_ns, sent);
+	trace_part(g, TRACE_ACK, sent, now);
+}
+
 /* The VM goes on, unless somebody else wants it to stand. */
 static void sealed(struct engine *g)
 {
@@ -163,9 +193,11 @@ static void sealed(struct engine *g)
 
 	g->state = ENGINE_READY;
 	ft_go(g->ft, g->vm, FT_STAND_SEAL);
-	pause_ns = loop_now_ns() - g->sealed_ns;
+	g->resumed_ns = loop_now_ns();
+	pause_ns = g->resumed_ns - g->sealed_ns;
 	ft_note_epoch(g->ft, g->seal_for, pause_ns, g->capture.count);
 	note_parts(g, pause_ns);
+	trace_pause(g);
 	step_reached(STEP_SEAL_RESUMED);
 	if (g->follow.state == FOLLOW_LAST)
 		follow_feed(g, g->job);
@@ -197,10 +229,11 @@ static unsigned reasons(const struct engine *g)
 
 int engine_seal(struct engine *g, struct err *e)
 {
+	uint64_t now = loop_now_ns();
 	int r;
 
 	step_reached(STEP_SEAL_BEGIN);
-	g->sealed_ns = loop_now_ns();
+	g->sealed_ns = now;
 	r = ft_stand(g->ft, g->vm, reasons(g), NULL, e);
 	if (r)
 		return r;
@@ -284,6 +317,7 @@ void engine_acked(struct engine *g)
 	step_reached(STEP_ACK_RECEIVED);
 	obuf_release(&g->vm->obuf, g->in_flight);
 	step_reached(STEP_RELEASED);
+	trace_acked(g);
 	g->in_flight = 0;
 	disklog_free(&g->disklog, &g->sent_log);
 	note_ack(g);

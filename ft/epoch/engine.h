@@ -73,7 +73,8 @@ struct engine {
 	enum ft_seal seal_for; /* and what the next one is for */
 	uint64_t epoch;	       /* the open one */
 	uint64_t in_flight;    /* the one that awaits its ack, 0: none */
-	uint64_t sealed_ns;    /* when that was sealed, or the last one */
+	uint64_t sealed_ns;    /* when that was sealed, or the last one, */
+	uint64_t resumed_ns;   /* and when the VM might go on */
 	uint64_t ticked_ns;    /* when one last looked for connections that are over */
 	struct ft_parts at;    /* of that, but for the copy, which is the rest */
 	struct disk_writes sent_log;

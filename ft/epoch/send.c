@@ -99,6 +99,7 @@ static int write_parts(struct send *s, struct send_job *j)
 	if (!r)
 		r = write_frame(s, FRAME_STATE, j->epoch, j->state, j->state_len);
 	step_reached(STEP_SEND_STATE);
+	s->ending_ns = loop_now_ns();
 	__atomic_store_n(&s->ending, j->epoch, __ATOMIC_RELEASE);
 	return r ? r : write_end(s, j);
 }

@@ -57,6 +57,7 @@ struct send {
 	int error;	     /* negative errno: the stream is broken */
 	uint64_t ending;     /* atomic: the last epoch whose end went out, or is about to */
 	struct page_out out; /* sender only */
+	uint64_t ending_ns;  /* when that was; written before it */
 	/* Of epochs, since the loop took them: atomic. */
 	uint64_t page_bytes; /* encoded */
 	uint64_t busy_ns;    /* encoding and writing */

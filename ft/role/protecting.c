@@ -70,10 +70,25 @@ static void next_seal(struct primary *p, struct policy_due (*due)(const struct p
 		seal_in(p, next.ns, next.why);
 }
 
+static void in_step(struct primary *p)
+{
+	const struct sync *s = p->engine.sync;
+	uint64_t now = loop_now_ns();
+	uint64_t bytes = __atomic_load_n(&s->bytes, __ATOMIC_RELAXED) - s->begun_bytes;
+
+	trace_span(&p->ft->trace,
+		   &(struct trace_span){s->begun_ns, now, .n = bytes, .what = TRACE_SYNC});
+	ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
+	log_info("in step after %.2f s: %llu bytes, %llu pages of memory among them",
+		 (double)(now - s->begun_ns) / 1e9, (unsigned long long)bytes,
+		 (unsigned long long)(__atomic_load_n(&s->pages, __ATOMIC_RELAXED) -
+				      s->begun_pages));
+}
+
 void primary_in_step(struct primary *p)
 {
 	if (p->ft->cover == FT_SYNCING)
-		ft_set(p->ft, FT_HERE, FT_PROTECTED, NULL);
+		in_step(p);
 }
 
 void primary_acked(void *arg)

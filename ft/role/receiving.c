@@ -123,6 +123,11 @@ static void roll_back_on(struct secondary *s, bool all)
 		at_checkpoint(s);
 }
 
+static void trace(struct secondary *s, enum trace_what what, uint64_t from, uint64_t to)
+{
+	trace_span(&s->ft->trace, &(struct trace_span){from, to, s->stage.epoch, .what = what});
+}
+
 /* A turn of the commit, or the rest of it. */
 static void commit_on(struct secondary *s, bool all)
 {
@@ -132,6 +137,8 @@ static void commit_on(struct secondary *s, bool all)
 		stage_commit(&s->stage);
 	else
 		done = stage_commit_turn(&s->stage);
+	if (done)
+		trace(s, TRACE_COMMIT, s->whole_ns, loop_now_ns());
 	if (done && s->fsm.state == SEC_SYNCING)
 		try_first(s);
 	else if (done)
@@ -205,8 +212,10 @@ void secondary_take_part(void *arg)
 		r = stage_frame(&s->stage, s->frame, &e);
 	if (r < 0)
 		secondary_reject(s, e.msg);
-	else if (r == 1)
-		secondary_post(s, SEC_EV_WHOLE);
+	if (r != 1)
+		return;
+	s->whole_ns = loop_now_ns();
+	secondary_post(s, SEC_EV_WHOLE);
 }
 
 /*
@@ -233,6 +242,7 @@ static bool committed(struct secondary *s, int r)
 {
 	s->committed_ns = s->begun_ns;
 	s->ft->stats.epochs++;
+	trace(s, TRACE_RECEIVE, s->begun_ns, s->whole_ns);
 	if (!verified(s, stage_verify))
 		return false;
 	if (r < 0)
@@ -274,6 +284,8 @@ void secondary_take_epoch(void *arg)
 		stage_commit(&s->stage);
 	else
 		done = stage_commit_turn(&s->stage); /* secondary_read() goes on with it */
+	if (done)
+		trace(s, TRACE_COMMIT, s->whole_ns, loop_now_ns());
 	if (committed(s, r) && done)
 		roll_back_on(s, s->verify);
 }

@@ -124,6 +124,7 @@ struct secondary {
 	struct locking locking;
 	uint64_t lost_ns;
 	uint64_t begun_ns, committed_ns; /* when the open, the committed epoch began to arrive */
+	uint64_t whole_ns;		 /* when the last one had come that is whole */
 	/* The VM runs here now. */
 	void (*taken_over)(void *arg);
 	void *arg;

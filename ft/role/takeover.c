@@ -27,6 +27,11 @@ void takeover_hold_disks(struct secondary *s)
 			disk_hold(&s->vm->devices.disks[i], true);
 }
 
+static void trace(struct secondary *s, enum trace_what what, uint64_t from, uint64_t to)
+{
+	trace_span(&s->ft->trace, &(struct trace_span){from, to, s->stage.committed, .what = what});
+}
+
 /* --- shared images ---------------------------------------------------------------------------- */
 
 /* Its guest neither reads nor writes them before they are locked here: until then they may change.
@@ -116,6 +121,10 @@ static void own(struct secondary *s)
 	loop_timer_del(ft->loop, &s->timer_op);
 	ft->peer[0] = 0;
 	ft_set(ft, FT_HERE, FT_DEGRADED, "took over");
+	log_info("takeover: the vCPUs were let go %.2f ms after the loss, from epoch %llu; %llu "
+		 "bytes of disk writes go to the images behind it",
+		 (double)ft->stats.takeover_ns / 1e6, (unsigned long long)s->stage.committed,
+		 (unsigned long long)s->disks.queue.bytes);
 	stage_done(&s->stage);
 	s->taken_over(s->arg);
 	hold_shared(s, false);
@@ -237,9 +246,11 @@ void takeover_load(void *arg)
 {
 	struct secondary *s = arg;
 	struct err e = {0};
+	uint64_t now = loop_now_ns();
 
 	if (s->fsm.state == SEC_CLAIM && lacks_locks(s))
 		return;
+	trace(s, TRACE_CLAIM, s->lost_ns, now);
 	step_reached(STEP_TAKEOVER_LOAD);
 	s->ft->images_behind = !diskapply_idle(&s->disks);
 	takeover_hold_disks(s);
@@ -251,6 +262,7 @@ void takeover_load(void *arg)
 	vm_new_generation(s->vm);
 	step_reached(STEP_TAKEOVER_LINK);
 	vm_plug(s->vm);
+	trace(s, TRACE_LOAD, now, loop_now_ns());
 	secondary_post(s, SEC_EV_LOADED);
 }
 
@@ -265,6 +277,7 @@ static void start_here(struct secondary *s)
 		vm_resume(s->vm);
 	s->ft->stats.first_run_mono_ns = loop_now_ns();
 	s->ft->stats.takeover_ns = s->ft->stats.first_run_mono_ns - s->lost_ns;
+	trace(s, TRACE_TAKEOVER, s->lost_ns, s->ft->stats.first_run_mono_ns);
 	step_reached(STEP_TAKEOVER_RUN);
 }
 

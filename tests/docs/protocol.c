@@ -1,7 +1,8 @@
 /*
  * The tables of the protocols as docs/protocol.md and docs/migration.md have them, from the tables
- * that the program runs: "protocol primary", "move", "secondary", "source" or "dest"; and that of
- * docs/monitoring.md, "metrics".
+ * that the program runs: "protocol primary", "move", "secondary", "source" or "dest"; and those of
+ * docs/monitoring.md, "metrics" and "trace"; and
+ * docs/control.md, "control".
  */
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +10,8 @@
 #include "ft/role/primary.h"
 #include "ft/role/secondary.h"
 #include "postcopy/phases.h"
+#include "vmm/cli/command.h"
+#include "vmm/cli/ctl_schema.h"
 #include "vmm/cli/metrics.h"
 
 /* Rows one after the other that differ in their states only are one line. */
@@ -62,6 +65,71 @@ static const struct table {
 	{"dest", &dest_desc, dest_states},
 };
 
+static int print_trace(void)
+{
+	const struct trace_row *row;
+
+	printf("| span | track | args | from, to |\n| --- | --- | --- | --- |\n");
+	for (unsigned i = 0; (row = trace_row_at(i)); i++)
+		printf("| %s | %s | %s | %s |\n", row->name, row->track, row->n, row->help);
+	printf("\nWhy an epoch was sealed, in `why`:");
+	for (unsigned why = FT_SEAL_NONE + 1; why < FT_SEALS; why++)
+		printf("%s %s", why > FT_SEAL_NONE + 1 ? "," : "", ft_seal_name(why));
+	printf(".\n");
+	return 0;
+}
+
+static void print_fields(enum ctl_part part, const char *of, const char *head, const char *none)
+{
+	const struct ctl_field *f;
+	unsigned n = 0;
+
+	for (unsigned i = 0; (f = ctl_field_at(i)); i++) {
+		if (f->part != part || strcmp(f->of, of) != 0 || !strcmp(f->type, "nothing"))
+			continue;
+		if (!*f->name) {
+			printf("%s: a %s: %s.\n\n", head, f->type, f->help);
+			return;
+		}
+		if (!n++)
+			printf("| %s | type | |\n| --- | --- | --- |\n", head);
+		printf("| %s | %s | %s |\n", f->name, f->type, f->help);
+	}
+	printf("%s%s", n ? "" : none, n || *none ? "\n" : "");
+}
+
+/* Of a part of the table, each name once. */
+static void print_part(enum ctl_part part, const char *title, const char *head)
+{
+	const struct ctl_field *f, *last = NULL;
+
+	for (unsigned i = 0; (f = ctl_field_at(i)); last = f, i++) {
+		if (f->part != part || (last && !strcmp(last->of, f->of)))
+			continue;
+		printf("### %s %s\n\n", title, f->of);
+		if (!strcmp(f->type, "nothing"))
+			printf("%s.\n\n", f->help);
+		print_fields(part, f->of, head, "");
+	}
+}
+
+static int print_control(void)
+{
+	const struct command *c;
+
+	for (unsigned i = 0; (c = command_at(i)); i++) {
+		if (!c->serve)
+			continue;
+		printf("### %s\n\n%s.\n\n", c->name, c->help);
+		print_fields(CTL_REQUEST, c->name, "request", "Request: nothing besides `cmd`.\n");
+		print_fields(CTL_REPLY, c->name, "reply",
+			     "Reply: an empty object, when it is done.\n");
+	}
+	print_part(CTL_EVENT, "event", "member");
+	print_part(CTL_OBJECT, "object", "member");
+	return 0;
+}
+
 static int print_metrics(void)
 {
 	const struct metric *m;
@@ -83,12 +151,17 @@ int main(int argc, char **argv)
 {
 	if (argc == 2 && !strcmp(argv[1], "metrics"))
 		return print_metrics();
+	if (argc == 2 && !strcmp(argv[1], "trace"))
+		return print_trace();
+	if (argc == 2 && !strcmp(argv[1], "control"))
+		return print_control();
 	for (size_t i = 0; argc == 2 && i < sizeof(tables) / sizeof(tables[0]); i++)
 		if (!strcmp(argv[1], tables[i].name)) {
 			print_states(tables[i].desc, tables[i].states);
 			print_rows(tables[i].desc);
 			return 0;
 		}
-	fprintf(stderr, "usage: protocol primary|move|secondary|source|dest|metrics\n");
+	fprintf(stderr,
+		"usage: protocol primary|move|secondary|source|dest|metrics|trace|control\n");
 	return 1;
 }

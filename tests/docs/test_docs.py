@@ -19,7 +19,6 @@ import glob
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from xml.etree import ElementTree
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import lab
+import man
 import monitoring
 from lab import BUILD, ROOT, Failed
 
@@ -245,18 +245,14 @@ def commands():
 
 
 def command_section():
-    """The commands as the manual has them: what is to be replaced is underlined."""
-    rows = []
-    for name, args, text in commands():
-        args = re.sub(r"[A-Z]+(\.json)?|options", r"_\g<0>_", args)
-        rows.append(f"*ftvmm {name}* {args}".rstrip() + f"\n\t{text}")
-    return "\n\n".join(rows)
+    """The commands as the manual has them."""
+    return "\n\n".join(f"{man.usage(name, args)}\n\t{text}" for name, args, text in commands())
 
 
 # What the program prints and a page has: page, mark, how to get it.
 PRINTED = {
     "options": ("docs/operations.md", "<!-- from ftvmm run --help-md -->", option_table),
-    "commands": ("docs/ftvmm.1.scd", "; from ftvmm --help-md", command_section),
+    "commands": ("docs/man/ftvmm.1.scd", "; from ftvmm --help-md", command_section),
     "primary": ("docs/protocol.md", "<!-- from protocol primary -->",
                 lambda: printed("tests/docs/protocol", "primary")),
     "move": ("docs/protocol.md", "<!-- from protocol move -->", lambda: printed("tests/docs/protocol", "move")),
@@ -264,14 +260,17 @@ PRINTED = {
                   lambda: printed("tests/docs/protocol", "secondary")),
     "source": ("docs/migration.md", "<!-- from protocol source -->", lambda: printed("tests/docs/protocol", "source")),
     "metrics": ("docs/monitoring.md", "<!-- from protocol metrics -->", lambda: printed("tests/docs/protocol", "metrics")),
+    "control": ("docs/control.md", "<!-- from protocol control -->", lambda: printed("tests/docs/protocol", "control")),
+    "trace": ("docs/monitoring.md", "<!-- from protocol trace -->", lambda: printed("tests/docs/protocol", "trace")),
     "state": ("docs/state.md", "<!-- from state -->", lambda: printed("tests/docs/state")),
     "dest": ("docs/migration.md", "<!-- from protocol dest -->", lambda: printed("tests/docs/protocol", "dest")),
 }
+PRINTED.update(man.printed(commands, option_table))
 
 
 def between(text, mark):
     start = text.index(mark) + len(mark)
-    return start, text.index(END[mark[0]], start)
+    return start, text.index("\n" + END[mark[0]] + "\n", start) + 1
 
 
 def check_printed(name):
@@ -302,19 +301,17 @@ def check_commands():
 
 
 def check_man():
-    """The manual page explains every option, and is well formed."""
-    text = read("docs/ftvmm.1.scd")
-    migrate = re.findall(r"^ +--([\w-]+)", printed("ftvmm", "migrate", "--help"), re.M)
-    if "recover" not in migrate:
-        raise Failed(f"ftvmm migrate --help lists only {migrate}")
-    for row in re.findall(r"^\| `--([\w-]+)` \|", option_table(), re.M) + migrate:
-        if not re.search(rf"^\*(?:.*[ *])?--{row}\*", text, re.M):
-            raise Failed(f"docs/ftvmm.1.scd does not explain --{row}")
-    if shutil.which("scdoc"):
-        p = subprocess.run(["scdoc"], input=text, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                           text=True, check=False)
-        if p.returncode:
-            raise Failed(f"docs/ftvmm.1.scd: {p.stderr.strip()}")
+    """The manual has a page for each command, which explains every option, and all are well formed."""
+    man.check_pages(commands)
+    for name in ("run", "migrate", "failover", "wait", "trace"):
+        text = read(f"docs/man/ftvmm-{name}.1.scd")
+        printed_ = option_table() if name == "run" else printed("ftvmm", name, "--help")
+        rows = re.findall(r"^\| `--([\w-]+)` \|" if name == "run" else r"^ +--([\w-]+)", printed_, re.M)
+        if not rows:
+            raise Failed(f"ftvmm {name} --help lists no options")
+        for row in rows:
+            if not re.search(rf"^\*(?:.*[ *])?--{row}\*", text, re.M):
+                raise Failed(f"docs/man/ftvmm-{name}.1.scd does not explain --{row}")
 
 
 def check_states():

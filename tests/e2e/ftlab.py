@@ -179,7 +179,8 @@ class Control:
                 raise ConnectionError("control socket closed")
             self.data += more
         line, self.data = self.data.split(b"\n", 1)
-        return json.loads(line)
+        line = json.loads(line)
+        return line if "greeting" not in line else self.line()
 
     def call(self, cmd, **args):
         self.serial += 1

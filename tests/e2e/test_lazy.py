@@ -201,9 +201,9 @@ def lazy_lost(lab):
         slow.open()
         status = vm.wait_status(lambda s: "will not come" in s["note"], "what is wrong", 20)
         expect(status["state"] == "INCOMPLETE" and re.search(pattern, status["note"]), f"{status['state']}: {status['note']}")
-        for cmd in ("resume", "snapshot"):
+        for cmd, members in (("resume", {}), ("snapshot", {"file": lab.path("other")})):
             try:
-                vm.call(cmd, file=lab.path("other"))
+                vm.call(cmd, **members)
             except ftlab.LabError as e:
                 expect(re.search("will not come|cannot be had|not before all", str(e)), str(e))
             else:

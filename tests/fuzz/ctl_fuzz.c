@@ -80,6 +80,7 @@ static void check_line(const char *line, size_t n)
 
 	require(json_is_object(j) && (json_object_get(j, "ok") != NULL) +
 						     (json_object_get(j, "error") != NULL) +
+						     (json_object_get(j, "greeting") != NULL) +
 						     (json_object_get(j, "event") != NULL) ==
 					     1);
 	json_decref(j);
@@ -209,6 +210,7 @@ static void ask(struct input *in)
 	require(c && !socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, sv));
 	c->fd = sv[0];
 	c->name = "fz";
+	c->greeted = false;
 	c->len = c->used = 0;
 	if (in->left && write(sv[1], in->p, in->left) < 0)
 		require(errno == EAGAIN);

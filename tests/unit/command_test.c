@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "tests/unit/libcommand.h"
+#include "tests/unit/librig.h"
 #include "vmm/cli/command.h"
 #include "vmm/cli/ctl_sock.h"
 #include "vmm/cli/run.h"
@@ -19,8 +20,8 @@
 #include "vmm/conf/option.h"
 #include "vmm/base/log.h"
 
-/* Standard output and error of the last say(). */
-static char out[16384];
+/* Standard output and error of the last say(), or what the VM said. */
+#define out rig_out
 
 static int say(const char *line)
 {
@@ -103,86 +104,24 @@ static void help_explains_options(void **state)
 /* --- a VM that is asked ------------------------------------------------------------------------
  */
 
-struct rig {
-	char dir[32];
-	struct run *r;
-	int client;
-};
-
-static int setup(void **state)
-{
-	struct rig *rig = calloc(1, sizeof(*rig));
-	struct sockaddr_un sa;
-
-	log_init(LOG_ERROR, "test");
-	strcpy(rig->dir, "/tmp/ftvmm-cmd-XXXXXX");
-	assert_non_null(mkdtemp(rig->dir));
-	setenv("XDG_RUNTIME_DIR", rig->dir, 1);
-	rig->r = calloc(1, sizeof(*rig->r));
-	assert_int_equal(loop_init(&rig->r->loop, NULL), 0);
-	assert_int_equal(ctl_open(&rig->r->ctl, &rig->r->loop, "vm-1", run_command, rig->r, NULL),
-			 0);
-	assert_int_equal(ctl_sock_addr("vm-1", &sa, NULL), 0);
-	rig->client = ctl_sock_connect(&sa, 0);
-	assert_true(rig->client >= 0);
-	*state = rig;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct rig *rig = *state;
-	char cmd[64];
-
-	close(rig->client);
-	ctl_close(rig->r->ctl);
-	loop_done(&rig->r->loop);
-	free(rig->r);
-	snprintf(cmd, sizeof(cmd), "rm -r %s", rig->dir);
-	free(rig);
-	return system(cmd);
-}
-
-/* All that comes within a few rounds. */
-static const char *hear(struct rig *rig)
-{
-	ssize_t n = 0, got;
-
-	for (int i = 0; i < 8; i++) {
-		loop_run_once(&rig->r->loop, 1000000);
-		got = recv(rig->client, out + n, sizeof(out) - 1 - (size_t)n, MSG_DONTWAIT);
-		n += got > 0 ? got : 0;
-	}
-	out[n] = 0;
-	return out;
-}
-
-static const char *ask(struct rig *rig, const char *cmd)
-{
-	char line[100];
-	int n = snprintf(line, sizeof(line), "{\"cmd\":\"%s\"}\n", cmd);
-
-	assert_int_equal(send(rig->client, line, (size_t)n, 0), n);
-	return hear(rig);
-}
-
 static void vm_serves_what_the_table_says(void **state)
 {
-	static const char none[] = "{\"error\":\"no command '%s'; there are status, events, pause, "
-				   "resume, set, snapshot, dump, failover, migrate, stop\"}\n";
+	static const char none[] =
+		"{\"error\":\"no command '%s'; there are status, events, trace, "
+		"pause, resume, set, snapshot, dump, failover, migrate, stop\"}\n";
 	struct rig *rig = *state;
 	const struct command *c;
 	char want[200];
 
 	snprintf(want, sizeof(want), none, "frobnicate");
-	assert_string_equal(ask(rig, "frobnicate"), want);
+	assert_string_equal(rig_ask(rig, "frobnicate"), want);
 	for (unsigned i = 0; (c = command_at(i)); i++) {
 		bool refused;
 
 		if (!strcmp(c->name, "stop"))
 			continue;
 		snprintf(want, sizeof(want), none, c->name);
-		refused = !strcmp(ask(rig, c->name), want);
+		refused = !strcmp(rig_ask(rig, c->name), want);
 		assert_true(refused == !c->serve);
 	}
 }
@@ -200,7 +139,8 @@ static void each_is_served_by_its_own(void **state)
 		{"dump", "{\"error\":\"dump: this side does not run the VM"},
 		{"failover", "{\"error\":\"failover: only the side"},
 		{"migrate", "{\"error\":\"migrate: where to?"},
-		{"migrate\",\"cancel\":true,\"x\":\"", "{\"error\":\"migrate: none is under way"},
+		{"migrate\",\"cancel\":true,\"id\":\"",
+		 "{\"id\":\"\",\"error\":\"migrate: none is under way"},
 		{"stop\",\"timeout_ns\":\"x", "{\"error\":\"stop: timeout must"},
 		{"pause", "{\"error\":\"this side does not run the VM"},
 	};
@@ -208,13 +148,13 @@ static void each_is_served_by_its_own(void **state)
 	struct run *r = rig->r;
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-		if (strncmp(ask(rig, cases[i].cmd), cases[i].answer, strlen(cases[i].answer)))
+		if (strncmp(rig_ask(rig, cases[i].cmd), cases[i].answer, strlen(cases[i].answer)))
 			fail_msg("%s: %s", cases[i].cmd, out);
 	r->has_vm = true;
-	ask(rig, "pause");
+	rig_ask(rig, "pause");
 	assert_int_equal(r->ft.stands, FT_STAND_USER);
 	r->vm.running = true;
-	ask(rig, "resume");
+	rig_ask(rig, "resume");
 	assert_int_equal(r->ft.stands, 0);
 }
 
@@ -224,13 +164,13 @@ static void ended_vm_shows_status_and_events(void **state)
 	struct rig *rig = *state;
 
 	rig->r->over = true;
-	assert_non_null(strstr(ask(rig, "status"), "{\"ok\":{\"name\":"));
-	assert_string_equal(ask(rig, "stop"), ended);
-	assert_string_equal(ask(rig, "frobnicate"), ended);
+	assert_non_null(strstr(rig_ask(rig, "status"), "{\"ok\":{\"name\":"));
+	assert_string_equal(rig_ask(rig, "stop"), ended);
+	assert_string_equal(rig_ask(rig, "frobnicate"), ended);
 	ctl_event(rig->r->ctl, json_pack("{ss}", "event", "unheard"));
-	assert_non_null(strstr(ask(rig, "events"), "{\"ok\":{\"event\":\"ft-state\""));
+	assert_non_null(strstr(rig_ask(rig, "events"), "{\"ok\":{\"event\":\"ft-state\""));
 	ctl_event(rig->r->ctl, json_pack("{ss}", "event", "written"));
-	assert_non_null(strstr(hear(rig), "{\"event\":\"written\",\"time\":\""));
+	assert_non_null(strstr(rig_hear(rig), "{\"event\":\"written\",\"time\":\""));
 }
 
 /* Of each disk: whether its image did what it was asked last, and whether the other is like it. */
@@ -244,24 +184,24 @@ static void status_says_how_images_are(void **state)
 
 	vm->machine.ndevs = 2;
 	vm->machine.devs[1] = (struct mdev){.kind = MDEV_BLK, .id = "d0"};
-	assert_non_null(strstr(ask(rig, "status"),
+	assert_non_null(strstr(rig_ask(rig, "status"),
 			       "\"disks\":{\"d0\":{\"image\":\"ok\",\"errors\":0,"
 			       "\"last_error\":\"\"}}"));
 	d->errors = 2;
 	d->error = -EIO;
 	d->failing = true;
-	assert_non_null(strstr(ask(rig, "status"),
+	assert_non_null(strstr(rig_ask(rig, "status"),
 			       "{\"image\":\"failing\",\"errors\":2,\"last_error\":"
 			       "\"Input/output error\"}"));
 	rig->r->primary.engine.disklog.differs = 1u << 1;
-	assert_non_null(strstr(ask(rig, "status"), "{\"image\":\"differs\",\"errors\":2,"));
-	assert_non_null(strstr(ask(rig, "status"), "\"images_differ\":true"));
+	assert_non_null(strstr(rig_ask(rig, "status"), "{\"image\":\"differs\",\"errors\":2,"));
+	assert_non_null(strstr(rig_ask(rig, "status"), "\"images_differ\":true"));
 	rig->r->primary.engine.disklog.differs = 0;
 	strcpy(d->id, "d0");
 	run_disk_watch(rig->r);
-	ask(rig, "events");
+	rig_ask(rig, "events");
 	d->told(d->told_arg, d, &(struct disk_req){.kind = DISK_WRITE}, -EIO);
-	assert_non_null(strstr(hear(rig),
+	assert_non_null(strstr(rig_hear(rig),
 			       "{\"event\":\"disk-error\",\"disk\":\"d0\",\"op\":\"write\","
 			       "\"error\":\"Input/output error\",\"errors\":2,"));
 	memset(d, 0, sizeof(*d));
@@ -281,7 +221,7 @@ static void events_begin_with_the_state(void **state)
 	r->ft.cover = FT_DEGRADED;
 	r->ft.generation = 7;
 	strcpy(r->ft.note, "the peer is gone");
-	reply = json_loads(ask(rig, "events"), 0, NULL);
+	reply = json_loads(rig_ask(rig, "events"), 0, NULL);
 	ok = json_object_get(reply, "ok");
 	assert_string_equal(json_string_value(json_object_get(ok, "event")), "ft-state");
 	assert_null(json_object_get(ok, "old"));
@@ -293,12 +233,13 @@ static void events_begin_with_the_state(void **state)
 	json_decref(reply);
 	r->ft.cover = FT_SYNCING;
 	ctl_event(r->ctl, run_state_event(r, "DEGRADED"));
-	assert_non_null(strstr(hear(rig), "{\"event\":\"ft-state\",\"old\":\"DEGRADED\",\"new\":"
-					  "\"SYNCING\",\"role\":\"primary\",\"generation\":7,"));
+	assert_non_null(strstr(rig_hear(rig),
+			       "{\"event\":\"ft-state\",\"old\":\"DEGRADED\",\"new\":"
+			       "\"SYNCING\",\"role\":\"primary\",\"generation\":7,"));
 	/* A note that is no text is left out; the state is told. */
 	strcpy(r->ft.note, "\xff");
 	ctl_event(r->ctl, run_state_event(r, "DEGRADED"));
-	assert_non_null(strstr(hear(rig), "\"generation\":7,\"time\":\""));
+	assert_non_null(strstr(rig_hear(rig), "\"generation\":7,\"time\":\""));
 }
 
 static json_int_t status_number(json_t *reply, const char *key)
@@ -313,7 +254,7 @@ static void status_says_what_is_behind(void **state)
 {
 	struct rig *rig = *state;
 	struct run *r = rig->r;
-	json_t *reply = json_loads(ask(rig, "status"), 0, NULL);
+	json_t *reply = json_loads(rig_ask(rig, "status"), 0, NULL);
 
 	assert_int_equal(status_number(reply, "unacked_us"), 0);
 	assert_int_equal(status_number(reply, "images_behind"), 0);
@@ -327,7 +268,7 @@ static void status_says_what_is_behind(void **state)
 	r->secondary.disks.queue.bytes = 8192;
 	r->secondary.disks.error = -5;
 	r->ft.stats.unequal = 2;
-	reply = json_loads(ask(rig, "status"), 0, NULL);
+	reply = json_loads(rig_ask(rig, "status"), 0, NULL);
 	assert_in_range(status_number(reply, "unacked_us"), 5000, 60000000);
 	assert_int_equal(status_number(reply, "disklog_bytes"), 4096);
 	assert_int_equal(status_number(reply, "images_behind"), 1);
@@ -352,9 +293,9 @@ static void status_says_how_far_a_sync_is(void **state)
 	s->bytes += 700;
 	s->pages += 20;
 	r->vm.mem.bytes = 2 << 20;
-	assert_null(strstr(ask(rig, "status"), "\"sync\":"));
+	assert_null(strstr(rig_ask(rig, "status"), "\"sync\":"));
 	r->ft.cover = FT_SYNCING;
-	reply = json_loads(ask(rig, "status"), 0, NULL);
+	reply = json_loads(rig_ask(rig, "status"), 0, NULL);
 	sync = json_object_get(json_object_get(reply, "ok"), "sync");
 	assert_int_equal(json_integer_value(json_object_get(sync, "bytes")), 700);
 	assert_int_equal(json_integer_value(json_object_get(sync, "pages")), 20);
@@ -375,9 +316,9 @@ static void status_names_the_holder(void **state)
 
 	snprintf(uri, sizeof(uri), "file:%s/record", rig->dir);
 	assert_int_equal(arbiter_open(&r->ft.arbiter, NULL, uri, "vm-1", "host-a pid 7", NULL), 0);
-	assert_null(strstr(ask(rig, "status"), "\"holder\""));
+	assert_null(strstr(rig_ask(rig, "status"), "\"holder\""));
 	assert_int_equal(arbiter_claim(r->ft.arbiter, 0, ARBITER_START, &generation, NULL), 0);
-	reply = json_loads(ask(rig, "status"), 0, NULL);
+	reply = json_loads(rig_ask(rig, "status"), 0, NULL);
 	assert_string_equal(
 		json_string_value(json_object_get(json_object_get(reply, "ok"), "holder")),
 		"host-a pid 7");
@@ -399,17 +340,17 @@ static void resume_is_not_for_the_arbiters_silence(void **state)
 	r->primary.vm = &r->vm;
 	r->ft.stands = FT_STAND_CLAIM | FT_STAND_SILENT;
 	strcpy(r->ft.note, "it is silent");
-	assert_string_equal(ask(rig, "resume"), refused);
+	assert_string_equal(rig_ask(rig, "resume"), refused);
 	/* What the user paused, the user lets go on: the arbiter's answer is all it waits for. */
 	r->ft.stands |= FT_STAND_USER;
-	assert_string_equal(ask(rig, "resume"), "{\"ok\":{}}\n");
+	assert_string_equal(rig_ask(rig, "resume"), "{\"ok\":{}}\n");
 	assert_int_equal(r->ft.stands, FT_STAND_CLAIM | FT_STAND_SILENT);
-	assert_string_equal(ask(rig, "resume"), refused);
+	assert_string_equal(rig_ask(rig, "resume"), refused);
 }
 
 static void check_refused(struct rig *rig, const char *cmd, const char *why)
 {
-	if (!strstr(ask(rig, cmd), "\"error\"") || !strstr(out, why))
+	if (!strstr(rig_ask(rig, cmd), "\"error\"") || !strstr(out, why))
 		fail_msg("not %s: %s", why, out);
 }
 
@@ -489,13 +430,13 @@ static void check_stop(struct rig *rig, bool runs, unsigned stands, bool hears)
 	r->has_vm = true;
 	r->vm.running = runs;
 	r->ft.stands = stands;
-	assert_string_equal(ask(rig, "stop"), "{\"ok\":{}}\n");
+	assert_string_equal(rig_ask(rig, "stop"), "{\"ok\":{}}\n");
 	assert_int_equal(pressed, hears);
 	assert_int_equal(r->stopping, hears);
 	assert_int_equal(r->over, !hears);
 	/* A second one does not wait for the guest. */
 	if (hears)
-		assert_string_equal(ask(rig, "stop"), "{\"ok\":{}}\n");
+		assert_string_equal(rig_ask(rig, "stop"), "{\"ok\":{}}\n");
 	assert_true(r->over);
 	assert_int_equal(pressed, hears);
 	loop_timer_del(&r->loop, &r->stop_op);
@@ -528,17 +469,17 @@ static void a_stop_says_that_it_was_forced(void **state)
 	r->vm.running = true;
 	r->ft.stands = 0;
 	deaf = true;
-	assert_string_equal(ask(rig, "stop"),
+	assert_string_equal(rig_ask(rig, "stop"),
 			    "{\"ok\":{\"forced\":\"the guest does not listen to its power "
 			    "button\"}}\n");
 	assert_true(r->over);
 	deaf = false;
 	r->over = r->loop.stop = false;
-	assert_string_equal(ask(rig, "stop\",\"timeout_ns\":1000000000,\"x\":\"y"),
-			    "{\"ok\":{}}\n");
+	assert_string_equal(rig_ask(rig, "stop\",\"timeout_ns\":1000000000,\"id\":\"y"),
+			    "{\"id\":\"y\",\"ok\":{}}\n");
 	assert_true(r->stopping);
 	loop_timer_set(&r->loop, &r->stop_op, 0);
-	assert_non_null(strstr(hear(rig),
+	assert_non_null(strstr(rig_hear(rig),
 			       "{\"event\":\"stop-forced\",\"why\":\"the guest did not switch "
 			       "itself off in time\""));
 	assert_true(r->over);
@@ -653,7 +594,7 @@ static void other_shells_are_refused(void **state)
 
 int main(int argc, char **argv)
 {
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rows_are_whole),
 		cmocka_unit_test(help_lists_each),

@@ -136,6 +136,7 @@ static void defaults(void **state)
 	assert_int_equal(c.disklog_bytes, 64 << 20);
 	assert_false(c.claim || c.verify || c.verbose);
 	assert_int_equal(c.sandbox, SANDBOX_ON);
+	assert_int_equal(c.log, LOG_TEXT);
 }
 
 static void every_flag(void **state)
@@ -144,7 +145,8 @@ static void every_flag(void **state)
 
 	good(&c, "--primary --peer tcp:a:1,unix:/tmp/b --ft mc --epoch 10ms --heartbeat=5ms "
 		 "--peer-timeout 1s --arbiter file:/x/y --claim --staging 8M --output-limit 1M "
-		 "--disklog-limit 2M --verify --sandbox strict --verbose -kk -i two.raw -a x=1 -m "
+		 "--disklog-limit 2M --verify --sandbox strict --log json --verbose -kk -i two.raw "
+		 "-a x=1 -m "
 		 "1G -c4 --name web1 "
 		 "--console out -d id=a,path=root.raw,direct "
 		 "-d id=b,path=two.raw,ro -n id=n0,tap=t0,bridge=br0,mac=02:00:00:00:00:0a");
@@ -159,6 +161,7 @@ static void every_flag(void **state)
 	assert_string_equal(c.arbiter, "file:/x/y");
 	assert_true(c.claim && c.verify && c.verbose);
 	assert_int_equal(c.sandbox, SANDBOX_STRICT);
+	assert_int_equal(c.log, LOG_JSON);
 	assert_int_equal(c.staging_bytes, 8 << 20);
 	assert_int_equal(c.output_bytes, 1 << 20);
 	assert_int_equal(c.disklog_bytes, 2 << 20);
@@ -704,7 +707,7 @@ static void help_fits_a_screen(void **state)
 	fflush(stdout);
 	assert_true(dup2(saved, 1) >= 0);
 	close(saved);
-	assert_true(lines > 25 && lines <= 44);
+	assert_true(lines > 25 && lines <= 45);
 }
 
 int main(void)

@@ -74,6 +74,16 @@ static void turn(void)
 		assert_int_equal(loop_run_once(&loop, 1000000ull), 0);
 }
 
+/* Exactly that has come. */
+static void expect(int fd, const char *want)
+{
+	char got[1000] = "";
+	ssize_t n = recv(fd, got, sizeof(got) - 1, MSG_DONTWAIT);
+
+	assert_true(n >= 0 || !*want);
+	assert_string_equal(got, want);
+}
+
 static int dial(void)
 {
 	struct sockaddr_un sa;
@@ -83,6 +93,7 @@ static int dial(void)
 	fd = ctl_sock_connect(&sa, 1000);
 	assert_true(fd >= 0);
 	turn();
+	expect(fd, "{\"greeting\":{\"control\":1,\"name\":\"vm\"}}\n");
 	return fd;
 }
 
@@ -90,16 +101,6 @@ static void say(int fd, const char *text)
 {
 	assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
 	turn();
-}
-
-/* Exactly that has come. */
-static void expect(int fd, const char *want)
-{
-	char got[1000] = "";
-	ssize_t n = recv(fd, got, sizeof(got) - 1, MSG_DONTWAIT);
-
-	assert_true(n >= 0 || !*want);
-	assert_string_equal(got, want);
 }
 
 static void nothing_overtakes_it(void **state)

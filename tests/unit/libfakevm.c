@@ -78,6 +78,12 @@ static json_t *serve(void *arg, const char *cmd, json_t *request, struct err *e)
 	}
 	if (!strcmp(cmd, "status"))
 		return json_incref(vm->status);
+	if (!strcmp(cmd, "trace") && json_object_get(vm->status, "trace")) {
+		json_t *once = json_incref(json_object_get(vm->status, "trace"));
+
+		json_object_del(vm->status, "trace");
+		return once;
+	}
 	if (strcmp(cmd, "events")) {
 		err_set(e, -EINVAL, "no command '%s'", cmd);
 		return NULL;

@@ -14,16 +14,14 @@
 #include <unistd.h>
 
 #include "vmm/base/lock.h"
+#include "vmm/base/log_line.h"
 
-#define LINE_MAX_BYTES 1024
-#define RING	       65536u
+#define RING 65536u
 
-static const char *const level_name[] = {"error", "warning", "info", "debug"};
-
-/* Process-wide by nature: there is one stderr. Level and name are set before any thread exists. */
+/* Process-wide by nature: there is one stderr. Level and style are set before any thread exists. */
 static struct {
 	enum log_level level;
-	char name[64];
+	struct log_style style;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool started;
@@ -37,7 +35,18 @@ static char ring[RING];
 void log_init(enum log_level level, const char *name)
 {
 	sink.level = level;
-	snprintf(sink.name, sizeof(sink.name), "%s", name ? name : "");
+	snprintf(sink.style.name, sizeof(sink.style.name), "%s", name ? name : "");
+}
+
+void log_set_form(enum log_form form)
+{
+	sink.style.form = form;
+	sink.style.journal = log_line_is_journal(getenv("JOURNAL_STREAM"), STDERR_FILENO);
+}
+
+bool log_is_for_people(void)
+{
+	return sink.style.form != LOG_JSON && !sink.style.journal;
 }
 
 bool log_enabled(enum log_level level)
@@ -63,19 +72,6 @@ static void write_line(const char *line, size_t n)
 	}
 }
 
-__attribute__((format(printf, 3, 0))) static size_t format(char *line, enum log_level level,
-							   const char *fmt, va_list ap)
-{
-	size_t n =
-		(size_t)snprintf(line, LINE_MAX_BYTES, "ftvmm%s%s%s %s: ", sink.name[0] ? "[" : "",
-				 sink.name, sink.name[0] ? "]" : "", level_name[level]);
-
-	vsnprintf(line + n, LINE_MAX_BYTES - n - 1, fmt, ap);
-	n = strlen(line);
-	line[n++] = '\n';
-	return n;
-}
-
 /* --- the ring; all under the lock ------------------------------------------------------------- */
 
 /* Behind lines that are lost nothing has a place until that is said. */
@@ -97,7 +93,7 @@ static size_t peek(char *line)
 
 	do
 		line[n] = ring[(sink.at + n) % RING];
-	while (line[n++] != '\n' && n < LINE_MAX_BYTES);
+	while (line[n++] != '\n' && n < LOG_LINE_MAX);
 	return n;
 }
 
@@ -114,7 +110,7 @@ static void say_lost(void)
 
 static void write_one(void)
 {
-	char line[LINE_MAX_BYTES];
+	char line[LOG_LINE_MAX];
 	size_t n = peek(line);
 
 	pthread_mutex_unlock(&sink.lock);
@@ -178,15 +174,16 @@ void log_flush(void)
 
 void log_write(enum log_level level, const char *fmt, ...)
 {
-	char line[LINE_MAX_BYTES];
+	char line[LOG_LINE_MAX], text[LOG_LINE_MAX];
 	size_t n;
 	va_list ap;
 
 	if (!log_enabled(level))
 		return;
 	va_start(ap, fmt);
-	n = format(line, level, fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	n = log_line(&sink.style, level, text, line);
 	if (!sink.started) {
 		write_line(line, n);
 		return;

@@ -1,5 +1,6 @@
 /*
- * Levelled log to stderr, one line a message: "ftvmm[NAME] level: text". Any thread.
+ * Levelled log to stderr, one line a message: "[TIME ]ftvmm[NAME] level: text", or JSON. Any
+ * thread.
  *
  * After log_start() nobody waits for whoever reads it, a terminal with Ctrl-S or a full pipe:
  * lines go into a ring of 64 KiB, and a thread writes them. What finds no room is lost, and how
@@ -12,9 +13,20 @@
 #include <stdint.h>
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+enum log_form {
+	LOG_BARE, /* without a time: where there is no --log */
+	LOG_TEXT,
+	LOG_JSON,
+};
 
 /* Threshold (default LOG_INFO) and the name shown; called once at start, before threads. */
 void log_init(enum log_level level, const char *name);
+/*
+ * Likewise. When standard error is the journal's, lines begin with their priority, as sd-daemon(3)
+ * has it, and text has no time, as the journal has that.
+ */
+void log_set_form(enum log_form form);
+bool log_is_for_people(void); /* text, and not in the journal */
 bool log_enabled(enum log_level level);
 /* Lines are written by a thread of its own from now on. Once; 0 or a negative errno. */
 int log_start(void);

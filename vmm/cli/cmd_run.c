@@ -188,6 +188,7 @@ static void stop(struct run *r)
 		vm_destroy(&r->vm);
 	}
 	marks_stop(&r->ft.marks);
+	run_trace_stop(r);
 	console_sock_close(r->console);
 	ctl_close(r->ctl);
 	arbiter_close(r->ft.arbiter);
@@ -196,6 +197,16 @@ static void stop(struct run *r)
 	loop_done(&r->loop);
 	if (r->signal_fd >= 0)
 		close(r->signal_fd);
+}
+
+/* For whoever typed it; else a line as the others. */
+static void say_why(const char *why)
+{
+	if (!log_is_for_people())
+		log_error("%s", why);
+	log_flush();
+	if (log_is_for_people())
+		fprintf(stderr, "ftvmm: %s\n", why);
 }
 
 int cmd_run(int argc, char **argv)
@@ -214,6 +225,7 @@ int cmd_run(int argc, char **argv)
 		return code < 0;
 	}
 	log_init(r->cfg.verbose ? LOG_DEBUG : LOG_INFO, r->cfg.name);
+	log_set_form(r->cfg.log);
 	r->signal_fd = -1;
 	code = drop_rights(&r->cfg, &e);
 	if (!code) {
@@ -224,8 +236,7 @@ int cmd_run(int argc, char **argv)
 	if (!code)
 		code = start(r, &e);
 	if (code) {
-		log_flush();
-		fprintf(stderr, "ftvmm: %s\n", e.msg[0] ? e.msg : strerror(-code));
+		say_why(e.msg[0] ? e.msg : strerror(-code));
 		r->exit_code = code == -ESTALE ? 5 : 1;
 	} else {
 		giveback_start();

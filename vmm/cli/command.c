@@ -14,11 +14,13 @@
 #include "vmm/cli/cmd_run.h"
 #include "vmm/cli/cmd_status.h"
 #include "vmm/cli/cmd_top.h"
+#include "vmm/cli/cmd_trace.h"
 #include "vmm/cli/cmd_trial.h"
 #include "vmm/cli/cmd_wait.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/run_command.h"
 #include "vmm/cli/run_snapshot.h"
+#include "vmm/cli/run_trace.h"
 #include "vmm/conf/migrate_conf.h"
 #include "vmm/wire/stream.h"
 
@@ -46,6 +48,10 @@ static const struct command commands[] = {
 	  .print_options = cmd_wait_print_options },
 	{ "metrics", "[NAME]", "numbers of one VM, or all, as OpenMetrics text",
 	  .ask = cmd_metrics },
+	{ "trace", "NAME FILE [--seconds N] [--json]",
+	  "what a VM does when, epochs, takeover, migration, as a file for Perfetto or Chrome",
+	  .ask = cmd_trace, .min_args = 1, .max_args = 3, .takes_options = true,
+	  .print_options = cmd_trace_print_options, .serve = serve_trace },
 	{ "pause", "NAME [--json]", "stop the vCPUs", .ask = cmd_send, .serve = serve_pause },
 	{ "resume", "NAME [--json]", "let them go on", .ask = cmd_send, .serve = serve_resume },
 	{ "set", "NAME [ft=MODE] [epoch=TIME] [output-limit=SIZE] [peer=URI[,URI]] [balloon=SIZE] [limit=id=ID[,rate=SIZE][,ops=N]] [--json]",

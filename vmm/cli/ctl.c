@@ -7,11 +7,11 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "vmm/cli/ctl_sock.h"
 #include "vmm/base/log.h"
+#include "vmm/base/log_line.h"
 #include "vmm/base/utf8.h"
 
 #define CLIENTS_MAX 16
@@ -40,6 +40,7 @@ struct ctl {
 	struct loop_op op;
 	ctl_fn *fn;
 	void *arg;
+	char name[CTL_NAME_MAX + 1];
 	uint64_t serial;
 	struct client *asking; /* whose request is being answered */
 	struct sockaddr_un addr;
@@ -185,6 +186,20 @@ static void answer(struct client *c, json_t *id, json_t *ok, const struct err *e
 		put_error(c, id, e->msg[0] ? e->msg : "failed");
 }
 
+/* Who says none takes it as it is: a person at a terminal. */
+static bool is_our_version(json_t *request, struct err *e)
+{
+	json_t *version = json_object_get(request, "version");
+
+	if (!version || (json_is_integer(version) && json_integer_value(version) == CTL_VERSION))
+		return true;
+	err_set(e, -EPROTONOSUPPORT,
+		"this VM's control socket speaks version %d, and the request is of another: use "
+		"the ftvmm that started the VM",
+		CTL_VERSION);
+	return false;
+}
+
 static void run_request(struct client *c, json_t *request)
 {
 	json_t *id = json_object_get(request, "id"), *ok;
@@ -199,6 +214,10 @@ static void run_request(struct client *c, json_t *request)
 	}
 	if (!cmd) {
 		put_error(c, id, "cmd is missing or no string");
+		return;
+	}
+	if (!is_our_version(request, &e)) {
+		put_error(c, id, e.msg);
 		return;
 	}
 	c->ctl->asking = c;
@@ -308,6 +327,14 @@ static void on_client(struct loop_op *op, int res)
 		repoll(c);
 }
 
+static void greet(struct client *c)
+{
+	put(c,
+	    json_pack("{s:{s:i, s:s}}", "greeting", "control", CTL_VERSION, "name", c->ctl->name));
+	if (c->fd >= 0)
+		repoll(c);
+}
+
 static void add_client(struct ctl *ctl, int fd)
 {
 	struct client *c = ctl->clients;
@@ -330,7 +357,7 @@ static void add_client(struct ctl *ctl, int fd)
 	if (!c->in || !c->out)
 		drop(c);
 	else
-		repoll(c);
+		greet(c);
 }
 
 static void on_accept(struct loop_op *op, int res)
@@ -380,6 +407,7 @@ int ctl_open(struct ctl **ret, struct loop *l, const char *name, ctl_fn *fn, voi
 	ctl->loop = l;
 	ctl->fd = -1;
 	ctl->fn = fn;
+	snprintf(ctl->name, sizeof(ctl->name), "%s", name);
 	ctl->arg = arg;
 	for (int i = 0; i < CLIENTS_MAX; i++)
 		ctl->clients[i].fd = -1;
@@ -460,14 +488,9 @@ void ctl_answer(struct ctl_later *l, json_t *ok, const struct err *e)
 
 void ctl_stamp(json_t *event)
 {
-	char day[32], text[64];
-	struct timespec now;
-	struct tm utc;
+	char text[32];
 
-	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &utc);
-	strftime(day, sizeof(day), "%Y-%m-%dT%H:%M:%S", &utc);
-	snprintf(text, sizeof(text), "%s.%06ldZ", day, now.tv_nsec / 1000);
+	log_line_time(text, sizeof(text));
 	json_object_set_new(event, "time", json_string(text));
 }
 

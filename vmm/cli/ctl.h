@@ -1,7 +1,9 @@
 /*
  * The control socket: $XDG_RUNTIME_DIR/ftvmm/NAME.sock, or /run/ftvmm/NAME.sock for root; JSON
- * lines. Request {"id":1,"cmd":"status",...} -> {"id":1,"ok":{...}} or {"id":1,"error":"..."}; a
- * client that follows also gets {"event":...,"time":...} lines. Limits: 64 KiB a line, depth 8, 16
+ * lines. First comes {"greeting":{"control":1,"name":"NAME"}}, with the version of what is said.
+ * Request {"id":1,"cmd":"status",...} -> {"id":1,"ok":{...}} or {"id":1,"error":"..."}; one with
+ * another "version" is refused. A client that follows also gets {"event":...,"time":...} lines.
+ * What the members are: vmm/cli/ctl_schema.c, docs/control.md. Limits: 64 KiB a line, depth 8, 16
  * clients, 0600, same uid or root. Owner: the loop thread; never blocks on a client.
  */
 #ifndef VMM_CTL_H

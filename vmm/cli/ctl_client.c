@@ -62,6 +62,7 @@ int ctl_client_open(struct ctl_client **ret, const char *name, int timeout_ms, s
 	}
 	c->fd = fd;
 	c->name = name;
+	c->greeted = false;
 	c->len = c->used = 0;
 	*ret = c;
 	return 0;
@@ -136,20 +137,56 @@ static int send_request(struct ctl_client *c, json_t *request, int timeout_ms, s
 	return r ? err_set(e, r, "VM '%s': %s", c->name, strerror(-r)) : 0;
 }
 
-json_t *ctl_client_call(struct ctl_client *c, json_t *request, int timeout_ms, struct err *e)
+/* Not there when it has no place for us, and says that instead. */
+static int look_at_greeting(struct ctl_client *c, json_t *reply, struct err *e)
 {
-	json_t *reply, *ok;
-	const char *error;
+	json_t *version = json_object_get(json_object_get(reply, "greeting"), "control");
+
+	c->greeted = true;
+	if (!json_is_integer(version) || json_integer_value(version) == CTL_VERSION)
+		return 0;
+	return err_set(e, -EPROTONOSUPPORT,
+		       "VM '%s': its control socket speaks version %lld, and this ftvmm version "
+		       "%d: use the ftvmm that started it",
+		       c->name, (long long)json_integer_value(version), CTL_VERSION);
+}
+
+/* The next line, as JSON; a greeting is looked at, and is none. NULL with e. */
+static json_t *next_reply(struct ctl_client *c, int timeout_ms, struct err *e)
+{
+	json_t *reply;
 	char *line;
 
-	json_object_set_new(request, "id", json_integer(1));
-	if (send_request(c, request, timeout_ms, e) || ctl_client_line(c, timeout_ms, &line, e))
+	if (ctl_client_line(c, timeout_ms, &line, e))
 		return NULL;
 	if (!line) {
 		err_set(e, -ECONNRESET, "VM '%s' closed the connection", c->name);
 		return NULL;
 	}
 	reply = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
+	if (!reply)
+		err_set(e, -EPROTO, "VM '%s' answered with something else than JSON", c->name);
+	if (!c->greeted && json_object_get(reply, "greeting")) {
+		int r = look_at_greeting(c, reply, e);
+
+		json_decref(reply);
+		return r ? NULL : next_reply(c, timeout_ms, e);
+	}
+	return reply;
+}
+
+json_t *ctl_client_call(struct ctl_client *c, json_t *request, int timeout_ms, struct err *e)
+{
+	json_t *reply, *ok;
+	const char *error;
+
+	json_object_set_new(request, "id", json_integer(1));
+	json_object_set_new(request, "version", json_integer(CTL_VERSION));
+	if (send_request(c, request, timeout_ms, e))
+		return NULL;
+	reply = next_reply(c, timeout_ms, e);
+	if (!reply)
+		return NULL;
 	ok = json_incref(json_object_get(reply, "ok"));
 	error = json_string_value(json_object_get(reply, "error"));
 	if (!ok && error)

@@ -3,6 +3,7 @@
 #define VMM_CTL_CLIENT_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "vmm/base/err.h"
@@ -16,6 +17,7 @@
 struct ctl_client {
 	int fd;
 	const char *name; /* of the VM, for messages; the caller's */
+	bool greeted;
 	size_t len, used; /* bytes in buf; of these, the line handed out last */
 	char buf[CTL_CLIENT_MAX];
 };

@@ -7,6 +7,8 @@
 
 #include "vmm/base/err.h"
 
+/* Of what is said over it; another one when a member means something else, or is gone. */
+#define CTL_VERSION   1
 #define CTL_LINE_MAX  65536u /* a request or reply line with its newline */
 #define CTL_DEPTH_MAX 8u
 #define CTL_NAME_MAX  63 /* as config.h has it for a VM's name */

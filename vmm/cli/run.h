@@ -20,6 +20,7 @@
 #include "vmm/cli/notify.h"
 #include "vmm/cli/run_lazy.h"
 #include "vmm/cli/run_snapshot.h"
+#include "vmm/cli/run_trace.h"
 #include "vmm/base/loop.h"
 #include "vmm/vm/vm.h"
 
@@ -43,6 +44,7 @@ struct run {
 	struct loop_op progress_op;
 	struct run_snapshot snapshot;
 	struct run_lazy lazy;
+	struct run_trace trace;
 	int signal_fd;
 	struct loop_op signal_op;
 	struct loop_op stop_op; /* deadline of a guest that was asked to switch itself off */

@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "vmm/cli/command.h"
+#include "vmm/cli/ctl_schema.h"
 #include "vmm/cli/run.h"
 #include "vmm/base/log.h"
 
@@ -144,7 +145,7 @@ json_t *run_command(void *arg, const char *cmd, json_t *request, struct err *e)
 		return NULL;
 	}
 	if (c && c->serve)
-		return c->serve(r, request, e);
+		return ctl_schema_check(cmd, request, e) ? NULL : c->serve(r, request, e);
 	command_list_served(served, sizeof(served));
 	err_set(e, -EINVAL, "no command '%s'; there are %s", cmd, served);
 	return NULL;

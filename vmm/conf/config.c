@@ -52,6 +52,11 @@ static const struct option_choice disk_error_choices[] = {
 	{0},
 };
 
+static const struct option_choice log_choices[] = {
+	{"text", LOG_TEXT},
+	{"json", LOG_JSON},
+	{NULL},
+};
 static const struct option_choice sandbox_choices[] = {
 	{"on", SANDBOX_ON},
 	{"strict", SANDBOX_STRICT},
@@ -201,6 +206,8 @@ static const struct option rows[] = {
 	{ "sandbox", .type = OPT_CHOICE, FIELD(struct config, sandbox), .choices = sandbox_choices,
 	  .tags = ALL | GROUP_DEBUG, .metavar = "on|strict|off",
 	  .help = "other system calls: fail, end ftvmm, allowed" },
+	{ "log", .type = OPT_CHOICE, FIELD(struct config, log), .choices = log_choices,
+	  .tags = ALL | GROUP_DEBUG, .metavar = "text|json", .help = "lines of the log" },
 	{ "verbose", .type = OPT_FLAG, FIELD(struct config, verbose), .tags = ALL | GROUP_DEBUG,
 	  .help = "log debug messages" },
 };
@@ -226,6 +233,7 @@ void config_init(struct config *c)
 		.peer_timeout_ns = 100 * MS,
 		.arbiter = "none",
 		.sandbox = SANDBOX_ON,
+		.log = LOG_TEXT,
 		.staging_bytes = 64 * MB,
 		.output_bytes = 16 * MB,
 		.disklog_bytes = 64 * MB,

@@ -11,6 +11,7 @@
 #include "devices/backends.h"
 #include "vmm/base/err.h"
 #include "vmm/base/limit.h"
+#include "vmm/base/log.h"
 #include "vmm/base/sandbox.h"
 #include "vmm/machine/machine.h"
 
@@ -96,6 +97,7 @@ struct config {
 	enum sandbox sandbox;
 	bool verify;  /* debug: hash all RAM and state of every epoch on both sides */
 	bool verbose; /* log level debug */
+	enum log_form log;
 };
 
 /* The defaults alone. */
