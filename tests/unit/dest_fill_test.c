@@ -353,7 +353,14 @@ static void waits_in_vain(void **state)
 	assert_non_null(strstr(r->ft.note, "link lost"));
 	time_pass(&r->loop, 20 * S);
 	ask(r, (const uint64_t[WORDS]){1 << 8});
-	time_pass(&r->loop, 20 * S);
+	time_pass(&r->loop, 9 * S);
+	dest_rig_expect(r, DST_MENDING, "RUNNING", true);
+	time_pass(&r->loop, S); /* it asked, and was frozen then */
+	dest_rig_expect(r, DST_CUT, "RUNNING", true);
+	assert_non_null(strstr(r->ft.note, "says nothing more"));
+	stream_done(&r->link);
+	ask(r, (const uint64_t[WORDS]){1 << 8});
+	time_pass(&r->loop, 9 * S);
 	pair(r);
 	here_sends(&r->pair, 300, 1);
 	guest_has(r, &g, 300);
