@@ -138,7 +138,8 @@ def colo_flat(lab):
         first, last = ([r[i] for r, _ in part] for part in (samples[third:2 * third], samples[-third:]))
         fds, threads, kb = (tuple(statistics.median(x[k] for x in part) for part in (first, last)) for k in range(3))
         print(f"# host {host}: {FLAT} s, {len(samples)} samples; fds {fds}, threads {threads}, kB {kb}", flush=True)
-        expect(fds[0] == fds[1] and threads[0] == threads[1], f"host {host}: fds {fds}, threads {threads}")
+        # io_uring's workers count among the threads, and come and go.
+        expect(fds[0] == fds[1] and abs(threads[1] - threads[0]) <= 1, f"host {host}: fds {fds}, threads {threads}")
         expect(ftlab.SANITIZED or kb[1] < kb[0] + SPREAD_KB, f"host {host}: {kb} kB")
     first, last = (statistics.median(ms for _, ms in part) for part in (samples[third:2 * third], samples[-third:]))
     print(f"# answers {first:.2f} ms, then {last:.2f} ms; {s['twin']['let_total']} outputs by comparison, "
