@@ -8,6 +8,7 @@ import socket
 
 import ftlab
 import test_move
+import test_off
 from ftlab import Deadline, Pair, Vm, expect
 from test_colo import TWIN_SECONDARY, compares
 from test_kills import (EPOCH_PRIMARY, EPOCH_SECONDARY, HANDED, HANDING_PRIMARY, LOSER, ONCE_PRIMARY, ONCE_SECONDARY,
@@ -32,11 +33,11 @@ def with_colo(function):
 
 @test(30)
 def colo_steps_known(lab):
-    """every step of ft/common/steps.h that is of a pair is in one of these tests; those of a move: move_colo_dies"""
+    """every step of ft/common/steps.h that is of a pair is in one of these tests; those of a move: move_colo_dies; of ft=off: off_steps"""
     twin = (*TWIN_SECONDARY, "twin-let", "twin-differs", "twin-mapped")  # test_colo.py
     mine = (EPOCH_PRIMARY + EPOCH_SECONDARY + ONCE_PRIMARY + ONCE_SECONDARY + TAKEOVER + LOSER + STOPPING +
             STOPPED_PRIMARY + STOPPED_SECONDARY + HANDING_PRIMARY + HANDED + twin)
-    pairs = [s for s in steps() if not s.startswith("mig-") and s not in test_move.STEPS]
+    pairs = [s for s in steps() if not s.startswith("mig-") and s not in test_move.STEPS + test_off.STEPS]
     expect(sorted(mine) == sorted(pairs) and sorted(twin) == sorted(TWIN), f"differ: {set(mine) ^ set(pairs)}")
 
 
