@@ -87,7 +87,10 @@ static int inlet_link(struct netdev *nd, bool up, struct err *e)
 
 static void inlet_close(struct netdev *nd)
 {
-	inlet_end(nd->back);
+	struct inlet *in = nd->back;
+
+	in->limit = NULL; /* of a device that is gone */
+	inlet_end(in);
 	netdev_close(nd);
 }
 

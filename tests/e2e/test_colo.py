@@ -36,8 +36,9 @@ def given_pair(lab, cmdline):
 def same(vm, before):
     """What both guests have said since then is the same."""
     after = twin(vm)
-    for when in (before, after):
-        when["differences"].pop("overdue", None)  # a host that is busy: late is not other
+    if ftlab.SLOW > 1:  # of a slow host: late is not other
+        for when in (before, after):
+            when["differences"].pop("overdue", None)
     expect(after["differences"] == before["differences"], f"{before} became {after}")
     return after
 

@@ -724,3 +724,13 @@ void rig_expect_left(struct rig *r, const char *word, int code, const char *note
 	assert_string_equal(r->ft.note, note);
 	assert_false(r->vm.running);
 }
+
+void rig_sync_again(struct rig *r)
+{
+	r->vm.devices.disks[0].inflight = 1;
+	rig_cause(r, PRI_EV_TIMER);
+	rig_cause(r, PRI_EV_CONNECTED);
+	rig_cause(r, PRI_EV_WELCOME);
+	rig_cause(r, PRI_EV_CONNECTED);
+	rig_cause(r, PRI_EV_SYNCED);
+}

@@ -73,6 +73,8 @@ void rig_start(struct rig *r);
 void rig_reach(struct rig *r, enum primary_state s);
 /* Have this happen: time passes, the peer says it, ... A row is taken. */
 void rig_cause(struct rig *r, enum primary_event ev);
+/* From IDLE to the first epoch in flight. */
+void rig_sync_again(struct rig *r);
 /* As `ftvmm set`, which it must not refuse. */
 void rig_set_mode(struct rig *r, enum ft_mode mode);
 /* Turns of the loop until it is there. */

@@ -33,17 +33,6 @@ static void one_epoch(struct rig *r)
 	rig_cause(r, PRI_EV_ACK);
 }
 
-/* From IDLE to the first epoch in flight. */
-static void sync_again(struct rig *r)
-{
-	r->vm.devices.disks[0].inflight = 1;
-	rig_cause(r, PRI_EV_TIMER);
-	rig_cause(r, PRI_EV_CONNECTED);
-	rig_cause(r, PRI_EV_WELCOME);
-	rig_cause(r, PRI_EV_CONNECTED);
-	rig_cause(r, PRI_EV_SYNCED);
-}
-
 /* --- the output rule -------------------------------------------------------------------------- */
 
 static void output_leaves_with_its_ack(void **state)
@@ -188,7 +177,7 @@ static void epoch_numbers_never_repeat(void **state)
 	rig_reach(r, PRI_IDLE);
 	for (unsigned link = 0; link < 3; link++) {
 		r->came[FRAME_EPOCH_END] = 0;
-		sync_again(r);
+		rig_sync_again(r);
 		for (unsigned i = 0; i < 3; i++) {
 			arrive(r);
 			assert_int_equal(r->came[FRAME_EPOCH_END], i + 1);
@@ -214,7 +203,7 @@ static void acks_of_another_link(void **state)
 	old = r->ended;
 	rig_cause(r, PRI_EV_LOST);
 	rig_cause(r, PRI_EV_WON);
-	sync_again(r);
+	rig_sync_again(r);
 	arrive(r);
 	peer_says(r, FRAME_ACK, old);
 	rig_until(r, PRI_CLAIM);
@@ -389,7 +378,7 @@ static void a_loss_between_turns(void **state)
 	rig_expect(r, PRI_IDLE, "DEGRADED", true, 'f');
 	assert_int_equal(fake_vm.printed, 9);
 	loop_turns(&r->loop); /* no turn is left */
-	sync_again(r);
+	rig_sync_again(r);
 	arrive(r);
 	assert_int_equal(r->came[FRAME_EPOCH_BEGIN], 1);
 }
@@ -497,7 +486,7 @@ static void a_loss_between_parts(void **state)
 	assert_int_equal(fake_vm.printed, 9);
 	/* Nothing of it is left for the next peer. */
 	r->came[FRAME_EPOCH_BEGIN] = 0;
-	sync_again(r);
+	rig_sync_again(r);
 	arrive(r);
 	assert_int_equal(r->came[FRAME_EPOCH_BEGIN], 1);
 }

@@ -19,17 +19,6 @@ static void arrive(struct rig *r)
 	loop_until(&r->loop, (peer_reads(r), r->ended == r->pri.engine.in_flight));
 }
 
-/* From IDLE to the first epoch in flight. */
-static void sync_again(struct rig *r)
-{
-	r->vm.devices.disks[0].inflight = 1;
-	rig_cause(r, PRI_EV_TIMER);
-	rig_cause(r, PRI_EV_CONNECTED);
-	rig_cause(r, PRI_EV_WELCOME);
-	rig_cause(r, PRI_EV_CONNECTED);
-	rig_cause(r, PRI_EV_SYNCED);
-}
-
 static void what_is_counted(void **state)
 {
 	struct rig *r = *state;
@@ -65,7 +54,7 @@ static void sums_are_those_of_the_wire(void **state)
 
 	rig_reach(r, PRI_IDLE);
 	for (unsigned link = 0; link < 3; link++) {
-		sync_again(r);
+		rig_sync_again(r);
 		for (unsigned i = 0; i < 5; i++) {
 			arrive(r);
 			time_jump((i + 1) * MS);
