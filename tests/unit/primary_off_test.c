@@ -190,6 +190,29 @@ static void an_older_secondary_is_not_dismissed(void **state)
 	assert_int_equal(primary_may_have_mode(&r->pri, FT_MODE_OFF, NULL), -ENOTSUP);
 }
 
+/* Whether it knows the word is in its welcome; one of before has less there, or zeros. */
+static void who_knows_it_says_so(void **state)
+{
+	static const struct wire_side says[] = {{.side = RIG_PEER, .dismiss = 1},
+						{.side = RIG_PEER, .dismiss = 0},
+						{.side = RIG_PEER, .dismiss = 1}};
+	static const size_t bytes[] = {sizeof(says[0]), sizeof(says[0]),
+				       offsetof(struct wire_side, dismiss)};
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		rig_reach(r, PRI_HELLO);
+		peer_reads(r);
+		peer_says_text(r, FRAME_WELCOME, &says[i], bytes[i]);
+		rig_until(r, PRI_HEART);
+		assert_int_equal(r->pri.link->may_dismiss, i == 0);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
 /* Turned off before the first ack has come, and so before it was said to be protected. */
 static void the_first_ack_protects(void **state)
 {
@@ -244,6 +267,7 @@ int main(void)
 		RIG_TEST(output_that_waits_for_images_does_so),
 		RIG_TEST(an_older_secondary_is_not_dismissed),
 		RIG_TEST(the_first_ack_protects),
+		cmocka_unit_test(who_knows_it_says_so),
 		RIG_TEST(and_back),
 		cmocka_unit_test(what_is_for_later),
 	};

@@ -66,6 +66,7 @@ static void a_used_image_is_kept(void **state)
 	/* The primary is told which: not one that is shared or only read. */
 	assert_int_equal(lab.sec.kept, 1u << LAB_MIRROR);
 	assert_int_equal(lab.welcome.kept, 1u << LAB_MIRROR);
+	assert_int_equal(lab.welcome.dismiss, 1);
 	assert_int_equal(lab_image_byte(lab.shared, 0), LAB_OLD);
 	assert_int_equal(lab_image_byte(lab.shared, LAB_IMAGE - 1), LAB_OLD);
 }
