@@ -15,6 +15,7 @@ An example is a fence of `sh` with words behind it:
 A fence of `text` behind it is what it prints: each line must occur, digits and spaces aside.
 """
 
+import functools
 import glob
 import json
 import os
@@ -182,18 +183,18 @@ def run_examples(name):
 
 # --- what the text names -------------------------------------------------------------------------
 
-def sources():
-    """The text of all code: what a name in the documentation must occur in."""
+@functools.lru_cache(None)
+def words_of_sources():
+    """Of all code: what a name in the documentation must be among."""
     folders = [f for f in os.listdir(ROOT) if f not in ("build", ".git")]
     names = [os.path.join(where, n) for f in folders for where, _, files in os.walk(os.path.join(ROOT, f))
              for n in files if n.endswith((".c", ".h", ".py", ".sh", ".S"))]
-    return "\n".join([read(n) for n in names] + [read("Makefile")])
+    return {word for n in [*names, "Makefile"] for word in re.findall(r"\w+", read(n))}
 
 
 def check_names(name):
     """Files in backticks exist, and every other name is in the sources."""
     text = re.sub(r"^```.*?^```$", "", read(name), flags=re.M | re.S)
-    code = sources()
     bad = []
     for token in re.findall(r"`([^`\n]+)`", text):
         if re.fullmatch(r"[\w./-]+(\.(c|h|md|py|json|sh|S)|/)", token):
@@ -202,7 +203,7 @@ def check_names(name):
                 bad.append(token)
         elif re.fullmatch(r"[A-Za-z_]\w+(\(\))?", token) and not os.path.exists(
                 os.path.join(ROOT, token)):
-            if not re.search(rf"\b{re.escape(token.removesuffix('()'))}\b", code):
+            if token.removesuffix("()") not in words_of_sources():
                 bad.append(token)
     if bad:
         raise Failed(f"{name} names what does not exist: {', '.join(bad)}")
