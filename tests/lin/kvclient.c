@@ -29,7 +29,7 @@ static const char usage[] =
 	"  --udp N --tcp N       kv clients of each kind (default 2 and 2)\n"
 	"  --echo N --stream N   byte-stream clients (default 0)\n"
 	"  --ops TOTAL           end after so many operations\n"
-	"  --seconds S           end after that time; else at SIGTERM or SIGINT\n"
+	"  --seconds S           end after that time; else at SIGTERM, or SIGINT: without --drain\n"
 	"  --keys K              registers used (default 16)\n"
 	"  --rate OPS            operations per second and client (default: no pause)\n"
 	"  --echo-rate BYTES     per second and echo client (default 20000, 0: no pause)\n"
@@ -338,8 +338,12 @@ static void kvclient_watch(struct kvclient *k)
 		poll(p, 2, (int)((next - now) / MS) + 1);
 		if (p[0].revents && read(p[0].fd, &count, sizeof(count)) == sizeof(count))
 			done += count;
-		if (p[1].revents && read(p[1].fd, &si, sizeof(si)) == sizeof(si))
+		if (p[1].revents && read(p[1].fd, &si, sizeof(si)) == sizeof(si)) {
+			/* Nobody is there to answer any more: what has arrived counts. */
+			if (si.ssi_signo == SIGINT)
+				k->load.cfg.drain = 0;
 			load_stop(&k->load);
+		}
 	}
 }
 
