@@ -424,6 +424,20 @@ def run(tests, seed, verbose=False):
             SUITES[suite].prepare(mine)
         for t in mine:
             places.setdefault("bed" if "far" in needs(t) else where, []).append(t)
+    try:
+        in_places(places, results, verbose)
+    finally:
+        results.keep_times()
+    ran = results.count["ok"] + results.count["fail"]
+    if until() and 10 * ran < len(tests):
+        raise RuntimeError(f"only {ran} of {len(tests)} tests ran until FTVMM_UNTIL: too few to mean anything")
+    if results.number != len(tests):
+        raise RuntimeError(f"{len(tests)} tests, {results.number} results")
+    return results
+
+
+def in_places(places, results, verbose):
+    """All tests, in each kind of place."""
     if places.get("native"):
         Pool(Native, places["native"], results, verbose).run(min(natives(), len(places["native"])))
     in_beds = places.get("bed", [])
@@ -435,13 +449,6 @@ def run(tests, seed, verbose=False):
         # Where time is short they are not to be those that it is always short for: they go first.
         Pool(Bed, alone, results, verbose).run(1)
         Pool(Bed, [t for t in in_beds if t not in alone], results, verbose).run(min(jobs(), len(in_beds)))
-    results.keep_times()
-    ran = results.count["ok"] + results.count["fail"]
-    if until() and 10 * ran < len(tests):
-        raise RuntimeError(f"only {ran} of {len(tests)} tests ran until FTVMM_UNTIL: too few to mean anything")
-    if results.number != len(tests):
-        raise RuntimeError(f"{len(tests)} tests, {results.number} results")
-    return results
 
 
 def seed_of(argument):
