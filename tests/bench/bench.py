@@ -154,7 +154,7 @@ def run_bed(run, names):
 
 def emulated(args):
     """In the bed: every deadline and amount of work is for a machine as slow as this one."""
-    ftlab.SLOW = worker.measure_slow()
+    ftlab.slow_is(worker.measure_slow())
     print(f"# emulated machine, {ftlab.SLOW:.1f} times as slow as one with KVM: less work, and only ratios count")
     run = Run(args.json, benchlib.EmulatedReport())
     run.report.head()

@@ -80,7 +80,7 @@ def main():
     if where == "bed":
         return pool.run_in_bed(os.path.abspath(__file__), ["--kills", str(args.kills), "--seed", str(args.seed)])
     ftlab.main_signals()
-    ftlab.SLOW = worker.measure_slow()
+    ftlab.slow_is(worker.measure_slow())
     with Lab(random.Random(args.seed)) as lab:
         return demo(lab, args.kills)
 

@@ -35,9 +35,11 @@ GUEST_MACS = (GUEST_MAC, bytes.fromhex("525400e20003"))
 EXIT_DONE, EXIT_USAGE, EXIT_FAILED, EXIT_GONE, EXIT_UNPROTECTED, EXIT_FENCED = range(6)
 
 PREFIX = "ftlab"
-POLL = 0.005
+CLONE_NEWNET = 0x40000000
+POLL = 0.005  # seconds from question to question; longer on a slow machine, whose time they take
 TAKEOVER_SECONDS = 2  # beside the time in which a silent peer counts as alive
 SLOW = 1  # every deadline times this, every amount of work by it: measured by tests/worker.py
+SLOW_POLL = 0.05  # at most
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -57,6 +59,12 @@ def mono():
 def work(amount):
     """What a machine gets through that is as slow as this one in the time that another needs for that amount."""
     return max(1, int(amount / SLOW))
+
+
+def slow_is(times):
+    """This machine is so many times as slow as one with KVM of its own."""
+    global SLOW, POLL
+    SLOW, POLL = times, max(POLL, min(POLL * times, SLOW_POLL))
 
 
 def milliseconds(time_):
@@ -95,6 +103,14 @@ def die_with_parent():
     libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
+def born_in(ns):
+    """What a child does first: it dies with this program, and lives in that network namespace."""
+    die_with_parent()
+    fd = os.open(f"/run/netns/{ns}", os.O_RDONLY | os.O_CLOEXEC)
+    if libc.setns(fd, CLONE_NEWNET):
+        os._exit(126)
+
+
 def read_text(path):
     try:
         with open(path, errors="replace") as f:
@@ -113,10 +129,9 @@ class Process:
     def __init__(self, ns, argv, log, env=None, stdout=None, stdin=subprocess.DEVNULL):
         self.argv, self.log, self.code = argv, log, None
         with open(log, "ab") as err:
-            self.proc = subprocess.Popen(["nsenter", f"--net=/run/netns/{ns}", "--"] + argv,
-                                         stdin=stdin, stdout=stdout or err, stderr=err,
+            self.proc = subprocess.Popen(argv, stdin=stdin, stdout=stdout or err, stderr=err,
                                          env=dict(os.environ, **(env or {})),
-                                         preexec_fn=die_with_parent)
+                                         preexec_fn=lambda: born_in(ns))
         self.pid = self.proc.pid
         self.pidfd = os.pidfd_open(self.pid)
 
@@ -125,9 +140,9 @@ class Process:
             self.code = self.proc.poll()
         return self.code is None
 
-    def nap(self, seconds=POLL):
-        """At most that long, less if the process ends."""
-        select.select([self.pidfd], [], [], max(0, seconds))
+    def nap(self, seconds=None):
+        """At most that long (POLL), less if the process ends."""
+        select.select([self.pidfd], [], [], POLL if seconds is None else max(0, seconds))
 
     def wait_exit(self, seconds=10):
         """Exit code; negative signal number."""
@@ -289,7 +304,7 @@ class Vm(Process):
             expect(not last, f"{self} ended with {self.code} without '{pattern}' in {path}: "
                              f"{tail(self.log, 3)}")
             d.check(f"'{pattern}' in {path}")
-            self.nap(0.01)
+            self.nap(2 * POLL)
 
     def console_text(self):
         return read_text(self.console)
@@ -368,10 +383,10 @@ class Load(Process):
             d.check("the connections of kvclient")
             self.nap()
 
-    def finish(self, seconds=30, stop=True):
-        """End the load; its summary."""
+    def finish(self, seconds=30, stop=True, answered=True):
+        """End the load; its summary. answered: a server is there, and has time for what was asked of it."""
         if stop:
-            self.signal(signal.SIGTERM)
+            self.signal(signal.SIGTERM if answered else signal.SIGINT)
         self.wait_exit(seconds)
         text = read_text(self.summary_path).strip()
         expect(self.code in (0, 1) and text, f"kvclient: exit code {self.code}: {self.log_text()}")
@@ -482,24 +497,20 @@ class Lab:
         self.work = tempfile.mkdtemp(prefix=f"{PREFIX}-")
         for host in "AB":
             os.mkdir(os.path.join(self.work, host))
-        for node in "SABC":
-            name = f"{PREFIX}{os.getpid()}-{Lab.count}{node}"
-            run("ip", "netns", "add", name)
-            self.ns[node] = name
-        batch = []
-        for node, port in (("A", "up0"), ("B", "up0"), ("C", "c0")):
-            batch.append(f"link add s{node} netns {self.ns['S']} type veth "
-                         f"peer name {port} netns {self.ns[node]}")
-        batch.append(f"link add ft0 netns {self.ns['A']} type veth "
-                     f"peer name ft0 netns {self.ns['B']}")
-        self.ip(None, *batch)
+        names = {node: f"{PREFIX}{os.getpid()}-{Lab.count}{node}" for node in "SABC"}
+        self.ns = names
+        cable = "link add {} netns {} type veth peer name {} netns {}"
+        # Few calls: starting a program is what takes long on an emulated machine.
+        self.ip(None, *(f"netns add {name}" for name in names.values()),
+                *(cable.format("s" + node, names["S"], port, names[node])
+                  for node, port in (("A", "up0"), ("B", "up0"), ("C", "c0"))),
+                cable.format("ft0", names["A"], "ft0", names["B"]))
         bridge = "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
         for node in "SAB":
             ports = ("sA", "sB", "sC") if node == "S" else ("up0",)
+            link = (f"address add {LINK_IP[node]}/24 dev ft0", "link set ft0 up") if node != "S" else ()
             self.ip(node, bridge, *(f"link set {p} master br0 up" for p in ports),
-                    "link set br0 up", "link set lo up")
-        for host in "AB":
-            self.ip(host, f"address add {LINK_IP[host]}/24 dev ft0", "link set ft0 up")
+                    "link set br0 up", "link set lo up", *link)
         self.ip("C", f"address add {CLIENT_IP}/24 dev c0", "link set c0 up", "link set lo up")
 
     def third(self):
@@ -549,10 +560,10 @@ class Lab:
         here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         there = os.open(f"/run/netns/{self.ns[node]}", os.O_RDONLY)
         try:
-            expect(libc.setns(there, 0x40000000) == 0, "setns failed")
+            expect(libc.setns(there, CLONE_NEWNET) == 0, "setns failed")
             return socket.socket(family, kind, proto)
         finally:
-            expect(libc.setns(here, 0x40000000) == 0, "setns failed")
+            expect(libc.setns(here, CLONE_NEWNET) == 0, "setns failed")
             os.close(here)
             os.close(there)
 
@@ -561,7 +572,7 @@ class Lab:
         d = Deadline(seconds)
         with self.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM) as s:
             s.connect((ip, 7000))
-            s.settimeout(0.02)
+            s.settimeout(4 * POLL)
             asked = set()  # an answer may come after the next question
             while True:
                 ident = (1 << 63) | self.rng.getrandbits(48)
@@ -576,7 +587,7 @@ class Lab:
                 except TimeoutError:
                     pass
                 except OSError:  # no route or ARP yet
-                    select.select([], [], [], 0.01)
+                    select.select([], [], [], 2 * POLL)
 
     def release(self, *processes):
         """End and forget these; their logs stay. What they had open is free again on return."""
@@ -628,8 +639,9 @@ class Lab:
         for s in self.closing:
             s.close()
         self.processes, self.closing = [], []
-        for name in self.ns.values():
-            run("ip", "netns", "delete", name, check=False)
+        if self.ns:
+            run("ip", "-force", "-batch", "-", check=False,
+                input="".join(f"netns delete {name}\n" for name in self.ns.values()))
         self.ns = {}
         if self.work and not keep:
             shutil.rmtree(self.work, ignore_errors=True)
