@@ -74,7 +74,7 @@ class Host:
         while not self.first() or self.systemctl("is-active", "ready.target", check=False).strip() != "active":
             expect(self.proc.alive(), f"systemd on host {host}: {self.proc.log_text()}")
             d.check(f"systemd on host {host}")
-            self.proc.nap(0.1)
+            self.proc.nap(max(0.1, 10 * ftlab.POLL))  # to ask takes a program's start
 
     def write_json(self):
         other = "B" if self.host == "A" else "A"
@@ -115,7 +115,7 @@ class Host:
         d = Deadline(seconds)
         while (is_ := fn()) not in want:
             d.check(f"{what} {'/'.join(want)} on host {self.host}, is {is_}")
-            self.proc.nap(0.1)
+            self.proc.nap(max(0.1, 10 * ftlab.POLL))  # to ask takes a program's start
 
     def wait_state(self, *states):
         self.wait("state", self.state, states)

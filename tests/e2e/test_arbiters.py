@@ -51,7 +51,7 @@ def etcd_takeover(lab):
 def etcd_split(lab):
     """the link between the hosts breaks, etcd answers both: one goes on"""
     split = Split(lab, proxy=False, arbiter=Etcd(lab).uri_of)
-    for _ in range(3):
+    for _ in range(ftlab.work(3)):
         random_wait(lab, split.load, 0.1, 0.4)
         lab.ip("A", "link set ft0 down")
         split.owner(20)

@@ -91,7 +91,7 @@ def balloon_churn(lab):
     pair = pair_of(lab, "free=50 churn=3000 tick=5", memory=128)
     pair.protect()
     here = "A"
-    for _ in range(3):
+    for _ in range(ftlab.work(3)):
         there = pair.other(here)
         epochs(pair.vm[there], 60)
         random_wait(lab, pair.vm[here], 0, 0.3)
@@ -116,7 +116,7 @@ def balloon_postcopy(lab):
     move = Move(lab, source)
     uri = move.uri("tcp")
     to = move.destination(uri)
-    source.call("migrate", postcopy=uri, bandwidth=f"{max(1, int(16 / ftlab.SLOW))}M")
+    source.call("migrate", postcopy=uri, bandwidth=f"{int(16 / min(ftlab.SLOW, 4))}M")
     to.wait_state("RUNNING")
     to.call("set", balloon_bytes=24 * MB)
     balloon(to, 24)

@@ -8,7 +8,7 @@ import socket
 import ftlab
 from ftlab import GUESTS, LINK_IP, Pair, expect
 from test_tls import CREDENTIALS, TlsPair, credentials
-from testlib import start_load, test
+from testlib import quarter, start_load, test
 
 KERNEL = ["-k", f"{GUESTS}/kv.elf", "-m", "64M"]
 
@@ -192,7 +192,7 @@ def check_beside_a_pair(lab):
 @test(60)
 def check_tls(lab):
     """a peer's key, and a wrong one, before anything runs"""
-    for kind in CREDENTIALS:
+    for kind in quarter(lab, CREDENTIALS):
         pair = TlsPair(lab, kind)
         b = pair.secondary("B")
         b.wait_state("STARTING")

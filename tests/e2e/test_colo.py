@@ -11,7 +11,7 @@ from test_faults import KvmFault
 from test_kills import each, primary_dies_in_epoch, secondary_dies_in_epoch
 from test_kemari import asked
 from test_protect import still_well, verify
-from testlib import check_load, dies, random_wait, start_load, test
+from testlib import check_load, dies, random_wait, some, start_load, test
 from test_vsock import COUNT, Stream, VsockPair, echo
 
 LONG = "250ms"  # without a difference ten seconds from checkpoint to checkpoint
@@ -176,7 +176,7 @@ def colo_operator(lab):
     a, b = pair.protect()
     compares(a)
     before = twin(a)
-    for pages in (100, 200, 0, 300):
+    for pages in (100, *some(lab, (200, 0), 1), 300):
         a.call("set", balloon_bytes=pages * 4096)
         a.wait_console(f"^balloon {pages}$", 20)
     a.call("stop", timeout_ns=60 * 10**9)

@@ -8,7 +8,7 @@ import subprocess
 
 import ftlab
 from ftlab import EXIT_FENCED, Deadline, FrameWatch, LabError, Pair, Vm, Wire, expect
-from testlib import check_load, random_wait, start_load, test
+from testlib import check_load, quarter, random_wait, start_load, test
 from test_cli import refused
 from test_protect import same_images
 
@@ -35,7 +35,7 @@ def failover_and_back(lab):
     pair.protect()
     load = start_load(lab, udp=2, tcp=2, echo=1, stream=1)
     here, gaps = "A", []
-    for _ in range(3):
+    for _ in range(ftlab.work(3)):
         there = pair.other(here)
         old, new = pair.vm[here], pair.vm[there]
         generation = old.status()["generation"]
@@ -235,9 +235,9 @@ def failover_cut(lab):
     pair = Pair(lab, disk=32, wire=wire, epoch="100ms")
     pair.protect()
     load = start_load(lab)
-    here, moved = "A", 0
+    here, moved, tries = "A", 0, max(2, ftlab.work(8))
     watch = {h: FrameWatch(lab, h) for h in "AB"}
-    for _ in range(8):
+    for _ in range(tries):
         generation = pair.vm[here].status()["generation"]
         # Some 64 bytes are a heartbeat or an ack; the words of a hand-over come after those of an epoch.
         way, most = lab.rng.choice((("a2b", 700), ("b2a", 200), ("b2a", 200)))
@@ -255,7 +255,7 @@ def failover_cut(lab):
         here = protect_again(pair, load)
         for w in watch.values():
             w.drain()
-    lab.note(f"{moved} of 8 went to the other side")
+    lab.note(f"{moved} of {tries} went to the other side")
     check_load(lab, [load], pair.image[here])
     pair.end()
 
@@ -305,7 +305,7 @@ def disk_error_failover(lab):
 @test(90)
 def disk_error_guest(lab):
     """by default it is the guest's, and so it is when nobody else can have the VM"""
-    for options in ([], ["--on-disk-error", "failover"]):
+    for options in quarter(lab, ([], ["--on-disk-error", "failover"])):
         with FullDisk(lab, extra=options) as disk:
             if options:
                 a = disk.pair.primary("A")

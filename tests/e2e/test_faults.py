@@ -5,7 +5,7 @@ import signal
 
 import ftlab
 from ftlab import EXIT_FENCED, Deadline, FrameWatch, Pair, Vm, Wire, expect
-from testlib import Skip, check_load, random_wait, start_load, test
+from testlib import Skip, check_load, quarter, random_wait, start_load, test
 
 
 class Split:
@@ -104,7 +104,7 @@ def wire_delay(lab):
 def wire_cut(lab):
     """connections reset, several times: one side goes on, protected again by itself"""
     split = Split(lab)
-    for _ in range(4):
+    for _ in range(ftlab.work(4)):
         random_wait(lab, split.load, 0.05, 0.3)
         split.wire.do("cut")
         split.owner()
@@ -116,7 +116,7 @@ def wire_cut(lab):
 def wire_cut_anywhere(lab):
     """cut after a random number of bytes, to the byte"""
     split = Split(lab)
-    for _ in range(8):
+    for _ in range(max(2, ftlab.work(8))):
         to_b = lab.rng.random() < 0.7
         count = lab.rng.randrange(1, 300000 if to_b else 3000)
         # a is who connects: the primary.
@@ -161,7 +161,7 @@ def wire_hole_to_primary(lab):
 def link_down(lab):
     """the link itself goes down, and comes back"""
     split = Split(lab, proxy=False)
-    for _ in range(2):
+    for _ in range(ftlab.work(2)):
         random_wait(lab, split.load, 0.1, 0.4)
         lab.ip(lab.rng.choice("AB"), "link set ft0 down")
         split.owner()
@@ -196,7 +196,7 @@ def wire_squeeze(lab):
 def wire_damage(lab):
     """a flipped bit and a missing end: the link is dropped, nothing wrong is taken"""
     split = Split(lab)
-    for command in ("flip 3 a2b", "truncate a2b", "flip 1 b2a", "truncate b2a", "flip 40 a2b"):
+    for command in quarter(lab, ("flip 3 a2b", "truncate a2b", "flip 1 b2a", "truncate b2a", "flip 40 a2b")):
         split.wire.do(command)
         split.owner(30)
         split.protect_again()
@@ -346,7 +346,7 @@ def loop_hangs(lab):
     a, b = pair.protect(env={h: g.env for h, g in gates.items()})
     generation = a.status()["generation"]
     load = start_load(lab)
-    for host in "BA":
+    for host in quarter(lab, "BA"):
         random_wait(lab, load, 0.2, 0.5)
         gates[host].shut()
         load.nap(ftlab.milliseconds(pair.timeout) / 1000 + 1.3)  # longer than that, and shorter than 5 s
@@ -452,7 +452,7 @@ def steady(split, seconds=30):
 def stutter(lab):
     """either side or both are frozen for 20 to 400 ms, with the default timeout of 100 ms"""
     split = Split(lab, proxy=False, timeout="100ms")
-    for _ in range(12):
+    for _ in range(max(2, ftlab.work(12))):
         random_wait(lab, split.load, 0.05, 0.3)
         frozen = lab.rng.choice(("A", "B", split.here, "AB"))
         for host in frozen:
@@ -542,7 +542,7 @@ class KvmFault:
 @test(60)
 def kvm_fails_primary(lab):
     """the primary's KVM fails: its host's fault, so it leaves without a goodbye, and the secondary takes over"""
-    for cpus in (1, 2):
+    for cpus in quarter(lab, (1, 2)):
         fault = KvmFault(lab, f"fault-{cpus}")
         pair = Pair(lab, disk=32, cpus=cpus)
         a, b = pair.protect(env={"A": fault.env})

@@ -11,7 +11,7 @@ import struct
 
 import ftlab
 from ftlab import Deadline, FrameWatch, Pair, Process, expect
-from testlib import check_load, random_wait, resources, start_load, test
+from testlib import check_load, quarter, random_wait, resources, start_load, test
 
 TIMES = os.environ.get("FT_HOSTILE", "1")
 PAGES, DISKLOG, EPOCH_BEGIN, EPOCH_END = 5, 7, 9, 10  # vmm/wire/stream.h
@@ -40,7 +40,10 @@ class Through:
     peer_of = {"A": PROXY, "B": f"tcp:{ftlab.LINK_IP['A']}:{ftlab.FT_PORT}"}
 
 
-BLK = dict(guest="blk", cmdline="ops=10000 region=512", disk=16, net=False, timeout="5s")
+def blk():
+    """A guest that is busy for some seconds on any machine."""
+    ops = max(4000, ftlab.work(10000))
+    return dict(guest="blk", cmdline=f"ops={ops} region=512", disk=16, net=False, timeout="5s")
 
 
 def kinds_of_epochs(tape):
@@ -70,7 +73,7 @@ def wait_recorded(proxy, tape, epochs):
 
 def record(lab, epochs=6):
     """A session of a real primary, from its first byte on. The file."""
-    pair = Pair(lab, wire=Through, **BLK)
+    pair = Pair(lab, wire=Through, **blk())
     tape = lab.path("tape")
     b = pair.secondary("B")
     b.wait_state("STARTING")
@@ -89,7 +92,7 @@ def record(lab, epochs=6):
 
 def victim(lab, generation):
     """A secondary, and an arbiter that has given this generation to somebody."""
-    pair = Pair(lab, **BLK)
+    pair = Pair(lab, **blk())
     with open(f"{pair.arbiter_dir}/vm.{generation}", "w") as f:
         json.dump({"vm": "vm", "generation": generation, "holder": "somebody", "time": 0,
                    "released": False}, f)
@@ -139,7 +142,9 @@ def hostile_primary(lab):
     expect(tries.wait_exit(30) == 0, f"the recorded session itself: {tries.log_text()}")
     b.wait_state("STARTING")
     fds, threads, rss = resources(b)
-    attack = tool(lab, "primary", "-s", str(lab.rng.getrandbits(32)), "-x", TIMES, URI_B, tape)
+    listed = listing(lab, "attacks")
+    names = quarter(lab, listed)
+    attack = tool(lab, "primary", "-s", str(lab.rng.getrandbits(32)), "-x", TIMES, URI_B, tape, *names)
     attack.wait_exit(290 * int(TIMES))
     expect(b.alive(), f"the secondary ended with {b.code}: {ftlab.tail(b.log)}")
     expect(attack.code == 0, f"{attack.argv}: {attack.log_text()}")
@@ -147,7 +152,7 @@ def hostile_primary(lab):
     b.wait_state("STARTING")
     says_at_the_door(lab, b, b"x" * 64, "not an ftvmm stream")
     log = b.log_text()
-    for reason in REASONS:
+    for reason in REASONS if names == listed else ():
         expect(re.search(reason, log), f"nobody said '{reason}'")
     for line in log.splitlines():
         expect(line.isprintable(), f"a peer writes on the terminal: {line!r}")
@@ -166,9 +171,9 @@ def hostile_primary(lab):
 def hostile_primary_takeover(lab):
     """damage inside an epoch: the secondary takes over from the one before, and the guest is well"""
     tape = record(lab)
-    for i, kind in enumerate(("page", "log", "state", "count", "skip", "type", "session", "end",
-                              "cut", "flip", "bye-inside", "done", "runs", "gone", "handed-short",
-                              "handed-inside", "handed")):
+    kinds = ("page", "log", "state", "count", "skip", "type", "session", "end", "cut", "flip", "bye-inside", "done", "runs",
+             "gone", "handed-short", "handed-inside", "handed")
+    for i, kind in enumerate(quarter(lab, kinds)):
         epoch = 1 + i % 4
         pair, b = victim(lab, 1)
         once = tool(lab, "once", URI_B, tape, kind, str(epoch))
@@ -183,7 +188,8 @@ def hostile_primary_takeover(lab):
         expect("blk ok" in b.console_text(), f"{kind}: {b.console_text()}")
         pair.end()
     # Nothing was ever committed, or the primary said goodbye: nobody takes over.
-    for kind, epoch in (("page", 0), ("count", 0), ("state", 0), ("bye", 0), ("handed", 0), ("gone", 0), ("bye", 2)):
+    never = (("page", 0), ("count", 0), ("state", 0), ("bye", 0), ("handed", 0), ("gone", 0), ("bye", 2))
+    for kind, epoch in quarter(lab, never):
         pair, b = victim(lab, 1)
         once = tool(lab, "once", URI_B, tape, kind, str(epoch))
         expect(once.wait_exit(20) == 0, f"{kind}: {once.log_text()}")
@@ -212,11 +218,14 @@ EPOCH_MS = 200
 SLOW_WAYS = ("mute",)
 
 
-def ways(lab, twin=False):
-    p = tool(lab, "ways")
+def listing(lab, what):
+    p = tool(lab, what)
     p.wait_exit()
-    return [w for w in p.log_text().split()
-            if (TIMES != "1" or w not in SLOW_WAYS) and w.startswith("twin-") == twin]
+    return p.log_text().split()
+
+
+def ways(lab, twin=False):
+    return [w for w in listing(lab, "ways") if (TIMES != "1" or w not in SLOW_WAYS) and w.startswith("twin-") == twin]
 
 
 def check_held(frames, log):
@@ -239,7 +248,7 @@ def check_held(frames, log):
 def hostile_secondary(lab):
     """lies to a primary: no output without a right ack, the link is dropped, the guest runs on"""
     pair = Pair(lab, disk=32, epoch=f"{EPOCH_MS}ms")
-    names = ways(lab)
+    names = quarter(lab, ways(lab))
     liar = Process(lab.ns["B"], [os.path.join(ftlab.TOOLS, "hostile/hostile"), "secondary",
                                  "-s", str(lab.rng.getrandbits(32)), "-e", str(EPOCH_MS), URI_B,
                                  *names],
@@ -259,7 +268,7 @@ def hostile_secondary(lab):
         liar.nap(0.05)
     expect(liar.code == 0, f"{liar.log_text()}")
     held = check_held(frames, liar.log_text())
-    expect(held >= 25 and len(frames) > 100, f"{held} times held, {len(frames)} frames")
+    expect(held >= len(names) // 2 and len(frames) > 50, f"{held} times held, {len(frames)} frames")
     for line in a.log_text().splitlines():
         expect(line.isprintable(), f"a peer writes on the terminal: {line!r}")
     lab.release(liar)
@@ -284,7 +293,8 @@ def twin_reasons(log):
 @test(240)
 def hostile_twin(lab):
     """lies on the mirror: that connection is dropped with a reason, epochs go on, and nobody waits for a twin"""
-    names = [w for w in ways(lab, twin=True) if w != "twin-mute"]
+    known = [w for w in ways(lab, twin=True) if w != "twin-mute"]
+    names = quarter(lab, known)
     pair = Pair(lab, disk=32, ft="colo", epoch="20ms", timeout="2s")
     liar_ = liar(lab, names)
     a = pair.primary("A")
@@ -299,7 +309,7 @@ def hostile_twin(lab):
     log = a.log_text()
     for reason in ("expected loaded .*received nothing", "expected output of epoch", "once, received loaded",
                    "expected loaded .* received loaded", "received ack", "is of session", "says it is frame",
-                   "is above the limit", "(connection closed|Connection reset by peer)"):
+                   "is above the limit", "(connection closed|Connection reset by peer)") if names == known else ():
         expect(re.search(f"twin: .*{reason}", log), f"nobody said '{reason}'")
     for line in log.splitlines():
         expect(line.isprintable(), f"a peer writes on the terminal: {line!r}")

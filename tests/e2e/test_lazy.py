@@ -9,7 +9,7 @@ from ftlab import Deadline, Vm, expect
 from test_boot import NET, boot
 from test_faults import preload
 from test_snapshot import goes_on, refused, restore, snapshot, writer
-from testlib import Skip, check_load, hash_cmdline, hash_work, host_digest, random_wait, start_load, test
+from testlib import Skip, check_load, hash_cmdline, hash_work, host_digest, quarter, random_wait, start_load, test
 
 
 def lazily(lab, path, *args):
@@ -52,7 +52,7 @@ def lazy_hash(lab):
 def lazy_writer(lab):
     """a guest that checks all its memory; restored so, snapshot again, restored again; two and four CPUs"""
     vm = writer(lab)
-    for i in range(2):
+    for i in range(ftlab.work(2)):
         path = lab.path(f"snap{i}")
         snapshot(vm, path)
         lab.release(vm)
@@ -76,7 +76,7 @@ def lazy_devices(lab):
     backends = ["-d", f"id=d0,path={disk}", "-n", NET]
     vm = boot(lab, "kv", "ip=10.77.0.2", *backends)
     load = start_load(lab)
-    for i in range(2):
+    for i in range(ftlab.work(2)):
         random_wait(lab, load, 0.1, 0.4)
         vm.call("pause")
         snapshot(vm, lab.path(f"snap{i}"))
@@ -190,7 +190,7 @@ def lazy_lost(lab):
     cases = (("ends too early|truncated", good[:half]),
              ("checksum is wrong|is another one", flipped(good, half)),
              ("not what it was", good[:1000] + lab.rng.randbytes(len(good) - 1000)))
-    for pattern, bad in cases:
+    for pattern, bad in quarter(lab, cases):
         with open(slow.path, "wb") as f:
             f.write(good)
         vm = slow.start(lab)

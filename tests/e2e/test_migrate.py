@@ -7,8 +7,8 @@ import subprocess
 
 import ftlab
 from ftlab import GUEST_IP, LINK_IP, FTVMM, Vm, expect
-from testlib import (changed, check_load, hash_cmdline, hash_work, host_digest, random_wait, start_load, test,
-                     wait_hash)
+from testlib import (changed, check_load, hash_cmdline, hash_work, host_digest, quarter, random_wait, start_load,
+                     test, wait_hash)
 from test_boot import NET, boot
 
 PORT = 7950
@@ -91,11 +91,11 @@ def all_there(vm):
     vm.wait_status(lambda s: s["migration"]["status"] == "completed", "all of its memory", 30)
 
 
-def journey(ways):
-    """(kind of link, options) of MIGRATIONS in each way: over both kinds in both directions."""
-    for options in ways:
-        for n in range(MIGRATIONS):
-            yield ("tcp", "unix")[(n + n // 2) % 2], options
+def journey(lab, ways):
+    """(kind of link, options) of MIGRATIONS in each way: over both kinds in both directions. On a slow machine of a
+    quarter, if no number was asked for."""
+    moves = [(("tcp", "unix")[(n + n // 2) % 2], options) for options in ways for n in range(MIGRATIONS)]
+    return moves if MIGRATIONS > 2 else quarter(lab, moves)
 
 
 def sound(move):
@@ -107,7 +107,7 @@ def sound(move):
 def writer_moves(lab, ways, cmdline):
     move = Move(lab, boot(lab, "writer", f"{cmdline} report=1", memory="128M"))
     move.vm.wait_console("^READY")
-    for kind, options in journey(ways):
+    for kind, options in journey(lab, ways):
         done = move.go(kind, **options)
         move.vm.wait_state("RUNNING")
         all_there(move.vm)
@@ -130,7 +130,7 @@ def postcopy_writer(lab):
 
 def hash_moves(lab, ways):
     """Guests that compute, until all is done; each is moved up to the last quarter of its work."""
-    work, left = hash_work(128, 16000), list(journey(ways))
+    work, left = hash_work(128, 16000), journey(lab, ways)
     want, last = f"digest {host_digest(lab, *work)}", work[1] * 3 // 4
     while left:
         move = Move(lab, boot(lab, "hash", hash_cmdline(work)))
@@ -166,7 +166,7 @@ def counts(line):
 def smp_moves(lab, ways, cpus):
     move = Move(lab, boot(lab, "smp", "", cpus=cpus))
     move.vm.wait_console("^READY")
-    for kind, options in journey(ways):
+    for kind, options in journey(lab, ways):
         random_wait(lab, move.vm, 0.1, 0.4)
         move.go(kind, **options)
         all_there(move.vm)
@@ -181,7 +181,7 @@ def smp_moves(lab, ways, cpus):
 @test(30 * MIGRATIONS)
 def migrate_smp(lab):
     """two and four CPUs, there and back"""
-    for cpus in (2, 4):
+    for cpus in quarter(lab, (2, 4)):
         smp_moves(lab, PRECOPY, cpus)
 
 
@@ -210,7 +210,7 @@ def works(lab, vm):
 def migrate_disk(lab):
     """an image that both hosts open: its lock goes along; each sector is what was written last"""
     move = disk_guest(lab, cpus=2)
-    for kind, options in journey(PRECOPY):
+    for kind, options in journey(lab, PRECOPY):
         random_wait(lab, move.vm, 0.1, 0.4)
         move.go(kind, **options)
         move.vm.wait_state("RUNNING")
@@ -224,7 +224,7 @@ def migrate_disk(lab):
 def postcopy_blk(lab):
     """a disk whose rings and buffers are not there yet"""
     move = disk_guest(lab)
-    for kind, options in journey(LAZY):
+    for kind, options in journey(lab, LAZY):
         move.go(kind, **options)
         works(lab, move.vm)
         all_there(move.vm)
@@ -236,7 +236,7 @@ def kv_moves(lab, ways):
     args = ["-d", f"id=d0,path={disk}", "-n", NET]
     move = Move(lab, boot(lab, "kv", f"ip={GUEST_IP}", *args), *args)
     load = start_load(lab)
-    for kind, options in journey(ways):
+    for kind, options in journey(lab, ways):
         random_wait(lab, load, 0.1, 0.5)
         move.go(kind, **options)
         lab.probe()
@@ -259,7 +259,7 @@ def postcopy_kv(lab):
 def paused_moves(lab, ways):
     """A VM that is paused when it leaves, and until it has been looked at."""
     move = Move(lab, boot(lab, "writer", "pages=300 total=6000 mode=random tick=5 report=1", memory="64M"))
-    for kind, options in journey(ways):
+    for kind, options in journey(lab, ways):
         move.vm.wait_console("^speed")
         random_wait(lab, move.vm, 0, 0.1)
         move.vm.call("pause")
@@ -548,10 +548,11 @@ def migrate_limits(lab):
 @test(120)
 def postcopy_late(lab):
     """--auto, half of --timeout is over in the middle of the first pass, or of a later one: the rest comes afterwards"""
-    for bandwidth, seconds in ((8, 4), (16, 6)):
+    times = min(ftlab.SLOW, 3)
+    for bandwidth, seconds in quarter(lab, ((8, 4), (16, 6))):
         move = slow(lab)
-        done = move.go("tcp", how="auto", bandwidth=f"{max(1, int(bandwidth / ftlab.SLOW))}M", downtime="1ms",
-                       timeout=f"{int(1000 * seconds * ftlab.SLOW)}ms")
+        done = move.go("tcp", how="auto", bandwidth=f"{int(bandwidth / times)}M", downtime="1ms",
+                       timeout=f"{int(1000 * seconds * times)}ms")
         expect(done["ram"]["postcopy-pages"]["background"], f"{done}")
         all_there(move.vm)
         move.vm.wait_console("^speed")
@@ -582,7 +583,7 @@ def migrate_stop(lab):
 @test(120)
 def migrate_kill_destination(lab):
     """the destination dies at each step: before GO the VM goes on at the source, with its disk"""
-    for name in DEST_BEFORE + ("mig-ready",):
+    for name in quarter(lab, DEST_BEFORE + ("mig-ready",)):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_DIE_AT": name})
@@ -602,7 +603,7 @@ def migrate_kill_destination(lab):
 @test(120)
 def migrate_kill_unsure(lab):
     """the destination dies after GO: the source asks, and stands until the user decides"""
-    for name in ("mig-told", "mig-ran"):
+    for name in quarter(lab, ("mig-told", "mig-ran")):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_DIE_AT": name})
@@ -638,7 +639,7 @@ def migrate_kill_unsure(lab):
 @test(120)
 def migrate_kill_source(lab):
     """the source dies at each step: before GO nothing is left of it at the destination, after GO it runs there"""
-    for name in SOURCE_BEFORE + SOURCE_AFTER:
+    for name in quarter(lab, SOURCE_BEFORE + SOURCE_AFTER):
         move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
         uri = move.uri("unix")
         to = move.destination(uri)
@@ -666,7 +667,7 @@ def frozen(vm):
 @test(120)
 def migrate_frozen(lab):
     """a destination that freezes at each step: given up in time before GO; after it, asked until it answers"""
-    for name in ("mig-ran", "mig-said"):
+    for name in quarter(lab, ("mig-ran", "mig-said")):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_STOP_AT": name})
@@ -682,7 +683,7 @@ def migrate_frozen(lab):
         to.signal(ftlab.signal.SIGCONT)
         works(lab, to)
         lab.release(to, move.vm)
-    for name, word in (("mig-taken", "--timeout"), ("mig-locked", "--timeout"), ("mig-loaded", "--timeout")):
+    for name, word in quarter(lab, (("mig-taken", "--timeout"), ("mig-locked", "--timeout"), ("mig-loaded", "--timeout"))):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_STOP_AT": name})
@@ -993,7 +994,7 @@ def two_ways(lab, move, env=None, **options):
 @test(90)
 def postcopy_recover(lab):
     """the way to the destination is gone: by hand, over another one, also when nobody knows yet where the VM runs"""
-    for env in (None, {"FTVMM_STOP_AT": "mig-ran"}):
+    for env in quarter(lab, (None, {"FTVMM_STOP_AT": "mig-ran"})):
         move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
         move.vm.wait_console("^speed")
         expect(client(lab, move.vm, "--recover", "unix:/x")[2].count("none is under way"), "nothing to recover")
@@ -1123,7 +1124,7 @@ def migrate_random(lab):
     move = Move(lab, boot(lab, "writer", "pages=300 total=6000 mode=random tick=20", memory="64M"))
     move.vm.wait_console("^speed")
     moved = 0
-    for n in range(4 * MIGRATIONS):
+    for n in range(2 * MIGRATIONS + ftlab.work(2 * MIGRATIONS)):
         to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}")
         options = dict(lab.rng.choice(PRECOPY + LAZY))
         how = options.pop("how")
@@ -1140,7 +1141,7 @@ def migrate_random(lab):
 @test(120)
 def postcopy_kill_destination(lab):
     """the destination dies at each step before GO: the VM goes on at the source, and the next one succeeds"""
-    for name in DEST_BEFORE:
+    for name in quarter(lab, DEST_BEFORE):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_DIE_AT": name})

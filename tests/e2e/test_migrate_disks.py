@@ -6,7 +6,7 @@ import re
 
 import ftlab
 from ftlab import GUEST_IP, Vm, expect
-from testlib import check_load, random_wait, start_load, test
+from testlib import check_load, quarter, random_wait, start_load, test
 from test_boot import NET, boot
 from test_migrate import DEST_BEFORE, LAZY, MIGRATIONS, Move, all_there, client, migrate, where, works
 
@@ -115,7 +115,7 @@ def still_here(lab, move, to):
 def migrate_copy_cancel(lab):
     """given up in the middle of the image: it goes on here, the other is a part and says so; the next one succeeds"""
     move = full_guest(lab)
-    for how in ("precopy", "postcopy"):
+    for how in quarter(lab, ("precopy", "postcopy")):
         uri = move.uri("unix")
         to = move.destination(uri)
         disk = begin(move, uri, how)["migration"]["disk"]
@@ -239,7 +239,7 @@ def migrate_copy_refused(lab):
 @test(120)
 def migrate_copy_kill(lab):
     """the destination dies at each step: the VM goes on at the source; the source dies: the other is a part"""
-    for name in DEST_BEFORE + ("mig-ready",):
+    for name in quarter(lab, DEST_BEFORE + ("mig-ready",)):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_DIE_AT": name})
@@ -255,7 +255,7 @@ def migrate_copy_kill(lab):
         move.go("unix")
         works(lab, move.vm)
         lab.release(move.vm)
-    for name in ("mig-disk:20", "mig-stood", "mig-last", "mig-sent", "mig-go"):
+    for name in quarter(lab, ("mig-disk:20", "mig-stood", "mig-last", "mig-sent", "mig-go")):
         move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
         uri = move.uri("unix")
         to = move.destination(uri)
@@ -270,7 +270,7 @@ def migrate_copy_kill(lab):
 def migrate_copy_equal(lab):
     """paused in the middle of it: both images are equal, byte for byte, and what is not used is a hole"""
     move = disk_guest(lab, 64, cpus=2)
-    for options in WAYS:
+    for options in quarter(lab, WAYS):
         options = dict(options, **{"copy-disks": True, "bandwidth": "16M"})
         how = options.pop("how")
         uri = move.uri("unix")
@@ -297,7 +297,7 @@ def migrate_copy_random(lab):
     wire = ftlab.Wire(lab)
     move = disk_guest(lab, 16, cpus=2)
     moved = 0
-    for n in range(4 * MIGRATIONS):
+    for n in range(2 * MIGRATIONS + ftlab.work(2 * MIGRATIONS)):
         to = move.destination(f"tcp:{ftlab.LINK_IP[move.there()]}:{ftlab.FT_PORT}")
         options = dict(lab.rng.choice(WAYS))
         how = options.pop("how")
@@ -345,7 +345,7 @@ def migrate_copy_limits(lab):
     random_wait(lab, move.vm, 0.5, 1)
     uri = move.uri("unix")
     to = move.destination(uri)
-    for how in ("precopy", "postcopy", "auto"):
+    for how in quarter(lab, ("precopy", "postcopy", "auto")):
         done = migrate(move.vm, uri, how, **{"copy-disks": True, "bandwidth": "1M", "timeout": "3s", "downtime": "1ms"})
         expect(done["status"] == "failed" and "of images are left" in done["error-desc"], f"{how}: {done}")
         works(lab, move.vm)

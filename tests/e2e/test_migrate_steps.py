@@ -9,7 +9,7 @@ import subprocess
 
 import ftlab
 from ftlab import LINK_IP, Vm, expect
-from testlib import hash_cmdline, hash_work, host_digest, test, wait_hash
+from testlib import hash_cmdline, hash_work, host_digest, quarter, test, wait_hash
 from test_boot import boot
 from test_migrate import (DEST_AFTER, DEST_BEFORE, DEST_LAZY, DEST_MENDS, DEST_PAIR, MIGRATIONS, SOURCE_AFTER,
                           SOURCE_BEFORE, SOURCE_LAZY, SOURCE_MENDS, Move, all_there, disk_guest, frozen, migrate, where,
@@ -22,9 +22,9 @@ MANY = MIGRATIONS >= 10
 LONG = 1800 if MANY else 240
 
 
-def some(lab, cases, n):
-    """All of them with MIGRATIONS=10 and more, else n of them, by the seed."""
-    return cases if MANY else lab.rng.sample(cases, min(n, len(cases)))
+def a_few(lab, cases, n):
+    """All of them with MIGRATIONS=10 and more, else n of them, by the seed; on a slow machine a quarter of that."""
+    return cases if MANY else quarter(lab, lab.rng.sample(cases, min(n, len(cases))))
 
 
 def begin(vm, uri, **options):
@@ -55,7 +55,7 @@ def cut_off(lab, move, env, to_env, **options):
 @test(LONG)
 def postcopy_kill_source(lab):
     """the source dies at each step: before GO nothing is left at the destination, after GO it says what is missing"""
-    for name in some(lab, LAZY_BEFORE + SOURCE_AFTER + SOURCE_LAZY, 5):
+    for name in a_few(lab, LAZY_BEFORE + SOURCE_AFTER + SOURCE_LAZY, 5):
         lab.note(f"step {name}")
         move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
         uri = move.uri("unix")
@@ -73,7 +73,7 @@ def postcopy_kill_source(lab):
             expect(status["migration"]["phase"] in ("DST_CUT", "DST_RUNS", "DST_HERE"), f"{name}: {status}")
             to.wait_state("RUNNING")
         lab.release(to, move.vm)
-    for name in some(lab, SOURCE_MENDS, 1):
+    for name in a_few(lab, SOURCE_MENDS, 1):
         lab.note(f"step {name}")
         move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
         _, to = cut_off(lab, move, None, None)
@@ -92,7 +92,7 @@ def runs_again(source):
 @test(LONG)
 def postcopy_kill_destination_after(lab):
     """the destination dies at each step from READY on: nobody runs it, and the source says what it knows"""
-    for name in some(lab, DEST_PAIR + DEST_AFTER + DEST_LAZY, 5):
+    for name in a_few(lab, DEST_PAIR + DEST_AFTER + DEST_LAZY, 5):
         lab.note(f"step {name}")
         move = disk_guest(lab)
         uri = move.uri("unix")
@@ -122,7 +122,7 @@ def postcopy_kill_destination_after(lab):
         move.go("unix", how="postcopy")
         works(lab, move.vm)
         lab.release(move.vm)
-    for name in some(lab, DEST_MENDS, 1):
+    for name in a_few(lab, DEST_MENDS, 1):
         lab.note(f"step {name}")
         move = disk_guest(lab)
         cut_off(lab, move, None, {"FTVMM_DIE_AT": name})
@@ -231,7 +231,7 @@ def mended_after(lab, name, at_source):
 def postcopy_cut_mends(lab):
     """the link is cut, again at each step of mending it, and then once more: the VM runs there, whole"""
     cases = [(n, True) for n in SOURCE_MENDS] + [(n, False) for n in DEST_MENDS]
-    for name, at_source in some(lab, cases, 3):
+    for name, at_source in a_few(lab, cases, 3):
         lab.note(f"step {name}")
         mended_after(lab, name, at_source)
 
@@ -243,7 +243,7 @@ def postcopy_random(lab):
     move = Move(lab, boot(lab, "writer", "pages=300 total=6000 mode=random tick=20", memory="64M"))
     move.vm.wait_console("^speed")
     cuts = moved = 0
-    for _ in range(2 * MIGRATIONS):
+    for _ in range(2 * MIGRATIONS if MANY else 1 + ftlab.work(2 * MIGRATIONS - 1)):
         source, to = move.vm, move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}")
         begin(source, wire.peer_of[move.host], bandwidth="24M", passes=lab.rng.choice((0, 0, 1)), downtime="1ms")
         for _ in range(3):
@@ -277,7 +277,7 @@ def runs_whole(vm):
 def migrate_cut_steps(lab):
     """the link is cut at each step of a precopy, and again in what follows: the VM runs on, whole"""
     cases = [(n, True) for n in SOURCE_BEFORE + SOURCE_AFTER] + [(n, False) for n in DEST_BEFORE + DEST_AFTER]
-    for name, at_source in some(lab, cases, 3):
+    for name, at_source in a_few(lab, cases, 3):
         cut_at(lab, name, at_source, {"how": "precopy", "downtime": "5s"})
 
 
@@ -286,7 +286,7 @@ def postcopy_cut_steps(lab):
     """the link is cut at each step of a postcopy, and again while that is mended: the VM runs there, whole"""
     cases = [(n, True) for n in LAZY_BEFORE + SOURCE_AFTER + SOURCE_LAZY]
     cases += [(n, False) for n in DEST_BEFORE + DEST_PAIR + DEST_AFTER + DEST_LAZY]
-    for name, at_source in some(lab, cases, 4):
+    for name, at_source in a_few(lab, cases, 4):
         cut_at(lab, name, at_source, {"how": "postcopy"})
 
 
@@ -324,7 +324,7 @@ def migrate_cancel_steps(lab):
     """given up at each step: before GO the VM goes on here and nothing is left there, after it it is too late"""
     cases = [(n, "precopy") for n in SOURCE_BEFORE + SOURCE_AFTER]
     cases += [(n, "postcopy") for n in LAZY_BEFORE + SOURCE_AFTER + SOURCE_LAZY]
-    for name, how in some(lab, cases, 5):
+    for name, how in a_few(lab, cases, 5):
         cancel_at(lab, name, how)
 
 

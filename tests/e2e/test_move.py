@@ -8,7 +8,7 @@ import subprocess
 import ftlab
 from ftlab import FTVMM, Pair, expect
 from test_protect import same_images
-from testlib import check_load, dies, random_wait, start_load, test
+from testlib import check_load, dies, quarter, random_wait, start_load, test
 
 
 class Trio(Pair):
@@ -128,8 +128,15 @@ def move_dies(lab, victim, name, **options):
     return host
 
 
-def each(lab, victim, names, where, **options):
-    for name in names:
+# Who dies at which step, and who may go on.
+PRIMARY_DIES = [("A", name, "B") for name in PRIMARY[:2]] + [("A", name, "BD") for name in PRIMARY[2:5]] + \
+    [("A", name, "D") for name in PRIMARY[5:]]
+NEW_DIES = [("D", name, "A") for name in NEW_EARLY + NEW_LATE]
+OLD_DIES = [("B", name, "A") for name in OLD]
+
+
+def each(lab, cases, **options):
+    for victim, name, where in quarter(lab, cases):
         try:
             host = move_dies(lab, victim, name, **options)
             expect(host in where, f"{host} went on")
@@ -137,22 +144,16 @@ def each(lab, victim, names, where, **options):
             raise ftlab.LabError(f"{victim} dies at {name}: {e}") from e
 
 
-def primary_dies(lab, **options):
-    each(lab, "A", PRIMARY[:2], "B", **options)
-    each(lab, "A", PRIMARY[2:5], "BD", **options)
-    each(lab, "A", PRIMARY[5:], "D", **options)
-
-
 @test(240)
 def move_primary_dies(lab):
     """at each step: exactly one of the two secondaries goes on"""
-    primary_dies(lab)
+    each(lab, PRIMARY_DIES)
 
 
 @test(240)
 def move_primary_frozen(lab):
     """at each step from which two may go on: one does, and the primary that wakes up is fenced"""
-    for name in ("move-fed", "move-in-step", "move-claim", "move-won", "move-told"):
+    for name in quarter(lab, ("move-fed", "move-in-step", "move-claim", "move-won", "move-told")):
         trio = Trio(lab, disk=32)
         a, b = trio.protect(env={"A": {"FTVMM_STOP_AT": name}})
         trio.stand_by()
@@ -171,21 +172,19 @@ def move_primary_frozen(lab):
 @test(240)
 def move_new_dies(lab):
     """at each step: the VM goes on"""
-    each(lab, "D", NEW_EARLY + NEW_LATE, "A")
+    each(lab, NEW_DIES)
 
 
 @test(400)
 def move_colo_dies(lab):
     """the same with a guest at both sides, and whoever dies"""
-    primary_dies(lab, ft="colo")
-    each(lab, "D", NEW_EARLY + NEW_LATE, "A", ft="colo")
-    each(lab, "B", OLD, "A", ft="colo")
+    each(lab, PRIMARY_DIES + NEW_DIES + OLD_DIES, ft="colo")
 
 
 @test(120)
 def move_old_dies(lab):
     """at some instant, or when it is let go: the VM goes on"""
-    for _ in range(3):
+    for _ in range(ftlab.work(3)):
         trio = Trio(lab, disk=32)
         a, b = trio.protect()
         trio.stand_by()
@@ -197,7 +196,7 @@ def move_old_dies(lab):
         asked.wait(60)
         one_goes_on(trio, load, "AD")
         trio.end()
-    each(lab, "B", OLD, "A")
+    each(lab, OLD_DIES)
 
 
 def to_and_fro(lab, moves, filled=0, **options):
@@ -215,8 +214,9 @@ def to_and_fro(lab, moves, filled=0, **options):
         trio.uri = f"tcp:{ftlab.LINK_IP[to]}:{ftlab.FT_PORT}"
         code, said = trio.move()
         expect(code == 0, f"move {i + 1}: exit code {code}: {said}")
-        trio.vm[to].wait_status(lambda s: s["epochs_total"] >= before + 20 or s["state"] != "PROTECTED",
-                                "20 epochs", 20)
+        epochs = max(6, ftlab.work(20))
+        trio.vm[to].wait_status(lambda s: s["epochs_total"] >= before + epochs or s["state"] != "PROTECTED",
+                                f"{epochs} epochs", 20)
         expect(trio.vm[to].state() == "PROTECTED", f"move {i + 1}: {to} is {trio.vm[to].state()}")
         trio.vm[other].wait_state("STARTING")
         expect(a.state() == "PROTECTED", f"move {i + 1}: A is {a.state()}")
@@ -255,8 +255,9 @@ def move_verify_smp(lab):
 @test(120)
 def move_verify_blk(lab):
     """a busy disk, there and back, and an orderly stop: the images are equal"""
-    trio = to_and_fro(lab, 4, filled=64, guest="blk", cmdline=f"ops=10000000 region=8K", net=False,
-                      disk=96)
+    moves = 2 * ftlab.work(2)  # back at B
+    trio = to_and_fro(lab, moves, filled=max(16, ftlab.work(64)), guest="blk", cmdline="ops=10000000 region=8K",
+                      net=False, disk=96)
     a, b = trio.vm["A"], trio.vm["B"]
     expect(a.stop() == 0, f"exit code {a.code}: {a.console_text()}")
     b.wait_state("STARTING")
@@ -353,7 +354,7 @@ def move_refused(lab):
 @test(120)
 def move_cancelled(lab):
     """--cancel, a stop and a failover end a move that has not gone too far"""
-    for end in ("cancel", "failover", "stop"):
+    for end in quarter(lab, ("cancel", "failover", "stop")):
         trio = Trio(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
         a, b = trio.protect()
         d = trio.stand_by(env={"FTVMM_STOP_AT": "hello-received"})

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 import xml.etree.ElementTree as ElementTree
 
 import ftlab
@@ -11,6 +12,7 @@ from ftlab import FT_PORT, GUEST_IP, GUEST_MAC, GUESTS, LINK_IP, Deadline, expec
 from testlib import check_load, random_wait, start_load, test
 
 AGENT = os.path.join(ftlab.ROOT, "configs/ocf/ftvmm")
+ASK_SECONDS = 0.1  # from question to question: each is a program's start
 SUCCESS, GENERIC, CONFIGURED, INSTALLED, UNIMPLEMENTED, STOPPED, PROMOTED = 0, 1, 6, 5, 3, 7, 8
 
 
@@ -50,6 +52,7 @@ class Node:
             except ftlab.LabError:
                 if d.left() <= 0:
                     raise
+                time.sleep(ASK_SECONDS)
 
     def status(self):
         p = ftlab.run(ftlab.FTVMM, "status", "vm", "--json", check=False, env={**os.environ, **self.env})
@@ -59,6 +62,7 @@ class Node:
         d = Deadline(seconds)
         while self.status()["state"] not in states:
             d.check(f"{'/'.join(states)} on host {self.host}")
+            time.sleep(ASK_SECONDS)
 
     def pid(self):
         try:

@@ -10,7 +10,7 @@ import time
 import ftlab
 from ftlab import GUESTS, Pair, Vm, expect
 from test_faults import Arbiter
-from testlib import random_wait, test
+from testlib import quarter, random_wait, test
 
 
 class Away:
@@ -59,14 +59,13 @@ def boots(vm):
 @test(60)
 def reset_again(lab):
     """by the ACPI register, by the keyboard controller, by both at once; one and several CPUs"""
-    for how in (0, 1, 2):
-        for cpus in (1, 3):
-            disk = lab.disk(f"disk-{how}-{cpus}", 4)
-            vm = reset_vm(lab, f"boots=4 how={how} gap=10", "-d", f"id=d0,path={disk}", cpus=cpus)
-            vm.wait_exit(20)
-            expect(vm.code == 0 and boots(vm) == [1, 2, 3, 4],
-                   f"how={how} cpus={cpus}: exit code {vm.code}, boots {boots(vm)}: {vm.log_text()}")
-            lab.release(vm)
+    for how, cpus in quarter(lab, [(how, cpus) for how in (0, 1, 2) for cpus in (1, 3)]):
+        disk = lab.disk(f"disk-{how}-{cpus}", 4)
+        vm = reset_vm(lab, f"boots=4 how={how} gap=10", "-d", f"id=d0,path={disk}", cpus=cpus)
+        vm.wait_exit(20)
+        expect(vm.code == 0 and boots(vm) == [1, 2, 3, 4],
+               f"how={how} cpus={cpus}: exit code {vm.code}, boots {boots(vm)}: {vm.log_text()}")
+        lab.release(vm)
 
 
 @test(30)
@@ -109,7 +108,7 @@ def reset_pair(lab, how=2, cpus=2, gap=None):
 @test(60)
 def reset_protected(lab):
     """resets in a protected pair, then a death: the guest's count goes on, in memory and on disk"""
-    for _ in range(4):
+    for _ in range(ftlab.work(4)):
         pair = reset_pair(lab)
         b = pair.secondary("B", *pair.guest_args[:2])
         b.wait_state("STARTING")
@@ -130,7 +129,7 @@ def reset_protected(lab):
 @test(60)
 def reset_sealed(lab):
     """a guest that only resets, one CPU: an epoch may end before its first instruction"""
-    for _ in range(12):
+    for _ in range(max(2, ftlab.work(12))):
         pair = reset_pair(lab, cpus=1, gap=0)
         b = pair.secondary("B", *pair.guest_args[:2])
         b.wait_state("STARTING")

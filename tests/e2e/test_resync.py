@@ -97,7 +97,7 @@ def resync_cut(lab):
     pair = pair_of(lab)
     a, b = pair.protect(60)
     load = start_load(lab)
-    for _ in range(4):
+    for _ in range(max(2, ftlab.work(4))):
         b.kill()
         a.wait_state("DEGRADED", "UNPROTECTED", "SYNCING", seconds=20)
         lab.release(b)

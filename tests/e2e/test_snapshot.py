@@ -7,7 +7,7 @@ import stat
 
 import ftlab
 from ftlab import Control, GUESTS, GUEST_IP, Pair, Vm, expect
-from testlib import check_load, hash_cmdline, hash_work, host_digest, random_wait, start_load, test, wait_hash
+from testlib import check_load, hash_cmdline, hash_work, host_digest, quarter, random_wait, start_load, test, wait_hash
 from test_boot import NET, boot
 from test_stop import SlowImage
 
@@ -87,10 +87,10 @@ def snapshot_hash(lab):
 @test(60)
 def snapshot_smp(lab):
     """two and four CPUs, restored in chains"""
-    for cpus in (2, 4):
+    for cpus in quarter(lab, (2, 4)):
         vm = boot(lab, "smp", f"seconds={int(2 + ftlab.SLOW)}", cpus=cpus)
         vm.wait_console("^READY")
-        for i in range(3):
+        for i in range(max(2, ftlab.work(3))):
             random_wait(lab, vm, 0.1, 0.4)
             path = lab.path(f"snap{cpus}-{i}")
             snapshot(vm, path)
@@ -112,8 +112,9 @@ def same_bytes(lab, one, two):
 def snapshot_equal(lab):
     """written twice, and written, loaded and written: the same bytes"""
     disk = lab.disk("disk", 8)
-    for guest, cmdline, cpus, args in (("blk", "ops=0 region=4K", 1, ["-d", f"id=d0,path={disk}"]),
-                                       ("smp", "", 4, []), ("echo", f"ip={GUEST_IP}", 1, ["-n", NET])):
+    kinds = (("blk", "ops=0 region=4K", 1, ["-d", f"id=d0,path={disk}"]), ("smp", "", 4, []),
+             ("echo", f"ip={GUEST_IP}", 1, ["-n", NET]))
+    for guest, cmdline, cpus, args in quarter(lab, kinds):
         vm = boot(lab, guest, cmdline, *args, cpus=cpus)
         vm.wait_console("^READY")
         random_wait(lab, vm, 0.1, 0.3)
@@ -142,7 +143,7 @@ def snapshot_network(lab):
     backends = ["-d", f"id=d0,path={disk}", "-n", NET]
     vm = boot(lab, "kv", f"ip={GUEST_IP}", *backends)
     load = start_load(lab)
-    for i in range(3):
+    for i in range(ftlab.work(3)):
         random_wait(lab, load, 0.1, 0.4)
         vm.call("pause")
         snapshot(vm, lab.path(f"snap{i}"))
@@ -192,8 +193,8 @@ def snapshot_damaged(lab):
     lab.release(vm)
     with open(lab.path("snap"), "rb") as f:
         good = f.read()
-    cases = [("cut", good[:lab.rng.randrange(1, len(good))]) for _ in range(6)]
-    for _ in range(24):
+    cases = [("cut", good[:lab.rng.randrange(1, len(good))]) for _ in range(ftlab.work(6))]
+    for _ in range(ftlab.work(24)):
         at = lab.rng.randrange(len(good))
         cases.append((f"bit flipped in byte {at}",
                       good[:at] + bytes([good[at] ^ 1 << lab.rng.randrange(8)]) + good[at + 1:]))

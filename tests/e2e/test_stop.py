@@ -410,6 +410,6 @@ def stop_answered(lab):
     a.call("stop", timeout_ns=0)
     expect(a.wait_exit(20) == 0, f"exit code {a.code}")
     b.wait_state("STARTING")
-    load.finish()
+    load.finish(answered=False)
     for host in "AB":
         lab.check([load], pair.image[host], "--allow-conn-lost")

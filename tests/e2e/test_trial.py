@@ -151,7 +151,7 @@ def trial_cut(lab):
         machine.trial()
         took = (ftlab.mono() - begin) / 1e9
         machine.trial("end")
-        cuts = max(6, ftlab.work(24))
+        cuts = max(4, ftlab.work(24))
         for i in range(cuts):
             sig = (signal.SIGINT, signal.SIGKILL)[i % 2]
             # nsenter waits for it, so it is killed by its own PID.

@@ -216,7 +216,7 @@ def vsock_not_given(lab):
 @test(120)
 def vsock_takeover(lab):
     """the primary is killed: no answer is forgotten, its connections end, the survivor's socket serves"""
-    for _ in range(3):
+    for _ in range(ftlab.work(3)):
         pair = VsockPair(lab, cmdline="out=6000")
         listeners = {h: Listener(pair.path[h]) for h in "AB"}
         a, b = pair.protect()

@@ -28,6 +28,21 @@ def test(deadline=60, **bed):
     return add
 
 
+SLOW_FROM = 3  # times as slow as a machine with KVM of its own: from there on less is done, of all kinds
+EVERY = os.environ.get("FT_EVERY") == "1"
+
+
+def some(lab, cases, n):
+    """All of them; on a slow machine n, which are others each time (FT_EVERY=1: all)."""
+    cases = list(cases)
+    return lab.rng.sample(cases, min(n, len(cases))) if ftlab.SLOW > SLOW_FROM and not EVERY else cases
+
+
+def quarter(lab, cases):
+    """All of them; on a slow machine a quarter, as some()."""
+    return some(lab, cases, (len(cases) + 3) // 4)
+
+
 def host_digest(lab, pages, rounds, seed=1):
     """What the hash guest must print, by the same C code on this host."""
     source, program = lab.path("model.c"), lab.path("model")

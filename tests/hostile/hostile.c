@@ -17,7 +17,7 @@ static const char usage[] =
 	"       hostile once [-s SEED] URI FILE DAMAGE EPOCH   one damaged session\n"
 	"       hostile secondary [-h HOLD_MS] [-e EPOCH_MS] LISTEN WAY...   one way per "
 	"connection\n"
-	"       hostile ways                               list them\n";
+	"       hostile ways | attacks                     list them\n";
 
 int main(int argc, char **argv)
 {
@@ -56,6 +56,8 @@ int main(int argc, char **argv)
 		return badpeer_run(argv[0], hold_ms, epoch_ms, argv + 1, argc - 1);
 	if (!strcmp(what, "ways"))
 		return badpeer_list();
+	if (!strcmp(what, "attacks"))
+		return attack_list();
 	fputs(usage, stderr);
 	return 2;
 }

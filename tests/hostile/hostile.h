@@ -110,6 +110,7 @@ void attack_second(struct attack *a);
 void attack_silent(struct attack *a);
 void attack_lone_hello(struct attack *a);
 void attack_fdt(struct attack *a);
+int attack_list(void);
 int attack_run(const char *uri, const char *tape, unsigned scale, char **names, int n);
 /* One damaged session; prints the epochs that were acknowledged. */
 int attack_once(const char *uri, const char *tape, const char *kind, unsigned epoch);

@@ -406,6 +406,13 @@ static const struct {
 	{"second", attack_second},   {"silent", attack_silent}, {"lone-hello", attack_lone_hello},
 };
 
+int attack_list(void)
+{
+	for (unsigned i = 0; i < sizeof(attacks) / sizeof(attacks[0]); i++)
+		puts(attacks[i].name);
+	return 0;
+}
+
 static bool is_named(const char *name, char **names, int n)
 {
 	for (int i = 0; i < n; i++)
