@@ -13,6 +13,7 @@ say() { # say TITLE < lines
 }
 mapfile -t code < <(git ls-files '*.c' '*.h')
 mapfile -t own < <(git ls-files 'vmm/*.[ch]' 'devices/*.[ch]' 'ft/*.[ch]' 'net/*.[ch]' 'postcopy/*.[ch]')
+mapfile -t python < <(git ls-files '*.py' && git grep -lE '^#!.*python3' -- ':!*.py')
 mapfile -t shell < <(git ls-files '*.sh' .ci/run tests/testbed/testbed '*/init' 'guests/linux/**' ':!*.md' ':!*.c' ':!*.conf')
 
 wc -l "${code[@]}" | awk '$2 != "total" && $1 > 800 { print $2 ": " $1 " lines, 800 at most" }' | say "long files"
@@ -26,5 +27,6 @@ grep -nE '\b(sleep|usleep|nanosleep)\(' "${own[@]}" | say "sleep in the program"
 cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=0 -I. \
 	--suppress=missingIncludeSystem --suppress=unknownMacro --suppress=nullPointer:tests/* -j2 \
 	"${own[@]}" 2>&1 | grep -E '(error|warning):' | say "cppcheck"
+pyflakes3 "${python[@]}" | say "pyflakes"
 shellcheck -x -S warning "${shell[@]}" | say "shellcheck"
 exit $bad

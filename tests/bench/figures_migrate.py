@@ -5,7 +5,7 @@ import statistics
 import time
 
 import progress
-from benchlib import QemuVm, Skip, ftlab, has_qemu, median, rounds, slowly
+from benchlib import QemuVm, ftlab, has_qemu, median, rounds, slowly
 from test_migrate import Move, all_there, migrate as ask
 
 PORT = 7998  # of QEMU's migration

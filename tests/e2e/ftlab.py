@@ -1,7 +1,6 @@
 """The laboratory of the end-to-end tests: hosts made of network namespaces, virtual machines run by
 ftvmm in them, clients, and what one needs to watch and to kill them. See tests/README.md."""
 
-import collections
 import ctypes
 import json
 import os
@@ -12,7 +11,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -75,7 +73,7 @@ def milliseconds(time_):
 def patience(time_):
     """A --peer-timeout for a machine as slow as this one: shorter silences than a few seconds say little on one."""
     ms = milliseconds(time_)
-    return f"{int(max(ms, min(ms * SLOW, 3000)))}ms"
+    return f"{int(max(ms, min(ms * SLOW, 2000)))}ms"
 
 
 class Deadline:

@@ -29,6 +29,8 @@ def goes_on(vm, lines=2):
 
 
 def epochs(vm, n, seconds=20):
+    """So many, fewer on a slow machine, in which they take their time."""
+    n = max(10, ftlab.work(n))
     begin = vm.status()["epochs_total"]
     vm.wait_status(lambda s: s["epochs_total"] >= begin + n or s["state"] != "PROTECTED",
                    f"{n} epochs", seconds)
@@ -67,7 +69,7 @@ def balloon_sync(lab):
 @test(60)
 def balloon_freed_while_syncing(lab):
     """freed around the first sync: it arrives as zeros, which take no memory there"""
-    for _ in range(3):
+    for _ in range(ftlab.work(3)):
         wait = lab.rng.randrange(100, 900)
         pair = pair_of(lab, f"free=60 churn=50 wait={wait}")
         a = pair.primary("A")

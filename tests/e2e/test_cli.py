@@ -5,8 +5,8 @@ import os
 import re
 
 import ftlab
-from ftlab import GUESTS, Pair, Vm, expect
-from testlib import Skip, start_load, test
+from ftlab import GUESTS, Pair, expect
+from testlib import Skip, test
 from test_boot import NET, boot
 
 KERNEL = ["-k", f"{GUESTS}/hello.elf", "-m", "64M"]

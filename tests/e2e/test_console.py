@@ -182,7 +182,7 @@ def console_left(lab):
 @test(60)
 def console_terminal(lab):
     """it is not stopped with its terminal raw, and ends with the terminal"""
-    vm = typist(lab)
+    typist(lab)
     tty = Terminal(lab, tty=True)
     tty.wait("Ctrl-. leaves")
     tty.proc.send_signal(signal.SIGTSTP)

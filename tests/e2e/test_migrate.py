@@ -671,7 +671,7 @@ def migrate_frozen(lab):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_STOP_AT": name})
-        status = move.vm.call("migrate", precopy=uri)
+        move.vm.call("migrate", precopy=uri)
         if name == "mig-ran":
             frozen(to)
             expect(last_event(move.vm)["status"] == "unsure", "not unsure")

@@ -2,7 +2,6 @@
 
 import filecmp
 import os
-import re
 
 import ftlab
 from ftlab import GUEST_IP, Vm, expect

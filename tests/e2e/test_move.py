@@ -117,7 +117,7 @@ def move_dies(lab, victim, name, **options):
     trio = Trio(lab, disk=32, epoch=f"{lab.rng.choice((3, 10, 25))}ms", **options)
     env = {victim: {"FTVMM_DIE_AT": name}}
     a, b = trio.protect(env=env)
-    d = trio.stand_by(env=env.get("D"))
+    trio.stand_by(env=env.get("D"))
     load = start_load(lab)
     random_wait(lab, load, 0.1, 0.3)
     trio.move()

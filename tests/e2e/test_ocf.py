@@ -132,7 +132,7 @@ def ocf_stranger(lab):
     with open(binary, "w") as f:
         f.write(STRANGER.format(**at))
     os.chmod(binary, 0o755)
-    p = ftlab.run("timeout", str(3 * ftlab.SLOW), AGENT, "stop", check=False,
+    p = ftlab.run("timeout", str(min(3 * ftlab.SLOW, 9)), AGENT, "stop", check=False,
                   env={**os.environ, **node.env, "OCF_RESKEY_binary": binary})
     expect(p.returncode == 124 and os.path.exists(at["stops"]), f"stop: exit code {p.returncode}: {p.stdout}")
     os.unlink(at["refuses"])

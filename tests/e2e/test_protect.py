@@ -9,7 +9,7 @@ import time
 
 import ftlab
 from ftlab import EXIT_FENCED, FrameWatch, Pair, Vm, expect
-from testlib import (Skip, check_load, flowing, hash_cmdline, hash_work, host_digest, quarter, random_wait, resources,
+from testlib import (Skip, check_load, hash_cmdline, hash_work, host_digest, quarter, random_wait, resources,
                      start_load, test, wait_hash)
 
 

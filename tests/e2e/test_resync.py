@@ -1,5 +1,6 @@
 """A secondary that has an image of before: what differs is brought over, and nothing else."""
 
+import ftlab
 from ftlab import Pair, expect
 from testlib import check_load, random_wait, start_load, test
 

@@ -6,7 +6,7 @@ import re
 import stat
 
 import ftlab
-from ftlab import Control, GUESTS, GUEST_IP, Pair, Vm, expect
+from ftlab import Control, GUEST_IP, Pair, Vm, expect
 from testlib import check_load, hash_cmdline, hash_work, host_digest, quarter, random_wait, start_load, test, wait_hash
 from test_boot import NET, boot
 from test_stop import SlowImage

@@ -8,7 +8,7 @@ import subprocess
 
 import ftlab
 from ftlab import EXIT_FAILED, FT_PORT, FTVMM, LINK_IP, Deadline, Pair, expect
-from test_migrate import Move, all_there, boot, client, cut_again_and_again, migrate, sound
+from test_migrate import Move, all_there, boot, client, cut_again_and_again, sound
 from testlib import check_load, quarter, random_wait, start_load, test
 
 CREDENTIALS = ("psk", "x509")

@@ -53,8 +53,9 @@ class Machine:
 
     def traces(self):
         """What there is besides processes."""
-        links = [x["ifname"] for x in json.loads(self.run("ip", "-j", "link"))]
-        return links, self.run("cat", "/proc/self/mountinfo").splitlines(), self.run("find", "/var/lib").split(), [self.run("hostname")]
+        said = self.run("sh", "-c", "ip -j link; echo; cat /proc/self/mountinfo; echo; find /var/lib; echo; hostname")
+        links, mounts, files, name = said.split("\n\n")
+        return [x["ifname"] for x in json.loads(links)], mounts.splitlines(), files.split(), [name]
 
     def expect_same(self, before, now):
         """A mount may go: when another test removes what is mounted there."""
@@ -64,13 +65,14 @@ class Machine:
 
     def expect_clean(self, before):
         """No process, and nothing that was not there before."""
-        expect(not self.processes(), f"left: {self.processes()}")
+        left = self.processes()
+        expect(not left, f"left: {left}")
         self.expect_same(before, self.traces())
 
     def await_quiet(self, what):
         d = Deadline(10)
-        while self.processes():
-            d.check(f"the end of all {what}: {self.processes()}")
+        while left := self.processes():
+            d.check(f"the end of all {what}: {left}")
 
     def __enter__(self):
         return self
@@ -206,12 +208,14 @@ def trial_refused(lab):
         expect("take root: sudo" in nobody, nobody)
         for words, why in ((("--name", "a/b"), "name 'a/b'"), (("--name", 33 * "x"), "at most 32"), (("shell",), "usage"),
                            (("run", "A"), "usage"), (("end", "now"), "usage"), (("make",), "usage")):
-            expect(why in machine.trial(*words, code=1), f"{words}: {machine.trial(*words, code=1)}")
+            said = machine.trial(*words, code=1)
+            expect(why in said, f"{words}: {said}")
         expect("usage: ftvmm trial" in machine.trial("--help"), "no help")
         # An `ip` that is missing, and one that fails.
         ip = os.path.realpath(machine.run("sh", "-c", "PATH=$PATH:/usr/sbin:/sbin; command -v ip").strip())
         machine.run("mount", "--bind", "/dev/null", ip)
-        expect("there is no ip" in machine.trial(code=1), machine.trial(code=1))
+        said = machine.trial(code=1)
+        expect("there is no ip" in said, said)
         machine.run("umount", ip)
         machine.run("mount", "--bind", os.path.realpath("/bin/false"), ip)
         expect("it was not made" in machine.trial(code=1), "a failure is not said")

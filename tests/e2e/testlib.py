@@ -3,7 +3,6 @@
 import collections
 import os
 import re
-import subprocess
 
 import ftlab
 from ftlab import Load, expect

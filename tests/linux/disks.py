@@ -3,7 +3,7 @@
 import os
 
 import ftlab
-from ftlab import GUEST_IP, Vm, expect
+from ftlab import Vm, expect
 from linuxlab import NET, LinuxPair, Ping, Shell, check_guest_log, root_args
 from testlib import random_wait, test
 

@@ -2,7 +2,6 @@
 
 import re
 
-import ftlab
 from ftlab import Deadline, LINK_IP, FT_PORT, Vm, expect
 from linuxlab import FT_ARGS, Shell, check_guest_log, ctl, guest_args, linux
 from testlib import test

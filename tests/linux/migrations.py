@@ -2,7 +2,6 @@
 
 import os
 
-import ftlab
 from ftlab import Vm, expect
 from linuxlab import NET, Shell, check_guest_log
 from test_migrate import Move, all_there
