@@ -20,6 +20,7 @@ class Trace(Process):
 
     def __init__(self, lab, vm, seconds=600):
         self.vm = vm
+        vm.status()  # it can be asked
         self.file = lab.path(f"trace{lab.next_serial()}")
         super().__init__(lab.ns[vm.host], [FTVMM, "trace", vm.name, self.file, "--seconds", str(seconds)],
                          self.file + ".log", env={"XDG_RUNTIME_DIR": vm.run_dir})

@@ -4,7 +4,8 @@
 
 #include "vmm/cli/run.h"
 
-#define GATHER_NS 50000000ull	/* for an answer */
+#define EMPTY_NS  50000000ull	/* until an answer that says nothing */
+#define GATHER_NS 10000000ull	/* for one that says something: spans come many at a time */
 #define AWAY_NS	  5000000000ull /* nobody asks any more */
 
 static void off(struct run *r)
@@ -41,6 +42,13 @@ static json_t *take(struct run *r)
 	return json_pack("{s:o, s:b, s:I, s:I, s:I}", "spans", spans, "more", t->len != 0, "lost",
 			 (json_int_t)lost, "epochs_begun", (json_int_t)r->trace.begun_epochs,
 			 "epochs_total", (json_int_t)r->ft.stats.epochs);
+}
+
+static uint64_t answer_in(const struct trace *t)
+{
+	if (t->len >= TRACE_RING / 4)
+		return 0;
+	return t->len ? GATHER_NS : EMPTY_NS;
 }
 
 static void answered(struct run *r)
@@ -105,7 +113,7 @@ json_t *serve_trace(struct run *r, json_t *request, struct err *e)
 		return last;
 	}
 	t->state = RUN_TRACE_ASKED;
-	loop_timer_set(&r->loop, &t->timer, r->ft.trace.len ? 0 : GATHER_NS);
+	loop_timer_set(&r->loop, &t->timer, answer_in(&r->ft.trace));
 	ctl_later(r->ctl, &t->later);
 	return NULL;
 }
