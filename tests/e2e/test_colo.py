@@ -29,8 +29,9 @@ def compares(vm):
 
 
 def given_pair(lab, cmdline):
-    """A guest that says what it is given. What only one side says is a difference after a second."""
-    return colo_pair(lab, guest="given", cmdline=cmdline, disk=0, net=False, timeout="4s")
+    """A guest that says what it is given. What only one side says is a difference after two seconds: so late can a twin
+    be on a busy machine."""
+    return colo_pair(lab, guest="given", cmdline=cmdline, disk=0, net=False, timeout="8s")
 
 
 def same(vm, before):

@@ -74,6 +74,7 @@ BUGS = {
     "twin-keeps-old": ("ft/role/twin.c", "\tjoin(t);\n\tkeep_connections(t);",
                        "\twhile (!replica_roll_back(&t->memory))\n\t\t;\n\tjoin(t);\n\tkeep_connections(t);"),
     "twin-goes-on": ("ft/role/twinning.c", "\tif (twin_stand(&s->twin, &e)) {\n\t\tsecondary_reject(s, e.msg);\n\t\treturn;\n\t}\n", "\tif (0)\n\t\tsecondary_reject(s, e.msg);\n"),
+    "off-unheard": ("ft/role/dismissing.c", "\t\tstep_reached(STEP_DISMISS_SAID);", "\t\tprimary_post(p, PRI_EV_DONE);"),
     "ready-runs": ("postcopy/phases.c", "ROW(READY, LOST, LISTEN, dest_drop,", "ROW(READY, LOST, RUNS, dest_run,"),
 }
 
@@ -129,7 +130,7 @@ def main():
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--keep", action="store_true", help="what finds them goes to tests/sim/seeds")
     p.add_argument("--theme", help="only such histories")
-    p.add_argument("--kind", help="pair, colo or move")
+    p.add_argument("--kind", help="pair, colo, move or off")
     p.add_argument("--places", action="store_true", help="only looks whether all can be planted")
     p.add_argument("names", nargs="*", metavar="NAME")
     a = p.parse_args()

@@ -224,8 +224,16 @@ static const char *setting(void)
 	return swarm_has(SWARM_COLO) && rnd_one_in(2) ? "{\"cmd\":\"set\",\"ft\":\"colo\"}" : s;
 }
 
+/* Protection is switched off, and on again. */
+static const char *off_or_on(char *text, size_t cap)
+{
+	snprintf(text, cap, "{\"cmd\":\"set\",\"ft\":\"%s\"}", rnd_one_in(2) ? "off" : mode());
+	return text;
+}
+
 static void act(enum swarm_fault f)
 {
+	char text[64];
 	struct proc *p = some_host()->proc;
 
 	switch (f) {
@@ -237,6 +245,9 @@ static void act(enum swarm_fault f)
 		break;
 	case SWARM_SET:
 		command(setting());
+		break;
+	case SWARM_OFF:
+		command(off_or_on(text, sizeof(text)));
 		break;
 	case SWARM_PAUSE:
 		command(rnd_one_in(2) ? "{\"cmd\":\"pause\"}" : "{\"cmd\":\"resume\"}");
@@ -283,6 +294,10 @@ void operator_strike(const struct proc *p)
 	unsigned from = (unsigned)rnd_below(WHIMS);
 
 	op.at = p->host;
+	if (swarm_has(SWARM_OFF) && rnd_one_in(2)) {
+		world_at(world_now() + in, have_whim, (void *)(uintptr_t)SWARM_OFF);
+		return;
+	}
 	for (unsigned i = 0; i < WHIMS; i++) {
 		enum swarm_fault f = whims[(from + i) % WHIMS];
 
@@ -304,6 +319,9 @@ void operator_begin(void)
 		if (swarm_has(whims[i]))
 			world_at(world_now() + in, whim, (void *)(uintptr_t)whims[i]);
 	}
+	if (swarm_has(SWARM_OFF))
+		world_at(world_now() + rnd_in(100 * MS, 2 * swarm.mean_ns), whim,
+			 (void *)(uintptr_t)SWARM_OFF);
 }
 
 static void resume(void *arg)
@@ -311,8 +329,12 @@ static void resume(void *arg)
 	for (unsigned i = 0; i < HOSTS; i++) {
 		struct proc *p = hosts[i].proc;
 
-		if (p && p->run && p->run->ft.stands & FT_STAND_USER && !p->wanted[0])
+		if (!p || !p->run || p->wanted[0])
+			continue;
+		if (p->run->ft.stands & FT_STAND_USER)
 			proc_command(p, "{\"cmd\":\"resume\"}");
+		else if (runs(&hosts[i]) && p->run->primary.fsm.state == PRI_OFF)
+			proc_command(p, "{\"cmd\":\"set\",\"ft\":\"mc\"}");
 	}
 	world_at(world_now() + 100 * MS, resume, NULL);
 }

@@ -95,6 +95,7 @@ void plan_print(const struct plan *p, char *text, size_t cap)
 		n += (size_t)snprintf(text + n, cap - n, " --kind %s",
 				      p->kind == 'm'   ? "move"
 				      : p->kind == 'c' ? "colo"
+				      : p->kind == 'o' ? "off"
 						       : "pair");
 	if (p->theme)
 		n += (size_t)snprintf(text + n, cap - n, " --theme %s", swarm_theme_name(p->theme));

@@ -16,7 +16,8 @@
 
 struct plan {
 	uint64_t seed;
-	char kind; /* 'p': pairs, one side runs; 'c': both do; 'm': VMs that move; 0: as drawn */
+	char kind; /* 'p': pairs, one side runs; 'c': both do; 'm': VMs that move; 'o': pairs, and
+		      ft=off; 0: as drawn */
 	unsigned theme;	   /* swarm_theme(), or 0: as drawn */
 	bool chosen;	   /* only these faults: */
 	uint64_t faults;   /* bits */

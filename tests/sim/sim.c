@@ -211,7 +211,7 @@ int main(int argc, char **argv)
 		printf("usage: %s [--seed N] [--runs N] [--seconds N] [--seeds FILE] [--edges "
 		       "FILE] [--faults "
 		       "a,b] "
-		       "[--kind pair|colo|move] [--lasts MS] [--without a.0,b.2-4] "
+		       "[--kind pair|colo|move|off] [--lasts MS] [--without a.0,b.2-4] "
 		       "[--until-failure] "
 		       "[--shrink] [--rows] [--hashes] [--trace] [--verbose]\n",
 		       argv[0]);

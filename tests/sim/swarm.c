@@ -19,6 +19,7 @@ static const char *const names[SWARM_MAX] = {
 #define SHARED_KEY 100
 #define COLO_KEY   101
 #define TWIN_KEY   102
+#define OFF_KEY	   103
 
 struct swarm swarm;
 
@@ -124,6 +125,7 @@ void swarm_draw(unsigned theme, char kind)
 {
 	static const char *const epochs[] = {"2ms", "10ms", "25ms", "25ms", "25ms", "100ms"};
 	struct swarm s = {.on = draw_faults()};
+	bool any = !kind || kind == 'o';
 
 	/* One after the other: a compiler may evaluate initializers in any order. */
 	s.moves = rnd_one_in(4);
@@ -144,8 +146,10 @@ void swarm_draw(unsigned theme, char kind)
 		s.on |= BIT(SHARED);
 	if (kind)
 		s.moves = kind == 'm';
-	if (kind ? kind == 'c' : !s.moves && !(s.on & BIT(SHARED)) && rnd_at(COLO_KEY) % 4 == 0)
+	if (any ? !s.moves && !(s.on & BIT(SHARED)) && rnd_at(COLO_KEY) % 4 == 0 : kind == 'c')
 		draw_twins(&s);
+	if (any && !s.moves && (kind || rnd_at(OFF_KEY) % 4 == 0))
+		s.on |= BIT(OFF);
 	swarm = s;
 }
 

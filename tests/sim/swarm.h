@@ -41,7 +41,8 @@
 	X(CPUS, "several-cpus")                                                                    \
 	X(SET, "set")                                                                              \
 	X(SHARED, "shared-image")                                                                  \
-	X(COLO, "colo")
+	X(COLO, "colo")                                                                            \
+	X(OFF, "off")
 
 enum swarm_fault {
 #define X(name, text) SWARM_##name,
