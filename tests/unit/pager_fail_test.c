@@ -95,7 +95,7 @@ static void a_page_that_cannot_be_had(void **state)
 		RIG_WANT(&r, page);
 		rig_send_pages(&r, page, 1, RIG_SEED + 1);
 		assert_int_equal(touch_end(&t), rig_word(page, RIG_SEED + 1));
-		assert_int_equal(pager_left(&r.p), left - 1);
+		RIG_UNTIL(pager_left(&r.p) == left - 1); /* counted after it is there */
 	}
 }
 
