@@ -3,16 +3,15 @@
 import json
 import os
 import re
+import select
 import signal
-import time
 import xml.etree.ElementTree as ElementTree
 
 import ftlab
-from ftlab import FT_PORT, GUEST_IP, GUEST_MAC, GUESTS, LINK_IP, Deadline, expect
+from ftlab import FT_PORT, GUEST_IP, GUEST_MAC, GUESTS, LINK_IP, expect
 from testlib import check_load, random_wait, start_load, test
 
 AGENT = os.path.join(ftlab.ROOT, "configs/ocf/ftvmm")
-ASK_SECONDS = 0.1  # from question to question: each is a program's start
 SUCCESS, GENERIC, CONFIGURED, INSTALLED, UNIMPLEMENTED, STOPPED, PROMOTED = 0, 1, 6, 5, 3, 7, 8
 
 
@@ -44,25 +43,9 @@ class Node:
         expect(p.returncode == want, f"host {self.host}: {action}: exit code {p.returncode}, not {want}: {p.stdout}")
         return p.stdout
 
-    def wait(self, action, want, seconds=20):
-        d = Deadline(seconds)
-        while True:
-            try:
-                return self.call(action, want)
-            except ftlab.LabError:
-                if d.left() <= 0:
-                    raise
-                time.sleep(ASK_SECONDS)
-
-    def status(self):
-        p = ftlab.run(ftlab.FTVMM, "status", "vm", "--json", check=False, env={**os.environ, **self.env})
-        return json.loads(p.stdout) if p.returncode != 1 else {"state": None}
-
-    def wait_state(self, *states, seconds=20):
-        d = Deadline(seconds)
-        while self.status()["state"] not in states:
-            d.check(f"{'/'.join(states)} on host {self.host}")
-            time.sleep(ASK_SECONDS)
+    def wait_state(self, state, seconds=20):
+        ftlab.run(ftlab.FTVMM, "wait", "vm", state, "--timeout", f"{int(seconds * ftlab.SLOW)}s",
+                  env={**os.environ, **self.env}, timeout=seconds + 10)
 
     def pid(self):
         try:
@@ -72,7 +55,12 @@ class Node:
             return None
 
     def kill(self):
-        os.kill(self.pid(), signal.SIGKILL)
+        """It is gone on return."""
+        pid = self.pid()
+        end = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGKILL)
+        expect(select.select([end], [], [], 10 * ftlab.SLOW)[0], f"process {pid} does not end")
+        os.close(end)
 
     def close(self):
         """What a failed test has left."""
@@ -165,8 +153,9 @@ def ocf_life(lab):
     lab.probe()
     # Lost: it has taken over before Pacemaker knows.
     b.kill()
-    a.wait("monitor", PROMOTED)
-    b.wait("monitor", STOPPED)
+    a.wait_state("DEGRADED")
+    a.call("monitor", PROMOTED)
+    b.call("monitor", STOPPED)
     a.call("promote", SUCCESS)
     b.call("stop", SUCCESS)
     b.call("start", SUCCESS)
