@@ -180,12 +180,7 @@ static void a_token_is_used_once(void **state)
 	token = r->pri.token;
 	rig_cause(r, PRI_EV_WON);
 	assert_int_equal(r->pri.token, 0);
-	r->vm.devices.disks[0].inflight = 1;
-	rig_cause(r, PRI_EV_TIMER);
-	rig_cause(r, PRI_EV_CONNECTED);
-	rig_cause(r, PRI_EV_WELCOME);
-	rig_cause(r, PRI_EV_CONNECTED);
-	rig_cause(r, PRI_EV_SYNCED);
+	rig_sync_again(r);
 	rig_cause(r, PRI_EV_ACK);
 	rig_cause(r, PRI_EV_HAND_OVER);
 	rig_cause(r, PRI_EV_ANSWERED);

@@ -11,10 +11,9 @@
  *
  * Which pages were written is not asked of the kernel, but of whoever knows: KVM's dirty log and
  * the host's marks, by which epochs live and die, too (vmm/vm/replica.h). More pages than these do
- * no harm. A page that
- * nobody wrote may be private as well: the kernel makes it before the write, and a vCPU that is
- * stopped then never writes. It is like the checkpoint's, which it hides once that changes:
- * mem_kept_changed().
+ * no harm. A page that nobody wrote may be private as well: the kernel makes it before the write,
+ * and a vCPU that is stopped then never writes. It is like the checkpoint's, which it hides once
+ * that changes: mem_kept_changed().
  *
  * Private pages come on top of the memfd's: up to another copy of RAM, by a guest that has written
  * all of it since the last checkpoint.
