@@ -1,5 +1,6 @@
 # ftvmm: one Makefile. `make help` lists the targets.
 SHELL := /bin/bash
+MAKEFLAGS += -r # no rules but these: half a second each time
 CC ?= gcc
 V ?= normal
 B := build/$(V)
@@ -77,6 +78,10 @@ help:
 
 $(B)/ftvmm: $(OBJS)
 	@printf "  LD    %s\n" $@; $(LINK_PROGRAM)
+# What tests are linked with: of it each takes what it needs.
+LIB := $(B)/libftvmm.a
+$(LIB): $(LIBOBJS)
+	@rm -f $@; $(AR) crs $@ $^
 # A simulated world: tests/sim/README.md. Its kernel stands in for what it defines as __wrap_NAME.
 SIM := $(patsubst %.c,$(B)/%.o,$(wildcard tests/sim/*.c))
 WRAP_sim := $(shell grep -oh '\b__wrap_[a-z0-9_]*' tests/sim/*.c | sed 's/^__wrap_//' | sort -u)
@@ -104,19 +109,18 @@ build/bug-$(1)/bug.o: $(word 1,$(BUG_$(1))).c
 	@printf "  CC    %s (bug)\n" $$<; $$(CC) $$(CFLAGS) $$(INCS) -DBUG_$(word 2,$(BUG_$(1))) -c -o $$@ $$<
 build/bug-$(1)/ftvmm: build/bug-$(1)/bug.o $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(OBJS))
 	@printf "  LD    %s\n" $$@; $$(LINK_PROGRAM)
-build/bug-$(1)/sim: build/bug-$(1)/bug.o $$(SIM) $$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(LIBOBJS))
+build/bug-$(1)/sim: build/bug-$(1)/bug.o $$(SIM) $$(LIB)
 	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) $$(WRAP_sim:%=-Wl,--wrap=%) -o $$@ $$^ $$(LIBS)
 endef
 $(foreach b,$(sort $(BUGS) $(UNIT_BUGS)),$(eval $(call BUG_RULE,$(b))))
 $(foreach u,$(UNITLIBS),$(eval $(B)/$(subst :,: $(B)/,$(u)).o)\
 	$(eval $(B)/$(firstword $(subst :, ,$(u))): WRAP += $(WRAP_$(notdir $(u)))))
-$(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIBOBJS)
-	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LIBS) -lcmocka
+$(B)/tests/unit/%: $(B)/tests/unit/%.o $(LIB)
+	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $(filter %.o,$^) $(LIB) $(LIBS) -lcmocka
 LIBS_OF = $(patsubst tests/unit/$(1):%,%,$(filter tests/unit/$(1):%,$(UNITLIBS)))
 define UNIT_BUG_RULE
 build/bug-$(1)/unit: WRAP := $(foreach l,$(call LIBS_OF,$(2)),$(WRAP_$(notdir $(l))))
-build/bug-$(1)/unit: build/bug-$(1)/bug.o $(patsubst %,$(B)/%.o,tests/unit/$(2) $(call LIBS_OF,$(2))) \
-		$$(filter-out $$(B)/$(word 1,$(BUG_$(1))).o,$$(LIBOBJS))
+build/bug-$(1)/unit: build/bug-$(1)/bug.o $(patsubst %,$(B)/%.o,tests/unit/$(2) $(call LIBS_OF,$(2))) $$(LIB)
 	@printf "  LD    %s\n" $$@; $$(CC) $$(LDFLAGS) $$(WRAP:%=-Wl,--wrap=%) -o $$@ $$^ $$(LIBS) -lcmocka
 endef
 $(foreach b,$(UNIT_BUGS),$(eval $(call UNIT_BUG_RULE,$(b),$(word 3,$(BUG_$(b))))))
@@ -133,18 +137,18 @@ $(B)/tests/unit/live_snapshot_test: WRAP += writev loop_timer_set
 $(foreach d,$(TOOLDIRS),$(foreach t,$(filter $(B)/$(d)/%,$(TOOLS)),\
 	$(eval $(t): $(patsubst %.c,$(B)/%.o,$(filter $(d)/lib%,$(TOOLLIB))))))
 $(TOOLS): %: %.o
-	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $^ $(TOOLLIBS) -lm
+	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(TOOLLIBS) -lm
 # Tools that measure the program's own code.
 NATIVE := $(filter $(B)/tests/bench/native_%,$(TOOLS))
-$(NATIVE): $(LIBOBJS)
+$(NATIVE): $(LIB)
 $(NATIVE): TOOLLIBS := $(LIBS)
 $(B)/tests/bench/native_ft: $(B)/tests/unit/libstage.o
 $(B)/tests/bench/native_compare: $(B)/tests/unit/libcompare.o
 # Those beside one that speaks its protocol, and those that print it and its state.
 SPEAKERS := $(B)/tests/hostile/hostile $(B)/tests/hostile/compromise $(B)/tests/docs/protocol $(B)/tests/docs/state
-$(SPEAKERS): $(LIBOBJS)
+$(SPEAKERS): $(LIB)
 $(SPEAKERS): TOOLLIBS := $(LIBS)
-$(B)/tests/sim/sim: $(SIM) $(LIBOBJS)
+$(B)/tests/sim/sim: $(SIM) $(LIB)
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP_sim:%=-Wl,--wrap=%) -o $@ $^ $(LIBS)
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
@@ -173,8 +177,6 @@ fuzz: deps-fuzz
 fuzz-build: $(FUZZ:%=build/fuzz/tests/fuzz/%)
 build/fuzz/tests/fuzz/%_fuzz: build/fuzz/tests/fuzz/%_fuzz.o build/fuzz/libftvmm.a
 	@printf "  LD    %s\n" $@; $(CC) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
-build/fuzz/libftvmm.a: $(LIBOBJS)
-	@rm -f $@; ar rcs $@ $^
 FUZZ_VM := $(patsubst %,build/fuzz/tests/fuzz/%_fuzz,snapshot secondary primary source dest)
 $(FUZZ_VM): build/fuzz/tests/fuzz/vm.o
 $(FUZZ_VM): WRAP := $(WRAP_vm)
@@ -193,16 +195,18 @@ build/fuzz/tests/fuzz/etcd_fuzz: WRAP := http_load http_free http_post
 build/fuzz/tests/fuzz/legacy_fuzz: WRAP := loop_now_ns time
 
 # Everything a test needs; then all suites of tests/run but linux, and one line that sums up.
-.PHONY: tests tests-sanitized test test-all demo demo-linux unit sim soak
+.PHONY: tests tests-plain tests-sanitized test test-all demo demo-linux unit sim soak
 unit: $(UNIT)
 sim: $(B)/tests/sim/sim $(SIM_BUGS:%=build/bug-%/sim)
-tests: $(B)/ftvmm guests tools unit bugs sim
+tests: tests-plain unit
+# Without the unit tests that run under the sanitizers as well, which need no KVM.
+tests-plain: $(B)/ftvmm guests tools bugs sim $(B)/tests/unit/vm_test $(B)/tests/unit/replica_vcpu_test
 # What the suites asan, fuzz and sim run.
 tests-sanitized:
 	@$(MAKE) --no-print-directory -j2 V=asan unit build/asan/tests/sim/sim
 	@$(MAKE) --no-print-directory -j2 V=fuzz CC=clang fuzz-build build/fuzz/tests/sim/sim
 test: deps-test deps-fuzz
-	@$(MAKE) --no-print-directory -j2 tests
+	@$(MAKE) --no-print-directory -j2 tests-plain
 	@$(MAKE) --no-print-directory tests-sanitized
 	@tests/run
 test-all: deps-test deps-fuzz deps-linux

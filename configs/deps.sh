@@ -14,8 +14,10 @@ want=${sets[${1:-build}]:?"deps.sh: build, test, lint, fuzz, bed or linux"}
 
 command -v dpkg-query > /dev/null || exit 0 # another system: the compiler will say what is missing
 missing=()
+# shellcheck disable=SC2086 # words
+have=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' $want 2> /dev/null || true)
 for p in $want; do
-	dpkg-query -W -f '${db:Status-Status}' "$p" 2> /dev/null | grep -qx installed || missing+=("$p")
+	grep -qxF "$p installed" <<< "$have" || missing+=("$p")
 done
 [ ${#missing[@]} = 0 ] && exit 0
 if [ "$(id -u)" != 0 ]; then
