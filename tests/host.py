@@ -90,7 +90,7 @@ BETTER = {NONE: "a host with VT-x or SVM, and rights to /dev/kvm, is ten times a
 
 
 def place(need):
-    """('native' or 'bed', why in one line) for tests whose guests need that much of KVM."""
+    """('native' or 'bed', why in one line) for tests whose guests need that much of KVM; NONE: they have none."""
     level, why = kvm()
     if os.environ.get("FTVMM_BED", "") not in ("", "0"):
         return "bed", f"in beds, as FTVMM_BED says ({why})"

@@ -419,11 +419,14 @@ def run(tests, seed, verbose=False):
     for suite in dict.fromkeys(suite_of(t) for t in tests):
         mine = [t for t in tests if suite_of(t) == suite]
         where, why = host.place(SUITES[suite].need)
+        without, _ = host.place(host.NONE)
         print(f"# {suite}: {why}", flush=True)
+        if where != without:
+            print(f"# {suite}: {sum(not t.vm for t in mine)} tests without a VM natively", flush=True)
         if SUITES[suite].prepare:
             SUITES[suite].prepare(mine)
         for t in mine:
-            places.setdefault("bed" if "far" in needs(t) else where, []).append(t)
+            places.setdefault("bed" if "far" in needs(t) else where if t.vm else without, []).append(t)
     try:
         in_places(places, results, verbose)
     finally:

@@ -37,6 +37,7 @@ CLONE_NEWNET = 0x40000000
 POLL = 0.005  # seconds from question to question; longer on a slow machine, whose time they take
 TAKEOVER_SECONDS = 2  # beside the time in which a silent peer counts as alive
 SLOW = 1  # every deadline times this, every amount of work by it: measured by tests/worker.py
+SLOW_FROM = 3  # from there on less is done, of all kinds
 SLOW_POLL = 0.05  # at most
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -364,7 +365,7 @@ class Load(Process):
                 "--client-base", str(1 + 1000 * serial), "--seed", str(lab.rng.randrange(1, 1 << 31)),
                 "--connect-timeout", str(int(10000 * SLOW)), "--drain", str(int(min(8000 * SLOW, 20000)))]
         if SLOW > 2:  # without a pause they would take all of the one processor from an unprotected guest
-            options = {"rate": 50, **options}
+            options = {"rate": 20, "stream_rate": 50000, "echo_rate": 5000, **options}
         for key, value in options.items():
             argv += ["--" + key.replace("_", "-"), str(value)]
         with open(self.summary_path, "wb") as out:
@@ -673,7 +674,7 @@ class Pair:
     """A guest protected by a primary and a secondary; knows how either side is started."""
 
     def __init__(self, lab, guest="kv", cmdline=f"ip={GUEST_IP}", memory="64M", cpus=1, disk=64,
-                 net=True, epoch="25ms", extra=(), binary=None, arbiter=True, timeout="500ms",
+                 net=True, epoch=None, extra=(), binary=None, arbiter=True, timeout="500ms",
                  wire=None, ft="mc", scheme="tcp", shared=False, nics=1, disk_more="", net_more=""):
         self.lab, self.binary, self.net, self.memory, self.timeout = lab, binary, net, memory, patience(timeout)
         self.serial = lab.next_serial()
@@ -691,6 +692,7 @@ class Pair:
                            "-c", str(cpus)]
         self.arbiter_dir = lab.path(f"{self.serial:03}-arbiter")
         os.mkdir(self.arbiter_dir)
+        epoch = epoch or ("100ms" if SLOW > SLOW_FROM else "25ms")
         # The test machine may be busy: silence means death later than by default.
         self.pair_args = ["--ft", ft, "--epoch", epoch, "--peer-timeout", self.timeout, *extra]
         # True: a folder; else what each host is to ask, or nothing.

@@ -10,7 +10,7 @@ import socket
 import ftlab
 from ftlab import Deadline, GUESTS, Pair, Vm, expect
 from test_protect import same_images
-from testlib import Skip, quarter, test
+from testlib import Skip, eighth, test
 
 TIMES = int(os.environ.get("FT_ATTACKS", "1"))
 ASAN = os.path.join(ftlab.ROOT, "build/asan/ftvmm")
@@ -150,7 +150,7 @@ def attack(lab, mode, binary=None):
 @test(60 * TIMES)
 def hostile_devices(lab):
     """attacks on rings, device states, registers; a CPU that races the device; floods"""
-    for mode in quarter(lab, ("rings", "rings", "status", "regs", "race", "flood")):
+    for mode in eighth(lab, ("rings", "rings", "status", "regs", "race", "flood")):
         attack(lab, mode)
 
 
@@ -181,7 +181,7 @@ def protected(lab, mode, attacks, binary=None):
 @test(90 * TIMES)
 def hostile_verify(lab):
     """under --verify each epoch's memory and state are the same; at the end so are the images"""
-    for mode in quarter(lab, ("rings", "mix", "race", "pieces")):
+    for mode in eighth(lab, ("rings", "mix", "race", "pieces")):
         pair = protected(lab, mode, ATTACKS[mode])
         a, b = pair.vm["A"], pair.vm["B"]
         expect(a.stop() == 0, f"stop of the primary: exit code {a.code}: {a.log_text()}")
@@ -194,7 +194,7 @@ def hostile_verify(lab):
 @test(90 * TIMES)
 def hostile_kill(lab):
     """the primary is killed in mid-attack: the survivor goes on with the attacks"""
-    for mode in quarter(lab, ("rings", "status", "race")):
+    for mode in eighth(lab, ("rings", "status", "race")):
         pair = protected(lab, mode, ATTACKS[mode] // 4)
         a, b = pair.vm["A"], pair.vm["B"]
         a.nap(lab.rng.uniform(0, 0.2))

@@ -6,7 +6,7 @@ import socket
 
 import ftlab
 from ftlab import GUESTS, GUEST_IP, Deadline, Vm, expect
-from testlib import host_digest, quarter, some, test
+from testlib import eighth, host_digest, some, test
 
 NET = "id=n0,tap=t0,bridge=br0,mac=" + ftlab.GUEST_MAC.hex(":")
 
@@ -71,7 +71,7 @@ def boot_hash(lab):
 @test(60)
 def boot_writer(lab):
     """writer in every mode"""
-    for args in quarter(lab, ("mode=hot tick=5", "mode=seq tick=5 work=0 words=500",
+    for args in eighth(lab, ("mode=hot tick=5", "mode=seq tick=5 work=0 words=500",
                               "mode=random tick=20 words=64 total=300", "tick=0")):
         ends(boot(lab, "writer", f"{args} pages=64 seconds=1 report=500"), 0, "^READY",
              "^writer ok passes=[1-9]")
@@ -88,7 +88,7 @@ def boot_smp(lab):
 def boot_blk(lab):
     """a disk: writes, reads, flush, discard, zeroes"""
     ops = ftlab.work(3000)
-    for i, how in enumerate(quarter(lab, ("", ",direct"))):
+    for i, how in enumerate(eighth(lab, ("", ",direct"))):
         disk = lab.disk(f"disk{i}", 32)
         ends(boot(lab, "blk", f"ops={ops} seed={lab.rng.randrange(1 << 16)}", "-d",
                   f"id=d0,path={disk}{how}"), 0, "^READY", f"^blk ok ops={ops} reads=[1-9].*queues=1$", seconds=40)
@@ -98,7 +98,7 @@ def boot_blk(lab):
 def boot_blk_queues(lab):
     """a disk with as many queues as CPUs"""
     ops = ftlab.work(3000)
-    for cpus in quarter(lab, (2, 8)):
+    for cpus in eighth(lab, (2, 8)):
         disk = lab.disk(f"disk{cpus}", 32)
         ends(boot(lab, "blk", f"ops={ops} depth=16 seed={lab.rng.randrange(1 << 16)}", "-d",
                   f"id=d0,path={disk}", cpus=cpus), 0, "^READY", f"^blk ok ops={ops}.*queues={cpus}$", seconds=40)

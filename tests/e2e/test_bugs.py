@@ -9,7 +9,7 @@ from ftlab import Pair, Wire, expect
 from test_arbiters import race
 from test_colo_outputs import one_byte
 from test_tls import wrong_role
-from testlib import check_load, quarter, random_wait, start_load, test
+from testlib import check_load, eighth, random_wait, start_load, test
 
 ATTEMPTS = 6
 
@@ -118,7 +118,7 @@ BY_MEMORY = ((verified, "verify: (memory|state) differs"), (memory_takeover, "CO
 @test(60)
 def last_epoch_lost(lab):
     """a right build: the last epoch before the death never arrives"""
-    for ft in quarter(lab, ("mc", "kemari")):
+    for ft in eighth(lab, ("mc", "kemari")):
         hole_then_kill(lab, ft=ft)
 
 
@@ -149,21 +149,21 @@ def memory_verified(lab):
 @test(120)
 def bug_release(lab):
     """output released at the seal, before the ack"""
-    for scenario in quarter(lab, (hole_then_kill, kemari_hole)):
+    for scenario in eighth(lab, (hole_then_kill, kemari_hole)):
         caught(lab, "release", scenario, "VIOLATION")
 
 
 @test(120)
 def bug_skip(lab):
     """one dirty page in 64 is not sent: by hashes, and by the guest itself"""
-    for scenario, sign in quarter(lab, BY_MEMORY):
+    for scenario, sign in eighth(lab, BY_MEMORY):
         caught(lab, "skip", scenario, sign)
 
 
 @test(120)
 def bug_partial(lab):
     """half of every eighth epoch is applied: by hashes, and by the guest itself"""
-    for scenario, sign in quarter(lab, BY_MEMORY):
+    for scenario, sign in eighth(lab, BY_MEMORY):
         caught(lab, "partial", scenario, sign)
 
 

@@ -8,7 +8,7 @@ import socket
 import ftlab
 from ftlab import GUESTS, LINK_IP, Pair, expect
 from test_tls import CREDENTIALS, TlsPair, credentials
-from testlib import quarter, start_load, test
+from testlib import eighth, start_load, test
 
 KERNEL = ["-k", f"{GUESTS}/kv.elf", "-m", "64M"]
 
@@ -90,7 +90,7 @@ def check_plain(lab):
     expect(links(lab, "A") == before and vm.state() == "RUNNING", "the VM that runs was touched")
 
 
-@test(60)
+@test(60, vm=False)
 def check_wrong_words(lab):
     """what run would not take is refused in the same words"""
     for args in (["-k", "/no/such/kernel"], ["--memroy", "64M"], [*KERNEL, "--primary"],
@@ -192,7 +192,7 @@ def check_beside_a_pair(lab):
 @test(60)
 def check_tls(lab):
     """a peer's key, and a wrong one, before anything runs"""
-    for kind in quarter(lab, CREDENTIALS):
+    for kind in eighth(lab, CREDENTIALS):
         pair = TlsPair(lab, kind)
         b = pair.secondary("B")
         b.wait_state("STARTING")

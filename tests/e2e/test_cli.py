@@ -63,7 +63,7 @@ def cli_options(lab):
         refused(lab, args, pattern)
 
 
-@test(120)
+@test(120, vm=False)
 def cli_install(lab):
     """what `make install` puts somewhere `make uninstall` takes away"""
     if ftlab.SANITIZED:

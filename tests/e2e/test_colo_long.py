@@ -9,7 +9,7 @@ import ftlab
 from ftlab import Deadline, Load, Pair, expect
 from test_kills import answers, any_pair, cpus_run, random_load
 from test_protect import SPREAD_KB, same_images
-from testlib import SLOW_FROM, check_load, flowing, random_wait, resources, test
+from testlib import check_load, flowing, random_wait, resources, test
 
 KILLS = int(os.environ.get("FT_KILLS", "5"))
 MODES = os.environ.get("FT_MODES", "colo").split(",")
@@ -127,7 +127,7 @@ def colo_flat(lab):
     a, _ = pair.protect()
     load = Load(lab, udp=2, tcp=2, echo=1, stream=1, rate=20)
     flowing(lab, load)
-    seconds = FLAT if "FT_FLAT" in os.environ or ftlab.SLOW < SLOW_FROM else FLAT / 4
+    seconds = FLAT if "FT_FLAT" in os.environ or ftlab.SLOW < ftlab.SLOW_FROM else FLAT / 4
     samples, d = [], Deadline(seconds / ftlab.SLOW)
     while d.left() > 0 or len(samples) < 9:
         samples.append(sample(lab, pair))

@@ -9,7 +9,7 @@ import struct
 import ftlab
 from ftlab import Deadline, FrameWatch, Load, Pair, expect
 from test_colo import colo_pair, compares, twin
-from testlib import check_load, flowing, quarter, test
+from testlib import check_load, eighth, flowing, test
 
 # guests/chance_proto.h
 PORT, IDS, DATA, NONE = 11, 4096, 16, 0x100
@@ -120,7 +120,7 @@ def one_byte(lab, way, binary=None, wheres=range(DATA)):
 @test(120)
 def colo_one_byte(lab):
     """an answer that differs in one byte leaves, by UDP, TCP or the console, only when the survivor would have said it"""
-    for way in quarter(lab, ("udp", "tcp", "console")):
+    for way in eighth(lab, ("udp", "tcp", "console")):
         one_byte(lab, way)
 
 

@@ -8,7 +8,7 @@ import subprocess
 
 import ftlab
 from ftlab import EXIT_FENCED, Deadline, FrameWatch, LabError, Pair, Vm, Wire, expect
-from testlib import check_load, quarter, random_wait, start_load, test
+from testlib import check_load, eighth, random_wait, start_load, test
 from test_cli import refused
 from test_protect import same_images
 
@@ -305,7 +305,7 @@ def disk_error_failover(lab):
 @test(90)
 def disk_error_guest(lab):
     """by default it is the guest's, and so it is when nobody else can have the VM"""
-    for options in quarter(lab, ([], ["--on-disk-error", "failover"])):
+    for options in eighth(lab, ([], ["--on-disk-error", "failover"])):
         with FullDisk(lab, extra=options) as disk:
             if options:
                 a = disk.pair.primary("A")

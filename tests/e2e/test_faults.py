@@ -5,7 +5,7 @@ import signal
 
 import ftlab
 from ftlab import EXIT_FENCED, Deadline, FrameWatch, Pair, Vm, Wire, expect
-from testlib import Skip, check_load, quarter, random_wait, start_load, test
+from testlib import Skip, check_load, eighth, random_wait, start_load, test
 
 
 class Split:
@@ -196,7 +196,7 @@ def wire_squeeze(lab):
 def wire_damage(lab):
     """a flipped bit and a missing end: the link is dropped, nothing wrong is taken"""
     split = Split(lab)
-    for command in quarter(lab, ("flip 3 a2b", "truncate a2b", "flip 1 b2a", "truncate b2a", "flip 40 a2b")):
+    for command in eighth(lab, ("flip 3 a2b", "truncate a2b", "flip 1 b2a", "truncate b2a", "flip 40 a2b")):
         split.wire.do(command)
         split.owner(30)
         split.protect_again()
@@ -346,7 +346,7 @@ def loop_hangs(lab):
     a, b = pair.protect(env={h: g.env for h, g in gates.items()})
     generation = a.status()["generation"]
     load = start_load(lab)
-    for host in quarter(lab, "BA"):
+    for host in eighth(lab, "BA"):
         random_wait(lab, load, 0.2, 0.5)
         gates[host].shut()
         load.nap(ftlab.milliseconds(pair.timeout) / 1000 + 1.3)  # longer than that, and shorter than 5 s
@@ -542,7 +542,7 @@ class KvmFault:
 @test(60)
 def kvm_fails_primary(lab):
     """the primary's KVM fails: its host's fault, so it leaves without a goodbye, and the secondary takes over"""
-    for cpus in quarter(lab, (1, 2)):
+    for cpus in eighth(lab, (1, 2)):
         fault = KvmFault(lab, f"fault-{cpus}")
         pair = Pair(lab, disk=32, cpus=cpus)
         a, b = pair.protect(env={"A": fault.env})

@@ -11,7 +11,7 @@ import struct
 
 import ftlab
 from ftlab import Deadline, FrameWatch, Pair, Process, expect
-from testlib import check_load, quarter, random_wait, resources, start_load, test
+from testlib import check_load, eighth, random_wait, resources, start_load, test
 
 TIMES = os.environ.get("FT_HOSTILE", "1")
 PAGES, DISKLOG, EPOCH_BEGIN, EPOCH_END = 5, 7, 9, 10  # vmm/wire/stream.h
@@ -143,7 +143,7 @@ def hostile_primary(lab):
     b.wait_state("STARTING")
     fds, threads, rss = resources(b)
     listed = listing(lab, "attacks")
-    names = quarter(lab, listed)
+    names = eighth(lab, listed)
     attack = tool(lab, "primary", "-s", str(lab.rng.getrandbits(32)), "-x", TIMES, URI_B, tape, *names)
     attack.wait_exit(290 * int(TIMES))
     expect(b.alive(), f"the secondary ended with {b.code}: {ftlab.tail(b.log)}")
@@ -176,7 +176,7 @@ def hostile_primary_takeover(lab):
     tape = record(lab)
     kinds = ("page", "log", "state", "count", "skip", "type", "session", "end", "cut", "flip", "bye-inside", "done", "runs",
              "gone", "handed-short", "handed-inside", "handed")
-    for i, kind in enumerate(quarter(lab, kinds)):
+    for i, kind in enumerate(eighth(lab, kinds)):
         epoch = 1 + i % 4
         pair, b = victim(lab, 1)
         once = tool(lab, "once", URI_B, tape, kind, str(epoch))
@@ -192,7 +192,7 @@ def hostile_primary_takeover(lab):
         pair.end()
     # Nothing was ever committed, or the primary said goodbye: nobody takes over.
     never = (("page", 0), ("count", 0), ("state", 0), ("bye", 0), ("handed", 0), ("gone", 0), ("bye", 2))
-    for kind, epoch in quarter(lab, never):
+    for kind, epoch in eighth(lab, never):
         pair, b = victim(lab, 1)
         once = tool(lab, "once", URI_B, tape, kind, str(epoch))
         expect(once.wait_exit(20) == 0, f"{kind}: {once.log_text()}")
@@ -251,7 +251,7 @@ def check_held(frames, log):
 def hostile_secondary(lab):
     """lies to a primary: no output without a right ack, the link is dropped, the guest runs on"""
     pair = Pair(lab, disk=32, epoch=f"{EPOCH_MS}ms")
-    names = quarter(lab, ways(lab))
+    names = eighth(lab, ways(lab))
     liar = Process(lab.ns["B"], [os.path.join(ftlab.TOOLS, "hostile/hostile"), "secondary",
                                  "-s", str(lab.rng.getrandbits(32)), "-e", str(EPOCH_MS), URI_B,
                                  *names],
@@ -297,7 +297,7 @@ def twin_reasons(log):
 def hostile_twin(lab):
     """lies on the mirror: that connection is dropped with a reason, epochs go on, and nobody waits for a twin"""
     known = [w for w in ways(lab, twin=True) if w != "twin-mute"]
-    names = quarter(lab, known)
+    names = eighth(lab, known)
     pair = Pair(lab, disk=32, ft="colo", epoch="20ms", timeout="2s")
     liar_ = liar(lab, names)
     a = pair.primary("A")

@@ -9,7 +9,7 @@ import test_move
 import test_off
 import test_tls
 from ftlab import Deadline, FrameWatch, Load, Pair, expect
-from testlib import check_load, dies, flowing, quarter, random_wait, start_load, test
+from testlib import check_load, dies, eighth, flowing, random_wait, start_load, test
 from test_failover import ends, failover
 from test_stop import record
 
@@ -148,8 +148,8 @@ def kill_steps_known(lab):
 
 
 def each(lab, names, function):
-    """Of all; on a slow machine of a quarter, which is another one each time."""
-    for name in quarter(lab, names):
+    """Of all; on a slow machine of a eighth, which is another one each time."""
+    for name in eighth(lab, names):
         try:
             function(lab, name)
         except ftlab.LabError as e:

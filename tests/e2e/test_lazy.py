@@ -9,7 +9,7 @@ from ftlab import Deadline, Vm, expect
 from test_boot import NET, boot
 from test_faults import preload
 from test_snapshot import goes_on, refused, restore, snapshot, writer
-from testlib import Skip, check_load, hash_cmdline, hash_work, host_digest, quarter, random_wait, start_load, test
+from testlib import Skip, check_load, eighth, hash_cmdline, hash_work, host_digest, random_wait, start_load, test
 
 
 def lazily(lab, path, *args):
@@ -190,7 +190,7 @@ def lazy_lost(lab):
     cases = (("ends too early|truncated", good[:half]),
              ("checksum is wrong|is another one", flipped(good, half)),
              ("not what it was", good[:1000] + lab.rng.randbytes(len(good) - 1000)))
-    for pattern, bad in quarter(lab, cases):
+    for pattern, bad in eighth(lab, cases):
         with open(slow.path, "wb") as f:
             f.write(good)
         vm = slow.start(lab)

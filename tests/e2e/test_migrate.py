@@ -7,7 +7,7 @@ import subprocess
 
 import ftlab
 from ftlab import GUEST_IP, LINK_IP, FTVMM, Vm, expect
-from testlib import (changed, check_load, hash_cmdline, hash_work, host_digest, quarter, random_wait, start_load,
+from testlib import (changed, check_load, hash_cmdline, hash_work, host_digest, eighth, random_wait, start_load,
                      test, wait_hash)
 from test_boot import NET, boot
 
@@ -93,9 +93,9 @@ def all_there(vm):
 
 def journey(lab, ways):
     """(kind of link, options) of MIGRATIONS in each way: over both kinds in both directions. On a slow machine of a
-    quarter, if no number was asked for."""
+    eighth, if no number was asked for."""
     moves = [(("tcp", "unix")[(n + n // 2) % 2], options) for options in ways for n in range(MIGRATIONS)]
-    return moves if MIGRATIONS > 2 else quarter(lab, moves)
+    return moves if MIGRATIONS > 2 else eighth(lab, moves)
 
 
 def sound(move):
@@ -181,7 +181,7 @@ def smp_moves(lab, ways, cpus):
 @test(30 * MIGRATIONS)
 def migrate_smp(lab):
     """two and four CPUs, there and back"""
-    for cpus in quarter(lab, (2, 4)):
+    for cpus in eighth(lab, (2, 4)):
         smp_moves(lab, PRECOPY, cpus)
 
 
@@ -549,7 +549,7 @@ def migrate_limits(lab):
 def postcopy_late(lab):
     """--auto, half of --timeout is over in the middle of the first pass, or of a later one: the rest comes afterwards"""
     times = min(ftlab.SLOW, 3)
-    for bandwidth, seconds in quarter(lab, ((8, 4), (16, 6))):
+    for bandwidth, seconds in eighth(lab, ((8, 4), (16, 6))):
         move = slow(lab)
         done = move.go("tcp", how="auto", bandwidth=f"{int(bandwidth / times)}M", downtime="1ms",
                        timeout=f"{int(1000 * seconds * times)}ms")
@@ -583,7 +583,7 @@ def migrate_stop(lab):
 @test(120)
 def migrate_kill_destination(lab):
     """the destination dies at each step: before GO the VM goes on at the source, with its disk"""
-    for name in quarter(lab, DEST_BEFORE + ("mig-ready",)):
+    for name in eighth(lab, DEST_BEFORE + ("mig-ready",)):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_DIE_AT": name})
@@ -603,7 +603,7 @@ def migrate_kill_destination(lab):
 @test(120)
 def migrate_kill_unsure(lab):
     """the destination dies after GO: the source asks, and stands until the user decides"""
-    for name in quarter(lab, ("mig-told", "mig-ran")):
+    for name in eighth(lab, ("mig-told", "mig-ran")):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_DIE_AT": name})
@@ -639,7 +639,7 @@ def migrate_kill_unsure(lab):
 @test(120)
 def migrate_kill_source(lab):
     """the source dies at each step: before GO nothing is left of it at the destination, after GO it runs there"""
-    for name in quarter(lab, SOURCE_BEFORE + SOURCE_AFTER):
+    for name in eighth(lab, SOURCE_BEFORE + SOURCE_AFTER):
         move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
         uri = move.uri("unix")
         to = move.destination(uri)
@@ -667,7 +667,7 @@ def frozen(vm):
 @test(120)
 def migrate_frozen(lab):
     """a destination that freezes at each step: given up in time before GO; after it, asked until it answers"""
-    for name in quarter(lab, ("mig-ran", "mig-said")):
+    for name in eighth(lab, ("mig-ran", "mig-said")):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_STOP_AT": name})
@@ -683,7 +683,7 @@ def migrate_frozen(lab):
         to.signal(ftlab.signal.SIGCONT)
         works(lab, to)
         lab.release(to, move.vm)
-    for name, word in quarter(lab, (("mig-taken", "--timeout"), ("mig-locked", "--timeout"), ("mig-loaded", "--timeout"))):
+    for name, word in eighth(lab, (("mig-taken", "--timeout"), ("mig-locked", "--timeout"), ("mig-loaded", "--timeout"))):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_STOP_AT": name})
@@ -994,7 +994,7 @@ def two_ways(lab, move, env=None, **options):
 @test(90)
 def postcopy_recover(lab):
     """the way to the destination is gone: by hand, over another one, also when nobody knows yet where the VM runs"""
-    for env in quarter(lab, (None, {"FTVMM_STOP_AT": "mig-ran"})):
+    for env in eighth(lab, (None, {"FTVMM_STOP_AT": "mig-ran"})):
         move = Move(lab, boot(lab, "writer", "pages=100 total=12000 mode=seq tick=50", memory="128M"))
         move.vm.wait_console("^speed")
         expect(client(lab, move.vm, "--recover", "unix:/x")[2].count("none is under way"), "nothing to recover")
@@ -1141,7 +1141,7 @@ def migrate_random(lab):
 @test(120)
 def postcopy_kill_destination(lab):
     """the destination dies at each step before GO: the VM goes on at the source, and the next one succeeds"""
-    for name in quarter(lab, DEST_BEFORE):
+    for name in eighth(lab, DEST_BEFORE):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_DIE_AT": name})

@@ -5,7 +5,7 @@ import os
 
 import ftlab
 from ftlab import GUEST_IP, Vm, expect
-from testlib import check_load, quarter, random_wait, start_load, test
+from testlib import check_load, eighth, random_wait, start_load, test
 from test_boot import NET, boot
 from test_migrate import DEST_BEFORE, LAZY, MIGRATIONS, Move, all_there, client, migrate, where, works
 
@@ -114,7 +114,7 @@ def still_here(lab, move, to):
 def migrate_copy_cancel(lab):
     """given up in the middle of the image: it goes on here, the other is a part and says so; the next one succeeds"""
     move = full_guest(lab)
-    for how in quarter(lab, ("precopy", "postcopy")):
+    for how in eighth(lab, ("precopy", "postcopy")):
         uri = move.uri("unix")
         to = move.destination(uri)
         disk = begin(move, uri, how)["migration"]["disk"]
@@ -238,7 +238,7 @@ def migrate_copy_refused(lab):
 @test(120)
 def migrate_copy_kill(lab):
     """the destination dies at each step: the VM goes on at the source; the source dies: the other is a part"""
-    for name in quarter(lab, DEST_BEFORE + ("mig-ready",)):
+    for name in eighth(lab, DEST_BEFORE + ("mig-ready",)):
         move = disk_guest(lab)
         uri = move.uri("unix")
         to = move.destination(uri, env={"FTVMM_DIE_AT": name})
@@ -254,7 +254,7 @@ def migrate_copy_kill(lab):
         move.go("unix")
         works(lab, move.vm)
         lab.release(move.vm)
-    for name in quarter(lab, ("mig-disk:20", "mig-stood", "mig-last", "mig-sent", "mig-go")):
+    for name in eighth(lab, ("mig-disk:20", "mig-stood", "mig-last", "mig-sent", "mig-go")):
         move = disk_guest(lab, env={"FTVMM_DIE_AT": name})
         uri = move.uri("unix")
         to = move.destination(uri)
@@ -269,7 +269,7 @@ def migrate_copy_kill(lab):
 def migrate_copy_equal(lab):
     """paused in the middle of it: both images are equal, byte for byte, and what is not used is a hole"""
     move = disk_guest(lab, 64, cpus=2)
-    for options in quarter(lab, WAYS):
+    for options in eighth(lab, WAYS):
         options = dict(options, **{"copy-disks": True, "bandwidth": "16M"})
         how = options.pop("how")
         uri = move.uri("unix")
@@ -344,7 +344,7 @@ def migrate_copy_limits(lab):
     random_wait(lab, move.vm, 0.5, 1)
     uri = move.uri("unix")
     to = move.destination(uri)
-    for how in quarter(lab, ("precopy", "postcopy", "auto")):
+    for how in eighth(lab, ("precopy", "postcopy", "auto")):
         done = migrate(move.vm, uri, how, **{"copy-disks": True, "bandwidth": "1M", "timeout": "3s", "downtime": "1ms"})
         expect(done["status"] == "failed" and "of images are left" in done["error-desc"], f"{how}: {done}")
         works(lab, move.vm)

@@ -9,7 +9,7 @@ import subprocess
 
 import ftlab
 from ftlab import LINK_IP, Vm, expect
-from testlib import hash_cmdline, hash_work, host_digest, quarter, test, wait_hash
+from testlib import eighth, hash_cmdline, hash_work, host_digest, test, wait_hash
 from test_boot import boot
 from test_migrate import (DEST_AFTER, DEST_BEFORE, DEST_LAZY, DEST_MENDS, DEST_PAIR, MIGRATIONS, SOURCE_AFTER,
                           SOURCE_BEFORE, SOURCE_LAZY, SOURCE_MENDS, Move, all_there, disk_guest, frozen, migrate, where,
@@ -23,8 +23,8 @@ LONG = 1800 if MANY else 240
 
 
 def a_few(lab, cases, n):
-    """All of them with MIGRATIONS=10 and more, else n of them, by the seed; on a slow machine a quarter of that."""
-    return cases if MANY else quarter(lab, lab.rng.sample(cases, min(n, len(cases))))
+    """All of them with MIGRATIONS=10 and more, else n of them, by the seed; on a slow machine an eighth of that."""
+    return cases if MANY else eighth(lab, lab.rng.sample(cases, min(n, len(cases))))
 
 
 def begin(vm, uri, **options):

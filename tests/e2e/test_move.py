@@ -8,7 +8,7 @@ import subprocess
 import ftlab
 from ftlab import FTVMM, Pair, expect
 from test_protect import same_images
-from testlib import check_load, dies, quarter, random_wait, start_load, test
+from testlib import check_load, dies, eighth, random_wait, start_load, test
 
 
 class Trio(Pair):
@@ -136,7 +136,7 @@ OLD_DIES = [("B", name, "A") for name in OLD]
 
 
 def each(lab, cases, **options):
-    for victim, name, where in quarter(lab, cases):
+    for victim, name, where in eighth(lab, cases):
         try:
             host = move_dies(lab, victim, name, **options)
             expect(host in where, f"{host} went on")
@@ -153,7 +153,7 @@ def move_primary_dies(lab):
 @test(240)
 def move_primary_frozen(lab):
     """at each step from which two may go on: one does, and the primary that wakes up is fenced"""
-    for name in quarter(lab, ("move-fed", "move-in-step", "move-claim", "move-won", "move-told")):
+    for name in eighth(lab, ("move-fed", "move-in-step", "move-claim", "move-won", "move-told")):
         trio = Trio(lab, disk=32)
         a, b = trio.protect(env={"A": {"FTVMM_STOP_AT": name}})
         trio.stand_by()
@@ -354,7 +354,7 @@ def move_refused(lab):
 @test(120)
 def move_cancelled(lab):
     """--cancel, a stop and a failover end a move that has not gone too far"""
-    for end in quarter(lab, ("cancel", "failover", "stop")):
+    for end in eighth(lab, ("cancel", "failover", "stop")):
         trio = Trio(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
         a, b = trio.protect()
         d = trio.stand_by(env={"FTVMM_STOP_AT": "hello-received"})

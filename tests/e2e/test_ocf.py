@@ -68,7 +68,7 @@ class Node:
             self.kill()
 
 
-@test(30)
+@test(30, vm=False)
 def ocf_data(lab):
     """what the agent says of itself, and what it refuses"""
     node = Node(lab, "A")
@@ -90,7 +90,7 @@ def ocf_data(lab):
     node.call("demote", GENERIC)
 
 
-@test(30)
+@test(30, vm=False)
 def ocf_ended_at_once(lab):
     """a process that ended before the agent looked when it had begun is not taken for one that lives"""
     node = Node(lab, "A")
@@ -109,7 +109,7 @@ esac
 """
 
 
-@test(30)
+@test(30, vm=False)
 def ocf_stranger(lab):
     """a VM that the agent has not started is stopped, too; as long as it lives it is not said to be"""
     node = Node(lab, "A")

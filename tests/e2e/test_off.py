@@ -6,7 +6,7 @@ from ftlab import Pair, expect, mono
 from test_kemari import ANSWERS, asked, refused
 from test_migrate import frozen
 from test_stop import refused_start
-from testlib import check_load, dies, quarter, random_wait, start_load, test
+from testlib import check_load, dies, eighth, random_wait, start_load, test
 
 STEPS = ("dismiss-said", "dismiss-heard")  # tests/e2e/test_kills.py
 NOTE = "ft=off"
@@ -47,7 +47,7 @@ def off_and_on(lab):
     pair = Pair(lab, ft="colo", epoch="10ms")
     a, b = pair.protect()
     load = start_load(lab)
-    for mode in (*quarter(lab, ("kemari", "auto", "colo")), "mc"):
+    for mode in (*eighth(lab, ("kemari", "auto", "colo")), "mc"):
         random_wait(lab, load, 0.1, 0.4)
         off(pair)
         expect(asked(lab, a) == 0, f"epochs for {ANSWERS} answers that nobody waits for")

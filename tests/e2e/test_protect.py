@@ -9,7 +9,7 @@ import time
 
 import ftlab
 from ftlab import EXIT_FENCED, FrameWatch, Pair, Vm, expect
-from testlib import (Skip, check_load, hash_cmdline, hash_work, host_digest, quarter, random_wait, resources,
+from testlib import (Skip, check_load, hash_cmdline, hash_work, host_digest, eighth, random_wait, resources,
                      start_load, test, wait_hash)
 
 
@@ -70,7 +70,7 @@ def mc_stop(lab):
 @test(60)
 def mc_stop_goodbye_lost(lab):
     """what was stopped in order is not taken over, though its goodbye never arrived"""
-    for end in quarter(lab, ("released", "stopped")):
+    for end in eighth(lab, ("released", "stopped")):
         pair = Pair(lab, guest="idle", cmdline="hz=10", disk=0, net=False)
         a, b = pair.protect()
         record = os.path.join(pair.arbiter_dir, f"vm.{a.status()['generation']}")
@@ -169,7 +169,7 @@ def still_well(pair):
 @test(90)
 def mc_verify_writer(lab):
     """--verify: writer, hot and random"""
-    for args in quarter(lab, ("mode=hot tick=5 pages=100", "mode=random tick=10 pages=60 total=3000 words=64",
+    for args in eighth(lab, ("mode=hot tick=5 pages=100", "mode=random tick=10 pages=60 total=3000 words=64",
                               "mode=seq tick=5 pages=50 work=0 words=500")):
         still_well(verify(lab, "writer", args, disk=0, net=False))
 
@@ -177,7 +177,7 @@ def mc_verify_writer(lab):
 @test(60)
 def mc_verify_smp(lab):
     """--verify: two and four CPUs"""
-    for cpus in quarter(lab, (2, 4)):
+    for cpus in eighth(lab, (2, 4)):
         still_well(verify(lab, "smp", "", cpus=cpus, disk=0, net=False))
 
 
@@ -357,7 +357,7 @@ def restart_at_once(lab):
 @test(60)
 def smp_takeover(lab):
     """two and four CPUs carried over a takeover"""
-    for cpus in quarter(lab, (2, 4)):
+    for cpus in eighth(lab, (2, 4)):
         pair = Pair(lab, guest="smp", cmdline=f"seconds={int(1 + 2 * ftlab.SLOW)}", cpus=cpus, disk=0, net=False)
         a, b = pair.protect()
         random_wait(lab, a, 0.1, 1.5)
@@ -371,7 +371,7 @@ def smp_takeover(lab):
 @test(90)
 def blk_takeover(lab):
     """a busy disk of two queues carried over a takeover: what was in flight is done again"""
-    for depth in quarter(lab, (2, 16)):
+    for depth in eighth(lab, (2, 16)):
         pair = Pair(lab, guest="blk", cmdline=f"ops={ftlab.work(60000)} region=8K depth={depth}", cpus=2, disk=16, net=False)
         a, b = pair.protect()
         random_wait(lab, a, 0.1, 1.5)

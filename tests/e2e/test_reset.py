@@ -10,7 +10,7 @@ import time
 import ftlab
 from ftlab import GUESTS, Pair, Vm, expect
 from test_faults import Arbiter
-from testlib import quarter, random_wait, test
+from testlib import eighth, random_wait, test
 
 
 class Away:
@@ -59,7 +59,7 @@ def boots(vm):
 @test(60)
 def reset_again(lab):
     """by the ACPI register, by the keyboard controller, by both at once; one and several CPUs"""
-    for how, cpus in quarter(lab, [(how, cpus) for how in (0, 1, 2) for cpus in (1, 3)]):
+    for how, cpus in eighth(lab, [(how, cpus) for how in (0, 1, 2) for cpus in (1, 3)]):
         disk = lab.disk(f"disk-{how}-{cpus}", 4)
         vm = reset_vm(lab, f"boots=4 how={how} gap=10", "-d", f"id=d0,path={disk}", cpus=cpus)
         vm.wait_exit(20)

@@ -7,7 +7,7 @@ import stat
 
 import ftlab
 from ftlab import Control, GUEST_IP, Pair, Vm, expect
-from testlib import check_load, hash_cmdline, hash_work, host_digest, quarter, random_wait, start_load, test, wait_hash
+from testlib import check_load, eighth, hash_cmdline, hash_work, host_digest, random_wait, start_load, test, wait_hash
 from test_boot import NET, boot
 from test_stop import SlowImage
 
@@ -87,7 +87,7 @@ def snapshot_hash(lab):
 @test(60)
 def snapshot_smp(lab):
     """two and four CPUs, restored in chains"""
-    for cpus in quarter(lab, (2, 4)):
+    for cpus in eighth(lab, (2, 4)):
         vm = boot(lab, "smp", f"seconds={int(2 + ftlab.SLOW)}", cpus=cpus)
         vm.wait_console("^READY")
         for i in range(max(2, ftlab.work(3))):
@@ -114,7 +114,7 @@ def snapshot_equal(lab):
     disk = lab.disk("disk", 8)
     kinds = (("blk", "ops=0 region=4K", 1, ["-d", f"id=d0,path={disk}"]), ("smp", "", 4, []),
              ("echo", f"ip={GUEST_IP}", 1, ["-n", NET]))
-    for guest, cmdline, cpus, args in quarter(lab, kinds):
+    for guest, cmdline, cpus, args in eighth(lab, kinds):
         vm = boot(lab, guest, cmdline, *args, cpus=cpus)
         vm.wait_console("^READY")
         random_wait(lab, vm, 0.1, 0.3)

@@ -131,7 +131,7 @@ def systemd_told_in_drain(lab):
         expect(pair.vm["A"].wait_exit() == 0, pair.vm["A"])
 
 
-@test(60)
+@test(60, vm=False)
 def systemd_verify(lab):
     """systemd finds nothing wrong with the units"""
     if why := sdlab.missing():

@@ -5,7 +5,7 @@ import signal
 from ftlab import Deadline, Pair, expect, mono
 from test_boot import boot
 from test_snapshot import restore, snapshot
-from testlib import quarter, test
+from testlib import eighth, test
 
 AWAY = 1.6  # seconds that the guest is stopped: far more than any delay of a reading
 
@@ -43,7 +43,7 @@ def check_same_rate(before, after):
 @test(60)
 def time_takeover(lab):
     """the guest's clock goes on during the outage, and never back"""
-    for cpus in quarter(lab, (1, 2)):
+    for cpus in eighth(lab, (1, 2)):
         pair = Pair(lab, guest="clock", cmdline="seconds=0", cpus=cpus, disk=0, net=False, timeout=f"{AWAY * 1000:.0f}ms")
         a, b = pair.protect()
         early, last = behind(a)
@@ -62,7 +62,7 @@ def time_takeover(lab):
 @test(60)
 def time_restore(lab):
     """a restored guest's clock goes on where it was: how long the snapshot lay does not count"""
-    for cpus in quarter(lab, (1, 2)):
+    for cpus in eighth(lab, (1, 2)):
         vm = boot(lab, "clock", "", cpus=cpus)
         early, last = behind(vm)
         path = lab.path(f"snap{cpus}")

@@ -9,7 +9,7 @@ import subprocess
 import ftlab
 from ftlab import EXIT_FAILED, FT_PORT, FTVMM, LINK_IP, Deadline, Pair, expect
 from test_migrate import Move, all_there, boot, client, cut_again_and_again, sound
-from testlib import check_load, quarter, random_wait, start_load, test
+from testlib import check_load, eighth, random_wait, start_load, test
 
 CREDENTIALS = ("psk", "x509")
 
@@ -65,7 +65,7 @@ def there_and_back(lab, kind):
 @test(120)
 def tls_pair(lab):
     """kv under load: each side is killed once and protected again, by a key and by certificates"""
-    for kind in quarter(lab, CREDENTIALS):
+    for kind in eighth(lab, CREDENTIALS):
         there_and_back(lab, kind)
 
 
@@ -193,7 +193,7 @@ def keep_apart(lab, at, who, why, binary=None):
 def wrong_role(lab, binary=None):
     folder = make_certificates(lab)
     cases = (("a", "primary", "A", "is not of ftvmm:vm/secondary"), ("web", "b", "B", "is not of ftvmm:vm/primary"))
-    for a, b, who, why in cases if binary else quarter(lab, cases):
+    for a, b, who, why in cases if binary else eighth(lab, cases):
         keep_apart(lab, {"A": ["--tls-dir", f"{folder}/{a}"], "B": ["--tls-dir", f"{folder}/{b}"]}, who, why, binary)
 
 
@@ -205,7 +205,7 @@ def tls_wrong(lab):
     keep_apart(lab, keys, "B", "binder does not verify")
     keep_apart(lab, keys, "A", "alert .*: the peer refuses this side, and its log says why")
     certificates = (("stranger", "A", "self-signed certificate"), ("expired", "B", "certificate has expired"))
-    for a, who, why in quarter(lab, certificates):
+    for a, who, why in eighth(lab, certificates):
         keep_apart(lab, {"A": ["--tls-dir", f"{folder}/{a}"], "B": ["--tls-dir", f"{folder}/b"]}, who, why)
     wrong_role(lab)
     b = ftlab.Vm(lab, "B", ["--secondary", "--listen", f"tls:{LINK_IP['B']}:{FT_PORT}", "--tls-psk", "/nowhere"])
@@ -229,11 +229,11 @@ class TlsMove(Move):
 @test(90)
 def tls_migrate(lab):
     """precopy and postcopy to and fro while the guest writes; without the key it stays where it is"""
-    for kind in quarter(lab, CREDENTIALS):
+    for kind in eighth(lab, CREDENTIALS):
         given = credentials(lab, kind)
         move = TlsMove(lab, boot(lab, "writer", "pages=50 tick=40 report=1", *given["A"], memory="128M"), given)
         move.vm.wait_console("^READY")
-        for options in quarter(lab, ({}, {"how": "postcopy"}, {"how": "auto"})):
+        for options in eighth(lab, ({}, {"how": "postcopy"}, {"how": "auto"})):
             move.go("tls", **options)
             move.vm.wait_state("RUNNING")
             all_there(move.vm)

@@ -83,7 +83,7 @@ class Machine:
         self.holder.stdout.close()
 
 
-@test(60)
+@test(60, vm=False)
 def trial_hosts(lab):
     """hosts with processes, folders and names of their own, linked as the examples have them; then nothing is left"""
     with Machine() as machine:
@@ -128,7 +128,7 @@ def trial_hosts(lab):
         expect("there is none" in machine.trial("end", code=1), "ended twice")
 
 
-@test(60)
+@test(60, vm=False)
 def trial_names(lab):
     """a second one of the same name is refused, of another name it is another"""
     with Machine() as machine:
@@ -145,7 +145,7 @@ def trial_names(lab):
         expect(not machine.processes(), machine.processes())
 
 
-@test(120)
+@test(120, vm=False)
 def trial_cut(lab):
     """SIGINT and SIGKILL for the tool while it makes a trial: nothing is left but a trial that is whole"""
     with Machine() as machine:
@@ -181,7 +181,7 @@ def trial_cut(lab):
         print(f"# {whole} of {cuts} were whole")
 
 
-@test(60)
+@test(60, vm=False)
 def trial_killed(lab):
     """kill -9 for the first process of a trial ends all in it; kill -9 for that of a host is said"""
     with Machine() as machine:
@@ -199,7 +199,7 @@ def trial_killed(lab):
         machine.expect_clean(before)
 
 
-@test(60)
+@test(60, vm=False)
 def trial_refused(lab):
     """what it cannot do is said, and nothing is left"""
     with Machine() as machine:

@@ -7,8 +7,8 @@ import re
 import ftlab
 from ftlab import Load, expect
 
-# module: its file below tests/. bed: what it needs of a bed beside what that has anyway (tests/pool.py).
-Test = collections.namedtuple("Test", "name function deadline about module bed")
+# module: its file below tests/. vm: does it run a VM? bed: what it needs of a bed beside what that has anyway (tests/pool.py).
+Test = collections.namedtuple("Test", "name function deadline about module vm bed")
 tests = []
 TESTS = os.path.join(ftlab.ROOT, "tests")
 
@@ -17,29 +17,29 @@ class Skip(Exception):
     pass
 
 
-def test(deadline=60, **bed):
-    """Registers a function: its name and the first line of its text are what --list shows. bed: mem="8G" or disk."""
+def test(deadline=60, vm=True, **bed):
+    """Registers a function: its name and the first line of its text are what --list shows. vm=False: it needs no KVM.
+    bed: mem="8G" or disk."""
     def add(function):
         module = os.path.splitext(os.path.relpath(function.__code__.co_filename, TESTS))[0]
         tests.append(Test(function.__name__, function, deadline,
-                          (function.__doc__ or "").strip().splitlines()[0], module, bed))
+                          (function.__doc__ or "").strip().splitlines()[0], module, vm, bed))
         return function
     return add
 
 
-SLOW_FROM = 3  # times as slow as a machine with KVM of its own: from there on less is done, of all kinds
 EVERY = os.environ.get("FT_EVERY") == "1"
 
 
 def some(lab, cases, n):
     """All of them; on a slow machine n, which are others each time (FT_EVERY=1: all)."""
     cases = list(cases)
-    return lab.rng.sample(cases, min(n, len(cases))) if ftlab.SLOW > SLOW_FROM and not EVERY else cases
+    return lab.rng.sample(cases, min(n, len(cases))) if ftlab.SLOW > ftlab.SLOW_FROM and not EVERY else cases
 
 
-def quarter(lab, cases):
-    """All of them; on a slow machine a quarter, as some()."""
-    return some(lab, cases, (len(cases) + 3) // 4)
+def eighth(lab, cases):
+    """All of them; on a slow machine an eighth, as some()."""
+    return some(lab, cases, (len(cases) + 7) // 8)
 
 
 def host_digest(lab, pages, rounds, seed=1):
