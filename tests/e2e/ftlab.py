@@ -77,6 +77,11 @@ def patience(time_):
     return f"{int(max(ms, min(ms * SLOW, 2000)))}ms"
 
 
+def usual_epoch():
+    """Longer on a slow machine: it would spend its time on epochs that nobody waits for."""
+    return "100ms" if SLOW > SLOW_FROM else "25ms"
+
+
 class Deadline:
     def __init__(self, seconds):
         self.seconds = seconds * SLOW
@@ -442,10 +447,10 @@ def packet_filter(mac, size):
 class FrameWatch:
     """Records when frames of the guest come out of a host: at the switch's port of that host."""
 
-    def __init__(self, lab, host, size=64):
+    def __init__(self, lab, host, size=64, mac=GUEST_MAC):
         self.host, self.size, self.last, self.first, self.count = host, size, None, None, 0
         self.sock = lab.socket_in("S", socket.AF_PACKET, socket.SOCK_RAW, 0)
-        raw, program = packet_filter(GUEST_MAC, size)
+        raw, program = packet_filter(mac, size)
         self.sock.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
         self.sock.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
         self.sock.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS
@@ -692,7 +697,7 @@ class Pair:
                            "-c", str(cpus)]
         self.arbiter_dir = lab.path(f"{self.serial:03}-arbiter")
         os.mkdir(self.arbiter_dir)
-        epoch = epoch or ("100ms" if SLOW > SLOW_FROM else "25ms")
+        epoch = epoch or usual_epoch()
         # The test machine may be busy: silence means death later than by default.
         self.pair_args = ["--ft", ft, "--epoch", epoch, "--peer-timeout", self.timeout, *extra]
         # True: a folder; else what each host is to ask, or nothing.

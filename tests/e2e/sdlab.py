@@ -83,7 +83,7 @@ class Host:
                        "disk": [{"id": "d0", "path": self.image}],
                        "net": [{"id": "n0", "tap": "t0", "bridge": "br0", "mac": GUEST_MAC.hex(":")}],
                        "listen": f"tcp:{LINK_IP[self.host]}:{ftlab.FT_PORT}",
-                       "peer": [f"tcp:{LINK_IP[other]}:{ftlab.FT_PORT}"], "ft": "mc",
+                       "peer": [f"tcp:{LINK_IP[other]}:{ftlab.FT_PORT}"], "ft": "mc", "epoch": ftlab.usual_epoch(),
                        "peer-timeout": ftlab.patience("500ms"), "arbiter": f"file:{self.lab.path('arbiter')}/vm"}, f)
 
     def first(self):
@@ -107,10 +107,6 @@ class Host:
     def show(self, unit, key):
         return self.systemctl("show", "-P", key, unit).strip()
 
-    def state(self):
-        said = self.inside("ftvmm", "status", "demo", "--json", check=False)
-        return json.loads(said)["state"] if said.startswith("{") else None
-
     def wait(self, what, fn, want, seconds=30):
         d = Deadline(seconds)
         while (is_ := fn()) not in want:
@@ -118,7 +114,7 @@ class Host:
             self.proc.nap(max(0.1, 10 * ftlab.POLL))  # to ask takes a program's start
 
     def wait_state(self, *states):
-        self.wait("state", self.state, states)
+        self.inside("ftvmm", "wait", "demo", ",".join(states), "--timeout", f"{int(min(110, 30 * ftlab.SLOW))}s")
 
     def wait_unit(self, unit, *states):
         self.wait(unit, lambda: self.show(unit, "ActiveState"), states)

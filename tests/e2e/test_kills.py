@@ -2,6 +2,9 @@
 
 import os
 import re
+import signal
+import socket
+import struct
 
 import ftlab
 import test_migrate
@@ -99,6 +102,33 @@ def two_nics(lab):
     answers(lab, pair)
     random_wait(lab, loads[-1], 0.2, 0.4)
     check_load(lab, loads, pair.image["B"])
+    pair.end()
+
+
+@test(60)
+def two_nics_held(lab):
+    """a secondary that stands acknowledges nothing: no frame leaves by either card until it goes on, then all are there"""
+    pair = Pair(lab, nics=2, timeout="20s")
+    a, b = pair.protect()
+    answers(lab, pair)
+    b.signal(signal.SIGSTOP)
+    watches = [FrameWatch(lab, "A", mac=mac) for mac in ftlab.GUEST_MACS]
+    askers = []
+    for ip in ftlab.GUEST_IPS:
+        s = lab.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM)
+        lab.closing.append(s)
+        s.connect((ip, 7000))
+        s.send(struct.pack("<IB3xQIIQQ", 0x71766b66, 1, 1, 0, 0, 0, 0))
+        askers.append(s)
+    a.wait_status(lambda s: s["held_packets"] >= 2, "an answer by each, held")
+    a.nap(0.3 * ftlab.SLOW)
+    early = [w.drain() for w in watches]
+    expect(not any(early), f"{[len(e) for e in early]} frames without an ack")
+    b.signal(signal.SIGCONT)
+    for s, watch in zip(askers, watches):
+        s.settimeout(10 * ftlab.SLOW)
+        s.recv(2048)
+        expect(watch.drain(), "an answer that was not seen")
     pair.end()
 
 
