@@ -150,7 +150,8 @@ def memory_verified(lab):
 def bug_release(lab):
     """output released at the seal, before the ack"""
     for scenario in eighth(lab, (hole_then_kill, kemari_hole)):
-        caught(lab, "release", scenario, "VIOLATION")
+        # The same early acknowledgement, of TCP itself: the client waits for ever.
+        caught(lab, "release", scenario, "VIOLATION|connections that stand")
 
 
 @test(120)

@@ -242,8 +242,10 @@ def postcopy_random(lab):
     wire = ftlab.Wire(lab)
     move = Move(lab, boot(lab, "writer", "pages=300 total=6000 mode=random tick=20", memory="64M"))
     move.vm.wait_console("^speed")
-    cuts = moved = 0
-    for _ in range(2 * MIGRATIONS if MANY else 1 + ftlab.work(2 * MIGRATIONS - 1)):
+    cuts = moved = times = 0
+    wanted = 2 * MIGRATIONS if MANY else 1 + ftlab.work(2 * MIGRATIONS - 1)
+    while times < wanted or not moved and times < 20:  # a few may all be cut before the switch
+        times += 1
         source, to = move.vm, move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}")
         begin(source, wire.peer_of[move.host], bandwidth="24M", passes=lab.rng.choice((0, 0, 1)), downtime="1ms")
         for _ in range(3):
