@@ -81,7 +81,7 @@ $(B)/ftvmm: $(OBJS)
 # What tests are linked with: of it each takes what it needs.
 LIB := $(B)/libftvmm.a
 $(LIB): $(LIBOBJS)
-	@rm -f $@; $(AR) crs $@ $^
+	@rm -f $@; $(AR) cqs $@ $^
 # A simulated world: tests/sim/README.md. Its kernel stands in for what it defines as __wrap_NAME.
 SIM := $(patsubst %.c,$(B)/%.o,$(wildcard tests/sim/*.c))
 WRAP_sim := $(shell grep -oh '\b__wrap_[a-z0-9_]*' tests/sim/*.c | sed 's/^__wrap_//' | sort -u)

@@ -155,6 +155,30 @@ static void not_asked(void **state)
 	assert_int_equal(may(ROLE_PLAIN, -1), 0);
 }
 
+/* --claim: what is written here is nobody's half any more; the rest has no mark, and is no fault.
+ */
+static void taken_off(void **state)
+{
+	static struct vm vm;
+	struct mark m;
+	struct err e = {0};
+
+	put(MARK_HALF, 3, "web-2");
+	vm.machine.ndevs = 4;
+	vm.machine.devs[0].kind = MDEV_NET;
+	vm.machine.devs[1] = (struct mdev){.kind = MDEV_BLK, .readonly = true};
+	vm.machine.devs[2] = (struct mdev){.kind = MDEV_BLK, .ft = DISK_FT_SHARED};
+	vm.machine.devs[3] = (struct mdev){.kind = MDEV_BLK, .ft = DISK_FT_MIRROR};
+	for (unsigned i = 0; i < 3; i++)
+		vm.devices.disks[i].fd = -1;
+	vm.devices.disks[3].fd = fd;
+	assert_int_equal(marks_take_off(&vm, &e), 0);
+	assert_int_equal(mark_read(path, &m, &e), 0);
+	assert_int_equal(m.word, MARK_NONE);
+	vm.devices.disks[3].fd = -1;
+	assert_int_equal(marks_take_off(&vm, &e), -EBADF);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -163,6 +187,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(who_may, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(of_another, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(not_asked, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(taken_off, set_up, tear_down),
 	};
 
 	return cmocka_run_group_tests_name("mark", tests, NULL, NULL);

@@ -85,6 +85,29 @@ static void its_steps_have_names(void **state)
 				       "takeover-load takeover-link takeover-run");
 }
 
+/* What `ftvmm trace` shows of it: the claim and the load lie in the takeover, one behind the other.
+ */
+static void its_spans(void **state)
+{
+	struct trace_span s, of[TRACE_WHATS] = {0};
+	struct err e;
+
+	assert_int_equal(trace_start(&lab.ft.trace, &e), 0);
+	lab_reach(SEC_TAKEN);
+	while (trace_take(&lab.ft.trace, &s)) {
+		if (s.what != TRACE_WORD)
+			assert_int_equal(of[s.what].epoch, 0); /* once */
+		of[s.what] = s;
+	}
+	trace_stop(&lab.ft.trace);
+	for (unsigned i = TRACE_TAKEOVER; i <= TRACE_LOAD; i++)
+		assert_int_equal(of[i].epoch, 1);
+	assert_int_equal(of[TRACE_CLAIM].begin_ns, of[TRACE_TAKEOVER].begin_ns);
+	assert_int_equal(of[TRACE_LOAD].begin_ns, of[TRACE_CLAIM].end_ns);
+	assert_true(of[TRACE_LOAD].end_ns <= of[TRACE_TAKEOVER].end_ns);
+	assert_int_equal(of[TRACE_TAKEOVER].end_ns, lab.ft.stats.first_run_mono_ns);
+}
+
 /* From a higher number, too. */
 static void the_claim_follows_the_primarys_generation(void **state)
 {
@@ -409,6 +432,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(a_side_that_wins_runs_the_vm),
 		TEST(its_steps_have_names),
+		TEST(its_spans),
 		TEST(the_claim_follows_the_primarys_generation),
 		TEST(switches_are_told_five_times),
 		TEST(output_leaves_from_then_on),
