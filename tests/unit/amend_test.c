@@ -264,7 +264,7 @@ static void a_log_that_is_full_stays_so(void **state)
 	ended = 0;
 	image_breaks();
 	submit(DISK_WRITE, 0, 8192, 0x77);
-	for (unsigned i = 0; i < 1000 && !dl.amends.first; i++)
+	for (unsigned i = 0; i < 20000 && !dl.amends.first; i++)
 		loop_run_once(&loop, 1000000);
 	assert_non_null(dl.amends.first);
 	assert_int_equal(dup2(good, disk.fd), disk.fd); /* others do not */

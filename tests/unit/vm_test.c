@@ -339,7 +339,7 @@ static void the_end_comes_last(void **state)
 	f->vm.ending.end = VM_END_OFF;
 	loop_work_add(&f->loop, &w);
 	vm_tell_end(&f->vm);
-	for (unsigned i = 0; i < 1000 && !o.end; i++)
+	for (unsigned i = 0; i < 20000 && !o.end; i++)
 		loop_run_once(&f->loop, 1000000);
 	assert_int_equal(o.work, 1);
 	assert_int_equal(o.end, 2);
