@@ -421,8 +421,9 @@ def run(tests, seed, verbose=False):
         where, why = host.place(SUITES[suite].need)
         without, _ = host.place(host.NONE)
         print(f"# {suite}: {why}", flush=True)
-        if where != without:
-            print(f"# {suite}: {sum(not t.vm for t in mine)} tests without a VM natively", flush=True)
+        free = sum(not t.vm for t in mine)
+        if free and where != without:
+            print(f"# {suite}: {free} tests without a VM natively", flush=True)
         if SUITES[suite].prepare:
             SUITES[suite].prepare(mine)
         for t in mine:

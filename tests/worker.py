@@ -39,7 +39,7 @@ def out_of_time(sig, frame):
 def measure_slow():
     """How many times slower than a machine with KVM of its own this one is: from start to end of a small guest, the
     best of some tries. Without KVM only what has no VM runs here, and that as fast as anywhere."""
-    if host.kvm()[0] == host.NONE:
+    if host.kvm()[0] == host.NONE and "FTVMM_IN_BED" not in os.environ:
         return 1
     best = None
     for _ in range(4):

@@ -444,6 +444,11 @@ def packet_filter(mac, size):
     return raw, struct.pack("HL", len(code), ctypes.addressof(raw))
 
 
+def kv_get(ident):
+    """A request to the kv guest, over UDP: guests/kv_proto.h."""
+    return struct.pack("<IB3xQIIQQ", 0x71766b66, 1, ident, 0, 0, 0, 0)
+
+
 class FrameWatch:
     """Records when frames of the guest come out of a host: at the switch's port of that host."""
 
@@ -581,10 +586,9 @@ class Lab:
             while True:
                 ident = (1 << 63) | self.rng.getrandbits(48)
                 asked.add(ident)
-                request = struct.pack("<IB3xQIIQQ", 0x71766b66, 1, ident, 0, 0, 0, 0)
                 d.check("an answer of the kv guest")
                 try:
-                    s.send(request)
+                    s.send(kv_get(ident))
                     while struct.unpack_from("<Q", s.recv(2048), 8)[0] not in asked:
                         pass
                     return mono()

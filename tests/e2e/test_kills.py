@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import socket
-import struct
 
 import ftlab
 import test_migrate
@@ -118,7 +117,7 @@ def two_nics_held(lab):
         s = lab.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM)
         lab.closing.append(s)
         s.connect((ip, 7000))
-        s.send(struct.pack("<IB3xQIIQQ", 0x71766b66, 1, 1, 0, 0, 0, 0))
+        s.send(ftlab.kv_get(1))
         askers.append(s)
     a.wait_status(lambda s: s["held_packets"] >= 2, "an answer by each, held")
     a.nap(0.3 * ftlab.SLOW)
@@ -178,7 +177,7 @@ def kill_steps_known(lab):
 
 
 def each(lab, names, function):
-    """Of all; on a slow machine of a eighth, which is another one each time."""
+    """Of all; on a slow machine of an eighth, which is another one each time."""
     for name in eighth(lab, names):
         try:
             function(lab, name)

@@ -7,7 +7,7 @@ import subprocess
 
 import ftlab
 from ftlab import GUEST_IP, LINK_IP, FTVMM, Vm, expect
-from testlib import (changed, check_load, hash_cmdline, hash_work, host_digest, eighth, random_wait, start_load,
+from testlib import (changed, check_load, eighth, hash_cmdline, hash_work, host_digest, random_wait, start_load,
                      test, wait_hash)
 from test_boot import NET, boot
 
@@ -92,7 +92,7 @@ def all_there(vm):
 
 
 def journey(lab, ways):
-    """(kind of link, options) of MIGRATIONS in each way: over both kinds in both directions. On a slow machine of a
+    """(kind of link, options) of MIGRATIONS in each way: over both kinds in both directions. On a slow machine of an
     eighth, if no number was asked for."""
     moves = [(("tcp", "unix")[(n + n // 2) % 2], options) for options in ways for n in range(MIGRATIONS)]
     return moves if MIGRATIONS > 2 else eighth(lab, moves)

@@ -155,8 +155,7 @@ static void not_asked(void **state)
 	assert_int_equal(may(ROLE_PLAIN, -1), 0);
 }
 
-/* --claim: what is written here is nobody's half any more; the rest has no mark, and is no fault.
- */
+/* --claim: what is written here is nobody's half any more; the rest has no mark. */
 static void taken_off(void **state)
 {
 	static struct vm vm;

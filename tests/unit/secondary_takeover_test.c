@@ -85,8 +85,7 @@ static void its_steps_have_names(void **state)
 				       "takeover-load takeover-link takeover-run");
 }
 
-/* What `ftvmm trace` shows of it: the claim and the load lie in the takeover, one behind the other.
- */
+/* What `ftvmm trace` shows: the claim and, behind it, the load lie in the takeover. */
 static void its_spans(void **state)
 {
 	struct trace_span s, of[TRACE_WHATS] = {0};
