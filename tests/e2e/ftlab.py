@@ -227,13 +227,15 @@ def sandboxed(binary, env):
 class Vm(Process):
     """One `ftvmm run` on host A or B."""
 
-    def __init__(self, lab, host, args, env=None, binary=None, name="vm", console=True, before=()):
+    def __init__(self, lab, host, args, env=None, binary=None, name="vm", console=True, before=(), insecure=True):
         self.lab, self.host, self.name = lab, host, name
         self.serial = lab.next_serial()
         self.console = os.path.join(lab.work, f"{self.serial:03}-{host}-console")
         self.run_dir = os.path.join(lab.work, host)
         self.ctl = None
         argv = [*before, binary or FTVMM, "run", *sandboxed(binary or FTVMM, env or {}), *args]
+        if insecure and not any("tls:" in a for a in args):  # the hosts are one machine; TLS has tests of its own
+            argv.append("--insecure")
         if console:
             argv += ["--console", self.console]
         if name != "vm":

@@ -84,7 +84,8 @@ class Host:
                        "net": [{"id": "n0", "tap": "t0", "bridge": "br0", "mac": GUEST_MAC.hex(":")}],
                        "listen": f"tcp:{LINK_IP[self.host]}:{ftlab.FT_PORT}",
                        "peer": [f"tcp:{LINK_IP[other]}:{ftlab.FT_PORT}"], "ft": "mc", "epoch": ftlab.usual_epoch(),
-                       "peer-timeout": ftlab.patience("500ms"), "arbiter": f"file:{self.lab.path('arbiter')}/vm"}, f)
+                       "peer-timeout": ftlab.patience("500ms"), "arbiter": f"file:{self.lab.path('arbiter')}/vm",
+                       "insecure": True}, f)
 
     def first(self):
         """Its process 1, by this machine's number; None before it is there, or when it is gone."""

@@ -106,7 +106,7 @@ def check_wrong_words(lab):
 def words(pair, host, role):
     own = ["--secondary", "--listen", pair.listen[host], *pair.guest_args[:2]] if role == "secondary" else \
         ["--primary", *pair.guest_args]
-    return [*own, *pair.host_args(host)]
+    return ["--insecure", *own, *pair.host_args(host)]
 
 
 @test(60)
@@ -139,7 +139,8 @@ def check_pair(lab):
         code, found = check(lab, "B", "--secondary", "--listen", uri)
         expect(code == (2 if pattern else 0) and not os.path.exists(lab.path("sock")), found)
         expect_found(found, "listen", "FAILS" if pattern else "OK", pattern)
-    code, found = check(lab, "A", "--primary", *pair.guest_args, "--ft", "mc", "--peer", "tcp:no.such.invalid:7000")
+    code, found = check(lab, "A", "--primary", *pair.guest_args, "--ft", "mc", "--peer", "tcp:no.such.invalid:7000",
+                        "--insecure")
     expect(code == 2, found)
     expect_found(found, "peer", "FAILS", "^tcp:no.such.invalid:7000: ")
 
@@ -151,7 +152,7 @@ def check_pair(lab):
     code, found = check(lab, "A", *words(pair, "A", "primary"))
     expect(code == 0, found)
     expect_found(found, "arbiter", "WARN", "makes two VMs of one")
-    code, found = check(lab, "B", "--secondary", "--listen", pair.listen["B"])
+    code, found = check(lab, "B", "--secondary", "--listen", pair.listen["B"], "--insecure")
     expect(code == 0, found)
     expect_found(found, "kernel", "WARN", "the guest's first reboot ends the VM")
     expect_found(found, "peer", "WARN", "finds nobody who protects the VM")

@@ -31,7 +31,7 @@ class Node:
                 "net": [{"id": "n0", "tap": "t0", "bridge": "br0", "mac": GUEST_MAC.hex(":")}],
                 "listen": f"tcp:{LINK_IP[host]}:{FT_PORT}", "peer": [f"tcp:{LINK_IP[other]}:{FT_PORT}"],
                 "ft": "mc", "epoch": ftlab.usual_epoch(), "peer-timeout": ftlab.patience("500ms"),
-                "arbiter": f"file:{lab.path('arbiter')}/vm"}, f)
+                "insecure": True, "arbiter": f"file:{lab.path('arbiter')}/vm"}, f)
         self.env = {"OCF_RESKEY_config": config, "OCF_RESKEY_binary": ftlab.FTVMM, "OCF_RESKEY_name": "vm",
                     "OCF_RESKEY_log": lab.path(f"900-{host}-log"), "HA_RSCTMP": self.run_dir,
                     "XDG_RUNTIME_DIR": self.run_dir}

@@ -8,7 +8,7 @@ import subprocess
 
 import ftlab
 from ftlab import EXIT_FAILED, FT_PORT, FTVMM, LINK_IP, Deadline, Pair, expect
-from test_migrate import Move, all_there, boot, client, cut_again_and_again, sound
+from test_migrate import Move, all_there, boot, client, command, cut_again_and_again, sound
 from testlib import check_load, eighth, random_wait, start_load, test
 
 CREDENTIALS = ("psk", "x509")
@@ -210,6 +210,28 @@ def tls_wrong(lab):
     wrong_role(lab)
     b = ftlab.Vm(lab, "B", ["--secondary", "--listen", f"tls:{LINK_IP['B']}:{FT_PORT}", "--tls-psk", "/nowhere"])
     expect(b.wait_exit() == 1 and "--tls-psk '/nowhere'" in b.log_text(), b.log_text())
+
+
+@test(40)
+def tls_or_insecure(lab):
+    """tcp: to another host is refused with what to do, at the start, of a secondary and of a migration; --insecure takes it"""
+    far = "tcp:10.9.9.9:1"  # to which there is no way
+    vm = ftlab.Vm(lab, "A", ["--incoming", far], insecure=False)
+    expect(vm.wait_exit() == 1 and re.search(rf"--incoming: '{far}'.*tls:10.9.9.9:1 .*--insecure", vm.log_text()),
+           f"{vm.code}: {vm.log_text()}")
+    lab.release(vm)
+    vm = ftlab.Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/idle.elf", "-m", "64M"], insecure=False)
+    vm.wait_console("^READY")
+    for words in (["--precopy", far], ["--postcopy", far], ["--recover", far]):
+        code, _, err = client(lab, vm, *words)
+        expect(code == EXIT_FAILED and f"migrate: '{far}': tcp: between hosts is open" in err, f"{words}: {code}: {err}")
+    code, _, err = client(lab, vm, "--precopy", far, "--insecure")
+    expect(code == EXIT_FAILED and f"{far}: cannot connect" in err, f"{code}: {err}")
+    b = ftlab.Vm(lab, "B", ["--secondary", "--listen", f"unix:{lab.path('sock')}", "--arbiter", "none"], insecure=False)
+    b.wait_state("STARTING")
+    code, _, err = command(b, "set", f"peer={far}")
+    expect(code == EXIT_FAILED and f"--peer: '{far}': tcp: between hosts is open" in err, f"{code}: {err}")
+    b.call("set", peer=["tcp:127.0.0.1:1"])
 
 
 class TlsMove(Move):

@@ -240,5 +240,6 @@ def trial_installed(lab):
         said = machine.trial("run", "A", "ftvmm", "run", "-k", "build/guests/hello.elf", "-m", "64M", program=program)
         expect("READY" in said, said)
         machine.trial("run", "client", "build/normal/tests/lin/kvclient", "--help", program=program)
+        machine.trial("run", "B", "ftvmm", "key", "/srv/shared/demo-key", program=program)
         machine.trial("run", "B", "ftvmm", "check", "configs/examples/secondary.json", program=program)
         machine.trial("end", program=program)

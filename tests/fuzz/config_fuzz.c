@@ -90,7 +90,7 @@ static const char *const values[] = {
 	"\"/proc/self/fd/100\"",
 	"\"none\"",
 	"\"stdio\"",
-	"\"tcp:h:1\"",
+	"\"tcp:127.0.0.1:1\"",
 	"[\"tcp:[::1]:9\", \"unix:/x\"]",
 	"[]",
 	"{}",

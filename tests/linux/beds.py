@@ -46,7 +46,7 @@ class Far:
         self.serial += 1
         self.log = f"/tmp/far-log{self.serial}"
         self.lab.note(f"far host A: {' '.join(args)}")
-        return self.ask(argv=[ftlab.FTVMM, "run", *args, "--console", "/tmp/far-console"], log=self.log)["pid"]
+        return self.ask(argv=[ftlab.FTVMM, "run", *args, "--insecure", "--console", "/tmp/far-console"], log=self.log)["pid"]
 
     def state(self):
         p = self.ask(argv=[ftlab.FTVMM, "status", "vm", "--json"])

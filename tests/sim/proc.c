@@ -69,6 +69,7 @@ struct proc *proc_start(struct host *h, const char *const *args)
 	*p = (struct proc){.host = h, .id = ids++, .alive = true, .command_fd = -1};
 	/* The world is a process like any other to the kernel. */
 	p->argv[p->argc++] = strdup("run");
+	p->argv[p->argc++] = strdup("--insecure");
 	p->argv[p->argc++] = strdup("--sandbox");
 	for (p->argv[p->argc++] = strdup("off"); *args && p->argc < ARGS_MAX - 1; args++) {
 		p->as_primary |= !strcmp(*args, "--primary");

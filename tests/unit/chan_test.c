@@ -95,7 +95,7 @@ static void good_addresses_are_parsed(void **state)
 static void bad_addresses_show_the_right_form(void **state)
 {
 	static const char *const cases[][2] = {
-		{"", "tcp:HOST:PORT, tls:HOST:PORT, unix:PATH, fd:N or file:PATH"},
+		{"", "tls:HOST:PORT, tcp:HOST:PORT, unix:PATH, fd:N or file:PATH"},
 		{"tls:a", "write tls:HOST:PORT"},
 		{"tls:::1", "write tls:[ADDRESS]:PORT"},
 		{"10.0.0.1:4444", "tcp:HOST:PORT"},
@@ -419,6 +419,23 @@ static void passed_fds_are_checked(void **state)
 	close(p[1]);
 }
 
+/* A socket that is handed in says where it is. */
+static void passed_sockets_may_be_open(void **state)
+{
+	struct chan_uri u = {.kind = CHAN_FD}, at;
+
+	u.fd = listen_tcp("127.0.0.1", &at);
+	assert_false(chan_is_open(&u));
+	close(u.fd);
+	assert_false(chan_is_open(&u)); /* its use will say so */
+	u.fd = listen_tcp("0.0.0.0", &at);
+	assert_true(chan_is_open(&u));
+	close(u.fd);
+	u.fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_false(chan_is_open(&u));
+	close(u.fd);
+}
+
 /* Many parts, more than a socket takes at once, to a reader that takes odd amounts. */
 #define PARTS 150
 #define BYTES 3000
@@ -736,6 +753,7 @@ int main(void)
 		cmocka_unit_test(only_stale_unix_sockets_are_replaced),
 		cmocka_unit_test(full_backlogs_end_at_the_deadline),
 		cmocka_unit_test(passed_fds_are_checked),
+		cmocka_unit_test(passed_sockets_may_be_open),
 		cmocka_unit_test(writes_are_whole),
 		cmocka_unit_test(writes_end_at_the_deadline),
 		cmocka_unit_test(tcp_is_measured_and_shut),

@@ -16,6 +16,8 @@
 #include "vmm/conf/config.h"
 #include "vmm/conf/option.h"
 
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
 /* Run from the top of the tree; the tests run in a scratch folder with the files examples name. */
 static char top[256], scratch[] = "/tmp/ftvmm-config-XXXXXX";
 
@@ -134,7 +136,7 @@ static void defaults(void **state)
 	assert_int_equal(c.staging_bytes, 64 << 20);
 	assert_int_equal(c.output_bytes, 16 << 20);
 	assert_int_equal(c.disklog_bytes, 64 << 20);
-	assert_false(c.claim || c.verify || c.verbose);
+	assert_false(c.claim || c.verify || c.verbose || c.insecure);
 	assert_int_equal(c.sandbox, SANDBOX_ON);
 	assert_int_equal(c.log, LOG_TEXT);
 }
@@ -143,13 +145,14 @@ static void every_flag(void **state)
 {
 	struct config c;
 
-	good(&c, "--primary --peer tcp:a:1,unix:/tmp/b --ft mc --epoch 10ms --heartbeat=5ms "
-		 "--peer-timeout 1s --arbiter file:/x/y --claim --staging 8M --output-limit 1M "
-		 "--disklog-limit 2M --verify --sandbox strict --log json --verbose -kk -i two.raw "
-		 "-a x=1 -m "
-		 "1G -c4 --name web1 "
-		 "--console out -d id=a,path=root.raw,direct "
-		 "-d id=b,path=two.raw,ro -n id=n0,tap=t0,bridge=br0,mac=02:00:00:00:00:0a");
+	good(&c,
+	     "--primary --insecure --peer tcp:a:1,unix:/tmp/b --ft mc --epoch 10ms --heartbeat=5ms "
+	     "--peer-timeout 1s --arbiter file:/x/y --claim --staging 8M --output-limit 1M "
+	     "--disklog-limit 2M --verify --sandbox strict --log json --verbose -kk -i two.raw "
+	     "-a x=1 -m "
+	     "1G -c4 --name web1 "
+	     "--console out -d id=a,path=root.raw,direct "
+	     "-d id=b,path=two.raw,ro -n id=n0,tap=t0,bridge=br0,mac=02:00:00:00:00:0a");
 	assert_int_equal(c.role, ROLE_PRIMARY);
 	assert_int_equal(c.npeers, 2);
 	assert_string_equal(c.peers[0], "tcp:a:1");
@@ -159,7 +162,7 @@ static void every_flag(void **state)
 	assert_int_equal(c.heartbeat_ns, 5000000);
 	assert_int_equal(c.peer_timeout_ns, 1000000000);
 	assert_string_equal(c.arbiter, "file:/x/y");
-	assert_true(c.claim && c.verify && c.verbose);
+	assert_true(c.claim && c.verify && c.verbose && c.insecure);
 	assert_int_equal(c.sandbox, SANDBOX_STRICT);
 	assert_int_equal(c.log, LOG_JSON);
 	assert_int_equal(c.staging_bytes, 8 << 20);
@@ -190,7 +193,7 @@ static void last_one_wins(void **state)
 	assert_int_equal(c.mem_bytes, 64 << 20);
 	assert_int_equal(c.vcpus, 3);
 	assert_string_equal(c.name, "b");
-	good(&c, "-k k --primary --ft mc --peer tcp:a:1,tcp:b:1 --peer tcp:c:1");
+	good(&c, "-k k --primary --ft mc --peer unix:a,unix:b --peer unix:c");
 	assert_int_equal(c.npeers, 1);
 }
 
@@ -198,7 +201,7 @@ static void integers_in_json_have_units(void **state)
 {
 	static const char text[] =
 		"{\"kernel\":\"k\",\"memory\":67108864,\"primary\":true,\"ft\":\"mc\","
-		"\"secondary\":false,\"peer\":\"tcp:a:1\",\"epoch\":7}";
+		"\"secondary\":false,\"peer\":\"tcp:a:1\",\"insecure\":true,\"epoch\":7}";
 	struct config c;
 
 	make_text("vm.json", text);
@@ -212,7 +215,7 @@ static void integers_in_json_have_units(void **state)
 /* A file for both hosts, so far. */
 #define PAIR_JSON                                                                                  \
 	"{\"kernel\":\"k\",\"memory\":\"64M\",\"listen\":\"tcp:b:7000\","                          \
-	"\"peer\":\"tcp:b:7000\",\"ft\":\"mc\","
+	"\"peer\":\"tcp:b:7000\",\"insecure\":true,\"ft\":\"mc\","
 
 /* One file for both hosts: what the other role needs is dropped, but never a flag. */
 static void one_file_serves_both_roles(void **state)
@@ -412,13 +415,13 @@ static const struct bad bad_flags[] = {
 	{"-k k --primary --peer file:x --ft mc", "a file is no connection"},
 	{"-k k --primary --peer fd:1 --ft mc",
 	 "--peer 'fd:1': a secondary is connected to more than once, a descriptor is one "
-	 "connection; use tcp:HOST:PORT or unix:PATH"},
+	 "connection; use tls:HOST:PORT or unix:PATH"},
 	{"-k k --primary --peer unix:a,fd:7 --ft mc", "--peer 'fd:7'"},
 	{"-k k --primary --peer fd:1,fd:2,fd:3,fd:4,fd:5 --ft mc", "--peer: more than 4 entries"},
 	{"-k k --primary --peer fd:1,,fd:2 --ft mc", "--peer: empty; give URI[,URI]"},
 	{"-k k --primary --peer fd:1 --ft mc --listen fd:2",
 	 "--listen has no meaning with --primary"},
-	{"-k k --primary --peer tcp:b:1 --ft mc -d id=a,path=root.raw,ft=none",
+	{"-k k --primary --peer unix:b --ft mc -d id=a,path=root.raw,ft=none",
 	 "disk 'a': ft=none would lose writes at a takeover"},
 	{"--secondary", "--secondary needs --listen URI"},
 	{"--secondary --listen fd:3 -m 64M",
@@ -526,6 +529,35 @@ static void bad_flags_say_why(void **state)
 {
 	for (size_t i = 0; i < sizeof(bad_flags) / sizeof(bad_flags[0]); i++)
 		check_bad(&bad_flags[i], bad_flags[i].given);
+}
+
+/* tcp: is for links on this host, and for who says that he knows what it is. */
+static void tcp_between_hosts_is_asked_for(void **state)
+{
+	static const char *const inside[] = {"127.0.0.1", "127.9.9.9", "[::1]", "localhost"};
+	static const char *const between[] = {
+		"10.0.0.1", "0.0.0.0",	    "128.0.0.1",	 "127.1", "[::]",
+		"[::2]",    "[fe80::1%lo]", "localhost.example", "a",	  "[::ffff:127.0.0.1]"};
+	static const char *const roles[] = {"-k k --primary --ft mc --peer", "--secondary --listen",
+					    "--incoming"};
+	char words[128], why[128];
+	struct config c;
+
+	for (unsigned i = 0; i < COUNT(inside) * COUNT(roles); i++) {
+		snprintf(words, sizeof(words), "%s tcp:%s:1", roles[i % COUNT(roles)],
+			 inside[i / COUNT(roles)]);
+		good(&c, words);
+	}
+	for (unsigned i = 0; i < COUNT(between) * COUNT(roles); i++) {
+		const char *role = roles[i % COUNT(roles)], *host = between[i / COUNT(roles)];
+
+		snprintf(words, sizeof(words), "%s tcp:%s:1", role, host);
+		snprintf(why, sizeof(why), "%s: 'tcp:%s:1': tcp: between hosts is open to",
+			 strrchr(role, '-') - 1, host);
+		check_bad(&(struct bad){words, why}, words);
+		snprintf(words, sizeof(words), "%s tcp:%s:1 --insecure", role, host);
+		good(&c, words);
+	}
 }
 
 static void bad_json_says_why(void **state)
@@ -707,7 +739,7 @@ static void help_fits_a_screen(void **state)
 	fflush(stdout);
 	assert_true(dup2(saved, 1) >= 0);
 	close(saved);
-	assert_true(lines > 25 && lines <= 45);
+	assert_true(lines > 25 && lines <= 48);
 }
 
 int main(void)
@@ -724,6 +756,7 @@ int main(void)
 		cmocka_unit_test(a_peer_has_bounds),
 		cmocka_unit_test(secondary_may_make_its_mirror),
 		cmocka_unit_test(bad_flags_say_why),
+		cmocka_unit_test(tcp_between_hosts_is_asked_for),
 		cmocka_unit_test(bad_json_says_why),
 		cmocka_unit_test(deep_json_is_refused),
 		cmocka_unit_test(machine_is_in_fixed_order),

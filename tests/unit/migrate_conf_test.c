@@ -38,7 +38,8 @@ static json_t *request(const char *const *words)
 		const char *key = words[i] + 2;
 
 		if (!strcmp(key, "cancel") || !strcmp(key, "force") ||
-		    !strcmp(key, "no-background") || !strcmp(key, "copy-disks"))
+		    !strcmp(key, "no-background") || !strcmp(key, "copy-disks") ||
+		    !strcmp(key, "insecure"))
 			json_object_set_new(o, key, json_true());
 		else
 			json_object_set_new(o, key, value_of(key, words[++i]));
@@ -151,6 +152,13 @@ static const struct {
 	  .downtime_ns = 50 * MS,
 	  .passes = MIGRATE_PASSES_ANY,
 	  .bandwidth = 1 << 20}},
+	{{"--precopy", URI, "--insecure"},
+	 {.how = MIGRATE_HOW_PRECOPY,
+	  .downtime_ns = 50 * MS,
+	  .passes = MIGRATE_PASSES_ANY,
+	  .insecure = true}},
+	{{"--recover", URI, "--insecure"},
+	 {.recover = URI, .downtime_ns = 50 * MS, .passes = MIGRATE_PASSES_ANY, .insecure = true}},
 	{{"--cancel"}, {.cancel = true, .downtime_ns = 50 * MS, .passes = MIGRATE_PASSES_ANY}},
 	{{"--cancel", "--force"},
 	 {.cancel = true, .force = true, .downtime_ns = 50 * MS, .passes = MIGRATE_PASSES_ANY}},
@@ -161,10 +169,11 @@ static void same(const struct migrate_conf *c, const struct migrate_conf *want)
 	assert_int_equal(c->how, want->how);
 	assert_string_equal(c->uri, want->cancel ? "" : URI);
 	assert_int_equal(c->downtime_ns, want->downtime_ns);
-	assert_int_equal(c->timeout_ns, want->cancel ? 0 : 60000 * MS);
+	assert_int_equal(c->timeout_ns, want->cancel || want->recover[0] ? 0 : 60000 * MS);
 	assert_int_equal(c->passes, want->passes);
 	assert_int_equal(c->bandwidth, want->bandwidth);
 	assert_int_equal(c->no_background, want->no_background);
+	assert_int_equal(c->insecure, want->insecure);
 	assert_int_equal(c->cancel, want->cancel);
 	assert_int_equal(c->force, want->force);
 }

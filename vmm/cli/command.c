@@ -71,7 +71,7 @@ static const struct command commands[] = {
 	{ "migrate", "NAME --precopy URI|--postcopy URI|--auto URI|--secondary URI|--cancel|--recover URI "
 		     "[--downtime TIME] "
 		     "[--timeout TIME] [--passes N] [--bandwidth SIZE] [--copy-disks] "
-		     "[--no-background] [--force] [--json]",
+		     "[--no-background] [--insecure] [--force] [--json]",
 	  "move a VM to an ftvmm run --incoming, or its place of standby to an ftvmm run --secondary; "
 	  "give that up, or go on over another address or by a file",
 	  .ask = cmd_migrate, .min_args = 1, .max_args = COMMAND_ARGS_MAX, .takes_options = true,

@@ -27,6 +27,7 @@ static const struct ctl_field fields[] = {
 	{ CTL_REQUEST, "migrate", "bandwidth", "text?", "as --bandwidth; a number is bytes" },
 	{ CTL_REQUEST, "migrate", "no-background", "bool?", "" },
 	{ CTL_REQUEST, "migrate", "copy-disks", "bool?", "" },
+	{ CTL_REQUEST, "migrate", "insecure", "bool?", "tcp: to another host" },
 	{ CTL_REQUEST, "migrate", "cancel", "bool?", "alone, or with force" },
 	{ CTL_REQUEST, "migrate", "force", "bool?", "" },
 	{ CTL_REQUEST, "migrate", "recover", "text?", "alone" },

@@ -375,6 +375,9 @@ json_t *serve_migrate(struct run *r, json_t *request, struct err *e)
 	struct migrate_conf conf;
 	int code = migrate_conf_request(&conf, request, e);
 
+	if (!code && !conf.cancel && !conf.insecure && !r->cfg.insecure &&
+	    config_check_private(conf.uri, e))
+		code = err_wrap(e, "migrate");
 	if (!code && r->role == ROLE_PRIMARY && r->primary.ft && (conf.cancel || conf.secondary[0]))
 		return move(r, &conf, e);
 	if (!code && conf.secondary[0])

@@ -155,6 +155,8 @@ static const struct option rows[] = {
 	  .metavar = "FILE", .help = "for tls: addresses, a key of ftvmm key FILE" },
 	{ "tls-dir", .type = OPT_TEXT, FIELD(struct config, tls_dir), .tags = ALL,
 	  .metavar = "DIR", .help = "or certificates: ca.pem, cert.pem, key.pem" },
+	{ "insecure", .type = OPT_FLAG, FIELD(struct config, insecure), .tags = ALL,
+	  .help = "let tcp: go between hosts, open to all" },
 	{ "max-memory", .type = OPT_SIZE, FIELD(struct config, max_mem_bytes), .min = MEM_MIN_BYTES,
 	  .max = 1ull << 42, .tags = PLAIN | SECONDARY | TAKES, .metavar = "SIZE",
 	  .help = "refuse a peer's VM with more RAM" },

@@ -75,6 +75,7 @@ struct config {
 	char incoming[300]; /* URI; a migration comes in here instead of a kernel */
 	char tls_psk[512];  /* file of a key; this or a folder of certificates, for tls: URIs */
 	char tls_dir[400];
+	bool insecure;	/* tcp: may leave this host */
 	bool lazy;	/* the guest runs while its memory comes from restore */
 	bool no_reboot; /* a reset ends the VM */
 	bool paused;	/* vCPUs do not start until `ftvmm resume` */
@@ -112,6 +113,8 @@ int config_parse_run(struct config *c, int argc, char **argv, struct err *e);
 int config_check(struct config *c, struct err *e);
 /* Is this an address of a secondary, with what is configured for it? */
 int config_check_peer(const struct config *c, const char *uri, struct err *e);
+/* -EPERM: a tcp: address of another host, which is to be asked for (insecure). */
+int config_check_private(const char *uri, struct err *e);
 const struct option_table *config_options(void);
 void config_print_help(void);
 void config_print_markdown(void); /* the option table for the documentation */

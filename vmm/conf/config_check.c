@@ -289,6 +289,19 @@ static int check_devices(const struct config *c, struct err *e)
 	return 0;
 }
 
+int config_check_private(const char *text, struct err *e)
+{
+	struct chan_uri uri;
+
+	if (chan_parse(text, &uri, NULL) || !chan_is_open(&uri))
+		return 0;
+	return err_set(e, -EPERM,
+		       "'%s': tcp: between hosts is open to whoever is on the way or reaches the "
+		       "port: use tls: (`ftvmm run --tls-psk FILE` at both, `ftvmm key FILE` makes "
+		       "it), or `ftvmm run --insecure` on a link that is yours alone",
+		       text);
+}
+
 static int check_uri(const struct config *c, const char *option, const char *text, struct err *e)
 {
 	struct err inner = {0};
@@ -302,8 +315,10 @@ static int check_uri(const struct config *c, const char *option, const char *tex
 			       "for both sides, or --tls-dir DIR",
 			       option, text);
 	if (uri.kind == CHAN_FILE)
-		return err_set(e, -EINVAL, "--%s '%s': a file is no connection; use tcp:HOST:PORT",
+		return err_set(e, -EINVAL, "--%s '%s': a file is no connection; use tls:HOST:PORT",
 			       option, text);
+	if (!c->insecure && config_check_private(text, e))
+		return err_wrap(e, "--%s", option);
 	return 0;
 }
 
@@ -313,7 +328,7 @@ int config_check_peer(const struct config *c, const char *text, struct err *e)
 	if (!strncmp(text, "fd:", 3))
 		return err_set(e, -EINVAL,
 			       "--peer '%s': a secondary is connected to more than once, a "
-			       "descriptor is one connection; use tcp:HOST:PORT or unix:PATH",
+			       "descriptor is one connection; use tls:HOST:PORT or unix:PATH",
 			       text);
 	return check_uri(c, "peer", text, e);
 }
@@ -377,7 +392,7 @@ static int check_incoming(const struct config *c, struct err *e)
 	if (!strncmp(c->incoming, "fd:", 3))
 		return err_set(e, -EINVAL,
 			       "--incoming '%s': a source connects again when the link breaks, a "
-			       "descriptor is one connection; use tcp:HOST:PORT or unix:PATH",
+			       "descriptor is one connection; use tls:HOST:PORT or unix:PATH",
 			       c->incoming);
 	return check_uri(c, "incoming", c->incoming, e);
 }

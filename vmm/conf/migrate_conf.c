@@ -39,6 +39,8 @@ static const struct option rows[] = {
 	{ "cancel", .type = OPT_FLAG, FIELD(cancel), .help = "give up the one that is under way" },
 	{ "force", .type = OPT_FLAG, FIELD(force),
 	  .help = "with --cancel: although nobody here can know; see the manual" },
+	{ "insecure", .type = OPT_FLAG, FIELD(insecure),
+	  .help = "URI may be tcp: to another host, as with ftvmm run --insecure" },
 	{ "recover", .type = OPT_TEXT, FIELD(recover), .metavar = "URI",
 	  .help = "its link is lost: go on over this one, or file:PATH" },
 };
@@ -101,6 +103,7 @@ static const char *of_a_new_one(const struct migrate_conf *c)
 	init(&none);
 	none.cancel = c->cancel;
 	none.force = c->force;
+	none.insecure = c->insecure;
 	memcpy(none.recover, c->recover, sizeof(none.recover));
 	for (unsigned i = 0; i < table.n; i++)
 		if (memcmp((const char *)c + rows[i].offset, (const char *)&none + rows[i].offset,
@@ -228,6 +231,8 @@ json_t *migrate_conf_json(const struct migrate_conf *c)
 	json_t *o = json_pack("{s:s}", "cmd", "migrate");
 	char text[32];
 
+	if (c->insecure && !c->cancel)
+		json_object_set_new(o, "insecure", json_true());
 	if (c->recover[0]) {
 		if (!json_object_set_new(o, "recover", json_string(c->uri)))
 			return o;

@@ -38,6 +38,7 @@ struct migrate_conf {
 	bool copy_disks;    /* images that are not one file at both hosts go along */
 	bool cancel;	    /* give up the one that is under way */
 	bool force;	    /* with cancel: the user knows what nobody here does */
+	bool insecure;	    /* uri may be tcp: to another host */
 	char recover[300];  /* go on over this, which may be file:PATH; then in uri, too */
 };
 

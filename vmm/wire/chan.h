@@ -29,6 +29,11 @@ const char *chan_scheme(enum chan_kind kind);
 /* Parse and check; the message names what is wrong and shows the right form. */
 int chan_parse(const char *text, struct chan_uri *ret, struct err *e);
 /*
+ * Is what goes there open to everybody on the way, and its port to whoever reaches it? tcp: is, and
+ * a socket of TCP that is handed in, but on this host alone: 127.0.0.0/8, ::1, localhost.
+ */
+bool chan_is_open(const struct chan_uri *u);
+/*
  * Put the first address of HOST in its place, in the cap bytes of text: a name server that does not
  * answer takes many seconds, which the loop thread does not have. Other kinds stay as they are.
  */

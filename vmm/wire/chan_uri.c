@@ -1,13 +1,14 @@
 /* Parsing of addresses. */
 #include "vmm/wire/chan.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/un.h>
 
-#define FORMS "tcp:HOST:PORT, tls:HOST:PORT, unix:PATH, fd:N or file:PATH"
+#define FORMS "tls:HOST:PORT, tcp:HOST:PORT, unix:PATH, fd:N or file:PATH"
 
 const char *chan_scheme(enum chan_kind kind)
 {
@@ -133,4 +134,45 @@ int chan_parse(const char *text, struct chan_uri *ret, struct err *e)
 	if (!r)
 		*ret = u;
 	return r;
+}
+
+static bool v4_leaves(struct in_addr a)
+{
+	return ntohl(a.s_addr) >> 24 != IN_LOOPBACKNET;
+}
+
+static bool v6_leaves(struct in6_addr a)
+{
+	return !IN6_IS_ADDR_LOOPBACK(&a);
+}
+
+static bool socket_is_open(int fd)
+{
+	union {
+		struct sockaddr any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+		struct sockaddr_storage room;
+	} at;
+	socklen_t len = sizeof(at);
+
+	if (getsockname(fd, &at.any, &len) < 0)
+		return false; /* its use will say so */
+	return at.any.sa_family == AF_INET    ? v4_leaves(at.v4.sin_addr)
+	       : at.any.sa_family == AF_INET6 ? v6_leaves(at.v6.sin6_addr)
+					      : false;
+}
+
+bool chan_is_open(const struct chan_uri *u)
+{
+	struct in6_addr v6;
+	struct in_addr v4;
+
+	if (u->kind == CHAN_FD)
+		return socket_is_open(u->fd);
+	if (u->kind != CHAN_TCP || !strcmp(u->host, "localhost"))
+		return false;
+	if (inet_pton(AF_INET, u->host, &v4) == 1)
+		return v4_leaves(v4);
+	return inet_pton(AF_INET6, u->host, &v6) != 1 || v6_leaves(v6);
 }
