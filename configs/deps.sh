@@ -1,7 +1,7 @@
 #!/bin/bash
 # Debian packages: `deps.sh build|test|lint|fuzz|bed|linux` installs what is missing when root, else prints the one line to run.
 set -eu
-build="gcc make libc6-dev linux-libc-dev liburing-dev libfdt-dev libnl-3-dev libjansson-dev liblz4-dev libxxhash-dev libseccomp-dev libcurl4-openssl-dev libssl-dev"
+build="gcc make libc6-dev linux-libc-dev liburing-dev libfdt-dev libnl-3-dev libjansson-dev liblz4-dev libxxhash-dev libseccomp-dev libcurl4-openssl-dev libssl-dev systemtap-sdt-dev"
 declare -A sets=(
 	[build]="$build"
 	[test]="$build libcmocka-dev acpica-tools debhelper lintian scdoc iproute2 python3 procps util-linux passt spin etcd-server curl openssl systemd"

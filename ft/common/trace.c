@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+#include "vmm/base/probe.h"
+
 const struct trace_row *trace_row_at(unsigned what)
 {
 	static const struct trace_row rows[] = {
@@ -30,7 +32,10 @@ void trace_stop(struct trace *t)
 /* What is new is lost, not what is old: so what is told has no hole but at its end. */
 void trace_span(struct trace *t, const struct trace_span *s)
 {
-	if (!t->ring || !s->begin_ns || s->end_ns < s->begin_ns)
+	if (!s->begin_ns || s->end_ns < s->begin_ns || s->what >= TRACE_WHATS)
+		return;
+	PROBE4(span, trace_row_at(s->what)->name, s->end_ns - s->begin_ns, s->epoch, s->n);
+	if (!t->ring)
 		return;
 	if (t->len == TRACE_RING) {
 		t->lost++;

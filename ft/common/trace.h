@@ -1,6 +1,7 @@
 /*
  * What happened when, for `ftvmm trace`: while somebody asks, spans of time go into a ring of fixed
- * size; else nothing is kept, and a call costs a comparison. Owner: the loop.
+ * size; else nothing is kept, and a call costs some comparisons. Each is a probe `ftvmm:span`, too:
+ * name, nanoseconds, epoch, n. Owner: the loop.
  */
 #ifndef FT_TRACE_H
 #define FT_TRACE_H
@@ -68,7 +69,7 @@ const struct trace_row *trace_row_at(unsigned what); /* NULL behind the last */
 /* From here on spans are kept. -ENOMEM with e. */
 int trace_start(struct trace *t, struct err *e);
 void trace_stop(struct trace *t); /* safe on a zeroed one */
-/* Nothing when it has not begun, or ends before it does. */
+/* At its end. Nothing when it has not begun, or ends before it does. */
 void trace_span(struct trace *t, const struct trace_span *s);
 /* The oldest one, which leaves the ring; false: there is none. */
 bool trace_take(struct trace *t, struct trace_span *ret);

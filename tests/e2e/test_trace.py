@@ -8,7 +8,7 @@ import subprocess
 
 import ftlab
 from ftlab import FTVMM, GUESTS, Pair, Process, Vm, expect
-from testlib import test
+from testlib import Skip, test
 from test_boot import boot
 from test_migrate import Move
 
@@ -116,6 +116,68 @@ def trace_epochs(lab):
         sum_ = sum(s["dur"] for s in parts)
         expect(len(parts) == 3 and abs(sum_ - epoch["dur"]) < 0.01, f"{epoch}: {parts}")
     expect(pair.vm["A"].stop() == 0, "stop")
+
+
+def uprobe():
+    """The static probe of FTVMM, as a line of the kernel's uprobe_events."""
+    notes = ftlab.run("readelf", "-n", FTVMM).stdout
+    found = re.search(r"Provider: ftvmm\s+Name: span\s+Location: (0x\w+),.*\n\s+Arguments: (.*)", notes)
+    if not found:
+        raise Skip("ftvmm was built without <sys/sdt.h> (systemtap-sdt-dev)")
+    name, ns, epoch, n = (r if r[1:].isdigit() else r[1:] for r in re.findall(r"8@%(r\w+)", found[2]))
+    # What is loaded from there on is at the same place in the file.
+    return f"p:ftvmm/span {FTVMM}:{found[1]} name=+0(%{name}):string ns=%{ns}:u64 epoch=%{epoch}:u64 n=%{n}:u64"
+
+
+class Uprobe:
+    """What hits the probe, while this lives."""
+    ROOT = "/sys/kernel/tracing"
+
+    def __init__(self):
+        if not os.path.exists(f"{self.ROOT}/instances"):
+            ftlab.run("mount", "-t", "tracefs", "tracefs", self.ROOT, check=False)
+        if not os.path.exists(f"{self.ROOT}/uprobe_events"):
+            raise Skip("this kernel has no uprobe_events, or does not let us have them")
+
+    def __enter__(self):
+        self.write("uprobe_events", uprobe())
+        self.write("events/ftvmm/enable", "1")
+        return self
+
+    def __exit__(self, *_):
+        self.write("events/ftvmm/enable", "0")
+        self.write("uprobe_events", "-:ftvmm/span")
+
+    def write(self, name, text):
+        with open(f"{self.ROOT}/{name}", "a", encoding="utf-8") as f:
+            f.write(text + "\n")
+
+    def hits(self, pid):
+        """(name, nanoseconds, epoch, n), oldest first."""
+        pattern = rf'-{pid} .*span: .*name="(.*)" ns=(\d+) epoch=(\d+) n=(\d+)'
+        text = ftlab.read_text(f"{self.ROOT}/trace")
+        return [(m[1], int(m[2]), int(m[3]), int(m[4])) for m in re.finditer(pattern, text)]
+
+
+@test(60)
+def trace_probe(lab):
+    """a tracer of the kernel has the same spans at the static probe, without anybody who asks the VM for them"""
+    pair = Pair(lab, guest="writer", cmdline="mode=random tick=5 pages=64", disk=0, net=False)
+    a, b = pair.protect()
+    before = epochs_of(a)
+    with Uprobe() as probe:
+        begun = epochs_of(a)
+        seen = epochs_of(a, 20)
+        hits, theirs = probe.hits(a.pid), probe.hits(b.pid)
+    after = epochs_of(a)
+    pauses = [h for h in hits if h[0] == "pause"]
+    expect(seen - begun - 1 <= len(pauses) <= after - before, f"{len(pauses)} pauses: {before} {begun} {seen} {after}")
+    numbers = [h[2] for h in pauses]
+    expect(numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"epochs {numbers}")
+    expect(all(h[3] > 0 and 0 < h[1] < 1e9 * ftlab.SLOW for h in pauses), f"pages, or times: {pauses[:3]}")
+    for name in PARTS:
+        expect(len([h for h in hits if h[0] == name]) >= len(pauses) - 1, f"{name}: {len(hits)}")
+    expect({h[0] for h in theirs} == {"receive", "commit"}, f"the secondary's: {theirs[:4]}")
 
 
 @test(60)
