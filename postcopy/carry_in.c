@@ -215,6 +215,11 @@ int carry_in_start(struct carry_in **slot, const struct carry_in_plan *plan, int
 	return 0;
 }
 
+bool carry_in_is_owed(const struct carry_in *c)
+{
+	return c && !c->answered;
+}
+
 void carry_in_stop(struct carry_in **slot)
 {
 	struct carry_in *c = *slot;

@@ -10,6 +10,7 @@
 #ifndef POSTCOPY_CARRY_IN_H
 #define POSTCOPY_CARRY_IN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "vmm/base/err.h"
@@ -32,6 +33,8 @@ struct carry_in_plan {
  */
 int carry_in_start(struct carry_in **slot, const struct carry_in_plan *plan, int *ret_fd,
 		   struct err *e);
+/* Is told() still to come? NULL is fine. */
+bool carry_in_is_owed(const struct carry_in *c);
 /* When the other end is closed: nobody is told, and *slot is NULL. */
 void carry_in_stop(struct carry_in **slot);
 

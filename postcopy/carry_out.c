@@ -239,6 +239,11 @@ int carry_out_start(struct carry_out **slot, const struct carry_out_plan *plan, 
 	return 0;
 }
 
+bool carry_out_is_owed(const struct carry_out *c)
+{
+	return c && !c->answered;
+}
+
 void carry_out_give_up(struct carry_out *c, const char *why)
 {
 	struct err e = {0};

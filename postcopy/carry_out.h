@@ -13,6 +13,7 @@
 #ifndef POSTCOPY_CARRY_OUT_H
 #define POSTCOPY_CARRY_OUT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,8 @@ struct carry_out_plan {
 
 /* *slot is NULL while none is written. -EBUSY: one is, or hangs at its storage. */
 int carry_out_start(struct carry_out **slot, const struct carry_out_plan *plan, struct err *e);
+/* Is told() still to come? NULL is fine. */
+bool carry_out_is_owed(const struct carry_out *c);
 /* The file is not to be: memory is let go, told() says why, and *slot is NULL when storage lets go.
  */
 void carry_out_give_up(struct carry_out *c, const char *why);

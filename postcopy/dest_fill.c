@@ -304,6 +304,11 @@ int dest_take_file(struct dest *d, const char *path, void (*told)(void *arg, con
 			       : d->fsm.state >= DST_RUNS ? "all of the VM's memory is here"
 							  : "no VM of which memory is missing "
 							    "runs here");
+	/* The VM would go on under it. */
+	if (carry_out_is_owed(d->arrived))
+		return err_set(e, -EBUSY,
+			       "migrate: --recover: what has arrived is being written to a file; "
+			       "wait for that");
 	r = carry_in_start(&d->carry, &plan, &fd, e);
 	if (r)
 		return err_wrap(e, "migrate: --recover");
@@ -343,6 +348,8 @@ int dest_write_arrived(struct dest *d, const char *path,
 		return err_set(e, -EBUSY,
 			       "snapshot: arrived: only while the link of a postcopy is "
 			       "lost at its destination: ftvmm status says so");
+	if (carry_in_is_owed(d->carry))
+		return err_set(e, -EBUSY, "snapshot: arrived: a file is being read; wait for that");
 	nwords = have_words(d);
 	plan.mem = &d->vm->mem;
 	plan.pages = calloc(nwords, sizeof(*plan.pages));
@@ -357,8 +364,10 @@ int dest_write_arrived(struct dest *d, const char *path,
 		return err_set(e, len ? (int)len : -ENOMEM, "snapshot: arrived: out of memory");
 	}
 	plan.machine_len = (size_t)len;
+	if (carry_out_start(&d->arrived, &plan, e))
+		return err_wrap(e, "snapshot: arrived");
 	*ret_missing = pager_left(&d->pager);
-	return carry_out_start(&d->arrived, &plan, e) ? err_wrap(e, "snapshot: arrived") : 0;
+	return 0;
 }
 
 /* --- the link is back ------------------------------------------------------------------------- */

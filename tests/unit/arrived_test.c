@@ -1,6 +1,7 @@
 /* The source has died behind the switch: what has come is in a file, and what is missing is said.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -143,6 +144,77 @@ static void not_while_more_may_come(void **state)
 	assert_int_equal(access(file(r), F_OK), -1);
 }
 
+static void is_busy(int code, const struct err *e, const char *word)
+{
+	assert_int_equal(code, -EBUSY);
+	if (!strstr(e->msg, word))
+		fail_msg("'%s' is not in '%s'", word, e->msg);
+}
+
+/* Going on by a file changes what is being written. */
+static void then_a_file(struct dest_rig *r)
+{
+	struct err e = {0};
+	uint64_t missing;
+
+	assert_int_equal(dest_write_arrived(&r->dest, file(r), written, NULL, &missing, NULL), 0);
+	is_busy(dest_take_file(&r->dest, "/none", written, NULL, &e), &e, "what has arrived");
+	loop_until(&r->loop, told);
+	assert_string_equal(told_err.msg, "");
+	assert_int_equal(dest_take_file(&r->dest, "/none", written, NULL, NULL), 0);
+	loop_until(&r->loop, told == 2);
+}
+
+/* Its link is lost, and who asked for it has no answer yet. */
+static void after_a_file(struct dest_rig *r, enum dest_state s)
+{
+	uint64_t missing = 77;
+	struct err e = {0};
+
+	assert_int_equal(dest_take_file(&r->dest, "/none", written, NULL, NULL), 0);
+	dest_lose(&r->dest, "cut off");
+	if (s == DST_ORPHAN)
+		time_fire(&r->dest.timer_op);
+	dest_rig_expect(r, s, s == DST_CUT ? "RUNNING" : "INCOMPLETE", true);
+	is_busy(dest_write_arrived(&r->dest, file(r), written, NULL, &missing, &e), &e,
+		"a file is being read");
+	assert_int_equal(missing, 77);
+	loop_until(&r->loop, told);
+	assert_int_equal(dest_write_arrived(&r->dest, file(r), written, NULL, &missing, NULL), 0);
+	loop_until(&r->loop, told == 2);
+}
+
+static void one_at_a_time(void **state)
+{
+	static const enum dest_state states[] = {DST_CUT, DST_ORPHAN};
+
+	for (unsigned i = 0; i < 4; i++) {
+		enum dest_state s = states[i / 2];
+
+		dest_rig_reach(*state, s);
+		i % 2 ? after_a_file(*state, s) : then_a_file(*state);
+		assert_int_equal(dest_rig_teardown(state), 0);
+		assert_int_equal(setup(state), 0);
+	}
+}
+
+/* Who is told how much is missing is the one whose file is written. */
+static void a_second_one_is_refused(void **state)
+{
+	struct dest_rig *r = *state;
+	uint64_t missing = 77;
+	struct err e = {0};
+
+	dest_rig_reach(r, DST_CUT);
+	assert_int_equal(dest_write_arrived(&r->dest, file(r), written, NULL, &missing, NULL), 0);
+	missing = 77;
+	is_busy(dest_write_arrived(&r->dest, "/none/x", written, NULL, &missing, &e), &e,
+		"is being written");
+	assert_int_equal(missing, 77);
+	loop_until(&r->loop, told);
+	assert_string_equal(told_err.msg, "");
+}
+
 /* The process ends while it is written: nobody looks at memory that is gone. */
 static void the_end_lets_memory_go(void **state)
 {
@@ -165,6 +237,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(what_came_and_what_did_not),
 		TEST(not_while_more_may_come),
+		TEST(one_at_a_time),
+		TEST(a_second_one_is_refused),
 		TEST(the_end_lets_memory_go),
 	};
 

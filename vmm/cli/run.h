@@ -51,9 +51,11 @@ struct run {
 	bool stopping;
 	bool stops_later; /* when this side has taken over, */
 	uint64_t stop_timeout_ns;
-	struct ctl_later failover;  /* who asked for one */
-	struct ctl_later carried;   /* who waits for pages that are carried over by hand */
-	uint64_t missing;	    /* likewise: that have not arrived */
+	struct ctl_later failover; /* who asked for one */
+	/* Who waits for pages that are carried over by hand: from here, to here, */
+	struct ctl_later carried_out, carried_in;
+	struct ctl_later arrived;   /* and for those to be kept that have arrived; */
+	uint64_t missing;	    /* so many have not */
 	struct boot_reader *reader; /* of a reboot, or NULL */
 	uint64_t reset_told;	    /* log_may() */
 	struct disk_req *kept;	    /* run_disk.c */

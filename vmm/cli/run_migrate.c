@@ -253,7 +253,10 @@ void run_migrate_stop(struct run *r)
 	source_done(&r->source);
 	dest_stop(&r->dest);
 	err_set(&e, -ECANCELED, "migrate: --recover: this process ends");
-	ctl_answer(&r->carried, NULL, &e);
+	ctl_answer(&r->carried_out, NULL, &e);
+	ctl_answer(&r->carried_in, NULL, &e);
+	err_set(&e, -ECANCELED, "snapshot: arrived: this process ends");
+	ctl_answer(&r->arrived, NULL, &e);
 }
 
 static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
@@ -288,13 +291,25 @@ static int start(struct run *r, const struct migrate_conf *conf, struct err *e)
 
 /* --- recovery by hand ------------------------------------------------------------------------- */
 
-static void carried(void *arg, const struct err *e)
+static void carried(struct run *r, struct ctl_later *who, const struct err *e)
+{
+	if (e)
+		log_warn("migrate: --recover: %s", e->msg);
+	ctl_answer(who, e ? NULL : run_migrate_status(r), e);
+}
+
+static void carried_out(void *arg, const struct err *e)
 {
 	struct run *r = arg;
 
-	if (e)
-		log_warn("migrate: --recover: %s", e->msg);
-	ctl_answer(&r->carried, e ? NULL : run_migrate_status(r), e);
+	carried(r, &r->carried_out, e);
+}
+
+static void carried_in(void *arg, const struct err *e)
+{
+	struct run *r = arg;
+
+	carried(r, &r->carried_in, e);
 }
 
 static void arrived(void *arg, const struct err *e)
@@ -303,14 +318,14 @@ static void arrived(void *arg, const struct err *e)
 
 	if (e)
 		log_warn("snapshot: arrived: %s", e->msg);
-	ctl_answer(&r->carried,
+	ctl_answer(&r->arrived,
 		   e ? NULL : json_pack("{s:I}", "missing_pages", (json_int_t)r->missing), e);
 }
 
 void run_write_arrived(struct run *r, const char *path, struct err *e)
 {
 	if (!dest_write_arrived(&r->dest, path, arrived, r, &r->missing, e))
-		ctl_later(r->ctl, &r->carried);
+		ctl_later(r->ctl, &r->arrived);
 }
 
 /* The source writes it, the destination reads it; answered when that is done. */
@@ -321,10 +336,10 @@ static int carry(struct run *r, const char *path, bool out, struct err *e)
 	if (path[0] != '/')
 		return err_set(e, -EINVAL,
 			       "migrate: --recover: the path of the file must be absolute");
-	code = out ? source_write_file(&r->source, path, carried, r, e)
-		   : dest_take_file(&r->dest, path, carried, r, e);
+	code = out ? source_write_file(&r->source, path, carried_out, r, e)
+		   : dest_take_file(&r->dest, path, carried_in, r, e);
 	if (!code)
-		ctl_later(r->ctl, &r->carried);
+		ctl_later(r->ctl, out ? &r->carried_out : &r->carried_in);
 	return code;
 }
 
