@@ -22,6 +22,8 @@ static struct loop loop;
 static struct ctl *ctl;
 static struct ctl_later later;
 static unsigned left;
+static bool dials;   /* another client, as soon as the one that asks has left */
+static int follower; /* which that is */
 
 static void client_left(void *arg)
 {
@@ -29,11 +31,35 @@ static void client_left(void *arg)
 	left++;
 }
 
+static void turn(void);
+
+/* Whoever asked closed its end, which an event shows. */
+static void tell(void)
+{
+	struct sockaddr_un sa;
+
+	ctl_event(ctl, json_pack("{ss}", "event", "first"));
+	if (!dials)
+		return;
+	assert_int_equal(ctl_sock_addr("vm", &sa, NULL), 0);
+	follower = ctl_sock_connect(&sa, 1000);
+	assert_true(follower >= 0);
+	turn();
+}
+
 static json_t *serve(void *arg, const char *cmd, json_t *request, struct err *e)
 {
 	if (!strcmp(cmd, "echo"))
 		return json_incref(request);
+	if (!strcmp(cmd, "tell-follow"))
+		tell();
+	if (strstr(cmd, "follow")) {
+		ctl_follow(ctl);
+		return json_object();
+	}
 	assert_null(later.client);
+	if (!strcmp(cmd, "tell-later"))
+		tell();
 	ctl_later(ctl, &later);
 	if (!strcmp(cmd, "at-once"))
 		ctl_answer(&later, json_pack("{ss}", "at", "once"), NULL);
@@ -50,6 +76,7 @@ static int setup(void **state)
 	assert_int_equal(ctl_open(&ctl, &loop, "vm", serve, NULL, NULL), 0);
 	later = (struct ctl_later){.left = client_left, .arg = &later};
 	left = 0;
+	dials = false;
 	return 0;
 }
 
@@ -150,6 +177,57 @@ static void who_leaves_is_not_answered(void **state)
 	close(fd);
 }
 
+/* It follows events, asks for this, and leaves at once. */
+static void asks_and_leaves(const char *text)
+{
+	int fd = dial();
+
+	say(fd, "{\"cmd\":\"follow\"}\n");
+	expect(fd, "{\"ok\":{}}\n");
+	assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+	close(fd);
+	turn();
+}
+
+/* Seen while it is served: the answer has nobody to go to. */
+static void who_has_left_already(void **state)
+{
+	int fd;
+
+	asks_and_leaves("{\"id\":1,\"cmd\":\"tell-later\"}\n");
+	assert_null(later.client);
+	assert_null(later.id);
+	ctl_answer(&later, json_object(), NULL);
+	asks_and_leaves("{\"id\":2,\"cmd\":\"tell-follow\"}\n");
+	/* It was not bound, nor is it told so. */
+	assert_int_equal(left, 0);
+	fd = dial();
+	say(fd, "{\"id\":3,\"cmd\":\"later\"}\n");
+	ctl_answer(&later, json_object(), NULL);
+	expect(fd, "{\"id\":3,\"ok\":{}}\n");
+	close(fd);
+	turn();
+}
+
+/* The next one in its place is not answered, nor told, what it did not ask for. */
+static void whose_place_is_taken(void **state)
+{
+	static const char greeting[] = "{\"greeting\":{\"control\":1,\"name\":\"vm\"}}\n";
+
+	dials = true;
+	asks_and_leaves("{\"id\":1,\"cmd\":\"tell-later\"}\n");
+	expect(follower, greeting);
+	ctl_answer(&later, json_object(), NULL);
+	expect(follower, "");
+	close(follower);
+	turn();
+	asks_and_leaves("{\"id\":2,\"cmd\":\"tell-follow\"}\n");
+	ctl_event(ctl, json_pack("{ss}", "event", "second"));
+	expect(follower, greeting);
+	close(follower);
+	turn();
+}
+
 static void who_leaves_unheard(void **state)
 {
 	int fd = dial();
@@ -220,8 +298,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-		T(nothing_overtakes_it), T(who_leaves_is_not_answered), T(who_leaves_unheard),
-		T(much_behind_it),	 T(the_longest_answer_arrives),
+		T(nothing_overtakes_it),       T(who_leaves_is_not_answered), T(who_leaves_unheard),
+		T(who_has_left_already),       T(whose_place_is_taken),	      T(much_behind_it),
+		T(the_longest_answer_arrives),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

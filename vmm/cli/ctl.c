@@ -34,6 +34,12 @@ struct client {
 	size_t in_len, out_len;
 };
 
+/* Which client it was, too: dropped since, its slot is free, or another's. */
+struct asker {
+	struct client *client;
+	uint64_t serial;
+};
+
 struct ctl {
 	struct loop *loop;
 	int fd;
@@ -42,7 +48,7 @@ struct ctl {
 	void *arg;
 	char name[CTL_NAME_MAX + 1];
 	uint64_t serial;
-	struct client *asking; /* whose request is being answered */
+	struct asker asking; /* whose request is being answered */
 	struct sockaddr_un addr;
 	struct client clients[CLIENTS_MAX];
 };
@@ -131,8 +137,10 @@ static void put(struct client *c, json_t *line)
 {
 	size_t room = OUT_MAX - c->out_len, n;
 
-	if (!line)
+	if (c->fd < 0 || !line) {
+		json_decref(line);
 		return;
+	}
 	n = json_dumpb(line, c->out + c->out_len, room, JSON_COMPACT);
 	json_decref(line);
 	if (!n || n + 1 > room) {
@@ -204,7 +212,7 @@ static void run_request(struct client *c, json_t *request)
 {
 	json_t *id = json_object_get(request, "id"), *ok;
 	const char *cmd = json_string_value(json_object_get(request, "cmd"));
-	struct client *before = c->ctl->asking; /* a command may come back here through the loop */
+	struct asker before = c->ctl->asking; /* a command may come back here through the loop */
 	uint64_t serial = c->serial;
 	struct err e = {0};
 
@@ -220,7 +228,7 @@ static void run_request(struct client *c, json_t *request)
 		put_error(c, id, e.msg);
 		return;
 	}
-	c->ctl->asking = c;
+	c->ctl->asking = (struct asker){c, serial};
 	c->id = id;
 	c->put_off = false;
 	ok = c->ctl->fn(c->ctl->arg, cmd, request, &e);
@@ -451,18 +459,33 @@ void ctl_close(struct ctl *ctl)
 	free(ctl);
 }
 
+/* NULL: it has left, as an event showed that the command has caused. */
+static struct client *who_asks(const struct ctl *ctl)
+{
+	VMM_BUG_ON(!ctl->asking.client);
+	return ctl->asking.client->serial == ctl->asking.serial ? ctl->asking.client : NULL;
+}
+
 void ctl_follow(struct ctl *ctl)
 {
-	ctl->asking->wants_events = true;
+	struct client *c = who_asks(ctl);
+
+	if (c)
+		c->wants_events = true;
 }
 
 void ctl_later(struct ctl *ctl, struct ctl_later *l)
 {
-	VMM_BUG_ON(!ctl->asking || ctl->asking->later || l->client);
-	l->client = ctl->asking;
-	l->id = json_incref(ctl->asking->id);
-	ctl->asking->later = l;
-	ctl->asking->put_off = true;
+	struct client *c = who_asks(ctl);
+
+	VMM_BUG_ON(l->client);
+	if (!c)
+		return;
+	VMM_BUG_ON(c->later);
+	l->client = c;
+	l->id = json_incref(c->id);
+	c->later = l;
+	c->put_off = true;
 }
 
 void ctl_answer(struct ctl_later *l, json_t *ok, const struct err *e)

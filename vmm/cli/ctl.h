@@ -40,7 +40,8 @@ struct ctl_later {
 
 /*
  * From a ctl_fn only, which then returns NULL and leaves e alone: the answer comes later. Until
- * then nothing else of this client is answered; others are. Not while one is owed by l.
+ * then nothing else of this client is answered; others are. Not while one is owed by l. When the
+ * client has left meanwhile nothing is owed, and left() is not called.
  */
 void ctl_later(struct ctl *c, struct ctl_later *l);
 /* ok (stolen), or NULL with e. Nothing when the client has left. */
