@@ -486,6 +486,35 @@ static void a_stop_says_that_it_was_forced(void **state)
 	r->over = r->stopping = r->loop.stop = false;
 }
 
+static uint64_t now_ns;
+
+static uint64_t stepped(void)
+{
+	return now_ns;
+}
+
+/* What is left to do then, as the secondary's images take what waits, may be long. */
+static void a_guest_that_ended_in_time_is_not_forced(void **state)
+{
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+
+	now_ns = loop_now_ns();
+	r->loop.clock = stepped;
+	r->has_vm = r->vm.running = true;
+	run_end_watch(r);
+	assert_string_equal(rig_ask(rig, "stop\",\"timeout_ns\":5000000000,\"id\":\"y"),
+			    "{\"id\":\"y\",\"ok\":{}}\n");
+	r->vm.ending = (struct vm_ending){.end = VM_END_EXIT, .code = 7};
+	r->vm.watch.on_end(r);
+	assert_true(r->over);
+	assert_int_equal(r->exit_code, 7);
+	r->over = r->loop.stop = false;
+	now_ns += 6000000000ull;
+	assert_string_equal(rig_hear(rig), "");
+	assert_false(r->over);
+}
+
 /* --- what bash makes of it ---------------------------------------------------------------------
  */
 
@@ -612,6 +641,7 @@ int main(int argc, char **argv)
 		T(memory_is_missing),
 		T(a_stop_presses_the_power_button),
 		T(a_stop_says_that_it_was_forced),
+		T(a_guest_that_ended_in_time_is_not_forced),
 		cmocka_unit_test(bash_completes_commands),
 		T(bash_completes_names_and_arguments),
 		cmocka_unit_test(bash_completes_options_of_run),

@@ -32,6 +32,8 @@ static int end_code(const struct vm *vm)
 /* End the VM in the way its role asks for. */
 static void end_vm(struct run *r, int code)
 {
+	/* A guest that has ended, or was stopped, is not waited for. */
+	loop_timer_del(&r->loop, &r->stop_op);
 	if (r->role == ROLE_PRIMARY && !r->over)
 		primary_end(&r->primary, code);
 	else
