@@ -409,6 +409,22 @@ static void memory_is_missing(void **state)
 	assert_int_equal(r->ft.stands, FT_STAND_LOST);
 }
 
+/* The first resume loads the snapshot's target: what was set before would be lost without a word.
+ */
+static void a_target_is_for_a_vm_that_has_run(void **state)
+{
+	static const char set[] = "set\",\"balloon_bytes\":4096,\"id\":\"";
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+
+	r->has_vm = r->waiting = true;
+	strcpy(r->cfg.name, "vm-1");
+	r->ft.stands = FT_STAND_USER;
+	check_refused(rig, set, "first: ftvmm resume vm-1");
+	r->waiting = false;
+	check_refused(rig, set, "this VM has no balloon");
+}
+
 /* --- the power button ------------------------------------------------------------------------- */
 
 static unsigned pressed;
@@ -639,6 +655,7 @@ int main(int argc, char **argv)
 		T(resume_is_not_for_the_arbiters_silence),
 		T(snapshot_or_migration),
 		T(memory_is_missing),
+		T(a_target_is_for_a_vm_that_has_run),
 		T(a_stop_presses_the_power_button),
 		T(a_stop_says_that_it_was_forced),
 		T(a_guest_that_ended_in_time_is_not_forced),

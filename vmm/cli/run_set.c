@@ -94,6 +94,12 @@ static int check_balloon(struct run *r, const struct setting_value *v, struct er
 	if (!r->has_vm || source_stands(&r->source))
 		return err_set(e, -EBUSY, "this side does not run the VM (state %s)",
 			       ft_word(&r->ft));
+	/* Its first resume loads the snapshot's. */
+	if (r->waiting)
+		return err_set(e, -EBUSY,
+			       "set: balloon: this VM has not run here yet, and begins with the "
+			       "snapshot's target; first: ftvmm resume %s",
+			       r->cfg.name);
 	if (!vm_find_device(&r->vm, MDEV_BALLOON))
 		return err_set(e, -ENODEV, "set: this VM has no balloon");
 	if (bytes % MEM_PAGE_SIZE || (bytes && bytes + BALLOON_LEAVES > all))
