@@ -252,10 +252,9 @@ void run_migrate_stop(struct run *r)
 	loop_timer_del(&r->loop, &r->progress_op);
 	source_done(&r->source);
 	dest_stop(&r->dest);
-	err_set(&e, -ECANCELED, "migrate: --recover: this process ends");
+	err_set(&e, -ECANCELED, "this process ends");
 	ctl_answer(&r->carried_out, NULL, &e);
 	ctl_answer(&r->carried_in, NULL, &e);
-	err_set(&e, -ECANCELED, "snapshot: arrived: this process ends");
 	ctl_answer(&r->arrived, NULL, &e);
 }
 
