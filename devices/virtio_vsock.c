@@ -42,6 +42,15 @@ static int vsock_check(const void *pod, struct err *e)
 {
 	const struct vsock_pod *s = pod;
 
+	for (uint32_t i = 0; i < s->nconns; i++) {
+		const struct vsock_conn_pod *c = &s->conns[i];
+
+		if (!vsock_counts_fit(c->rx_cnt, c->fwd_cnt))
+			return err_set(e, -EBADMSG,
+				       "connection %u: of %u bytes the program has %u; at most %u "
+				       "can wait",
+				       i, c->rx_cnt, c->fwd_cnt, VSOCK_BUF_BYTES);
+	}
 	return virtio_state_check(&s->common, NQUEUES, e);
 }
 

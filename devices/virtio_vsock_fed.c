@@ -91,7 +91,7 @@ static void follow(struct vsock *v, const struct vsock_given *g)
 		c->state = VSOCK_ESTABLISHED;
 	if (c && g->h.op == VIRTIO_VSOCK_OP_RW)
 		c->tx_cnt += g->h.len;
-	if (c)
+	if (c && vsock_counts_fit(c->rx_cnt, g->h.fwd_cnt))
 		c->fwd_cnt = g->h.fwd_cnt;
 }
 

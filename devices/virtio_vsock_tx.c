@@ -47,6 +47,14 @@ static int take_request(struct vsock *v, const struct virtio_vsock_hdr *h)
 	return 0;
 }
 
+/* Whatever was judged: no more than there is room for. */
+static uint32_t read_data(struct vsock *v, uint32_t len)
+{
+	if (len > sizeof(v->tx.data))
+		len = sizeof(v->tx.data);
+	return virtq_chain_read(&v->vd.vq[TX], &v->chain, HDR, v->tx.data, len);
+}
+
 /* Have the host's side do what the packet asks for. 0 or -EAGAIN. */
 static int order(struct vsock *v, const struct vsock_conn *c, const struct virtio_vsock_hdr *h,
 		 enum vsock_action a)
@@ -57,8 +65,7 @@ static int order(struct vsock *v, const struct vsock_conn *c, const struct virti
 	case VSOCK_DO_ACCEPT:
 		return vsock_put(v, VSOCK_ACCEPT, c->host_port, c->id, 0);
 	case VSOCK_DO_DATA:
-		virtq_chain_read(&v->vd.vq[TX], &v->chain, HDR, v->tx.data, h->len);
-		return vsock_put(v, VSOCK_DATA, 0, c->id, h->len);
+		return vsock_put(v, VSOCK_DATA, 0, c->id, read_data(v, h->len));
 	case VSOCK_DO_SHUTDOWN:
 		return vsock_put(v, VSOCK_SHUTDOWN, h->flags, c->id, 0);
 	case VSOCK_DO_CLOSE:

@@ -68,7 +68,8 @@ static enum vsock_action judge_data(const struct vsock_conn *c, uint32_t len)
 {
 	uint32_t waiting = c->rx_cnt - c->fwd_cnt;
 
-	if (c->shut_guest & VSOCK_SHUT_SEND || len > VSOCK_BUF_BYTES - waiting)
+	if (c->shut_guest & VSOCK_SHUT_SEND || !vsock_counts_fit(c->rx_cnt, c->fwd_cnt) ||
+	    len > VSOCK_BUF_BYTES - waiting)
 		return VSOCK_DO_ABORT;
 	return len ? VSOCK_DO_DATA : VSOCK_DO_NOTHING;
 }

@@ -74,6 +74,12 @@ void vsock_conn_free(struct vsock_conns *cs, struct vsock_conn *c);
 /* A host port that no connection to guest_port has. */
 uint32_t vsock_conns_port(struct vsock_conns *cs, uint32_t guest_port);
 
+/* What waits for the program has a bound: a peer's counters may say otherwise. */
+static inline bool vsock_counts_fit(uint32_t rx_cnt, uint32_t fwd_cnt)
+{
+	return rx_cnt - fwd_cnt <= VSOCK_BUF_BYTES;
+}
+
 /* Judge a packet; nothing changes. Then take it in, once what it asks for was done. */
 enum vsock_action vsock_conn_judge(const struct vsock_conn *c, const struct virtio_vsock_hdr *h);
 void vsock_conn_take(struct vsock_conn *c, const struct virtio_vsock_hdr *h, enum vsock_action a);

@@ -1,4 +1,6 @@
 /* virtio-vsock of which both sides run the guest: a twin is given the same, and orders the same. */
+#include "devices/virtio.h"
+#include "devices/vsock_conn.h"
 #include "tests/unit/libvirtio.h"
 #include "tests/unit/libvsock.h"
 
@@ -447,6 +449,87 @@ static void a_primary_that_lies_of_connections(void **state)
 	assert_int_equal(twin.f->dev->faults, 0);
 }
 
+static void expect_order(enum vsock_order_op op, uint32_t len)
+{
+	struct vsock_order o;
+
+	assert_int_equal(twin.norders, sizeof(o) + len);
+	memcpy(&o, twin.orders, sizeof(o));
+	assert_int_equal(o.op, op);
+	twin.norders = 0;
+}
+
+/* Of bytes that never came: its guest has no more room for that. */
+static void a_primary_that_lies_of_what_it_took(void **state)
+{
+	static uint8_t buf[VIRTIO_VSOCK_INPUT_MAX];
+	static const char much[200000];
+	struct fix *f = *state;
+	hdr_t *h = (hdr_t *)(buf + 8);
+	uint64_t id = 2;
+
+	vs_start(f);
+	begin_twin(f);
+	make_input(buf, 0);
+	memcpy(buf, &id, sizeof(id));
+	h->op = OP(REQUEST);
+	h->src_port = 7;
+	h->dst_port = PORT;
+	h->fwd_cnt = 0x7fffffff;
+	virtio_vsock_put(twin.f->dev, buf, 8 + HDR);
+	vs_expect(twin.f, OP(REQUEST));
+	vs_send_op(twin.f, PORT, 7, OP(RESPONSE));
+	expect_order(VSOCK_ACCEPT, 0);
+	vs_send_data(twin.f, PORT, 7, "a", 1);
+	expect_order(VSOCK_DATA, 1);
+	vs_send_data(twin.f, PORT, 7, much, sizeof(much));
+	expect_order(VSOCK_CLOSE, 0);
+	assert_int_equal(vs_connections(twin.f), 0);
+}
+
+struct twin_pod { /* begins the device's POD */
+	struct virtio_state common;
+	uint8_t reset_pending;
+	uint64_t last_id;
+	uint32_t nconns;
+	struct {
+		uint64_t id;
+		uint32_t host_port, guest_port;
+		uint8_t state, shut_guest;
+		uint32_t rx_cnt, fwd_cnt;
+	} conn;
+};
+
+static int check_counts(struct fix *f, uint32_t rx_cnt, uint32_t fwd_cnt)
+{
+	struct twin_pod *pod = f->dev->pod;
+
+	pod->conn.rx_cnt = rx_cnt;
+	pod->conn.fwd_cnt = fwd_cnt;
+	return f->dev->ops->state->check(pod, NULL);
+}
+
+static void counts_that_no_connection_has(void **state)
+{
+	struct vsock_conn c = {.state = VSOCK_ESTABLISHED, .fwd_cnt = 0x7fffffff};
+	hdr_t h = {.op = OP(RW), .len = 200000};
+	struct fix *f = *state;
+	uint32_t hp;
+	int fd;
+
+	vs_start(f);
+	fd = ask(f, &hp);
+	f->dev->ops->save(f->dev);
+	assert_int_equal(((struct twin_pod *)f->dev->pod)->conn.rx_cnt, 6);
+	assert_int_equal(check_counts(f, VSOCK_BUF_BYTES, 0), 0);
+	assert_int_equal(check_counts(f, 5, UINT32_MAX), 0); /* they run on */
+	assert_int_equal(check_counts(f, VSOCK_BUF_BYTES + 1, 0), -EBADMSG);
+	assert_int_equal(check_counts(f, 5, 6), -EBADMSG);
+	assert_int_equal(check_counts(f, 0, 0x7fffffff), -EBADMSG);
+	assert_int_equal(vsock_conn_judge(&c, &h), VSOCK_DO_ABORT);
+	close(fd);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -463,6 +546,8 @@ int main(void)
 		T(a_twin_keeps_a_bounded_number),
 		T(what_is_no_input),
 		T(a_primary_that_lies_of_connections),
+		T(a_primary_that_lies_of_what_it_took),
+		T(counts_that_no_connection_has),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
