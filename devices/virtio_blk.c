@@ -9,6 +9,7 @@
 
 #include "devices/virtio.h"
 #include "vmm/base/limit.h"
+#include "vmm/base/log.h"
 #include "vmm/base/nodump.h"
 
 /*
@@ -75,7 +76,7 @@ struct blk {
 	struct limit limit;  /* what it holds stays in the rings */
 	unsigned last;	     /* queue that it let go on */
 	bool stalled;	     /* pops nothing until a request is done */
-	bool replay_waits;   /* pops nothing: live.inflight is replayed when its memory has come */
+	bool replay_waits;   /* pops nothing: live.inflight is replayed when it can be */
 	bool dying;	     /* the owner let go; the last completion frees it */
 };
 
@@ -118,6 +119,31 @@ const struct state_desc virtio_blk_desc = {
 
 /* Requests and their buffers: recycled, small buffers with them. */
 
+static struct request *new_request(struct blk *b)
+{
+	struct request *rq = b->total < 2 * REQUESTS_MAX ? calloc(1, sizeof(*rq)) : NULL;
+
+	if (rq) {
+		rq->blk = b;
+		b->total++;
+	}
+	return rq;
+}
+
+/* Are so many free? New ones are made. */
+static bool have_requests(struct blk *b, uint32_t n)
+{
+	struct request *rq;
+
+	for (rq = b->free; rq && n; rq = rq->next_free)
+		n--;
+	for (; n && (rq = new_request(b)); n--) {
+		rq->next_free = b->free;
+		b->free = rq;
+	}
+	return !n;
+}
+
 static struct request *get_request(struct blk *b)
 {
 	struct request *rq = b->free;
@@ -126,13 +152,9 @@ static struct request *get_request(struct blk *b)
 		b->free = rq->next_free;
 		b->pool_bytes -= rq->cap;
 	} else {
-		if (b->total >= 2 * REQUESTS_MAX)
-			return NULL;
-		rq = calloc(1, sizeof(*rq));
+		rq = new_request(b);
 		if (!rq)
 			return NULL;
-		rq->blk = b;
-		b->total++;
 	}
 	b->buf_bytes += rq->cap;
 	rq->data_len = 0;
@@ -222,6 +244,15 @@ static void answer(struct blk *b, struct request *rq, uint8_t status)
 		virtio_fault(&b->vd, "used ring outside memory");
 	del_active(b, rq);
 	put_request(b, rq);
+}
+
+/* There is no room for requests. */
+static void begin_stall(struct blk *b, unsigned qi)
+{
+	/* With nothing under way it is the host's memory that is short: try again. */
+	b->stalled = b->at_disk || b->nanswered;
+	if (!b->stalled)
+		virtio_kick(&b->vd, qi);
 }
 
 /* There is room for requests again. Any thread. */
@@ -424,10 +455,7 @@ static int one(struct virtio_dev *vd, unsigned qi)
 	int r;
 
 	if (!rq) {
-		/* With nothing under way it is the host's memory that is short: try again. */
-		b->stalled = b->at_disk || b->nanswered;
-		if (!b->stalled)
-			virtio_kick(vd, qi);
+		begin_stall(b, qi);
 		return -EAGAIN;
 	}
 	rq->qi = qi;
@@ -504,11 +532,13 @@ static void blk_queue_stop(struct virtio_dev *vd, unsigned qi)
 static int replay_one(struct blk *b, const struct inflight *in)
 {
 	struct virtq *vq = &b->vd.vq[in->queue];
-	struct request *rq = vq->st->ready ? get_request(b) : NULL;
+	struct request *rq;
 	int r;
 
-	if (!rq)
-		return vq->st->ready ? -ENOMEM : -EBADMSG;
+	if (!vq->st->ready)
+		return -EBADMSG;
+	rq = get_request(b);
+	VMM_BUG_ON(!rq); /* replay_ready() */
 	rq->qi = in->queue;
 	vq->inuse++;
 	r = virtq_reload(vq, in->head, &rq->chain);
@@ -519,14 +549,20 @@ static int replay_one(struct blk *b, const struct inflight *in)
 	return r;
 }
 
-/* Is all here that the requests in flight need? If not it is asked for. */
+/* Is all here that the requests in flight need? If not it is asked for, or waited for. */
 static bool replay_ready(struct blk *b)
 {
-	struct request *rq = b->live.ninflight ? get_request(b) : NULL;
+	struct request *rq;
 	bool here = true;
 
-	if (!rq)
+	if (!b->live.ninflight)
 		return true;
+	/* Those of before a load are at the disk until that gives them back. */
+	if (!have_requests(b, b->live.ninflight)) {
+		begin_stall(b, b->live.inflight[0].queue);
+		return false;
+	}
+	rq = get_request(b);
 	for (uint32_t i = 0; i < b->live.ninflight; i++) {
 		const struct inflight *in = &b->live.inflight[i];
 

@@ -252,13 +252,50 @@ static void saved_before_told(void **state)
 	free(ram);
 }
 
+/*
+ * Rolled back again and again while the medium stalls: what was asked for before is void, and not
+ * given back. What is in flight waits for that, and stays state.
+ */
+static void loaded_while_the_disk_stalls(void **state)
+{
+	struct virtio_blk_outhdr h = {.type = VIRTIO_BLK_T_IN};
+	struct rig_seg s[3] = {{HDR, sizeof(h), false}, {BUF, 512, true}, {STATUS, 1, true}};
+	struct fix *f = *state;
+	uint16_t head;
+
+	rig_set_clock(&f->rig.loop, 0);
+	rig_start(&f->rig, 0, rig_offered(&f->rig, 0), &f->q, 1, 256);
+	disk_hold(&f->disk, true);
+	memcpy(rig_ptr(&f->rig, HDR), &h, sizeof(h));
+	head = rig_add(&f->q, s, 3);
+	for (unsigned i = 1; i < 200; i++)
+		rig_post(&f->q, head);
+	rig_kick(&f->rig, 0, 0);
+	rig_until(&f->rig, waiting(f) == 200);
+	for (unsigned i = 0; i < 4; i++) {
+		f->dev->ops->save(f->dev);
+		f->dev->ops->load(f->dev, f->dev->pod);
+		f->dev->ops->resume(f->dev);
+		rig_settle(&f->rig);
+	}
+	assert_int_equal(f->dev->faults, 0);
+	assert_in_range(waiting(f), 200, 512);
+	disk_hold(&f->disk, false);
+	rig_until(&f->rig, rig_used_idx(&f->q) == 200);
+	rig_settle(&f->rig);
+	assert_int_equal(rig_used_idx(&f->q), 200);
+	assert_int_equal(*(uint8_t *)rig_ptr(&f->rig, STATUS), VIRTIO_BLK_S_OK);
+	assert_int_equal(f->dev->faults, 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(taken_in_turns),	   T(let_go_in_turns), T(closed_in_the_middle),
-		T(closed_before_its_turn), T(told_in_turns),   T(reset_before_told),
-		T(saved_before_told),
+		T(taken_in_turns),	 T(let_go_in_turns),
+		T(closed_in_the_middle), T(closed_before_its_turn),
+		T(told_in_turns),	 T(reset_before_told),
+		T(saved_before_told),	 T(loaded_while_the_disk_stalls),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
