@@ -280,11 +280,17 @@ static void free_disks(struct twin *t)
 	}
 }
 
+/* What its guest wrote, and what it asked for: of a disk without an overlay, too. */
 static void drop_disks(struct twin *t)
 {
-	for (unsigned i = 0; i < MACHINE_MAX_DEVS; i++)
+	for (unsigned i = 0; i < t->vm->machine.ndevs; i++) {
+		struct disk *d = &t->vm->devices.disks[i];
+
 		if (t->disks[i])
 			overlay_drop(t->disks[i]);
+		else if (d->fd >= 0)
+			disk_cancel(d);
+	}
 }
 
 static void feed_devices(struct twin *t, bool on)

@@ -461,6 +461,44 @@ static void it_reads_what_it_wrote(void **state)
 	twin_reads(&w, 4096, 4096); /* nobody is there to be told */
 }
 
+static void on_read(struct disk_req *r, int res)
+{
+	struct lab_write *w = r->arg;
+
+	w->done = true;
+	w->res = res;
+}
+
+/* A checkpoint takes it back, wherever it reads: a medium that stalls has no more and more of it.
+ */
+static void what_it_asked_for_is_void(void **state)
+{
+	static uint8_t buf[2][4096] __attribute__((aligned(4096)));
+	static const unsigned dev[] = {LAB_MIRROR, LAB_SHARED};
+	struct lab_write w[2];
+
+	lab_reach(SEC_TWIN);
+	assert_true(lab.machine.devs[LAB_SHARED].readonly);
+	lab_settle();
+	for (unsigned i = 0; i < 2; i++) {
+		struct disk *d = &lab.vm.devices.disks[dev[i]];
+
+		w[i] = (struct lab_write){.req = {.kind = DISK_READ,
+						  .len = 512,
+						  .buf = buf[i],
+						  .done = on_read,
+						  .arg = &w[i]}};
+		disk_hold(d, true);
+		disk_submit(d, &w[i].req);
+	}
+	pri_commit(3);
+	lab_until(lab.sec.twin.epoch == 4 && lab.sec.fsm.state == SEC_TWIN);
+	for (unsigned i = 0; i < 2; i++) {
+		lab_until(w[i].done);
+		assert_int_equal(w[i].res, -ECANCELED);
+	}
+}
+
 /* --- it alone ends ---------------------------------------------------------------------------- */
 
 static void ends(enum vm_end end)
@@ -699,6 +737,7 @@ int main(void)
 		LAB_TEST(inputs_that_are_none),
 		LAB_TEST(its_devices_are_its_own_afterwards),
 		LAB_TEST(it_reads_what_it_wrote),
+		LAB_TEST(what_it_asked_for_is_void),
 		LAB_TEST(one_that_crashes_asks_for_a_checkpoint),
 		LAB_TEST(its_host_fails),
 		LAB_TEST(its_host_fails_and_the_primary_lives),
