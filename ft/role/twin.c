@@ -447,9 +447,13 @@ static void end_at_checkpoint(struct twin *t)
 	free_disks(t);
 	join(t);
 	seqmap_done(&t->born);
+}
+
+static void hold_disks(struct twin *t, bool hold)
+{
 	for (unsigned i = 0; i < t->vm->machine.ndevs; i++)
 		if (t->vm->devices.disks[i].fd >= 0)
-			disk_hold(&t->vm->devices.disks[i], false);
+			disk_hold(&t->vm->devices.disks[i], hold);
 }
 
 int twin_stand(struct twin *t, struct err *e)
@@ -462,17 +466,23 @@ int twin_stand(struct twin *t, struct err *e)
 void twin_abandon(struct twin *t)
 {
 	struct err e = {0};
+	bool stands;
 
 	mirror_stop(&t->mirror);
 	drop_early(t);
 	if (t->state == TWIN_NONE || t->state == TWIN_MERGES)
 		return;
-	if (twin_stand(t, &e))
+	stands = !twin_stand(t, &e);
+	/* Of one that goes on until the VM is destroyed nobody hears any more, and no image. */
+	if (!stands) {
 		log_error("%s", e.msg);
+		obuf_drop(&t->vm->obuf);
+	}
 	while (!replica_roll_back(&t->memory))
 		;
 	drop_disks(t);
 	end_at_checkpoint(t);
+	hold_disks(t, !stands);
 }
 
 /* --- checkpoints ------------------------------------------------------------------------------ */
@@ -500,8 +510,10 @@ bool twin_roll_back(struct twin *t, bool all)
 
 void twin_end(struct twin *t, uint64_t epoch)
 {
-	if (t->state == TWIN_SPLIT)
+	if (t->state == TWIN_SPLIT) {
 		end_at_checkpoint(t);
+		hold_disks(t, false);
+	}
 	t->epoch = epoch;
 	if (t->early.epoch <= epoch)
 		drop_early(t);

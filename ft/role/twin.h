@@ -100,7 +100,11 @@ static inline bool twin_rolls_back(const struct twin *t)
  * to the epoch that is open now. The connection stays.
  */
 void twin_end(struct twin *t, uint64_t epoch);
-/* Give it up: memory and disks are the last checkpoint's, the networks their own. Safe always. */
+/*
+ * Give it up: memory and disks are the last checkpoint's, the networks their own. Safe always. A
+ * guest that cannot be stopped is of no use any more: its output is thrown away, its disks are
+ * held.
+ */
 void twin_abandon(struct twin *t);
 /*
  * VM stands: memory and networks are this side's own, as the guest here has them. True: so are the

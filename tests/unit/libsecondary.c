@@ -66,16 +66,22 @@ int __wrap_replica_begin(struct replica *r, struct kvm *kvm, struct mem *mem, st
 	return 0;
 }
 
+/* But for one that cannot be stopped, which nobody hears. */
+static bool stands(void)
+{
+	return !lab.vm.running || lab.vm.obuf.closed;
+}
+
 bool __wrap_replica_roll_back(struct replica *r)
 {
-	assert_false(lab.vm.running);
+	assert_true(stands());
 	lab.roll_backs++;
 	return true;
 }
 
 bool __wrap_replica_end(struct replica *r)
 {
-	assert_false(lab.vm.running);
+	assert_true(stands());
 	lab.joins++;
 	return true;
 }

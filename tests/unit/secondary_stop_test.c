@@ -270,6 +270,34 @@ static void nobody_there_is_nothing_to_do(void **state)
 	lab_teardown(NULL);
 }
 
+static struct lab_write late;
+
+static void the_guest_goes_on(void)
+{
+	lab.instead_of_answer = NULL;
+	lab_print();
+	lab_guest_writes(&late, LAB_MIRROR, 4096, 0xaa);
+}
+
+/* Its CPUs do not stop, and what was acknowledged has to go to the image all the same. */
+static void a_twin_that_cannot_be_stopped_is_not_heard(void **state)
+{
+	begin(SEC_TWIN);
+	fake_vm.pause_error = -ETIMEDOUT;
+	lab.instead_of_answer = the_guest_goes_on;
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_true(lab.vm.running);
+	assert_null(lab.instead_of_answer);
+	assert_true(lab.vm.obuf.closed);
+	assert_int_equal(fake_vm.printed, 0);
+	for (unsigned i = 0; i < lab.vm.machine.ndevs; i++)
+		assert_true(lab.vm.devices.disks[i].fd < 0 || lab.vm.devices.disks[i].held);
+	assert_false(late.done);
+	lab_check_image(2);
+	lab_teardown(NULL);
+	assert_int_equal(late.res, -ECANCELED);
+}
+
 /* --- after a takeover ------------------------------------------------------------------------- */
 
 /* Whoever runs the VM has waited for the images, or not: what the guest wrote since stays behind.
@@ -335,6 +363,7 @@ int main(void)
 		cmocka_unit_test(a_vm_that_was_handed_over_is_stopped_first),
 		cmocka_unit_test(a_first_sync_is_given_up),
 		cmocka_unit_test(nobody_there_is_nothing_to_do),
+		cmocka_unit_test(a_twin_that_cannot_be_stopped_is_not_heard),
 		cmocka_unit_test(a_vm_that_was_taken_over_is_its_callers),
 		cmocka_unit_test(what_is_behind_is_dropped),
 		cmocka_unit_test(announcements_end_with_it),
