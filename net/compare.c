@@ -113,6 +113,22 @@ void compare_ours(struct compare *c, int sink, const void *data, uint32_t len, v
 		compare_stream_skip(f);
 }
 
+/* What is no connection begins anew at the reset. */
+void compare_learn(struct compare *c, int sink, const void *data, uint32_t len, uint64_t now_ns)
+{
+	struct compare_flow *f;
+	struct packet p;
+
+	VMM_BUG_ON(sink < 0 || sink >= COMPARE_MAX_SINKS);
+	c->differs = true;
+	if (c->kinds[sink] != COMPARE_FRAMES)
+		return;
+	look(c, sink, data, len, &p);
+	f = p.key.kind == PACKET_TCP ? compare_flow_get(c, &p.key, now_ns) : NULL;
+	if (f)
+		compare_tcp_ours(c, f, &p, NULL, now_ns);
+}
+
 int compare_theirs(struct compare *c, int sink, const void *data, uint32_t len, uint64_t now_ns)
 {
 	struct compare_flow *f;

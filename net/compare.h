@@ -96,7 +96,7 @@ struct compare {
 	const struct compare_ops *ops;
 	void *arg;
 	uint8_t kinds[COMPARE_MAX_SINKS]; /* enum compare_kind */
-	bool differs;			  /* told; until the reset */
+	bool differs;			  /* told, or nobody compares; until the reset */
 	uint64_t resets;
 	uint64_t seed; /* of the table: who sends cannot know which flows meet in it */
 	struct compare_flow **table;
@@ -122,6 +122,12 @@ void compare_add_sink(struct compare *c, int sink, enum compare_kind kind);
  */
 void compare_ours(struct compare *c, int sink, const void *data, uint32_t len, void *cookie,
 		  uint64_t now_ns);
+/*
+ * Ours put this out while nobody compares: nothing is released or told until the reset, as after a
+ * difference. Whatever is not told to compare_ours() is to be told here, or a connection that takes
+ * the place of another would be taken for that.
+ */
+void compare_learn(struct compare *c, int sink, const void *data, uint32_t len, uint64_t now_ns);
 /* A peer says that it put this out; copied. -EBADMSG: no such sink, or no output of one. */
 int compare_theirs(struct compare *c, int sink, const void *data, uint32_t len, uint64_t now_ns);
 /*

@@ -228,8 +228,10 @@ static void kept(void *arg, struct obuf_entry *en, int sink, const void *data, u
 {
 	struct lockstep *l = arg;
 
-	if (!lockstep_compares(l))
+	if (!lockstep_compares(l)) {
+		compare_learn(&l->compare, sink, data, len, loop_now_ns());
 		return;
+	}
 	if (l->vm->obuf.sinks[sink].kind == OBUF_EVENT) {
 		differ_because(l, FT_SEAL_EVENT, "the guest did what this side tells as an event");
 		return;
@@ -278,9 +280,9 @@ static void frame_given(void *arg, struct netdev *nd, const void *frame, uint32_
 {
 	struct lockstep *l = arg;
 
+	compare_input(&l->compare, sink_of(l, nd), frame, len);
 	if (!lockstep_compares(l))
 		return;
-	compare_input(&l->compare, sink_of(l, nd), frame, len);
 	tell_input(l, l->vm->devices.mdevs[nd - l->vm->devices.nets], frame, len);
 }
 

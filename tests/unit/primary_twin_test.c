@@ -231,12 +231,17 @@ static uint32_t answer_syn(uint8_t *buf, uint16_t port, uint32_t seq)
 	return len + (uint32_t)sizeof(tags);
 }
 
-static void accepts(struct rig *r, uint16_t port)
+static void accepts_at(struct rig *r, uint16_t port, uint32_t seq)
 {
 	uint8_t frame[300];
-	struct iovec iov = {frame, answer_syn(frame, port, 100)};
+	struct iovec iov = {frame, answer_syn(frame, port, seq)};
 
 	assert_int_equal(obuf_put(&r->vm.obuf, net_sink(r), &iov, 1), 0);
+}
+
+static void accepts(struct rig *r, uint16_t port)
+{
+	accepts_at(r, port, 100);
 }
 
 static void twin_accepts(struct rig *r, uint64_t epoch, uint16_t port, uint32_t seq)
@@ -486,6 +491,166 @@ static void a_seal_forgets_what_is_over(void **state)
 	assert_int_equal(m->count, 1);
 }
 
+#define PIECE 60000u
+
+static struct {
+	struct wire_output w;
+	uint8_t frame[PIECE + LIBCOMPARE_ROOM];
+} sent;
+
+/* Bytes of the connection of port 1000. Returns how long the frame is. */
+static uint32_t make_piece(uint32_t seq, uint32_t len)
+{
+	static const uint8_t bytes[PIECE];
+	struct libcompare_segment s = {.version = 4,
+				       .port = 1000,
+				       .flags = PACKET_ACK,
+				       .seq = seq,
+				       .ack = 51,
+				       .data = bytes,
+				       .len = len};
+
+	return libcompare_tcp(sent.frame, &s);
+}
+
+static void sends(struct rig *r, uint32_t seq, uint32_t len)
+{
+	struct iovec iov = {sent.frame, make_piece(seq, len)};
+
+	assert_int_equal(obuf_put(&r->vm.obuf, net_sink(r), &iov, 1), 0);
+}
+
+static void twin_sends(struct rig *r, uint64_t epoch, uint32_t seq, uint32_t len)
+{
+	sent.w.sink = (uint32_t)net_sink(r);
+	peer_mirrors(r, FRAME_OUTPUT, epoch, &sent, sizeof(sent.w) + make_piece(seq, len));
+}
+
+/* The client has all before that. */
+static void client_has(struct rig *r, uint32_t ack)
+{
+	struct libcompare_segment s = {.version = 4,
+				       .port = 1000,
+				       .from_client = true,
+				       .flags = PACKET_ACK,
+				       .seq = 51,
+				       .ack = ack};
+	uint32_t len = libcompare_tcp(sent.frame, &s);
+
+	netdev_given(&r->vm.devices.nets[RIG_NET], sent.frame, len);
+}
+
+/* Both have a connection, of which the client has heard. Returns the epoch. */
+static uint64_t connect_both(struct rig *r)
+{
+	uint64_t n = run_twin(r);
+
+	accepts(r, 1000);
+	twin_accepts(r, n, 1000, 100);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 1);
+	client_has(r, 101);
+	return n;
+}
+
+/* What the console says is not the same, and the checkpoint is not taken yet. */
+static void differ(struct rig *r, uint64_t epoch)
+{
+	prints(r, 1);
+	twin_text[0] = 'x';
+	twin_prints(r, epoch, 1);
+	twin_text[0] = 0;
+	loop_until(&r->loop, lockstep_wants(&r->pri.mirroring.lockstep));
+}
+
+/* An epoch from which no twin runs is open. */
+static void stand_alone(struct rig *r)
+{
+	r->pri.mirroring.kemari_until = UINT64_MAX;
+	rig_cause(r, PRI_EV_TIMER);
+	loop_until(&r->loop, (peer_reads(r), r->ended == r->pri.engine.in_flight));
+	rig_cause(r, PRI_EV_ACK);
+	r->pri.mirroring.kemari_until = 0;
+	assert_int_equal(r->pri.mirroring.lockstep.state, LOCKSTEP_ALONE);
+}
+
+/* A client takes a port again while nobody compares: what it is told is of no connection before. */
+static void ports_again(struct rig *r, bool alone)
+{
+	const uint32_t isn = 100 - 1000000000u;
+	uint64_t n = connect_both(r);
+	unsigned frames;
+
+	if (alone)
+		stand_alone(r);
+	else
+		differ(r, n);
+	accepts_at(r, 1000, isn);
+	n = next(r);
+	frames = fake_vm.frames;
+	assert_int_equal(frames, 2);
+	sends(r, isn + 1, 5);
+	settle(r);
+	assert_int_equal(fake_vm.frames, frames);
+	twin_sends(r, n, isn + 1, 5);
+	settle(r);
+	assert_int_equal(fake_vm.frames, frames + 1);
+}
+
+static void a_port_again_behind_a_difference(void **state)
+{
+	ports_again(*state, false);
+}
+
+static void a_port_again_without_a_twin(void **state)
+{
+	ports_again(*state, true);
+}
+
+/* What was put out while nobody compared is no hole in what is compared later. */
+static void bytes_behind_a_difference(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = connect_both(r);
+	uint32_t seq = 101, end = seq + (9u << 20);
+
+	differ(r, n);
+	sends(r, seq, 10);
+	n = next(r);
+	for (seq += 10; seq < end; seq += PIECE) {
+		unsigned frames = fake_vm.frames;
+
+		client_has(r, seq);
+		sends(r, seq, PIECE);
+		twin_sends(r, n, seq, PIECE);
+		loop_until(&r->loop,
+			   fake_vm.frames > frames || lockstep_wants(&r->pri.mirroring.lockstep));
+		assert_int_equal(fake_vm.frames, frames + 1);
+	}
+	assert_int_equal(r->pri.mirroring.lockstep.stats.differences[COMPARE_FULL], 0);
+}
+
+/* It throws them away when they come again, whatever they are. */
+static void bytes_that_a_client_has(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = connect_both(r);
+	struct iovec iov = {.iov_base = sent.frame};
+
+	sends(r, 101, 5);
+	twin_sends(r, n, 101, 5);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 2);
+	differ(r, n);
+	client_has(r, 106);
+	next(r);
+	iov.iov_len = make_piece(105, 1);
+	sent.frame[iov.iov_len - 1] = '?';
+	assert_int_equal(obuf_put(&r->vm.obuf, net_sink(r), &iov, 1), 0);
+	settle(r);
+	assert_int_equal(fake_vm.frames, 3);
+}
+
 static void an_answer_to_nothing_is_a_difference(void **state)
 {
 	struct rig *r = *state;
@@ -602,6 +767,10 @@ int main(void)
 		RIG_TEST(too_many_connections_are_a_difference),
 		RIG_TEST(ended_connections_leave_room),
 		RIG_TEST(a_seal_forgets_what_is_over),
+		RIG_TEST(a_port_again_behind_a_difference),
+		RIG_TEST(a_port_again_without_a_twin),
+		RIG_TEST(bytes_behind_a_difference),
+		RIG_TEST(bytes_that_a_client_has),
 		RIG_TEST(an_answer_to_nothing_is_a_difference),
 		RIG_TEST(the_same_trouble_is_told_once),
 	};
