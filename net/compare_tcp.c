@@ -4,7 +4,8 @@
 
 #include "net/compare_flow.h"
 
-#define CLOCK_SLACK (1u << 14) /* of timestamps: they count milliseconds, or less often */
+#define CLOCK_SLACK  (1u << 14) /* of timestamps: they count milliseconds, or less often */
+#define RESET_WINDOW (1u << 18) /* as in seqmap.c: so near to what ours acknowledged last */
 
 /* The bytes of it as SYN and FIN are; what they are is compared by their places. */
 static const uint8_t mark[1] = {0};
@@ -240,10 +241,14 @@ static void learn(struct compare *c, struct compare_flow *f, const struct packet
 	}
 }
 
+/* Bytes that only theirs has said may be ours yet, however much a client seems to be gone. */
 static void settle(struct compare *c, struct compare_flow *f, bool moved, uint64_t now)
 {
+	const struct window *w = &f->tcp.w;
+
 	compare_flow_set_ahead(c, f, compare_tcp_is_ahead(&f->tcp), moved, now);
-	if (f->tcp.w.size && compare_tcp_is_over(&f->tcp) && TAILQ_EMPTY(&f->waiting) && !f->ahead)
+	if (w->size && compare_tcp_is_over(&f->tcp) && TAILQ_EMPTY(&f->waiting) && !f->ahead &&
+	    !pos_before(spans_top(&w->have[WINDOW_OURS]), spans_top(&w->have[WINDOW_THEIRS])))
 		compare_room_free(c, f);
 }
 
@@ -254,6 +259,8 @@ void compare_tcp_ours(struct compare *c, struct compare_flow *f, const struct pa
 	struct compare_segment s = {.never = true};
 	struct compare_held *h;
 
+	if (!(p->flags & PACKET_RST))
+		f->tcp.client_rst = false; /* ours did not believe it */
 	if (c->differs || (!is_stale(&f->tcp, WINDOW_OURS, p) && take(c, f, WINDOW_OURS, p, &s))) {
 		learn(c, f, p);
 		return;
@@ -301,7 +308,8 @@ void compare_tcp_input(struct compare *c, struct compare_flow *f, const struct p
 	}
 	if (p->flags & PACKET_FIN)
 		t->client_fin = true;
-	if (p->flags & PACKET_RST)
+	if (p->flags & PACKET_RST && t->side[WINDOW_OURS].has_ack &&
+	    p->seq - t->side[WINDOW_OURS].ack < RESET_WINDOW)
 		t->client_rst = true;
 	if (!c->differs)
 		settle(c, f, false, f->ahead_ns);
@@ -313,6 +321,7 @@ bool compare_tcp_reset(struct compare_flow *f)
 	const struct compare_tcp_side *ours = &t->side[WINDOW_OURS];
 
 	t->placed = ours->has_bytes;
+	t->client_rst = false;
 	t->side[WINDOW_THEIRS] = *ours;
 	t->w.have[WINDOW_THEIRS] = t->w.have[WINDOW_OURS];
 	return ours->has_bytes || ours->has_ack || ours->rst;

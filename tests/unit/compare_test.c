@@ -427,6 +427,43 @@ static void a_client_that_reset(void **state)
 	assert_int_equal(compare_due(&f->c), UINT64_MAX);
 }
 
+/* Somebody who does not know the numbers: the client is not gone. */
+static void a_forged_reset(void **state)
+{
+	struct fix *f = *state;
+
+	connect_both(f);
+	input(f, SEG(50 + (1u << 30), RST));
+	input(f, SEG(49, RST));
+	s(f, SEG(5101, ACK, 50, "abc"));
+	assert_int_equal(compare_due(&f->c), f->now + 100 * MS);
+	p(f, 'a', SEG(101, ACK, 50, "abc"));
+	assert_out(f, "a");
+}
+
+/* The numbers may be; the guests ask whether it is true, and go on. */
+static void a_reset_that_is_not_believed(void **state)
+{
+	struct fix *f = *state;
+
+	connect_both(f);
+	input(f, SEG(60, RST));
+	s(f, SEG(5101, ACK, 50, "abc"));
+	p(f, 'a', SEG(101, ACK, 50, "abc"));
+	assert_out(f, "a");
+	s(f, SEG(5104, ACK, 50, "def"));
+	assert_int_equal(compare_due(&f->c), f->now + 100 * MS);
+	p(f, 'b', SEG(104, ACK, 50, "def"));
+	assert_out(f, "ab");
+	input(f, SEG(60, RST));
+	compare_reset(&f->c); /* it is over, or is not */
+	s(f, SEG(107, ACK, 50, "ghi"));
+	assert_int_equal(compare_due(&f->c), f->now + 100 * MS);
+	p(f, 'c', SEG(107, ACK, 50, "ghi"));
+	assert_out(f, "abc");
+	assert_int_equal(f->differs, 0);
+}
+
 /* --- other flows --------------------------------------------------------------------------------
  */
 
@@ -660,6 +697,8 @@ int main(void)
 		T(flows_do_not_wait_for_each_other),
 		T(who_is_late),
 		T(a_client_that_reset),
+		T(a_forged_reset),
+		T(a_reset_that_is_not_believed),
 		T(datagrams),
 		T(lengths_count),
 		T(icmp_and_fragments),
