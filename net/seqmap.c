@@ -20,6 +20,9 @@
  */
 #define RESET_WINDOW (1u << 18)
 
+/* So much may be on its way before a FIN of the guest, and come again behind it. */
+#define SEND_WINDOW (1u << 24)
+
 _Static_assert(sizeof(struct seqmap_flow) == 42, "no holes");
 
 void seqmap_init(struct seqmap *m, uint32_t limit)
@@ -252,6 +255,13 @@ static struct seqmap_conn *conn_of(const struct seqmap *m, const struct segment 
 	return seqmap_find(m, &flow);
 }
 
+/* A state that is taken over may know the end of a connection, and not that another has begun. */
+static bool is_of_another(const struct seqmap_conn *c, const struct segment *s)
+{
+	return (s->flags & SEGMENT_SYN) || ((c->seen & SEQMAP_FIN_OUT) &&
+					    c->fin_out - segment_get(s, SEGMENT_SEQ) > SEND_WINDOW);
+}
+
 /* What the guest says is so, but for a reset of another connection with these addresses. */
 static void learn_out(struct seqmap_conn *c, const struct segment *s)
 {
@@ -264,7 +274,7 @@ static void learn_out(struct seqmap_conn *c, const struct segment *s)
 		return;
 	}
 	c->seen &= (uint8_t)~SEQMAP_RESET;
-	if (s->flags & SEGMENT_SYN)
+	if (is_of_another(c, s))
 		c->seen = 0;
 	if (s->flags & SEGMENT_HAS_ACK) {
 		c->seen |= SEQMAP_ACKED;

@@ -251,6 +251,42 @@ static void a_new_one_after_the_end(void **state)
 	check_open();
 }
 
+/* As a state has it that was taken before the first frame of the new one was let out. */
+static void a_new_one_that_began_unseen(void **state)
+{
+	static const uint32_t seqs[] = {70001, 1002, 1000 - (1 << 25)};
+	struct seqmap_conn was;
+	struct seqmap to;
+
+	guest(ACK | FIN, 1000, 5000, 0);
+	client(ACK | FIN, 5000, 1001, 0);
+	guest(ACK, 1001, 5001, 0);
+	assert_int_equal(seqmap_list(&map, &was), 1);
+	for (unsigned i = 0; i < 3; i++) {
+		seqmap_init(&to, LIMIT);
+		assert_int_equal(seqmap_put(&to, &was), 0);
+		seqmap_done(&map);
+		map = to;
+		guest(ACK, seqs[i], 90001, 100);
+		assert_true(lives_after(SEQMAP_LINGER_NS + 1));
+		client(RST, 5001, 0, 0);
+		assert_true(lives_after(SEQMAP_LINGER_NS + 1));
+	}
+	check_open();
+}
+
+/* Of the last bytes some were lost. */
+static void bytes_again_behind_a_fin(void **state)
+{
+	guest(ACK, 1000, 5000, 100);
+	guest(ACK | FIN, 1100, 5000, 0);
+	client(ACK | FIN, 5000, 1000, 0);
+	guest(ACK, 1000, 5001, 100);
+	client(ACK, 5001, 1101, 0);
+	guest(ACK | FIN, 1100, 5001, 0); /* was on its way */
+	check_ended();
+}
+
 /* What a quotation says is not of the connection. */
 static void quotations_end_nothing(void **state)
 {
@@ -544,6 +580,8 @@ int main(void)
 		T(resets_of_what_is_not_known),
 		T(forged_resets),
 		T(a_new_one_after_the_end),
+		T(a_new_one_that_began_unseen),
+		T(bytes_again_behind_a_fin),
 		T(quotations_end_nothing),
 		T(added_again_after_the_end),
 		T(the_last_word_counts),
