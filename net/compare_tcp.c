@@ -34,7 +34,7 @@ static void tell(struct compare *c, const struct compare_flow *f, int side, enum
 static void place(struct compare_tcp *t, uint32_t pos)
 {
 	window_start(&t->w, pos);
-	t->first = pos;
+	t->first = t->sent = pos;
 	t->placed = true;
 }
 
@@ -296,11 +296,12 @@ void compare_tcp_input(struct compare *c, struct compare_flow *f, const struct p
 {
 	struct compare_tcp *t = &f->tcp;
 	uint32_t pos = p->ack - t->side[WINDOW_OURS].zero;
+	uint32_t out = pos_max(window_both(&t->w), t->sent);
 
 	if (t->side[WINDOW_THEIRS].syn && !t->side[WINDOW_OURS].syn)
 		return;
 	/* Nobody has what was not released: that would be an answer to something else. */
-	if (p->flags & PACKET_ACK && t->placed && !pos_before(window_both(&t->w), pos) &&
+	if (p->flags & PACKET_ACK && t->placed && !pos_before(out, pos) &&
 	    (!t->has_acked || pos_before(t->acked, pos))) {
 		t->has_acked = true;
 		t->acked = pos;
@@ -321,6 +322,7 @@ bool compare_tcp_reset(struct compare_flow *f)
 	const struct compare_tcp_side *ours = &t->side[WINDOW_OURS];
 
 	t->placed = ours->has_bytes;
+	t->sent = spans_top(&t->w.have[WINDOW_OURS]);
 	t->client_rst = false;
 	t->side[WINDOW_THEIRS] = *ours;
 	t->w.have[WINDOW_THEIRS] = t->w.have[WINDOW_OURS];

@@ -40,6 +40,7 @@ struct compare_tcp {
 	bool has_acked; /* the client has all before position acked */
 	bool client_fin, client_rst;
 	uint32_t acked, first; /* first: where w was placed */
+	uint32_t sent;	       /* ours had put out all before that at the last checkpoint */
 };
 
 /* Bytes of a side. */

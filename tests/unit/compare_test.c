@@ -362,6 +362,28 @@ static void a_checkpoint_makes_them_one(void **state)
 	assert_out(f, "cd");
 }
 
+/* What was put out before anybody listened: the client has it, or it comes again. */
+static void a_hole_from_before(void **state)
+{
+	struct fix *f = *state;
+	char text[1001] = {0};
+
+	memset(text, 'x', 1000);
+	s(f, SEG(100, ACK, 50, "a"));
+	p(f, 'a', SEG(100, ACK, 50, "a")); /* again */
+	s(f, SEG(200, ACK, 50, "b"));
+	p(f, 'b', SEG(200, ACK, 50, "b"));
+	input(f, SEG(50, ACK, 201)); /* not known yet: it might be of what waits */
+	compare_reset(&f->c);
+	for (uint32_t seq = 201; seq < 400000; seq += 1000) {
+		input(f, SEG(50, ACK, seq));
+		p(f, '.', SEG(seq, ACK, 50, text));
+		s(f, SEG(seq, ACK, 50, text));
+	}
+	assert_int_equal(f->differs, 0);
+	assert_int_equal(f->nout, 402);
+}
+
 /* A connection that only theirs had begun never was. */
 static void a_checkpoint_forgets_theirs(void **state)
 {
@@ -694,6 +716,7 @@ int main(void)
 		T(a_connection_that_was_there),
 		T(a_checkpoint_makes_them_one),
 		T(a_checkpoint_forgets_theirs),
+		T(a_hole_from_before),
 		T(flows_do_not_wait_for_each_other),
 		T(who_is_late),
 		T(a_client_that_reset),
