@@ -228,7 +228,7 @@ static void learn(struct compare *c, struct compare_flow *f, const struct packet
 	if (!length_of(p))
 		return;
 	pos = p->seq - me->zero;
-	if (!t->placed)
+	if (!me->has_bytes) /* what theirs has said is void */
 		place(t, pos);
 	me->has_bytes = true;
 	if (p->flags & PACKET_SYN)

@@ -384,6 +384,25 @@ static void a_hole_from_before(void **state)
 	assert_int_equal(f->nout, 402);
 }
 
+/* Theirs has begun another one, which ours never does: ours goes on behind the checkpoint. */
+static void a_checkpoint_forgets_a_beginning(void **state)
+{
+	struct fix *f = *state;
+
+	s(f, SEG(0x90000000, ACK, 50, "a"));
+	p(f, 'a', SEG(0x90000000, ACK, 50, "a"));
+	s(f, SEG(5100, SYN | ACK, 950));
+	p(f, 'b', SEG(0x90000001, ACK, 50, "b"));
+	f->now += 100 * MS;
+	compare_overdue(&f->c, f->now);
+	assert_int_equal(f->differs, 1);
+	p(f, 'c', SEG(0x90000002, ACK, 50, "c"));
+	compare_reset(&f->c);
+	s(f, SEG(0x90000003, ACK, 50, "d"));
+	p(f, 'd', SEG(0x90000003, ACK, 50, "d"));
+	assert_out(f, "ad");
+}
+
 /* A connection that only theirs had begun never was. */
 static void a_checkpoint_forgets_theirs(void **state)
 {
@@ -717,6 +736,7 @@ int main(void)
 		T(a_checkpoint_makes_them_one),
 		T(a_checkpoint_forgets_theirs),
 		T(a_hole_from_before),
+		T(a_checkpoint_forgets_a_beginning),
 		T(flows_do_not_wait_for_each_other),
 		T(who_is_late),
 		T(a_client_that_reset),
