@@ -138,17 +138,17 @@ static const struct fsm_row rows[] = {
 	ROW(STANDBY, END, OVER, NULL, ""),
 	ROW(TWIN, END, OVER, NULL, ""),
 	ROW(TWIN_STAGES, END, OVER, NULL, ""),
-	ROW(TWIN_CLAIM, END, OVER, NULL, ""),
+	ROW(TWIN_CLAIM, END, OVER, yield_at_end, "give back what is being claimed"),
 	ROW(DRAIN, END, OVER, NULL, ""),
 	ROW(DRAIN_ALONE, END, OVER, NULL, ""),
 	ROW(DISMISSED, END, OVER, NULL, ""),
-	ROW(CLAIM, END, OVER, NULL, ""),
+	ROW(CLAIM, END, OVER, yield_at_end, "give back what is being claimed"),
 	ROW(ACCEPT, END, OVER, NULL, ""),
 	ROW(ACCEPT_ALONE, END, OVER, NULL, ""),
 	ROW(HELD, END, OVER, NULL, ""),
 	ROW(LOCKS, END, OVER, NULL, ""),
-	ROW(CONFIRM, END, OVER, NULL, ""),
-	ROW(YIELD, END, OVER, NULL, ""),
+	ROW(CONFIRM, END, OVER, yield_at_end, "give back what is being claimed"),
+	ROW(YIELD, END, OVER, yield_at_end, "give back what is being claimed"),
 	ROW(TAKEN, END, OVER, NULL, ""),
 };
 
@@ -253,6 +253,7 @@ int secondary_stop(struct secondary *s)
 		return 0;
 	door_close(&s->door); /* events are served below: nobody new */
 	marks_forget(&s->ft->marks);
+	arbiter_forget(s->ft->arbiter);
 	loop_timer_del(s->ft->loop, &s->timer_op);
 	if ((s->fsm.state == SEC_HELD || s->fsm.state == SEC_LOCKS ||
 	     s->fsm.state == SEC_CONFIRM) &&
@@ -268,7 +269,6 @@ int secondary_stop(struct secondary *s)
 	}
 	if (s->fsm.state != SEC_OVER)
 		secondary_post(s, SEC_EV_END);
-	arbiter_forget(s->ft->arbiter);
 	secondary_close_link(s);
 	vm_announce_stop(&s->announce);
 	if (s->has_vm && !runs_here)

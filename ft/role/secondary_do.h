@@ -75,9 +75,10 @@ void twinning_suspend(void *arg);
 void twinning_lost(void *arg);
 void twinning_take_over(void *arg);
 
-/* ft/role/yielding.c: an image failed while the VM was being claimed */
+/* ft/role/yielding.c: an image failed, or the end, while the VM was being claimed */
 void yield_begin(void *arg);
 void yield_ask(void *arg);
+void yield_at_end(void *arg); /* waits, no longer than an answer may take */
 
 /* Shared by them. */
 void secondary_post(struct secondary *s, enum secondary_event ev);

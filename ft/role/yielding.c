@@ -1,7 +1,7 @@
 /*
- * An image failed while the VM was being claimed: this side cannot run it, but may have won it, as
- * the storage carries out what it was asked for. Forgotten, that claim would be nobody's, and keep
- * the other side, whose images have everything, from starting.
+ * An image failed, or this side was stopped, while the VM was being claimed: this side will not run
+ * it, but may have won it, as the storage carries out what it was asked for. Forgotten, that claim
+ * would be nobody's, and keep the other side, whose images have everything, from starting.
  */
 #include <errno.h>
 
@@ -23,17 +23,25 @@ static void answered(void *arg, const struct arbiter_answer *a)
 		secondary_post(s, SEC_EV_NO_ANSWER);
 }
 
+/* As a run of the primary's side, that is over; without disks no side is older than the other. */
+static struct arbiter_record given_back(const struct secondary *s)
+{
+	struct arbiter_record as = s->theirs;
+
+	as.end = as.side ? ARBITER_STOPPED : ARBITER_RELEASED;
+	return as;
+}
+
 /*
- * As a run of the primary's side, that is over. A claim that hangs still is waited for by this
- * question; when there is none, or another side's, there is nothing to give back.
+ * A claim that hangs still is waited for by this question; when there is none, or another side's,
+ * there is nothing to give back.
  */
 void yield_ask(void *arg)
 {
 	struct secondary *s = arg;
-	struct arbiter_record as = s->theirs;
+	struct arbiter_record as = given_back(s);
 	int r;
 
-	as.end = ARBITER_STOPPED;
 	r = arbiter_ask_put_back(s->ft->arbiter, s->claimed, &as, answered, s);
 	if (!r)
 		return;
@@ -54,4 +62,28 @@ void yield_begin(void *arg)
 		yield_ask(s);
 	else
 		secondary_post(s, SEC_EV_GIVEN_BACK);
+}
+
+/*
+ * What ran here ran with its output held, and stands: nobody has seen any of it. A second claim
+ * that was not made leaves the first one, of a hand-over, as it is: the primary knows it.
+ */
+void yield_at_end(void *arg)
+{
+	struct secondary *s = arg;
+	struct arbiter_record as = given_back(s);
+	struct err e = {0};
+	int r;
+
+	locking_forget(&s->locking, s->vm);
+	if (!s->claimed)
+		return;
+	r = arbiter_put_back(s->ft->arbiter, s->claimed, &as, &e);
+	if (!r)
+		log_warn("takeover: stopped when the VM was claimed already: it runs nowhere. "
+			 "Start the other side with --primary: its images have everything");
+	else if (r != -ESTALE)
+		log_warn("takeover: stopped, and the claim may still be carried out: %s. Then the "
+			 "next start needs --claim",
+			 e.msg);
 }

@@ -380,6 +380,7 @@ int lab_teardown(void **state)
 	end_close(&lab.main);
 	end_close(&lab.heart);
 	end_close(&lab.mirror);
+	mock_arbiter_hold(&lab.arbiter, false); /* a claim is given back then */
 	secondary_stop(&lab.sec);
 	if (lab.marks_wait)
 		lab_marks_go();
@@ -387,7 +388,6 @@ int lab_teardown(void **state)
 	vm_destroy(&lab.vm);
 	pri_unlock();
 	arbiter_close(lab.ft.arbiter);
-	mock_arbiter_hold(&lab.arbiter, false);
 	mock_arbiter_wait(&lab.arbiter, &lab.arbiter.closed, 1);
 	loop_turns(&lab.loop);
 	loop_done(&lab.loop);

@@ -263,6 +263,7 @@ static void a_claim_that_was_not_won_is_not_given_back(void **state)
 static void a_claim_is_given_back_when_the_arbiter_answers(void **state)
 {
 	lab.images_wait = true;
+	lab.arbiter.record.side = 99;
 	lab_reach(SEC_YIELD);
 	lab_arbiter_answers(-EIO);
 	lab_until(time_left(&lab.sec.timer_op) >= 0);

@@ -104,6 +104,7 @@ static void provoke(const struct fsm_row *row)
 	case SEC_EV_END:
 		if (row->state == SEC_DRAIN) /* the images do not come round */
 			lab.answers_after_ns = 31 * S;
+		mock_arbiter_hold(&lab.arbiter, false);
 		secondary_stop(&lab.sec);
 		break;
 	case SEC_EV_HEART:

@@ -26,7 +26,9 @@ static void begin(unsigned state)
 {
 	lab_setup(NULL);
 	lab.images_wait = true;
+	lab.arbiter.record.side = 99;
 	lab_reach((enum secondary_state)state);
+	lab.arbiter.ops.deadline_ms = 20; /* if it is silent still: the test's own time */
 }
 
 static void check_over(void)
@@ -298,6 +300,92 @@ static void a_twin_that_cannot_be_stopped_is_not_heard(void **state)
 	assert_int_equal(late.res, -ECANCELED);
 }
 
+/* --- while the VM is being claimed ------------------------------------------------------------ */
+
+/* What it was asked for is done, or refused, and the answer is still on its way. */
+static void carry_out(int code)
+{
+	unsigned n = lab.arbiter.asked;
+
+	lab.arbiter.ops.deadline_ms = ARBITER_DEADLINE_MS;
+	lab_arbiter_answers(code);
+	mock_arbiter_wait(&lab.arbiter, &lab.arbiter.answered, n);
+	assert_int_equal(lab.arbiter.record.end, ARBITER_HELD);
+}
+
+static const unsigned claiming[] = {SEC_CLAIM, SEC_TWIN_CLAIM, SEC_CONFIRM, SEC_YIELD};
+
+/* Nobody would run the VM, nor start it without force. */
+static void a_claim_is_given_back(void **state)
+{
+	for (unsigned i = 0; i < N(claiming); i++) {
+		begin(claiming[i]);
+		carry_out(0);
+		assert_int_equal(secondary_stop(&lab.sec), claiming[i] == SEC_YIELD ? -EIO : 0);
+		assert_int_equal(lab.arbiter.record.generation, claiming[i] == SEC_CONFIRM ? 3 : 2);
+		assert_int_equal(lab.arbiter.record.end, ARBITER_STOPPED);
+		assert_int_equal(lab.arbiter.record.side, 99);
+		assert_int_equal(logged("Start the other side with --primary: its images have "
+					"everything"),
+				 1);
+		check_over();
+		lab_teardown(NULL);
+	}
+}
+
+static void without_disks_either_side_may_start(void **state)
+{
+	lab_setup(NULL);
+	lab_reach(SEC_CLAIM);
+	carry_out(0);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_int_equal(lab.arbiter.record.end, ARBITER_RELEASED);
+	lab_teardown(NULL);
+}
+
+static void what_another_side_has_is_not_given_back(void **state)
+{
+	for (unsigned i = 0; i < N(claiming); i++) {
+		begin(claiming[i]);
+		carry_out(-ESTALE);
+		secondary_stop(&lab.sec);
+		assert_int_equal(logged("--claim") + logged("--primary"), 0);
+		check_over();
+		lab_teardown(NULL);
+	}
+}
+
+static void a_silent_arbiter_does_not_hold_the_end_up(void **state)
+{
+	for (unsigned i = 0; i < N(claiming); i++) {
+		begin(claiming[i]);
+		secondary_stop(&lab.sec);
+		assert_int_equal(logged("warning: takeover: stopped, and the claim may still be "
+					"carried out: arbiter 'mock' did not answer within 20 ms"),
+				 1);
+		check_over();
+		lab_teardown(NULL);
+	}
+}
+
+/* The primary knows it by its token, and claims the next. */
+static void a_claim_of_a_hand_over_stays(void **state)
+{
+	static const unsigned handed[] = {SEC_ACCEPT, SEC_ACCEPT_ALONE};
+
+	for (unsigned i = 0; i < N(handed); i++) {
+		begin(handed[i]);
+		carry_out(0);
+		assert_int_equal(secondary_stop(&lab.sec), 0);
+		assert_int_equal(lab.arbiter.record.generation, 2);
+		assert_int_equal(lab.arbiter.record.end, ARBITER_HELD);
+		assert_int_equal(lab.arbiter.record.token, 5);
+		assert_int_equal(lab.arbiter.asked, 2);
+		check_over();
+		lab_teardown(NULL);
+	}
+}
+
 /* --- after a takeover ------------------------------------------------------------------------- */
 
 /* Whoever runs the VM has waited for the images, or not: what the guest wrote since stays behind.
@@ -364,6 +452,11 @@ int main(void)
 		cmocka_unit_test(a_first_sync_is_given_up),
 		cmocka_unit_test(nobody_there_is_nothing_to_do),
 		cmocka_unit_test(a_twin_that_cannot_be_stopped_is_not_heard),
+		cmocka_unit_test(a_claim_is_given_back),
+		cmocka_unit_test(without_disks_either_side_may_start),
+		cmocka_unit_test(what_another_side_has_is_not_given_back),
+		cmocka_unit_test(a_silent_arbiter_does_not_hold_the_end_up),
+		cmocka_unit_test(a_claim_of_a_hand_over_stays),
 		cmocka_unit_test(a_vm_that_was_taken_over_is_its_callers),
 		cmocka_unit_test(what_is_behind_is_dropped),
 		cmocka_unit_test(announcements_end_with_it),
