@@ -509,6 +509,17 @@ int primary_may_have_mode(const struct primary *p, enum ft_mode mode, struct err
 	return 0;
 }
 
+int primary_may_snapshot(const struct primary *p, struct err *e)
+{
+	if (p->fsm.state != PRI_HELLO && p->fsm.state != PRI_HEART)
+		return 0;
+	return err_set(e, -EBUSY,
+		       "snapshot: not while a secondary is joining: it has marked its images for a "
+		       "first sync, in which the changes of the VM are followed; again in a "
+		       "moment, or first ftvmm set %s ft=off",
+		       p->ft->cfg->name);
+}
+
 void primary_new_peers(struct primary *p)
 {
 	link_forget_peers(&p->links[0]);

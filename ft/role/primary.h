@@ -171,6 +171,11 @@ void primary_set_epoch(struct primary *p, uint64_t epoch_ns);
 void primary_set_mode(struct primary *p, enum ft_mode mode);
 /* -EBUSY: to end the protection, or to begin it again, is for later. */
 int primary_may_have_mode(const struct primary *p, enum ft_mode mode, struct err *e);
+/*
+ * May the dirty log be had for something else? -EBUSY: not between HELLO and the first sync. From
+ * there on ft->cover says it; a peer that is tried later is not told HELLO meanwhile.
+ */
+int primary_may_snapshot(const struct primary *p, struct err *e);
 /* Does this side own the VM, and is neither a stop nor a hand-over under way, but asked for? */
 bool primary_goes_on(const struct primary *p);
 /* May the guest's end be answered now? If not, it is told again when this side may go on. */

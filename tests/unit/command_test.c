@@ -391,6 +391,23 @@ static void snapshot_or_migration(void **state)
 	}
 }
 
+/* The first sync follows them, too, and the images of the one who comes are marked by then. */
+static void snapshot_or_first_sync(void **state)
+{
+	struct rig *rig = *state;
+	struct run *r = rig->r;
+
+	r->has_vm = true;
+	r->primary.ft = &r->ft;
+	r->ft.cfg = &r->cfg;
+	r->ft.cover = FT_DEGRADED;
+	for (unsigned s = PRI_HELLO; s <= PRI_HEART; s++) {
+		r->primary.fsm.state = s;
+		check_refused(rig, "snapshot\",\"file\":\"/no/folder/snap",
+			      "snapshot: not while a secondary is joining");
+	}
+}
+
 /* What waits for memory that will not come is neither stopped nor let go. */
 static void memory_is_missing(void **state)
 {
@@ -654,6 +671,7 @@ int main(int argc, char **argv)
 		T(status_names_the_holder),
 		T(resume_is_not_for_the_arbiters_silence),
 		T(snapshot_or_migration),
+		T(snapshot_or_first_sync),
 		T(memory_is_missing),
 		T(a_target_is_for_a_vm_that_has_run),
 		T(a_stop_presses_the_power_button),

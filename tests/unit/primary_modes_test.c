@@ -130,6 +130,25 @@ static void what_else_is_the_reason(void **state)
 	assert_int_equal(r->ft.stats.epochs, 5);
 }
 
+/* --- what else may have the dirty log ----------------------------------------------------------
+ */
+
+/* The peer has its images marked as half by then, and would keep that word for nothing. */
+static void no_snapshot_while_a_peer_joins(void **state)
+{
+	for (unsigned s = 0; s < PRI_LEFT; s++) {
+		bool joining = s == PRI_HELLO || s == PRI_HEART;
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		rig_reach(r, s);
+		print_message("%s\n", primary_desc.states[s]);
+		assert_int_equal(primary_may_snapshot(&r->pri, NULL), joining ? -EBUSY : 0);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -137,6 +156,7 @@ int main(void)
 		RIG_TEST(the_mode_is_set_while_it_runs),
 		RIG_TEST(what_waits_first_is_the_reason),
 		RIG_TEST(what_else_is_the_reason),
+		cmocka_unit_test(no_snapshot_while_a_peer_joins),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -200,6 +200,8 @@ static int check_request(struct run *r, json_t *request, uint64_t *ret_staging, 
 			       "snapshot: not while this VM is %s: its changes are followed for "
 			       "its peer, or it is not here",
 			       ft_word(&r->ft));
+	if (primary_may_snapshot(&r->primary, e))
+		return e->code;
 	if (dest_fills(&r->dest))
 		return err_set(
 			e, -EBUSY,
