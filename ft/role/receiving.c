@@ -358,6 +358,8 @@ void secondary_compared(void *arg, const struct wire_differ *w, const struct wir
 	if (error) {
 		log_error("disk '%s': reading it to compare it: %s",
 			  s->vm->machine.devs[w->disk].id, strerror(-error));
+		if (!s->disks.error) /* that its log has all does not make it whole again */
+			s->disks.error = error;
 		secondary_post(s, SEC_EV_IMAGE_FAILED);
 	} else if (secondary_has_link(s) &&
 		   stream_send(&s->main, FRAME_DIFFER, 0, iov, w->count ? 2 : 1,

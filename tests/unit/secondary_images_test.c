@@ -545,6 +545,29 @@ static void an_image_that_cannot_be_compared(void **state)
 	assert_int_equal(logged("reading it to compare it: Input/output error"), 1);
 }
 
+/* Of a primary that has not waited for the answer, and is lost. */
+static void an_image_that_is_found_unreadable_late(void **state)
+{
+	static const unsigned states[] = {SEC_CLAIM, SEC_TWIN_CLAIM, SEC_CONFIRM};
+	const struct wire_differ w = {.disk = LAB_MIRROR, .where = {0, 1}};
+
+	for (unsigned i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
+		if (i) {
+			lab_teardown(NULL);
+			lab_setup(NULL);
+		}
+		lab.images_wait = true;
+		lab_reach((enum secondary_state)states[i]);
+		lab.sec.compare.told(lab.sec.compare.arg, &w, NULL, -EIO);
+		assert_state(YIELD);
+		/* What waited goes there all the same. */
+		lab_images_go();
+		assert_state(YIELD);
+		lab_arbiter_answers(0);
+		check_image_failed();
+	}
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, lab_setup, lab_teardown)
@@ -573,6 +596,7 @@ int main(void)
 		TEST(many_sums_wait),
 		TEST(a_loss_while_it_is_compared),
 		TEST(an_image_that_cannot_be_compared),
+		TEST(an_image_that_is_found_unreadable_late),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
