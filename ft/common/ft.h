@@ -24,6 +24,9 @@
 #define FT_MAIN_TIMEOUT_MS  60000
 #define FT_HEART_TIMEOUT_MS 5000
 
+/* The note of a side that has ended, and whose VM the other side has: the commands know it. */
+#define FT_HANDED_OVER "handed over"
+
 /* The VM's life. */
 enum ft_life {
 	FT_ELSEWHERE, /* not begun here, or run by the other side */

@@ -141,5 +141,5 @@ void primary_leave_handed(void *arg)
 
 	stand_for_ever(p);
 	primary_mark(p, MARK_BEHIND);
-	primary_exit(p, 3, p->ft->cover, "handed over");
+	primary_exit(p, 3, p->ft->cover, FT_HANDED_OVER);
 }

@@ -224,7 +224,7 @@ void primary_gone(void *arg)
 	log_info("handed over to %s", p->ft->peer);
 	primary_mark(p, MARK_BEHIND);
 	primary_close(p);
-	primary_exit(p, EXIT_HANDED_OVER, p->ft->cover, "handed over");
+	primary_exit(p, EXIT_HANDED_OVER, p->ft->cover, FT_HANDED_OVER);
 }
 
 void primary_stop_after(void *arg)

@@ -370,7 +370,7 @@ def handing_dies(lab, name, make=random_pair):
     pair.vm[survivor].wait_state("DEGRADED", seconds=20)
     lab.probe()
     random_wait(lab, load, 0.1, 0.3)
-    ends(command, 2 if survivor == "A" else 0)
+    ends(command, 2)  # lost, or without a word
     check_load(lab, [load], pair.image[survivor])
     pair.check_ballast(survivor)
     frames = {h: w.drain() for h, w in watch.items()}

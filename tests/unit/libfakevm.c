@@ -39,8 +39,11 @@ int fakevm_teardown(void **state)
 
 static json_t *state_event(struct fakevm *vm, const char *from)
 {
+	json_t *note = json_object_get(vm->status, "note");
+
 	return json_pack("{ss, ss*, sO, ss}", "event", "ft-state", "old", from, "new",
-			 json_object_get(vm->status, "state"), "note", "so it is");
+			 json_object_get(vm->status, "state"), "note",
+			 note ? json_string_value(note) : "so it is");
 }
 
 static json_t *serve(void *arg, const char *cmd, json_t *request, struct err *e)
@@ -48,8 +51,12 @@ static json_t *serve(void *arg, const char *cmd, json_t *request, struct err *e)
 	struct fakevm *vm = arg;
 	json_t *to = json_object_get(request, "state");
 
-	if (!strcmp(cmd, "stop")) {
+	if (!strcmp(cmd, "leave")) {
 		loop_stop(&vm->loop);
+		return json_object();
+	}
+	if (!strcmp(cmd, "note")) {
+		json_object_set(vm->status, "note", json_object_get(request, "note"));
 		return json_object();
 	}
 	if (!strcmp(cmd, "become")) {
@@ -78,6 +85,12 @@ static json_t *serve(void *arg, const char *cmd, json_t *request, struct err *e)
 	}
 	if (!strcmp(cmd, "status"))
 		return json_incref(vm->status);
+	if (!strcmp(cmd, "failover"))
+		return json_object();
+	if (!strcmp(cmd, "stop")) {
+		ctl_follow(vm->ctl);
+		return json_object();
+	}
 	if (!strcmp(cmd, "trace") && json_object_get(vm->status, "trace")) {
 		json_t *once = json_incref(json_object_get(vm->status, "trace"));
 
@@ -133,7 +146,7 @@ static void call(struct fakevm *vm, json_t *request)
 
 void fakevm_stop(struct fakevm *vm)
 {
-	call(vm, json_pack("{ss}", "cmd", "stop"));
+	call(vm, json_pack("{ss}", "cmd", "leave"));
 	pthread_join(vm->thread, NULL);
 	json_decref(vm->status);
 }
@@ -141,6 +154,11 @@ void fakevm_stop(struct fakevm *vm)
 void fakevm_become(struct fakevm *vm, const char *state)
 {
 	call(vm, json_pack("{ssss}", "cmd", "become", "state", state));
+}
+
+void fakevm_note(struct fakevm *vm, const char *note)
+{
+	call(vm, json_pack("{ssss}", "cmd", "note", "note", note));
 }
 
 void fakevm_grow(struct fakevm *vm, const char *key, int n)

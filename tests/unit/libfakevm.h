@@ -24,11 +24,13 @@ int fakevm_setup(void **state);
 int fakevm_teardown(void **state); /* *state as fakevm_setup() left it */
 /*
  * It answers `status` with this JSON, in which ' stands for ", and `events` with its "state", as a
- * VM does, and `trace` once with its "trace". NULL: it answers none of them.
+ * VM does, `failover` and `stop` with nothing, and `trace` once with its "trace". NULL: it answers
+ * none of them.
  */
 void fakevm_start(struct fakevm *vm, const char *name, const char *status);
 void fakevm_stop(struct fakevm *vm);
 void fakevm_become(struct fakevm *vm, const char *state);
+void fakevm_note(struct fakevm *vm, const char *note); /* of the states from here on */
 /* Add to a number of its status. */
 void fakevm_grow(struct fakevm *vm, const char *key, int n);
 void fakevm_await_follower(struct fakevm *vm); /* 20 s at most */

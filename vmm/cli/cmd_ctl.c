@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "ft/common/ft.h"
 #include "vmm/base/loop.h"
 #include "vmm/cli/cmd_console.h"
 #include "vmm/conf/config.h"
@@ -30,6 +31,35 @@ void cmd_print_json(json_t *value)
 	json_dumpf(value, stdout, JSON_COMPACT);
 	putchar('\n');
 }
+
+/* --- what a VM tells -------------------------------------------------------------------------- */
+
+void cmd_hear(struct cmd_told *t, json_t *event)
+{
+	const char *name = json_string_value(json_object_get(event, "event"));
+	const char *state = json_string_value(json_object_get(event, "new"));
+	const char *note = json_string_value(json_object_get(event, "note"));
+
+	if (!name || strcmp(name, "ft-state") != 0 || !state)
+		return;
+	snprintf(t->state, sizeof(t->state), "%s", state);
+	snprintf(t->note, sizeof(t->note), "%s", note ? note : "");
+}
+
+void cmd_hear_line(struct cmd_told *t, const char *line)
+{
+	json_t *event = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
+
+	cmd_hear(t, event);
+	json_decref(event);
+}
+
+bool cmd_was_handed(const struct cmd_told *t)
+{
+	return !strcmp(t->state, "STOPPED") && !strcmp(t->note, FT_HANDED_OVER);
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
 
 static int report(const struct command_words *w, json_t *ok)
 {
@@ -94,8 +124,9 @@ static void hear_stop(json_t *ok, const char *line)
 	json_decref(event);
 }
 
-/* Until the VM has ended. */
-static int wait_stop(struct ctl_client *c, const struct command_words *w, json_t *ok, struct err *e)
+/* Until the VM has ended. last: what it told of that. */
+static int wait_stop(struct ctl_client *c, const struct command_words *w, json_t *ok,
+		     struct cmd_told *last, struct err *e)
 {
 	uint64_t until = loop_now_ns() + LONG_MS * 1000000ull;
 	char *line = NULL;
@@ -107,10 +138,12 @@ static int wait_stop(struct ctl_client *c, const struct command_words *w, json_t
 
 		if (!r && !line)
 			return 0;
-		if (!r)
+		if (!r) {
 			hear_stop(ok, line);
-		else if (r != -ETIMEDOUT)
+			cmd_hear_line(last, line);
+		} else if (r != -ETIMEDOUT) {
 			return r;
+		}
 		*e = (struct err){0};
 		if (r && !said)
 			fprintf(stderr,
@@ -126,35 +159,49 @@ static int wait_stop(struct ctl_client *c, const struct command_words *w, json_t
 	}
 }
 
-static void report_stop(const struct command_words *w, json_t *ok)
+/* It has ended here. Who asked for it must know when the VM has not. */
+static int report_stop(const struct command_words *w, json_t *ok, const struct cmd_told *last)
 {
 	const char *forced = json_string_value(json_object_get(ok, "forced"));
 
+	if (!strcmp(last->state, "FENCED")) {
+		fprintf(stderr, "ftvmm: stop: '%s' has ended here, fenced: %s; stop it there\n",
+			w->name, last->note);
+		return EXIT_FENCED;
+	}
+	if (cmd_was_handed(last) || !strcmp(last->state, "MIGRATED")) {
+		fprintf(stderr,
+			"ftvmm: stop: '%s' was %s before it could be stopped: it runs at the other "
+			"host; stop it there\n",
+			w->name, cmd_was_handed(last) ? "handed over" : "migrated");
+		return EXIT_GONE;
+	}
 	if (w->json)
 		cmd_print_json(ok);
 	else if (forced)
 		fprintf(stderr, "ftvmm: stop: %s, and was stopped as if its power had failed\n",
 			forced);
+	return EXIT_DONE;
 }
 
 int cmd_stop(const struct command_words *w)
 {
+	struct cmd_told last = {0};
 	struct ctl_client *c;
 	struct err e = {0};
 	json_t *request = stop_request(w, &e), *ok;
-	int r = request ? ctl_client_open(&c, w->name, CTL_SHORT_MS, &e) : e.code;
+	int code, r = request ? ctl_client_open(&c, w->name, CTL_SHORT_MS, &e) : e.code;
 
 	if (r)
 		return cmd_fail(&e);
 	ok = ctl_client_call(c, request, BUSY_MS, &e);
 	r = ok ? 0 : -EPROTO;
 	if (!r)
-		r = wait_stop(c, w, ok, &e);
-	if (!r)
-		report_stop(w, ok);
+		r = wait_stop(c, w, ok, &last, &e);
+	code = r ? cmd_fail(&e) : report_stop(w, ok, &last);
 	json_decref(ok);
 	ctl_client_close(c);
-	return r ? cmd_fail(&e) : EXIT_DONE;
+	return code;
 }
 
 static json_t *snapshot_request(const struct command_words *w, const char *path, struct err *e)

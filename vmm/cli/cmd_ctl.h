@@ -15,6 +15,17 @@ int cmd_console(const struct command_words *w);
 /* Done when the VM has left, so that the next command finds its name, disks and taps free. */
 int cmd_stop(const struct command_words *w);
 
+/* The state that a VM told last, "" for none, and why it is so. */
+struct cmd_told {
+	char state[32], note[480];
+};
+
+/* A line, or an answer, that may be an ft-state; others change nothing. */
+void cmd_hear(struct cmd_told *t, json_t *event);
+void cmd_hear_line(struct cmd_told *t, const char *line);
+/* Has it ended because the other side has the VM? */
+bool cmd_was_handed(const struct cmd_told *t);
+
 /* The VM may run in another folder. -EINVAL: it does not fit. */
 int cmd_absolute(const char *path, char *ret, size_t cap, struct err *e);
 /* Say why it failed. Returns the exit code. */

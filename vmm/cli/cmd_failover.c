@@ -89,8 +89,26 @@ static bool kept(json_t *status)
 	       strcmp(text(status, "state"), "STOPPED") != 0;
 }
 
-/* It leaves; or it loses the secondary, and stays. */
-static int follow(const struct drill *d, struct ctl_client *c, struct err *e)
+/* It has ended: because the other side has the VM? */
+static int look_back(const struct drill *d, const struct cmd_told *last, struct err *e)
+{
+	*e = (struct err){0};
+	if (cmd_was_handed(last))
+		return 0;
+	if (!strcmp(last->state, "STOPPED"))
+		return err_set(e, -ECANCELED,
+			       "failover: '%s' was not handed over: it was stopped, or ended, "
+			       "before that%s%.400s",
+			       d->w->name, *last->note ? ": " : "", last->note);
+	return err_set(e, -ECANCELED,
+		       "failover: '%s' has ended and did not say that it was handed over; the last "
+		       "that it told was %s%s%.400s. `ftvmm status` at the other host says whether "
+		       "it runs there",
+		       d->w->name, last->state, *last->note ? ": " : "", last->note);
+}
+
+/* It leaves; or it loses the secondary, and stays. last: what it has told so far. */
+static int follow(const struct drill *d, struct ctl_client *c, struct cmd_told *last, struct err *e)
 {
 	char *line = NULL;
 
@@ -102,8 +120,12 @@ static int follow(const struct drill *d, struct ctl_client *c, struct err *e)
 
 		*e = (struct err){0};
 		r = ctl_client_line(c, LOOK_MS, &line, e);
+		if (!r && line) {
+			cmd_hear_line(last, line);
+			continue;
+		}
 		if (r != -ETIMEDOUT)
-			return r;
+			return r ? r : look_back(d, last, e);
 		status = ask_status(d, &ignored);
 		stays = status && kept(status);
 		json_decref(status);
@@ -117,8 +139,21 @@ static int follow(const struct drill *d, struct ctl_client *c, struct err *e)
 	return -ETIMEDOUT;
 }
 
+/* Its events come over the same connection: the last one says what came of it. */
+static json_t *ask(struct ctl_client *c, struct cmd_told *last, struct err *e)
+{
+	json_t *is = ctl_client_call(c, json_pack("{ss}", "cmd", "events"), CTL_SHORT_MS, e);
+
+	if (!is)
+		return NULL;
+	cmd_hear(last, is);
+	json_decref(is);
+	return ctl_client_call(c, json_pack("{ss}", "cmd", "failover"), CTL_SHORT_MS, e);
+}
+
 static int hand_over(struct drill *d, struct err *e)
 {
+	struct cmd_told last = {0};
 	struct ctl_client *c;
 	json_t *ok;
 	int r = ctl_client_open(&c, d->w->name, CTL_SHORT_MS, e);
@@ -126,8 +161,8 @@ static int hand_over(struct drill *d, struct err *e)
 	if (r)
 		return r;
 	d->begun_ns = loop_now_ns();
-	ok = ctl_client_call(c, json_pack("{ss}", "cmd", "failover"), CTL_SHORT_MS, e);
-	r = ok ? follow(d, c, e) : -EPROTO;
+	ok = ask(c, &last, e);
+	r = ok ? follow(d, c, &last, e) : -EPROTO;
 	d->handed_ns = loop_now_ns();
 	if (!r && d->w->json && !d->test)
 		cmd_print_json(ok);

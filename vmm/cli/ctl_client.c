@@ -152,7 +152,7 @@ static int look_at_greeting(struct ctl_client *c, json_t *reply, struct err *e)
 }
 
 /* The next line, as JSON; a greeting is looked at, and is none. NULL with e. */
-static json_t *next_reply(struct ctl_client *c, int timeout_ms, struct err *e)
+static json_t *next_object(struct ctl_client *c, int timeout_ms, struct err *e)
 {
 	json_t *reply;
 	char *line;
@@ -170,9 +170,20 @@ static json_t *next_reply(struct ctl_client *c, int timeout_ms, struct err *e)
 		int r = look_at_greeting(c, reply, e);
 
 		json_decref(reply);
-		return r ? NULL : next_reply(c, timeout_ms, e);
+		return r ? NULL : next_object(c, timeout_ms, e);
 	}
 	return reply;
+}
+
+static json_t *next_reply(struct ctl_client *c, int timeout_ms, struct err *e)
+{
+	json_t *o = next_object(c, timeout_ms, e);
+
+	while (json_object_get(o, "event")) {
+		json_decref(o);
+		o = next_object(c, timeout_ms, e);
+	}
+	return o;
 }
 
 json_t *ctl_client_call(struct ctl_client *c, json_t *request, int timeout_ms, struct err *e)

@@ -30,7 +30,10 @@ void ctl_client_close(struct ctl_client *c); /* NULL is fine */
  * the whole line, -1 none.
  */
 int ctl_client_line(struct ctl_client *c, int timeout_ms, char **ret, struct err *e);
-/* Send a request (reference stolen) and return the "ok" of its reply, or NULL with e. */
+/*
+ * Send a request (reference stolen) and return the "ok" of its reply, or NULL with e. Events that
+ * come before it are left out.
+ */
 json_t *ctl_client_call(struct ctl_client *c, json_t *request, int timeout_ms, struct err *e);
 /*
  * One request, one reply, with a deadline. Returns the "ok" value (new reference), or NULL with e:

@@ -160,7 +160,7 @@ static const struct ctl_field fields[] = {
 	{ CTL_EVENT, "ft-state", "new", "text", "" },
 	{ CTL_EVENT, "ft-state", "role", "text", "" },
 	{ CTL_EVENT, "ft-state", "generation", "number", "" },
-	{ CTL_EVENT, "ft-state", "note", "text", "" },
+	{ CTL_EVENT, "ft-state", "note", "text", "why; the last one of a side whose VM the other one has: handed over" },
 	{ CTL_EVENT, "migration", "", "migration", "ten times a second while one is under way, and at its end" },
 	{ CTL_EVENT, "guest-reset", "", "nothing", "the guest boots again" },
 	{ CTL_EVENT, "guest-panic", "", "nothing", "its kernel says that it has panicked" },
