@@ -217,7 +217,7 @@ def tls_or_insecure(lab):
     """tcp: to another host is refused with what to do, at the start, of a secondary and of a migration; --insecure takes it"""
     far = "tcp:10.9.9.9:1"  # to which there is no way
     vm = ftlab.Vm(lab, "A", ["--incoming", far], insecure=False)
-    expect(vm.wait_exit() == 1 and re.search(rf"--incoming: '{far}'.*tls:10.9.9.9:1 .*--insecure", vm.log_text()),
+    expect(vm.wait_exit() == 1 and re.search(rf"--incoming: '{far}': tcp: between hosts is open.*--tls-psk.*--insecure", vm.log_text()),
            f"{vm.code}: {vm.log_text()}")
     lab.release(vm)
     vm = ftlab.Vm(lab, "A", ["-k", f"{ftlab.GUESTS}/idle.elf", "-m", "64M"], insecure=False)

@@ -149,8 +149,11 @@ class Uprobe:
         self.write("uprobe_events", "-:ftvmm/span")
 
     def write(self, name, text):
-        with open(f"{self.ROOT}/{name}", "a", encoding="utf-8") as f:
-            f.write(text + "\n")
+        fd = os.open(f"{self.ROOT}/{name}", os.O_WRONLY | os.O_APPEND)  # not to be truncated, and it cannot seek
+        try:
+            os.write(fd, f"{text}\n".encode())
+        finally:
+            os.close(fd)
 
     def hits(self, pid):
         """(name, nanoseconds, epoch, n), oldest first."""
