@@ -138,17 +138,17 @@ static const struct fsm_row rows[] = {
 	ROW(STANDBY, END, OVER, NULL, ""),
 	ROW(TWIN, END, OVER, NULL, ""),
 	ROW(TWIN_STAGES, END, OVER, NULL, ""),
-	ROW(TWIN_CLAIM, END, OVER, yield_at_end, "give back what is being claimed"),
+	ROW(TWIN_CLAIM, END, OVER, NULL, ""),
 	ROW(DRAIN, END, OVER, NULL, ""),
 	ROW(DRAIN_ALONE, END, OVER, NULL, ""),
 	ROW(DISMISSED, END, OVER, NULL, ""),
-	ROW(CLAIM, END, OVER, yield_at_end, "give back what is being claimed"),
+	ROW(CLAIM, END, OVER, NULL, ""),
 	ROW(ACCEPT, END, OVER, NULL, ""),
 	ROW(ACCEPT_ALONE, END, OVER, NULL, ""),
 	ROW(HELD, END, OVER, NULL, ""),
 	ROW(LOCKS, END, OVER, NULL, ""),
-	ROW(CONFIRM, END, OVER, yield_at_end, "give back what is being claimed"),
-	ROW(YIELD, END, OVER, yield_at_end, "give back what is being claimed"),
+	ROW(CONFIRM, END, OVER, NULL, ""),
+	ROW(YIELD, END, OVER, NULL, ""),
 	ROW(TAKEN, END, OVER, NULL, ""),
 };
 
@@ -243,9 +243,16 @@ static void drop_disks(struct secondary *s, bool runs_here)
 	stage_done(&s->stage);
 }
 
+/* By no token: one that has it is known by it to the primary, which claims the next. */
+static bool is_claiming(const struct secondary *s)
+{
+	return s->claimed && (s->fsm.state == SEC_CLAIM || s->fsm.state == SEC_TWIN_CLAIM ||
+			      s->fsm.state == SEC_CONFIRM || s->fsm.state == SEC_YIELD);
+}
+
 int secondary_stop(struct secondary *s)
 {
-	bool runs_here = s->fsm.state == SEC_TAKEN;
+	bool runs_here = s->fsm.state == SEC_TAKEN, claiming = is_claiming(s);
 	struct err e = {0};
 	int r = 0;
 
@@ -273,6 +280,8 @@ int secondary_stop(struct secondary *s)
 	vm_announce_stop(&s->announce);
 	if (s->has_vm && !runs_here)
 		locking_forget(&s->locking, s->vm);
+	if (claiming)
+		yield_at_end(s, !r && !s->disks.error);
 	if (s->has_vm)
 		drop_disks(s, runs_here);
 	disk_compare_free(&s->compare);

@@ -78,7 +78,9 @@ void twinning_take_over(void *arg);
 /* ft/role/yielding.c: an image failed, or the end, while the VM was being claimed */
 void yield_begin(void *arg);
 void yield_ask(void *arg);
-void yield_at_end(void *arg); /* waits, no longer than an answer may take */
+/* Waits, no longer than an answer may take. whole: this side's images have all that was
+ * acknowledged. */
+void yield_at_end(struct secondary *s, bool whole);
 
 /* Shared by them. */
 void secondary_post(struct secondary *s, enum secondary_event ev);

@@ -1,7 +1,7 @@
 /*
  * An image failed, or this side was stopped, while the VM was being claimed: this side will not run
  * it, but may have won it, as the storage carries out what it was asked for. Forgotten, that claim
- * would be nobody's, and keep the other side, whose images have everything, from starting.
+ * would be nobody's, and keep a side whose images have everything from starting.
  */
 #include <errno.h>
 
@@ -64,24 +64,34 @@ void yield_begin(void *arg)
 		secondary_post(s, SEC_EV_GIVEN_BACK);
 }
 
+static int give_back_at_end(const struct secondary *s, bool whole, struct err *e)
+{
+	struct arbiter *a = s->ft->arbiter;
+	struct arbiter_record as = given_back(s);
+
+	if (!whole)
+		return arbiter_put_back(a, s->claimed, &as, e);
+	return arbiter_end(a, s->claimed, arbiter_side(a) ? ARBITER_STOPPED : ARBITER_RELEASED, e);
+}
+
 /*
- * What ran here ran with its output held, and stands: nobody has seen any of it. A second claim
+ * What ran here ran with its output held, and stands: nobody has seen any of it, and images that
+ * took all that was acknowledged are as good as any, so this side may start again. A second claim
  * that was not made leaves the first one, of a hand-over, as it is: the primary knows it.
  */
-void yield_at_end(void *arg)
+void yield_at_end(struct secondary *s, bool whole)
 {
-	struct secondary *s = arg;
-	struct arbiter_record as = given_back(s);
 	struct err e = {0};
 	int r;
 
-	locking_forget(&s->locking, s->vm);
-	if (!s->claimed)
+	if (!arbiter_is_shared(s->ft->arbiter))
 		return;
-	r = arbiter_put_back(s->ft->arbiter, s->claimed, &as, &e);
+	r = give_back_at_end(s, whole, &e);
 	if (!r)
-		log_warn("takeover: stopped when the VM was claimed already: it runs nowhere. "
-			 "Start the other side with --primary: its images have everything");
+		log_warn(
+			"takeover: stopped when the VM was claimed already: it runs nowhere. Start "
+			"%s side with --primary: its images have everything",
+			whole ? "this" : "the other");
 	else if (r != -ESTALE)
 		log_warn("takeover: stopped, and the claim may still be carried out: %s. Then the "
 			 "next start needs --claim",
