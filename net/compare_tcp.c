@@ -296,12 +296,14 @@ void compare_tcp_input(struct compare *c, struct compare_flow *f, const struct p
 {
 	struct compare_tcp *t = &f->tcp;
 	uint32_t pos = p->ack - t->side[WINDOW_OURS].zero;
-	uint32_t out = pos_max(window_both(&t->w), t->sent);
 
+	/* It does not stay behind: come round, it would be ahead of what was released. */
+	if (pos_before(t->sent, window_both(&t->w)))
+		t->sent = window_both(&t->w);
 	if (t->side[WINDOW_THEIRS].syn && !t->side[WINDOW_OURS].syn)
 		return;
 	/* Nobody has what was not released: that would be an answer to something else. */
-	if (p->flags & PACKET_ACK && t->placed && !pos_before(out, pos) &&
+	if (p->flags & PACKET_ACK && t->placed && !pos_before(t->sent, pos) &&
 	    (!t->has_acked || pos_before(t->acked, pos))) {
 		t->has_acked = true;
 		t->acked = pos;

@@ -384,6 +384,33 @@ static void a_hole_from_before(void **state)
 	assert_int_equal(f->nout, 402);
 }
 
+/* Behind 2^31 bytes what was sent at a checkpoint is no bound any more. */
+static void a_number_that_has_come_round(void **state)
+{
+	static char text[60001];
+	struct fix *f = *state;
+	uint32_t seq = 101;
+
+	memset(text, 'x', 60000);
+	s(f, SEG(100, ACK, 50, "a"));
+	p(f, 'a', SEG(100, ACK, 50, "a"));
+	compare_reset(&f->c);
+	for (unsigned i = 0; i < (1u << 31) / 60000 + 2; i++, seq += 60000) {
+		f->nout = 0;
+		while (f->nmem)
+			free(f->mem[--f->nmem]);
+		p(f, '.', SEG(seq, ACK, 50, text));
+		s(f, SEG(seq, ACK, 50, text));
+		assert_out(f, ".");
+		input(f, SEG(50, ACK, seq + 60000));
+	}
+	f->nout = 0;
+	input(f, SEG(50, ACK, seq + 1000)); /* of what there is not */
+	s(f, SEG(seq - 1, ACK, 50, "x"));
+	p(f, 'b', SEG(seq, ACK, 50, "only ours"));
+	assert_out(f, "");
+}
+
 /* Theirs has begun another one, which ours never does: ours goes on behind the checkpoint. */
 static void a_checkpoint_forgets_a_beginning(void **state)
 {
@@ -736,6 +763,7 @@ int main(void)
 		T(a_checkpoint_makes_them_one),
 		T(a_checkpoint_forgets_theirs),
 		T(a_hole_from_before),
+		T(a_number_that_has_come_round),
 		T(a_checkpoint_forgets_a_beginning),
 		T(flows_do_not_wait_for_each_other),
 		T(who_is_late),

@@ -120,21 +120,21 @@ static uint32_t frame(uint8_t *buf, struct seg s)
 
 void p(struct fix *f, char letter, struct seg s)
 {
-	uint8_t buf[2048];
+	uint8_t buf[65536];
 
 	ours(f, letter, NET, buf, frame(buf, s));
 }
 
 void s(struct fix *f, struct seg s)
 {
-	uint8_t buf[2048];
+	uint8_t buf[65536];
 
 	assert_int_equal(theirs(f, NET, buf, frame(buf, s)), 0);
 }
 
 void input(struct fix *f, struct seg s)
 {
-	uint8_t buf[2048];
+	uint8_t buf[65536];
 
 	s.from_client = true;
 	compare_input(&f->c, NET, buf, frame(buf, s));
