@@ -78,12 +78,29 @@ static void a_stop_says_who_runs_the_vm(void **state)
 	      "'web' has ended here, fenced: the other side runs the VM; stop it there\n");
 }
 
+/* Before it can be heard, as of one that asks the arbiter in vain. */
+static void an_answer_may_be_its_end(void **state)
+{
+	struct leaving l = {.requests = 1};
+	pthread_t thread;
+
+	fakevm_start(
+		&l.vm, "web",
+		"{'state':'PAUSED','role':'primary','end':{'ended':'FENCED','note':'no answer'}}");
+	assert_int_equal(pthread_create(&thread, NULL, leave, &l), 0);
+	assert_int_equal(command_says("stop web", out, sizeof(out)), EXIT_FENCED);
+	pthread_join(thread, NULL);
+	assert_string_equal(
+		out, "ftvmm: stop: 'web' has ended here, fenced: no answer; stop it there\n");
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, fakevm_setup, fakevm_teardown)
 	const struct CMUnitTest tests[] = {
 		T(a_failover_is_done_when_the_vm_was_handed_over),
 		T(a_stop_says_who_runs_the_vm),
+		T(an_answer_may_be_its_end),
 	};
 
 	return cmocka_run_group_tests_name("leaving", tests, NULL, NULL);

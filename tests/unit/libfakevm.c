@@ -88,8 +88,10 @@ static json_t *serve(void *arg, const char *cmd, json_t *request, struct err *e)
 	if (!strcmp(cmd, "failover"))
 		return json_object();
 	if (!strcmp(cmd, "stop")) {
+		json_t *end = json_object_get(vm->status, "end");
+
 		ctl_follow(vm->ctl);
-		return json_object();
+		return end ? json_incref(end) : json_object();
 	}
 	if (!strcmp(cmd, "trace") && json_object_get(vm->status, "trace")) {
 		json_t *once = json_incref(json_object_get(vm->status, "trace"));

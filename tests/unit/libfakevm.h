@@ -24,8 +24,8 @@ int fakevm_setup(void **state);
 int fakevm_teardown(void **state); /* *state as fakevm_setup() left it */
 /*
  * It answers `status` with this JSON, in which ' stands for ", and `events` with its "state", as a
- * VM does, `failover` and `stop` with nothing, and `trace` once with its "trace". NULL: it answers
- * none of them.
+ * VM does, `stop` with its "end" or nothing, `failover` with nothing, and `trace` once with its
+ * "trace". NULL: it answers none of them.
  */
 void fakevm_start(struct fakevm *vm, const char *name, const char *status);
 void fakevm_stop(struct fakevm *vm);

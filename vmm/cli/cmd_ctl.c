@@ -124,6 +124,20 @@ static void hear_stop(json_t *ok, const char *line)
 	json_decref(event);
 }
 
+/* It may have ended before anybody heard of it. */
+static void hear_end(json_t *ok, struct cmd_told *last)
+{
+	const char *state = json_string_value(json_object_get(ok, "ended"));
+	const char *note = json_string_value(json_object_get(ok, "note"));
+
+	if (!state)
+		return;
+	snprintf(last->state, sizeof(last->state), "%s", state);
+	snprintf(last->note, sizeof(last->note), "%s", note ? note : "");
+	json_object_del(ok, "ended");
+	json_object_del(ok, "note");
+}
+
 /* Until the VM has ended. last: what it told of that. */
 static int wait_stop(struct ctl_client *c, const struct command_words *w, json_t *ok,
 		     struct cmd_told *last, struct err *e)
@@ -196,6 +210,7 @@ int cmd_stop(const struct command_words *w)
 		return cmd_fail(&e);
 	ok = ctl_client_call(c, request, BUSY_MS, &e);
 	r = ok ? 0 : -EPROTO;
+	hear_end(ok, &last);
 	if (!r)
 		r = wait_stop(c, w, ok, &last, &e);
 	code = r ? cmd_fail(&e) : report_stop(w, ok, &last);

@@ -11,10 +11,10 @@
 #include "vmm/cli/ctl_client.h"
 #include "vmm/conf/option.h"
 
-#define LOOK_MS	 200
-#define AGAIN_MS 50	/* for a secondary that is not there yet */
-#define LONG_MS	 600000 /* the last epoch may have to drain */
+#define AGAIN_MS 50 /* for a secondary that is not there yet */
 #define MS	 1000000ull
+#define LOOK_NS	 (200 * MS)
+#define LONG_NS	 (600000 * MS) /* the last epoch may have to drain */
 
 struct drill {
 	const struct command_words *w;
@@ -110,22 +110,24 @@ static int look_back(const struct drill *d, const struct cmd_told *last, struct 
 /* It leaves; or it loses the secondary, and stays. last: what it has told so far. */
 static int follow(const struct drill *d, struct ctl_client *c, struct cmd_told *last, struct err *e)
 {
+	uint64_t begun = loop_now_ns(), look = begun + LOOK_NS;
 	char *line = NULL;
 
-	for (int waited = 0; waited < LONG_MS; waited += LOOK_MS) {
+	while (loop_now_ns() < begun + LONG_NS) {
 		struct err ignored = {0};
 		json_t *status;
 		bool stays;
 		int r;
 
 		*e = (struct err){0};
-		r = ctl_client_line(c, LOOK_MS, &line, e);
-		if (!r && line) {
+		r = ctl_client_line(c, (int)(LOOK_NS / MS), &line, e);
+		if (!r && line)
 			cmd_hear_line(last, line);
-			continue;
-		}
-		if (r != -ETIMEDOUT)
+		else if (r != -ETIMEDOUT)
 			return r ? r : look_back(d, last, e);
+		if (loop_now_ns() < look)
+			continue;
+		look = loop_now_ns() + LOOK_NS;
 		status = ask_status(d, &ignored);
 		stays = status && kept(status);
 		json_decref(status);
@@ -136,7 +138,12 @@ static int follow(const struct drill *d, struct ctl_client *c, struct cmd_told *
 				       "status` says what this side does");
 		}
 	}
-	return -ETIMEDOUT;
+	*e = (struct err){0};
+	return err_set(
+		e, -ETIMEDOUT,
+		"failover: '%s' has neither left nor kept the VM within %llu s; `ftvmm status` "
+		"says what it does",
+		d->w->name, LONG_NS / 1000000000);
 }
 
 /* Its events come over the same connection: the last one says what came of it. */

@@ -155,6 +155,8 @@ static const struct ctl_field fields[] = {
 	{ CTL_REPLY, "dump", "state", "text", "docs/state.md, in base64" },
 	{ CTL_REPLY, "migrate", "", "migration", "as it begins; then events say how it goes" },
 	{ CTL_REPLY, "stop", "forced", "text?", "why the guest was not asked; then the connection stays until the VM has ended" },
+	{ CTL_REPLY, "stop", "ended", "text?", "the state in which it has ended already" },
+	{ CTL_REPLY, "stop", "note", "text?", "likewise: why" },
 
 	{ CTL_EVENT, "ft-state", "old", "text?", "the state before" },
 	{ CTL_EVENT, "ft-state", "new", "text", "" },

@@ -89,7 +89,7 @@ json_t *serve_resume(struct run *r, json_t *request, struct err *e)
 json_t *serve_stop(struct run *r, json_t *request, struct err *e)
 {
 	json_t *timeout = json_object_get(request, "timeout_ns");
-	const char *forced;
+	const char *forced, *ended = NULL;
 	json_int_t ns = timeout ? json_integer_value(timeout) : (json_int_t)CONFIG_STOP_NS;
 
 	if ((timeout && !json_is_integer(timeout)) || ns < 0 ||
@@ -107,7 +107,10 @@ json_t *serve_stop(struct run *r, json_t *request, struct err *e)
 	log_info("stop command: stopping in order");
 	forced = run_end_stop(r, ns);
 	ctl_follow(r->ctl); /* until its end */
-	return json_pack("{s:s*}", "forced", forced);
+	if (r->ft.life == FT_OVER)
+		ended = ft_word(&r->ft);
+	return json_pack("{s:s*,s:s*,s:s*}", "forced", forced, "ended", ended, "note",
+			 ended ? r->ft.note : NULL);
 }
 
 static void handing(void *arg, int code, const struct err *e)
