@@ -15,7 +15,7 @@ def add(page):
             raise ftlab.LabError(str(e)) from e
     run.__name__ = "examples_" + re.sub(r"\W", "_", page.removesuffix(".md"))
     run.__doc__ = f"every example of {page} does what it says there"
-    test(120)(run)
+    test(120, vm=bool(test_docs.on_hosts(page)))(run)
 
 
 for name in test_docs.EXAMPLES:

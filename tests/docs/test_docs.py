@@ -164,12 +164,16 @@ def check_block(block, code, output):
     check_output(block, output)
 
 
+def on_hosts(name):
+    """Its examples that take hosts to run them."""
+    return [b for b in blocks(name) if b.option("host") or "trial" in b.words]
+
+
 def run_examples(name):
-    todo = blocks(name)
-    for block in todo:
+    todo = on_hosts(name)
+    for block in blocks(name):
         if not block.option("host") and "trial" not in block.words:
             check_make(block)
-    todo = [b for b in todo if b.option("host") or "trial" in b.words]
     if not todo:
         return
     with lab.Lab() as here:

@@ -104,6 +104,20 @@ def two_nics(lab):
     pair.end()
 
 
+def ask_both(lab, a):
+    """A request to each address of a guest whose answers are held; the sockets."""
+    askers = []
+    for ip in ftlab.GUEST_IPS:
+        s = lab.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM)
+        lab.closing.append(s)
+        s.settimeout(10 * ftlab.SLOW)
+        s.connect((ip, 7000))
+        s.send(ftlab.kv_get(1))
+        askers.append(s)
+    a.wait_status(lambda s: s["held_packets"] >= 2, "an answer by each, held")
+    return askers
+
+
 @test(60)
 def two_nics_held(lab):
     """a secondary that stands acknowledges nothing: no frame leaves by either card until it goes on, then all are there"""
@@ -112,23 +126,35 @@ def two_nics_held(lab):
     answers(lab, pair)
     b.signal(signal.SIGSTOP)
     watches = [FrameWatch(lab, "A", mac=mac) for mac in ftlab.GUEST_MACS]
-    askers = []
-    for ip in ftlab.GUEST_IPS:
-        s = lab.socket_in("C", socket.AF_INET, socket.SOCK_DGRAM)
-        lab.closing.append(s)
-        s.connect((ip, 7000))
-        s.send(ftlab.kv_get(1))
-        askers.append(s)
-    a.wait_status(lambda s: s["held_packets"] >= 2, "an answer by each, held")
+    askers = ask_both(lab, a)
     a.nap(0.3 * ftlab.SLOW)
     early = [w.drain() for w in watches]
     expect(not any(early), f"{[len(e) for e in early]} frames without an ack")
     b.signal(signal.SIGCONT)
     for s, watch in zip(askers, watches):
-        s.settimeout(10 * ftlab.SLOW)
         s.recv(2048)
         expect(watch.drain(), "an answer that was not seen")
     pair.end()
+
+
+@test(90)
+def two_nics_end(lab):
+    """a stop, and a hand-over, that are asked for while answers of both cards are held: they leave all the same"""
+    for how, code in ("stop", 0), ("failover", 3):
+        pair = Pair(lab, nics=2, timeout="20s")
+        a, b = pair.protect()
+        answers(lab, pair)
+        b.signal(signal.SIGSTOP)
+        askers = ask_both(lab, a)
+        a.control(Deadline(5)).sock.sendall(f'{{"id": 7, "cmd": "{how}"}}\n'.encode())
+        b.signal(signal.SIGCONT)
+        for s in askers:
+            s.recv(2048)
+        expect(a.wait_exit(30) == code, f"{how}: exit code {a.code}: {a.log_text()}")
+        if how == "failover":
+            b.wait_state("DEGRADED")
+            answers(lab, pair)
+        pair.end()
 
 
 @test(max(60, 15 * KILLS))
