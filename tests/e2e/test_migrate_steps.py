@@ -46,7 +46,7 @@ def cut_off(lab, move, env, to_env, **options):
     """A VM that runs at the destination with a part of its memory, whose link breaks then. Source and destination."""
     wire = ftlab.Wire(lab)
     to = move.destination(f"tcp:{LINK_IP[move.there()]}:{ftlab.FT_PORT}", env=to_env)
-    begin(move.vm, wire.peer_of[move.host], bandwidth="4M", **options)
+    begin(move.vm, wire.peer_of[move.host], bandwidth="1M", **options)  # the guest has touched but some 50 pages
     to.wait_status(lambda s: s["migration"]["phase"] == "DST_FILL", "a VM that runs there")
     wire.do("cut")
     return wire, to
