@@ -308,33 +308,6 @@ def move_old_image(lab):
 
 
 @test(120)
-def move_backup(lab):
-    """the image of the one that was let go is the disk of that moment: a copy has all that was answered"""
-    trio = Trio(lab)
-    a, b = trio.protect()
-    d = trio.stand_by()
-    before = start_load(lab)
-    random_wait(lab, before, 0.3, 0.6)
-    check_load(lab, [before], None)
-    code, said = trio.move()
-    expect(code == 0, f"exit code {code}: {said}")
-    trio.moved()
-    after = start_load(lab)
-    random_wait(lab, after, 0.3, 0.6)
-    after.finish()
-    expect(b.stop() == 0, f"exit code {b.code}")
-    copy = lab.path("backup")
-    ftlab.run("cp", "--sparse=always", trio.image["B"], copy)
-    lab.check([before], copy)
-    lab.release(b)
-    expect(a.stop() == 0, f"exit code {a.code}")
-    lab.release(a)
-    lab.check([before, after], trio.image["D"])
-    expect(d.stop() == 0, f"exit code {d.code}")
-    trio.end()
-
-
-@test(120)
 def move_both_stay_known(lab):
     """a primary that loses the new secondary finds the old one, and then the new one again"""
     trio = Trio(lab, guest="idle", cmdline="hz=10", disk=0, net=False)

@@ -12,7 +12,7 @@ from ftlab import EXIT_FENCED, Deadline, Pair, Vm, Wire, expect
 from test_cli import refused
 from test_protect import same_images
 from terminal import Terminal
-from testlib import Skip, start_load, test
+from testlib import Skip, check_load, random_wait, start_load, test
 
 IDLE = dict(guest="idle", cmdline="hz=10", net=False, disk=8)
 
@@ -104,6 +104,28 @@ def full_queue(lab, slow, env=None, **options):
     # A slow machine does not get through so much in an epoch: there the queue is not full, only stuck.
     expect(int(waiting[1]) >> 10 >= 32 or ftlab.SLOW > 2, f"the queue is not full: {waiting[0]}")
     return pair
+
+
+@test(90)
+def stop_backup(lab):
+    """the image of a secondary that was stopped has all that was answered: a copy is a backup, and it comes back for the rest"""
+    pair = Pair(lab)
+    a, b = pair.protect()
+    before = start_load(lab)
+    random_wait(lab, before, 0.3, 0.6)
+    check_load(lab, [before], None)
+    expect(b.stop() == 0, f"exit code {b.code}: {b.log_text()}")
+    copy = lab.path("backup")
+    ftlab.run("cp", "--sparse=always", pair.image["B"], copy)
+    lab.check([before], copy)
+    after = start_load(lab)
+    pair.secondary("B")
+    pair.in_step(30)
+    random_wait(lab, after, 0.3, 0.6)
+    after.finish()
+    expect(a.stop() == 0, f"exit code {a.code}: {a.log_text()}")
+    lab.check([before, after], pair.image["B"])
+    pair.end()
 
 
 @test(120)
