@@ -253,6 +253,7 @@ static bool is_claiming(const struct secondary *s)
 int secondary_stop(struct secondary *s)
 {
 	bool runs_here = s->fsm.state == SEC_TAKEN, claiming = is_claiming(s);
+	bool has_twin = s->fsm.state == SEC_TWIN_CLAIM;
 	struct err e = {0};
 	int r = 0;
 
@@ -281,7 +282,7 @@ int secondary_stop(struct secondary *s)
 	if (s->has_vm && !runs_here)
 		locking_forget(&s->locking, s->vm);
 	if (claiming)
-		yield_at_end(s, !r && !s->disks.error);
+		yield_at_end(s, !r && !s->disks.error && !has_twin);
 	if (s->has_vm)
 		drop_disks(s, runs_here);
 	disk_compare_free(&s->compare);

@@ -76,8 +76,9 @@ static int give_back_at_end(const struct secondary *s, bool whole, struct err *e
 
 /*
  * What ran here ran with its output held, and stands: nobody has seen any of it, and images that
- * took all that was acknowledged are as good as any, so this side may start again. A second claim
- * that was not made leaves the first one, of a hand-over, as it is: the primary knows it.
+ * took all that was acknowledged are as good as any, so this side may start again. Not where a twin
+ * ran: what both said has left, and what it wrote then is in the other side's image alone. A second
+ * claim that was not made leaves the first one, of a hand-over, as it is: the primary knows it.
  */
 void yield_at_end(struct secondary *s, bool whole)
 {
