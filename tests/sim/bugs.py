@@ -110,7 +110,8 @@ def build(name):
     normal = f"build/normal/{path[:-2]}.o"
     compile_ = command_of((normal, path)).replace(f"-o {normal} {path}", f"-MF /dev/null -o {obj} {source}")
     link = command_of(("build/normal/tests/sim/sim", normal))
-    link = link.replace("-o build/normal/tests/sim/sim", f"-o {program}").replace(f" {normal}", f" {obj}")
+    # Before the library, which has another one: that is not taken then.
+    link = link.replace("-o build/normal/tests/sim/sim", f"-o {program} {obj}")
     subprocess.run(compile_ + (f" {new}" if old is None else " -Wno-error"), cwd=ROOT, check=True, shell=True)
     subprocess.run(link, cwd=ROOT, check=True, shell=True)
     return program

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "tests/sim/file.h"
+#include "tests/sim/memory.h"
 #include "tests/sim/real.h"
 
 #define FDS_MAX 65536
@@ -46,6 +47,7 @@ int fd_new(const struct fd_ops *ops, void *of)
 		abort();
 	*f = (struct fd){.ops = ops, .proc = proc_now(), .number = FD_FIRST + nfds, .of = of};
 	fds[nfds++] = f;
+	world_changes++;
 	return f->number;
 }
 
@@ -64,6 +66,7 @@ struct fd *fd_of(int number, const struct fd_ops *ops)
 static void end(struct fd *f)
 {
 	fds[f->number - FD_FIRST] = NULL;
+	world_changes++;
 	if (f->ops->close)
 		f->ops->close(f);
 	free(f);
@@ -79,7 +82,7 @@ int __wrap_close(int number)
 		for (unsigned i = 0; p && i < p->nmemory; i++)
 			if (p->memory[i] == number)
 				p->memory[i] = p->memory[--p->nmemory];
-		return REAL(close)(number);
+		return memory_close(number) ? 0 : REAL(close)(number);
 	}
 	if (!f)
 		return fail(EBADF);
@@ -87,23 +90,12 @@ int __wrap_close(int number)
 	return 0;
 }
 
-void fd_close_all(const struct proc *p)
+void fd_close_all(struct proc *p)
 {
 	for (int i = 0; i < nfds; i++)
 		if (fds[i] && fds[i]->proc == p)
 			end(fds[i]);
-	for (unsigned i = 0; i < p->nmemory; i++)
-		REAL(close)(p->memory[i]);
-}
-
-int __wrap_memfd_create(const char *name, unsigned flags)
-{
-	struct proc *p = proc_now();
-	int fd = REAL(memfd_create)(name, flags);
-
-	if (fd >= 0 && p->nmemory < sizeof(p->memory) / sizeof(p->memory[0]))
-		p->memory[p->nmemory++] = fd;
-	return fd;
+	memory_leave(p);
 }
 
 /* --- reading and writing ---------------------------------------------------------------------- */
@@ -115,11 +107,13 @@ uint32_t fd_ready(struct fd *f)
 
 ssize_t fd_read(struct fd *f, void *buf, size_t len)
 {
+	world_changes++;
 	return f->ops->read ? f->ops->read(f, buf, len) : -EINVAL;
 }
 
 ssize_t fd_write(struct fd *f, const struct iovec *iov, int niov)
 {
+	world_changes++;
 	return f->ops->write ? f->ops->write(f, iov, niov) : -EINVAL;
 }
 
@@ -166,6 +160,8 @@ int __wrap_fcntl(int number, int cmd, ...)
 	va_end(ap);
 	if (number == STDOUT_FILENO && cmd == F_DUPFD_CLOEXEC)
 		return fd_new(&stdout_ops, NULL);
+	if (cmd == F_ADD_SEALS && memory_seal(number))
+		return 0;
 	if (number < FD_FIRST)
 		return REAL(fcntl)(number, cmd, arg);
 	if (!f)
@@ -233,6 +229,7 @@ bool eventfd_add(int number, uint64_t n)
 {
 	struct fd *f = fd_of(number, &eventfd_ops);
 
+	world_changes++;
 	if (f)
 		*(uint64_t *)f->of += n;
 	return f;
@@ -384,6 +381,7 @@ int __wrap_epoll_ctl(int number, int op, int fd, struct epoll_event *ev)
 
 	if (fd < FD_FIRST)
 		return fail(EPERM);
+	world_changes++;
 	while (*at && (*at)->number != fd)
 		at = &(*at)->next;
 	if (op == EPOLL_CTL_ADD) {

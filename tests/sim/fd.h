@@ -37,7 +37,8 @@ int fd_new(const struct fd_ops *ops, void *of);
 /* NULL: not one of ours. */
 struct fd *fd_find(int number);
 struct fd *fd_of(int number, const struct fd_ops *ops);
-void fd_close_all(const struct proc *p);
+/* At its end. */
+void fd_close_all(struct proc *p);
 uint32_t fd_ready(struct fd *f);
 /* Never waits. */
 ssize_t fd_read(struct fd *f, void *buf, size_t len);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "tests/sim/heap.h"
 #include "tests/sim/proc.h"
 #include "tests/sim/real.h"
 
@@ -22,10 +23,15 @@ struct event {
 };
 
 struct fiber *fiber_now;
+uint64_t world_changes = 1;
 static struct fiber *fibers;
 static void *world_sp;
 static uint64_t now = 1000 * SEC, orders;
 static uint32_t ids;
+static unsigned deaths; /* that are not buried */
+/* Those that are not dead, of processes that do not stand still; 0: to be looked for. */
+static struct fiber *able[FIBERS_MAX];
+static unsigned nable;
 static struct event *events;
 static unsigned nevents, cap_events;
 
@@ -36,18 +42,19 @@ static unsigned nevents, cap_events;
 static uint64_t origin, common, own, *chance = &common, hash;
 static bool shown;
 
-void rnd_seed(uint64_t seed)
-{
-	origin = common = (seed + 1) * GOLDEN;
-	hash = 0xcbf29ce484222325ull;
-}
-
 /* splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators". */
 static uint64_t mix(uint64_t z)
 {
 	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
 	z = (z ^ z >> 27) * 0x94d049bb133111ebull;
 	return z ^ z >> 31;
+}
+
+void rnd_seed(uint64_t seed)
+{
+	origin = common =
+		mix((seed + 1) * GOLDEN); /* else the next seed's draws are these, but the first */
+	hash = 0xcbf29ce484222325ull;
 }
 
 uint64_t rnd(void)
@@ -73,7 +80,9 @@ void rnd_common(void)
 
 uint64_t rnd_below(uint64_t n)
 {
-	return n ? rnd() % n : 0;
+	if (n & (n - 1))
+		return rnd() % n;
+	return n ? rnd() & (n - 1) : 0;
 }
 
 uint64_t rnd_in(uint64_t from, uint64_t to)
@@ -146,6 +155,7 @@ void fiber_main(void)
 
 	f->result = f->fn(f->arg);
 	f->dead = true;
+	deaths++;
 	to_world();
 	__builtin_unreachable();
 }
@@ -164,6 +174,8 @@ static char *new_stack(void)
 		free_stacks = *(void **)p;
 		return p;
 	}
+	if (heap_is_ours())
+		return aligned_alloc(4096, STACK_BYTES);
 	return REAL(mmap)(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
@@ -194,6 +206,7 @@ struct fiber *fiber_start(struct proc *p, void *(*fn)(void *arg), void *arg)
 	while (*at)
 		at = &(*at)->next;
 	*at = f;
+	fiber_look_again();
 	return f;
 }
 
@@ -240,6 +253,7 @@ void fiber_kill(const struct proc *p)
 	for (struct fiber *f = fibers; f; f = f->next)
 		if (f->proc == p)
 			f->dead = true;
+	deaths++;
 	if (self)
 		to_world();
 }
@@ -247,6 +261,10 @@ void fiber_kill(const struct proc *p)
 /* A dead one's struct stays: somebody may join it. */
 static void bury(void)
 {
+	if (!deaths)
+		return;
+	deaths = 0;
+	fiber_look_again();
 	for (struct fiber **at = &fibers; *at;) {
 		struct fiber *f = *at;
 
@@ -307,24 +325,39 @@ static struct event take_event(void)
 	return first;
 }
 
+bool world_is_still(uint64_t changes)
+{
+	return changes == world_changes && !(nevents && events[0].when <= now);
+}
+
 static bool can_run(const struct fiber *f)
 {
 	return !f->ready || f->until <= now || f->ready(f->ready_arg);
 }
 
+void fiber_look_again(void)
+{
+	nable = 0;
+}
+
+static void look_for_able(void)
+{
+	for (struct fiber *f = fibers; f && nable < FIBERS_MAX; f = f->next)
+		if (!f->dead && !proc_stands(f->proc))
+			able[nable++] = f;
+}
+
 /* From a random one on; NULL: none can before `when`, if nothing else happens. */
 static struct fiber *choose(uint64_t *when)
 {
-	struct fiber *able[FIBERS_MAX];
-	unsigned n = 0, start;
+	unsigned at;
 
-	for (struct fiber *f = fibers; f && n < FIBERS_MAX; f = f->next)
-		if (!f->dead && !proc_stands(f->proc))
-			able[n++] = f;
-	start = (unsigned)rnd_below(n);
+	if (!nable)
+		look_for_able();
+	at = (unsigned)rnd_below(nable);
 	*when = NEVER;
-	for (unsigned i = 0; i < n; i++) {
-		struct fiber *f = able[(start + i) % n];
+	for (unsigned i = 0; i < nable; i++, at++) {
+		struct fiber *f = able[at < nable ? at : at - nable];
 
 		if (can_run(f))
 			return f;
@@ -355,6 +388,7 @@ void world_run(uint64_t until, bool (*stop)(void *arg), void *arg)
 		while (nevents && events[0].when <= now) {
 			struct event e = take_event();
 
+			world_changes++;
 			if (e.fn)
 				e.fn(e.arg);
 			rnd_common();

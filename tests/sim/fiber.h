@@ -62,10 +62,15 @@ void fiber_yield(void);
 /* Until ready(arg) or the time; true: ready. */
 bool fiber_wait(fiber_ready *ready, void *arg, uint64_t until);
 void fiber_sleep(uint64_t ns);
+/* A process stands still, or no longer. */
+void fiber_look_again(void);
 /* None of them runs again; the calling one may be among them. */
 void fiber_kill(const struct proc *p);
 
 /* --- the world's time --- */
+/* Counts what can make a descriptor ready; has nothing, since it was that? */
+extern uint64_t world_changes;
+bool world_is_still(uint64_t changes);
 uint64_t world_now(void);
 void world_spend(uint64_t ns);
 /* fn(arg) is called then, outside of all fibers; fn may be NULL: somebody looks at the time. */

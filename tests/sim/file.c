@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/sim/memory.h"
 #include "tests/sim/real.h"
 
 #define SECTOR 512u
@@ -628,8 +629,10 @@ ssize_t __wrap_pread(int number, void *buf, size_t len, off_t off)
 off_t __wrap_lseek(int number, off_t off, int whence)
 {
 	struct fd *f = fd_of(number, &file_ops);
-	off_t end = f && inode_of(f) ? (off_t)inode_of(f)->size : 0;
+	off_t end = f && inode_of(f) ? (off_t)inode_of(f)->size : 0, at;
 
+	if (number < FD_FIRST && memory_seek(number, off, whence, &at))
+		return at;
 	if (number < FD_FIRST)
 		return REAL(lseek)(number, off, whence);
 	if (whence == SEEK_END)
@@ -646,7 +649,10 @@ int __wrap_ftruncate(int number, off_t len)
 {
 	struct fd *f = fd_of(number, &file_ops);
 	struct inode *i = f ? inode_of(f) : NULL;
+	int r;
 
+	if (number < FD_FIRST && memory_truncate(number, len, &r))
+		return r;
 	if (number < FD_FIRST)
 		return REAL(ftruncate)(number, len);
 	if (!i || (size_t)len > i->size_max)

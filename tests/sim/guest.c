@@ -18,18 +18,20 @@
 #include "tests/sim/swarm.h"
 #include "tests/sim/trouble.h"
 #include "tests/sim/truth.h"
+#include "vmm/base/hash.h"
 #include "vmm/machine/machine.h"
 
 #define DISK_GPA      (MACHINE_MMIO_BASE + 3 * MACHINE_MMIO_STEP) /* behind console, rng, balloon */
 #define STATE_GPA     GUEST_GPA
-#define DESC_GPA      0x201000ull
-#define AVAIL_GPA     0x202000ull
-#define USED_GPA      0x203000ull
-#define HEAD_GPA      0x204000ull /* struct virtio_blk_outhdr, then the status */
-#define DATA_GPA      0x210000ull
-#define WORK_GPA      0x240000ull
-#define PAGES	      80u
-#define CPU_GPA	      0x290000ull /* struct cpu, a page for each but the first */
+#define DESC_GPA      0x111000ull
+#define AVAIL_GPA     0x112000ull
+#define USED_GPA      0x113000ull
+#define HEAD_GPA      0x114000ull /* struct virtio_blk_outhdr, then the status */
+#define DATA_GPA      0x115000ull
+#define WORK_GPA      0x130000ull /* PAGES / 2 pages, and as many elsewhere, */
+#define WORK_APART    0x80000ull  /* where a table of 128 has the same places for them */
+#define PAGES	      32u
+#define CPU_GPA	      0x150000ull /* struct cpu, a page for each but the first */
 #define CPUS	      4u
 #define QUEUE	      8u
 #define RUNNING	      0x7777777ull /* rip, once it has looked around */
@@ -87,14 +89,33 @@ struct cpu {
 	uint64_t magic, steps, seen, written[8];
 };
 
-_Static_assert(WORK_GPA + PAGES * 4096ull <= CPU_GPA, "one behind the other");
-_Static_assert(CPU_GPA + CPUS * 4096ull <= GUEST_GPA + GUEST_BYTES, "all of it is compared");
+_Static_assert(DATA_GPA + IMAGE_BYTES <= WORK_GPA, "one behind the other");
+_Static_assert(WORK_GPA + PAGES / 2 * 4096ull <= CPU_GPA, "one behind the other");
+
+static uint64_t work_gpa(uint64_t page)
+{
+	return WORK_GPA + page / (PAGES / 2) * WORK_APART + page % (PAGES / 2) * 4096;
+}
 
 uint32_t guest_node(const void *memory)
 {
 	const struct state *s = memory;
 
 	return (uint32_t)s->node;
+}
+
+/* Without the pages that it has not written: a look would make them. */
+uint64_t guest_hash(const uint8_t *memory)
+{
+	const struct state *s = (const struct state *)memory;
+	uint64_t hash = XXH3_64bits(memory, DATA_GPA + IMAGE_BYTES - GUEST_GPA);
+
+	for (unsigned p = 0; p < PAGES; p++)
+		if (s->page[p])
+			hash = hash * 31 + XXH3_64bits(memory + (work_gpa(p) - GUEST_GPA), 4096);
+	if (swarm_has(SWARM_CPUS))
+		hash = hash * 31 + XXH3_64bits(memory + (CPU_GPA - GUEST_GPA), CPUS * 4096ull);
+	return hash;
 }
 
 static struct state *state_of(struct sim_vcpu *v)
@@ -297,8 +318,9 @@ static bool poll_disk(struct sim_vcpu *v, struct state *s)
 static void write_page(struct sim_vcpu *v, struct state *s)
 {
 	unsigned p = (unsigned)rnd_below(PAGES);
-	uint64_t *w = guest_write(v->vm, WORK_GPA + p * 4096ull, 4096);
+	uint64_t *w = guest_write(v->vm, work_gpa(p), 4096);
 
+	w[1 + s->page[p] % 510] = 0;
 	s->page[p] = rnd() | 1;
 	w[0] = w[511] = s->page[p];
 	w[1 + s->page[p] % 510] = s->page[p];
@@ -307,7 +329,7 @@ static void write_page(struct sim_vcpu *v, struct state *s)
 static void check_page(struct sim_vcpu *v, const struct state *s)
 {
 	unsigned p = (unsigned)rnd_below(PAGES);
-	const uint64_t *w = guest_read(v->vm, WORK_GPA + p * 4096ull, 4096);
+	const uint64_t *w = guest_read(v->vm, work_gpa(p), 4096);
 
 	if (w[0] != s->page[p] || w[511] != s->page[p] ||
 	    (s->page[p] && w[1 + s->page[p] % 510] != s->page[p]))
@@ -325,7 +347,7 @@ void guest_stopped(struct sim_vcpu *v)
 
 	if (!proc_now()->run->vm.obuf.divert || !rnd_one_in(STOPS_WRITING))
 		return;
-	p = (uint8_t *)guest_read(v->vm, WORK_GPA + rnd_below(PAGES) * 4096ull, 1);
+	p = (uint8_t *)guest_read(v->vm, work_gpa(rnd_below(PAGES)), 1);
 	*p = *p;
 }
 

@@ -50,9 +50,9 @@ void guest_answered(struct sim_vcpu *v);
 /* A vCPU leaves it between two steps. */
 void guest_stopped(struct sim_vcpu *v);
 
-/* All that it uses of its memory. */
-#define GUEST_GPA   0x200000ull
-#define GUEST_BYTES 0xa0000ull
+/* Where what it uses of its memory begins; of all of that. */
+#define GUEST_GPA 0x110000ull
+uint64_t guest_hash(const uint8_t *memory);
 /* The node that it knows, by what is there. */
 uint32_t guest_node(const void *memory);
 
@@ -61,6 +61,10 @@ const void *guest_read(struct sim_vm *vm, uint64_t gpa, size_t len);
 void *guest_write(struct sim_vm *vm, uint64_t gpa, size_t len);
 uint64_t guest_clock(const struct sim_vm *vm);
 bool guest_rings(struct sim_vm *vm, uint64_t gpa, uint32_t value);
+
+/* tests/sim/kvm.c: is this a vCPU's; its kvm_run is there. */
+bool vcpu_is(int number);
+void vcpu_mapped(int number, void *run);
 
 /* tests/sim/uffd.c: a vCPU touches that; its ioctls, false: none of them. */
 void uffd_touch(const void *p, size_t len);

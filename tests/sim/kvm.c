@@ -371,19 +371,12 @@ int __wrap_ioctl(int number, unsigned long request, ...)
 	return fail(ENOTTY);
 }
 
-void *__wrap_mmap(void *addr, size_t len, int prot, int flags, int number, off_t off)
+bool vcpu_is(int number)
 {
-	struct fd *f = fd_of(number, &vcpu_ops);
-	void *p;
-
-	if (!f)
-		return REAL(mmap)(addr, len, prot, flags, number, off);
-	p = REAL(mmap)(addr, len, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	((struct sim_vcpu *)f->of)->run = p;
-	return p;
+	return fd_of(number, &vcpu_ops);
 }
 
-int __wrap_munmap(void *addr, size_t len)
+void vcpu_mapped(int number, void *run)
 {
-	return REAL(munmap)(addr, len);
+	((struct sim_vcpu *)fd_of(number, &vcpu_ops)->of)->run = run;
 }

@@ -17,8 +17,8 @@ static struct {
 	bool settles;
 	uint64_t start_at[HOSTS];
 	uint64_t doubts_since[HOSTS], none_since;
-	uint64_t ran[HOSTS]; /* steps of the guest in the process that ended there last */
-	struct host *from;   /* of the last move */
+	uint64_t ran_at[HOSTS]; /* the guest last ran there, in a process that has ended */
+	struct host *from;	/* of the last move */
 } mover;
 
 /* --- what he sees ----------------------------------------------------------------------------- */
@@ -86,7 +86,7 @@ static void start(struct host *h, bool incoming)
 
 	snprintf(uri, sizeof(uri), "tcp:10.0.0.%u:7000", 1 + h->index);
 	args[n++] = incoming ? "--incoming" : "-m";
-	args[n++] = incoming ? uri : "4M";
+	args[n++] = incoming ? uri : "2M";
 	if (!incoming && swarm_has(SWARM_CPUS)) {
 		args[n++] = "--cpus";
 		args[n++] = "3";
@@ -132,7 +132,7 @@ static bool doubts(const struct host *h)
 static void decide(struct host *h)
 {
 	enum source_state s = source_of(h);
-	bool ran = mover.ran[!h->index] > 0;
+	bool ran = mover.ran_at[!h->index] > h->proc->ran_at;
 
 	if (s >= SRC_UNSURE && s <= SRC_ASKED && !ran) {
 		command(h, "{\"cmd\":\"migrate\",\"cancel\":true,\"force\":true}");
@@ -187,7 +187,8 @@ static void look(void *arg)
 
 void mover_hears_end(const struct proc *p)
 {
-	mover.ran[p->host->index] = p->steps;
+	if (p->ran_at)
+		mover.ran_at[p->host->index] = p->ran_at;
 	mover.start_at[p->host->index] =
 		world_now() + rnd_below(mover.settles ? 100 * MS : 800 * MS);
 }

@@ -79,7 +79,7 @@ static uint64_t travel(unsigned from, size_t len)
 /* To s, from its peer. */
 static void put(struct sock *s, unsigned from, const struct iovec *iov, size_t len)
 {
-	struct segment *g = calloc(1, sizeof(*g) + len);
+	struct segment *g = malloc(sizeof(*g) + len);
 
 	for (size_t n = 0; n < len; iov++) {
 		size_t part = iov->iov_len < len - n ? iov->iov_len : len - n;
@@ -87,7 +87,9 @@ static void put(struct sock *s, unsigned from, const struct iovec *iov, size_t l
 		memcpy(g->data + n, iov->iov_base, part);
 		n += part;
 	}
+	g->next = NULL;
 	g->len = len;
+	g->taken = 0;
 	if (directions[from].cut || (s->first && s->last_arrives == NEVER))
 		g->arrives = NEVER;
 	else
@@ -249,6 +251,7 @@ static void leave(struct sock *s)
 	struct sock *p = s->peer;
 
 	s->closed = true;
+	world_changes++;
 	if (!p)
 		return;
 	s->peer = p->peer = NULL;
@@ -315,6 +318,7 @@ int __wrap_bind(int number, const struct sockaddr *sa, socklen_t len)
 
 int __wrap_listen(int number, int backlog)
 {
+	world_changes++;
 	sock_of(number)->state = LISTENS;
 	return 0;
 }
@@ -377,6 +381,7 @@ int __wrap_connect(int number, const struct sockaddr *sa, socklen_t len)
 	s->ip = ntohl(in->sin_addr.s_addr);
 	s->port = ntohs(in->sin_port);
 	s->state = CONNECTING;
+	world_changes++;
 	world_at(world_now() + travel(s->host, 0), asked, s);
 	return fail(EINPROGRESS);
 }

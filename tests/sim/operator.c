@@ -89,7 +89,7 @@ static const char *mode(void)
 
 static void start(struct host *h, bool primary, bool claim)
 {
-	char image[32], disk[64], peer[32], listen[32];
+	char image[32], disk[64], peer[32], listen[32], timeout[24], heartbeat[24];
 	const char *args[ARGS_MAX] = {"--name", "vm",	"-k",	     KERNEL_PATH,
 				      "--ft",	mode(), "--arbiter", "file:/sim/shared/vm",
 				      "-d",	disk,	"--peer",    peer};
@@ -100,9 +100,16 @@ static void start(struct host *h, bool primary, bool claim)
 		 swarm_has(SWARM_SHARED) ? "shared" : "mirror");
 	snprintf(peer, sizeof(peer), "tcp:10.0.0.%u:7000", 2 - h->index);
 	snprintf(listen, sizeof(listen), "tcp:10.0.0.%u:7000", 1 + h->index);
+	snprintf(timeout, sizeof(timeout), "%llums", (unsigned long long)(swarm.timeout_ns / MS));
+	snprintf(heartbeat, sizeof(heartbeat), "%llums",
+		 (unsigned long long)(swarm.timeout_ns / 4 / MS));
+	args[n++] = "--peer-timeout";
+	args[n++] = timeout;
+	args[n++] = "--heartbeat";
+	args[n++] = heartbeat;
 	args[n++] = primary ? "--primary" : "--secondary";
 	args[n++] = primary ? "-m" : "--listen";
-	args[n++] = primary ? "4M" : listen;
+	args[n++] = primary ? "2M" : listen;
 	args[n++] = "--epoch";
 	args[n++] = swarm.epoch;
 	if (claim)
@@ -215,6 +222,8 @@ static const char *const settings[] = {
 	"{\"cmd\":\"set\",\"epoch_ns\":2000000}",
 	"{\"cmd\":\"set\",\"ft\":\"kemari\",\"epoch_ns\":100000000}",
 	"{\"cmd\":\"set\",\"output_limit_bytes\":65536}",
+	"{\"cmd\":\"set\",\"limit\":[{\"id\":\"d0\",\"ops\":20}]}",
+	"{\"cmd\":\"set\",\"limit\":[{\"id\":\"d0\",\"ops\":0,\"rate\":65536}]}",
 };
 
 static const char *setting(void)

@@ -4,10 +4,12 @@
 
 #include "tests/sim/real.h"
 
+struct outcomes *outcomes;
 struct outcome *outcome;
 
 void outcome_init(void)
 {
-	outcome = REAL(mmap)(NULL, sizeof(*outcome), PROT_READ | PROT_WRITE,
-			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	outcomes = REAL(mmap)(NULL, sizeof(*outcomes), PROT_READ | PROT_WRITE,
+			      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	outcome = outcomes->of;
 }

@@ -1,4 +1,4 @@
-/* What a history leaves to the process that started it: they share this. */
+/* What histories leave to the process that started theirs: they share this. */
 #ifndef TESTS_SIM_OUTCOME_H
 #define TESTS_SIM_OUTCOME_H
 
@@ -15,7 +15,15 @@ struct outcome {
 	char violated[512];
 };
 
-extern struct outcome *outcome;
+#define OUTCOMES 512
+
+struct outcomes {
+	unsigned lived; /* to their end */
+	struct outcome of[OUTCOMES];
+};
+
+extern struct outcomes *outcomes;
+extern struct outcome *outcome; /* of the history under way, or that is looked at */
 void outcome_init(void);
 
 #endif

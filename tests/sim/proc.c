@@ -40,7 +40,8 @@ uint64_t proc_clock(const struct proc *p)
 {
 	int64_t t = (int64_t)world_now();
 
-	return (uint64_t)(t + p->host->clock_ahead + (__int128)t * p->host->ppm / 1000000);
+	/* Some hours at some hundred ppm: far from 64 bits. */
+	return (uint64_t)(t + p->host->clock_ahead + t * p->host->ppm / 1000000);
 }
 
 /* By steps of a millisecond or so: who waits looks again. */
@@ -89,6 +90,7 @@ void proc_kill(struct proc *p)
 	cover_look(p);
 	p->alive = false;
 	p->frozen = false;
+	fiber_look_again();
 	if (p->host->proc == p)
 		p->host->proc = NULL;
 	operator_hears_end(p);
@@ -102,6 +104,7 @@ void proc_kill(struct proc *p)
 void proc_freeze(struct proc *p, bool on)
 {
 	p->frozen = on;
+	fiber_look_again();
 	p->thawed_at = on ? p->thawed_at : world_now();
 }
 

@@ -45,7 +45,7 @@ struct proc {
 	struct uffd *uffd;	     /* over its guest's memory, or NULL */
 	uint64_t woke_at, thawed_at; /* its loop last waited until; it was frozen until */
 	uint64_t table_steps[4];     /* cover.c */
-	uint64_t steps;		     /* of the guest, run here */
+	uint64_t ran_at;	     /* the guest last ran here; 0: never */
 	int memory[8];		     /* real descriptors, closed at its end */
 	unsigned nmemory;
 	unsigned terms; /* signals that wait */

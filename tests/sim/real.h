@@ -19,6 +19,7 @@
 struct stat;
 void *__real_mmap(void *addr, size_t len, int prot, int flags, int fd, off_t off);
 int __real_munmap(void *addr, size_t len);
+void *__real_mremap(void *old, size_t len, size_t new_len, int flags, ...);
 int __real_close(int fd);
 int __real_open(const char *path, int flags, ...);
 ssize_t __real_read(int fd, void *buf, size_t n);

@@ -20,6 +20,7 @@ struct request {
 
 struct ring {
 	struct request *first;
+	uint64_t looked, due; /* nothing is due while world_changes is that, until then */
 	unsigned sq_head, sq_tail, cq_head, cq_tail, flags;
 	struct io_uring_sqe *sqes;
 	struct io_uring_cqe *cqes;
@@ -116,10 +117,16 @@ static void complete(struct ring *r, uint64_t key, int32_t res)
 /* All that are due; returns how many completions are to be seen. */
 static unsigned reap(struct ring *r)
 {
+	if (world_is_still(r->looked) && world_now() < r->due)
+		return r->cq_tail - r->cq_head;
+	r->looked = world_changes; /* what is carried out below is a change */
+	r->due = NEVER;
 	for (struct request **at = &r->first; *at;) {
 		struct request *q = *at;
 
 		if (!is_due(q)) {
+			if (q->sqe.opcode != IORING_OP_POLL_ADD && q->due < r->due)
+				r->due = q->due;
 			at = &q->next;
 			continue;
 		}
@@ -178,6 +185,7 @@ static void take(struct ring *r, const struct io_uring_sqe *sqe)
 		complete(r, sqe->user_data, 0);
 		return;
 	}
+	r->looked = 0;
 	q = calloc(1, sizeof(*q));
 	q->sqe = *sqe;
 	q->due = world_now() + 10 * US + rnd_below(io_ns);

@@ -4,7 +4,6 @@
  */
 #define _GNU_SOURCE
 #include <limits.h>
-#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +13,9 @@
 
 #include "tests/sim/cover.h"
 #include "tests/sim/edges.h"
+#include "tests/sim/heap.h"
 #include "tests/sim/history.h"
+#include "tests/sim/memory.h"
 #include "tests/sim/outcome.h"
 #include "tests/sim/real.h"
 #include "tests/sim/world.h"
@@ -24,8 +25,6 @@ const char *__asan_default_options(void)
 {
 	return "detect_leaks=0:detect_stack_use_after_return=0";
 }
-
-#define HEAP_BYTES (128ul << 20)
 
 struct asked {
 	struct plan plan;
@@ -37,6 +36,7 @@ struct asked {
 struct sums {
 	uint64_t n, failed;
 	uint64_t ns, pair_ns; /* of simulated time */
+	uint64_t events;      /* faults, and what the operator did */
 };
 
 static bool take(struct asked *a, const char *name, const char *value)
@@ -80,24 +80,23 @@ static void say_shortest(const struct asked *a, const struct plan *p)
 {
 	struct plan best = *p;
 	char options[4096];
+	bool good;
 
 	shrink(&best);
 	plan_print(&best, options, sizeof(options));
 	printf("shortest: %s %s --trace\n", a->self, options);
-	history_live(&best, SHOWS_STEPS);
+	history_live(&best, 1, SHOWS_STEPS, &good);
 }
 
-static void live(const struct asked *a, const struct plan *p, struct sums *s)
+static void reckon(const struct asked *a, const struct plan *p, struct sums *s, bool good)
 {
-	enum history_shows shows = a->runs > 1 || a->seeds ? SHOWS_NOTHING : SHOWS_HASH;
 	char options[4096];
-	bool good;
 
-	shows = a->trace ? SHOWS_STEPS : a->hashes ? SHOWS_HASH : shows;
-	good = history_live(p, shows);
 	s->n++;
 	s->ns += outcome->lasted_ns;
 	s->pair_ns += outcome->moves ? 0 : outcome->lasted_ns;
+	for (unsigned f = 0; f < SWARM_MAX; f++)
+		s->events += outcome->events[f];
 	if (good)
 		return;
 	s->failed++;
@@ -107,16 +106,29 @@ static void live(const struct asked *a, const struct plan *p, struct sums *s)
 		say_shortest(a, p);
 }
 
+/* From the plan's seed on, n or fewer; the plan is the next one's then. */
+static void live(const struct asked *a, struct plan *p, uint64_t n, struct sums *s)
+{
+	enum history_shows shows = a->runs > 1 || a->seeds ? SHOWS_NOTHING : SHOWS_HASH;
+	unsigned lived;
+	bool good;
+
+	shows = a->trace ? SHOWS_STEPS : a->hashes ? SHOWS_HASH : shows;
+	lived = history_live(p, (unsigned)(n < OUTCOMES ? n : OUTCOMES), shows, &good);
+	for (unsigned i = 0; i < lived; i++, p->seed++) {
+		outcome = &outcomes->of[i];
+		reckon(a, p, s, good || i + 1 < lived);
+	}
+}
+
 static void live_many(const struct asked *a, struct sums *s)
 {
 	time_t until = REAL(time)(NULL) + (time_t)a->seconds;
 	struct plan p = a->plan;
 
 	while (s->n < a->runs && (!a->seconds || REAL(time)(NULL) < until) &&
-	       !(a->until_failure && s->failed)) {
-		live(a, &p, s);
-		p.seed++;
-	}
+	       !(a->until_failure && s->failed))
+		live(a, &p, a->runs - s->n, s);
 }
 
 /* A line: options, then # and what they found. */
@@ -148,7 +160,7 @@ static bool live_kept(const struct asked *a, struct sums *s)
 			continue;
 		good = parse_line(&p, line);
 		if (good && !(a->until_failure && s->failed))
-			live(a, &p, s);
+			live(a, &p, 1, s);
 	}
 	if (f)
 		fclose(f);
@@ -177,28 +189,15 @@ static void sum_up(const struct asked *a, const struct sums *s)
 	took = seconds_of(u.ru_utime) + seconds_of(u.ru_stime);
 	if (a->runs > 1) {
 		cover_print(a->rows);
-		printf("# %.1f minutes, %.1f of them of pairs, in %.1f s of one core: %.0f minutes "
-		       "a minute\n",
-		       minutes(s->ns), minutes(s->pair_ns), took, (double)s->ns / 1e9 / took);
+		printf("# %.1f minutes, %.1f of them of pairs, %.0f events in each, in %.1f s of "
+		       "one "
+		       "core: %.0f minutes a minute\n",
+		       minutes(s->ns), minutes(s->pair_ns), (double)s->events / minutes(s->ns),
+		       took, (double)s->ns / 1e9 / took);
 	}
 	printf("%s %llu histories from seed %llu, %llu with a violation\n",
 	       s->failed ? "not ok" : "ok", (unsigned long long)s->n,
 	       (unsigned long long)a->plan.seed, (unsigned long long)s->failed);
-}
-
-/*
- * Most of a history's time would go to page faults: what processes of it take and give back stays
- * in its heap, which has large pages.
- */
-static void prepare_heap(void)
-{
-	void *p;
-
-	mallopt(M_MMAP_THRESHOLD, 1 << 30);
-	mallopt(M_TRIM_THRESHOLD, INT_MAX);
-	p = malloc(HEAP_BYTES);
-	madvise((void *)(((uintptr_t)p + 4095) & ~4095ul), HEAP_BYTES - 4096, MADV_HUGEPAGE);
-	free(p);
 }
 
 int main(int argc, char **argv)
@@ -217,7 +216,8 @@ int main(int argc, char **argv)
 		       argv[0]);
 		return 2;
 	}
-	prepare_heap();
+	heap_init();
+	memory_init();
 	cover_init();
 	outcome_init();
 	edges_init();

@@ -94,15 +94,27 @@ const char *swarm_theme_name(unsigned theme)
 	return theme ? themes[theme - 1].name : "none";
 }
 
-/* A guest that does little lives longer: what is rare then is a fault, not a page. */
-static void draw_pace(struct swarm *s)
-{
-	uint64_t idle = (unsigned[]){1, 1, 10, 50}[rnd_below(4)];
+/*
+ * How fast it all goes. What comes out is when faults meet steps of the protocol, so most guests do
+ * a few things an epoch, and those that do little live longer.
+ */
+static const struct {
+	const char *epoch;
+	unsigned pace_us, timeout_ms, lasts_s;
+} tempos[] = {
+	{"2ms", 1000, 100, 1},	   {"10ms", 2500, 100, 3},    {"25ms", 2500, 100, 4},
+	{"25ms", 8000, 100, 8},	   {"25ms", 8000, 300, 8},    {"100ms", 8000, 200, 8},
+	{"100ms", 30000, 100, 30}, {"100ms", 30000, 500, 30},
+};
 
-	s->pace_ns = idle * 600 * US;
-	s->lasts_ns = rnd_in(SEC, 5 * SEC);
-	if (idle > 1)
-		s->lasts_ns += rnd_in(SEC, 20 * SEC);
+static void draw_tempo(struct swarm *s)
+{
+	unsigned t = (unsigned)rnd_below(sizeof(tempos) / sizeof(tempos[0]));
+
+	strcpy(s->epoch, tempos[t].epoch);
+	s->pace_ns = tempos[t].pace_us * US;
+	s->timeout_ns = tempos[t].timeout_ms * MS;
+	s->lasts_ns = rnd_in(SEC, tempos[t].lasts_s * SEC);
 }
 
 /* Where a twin comes, goes or is taken over is of more interest then than what the theme says. */
@@ -123,15 +135,13 @@ static void draw_twins(struct swarm *s)
 
 void swarm_draw(unsigned theme, char kind)
 {
-	static const char *const epochs[] = {"2ms", "10ms", "25ms", "25ms", "25ms", "100ms"};
 	struct swarm s = {.on = draw_faults()};
 	bool any = !kind || kind == 'o';
 
 	/* One after the other: a compiler may evaluate initializers in any order. */
 	s.moves = rnd_one_in(4);
-	draw_pace(&s);
+	draw_tempo(&s);
 	s.mean_ns = rnd_in(300 * MS, 2 * SEC);
-	strcpy(s.epoch, epochs[rnd_below(sizeof(epochs) / sizeof(epochs[0]))]);
 	/* Steps of a migration are far rarer than those of epochs: they have their own draw. */
 	s.hot_step = (unsigned)(s.moves ? rnd_in(STEP_MIG_OFFERED, STEP_MAX - 1)
 					: rnd_below(STEP_MIG_OFFERED));

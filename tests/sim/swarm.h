@@ -56,10 +56,11 @@ struct swarm {
 	bool moves;  /* a VM that migrates, instead of a pair */
 	unsigned theme;
 	uint64_t lasts_ns;
-	uint64_t mean_ns;  /* between two of a kind */
-	uint64_t pace_ns;  /* of the guest, from one thing that it does to the next, at most */
-	unsigned hot_step; /* enum step: where most of what happens at steps happens, */
-	unsigned hot_in;   /* one time in so many */
+	uint64_t mean_ns;    /* between two of a kind */
+	uint64_t pace_ns;    /* of the guest, from one thing that it does to the next, at most */
+	uint64_t timeout_ns; /* --peer-timeout */
+	unsigned hot_step;   /* enum step: where most of what happens at steps happens, */
+	unsigned hot_in;     /* one time in so many */
 	char epoch[16];
 };
 

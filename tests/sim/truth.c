@@ -8,13 +8,12 @@
 #include "tests/sim/file.h"
 #include "tests/sim/guest.h"
 #include "tests/sim/outcome.h"
+#include "tests/sim/swarm.h"
 #include "tests/sim/world.h"
 #include "vmm/base/hash.h"
 
-#define NODES	 (1u << 20)
-#define VALUES	 (1u << 20)
-#define SLACK_NS (5 * MS)   /* a look at the clock, and what is done then */
-#define LEASE_NS (100 * MS) /* --peer-timeout */
+#define FEW	 1024u	  /* nodes and values: then twice as many, and so on */
+#define SLACK_NS (5 * MS) /* a look at the clock, and what is done then */
 
 struct node {
 	uint32_t parent, depth, block;
@@ -30,10 +29,10 @@ struct value {
 	uint64_t mark;
 };
 
-static struct node nodes[NODES];
-static struct value values_asked[VALUES];
-static uint32_t nnodes = 1, nvalues = 1; /* node 0: the new image */
-static uint32_t said;			 /* last */
+static struct node *nodes; /* node 0: the new image */
+static struct value *values_asked;
+static uint32_t nnodes, nvalues;
+static uint32_t said; /* last */
 static uint64_t said_boot, said_clock, said_at, lines;
 static const struct proc *said_by;
 #define FOUND (IMAGE_BYTES / 512)
@@ -63,6 +62,20 @@ void violated(const char *fmt, ...)
 	_Exit(3);
 }
 
+/* Room for one more, if there are n. */
+static void *more(void *of, uint32_t n, size_t size)
+{
+	return n >= FEW && !(n & (n - 1)) ? realloc(of, 2 * n * size) : of;
+}
+
+void truth_begin(void)
+{
+	nodes = malloc(FEW * sizeof(*nodes));
+	values_asked = malloc(FEW * sizeof(*values_asked));
+	nodes[nnodes++] = (struct node){0};
+	values_asked[nvalues++] = (struct value){0};
+}
+
 static bool is_ancestor(uint32_t old, uint32_t young)
 {
 	while (nodes[young].depth > nodes[old].depth)
@@ -78,8 +91,7 @@ uint64_t truth_value(unsigned block, uint32_t node, uint64_t mark)
 		same = values_asked[same].older;
 	if (same)
 		return same;
-	if (nvalues == VALUES)
-		violated("the simulation is out of values");
+	values_asked = more(values_asked, nvalues, sizeof(*values_asked));
 	values_asked[nvalues] = (struct value){
 		.block = block, .node = node, .older = nodes[node].asked, .mark = mark};
 	nodes[node].asked = nvalues;
@@ -93,8 +105,7 @@ uint32_t truth_acked(uint32_t node, unsigned block, uint64_t value)
 	/* The guest may see the end of the same write at both sides: that is no branch. */
 	if (v->acked && nodes[v->acked].parent == node)
 		return v->acked;
-	if (nnodes == NODES)
-		violated("the simulation is out of nodes");
+	nodes = more(nodes, nnodes, sizeof(*nodes));
 	v->acked = nnodes;
 	nodes[nnodes] = (struct node){
 		.parent = node, .depth = nodes[node].depth + 1, .block = block, .value = value};
@@ -237,7 +248,7 @@ static struct sealed look(const struct vm *vm, uint64_t epoch)
 		registers = registers * 31 +
 			    XXH3_64bits(&vm->vcpus[i].state.regs, sizeof(vm->vcpus[i].state.regs));
 	return (struct sealed){.epoch = epoch,
-			       .memory = epoch % LOOKS ? 0 : XXH3_64bits(memory, GUEST_BYTES),
+			       .memory = epoch % LOOKS ? 0 : guest_hash(memory),
 			       .registers = registers,
 			       .node = guest_node(memory)};
 }
@@ -277,7 +288,8 @@ static void note_lease(const struct proc *p)
 {
 	uint64_t now = proc_clock(p), heard = p->run->secondary.heart.heard_ns;
 
-	lease_ends = world_now() - (heard && now > heard ? now - heard : 0) + LEASE_NS + SLACK_NS;
+	lease_ends = world_now() - (heard && now > heard ? now - heard : 0) + swarm.timeout_ns +
+		     SLACK_NS;
 }
 
 void truth_step(struct proc *p, enum step s)
@@ -317,7 +329,7 @@ static bool passes(const struct proc *p)
 
 void truth_runs(struct proc *p)
 {
-	p->steps++;
+	p->ran_at = world_now();
 	if (passes(p) && passes(hosts[!p->host->index].proc))
 		violated("P2: both sides run the guest, and let its output pass");
 }

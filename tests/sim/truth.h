@@ -18,9 +18,12 @@
 #include "ft/common/steps.h"
 #include "tests/sim/proc.h"
 
-#define BLOCKS	    16u
+#define BLOCKS	    8u
 #define GUEST_BLOCK 4096u
 #define IMAGE_BYTES (BLOCKS * GUEST_BLOCK)
+
+/* Before all else: a new image, of which nothing was said. */
+void truth_begin(void);
 
 /*
  * A write is about to be asked for: its value. No other has it, but the same write of the guest's

@@ -94,6 +94,7 @@ static void wait_for(struct proc *me, struct uffd *u, uint64_t page)
 {
 	struct wait w = {me, page, u->wakes};
 
+	world_changes++;
 	if (u->nasked < ASK_MAX)
 		u->asked[u->nasked++] = (struct uffd_msg){
 			.event = UFFD_EVENT_PAGEFAULT,

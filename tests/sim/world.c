@@ -129,6 +129,7 @@ void world_live(void)
 	      (unsigned long long)plan.seed, swarm.moves ? "a VM that moves" : "a pair", list,
 	      swarm.epoch, swarm_theme_name(swarm.theme), step_name(swarm.hot_step), swarm.hot_in);
 	make_hosts();
+	truth_begin();
 	trouble_begin();
 	began = world_now();
 	if (swarm.moves)
