@@ -73,6 +73,7 @@ BUGS = {
     "twin-unclaimed": ("ft/role/twinning.c", "\ttakeover_ask(s);\n", "\tsecondary_post(s, SEC_EV_WON);\n"),
     "twin-keeps-old": ("ft/role/twin.c", "\tjoin(t);\n\tkeep_connections(t);",
                        "\twhile (!replica_roll_back(&t->memory))\n\t\t;\n\tjoin(t);\n\tkeep_connections(t);"),
+    "twin-given-back": ("ft/role/secondary.c", "!s->disks.error && !has_twin)", "!s->disks.error)"),
     "twin-goes-on": ("ft/role/twinning.c", "\tif (twin_stand(&s->twin, &e)) {\n\t\tsecondary_reject(s, e.msg);\n\t\treturn;\n\t}\n", "\tif (0)\n\t\tsecondary_reject(s, e.msg);\n"),
     "off-unheard": ("ft/role/dismissing.c", "\t\tstep_reached(STEP_DISMISS_SAID);", "\t\tprimary_post(p, PRI_EV_DONE);"),
     "ready-runs": ("postcopy/phases.c", "ROW(READY, LOST, LISTEN, dest_drop,", "ROW(READY, LOST, RUNS, dest_run,"),

@@ -269,6 +269,7 @@ static void a_claim_is_given_back_when_the_arbiter_answers(void **state)
 	lab_until(time_left(&lab.sec.timer_op) >= 0);
 	assert_state(YIELD);
 	assert_word("TAKING-OVER");
+	assert_string_equal(lab.ft.note, "mock: Input/output error");
 	lab_arbiter_answers(0);
 	lab_pass(500 * MS);
 	check_image_failed();
