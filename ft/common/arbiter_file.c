@@ -331,6 +331,31 @@ static int claim_in(const struct arbiter_file *f, DIR *d, const struct arbiter_q
 
 /* --- the back end ----------------------------------------------------------------------------- */
 
+/*
+ * Somebody else has it. Whoever hears that may go on from there, as after a hand-over; but that one
+ * may have died before it was on the medium, and a restart of the storage would take it back.
+ */
+static int keep_theirs(const struct arbiter_file *f, DIR *d, const struct arbiter_record *theirs,
+		       struct err *e)
+{
+	struct arbiter_record is = {.generation = theirs->generation};
+	struct err why = {0};
+	int r = 0;
+
+	if (fsync(dirfd(d)) < 0)
+		r = no_answer(&why, "arbiter folder '%s'", f->folder);
+	if (!r && is.generation)
+		r = read_record(f, d, &is, &why);
+	if (!r && (is.claim != theirs->claim || is.end != theirs->end))
+		r = arbiter_no_answer(err_set(
+			&why, -EAGAIN, "arbiter folder '%s' changed while it was read", f->folder));
+	if (!r)
+		return -ESTALE;
+	if (e)
+		*e = why;
+	return r;
+}
+
 static int answer(void *self, const struct arbiter_question *q, struct arbiter_record *ret,
 		  struct err *e)
 {
@@ -347,6 +372,8 @@ static int answer(void *self, const struct arbiter_question *q, struct arbiter_r
 		r = claim_in(f, d, q, ret, e);
 	else
 		r = end_in(f, d, &q->record, ret, e);
+	if (r == -ESTALE)
+		r = keep_theirs(f, d, ret, e);
 	closedir(d);
 	return r;
 }

@@ -136,7 +136,8 @@ static const struct fsm_row rows[] = {
 	ROW(STOP, TIMER, STOP, primary_too_late, "give the link up: 30 s"),
 	ROW(BYE, TIMER, BYE, primary_too_late, "give the link up: 30 s"),
 	ROW(BYE, LOST, UNSURE, primary_not_done, "record *stopped*"),
-	ROW(UNSURE, RECORDED, LEFT, primary_leave_unsure, "STOPPED, exit; warning"),
+	ROW(UNSURE, RECORDED, LEFT, primary_leave_unsure,
+	    "STOPPED, exit, warning; or FENCED, exit 5: it runs there"),
 
 	ROW(STOP_DUE, LOST, CLAIM_STOP, primary_lost, "claim"),
 	ROW(STOP, LOST, CLAIM_STOP, primary_lost, "claim"),

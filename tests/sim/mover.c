@@ -47,7 +47,8 @@ static bool has_it(const struct host *h)
 {
 	const struct run *r = run_of(h);
 	bool all = r && (!r->dest.ft || dest_of(h) == DST_HERE ||
-			 (dest_of(h) == DST_RUNS && source_of(&hosts[!h->index]) == SRC_IDLE));
+			 (dest_of(h) == DST_RUNS && !pager_left(&r->dest.pager) &&
+			  source_of(&hosts[!h->index]) == SRC_IDLE));
 
 	return all && r->has_vm && !r->over && source_of(h) == SRC_IDLE;
 }

@@ -246,6 +246,24 @@ static uint32_t sock_ready(struct fd *f)
 	return is;
 }
 
+/* What a host without power has not got through a hole, nobody sends again. */
+static void forget_unsent(struct sock *s)
+{
+	struct segment **at = &s->first;
+
+	while (*at && (*at)->arrives != NEVER)
+		at = &(*at)->next;
+	s->last = at;
+	for (struct segment *g = *at, *next; g; g = next) {
+		next = g->next;
+		s->waiting -= g->len - g->taken;
+		free(g);
+	}
+	*at = NULL;
+	if (s->last_arrives == NEVER)
+		s->last_arrives = world_now();
+}
+
 static void leave(struct sock *s)
 {
 	struct sock *p = s->peer;
@@ -256,6 +274,8 @@ static void leave(struct sock *s)
 		return;
 	s->peer = p->peer = NULL;
 	p->peer_reset = s->silent || s->waiting > 0;
+	if (s->silent)
+		forget_unsent(p);
 	put(p, s->host, NULL, 0);
 	if (!s->silent)
 		return;

@@ -223,6 +223,32 @@ static void a_number_that_another_has_since_is_lost(void **state)
 	assert_string_equal(rec.holder, "hostB");
 }
 
+/* Its claimer died before the sync: who hears of it and goes on from there must find it again. */
+static void a_claim_that_others_believe_is_kept(void **state)
+{
+	struct arbiter *a = open_as(*state, "hostA"), *b = open_as(*state, "hostB");
+	struct err e = {0};
+	uint64_t gen = 0, other = 0;
+	unsigned before;
+
+	restarting = *state;
+	assert_int_equal(arbiter_claim(a, 0, ARBITER_START, &gen, &e), 0);
+	assert_int_equal(arbiter_claim(b, 1, ARBITER_GO_ON, &other, &e), 0);
+	before = storage.ncalls;
+	assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), -ESTALE);
+	assert_true(storage.ncalls > before);
+	assert_int_equal(storage.calls[storage.ncalls - 1], 'd');
+	/* It is taken back before that: nobody has said whose the VM is. */
+	e.code = 0;
+	storage.before_folder_sync = take_back;
+	assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), -ENOENT);
+	e.code = 0;
+	assert_int_equal(arbiter_claim(a, 1, ARBITER_GO_ON, &gen, &e), 0);
+	assert_int_equal(gen, 2);
+	arbiter_close(a);
+	arbiter_close(b);
+}
+
 static char held[512];
 
 static void hold_again(void)
@@ -265,6 +291,7 @@ int main(void)
 		TEST(a_claim_within_a_stop_wins),
 		TEST(a_claim_that_the_storage_forgot_is_not_lost),
 		TEST(a_number_that_another_has_since_is_lost),
+		TEST(a_claim_that_others_believe_is_kept),
 		TEST(an_end_that_the_storage_forgot_is_no_end),
 	};
 

@@ -325,7 +325,10 @@ static void an_unsure_stop(struct rig *r, int code, const char *first, const cha
 	logged_reset();
 	arbiter_says(r, code, NULL);
 	rig_until(r, PRI_LEFT);
-	rig_expect_left(r, "STOPPED", 0, "");
+	if (code == -ESTALE)
+		rig_expect_left(r, "FENCED", 5, "the other side has taken the VM over");
+	else
+		rig_expect_left(r, "STOPPED", 0, "");
 	assert_int_equal(logged("warning: "), !!first + !!second);
 	if (first)
 		assert_int_equal(logged(first), 1);
