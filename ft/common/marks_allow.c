@@ -29,8 +29,9 @@ static int for_primary(const struct config *cfg, const struct config_disk *cd, c
 	if (m->word == MARK_HALF)
 		return err_set(
 			e, -ESTALE,
-			"disk '%s': '%s' is neither an old image nor a new one: its first sync "
-			"was broken off. Start the other side with --primary, and this one with "
+			"disk '%s': '%s' is neither an old image nor a new one: a first sync, or "
+			"a merge of what a twin had written, was broken off. Start the other side "
+			"with --primary, and this one with "
 			"--secondary; --claim starts from what is here",
 			name, cd->path);
 	if (known && m->generation > known->generation)

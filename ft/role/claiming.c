@@ -125,9 +125,27 @@ static void fence(struct primary *p, const char *why)
 	primary_exit(p, 5, FT_FENCED, why);
 }
 
+/* The other side had it, and was stopped before it ran, or its image failed: ft/role/yielding.c. */
+static bool is_given_back(const struct primary *p)
+{
+	const struct arbiter_record *last = &p->answer.last;
+
+	return last->generation == p->ft->generation + 1 && last->end == ARBITER_STOPPED &&
+	       last->side && last->side == arbiter_side(p->ft->arbiter);
+}
+
 void primary_fence(void *arg)
 {
-	fence(arg, "the other side runs the VM");
+	struct primary *p = arg;
+
+	if (!is_given_back(p)) {
+		fence(p, "the other side runs the VM");
+		return;
+	}
+	stand_for_ever(p);
+	primary_exit(p, 5, FT_FENCED,
+		     "the other side had claimed the VM, and was stopped before it ran it: nobody "
+		     "does. Start this side with --primary: its images have everything");
 }
 
 void primary_fence_unanswered(void *arg)

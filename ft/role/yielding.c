@@ -95,6 +95,6 @@ void yield_at_end(struct secondary *s, bool whole)
 			whole ? "this" : "the other");
 	else if (r != -ESTALE)
 		log_warn("takeover: stopped, and the claim may still be carried out: %s. Then the "
-			 "next start needs --claim",
-			 e.msg);
+			 "next start, %s, needs --claim",
+			 e.msg, whole ? "of either side" : "of the other side alone");
 }

@@ -165,6 +165,7 @@ int __wrap_fsetxattr(int fd, const char *name, const void *value, size_t size, i
 {
 	bool waits = __atomic_load_n(&lab.marks_wait, __ATOMIC_SEQ_CST);
 
+	snprintf(lab.marking, sizeof(lab.marking), "%.*s", (int)size, (const char *)value);
 	__atomic_add_fetch(&lab.marks, 1, __ATOMIC_SEQ_CST);
 	if (waits)
 		sem_wait(&marks_go);

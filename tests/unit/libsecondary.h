@@ -52,6 +52,7 @@ struct lab {
 	bool marks_wait;		    /* or not before lab_marks_go() */
 	unsigned marks;			    /* how many were asked for */
 	char mark[100];			    /* the last one that was written */
+	char marking[100];		    /* that is asked for */
 	int options_set_on, options_ms;	    /* the last socket */
 	uint64_t reply_ns;		    /* the last reply had so long */
 	unsigned asked_guests, vsocks;	    /* to announce; made */

@@ -363,6 +363,31 @@ static void what_an_unsure_stop_says(void **state)
 	}
 }
 
+/* It is fenced all the same, but who reads that must start the right side. */
+static void a_claim_that_was_given_back_is_nobody_s(void **state)
+{
+	static const char given_back[] =
+		"the other side had claimed the VM, and was stopped before it ran it: nobody does. "
+		"Start this side with --primary: its images have everything";
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct arbiter_record rec = {.end = i == 1   ? ARBITER_HELD
+						    : i == 2 ? ARBITER_RELEASED
+							     : ARBITER_STOPPED,
+					     .side = i == 3 ? 99 : RIG_SIDE};
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		rig_reach(r, PRI_CLAIM);
+		rec.generation = r->ft.generation + 1;
+		arbiter_says(r, -ESTALE, &rec);
+		rig_until(r, PRI_LEFT);
+		rig_expect_left(r, "FENCED", 5, i ? "the other side runs the VM" : given_back);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
 static void a_record_that_cannot_be_written(void **state)
 {
 	struct rig *r = *state;
@@ -499,6 +524,7 @@ int main(void)
 		RIG_TEST(a_stop_of_a_vm_that_does_not_stop),
 		cmocka_unit_test(a_last_word_waits_for_the_sender),
 		cmocka_unit_test(what_an_unsure_stop_says),
+		cmocka_unit_test(a_claim_that_was_given_back_is_nobody_s),
 		RIG_TEST(a_record_that_cannot_be_written),
 		cmocka_unit_test(a_record_that_cannot_be_asked_for),
 		cmocka_unit_test(a_stop_of_a_vm_without_disks),

@@ -154,6 +154,25 @@ static void images_are_behind_from_the_first_moment_on(void **state)
 	assert_int_equal(lab_image_byte(lab.image, 4096), 0x55);
 }
 
+/* Whoever finds an image that was merged in part must know that it is of no moment. */
+static void an_image_says_that_it_is_merged(void **state)
+{
+	static struct lab_write w;
+	unsigned before;
+
+	lab_reach(SEC_TWIN);
+	lab_guest_writes(&w, LAB_MIRROR, 4096, 0x55);
+	lab_until(w.done);
+	lab_settle();
+	lab.marks_wait = true;
+	before = lab.marks;
+	pri_hang_up();
+	lab_until(__atomic_load_n(&lab.marks, __ATOMIC_SEQ_CST) > before && !lab.ft.images_behind);
+	assert_string_equal(lab.marking, "1 vm 2 half");
+	lab_marks_go();
+	lab_until(!strcmp(lab.mark, "1 vm 2 run"));
+}
+
 /* --- the mirror ------------------------------------------------------------------------------- */
 
 /* However much of the epoch before is on its way: without that word the primary compares nothing.
@@ -727,6 +746,7 @@ int main(void)
 		LAB_TEST(disks_go_that_came_while_it_claims),
 		LAB_TEST(disks_wait_for_what_comes_after_it_has_claimed),
 		LAB_TEST(images_are_behind_from_the_first_moment_on),
+		LAB_TEST(an_image_says_that_it_is_merged),
 		LAB_TEST(it_says_that_it_runs),
 		LAB_TEST(another_session_is_no_mirror),
 		LAB_TEST(inputs_are_given_in_their_epoch),

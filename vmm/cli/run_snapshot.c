@@ -200,6 +200,11 @@ static int check_request(struct run *r, json_t *request, uint64_t *ret_staging, 
 			       "snapshot: not while this VM is %s: its changes are followed for "
 			       "its peer, or it is not here",
 			       ft_word(&r->ft));
+	if (r->ft.images_behind)
+		return err_set(e, -EBUSY,
+			       "snapshot: not while acknowledged disk writes are on their way to "
+			       "the images, after a takeover: a copy of these would lack them; "
+			       "again in a moment");
 	if (primary_may_snapshot(&r->primary, e))
 		return e->code;
 	if (dest_fills(&r->dest))
