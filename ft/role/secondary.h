@@ -104,11 +104,11 @@ struct secondary {
 	struct door door;
 	struct door_conn *caller;     /* who said HELLO, or is the heartbeat link */
 	struct arbiter_record theirs; /* by which it runs the VM */
-	uint64_t claimed; /* the generation that was asked for, until there is an answer; or 0 */
-	struct wire_hello hello;   /* what it said, */
-	struct machine asked_for;  /* and is to be built */
-	const struct frame *frame; /* that is being taken */
-	struct stream main;	   /* its fd is -1 when there is no link */
+	uint64_t claimed;	      /* the generation that is to be given back at an end; or 0 */
+	struct wire_hello hello;      /* what it said, */
+	struct machine asked_for;     /* and is to be built */
+	const struct frame *frame;    /* that is being taken */
+	struct stream main;	      /* its fd is -1 when there is no link */
 	struct heart heart;
 	bool verify;
 	struct stage stage;

@@ -119,6 +119,7 @@ static void own(struct secondary *s)
 
 	secondary_close_link(s);
 	loop_timer_del(ft->loop, &s->timer_op);
+	s->claimed = 0;
 	ft->peer[0] = 0;
 	ft_set(ft, FT_HERE, FT_DEGRADED, "took over");
 	log_info("takeover: the vCPUs were let go %.2f ms after the loss, from epoch %llu; %llu "
@@ -156,7 +157,9 @@ static void answered(void *arg, const struct arbiter_answer *a)
 		takeover_claim(s);
 		return;
 	}
-	if (!a->code || a->code == -ESTALE || a->code == -ECANCELED)
+	/* What is won after a loss may still have to be given back: without locks, or not loaded.
+	 */
+	if (a->code == -ESTALE || a->code == -ECANCELED || (!a->code && s->fsm.state != SEC_CLAIM))
 		s->claimed = 0;
 	if (!a->code) {
 		s->ft->generation++;

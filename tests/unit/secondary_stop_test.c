@@ -340,6 +340,24 @@ static void a_claim_is_given_back(void **state)
 	}
 }
 
+/* It was won, and this host does not take the state: the images have everything all the same. */
+static void a_vm_that_cannot_be_loaded_is_given_back(void **state)
+{
+	begin(SEC_CLAIM);
+	fake_vm.refuses = true;
+	lab_arbiter_answers(0);
+	lab_until(lab.exits);
+	assert_int_equal(lab.exit_code, 2);
+	assert_int_equal(lab.arbiter.record.end, ARBITER_HELD);
+	assert_int_equal(secondary_stop(&lab.sec), 0);
+	assert_int_equal(lab.arbiter.record.generation, 2);
+	assert_int_equal(lab.arbiter.record.end, ARBITER_STOPPED);
+	assert_int_equal(lab.arbiter.record.side, arbiter_side(lab.ft.arbiter));
+	assert_int_equal(logged("Start this side with --primary: its images"), 1);
+	lab_check_image(1);
+	lab_teardown(NULL);
+}
+
 static void an_image_that_fails_at_the_end_is_not_named(void **state)
 {
 	begin(SEC_CLAIM);
@@ -473,6 +491,7 @@ int main(void)
 		cmocka_unit_test(nobody_there_is_nothing_to_do),
 		cmocka_unit_test(a_twin_that_cannot_be_stopped_is_not_heard),
 		cmocka_unit_test(a_claim_is_given_back),
+		cmocka_unit_test(a_vm_that_cannot_be_loaded_is_given_back),
 		cmocka_unit_test(an_image_that_fails_at_the_end_is_not_named),
 		cmocka_unit_test(without_disks_either_side_may_start),
 		cmocka_unit_test(what_another_side_has_is_not_given_back),
