@@ -372,7 +372,7 @@ static int answer(void *self, const struct arbiter_question *q, struct arbiter_r
 		r = claim_in(f, d, q, ret, e);
 	else
 		r = end_in(f, d, &q->record, ret, e);
-	if (r == -ESTALE)
+	if (r == -ESTALE && q->what == ARBITER_CLAIM) /* from an end nobody goes on */
 		r = keep_theirs(f, d, ret, e);
 	closedir(d);
 	return r;

@@ -125,7 +125,7 @@ static void fence(struct primary *p, const char *why)
 	primary_exit(p, 5, FT_FENCED, why);
 }
 
-/* The other side had it, and was stopped before it ran, or its image failed: ft/role/yielding.c. */
+/* The other side had it, and gave it back: ft/role/yielding.c. */
 static bool is_given_back(const struct primary *p)
 {
 	const struct arbiter_record *last = &p->answer.last;
@@ -134,18 +134,28 @@ static bool is_given_back(const struct primary *p)
 	       last->side && last->side == arbiter_side(p->ft->arbiter);
 }
 
+static const char *whose_it_is(const struct primary *p)
+{
+	const struct arbiter_record *last = &p->answer.last;
+
+	if (last->generation > p->ft->generation && last->end != ARBITER_HELD)
+		return "the other side had claimed the VM, and was stopped: nobody runs it. Start "
+		       "that side with --primary";
+	return "the other side runs the VM";
+}
+
 void primary_fence(void *arg)
 {
 	struct primary *p = arg;
 
 	if (!is_given_back(p)) {
-		fence(p, "the other side runs the VM");
+		fence(p, whose_it_is(p));
 		return;
 	}
 	stand_for_ever(p);
 	primary_exit(p, 5, FT_FENCED,
-		     "the other side had claimed the VM, and was stopped before it ran it: nobody "
-		     "does. Start this side with --primary: its images have everything");
+		     "the other side had claimed the VM, and gave it back: nobody runs it. Start "
+		     "this side with --primary: its images have everything");
 }
 
 void primary_fence_unanswered(void *arg)

@@ -129,11 +129,20 @@ void primary_leave(void *arg)
 	primary_exit(p, p->end_code, p->ft->cover, NULL);
 }
 
+/* Not by a record that is lost, nor by one that says that this end was seen and let be. */
+static bool is_taken_over(const struct primary *p)
+{
+	const struct arbiter_record *last = &p->answer.last;
+
+	return p->answer.code == -ESTALE && last->generation > p->ft->generation &&
+	       last->end == ARBITER_HELD;
+}
+
 void primary_leave_unsure(void *arg)
 {
 	struct primary *p = arg;
 
-	if (p->answer.code == -ESTALE) {
+	if (is_taken_over(p)) {
 		log_warn("stop: the other side has taken the VM over; stop it there");
 		primary_mark(p, MARK_BEHIND);
 		primary_exit(p, EXIT_FENCED, FT_FENCED, "the other side has taken the VM over");

@@ -426,10 +426,10 @@ void takeover_let_disks_go(void *arg)
 {
 	struct secondary *s = arg;
 
-	s->ft->images_behind = twin_merge(&s->twin, merged, s);
 	/* Broken off, it leaves a mixture of two moments; a log does not, it goes in order. */
-	if (s->ft->images_behind)
+	if (twin_merges(&s->twin))
 		marks_ask(&s->ft->marks, s->vm, MARK_HALF, s->ft->generation);
+	s->ft->images_behind = twin_merge(&s->twin, merged, s);
 	mark_images(s);
 	for (unsigned i = 0; i < s->vm->machine.ndevs; i++)
 		if (s->vm->devices.disks[i].fd >= 0 && !machine_is_shared(&s->vm->machine.devs[i]))

@@ -46,8 +46,10 @@ void claims_look(const struct proc *p, const char *word, const char *note)
 {
 	const struct fsm *f = &p->run->primary.fsm;
 	bool over = !strcmp(word, "FENCED") || !strcmp(word, "STOPPED");
-	bool lost = over && f->steps && /* and not stopped before there was an answer */
-		    f->trace[(f->steps - 1) % FSM_TRACE].event == PRI_EV_CLAIM_LOST;
+	unsigned last = f->steps ? f->trace[(f->steps - 1) % FSM_TRACE].event : PRI_EV_MAX;
+	bool lost =
+		over && /* and not stopped before there was an answer */
+		(last == PRI_EV_CLAIM_LOST || (last == PRI_EV_RECORDED && !strcmp(word, "FENCED")));
 
 	if ((lost || !strcmp(note, "the other side goes on")) && !claims_is_rivalled(p))
 		violated("%c lost the VM after generation %llu, and nobody else asked for it",

@@ -19,6 +19,7 @@
 struct head { /* before each block */
 	uint32_t class;
 	bool aligned; /* to a page */
+	bool free;
 	uint64_t len; /* that it has room for */
 };
 
@@ -169,6 +170,9 @@ void __wrap_free(void *p)
 		__real_free(p);
 		return;
 	}
+	if (head_of(p)->free) /* twice */
+		abort();
+	head_of(p)->free = true;
 	list = &heap->free[head_of(p)->aligned][head_of(p)->class];
 	*(void **)p = *list;
 	*list = p;

@@ -199,14 +199,15 @@ bool memory_seek(int number, off_t off, int whence, off_t *ret)
 
 static void *map_ram(struct ram *r, int prot, int flags)
 {
-	if (!r->p)
+	bool new = !r->p, shut = !new && !heap_is_ours();
+
+	if (new)
 		r->p = REAL(mmap)(NULL, r->len, prot, flags, r->fd, 0);
-	else
-		for (size_t at = 0; at < r->len; at += PAGE)
-			if (!is_zero(r->p + at))
-				memset(r->p + at, 0, PAGE);
-	if (r->p == MAP_FAILED)
+	if (r->p == MAP_FAILED || (shut && mprotect(r->p, r->len, prot) < 0))
 		abort();
+	for (size_t at = 0; !new &&at < r->len; at += PAGE)
+		if (!is_zero(r->p + at))
+			memset(r->p + at, 0, PAGE);
 	r->mapped = true;
 	return r->p;
 }
@@ -216,7 +217,8 @@ static bool unmap_ram(const void *p, size_t len)
 	for (unsigned i = 0; i < RAMS; i++)
 		if (rams[i].mapped && rams[i].p == p && rams[i].len == len) {
 			rams[i].mapped = false;
-			return true;
+			/* Who touches it now is found there; else that takes too long. */
+			return heap_is_ours() || !mprotect(rams[i].p, len, PROT_NONE);
 		}
 	return false;
 }

@@ -173,7 +173,7 @@ void operator_hears_end(const struct proc *p)
 {
 	unsigned i = p->host->index;
 
-	op.refused[i] = p->ended && p->as_primary && p->code == 5;
+	op.refused[i] = p->ended && p->as_primary && p->code == 5 && !p->ran_at;
 	op.start_at[i] = world_now() + rnd_below(op.settles ? 100 * MS : 800 * MS);
 }
 

@@ -319,13 +319,14 @@ static void a_last_word_waits_for_the_sender(void **state)
 	}
 }
 
-static void an_unsure_stop(struct rig *r, int code, const char *first, const char *second)
+static void an_unsure_stop(struct rig *r, int code, const struct arbiter_record *last,
+			   const char *first, const char *second)
 {
 	rig_reach(r, PRI_UNSURE);
 	logged_reset();
-	arbiter_says(r, code, NULL);
+	arbiter_says(r, code, last);
 	rig_until(r, PRI_LEFT);
-	if (code == -ESTALE)
+	if (last && last->end == ARBITER_HELD && last->generation > RIG_GEN)
 		rig_expect_left(r, "FENCED", 5, "the other side has taken the VM over");
 	else
 		rig_expect_left(r, "STOPPED", 0, "");
@@ -341,6 +342,7 @@ static void what_an_unsure_stop_says(void **state)
 	static const char confirmed[] = "warning: stop: not confirmed";
 
 	for (unsigned i = 0; i < 4; i++) {
+		struct arbiter_record theirs = {.generation = RIG_GEN + 1, .holder = "you"};
 		struct rig *r;
 
 		assert_int_equal(rig_setup(state), 0);
@@ -348,17 +350,35 @@ static void what_an_unsure_stop_says(void **state)
 		if (i == 3)
 			arbiter_set_side(r->ft.arbiter, 0); /* no disks that the guest writes */
 		if (i == 0)
-			an_unsure_stop(r, -ESTALE, "warning: mock: Stale file handle",
+			an_unsure_stop(r, -ESTALE, &theirs, "warning: mock: Stale file handle",
 				       "warning: stop: the other side has taken the VM over");
 		else if (i == 1)
-			an_unsure_stop(r, -EIO,
+			an_unsure_stop(r, -EIO, NULL,
 				       "warning: mock: Input/output error; the next start needs "
 				       "--claim",
 				       confirmed);
 		else if (i == 2)
-			an_unsure_stop(r, 0, confirmed, NULL);
+			an_unsure_stop(r, 0, NULL, confirmed, NULL);
 		else
-			an_unsure_stop(r, 0, NULL, NULL);
+			an_unsure_stop(r, 0, NULL, NULL, NULL);
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* A claim that saw this end, or was given back; a folder that is not mounted; the record itself. */
+static void who_does_not_have_it_has_not_taken_it_over(void **state)
+{
+	static const struct arbiter_record others[] = {
+		{.generation = RIG_GEN + 1, .end = ARBITER_STOPPED, .side = RIG_SIDE},
+		{.generation = RIG_GEN + 1, .end = ARBITER_RELEASED, .side = 99},
+		{.generation = 0},
+		{.generation = RIG_GEN, .holder = "me"},
+	};
+
+	for (unsigned i = 0; i < 4; i++) {
+		assert_int_equal(rig_setup(state), 0);
+		an_unsure_stop(*state, -ESTALE, &others[i], "warning: mock: Stale file handle",
+			       "warning: stop: not confirmed");
 		assert_int_equal(rig_teardown(state), 0);
 	}
 }
@@ -367,8 +387,10 @@ static void what_an_unsure_stop_says(void **state)
 static void a_claim_that_was_given_back_is_nobody_s(void **state)
 {
 	static const char given_back[] =
-		"the other side had claimed the VM, and was stopped before it ran it: nobody does. "
-		"Start this side with --primary: its images have everything";
+		"the other side had claimed the VM, and gave it back: nobody runs it. Start this "
+		"side with --primary: its images have everything";
+	static const char stopped[] = "the other side had claimed the VM, and was stopped: nobody "
+				      "runs it. Start that side with --primary";
 
 	for (unsigned i = 0; i < 4; i++) {
 		struct arbiter_record rec = {.end = i == 1   ? ARBITER_HELD
@@ -383,7 +405,10 @@ static void a_claim_that_was_given_back_is_nobody_s(void **state)
 		rec.generation = r->ft.generation + 1;
 		arbiter_says(r, -ESTALE, &rec);
 		rig_until(r, PRI_LEFT);
-		rig_expect_left(r, "FENCED", 5, i ? "the other side runs the VM" : given_back);
+		rig_expect_left(r, "FENCED", 5,
+				i == 1 ? "the other side runs the VM"
+				: i    ? stopped
+				       : given_back);
 		assert_int_equal(rig_teardown(state), 0);
 	}
 }
@@ -524,6 +549,7 @@ int main(void)
 		RIG_TEST(a_stop_of_a_vm_that_does_not_stop),
 		cmocka_unit_test(a_last_word_waits_for_the_sender),
 		cmocka_unit_test(what_an_unsure_stop_says),
+		cmocka_unit_test(who_does_not_have_it_has_not_taken_it_over),
 		cmocka_unit_test(a_claim_that_was_given_back_is_nobody_s),
 		RIG_TEST(a_record_that_cannot_be_written),
 		cmocka_unit_test(a_record_that_cannot_be_asked_for),
