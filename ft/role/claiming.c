@@ -122,7 +122,7 @@ static void fence(struct primary *p, const char *why)
 {
 	stand_for_ever(p);
 	primary_mark(p, MARK_BEHIND);
-	primary_exit(p, 5, FT_FENCED, why);
+	primary_exit(p, PRIMARY_EXIT_FENCED, FT_FENCED, why);
 }
 
 /* The other side had it, and gave it back: ft/role/yielding.c. */
@@ -153,7 +153,7 @@ void primary_fence(void *arg)
 		return;
 	}
 	stand_for_ever(p);
-	primary_exit(p, 5, FT_FENCED,
+	primary_exit(p, PRIMARY_EXIT_FENCED, FT_FENCED,
 		     "the other side had claimed the VM, and gave it back: nobody runs it. Start "
 		     "this side with --primary: its images have everything");
 }

@@ -14,7 +14,6 @@
 #define EXIT_HANDED_OVER 3
 #define EXIT_LACKS	 2
 #define EXIT_HOST_FAILED 2
-#define EXIT_FENCED	 5
 #define BYE_NS		 30000000000ull /* the secondary's images take what waits for them */
 #define REST_NS		 50000000ull	/* between two looks at them here */
 #define HANDED_NS	 5000000000ull	/* the secondary runs the VM by then, or never will */
@@ -145,7 +144,8 @@ void primary_leave_unsure(void *arg)
 	if (is_taken_over(p)) {
 		log_warn("stop: the other side has taken the VM over; stop it there");
 		primary_mark(p, MARK_BEHIND);
-		primary_exit(p, EXIT_FENCED, FT_FENCED, "the other side has taken the VM over");
+		primary_exit(p, PRIMARY_EXIT_FENCED, FT_FENCED,
+			     "the other side has taken the VM over");
 		return;
 	}
 	if (arbiter_side(p->ft->arbiter))

@@ -5,6 +5,7 @@
 #include "ft/role/primary.h"
 
 #define PRIMARY_RETRY_NS     500000000ull /* to find a peer, or an arbiter that answers */
+#define PRIMARY_EXIT_FENCED  5
 #define PRIMARY_CONNECT_NS   1000000000ull
 #define PRIMARY_HANDSHAKE_NS 5000000000ull /* the peer builds a VM in this time */
 

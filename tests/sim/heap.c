@@ -180,18 +180,18 @@ void __wrap_free(void *p)
 
 void *__wrap_realloc(void *p, size_t n)
 {
-	void *new;
+	void *larger;
 
 	if (!heap || (p && !is_in(p)))
 		return __real_realloc(p, n);
 	if (p && n <= head_of(p)->len)
 		return p;
-	new = or_error(take(n, false, false));
-	if (new &&p) {
-		memcpy(new, p, head_of(p)->len);
+	larger = or_error(take(n, false, false));
+	if (larger && p) {
+		memcpy(larger, p, head_of(p)->len);
 		__wrap_free(p);
 	}
-	return new;
+	return larger;
 }
 
 /* --- from one history to the next ------------------------------------------------------------- */

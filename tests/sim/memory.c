@@ -108,10 +108,10 @@ static struct ram *ram_of(int number)
 	return NULL;
 }
 
-static struct ram *free_ram(bool new)
+static struct ram *free_ram(bool unused)
 {
 	for (unsigned i = 0; i < RAMS; i++)
-		if (!rams[i].open && !rams[i].mapped && (rams[i].len == 0) == new)
+		if (!rams[i].open && !rams[i].mapped && (rams[i].len == 0) == unused)
 			return &rams[i];
 	return NULL;
 }
@@ -199,13 +199,13 @@ bool memory_seek(int number, off_t off, int whence, off_t *ret)
 
 static void *map_ram(struct ram *r, int prot, int flags)
 {
-	bool new = !r->p, shut = !new && !heap_is_ours();
+	bool recycled = r->p, shut = recycled && !heap_is_ours();
 
-	if (new)
+	if (!recycled)
 		r->p = REAL(mmap)(NULL, r->len, prot, flags, r->fd, 0);
 	if (r->p == MAP_FAILED || (shut && mprotect(r->p, r->len, prot) < 0))
 		abort();
-	for (size_t at = 0; !new &&at < r->len; at += PAGE)
+	for (size_t at = 0; recycled && at < r->len; at += PAGE)
 		if (!is_zero(r->p + at))
 			memset(r->p + at, 0, PAGE);
 	r->mapped = true;
