@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,9 +15,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "vmm/base/loop.h"
+
 #define NAME_CAP (NAME_MAX + 1)
 /* Leaves room for the longest suffix: ".tmp-" and 16 digits, or "." and 19. */
 #define PREFIX_MAX 230
+#define LOOK_NS	   500000000ull /* well within the deadline */
+#define LOOK_MS	   20
 
 /* errno, but for what would be a judgement: a network file system has an ESTALE of its own. */
 #define no_answer(e, ...) arbiter_no_answer(err_sys(e, __VA_ARGS__))
@@ -223,6 +228,26 @@ static void remove_old(const struct arbiter_file *f, DIR *d, uint64_t generation
 		scan(f, d, generation - ARBITER_FILE_KEEP, &highest, NULL);
 }
 
+/*
+ * A claim that follows the record whose end has just been made. Who claims looks back, see
+ * look_back(): either before the end was there, and runs; or after it, and ends in the same way. It
+ * is given the time to.
+ */
+static int claimed_beside(const struct arbiter_file *f, DIR *d, const struct arbiter_record *ended,
+			  struct arbiter_record *ret, struct err *e)
+{
+	uint64_t until = loop_now_ns() + LOOK_NS;
+	int r;
+
+	while (!(r = read_current(f, d, ret, NULL)) && ret->generation == ended->generation + 1 &&
+	       ret->end == ARBITER_HELD && loop_now_ns() < until)
+		poll(NULL, 0, LOOK_MS);
+	if (!r && ret->generation == ended->generation + 1 && ret->end == ended->end &&
+	    ret->side == ended->side)
+		return 0;
+	return arbiter_lost(ret, &f->place, e);
+}
+
 static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_record *as,
 		  struct arbiter_record *ret, struct err *e)
 {
@@ -248,10 +273,10 @@ static int end_in(const struct arbiter_file *f, DIR *d, const struct arbiter_rec
 	}
 	if (fsync(dirfd(d)) < 0)
 		return no_answer(e, "arbiter folder '%s'", f->folder);
-	/* Somebody may have gone on since we looked; see look_back(). */
+	/* Somebody may have gone on since we looked. */
 	r = scan(f, d, 0, &highest, e);
 	if (!r && highest > now.generation)
-		return lost(f, d, ret, e);
+		return claimed_beside(f, d, &now, ret, e);
 	if (!r)
 		r = read_record(f, d, &is, e);
 	if (!r && is.claim != now.claim)

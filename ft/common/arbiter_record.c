@@ -126,6 +126,10 @@ int arbiter_check_claim(const struct arbiter_question *q, const struct arbiter_r
 {
 	uint64_t from = q->record.generation - 1;
 
+	/* It landed, nobody heard so, and was ended then for want of a VM that runs. */
+	if (q->why == ARBITER_GO_ON && now->generation == q->record.generation &&
+	    now->claim == q->record.claim && now->end != ARBITER_HELD)
+		return arbiter_was_stopped(now, p, e);
 	if (now->generation > from)
 		return arbiter_lost(now, p, e);
 	if (now->generation < from)

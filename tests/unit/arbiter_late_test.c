@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -146,9 +147,9 @@ static void a_stop_within_a_claim_cancels_it(void **state)
 		claim_now();
 		assert_int_equal(race.stopped, 0);
 		assert_int_equal(race.claimed, -ECANCELED);
-		/* Asked again it does not come to life. */
+		/* Asked again it does not come to life, and nobody else's is to be listened for. */
 		claim_now();
-		assert_int_equal(race.claimed, -ESTALE);
+		assert_int_equal(race.claimed, -ECANCELED);
 		end_race(&rec);
 		assert_int_equal(rec.generation, 2);
 		assert_int_equal(rec.end, ways[i].end);
@@ -157,6 +158,49 @@ static void a_stop_within_a_claim_cancels_it(void **state)
 		unplant(*state, "vm.1");
 		unplant(*state, "vm.2");
 	}
+}
+
+static pthread_t claimer;
+static atomic_bool linked;
+
+static void *claim_on_thread(void *arg)
+{
+	claim_now();
+	return NULL;
+}
+
+static void wait_for_the_end(void)
+{
+	linked = true;
+	while (!memchr(storage.calls, 'r', sizeof(storage.calls)))
+		poll(NULL, 0, 1);
+	poll(NULL, 0, 50); /* until who stops has seen the claim, in general */
+}
+
+static void claim_beside(void)
+{
+	storage.before_folder_sync = wait_for_the_end;
+	pthread_create(&claimer, NULL, claim_on_thread, NULL);
+	while (!linked)
+		poll(NULL, 0, 1);
+}
+
+/* Each sees the other's: the claimer, which looks back, ends it, and who stops is not told that it
+ * runs. */
+static void a_stop_and_a_claim_that_see_each_other_are_a_stop(void **state)
+{
+	struct arbiter_record rec;
+
+	begin_race(*state);
+	storage.before_rename = claim_beside;
+	stop_now();
+	pthread_join(claimer, NULL);
+	assert_int_equal(race.claimed, -ECANCELED);
+	assert_int_equal(race.stopped, 0);
+	end_race(&rec);
+	assert_int_equal(rec.generation, 2);
+	assert_int_equal(rec.end, ARBITER_STOPPED);
+	assert_int_equal(rec.side, 0xa);
 }
 
 /* The other way round: who stops is told that the VM runs. */
@@ -288,6 +332,7 @@ int main(void)
 		TEST(an_old_answer_is_asked_for_again),
 		TEST(a_claim_that_was_given_up_is_not_made),
 		TEST(a_stop_within_a_claim_cancels_it),
+		TEST(a_stop_and_a_claim_that_see_each_other_are_a_stop),
 		TEST(a_claim_within_a_stop_wins),
 		TEST(a_claim_that_the_storage_forgot_is_not_lost),
 		TEST(a_number_that_another_has_since_is_lost),
