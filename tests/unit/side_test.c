@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "ft/common/side.h"
@@ -85,11 +86,16 @@ static void of_images(void **state)
 static struct {
 	const char *id; /* NULL: it has no machine-id */
 	const char *name;
-} host = {"one\n", "here"};
+	bool is_block;	/* its images are block devices, */
+	bool no_births; /* or on a file system that does not know when they were made; */
+	unsigned minor; /* so were all mounted */
+} host = {.id = "one\n", .name = "here"};
 
 int __real_open(const char *path, int flags, ...);
 int __wrap_open(const char *path, int flags, ...);
 int __wrap_gethostname(char *name, size_t size);
+int __real_statx(int dir, const char *path, int flags, unsigned mask, struct statx *ret);
+int __wrap_statx(int dir, const char *path, int flags, unsigned mask, struct statx *ret);
 
 int __wrap_open(const char *path, int flags, ...)
 {
@@ -114,6 +120,19 @@ int __wrap_gethostname(char *name, size_t size)
 		return -1;
 	snprintf(name, size, "%s", host.name);
 	return 0;
+}
+
+int __wrap_statx(int dir, const char *path, int flags, unsigned mask, struct statx *ret)
+{
+	int r = __real_statx(dir, path, flags, mask, ret);
+
+	if (host.is_block)
+		ret->stx_mode = S_IFBLK | 0600;
+	if (host.no_births)
+		ret->stx_mask &= ~STATX_BTIME;
+	if (host.minor)
+		ret->stx_dev_minor = host.minor;
+	return r;
 }
 
 static uint64_t side_on(const char *id, const char *name)
@@ -147,9 +166,56 @@ static void of_hosts(void **state)
 	assert_int_equal(after, before);
 }
 
+/* They are known by their paths. */
+static void of_block_devices(void **state)
+{
+	uint64_t a, b;
+
+	make("sda");
+	make("sdb");
+	use(0, "root", "sda");
+	host.is_block = true;
+	a = side();
+	assert_true(a == side());
+	use(0, "data", "sda");
+	assert_true(side() != a);
+	use(0, "root", "sdb");
+	b = side();
+	assert_true(b != a);
+	/* Its inode is one of devtmpfs, new with each start of the host. */
+	assert_int_equal(unlink(cfg.disks[0].path), 0);
+	make("sdc");
+	make("sdb");
+	assert_true(side() == b);
+	host.is_block = false;
+	assert_true(side() != b);
+}
+
+/* Device numbers change with the order of mounts: they count where nothing better is known. */
+static void of_file_systems(void **state)
+{
+	uint64_t knows, does_not;
+
+	make("f");
+	use(0, "root", "f");
+	host.minor = 1;
+	knows = side();
+	host.minor = 2;
+	assert_true(side() == knows);
+	host.no_births = true;
+	does_not = side();
+	assert_true(does_not != knows);
+	host.minor = 1;
+	assert_true(side() != does_not);
+	host.no_births = false;
+	host.minor = 0;
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(of_images), cmocka_unit_test(of_hosts)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(of_images), cmocka_unit_test(of_hosts),
+					   cmocka_unit_test(of_block_devices),
+					   cmocka_unit_test(of_file_systems)};
 	char cmd[64];
 	int r;
 
