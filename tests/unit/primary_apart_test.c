@@ -159,6 +159,45 @@ static void its_end_takes_a_checkpoint(void **state)
 	}
 }
 
+#define SHORT 10u
+
+static void differs(struct rig *r, uint64_t *n)
+{
+	twin_is_apart(r, *n, 0, sizeof(struct wire_apart));
+	rig_until(r, PRI_FLIGHT);
+	loop_until(&r->loop, (peer_reads(r), r->ended == *n));
+	rig_cause(r, PRI_EV_ACK);
+	if (r->end.runs)
+		peer_mirrors(r, FRAME_LOADED, *n, NULL, 0);
+	settle(r);
+	++*n;
+}
+
+/* A guest that is better off without a twin, for a while. */
+static void one_that_always_differs_is_not_waited_for(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = twin_run(r), quarter = r->pri.epoch_ns * POLICY_COLO / 4;
+
+	for (unsigned i = 1; i < SHORT; i++)
+		differs(r, &n);
+	time_pass(&r->loop, quarter + 1); /* not this time */
+	differs(r, &n);
+	for (unsigned i = 1; i < SHORT; i++) {
+		time_pass(&r->loop, quarter / 2);
+		differs(r, &n);
+		assert_int_equal(r->end.runs, 1);
+	}
+	assert_int_equal(logged("as with kemari for 5 s"), 0);
+	differs(r, &n);
+	assert_int_equal(r->end.runs, 0);
+	assert_int_equal(logged("outputs keep differing"), 1);
+	assert_int_equal(logged("as with kemari for 5 s"), 1);
+	assert_false(mirroring_may_run(&r->pri.mirroring));
+	time_jump(KEMARI_NS);
+	seal(r); /* with a twin */
+}
+
 static void a_word_that_is_malformed(void **state)
 {
 	struct rig *r = *state;
@@ -177,6 +216,85 @@ static void a_word_that_is_malformed(void **state)
 	}
 	for (uint32_t why = 0; why < APART_WHYS; why++)
 		assert_int_equal(l->stats.apart[why], 0);
+}
+
+/* --- a twin that is not there, or not wanted -------------------------------------------------- */
+
+#define AGAIN_NS (500 * MS)
+
+/* It is there in the end, but nobody waits for it any more. */
+static void a_way_that_takes_too_long_is_given_up(void **state)
+{
+	struct rig *r = *state;
+	struct mirroring *m = &r->pri.mirroring;
+
+	rig_reach(r, PRI_STEADY);
+	rig_set_mode(r, FT_MODE_COLO);
+	assert_int_equal(m->state, MIRRORING_DIAL);
+	assert_true(m->dial.fd >= 0);
+	time_fire(&m->timer_op);
+	assert_int_equal(logged("warning: twin: no answer in time"), 1);
+	assert_int_equal(m->dial.fd, -1);
+	settle(r);
+	assert_int_equal(m->state, MIRRORING_REST);
+	assert_int_equal(time_left(&m->timer_op), AGAIN_NS);
+	time_fire(&m->timer_op);
+	loop_until(&r->loop, lockstep_is_up(&m->lockstep));
+	assert_int_equal(time_left(&m->timer_op), -1);
+	peer_takes_mirror(r, 0);
+}
+
+static void expect_none(struct rig *r)
+{
+	const struct mirroring *m = &r->pri.mirroring;
+
+	rig_set_mode(r, FT_MODE_MC);
+	assert_int_equal(m->state, MIRRORING_OFF);
+	assert_int_equal(time_left(&m->timer_op), -1);
+	assert_int_equal(m->dial.fd, -1);
+	assert_null(m->dial.chan.ops);
+	assert_false(lockstep_is_up(&m->lockstep));
+	settle(r);
+	assert_int_equal(m->state, MIRRORING_OFF);
+}
+
+/* Whatever has come of it by then. */
+static void the_mode_is_one_without_a_twin(void **state)
+{
+	struct rig *r = *state;
+	struct mirroring *m = &r->pri.mirroring;
+
+	rig_reach(r, PRI_STEADY);
+	rig_set_mode(r, FT_MODE_COLO);
+	assert_int_equal(m->state, MIRRORING_DIAL);
+	expect_none(r);
+	rig_set_mode(r, FT_MODE_COLO);
+	time_fire(&m->timer_op);
+	assert_int_equal(m->state, MIRRORING_REST);
+	expect_none(r);
+	rig_set_mode(r, FT_MODE_COLO);
+	loop_until(&r->loop, m->state == MIRRORING_UP);
+	peer_takes_mirror(r, 0);
+	expect_none(r);
+}
+
+/* What it would have compared waits for an epoch, from which no twin runs. */
+static void the_mode_ends_a_twin_that_runs(void **state)
+{
+	struct rig *r = *state;
+	uint64_t n = twin_run(r);
+	struct frame f;
+
+	prints(r, 3);
+	expect_none(r);
+	assert_null(r->vm.devices.inputs.given);
+	loop_until(&r->loop, stream_recv(&r->mirror, &f) < 0);
+	assert_int_equal(fake_vm.printed, 0);
+	rig_cause(r, PRI_EV_TIMER);
+	loop_until(&r->loop, (peer_reads(r), r->ended == n));
+	assert_int_equal(r->end.runs, 0);
+	rig_cause(r, PRI_EV_ACK);
+	assert_int_equal(fake_vm.printed, 3);
 }
 
 /* --- disks ------------------------------------------------------------------------------------ */
@@ -393,7 +511,11 @@ int main(void)
 		RIG_TEST(one_that_has_loaded_is_not_late),
 		RIG_TEST(one_that_takes_no_input_is_not_waited_for),
 		RIG_TEST(its_end_takes_a_checkpoint),
+		RIG_TEST(one_that_always_differs_is_not_waited_for),
 		RIG_TEST(a_word_that_is_malformed),
+		RIG_TEST(a_way_that_takes_too_long_is_given_up),
+		RIG_TEST(the_mode_is_one_without_a_twin),
+		RIG_TEST(the_mode_ends_a_twin_that_runs),
 		RIG_TEST(what_both_wrote_is_no_difference),
 		RIG_TEST(what_the_twin_alone_wrote),
 		RIG_TEST(a_full_disk_log_takes_a_checkpoint),

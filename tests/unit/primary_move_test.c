@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include <cmocka.h>
 
@@ -16,6 +17,7 @@
 #include "tests/unit/libkvm_model.h"
 #include "tests/unit/liblog.h"
 #include "tests/unit/libmockarbiter.h"
+#include "tests/unit/libnomem.h"
 #include "tests/unit/libprimary.h"
 #include "tests/unit/libtime.h"
 
@@ -116,6 +118,43 @@ static void each_row(void **state)
 	assert_int_equal(move_desc.nrows, 42); /* none is forgotten */
 	for (unsigned i = 0; i < move_desc.nrows; i++)
 		take_row(state, &move_desc.rows[i]);
+}
+
+static unsigned heard;
+static enum move_result heard_result;
+
+static void hear(void *arg)
+{
+	struct rig *r = arg;
+
+	heard++;
+	heard_result = r->pri.move.result;
+}
+
+static void who_asked_for_it_hears_how_it_ended(void **state)
+{
+	static const struct fsm_row ends[] = {
+		{MOV_SAME, MOV_EV_SWAPPED, MOV_NONE, NULL, ""},
+		{MOV_PASSES, MOV_EV_LOST, MOV_NONE, NULL, ""},
+		{MOV_PASSES, MOV_EV_CANCEL, MOV_NONE, NULL, ""},
+	};
+
+	for (unsigned i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
+		struct rig *r = *state;
+
+		rig_reach(r, PRI_STEADY);
+		heard = 0;
+		r->pri.move.news = hear;
+		r->pri.move.arg = r;
+		new_reach(r, ends[i].state);
+		assert_int_equal(heard, 0);
+		cause(r, ends[i].state, ends[i].event);
+		loop_until(&r->loop, r->pri.move.fsm.state == MOV_NONE);
+		assert_int_equal(heard, 1);
+		assert_int_equal(heard_result, result_of(&ends[i]));
+		assert_int_equal(rig_teardown(state), 0);
+		assert_int_equal(rig_setup(state), 0);
+	}
 }
 
 /* --- the common epoch ------------------------------------------------------------------------- */
@@ -317,6 +356,88 @@ static void who_was_moved_to_is_found_again(void **state)
 	assert_string_equal(r->ft.peer, new_address(r));
 }
 
+/* What the new one lacked is not all that whoever is synced after it lacks. */
+static void who_comes_after_a_move_is_synced_whole(void **state)
+{
+	struct rig *r = *state;
+
+	rig_reach(r, PRI_SWAP);
+	rig_cause(r, PRI_EV_WON);
+	new_hangs_up(r);
+	rig_until(r, PRI_CLAIM);
+	rig_cause(r, PRI_EV_WON);
+	rig_until(r, PRI_IDLE);
+	memset(r->came, 0, sizeof(r->came));
+	rig_sync_again(r);
+	assert_int_equal(r->pri.engine.disklog.mode, DISKLOG_LOG);
+	assert_true(r->came[FRAME_PAGES] > 0);
+	rig_cause(r, PRI_EV_ACK);
+	rig_expect(r, PRI_STEADY, "PROTECTED", true, 'h');
+}
+
+/* Before there is a sender that could be ended. */
+static void no_memory_for_what_it_lacks(void **state)
+{
+	for (unsigned i = 1; i <= 2; i++) {
+		struct rig *r;
+
+		assert_int_equal(rig_setup(state), 0);
+		r = *state;
+		rig_reach(r, PRI_STEADY);
+		new_reach(r, MOV_HEART);
+		nomem_at(i, 1);
+		loop_until(&r->loop, r->pri.move.fsm.state == MOV_NONE);
+		assert_true(nomem_happened());
+		assert_int_equal(r->pri.move.result, MOVE_FAILED);
+		assert_non_null(strstr(r->pri.move.why, "lacks: out of memory"));
+		assert_int_equal(r->pri.engine.follow.state, FOLLOW_OFF);
+		rig_expect(r, PRI_STEADY, "PROTECTED", true, 'h');
+		assert_int_equal(rig_teardown(state), 0);
+	}
+}
+
+/* What is written at once, and more than a socket takes for whoever reads nothing. */
+static void seal_what_is_not_read(struct rig *r)
+{
+	struct engine *g = &r->pri.engine;
+	int least = 1;
+
+	assert_int_equal(
+		setsockopt(r->pri.link->main.fd, SOL_SOCKET, SO_SNDBUF, &least, sizeof(least)), 0);
+	rig_scribble(r, 500, 8);
+	r->vm.devices.disks[0].inflight = 0;
+	time_fire(&g->disklog.poll);
+	rig_until(r, PRI_MOVE);
+	loop_until(&r->loop, engine_awaits(g, g->in_flight));
+}
+
+/* The old one says that it has all before it was out, and breaks the rules, but not its link. */
+static void an_old_one_that_reads_no_more_is_not_waited_for(void **state)
+{
+	struct rig *r = *state;
+	struct send *s;
+
+	rig_reach(r, PRI_STEADY);
+	new_reach(r, MOV_HOLD);
+	rig_cause(r, PRI_EV_TIMER);
+	rig_cause(r, PRI_EV_ACK);
+	s = r->pri.engine.send;
+	seal_what_is_not_read(r);
+	peer_says(r, FRAME_ACK, r->pri.engine.in_flight);
+	rig_until(r, PRI_MOVE_OLD);
+	new_acks(r);
+	rig_until(r, PRI_SWAP);
+	arbiter_was_asked(r, r->mock.answered + 1);
+	peer_says(r, FRAME_WELCOME, 0);
+	loop_until(&r->loop, r->pri.link->state == LINK_BROKEN);
+	pthread_mutex_lock(&s->lock);
+	assert_true(s->nfree < SEND_JOBS); /* it writes */
+	pthread_mutex_unlock(&s->lock);
+	rig_cause(r, PRI_EV_WON);
+	rig_expect(r, PRI_STEADY, "PROTECTED", true, 'h');
+	assert_null(s->stream);
+}
+
 /* It has the common epoch, but cannot run it, and says so instead of its ACK: it never claims. */
 static void a_new_one_that_refuses_costs_none(void **state)
 {
@@ -462,6 +583,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(each_row),
+		RIG_TEST(who_asked_for_it_hears_how_it_ended),
 		RIG_TEST(both_have_the_same),
 		RIG_TEST(the_claim_has_the_token_of_hello),
 		RIG_TEST(output_after_it_waits),
@@ -472,6 +594,9 @@ int main(void)
 		RIG_TEST(an_old_one_that_is_lost_late_is_not_missed),
 		RIG_TEST(an_old_one_that_is_lost_late_keeps_nobody_awake),
 		RIG_TEST(who_was_moved_to_is_found_again),
+		RIG_TEST(who_comes_after_a_move_is_synced_whole),
+		cmocka_unit_test(no_memory_for_what_it_lacks),
+		RIG_TEST(an_old_one_that_reads_no_more_is_not_waited_for),
 		RIG_TEST(a_new_one_that_refuses_costs_none),
 		RIG_TEST(a_new_one_that_refuses_after_its_ack_may_claim),
 		RIG_TEST(a_host_that_fails_tells_the_old_one_first),

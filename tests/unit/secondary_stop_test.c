@@ -424,6 +424,44 @@ static void a_claim_of_a_hand_over_stays(void **state)
 	}
 }
 
+/* The next one waits for the lock of a shared image: it was not made, and the first one stays. */
+static void nor_is_it_given_back_before_the_next(void **state)
+{
+	static const unsigned handed[] = {SEC_ACCEPT_ALONE, SEC_HELD};
+
+	for (unsigned i = 0; i < N(handed); i++) {
+		lab_setup(NULL);
+		lab.keeps_lock = true;
+		lab_reach((enum secondary_state)handed[i]);
+		lab_arbiter_answers(0);
+		pri_hang_up();
+		lab_until(lab.sec.fsm.state == (i ? SEC_CONFIRM : SEC_CLAIM));
+		assert_int_equal(secondary_stop(&lab.sec), 0);
+		assert_int_equal(lab.arbiter.record.generation, 2);
+		assert_int_equal(lab.arbiter.record.end, ARBITER_HELD);
+		assert_int_equal(lab.arbiter.record.token, 5);
+		assert_int_equal(lab.arbiter.asked, 2);
+		check_over();
+		lab_teardown(NULL);
+	}
+}
+
+/* Nor by a side whose image fails then. */
+static void nor_where_an_image_fails(void **state)
+{
+	lab_setup(NULL);
+	lab.images_wait = lab.keeps_lock = true;
+	lab_reach(SEC_HELD);
+	pri_hang_up();
+	lab_until(lab.sec.fsm.state == SEC_CONFIRM);
+	lab_image_fails();
+	lab_check_gave_up("this side's disk image failed");
+	assert_int_equal(lab.arbiter.record.end, ARBITER_HELD);
+	assert_int_equal(lab.arbiter.record.token, 5);
+	assert_int_equal(lab.arbiter.asked, 2);
+	lab_teardown(NULL);
+}
+
 /* --- after a takeover ------------------------------------------------------------------------- */
 
 /* Whoever runs the VM has waited for the images, or not: what the guest wrote since stays behind.
@@ -497,6 +535,8 @@ int main(void)
 		cmocka_unit_test(what_another_side_has_is_not_given_back),
 		cmocka_unit_test(a_silent_arbiter_does_not_hold_the_end_up),
 		cmocka_unit_test(a_claim_of_a_hand_over_stays),
+		cmocka_unit_test(nor_is_it_given_back_before_the_next),
+		cmocka_unit_test(nor_where_an_image_fails),
 		cmocka_unit_test(a_vm_that_was_taken_over_is_its_callers),
 		cmocka_unit_test(what_is_behind_is_dropped),
 		cmocka_unit_test(announcements_end_with_it),

@@ -1,10 +1,12 @@
 /* Takeover: the arbiter decides, and then this side is what the primary was. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -414,6 +416,36 @@ static void an_image_that_fails_behind_the_vm_stops_it(void **state)
 	lab_setup(NULL);
 }
 
+static void make_unwritable(struct disk *d)
+{
+	int fd = open(lab.image, O_RDONLY | O_CLOEXEC);
+
+	assert_int_equal(dup3(fd, d->fd, O_CLOEXEC), d->fd);
+	close(fd);
+}
+
+/* What a twin was told is written is in no image then. */
+static void a_merge_that_fails_stops_it(void **state)
+{
+	struct lab_write w;
+
+	lab_reach(SEC_TWIN);
+	lab_guest_writes(&w, LAB_MIRROR, 4096, 0xaa);
+	lab_until(w.done);
+	lab_settle();
+	make_unwritable(&lab.vm.devices.disks[LAB_MIRROR]);
+	pri_hang_up();
+	lab_until(lab.taken && !lab.sec.twin.merging);
+	assert_state(TAKEN);
+	assert_true(lab.ft.images_behind);
+	assert_true(lab.vm.obuf.holding);
+	assert_false(lab.vm.running);
+	assert_int_equal(lab.exits, 1);
+	assert_int_equal(lab.exit_code, 2);
+	assert_int_equal(logged("error: takeover: the images here lack acknowledged writes"), 1);
+	assert_int_equal(lab_image_byte(lab.image, 4096), LAB_OLD);
+}
+
 /* It failed while nobody could hear of it. */
 static void an_image_that_failed_before_is_not_taken_over(void **state)
 {
@@ -449,6 +481,7 @@ int main(void)
 		TEST(acknowledged_writes_are_in_the_image_first),
 		TEST(images_that_have_all_are_not_held),
 		TEST(an_image_that_fails_behind_the_vm_stops_it),
+		TEST(a_merge_that_fails_stops_it),
 		TEST(an_image_that_failed_before_is_not_taken_over),
 	};
 
