@@ -642,6 +642,16 @@ static void one_of_a_later_epoch_waits(void **state)
 	assert_true(lab.sec.twin.mirror.reading);
 }
 
+/* Nor is it one of an epoch that cannot be yet, when the mirror has just come. */
+static void nor_is_the_first_too_early(void **state)
+{
+	lab_reach(SEC_STANDBY);
+	pri_mirror();
+	pri_frame(lab.sec.stage.committed + 3, 1, 60);
+	lab_until(lab.sec.twin.early.data);
+	assert_true(mirror_is_up(&lab.sec.twin.mirror));
+}
+
 /* The primary has given the twin up: what came for it does not keep what comes for the next. */
 static void inputs_of_no_twin_are_void(void **state)
 {
@@ -763,6 +773,7 @@ int main(void)
 		LAB_TEST(its_host_fails_and_the_primary_lives),
 		LAB_TEST(one_that_had_ended_asks_for_nothing),
 		LAB_TEST(one_of_a_later_epoch_waits),
+		LAB_TEST(nor_is_the_first_too_early),
 		LAB_TEST(inputs_of_no_twin_are_void),
 		LAB_TEST(a_frame_that_is_cut),
 		LAB_TEST(fields_that_differ_are_counted),
