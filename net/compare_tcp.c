@@ -4,8 +4,7 @@
 
 #include "net/compare_flow.h"
 
-#define CLOCK_SLACK  (1u << 14) /* of timestamps: they count milliseconds, or less often */
-#define RESET_WINDOW (1u << 18) /* as in seqmap.c: so near to what ours acknowledged last */
+#define CLOCK_SLACK (1u << 14) /* of timestamps: they count milliseconds, or less often */
 
 /* The bytes of it as SYN and FIN are; what they are is compared by their places. */
 static const uint8_t mark[1] = {0};
@@ -312,7 +311,7 @@ void compare_tcp_input(struct compare *c, struct compare_flow *f, const struct p
 	if (p->flags & PACKET_FIN)
 		t->client_fin = true;
 	if (p->flags & PACKET_RST && t->side[WINDOW_OURS].has_ack &&
-	    p->seq - t->side[WINDOW_OURS].ack < RESET_WINDOW)
+	    p->seq - t->side[WINDOW_OURS].ack < PACKET_RESET_WINDOW)
 		t->client_rst = true;
 	if (!c->differs)
 		settle(c, f, false, f->ahead_ns);

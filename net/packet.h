@@ -23,6 +23,13 @@ enum packet_kind {
 enum { PACKET_FIN = 1, PACKET_SYN = 2, PACKET_RST = 4, PACKET_ACK = 16 };
 
 /*
+ * A reset from outside is believed within so much of what the guest acknowledged last, and not
+ * while that is not known. The guest drops what is before that, and answers what is behind it (RFC
+ * 5961), which shows that it lives.
+ */
+#define PACKET_RESET_WINDOW (1u << 18)
+
+/*
  * TCP options: timestamps; one that may not work with other numbers, as signatures over the header,
  * or the keys of MPTCP, each side's own.
  */

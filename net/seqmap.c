@@ -6,19 +6,13 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "net/packet.h"
 #include "net/segment.h"
 #include "vmm/base/hash.h"
 #include "vmm/base/log.h"
 
 #define OPTION_SACK	 5
 #define OPTION_TIMESTAMP 8
-
-/*
- * A reset from outside is believed within so much of what the guest acknowledged last, and not
- * while that is not known. The guest drops what is before that, and answers what is behind it (RFC
- * 5961), which shows that it lives.
- */
-#define RESET_WINDOW (1u << 18)
 
 /* So much may be on its way before a FIN of the guest, and come again behind it. */
 #define SEND_WINDOW (1u << 24)
@@ -297,7 +291,7 @@ static void learn_in(struct seqmap_conn *c, const struct segment *s)
 
 	c->quiet_ns = 0;
 	if (s->flags & SEGMENT_RST) {
-		if ((c->seen & SEQMAP_ACKED) && seq - c->acked < RESET_WINDOW)
+		if ((c->seen & SEQMAP_ACKED) && seq - c->acked < PACKET_RESET_WINDOW)
 			c->seen |= SEQMAP_RESET;
 		return;
 	}
