@@ -231,13 +231,20 @@ def same_bytes(pair):
 
 @test(120)
 def handover_slow_image(lab):
-    """a hand-over is seen though the queue is full; the guest's disk waits for it"""
+    """a hand-over is seen though the queue is full; the guest's disk waits for it, and so does a snapshot"""
     with SlowImage(lab) as slow:
         pair = lagging(lab, slow)
         a, b = pair.vm["A"], pair.vm["B"]
         a.call("failover")
         expect(a.wait_exit(40) == 3, f"exit code {a.code}: {a.log_text()} {b.log_text()}")
         b.wait_state("DEGRADED")
+        expect(b.status()["images_behind"], "the image has it all")
+        try:
+            b.call("snapshot", file=lab.path("snap"))
+        except ftlab.LabError as e:
+            expect("are on their way to the images" in str(e), f"{e}")
+        else:
+            raise ftlab.LabError("a snapshot was taken whose image lacks writes")
         slow.thaw()
         expect(b.wait_exit(60) == 0 and "blk ok" in b.console_text(), f"{b.code}: {b.console_text()}")
 
