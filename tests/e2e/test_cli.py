@@ -246,6 +246,8 @@ def cli_dump(lab):
         f.seek(-50, os.SEEK_END)
         f.truncate()
     refused(lab, ["dump", lab.path("snap")], "truncated: the stream ends", 2)
+    told = json.loads(command("stop", "vm", "--json"))
+    expect(told["forced"] and vm.wait_exit() == 0, told)
 
 
 @test(60)

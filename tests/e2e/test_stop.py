@@ -8,7 +8,7 @@ import signal
 import time
 
 import ftlab
-from ftlab import EXIT_FENCED, Deadline, Pair, Vm, Wire, expect
+from ftlab import EXIT_FENCED, Deadline, Pair, Process, Vm, Wire, expect
 from test_cli import refused
 from test_protect import same_images
 from terminal import Terminal
@@ -342,6 +342,31 @@ def stop_handed(lab):
     expect(record(pair)["stopped"], f"{record(pair)}")
     os.symlink(pair.arbiter_dir, way)
     b.wait_state("STARTING")
+
+
+@test(60)
+def stop_handed_over(lab):
+    """the same, but the other side runs it after all: who asked for the stop is told, in JSON, too"""
+    pair = Pair(lab, **IDLE)
+    way = lab.path("way")
+    a, b = protect_by(pair, way)
+    os.unlink(way)
+    a.call("failover")
+    b.wait_state("TAKING-OVER")
+    out = lab.path("stop")
+    with open(out, "wb") as f:
+        stop = Process(lab.ns["A"], [ftlab.FTVMM, "stop", "vm", "--json"], lab.path("stop-log"), stdout=f,
+                       env={"XDG_RUNTIME_DIR": a.run_dir})
+    lab.processes.append(stop)
+    a.wait_log("this side will stop it if it comes back")
+    os.symlink(pair.arbiter_dir, way)
+    b.wait_state("DEGRADED")
+    expect(a.wait_exit(15) == 3 and stop.wait_exit() == 3, f"{a.code}, {stop.code}: {stop.log_text()}")
+    expect("runs at the other host" in stop.log_text(), stop.log_text())
+    with open(out) as f:
+        told = json.load(f)
+    expect((told["state"], told["note"]) == ("STOPPED", "handed over"), told)
+    expect(b.stop() == 0, f"exit code {b.code}: {b.log_text()}")
 
 
 @test(60)

@@ -178,6 +178,12 @@ static int report_stop(const struct command_words *w, json_t *ok, const struct c
 {
 	const char *forced = json_string_value(json_object_get(ok, "forced"));
 
+	if (last->state[0]) {
+		json_object_set_new(ok, "state", json_string(last->state));
+		json_object_set_new(ok, "note", json_string(last->note));
+	}
+	if (w->json)
+		cmd_print_json(ok);
 	if (!strcmp(last->state, "FENCED")) {
 		fprintf(stderr, "ftvmm: stop: '%s' has ended here, fenced: %s; stop it there\n",
 			w->name, last->note);
@@ -190,9 +196,7 @@ static int report_stop(const struct command_words *w, json_t *ok, const struct c
 			w->name, cmd_was_handed(last) ? "handed over" : "migrated");
 		return EXIT_GONE;
 	}
-	if (w->json)
-		cmd_print_json(ok);
-	else if (forced)
+	if (forced && !w->json)
 		fprintf(stderr, "ftvmm: stop: %s, and was stopped as if its power had failed\n",
 			forced);
 	return EXIT_DONE;
