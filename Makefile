@@ -125,6 +125,7 @@ build/bug-$(1)/unit: build/bug-$(1)/bug.o $(patsubst %,$(B)/%.o,tests/unit/$(2) 
 endef
 $(foreach b,$(UNIT_BUGS),$(eval $(call UNIT_BUG_RULE,$(b),$(word 3,$(BUG_$(b))))))
 $(B)/tests/unit/send_test: WRAP += loop_now_ns
+$(B)/tests/unit/primary_apart_test: WRAP += virtio_vsock_go_on
 $(B)/tests/unit/command_test: WRAP += vm_power_button
 $(B)/tests/unit/vm_clock_test: WRAP += kvm_ioctl
 $(B)/tests/unit/virtio_net_map_test: WRAP += loop_now_ns

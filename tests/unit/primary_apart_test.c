@@ -100,9 +100,29 @@ static void one_that_has_loaded_is_not_late(void **state)
 	assert_int_equal(r->pri.mirroring.lockstep.state, LOCKSTEP_RUNS);
 }
 
+static const struct device *went_on;
+
+void __wrap_virtio_vsock_go_on(struct device *d);
+
+void __wrap_virtio_vsock_go_on(struct device *d)
+{
+	went_on = d;
+}
+
+/* Clients of the guest's sockets wait with the others. */
+static const struct device *add_vsock(struct rig *r)
+{
+	static struct device d;
+
+	r->vm.devices.mdevs[r->vm.machine.ndevs] = &d;
+	r->vm.machine.devs[r->vm.machine.ndevs++].kind = MDEV_VSOCK;
+	return &d;
+}
+
 /* Nothing of it is read: what the guest is given waits for room, and then no more. */
 static void one_that_takes_no_input_is_not_waited_for(void **state)
 {
+	const struct device *vsock;
 	static uint8_t frame[NET_VNET_HDR + NET_FRAME_MAX];
 	struct rig *r = *state;
 	struct netdev *nd = &r->vm.devices.nets[RIG_NET];
@@ -116,7 +136,10 @@ static void one_that_takes_no_input_is_not_waited_for(void **state)
 	assert_int_equal(time_left(&l->input_op), l->bounds.input_ns);
 	time_pass(&r->loop, l->bounds.input_ns - 1);
 	assert_false(nd->tee.ready(nd->tee.arg));
+	vsock = add_vsock(r);
 	time_pass(&r->loop, 1);
+	r->vm.machine.ndevs--;
+	assert_ptr_equal(went_on, vsock);
 	assert_true(nd->tee.ready(nd->tee.arg));
 	assert_true(goes_on_alone(r) || r->pri.fsm.state == PRI_FLIGHT);
 	assert_int_equal(l->stats.not_taken, 1);
