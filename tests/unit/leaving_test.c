@@ -68,14 +68,20 @@ static void a_failover_is_done_when_the_vm_was_handed_over(void **state)
 static void a_stop_says_who_runs_the_vm(void **state)
 {
 	check("stop web", 1, "STOPPED", "", EXIT_DONE, "");
-	check("stop web --json", 1, "STOPPED", "", EXIT_DONE, "{}\n");
+	check("stop web --json", 1, "STOPPED", "", EXIT_DONE,
+	      "{\"state\":\"STOPPED\",\"note\":\"\"}\n");
 	check("stop web", 1, NULL, NULL, EXIT_DONE, "");
+	check("stop web --json", 1, NULL, NULL, EXIT_DONE, "{}\n"); /* nobody knows how */
 	check("stop web", 1, "STOPPED", "handed over", EXIT_GONE,
 	      "ftvmm: stop: 'web' was handed over before it could be stopped: it runs at the other "
 	      "host; stop it there\n");
+	check("stop web --json", 1, "STOPPED", "handed over", EXIT_GONE,
+	      "{\"state\":\"STOPPED\",\"note\":\"handed over\"}\n");
 	check("stop web", 1, "MIGRATED", "", EXIT_GONE, "was migrated before");
 	check("stop web", 1, "FENCED", "the other side runs the VM", EXIT_FENCED,
 	      "'web' has ended here, fenced: the other side runs the VM; stop it there\n");
+	check("stop web --json", 1, "FENCED", "no answer", EXIT_FENCED,
+	      "{\"state\":\"FENCED\",\"note\":\"no answer\"}\n");
 }
 
 /* Before it can be heard, as of one that asks the arbiter in vain. */
