@@ -242,8 +242,8 @@ static int claimed_beside(const struct arbiter_file *f, DIR *d, const struct arb
 	while (!(r = read_current(f, d, ret, NULL)) && ret->generation == ended->generation + 1 &&
 	       ret->end == ARBITER_HELD && loop_now_ns() < until)
 		poll(NULL, 0, LOOK_MS);
-	if (!r && ret->generation == ended->generation + 1 && ret->end == ended->end &&
-	    ret->side == ended->side)
+	if (!r && ret->generation == ended->generation + 1 && ret->end != ARBITER_HELD &&
+	    ret->end == ended->end && ret->side == ended->side)
 		return 0;
 	return arbiter_lost(ret, &f->place, e);
 }

@@ -219,6 +219,32 @@ static void a_claim_within_a_stop_wins(void **state)
 	assert_string_equal(rec.holder, "hostB");
 }
 
+static void start_now(void)
+{
+	struct err e = {0};
+	uint64_t gen = 0;
+
+	race.claimed = arbiter_claim(race.claims, 1, ARBITER_START, &gen, &e);
+}
+
+/* A record that was held before is put back as held: whoever has claimed after it, and holds that,
+ * has not ended it in the same way. */
+static void who_starts_while_a_record_is_put_back_has_it(void **state)
+{
+	struct arbiter_record was = {0}, rec;
+	struct err e = {0};
+
+	begin_race(*state);
+	arbiter_set_side(race.claims, 0xa);
+	assert_int_equal(arbiter_read(race.stops, &was, &e), 0);
+	storage.before_rename = start_now;
+	assert_int_equal(arbiter_put_back(race.stops, 1, &was, &e), -ESTALE);
+	assert_int_equal(race.claimed, 0);
+	end_race(&rec);
+	assert_int_equal(rec.generation, 2);
+	assert_int_equal(rec.end, ARBITER_HELD);
+}
+
 static const struct world *restarting;
 
 static void take_back(void)
@@ -334,6 +360,7 @@ int main(void)
 		TEST(a_stop_within_a_claim_cancels_it),
 		TEST(a_stop_and_a_claim_that_see_each_other_are_a_stop),
 		TEST(a_claim_within_a_stop_wins),
+		TEST(who_starts_while_a_record_is_put_back_has_it),
 		TEST(a_claim_that_the_storage_forgot_is_not_lost),
 		TEST(a_number_that_another_has_since_is_lost),
 		TEST(a_claim_that_others_believe_is_kept),
