@@ -253,7 +253,8 @@ def hostile_secondary(lab):
     """lies to a primary: no output without a right ack, the link is dropped, the guest runs on"""
     pair = Pair(lab, disk=32, epoch=f"{EPOCH_MS}ms")
     # Many ways lie before there is an epoch to hold back: a part of them need not hold any, this one must.
-    names = ["withhold"] + eighth(lab, [w for w in ways(lab) if w != "withhold"])
+    known = ways(lab)
+    names = ["withhold"] + eighth(lab, [w for w in known if w != "withhold"])
     liar = Process(lab.ns["B"], [os.path.join(ftlab.TOOLS, "hostile/hostile"), "secondary",
                                  "-s", str(lab.rng.getrandbits(32)), "-e", str(EPOCH_MS), URI_B,
                                  *names],
@@ -274,6 +275,7 @@ def hostile_secondary(lab):
     expect(liar.code == 0, f"{liar.log_text()}")
     held = check_held(frames, liar.log_text())
     expect("withhold" in held and len(frames) > 50, f"held by {sorted(held)}, {len(frames)} frames")
+    expect(len(held) >= len(known) // 2 or len(names) < len(known), f"of all ways only {sorted(held)} held")
     for line in a.log_text().splitlines():
         expect(line.isprintable(), f"a peer writes on the terminal: {line!r}")
     lab.release(liar)

@@ -326,15 +326,22 @@ def handover_held_sigterm(lab):
         expect(same_bytes(pair), "acknowledged writes were dropped")
 
 
-@test(60)
-def stop_handed(lab):
-    """a stop while the hand-over is in doubt: the side that takes the VM back stops it. Nobody pauses it meanwhile"""
+def in_doubt(lab):
+    """A hand-over whose claim waits: the new side does not reach the arbiter. The pair, and the link that is its way."""
     pair = Pair(lab, **IDLE)
     way = lab.path("way")
     a, b = protect_by(pair, way)
     os.unlink(way)
     a.call("failover")
     b.wait_state("TAKING-OVER")
+    return pair, way
+
+
+@test(60)
+def stop_handed(lab):
+    """a stop while the hand-over is in doubt: the side that takes the VM back stops it. Nobody pauses it meanwhile"""
+    pair, way = in_doubt(lab)
+    a, b = pair.vm["A"], pair.vm["B"]
     refused(lab, ["pause", "vm"], "handed over", code=2)
     a.call("stop", timeout_ns=0)
     expect(a.wait_exit(15) == 0, f"exit code {a.code}: {a.log_text()}")
@@ -347,12 +354,8 @@ def stop_handed(lab):
 @test(60)
 def stop_handed_over(lab):
     """the same, but the other side runs it after all: who asked for the stop is told, in JSON, too"""
-    pair = Pair(lab, **IDLE)
-    way = lab.path("way")
-    a, b = protect_by(pair, way)
-    os.unlink(way)
-    a.call("failover")
-    b.wait_state("TAKING-OVER")
+    pair, way = in_doubt(lab)
+    a, b = pair.vm["A"], pair.vm["B"]
     out = lab.path("stop")
     with open(out, "wb") as f:
         stop = Process(lab.ns["A"], [ftlab.FTVMM, "stop", "vm", "--json"], lab.path("stop-log"), stdout=f,
